@@ -1,0 +1,57 @@
+"""`treeopt env`: what a bug report needs."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import click
+
+from treeopt.cli.options import format_option
+from treeopt.cli.output import emit
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "click", "rich")
+
+
+@click.command()
+@format_option
+def env(output_format: str) -> None:
+    """Versions and hardware, for a bug report."""
+    from treeopt.cli import tables
+
+    emit(output_format, describe(), tables.pairs)
+
+
+def describe() -> dict[str, Any]:
+    """Versions, processor, GPUs and driver; no user, host or folder names."""
+    import torch
+
+    from treeopt import __version__
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "treeopt": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in _LIBRARIES},
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus],
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,67 @@
+"""What a person sees when something goes wrong: one line and an exit code, never a traceback unless asked for."""
+
+import errno
+from typing import Any
+
+import click
+
+from treespec.errors import TreeoptError
+
+_SYSTEM = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
+    errno.EACCES: "permission is denied; choose a place that you may use",
+    errno.EROFS: "the file system is read-only; write elsewhere",
+}
+
+
+class TreeoptGroup(click.Group):
+    """A group of commands whose failures are explained in one line on stderr with exit code 1 (usage errors: 2).
+
+    `--debug` is understood anywhere on the line and lets exceptions through.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move `--debug` to the front, so that it may follow the command's own options."""
+        options, separator, rest = _split(args)
+        if "--debug" in options:
+            options = ["--debug", *(a for a in options if a != "--debug")]
+        return super().parse_args(ctx, [*options, *separator, *rest])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what it raises into a message."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to go on", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: {explain(error)}", err=True)
+            ctx.exit(1)
+
+
+def explain(error: Exception) -> str:
+    """One line for an exception: its own words if it was meant to be read, else what it was and how to see more."""
+    if isinstance(error, TreeoptError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return where + _SYSTEM.get(error.errno, error.strerror or str(error))
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch for its name alone would take seconds
+        return "the GPU's memory is full; use a smaller batch, tree, context or model, or a half precision --dtype"
+    if isinstance(error, MemoryError):
+        return "memory is full; use a smaller batch, tree, context or model"
+    words = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {words[:300]} (run with --debug to see where)"
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """What stands before `--`, the `--` itself, and what follows it."""
+    if "--" not in args:
+        return args, [], []
+    at = args.index("--")
+    return args[:at], ["--"], args[at + 1 :]

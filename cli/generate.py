@@ -1,0 +1,155 @@
+"""`treeopt generate`: profiles -> the fastest tree, as a growmap."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option, output_option
+from treeopt.cli.output import emit, note
+
+if TYPE_CHECKING:
+    from treeopt.optimizer.search import OptimizationResult
+    from treeopt.profiles import AcceptanceProfile
+
+
+@click.command()
+@click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile, or an acceptance vector of Sequoia (.pt).")
+@click.option("--latency", type=INPUT_FILE, help="Latency profile: find the size and the depth with the least time per token.")
+@click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]")
+@click.option("--size", type=POSITIVE, help="Exact number of nodes, the root included.")
+@click.option("--depth", type=POSITIVE, help="Most edges from the root, with --size.")
+@click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest measured]")
+@click.option("--max-depth", type=POSITIVE, help="Largest depth to consider.")
+@click.option("--max-branch", type=POSITIVE, help="Most children of a node.")
+@click.option("--solver", type=click.Choice(["auto", "best-first", "dp"]), default="auto", show_default=True, help="auto takes best-first where that is exact.")
+@click.option(
+    "--smoothing", type=click.Choice(["none", "isotonic"]), default="none", show_default=True, help="isotonic: make the vector non-increasing first."
+)
+@click.option("--frontier", is_flag=True, help="Also print the best tree of every size and depth bound.")
+@click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of all of the above.")
+@output_option("tree.pt")
+@format_option
+@click.pass_context
+def generate(
+    ctx: click.Context,
+    acceptance: Path | None,
+    latency: Path | None,
+    context: int | None,
+    size: int | None,
+    depth: int | None,
+    max_size: int | None,
+    max_depth: int | None,
+    max_branch: int | None,
+    solver: str,
+    smoothing: str,
+    frontier: bool,
+    sequoia_config: Path | None,
+    output: Path,
+    output_format: str,
+) -> None:
+    """The best growmap for a hardware budget.
+
+    Either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D.
+    """
+    _check_usage(ctx)
+    from treeopt.cli import tables
+    from treeopt.cli.results import generation_summary
+    from treeopt.optimizer.search import optimize
+    from treeopt.optimizer.sequoia_config import optimize_sequoia_config
+    from treeopt.profiles import read_acceptance, read_latency
+    from treespec.files import check_writable
+    from treespec.growmap import GrowMap
+
+    check_writable(output)
+    check_writable(output.with_suffix(".json"))
+    if sequoia_config is not None:
+        result = optimize_sequoia_config(sequoia_config)
+        metadata = growmap_metadata(result) | {"sequoia_config_sha256": _sha256(sequoia_config)}
+    else:
+        assert acceptance is not None  # _check_usage has seen to it
+        profile = read_acceptance(acceptance)
+        result = optimize(
+            profile,
+            latency=None if latency is None else read_latency(latency),
+            context=context,
+            size=size,
+            depth=depth,
+            max_size=max_size,
+            max_depth=max_depth,
+            max_branch=max_branch,
+            solver=solver,
+            smoothing=smoothing,
+        )
+        metadata = growmap_metadata(result, profile, acceptance=acceptance, latency=latency, context=context) | {"smoothing": smoothing}
+    GrowMap(result.tree, metadata).write(output)
+    note(f"wrote {output}")
+    emit(output_format, generation_summary(result, frontier=frontier), tables.generation)
+
+
+def _check_usage(ctx: click.Context) -> None:
+    """Usage errors for options that do not go together."""
+    given = {name for name, value in ctx.params.items() if value is not None and _is_given(ctx, name)}
+    output: Path = ctx.params["output"]
+    if output.suffix == ".json":
+        raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {output.with_suffix('.pt')}.")
+    if "sequoia_config" in given:
+        others = given & {"acceptance", "latency", "context", "size", "depth", "max_size", "max_depth", "max_branch", "smoothing"}
+        if others:
+            raise click.UsageError(f"--sequoia-config holds everything itself; drop {_flags(others)}.")
+        return
+    if "acceptance" not in given:
+        raise click.UsageError("--acceptance FILE is missing (or --sequoia-config FILE).")
+    exact = given & {"size", "depth"}
+    if len(exact) == 1:
+        missing = "--depth" if "size" in exact else "--size"
+        raise click.UsageError(f"{_flags(exact)} goes together with {missing}; to bound a search with --latency use --max-size and --max-depth.")
+    if exact and given & {"max_size", "max_depth"}:
+        raise click.UsageError(f"--size and --depth leave nothing to search; drop {_flags(given & {'max_size', 'max_depth'})}.")
+    if not exact and "latency" not in given:
+        raise click.UsageError("how large may the tree be? Pass --latency FILE, or --size N --depth D.")
+    if "context" in given and "latency" not in given:
+        raise click.UsageError("--context picks a context of a latency profile; pass --latency FILE too, or drop it.")
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _flags(names: set[str]) -> str:
+    return " and ".join("--" + name.replace("_", "-") for name in sorted(names))
+
+
+def growmap_metadata(
+    result: "OptimizationResult",
+    profile: "AcceptanceProfile | None" = None,
+    *,
+    acceptance: Path | None = None,
+    latency: Path | None = None,
+    context: int | None = None,
+) -> dict[str, Any]:
+    """What a growmap remembers of how it was made: the promise, the solver, and the profiles by hash."""
+    metadata: dict[str, Any] = {
+        "expected_tokens_per_step": result.expected_tokens_per_step,
+        "predicted_seconds_per_step": result.predicted_seconds_per_step,
+        "predicted_speedup": result.predicted_speedup,
+        "certified_gap": result.certified_gap,
+        "solver": result.solver,
+        "context": context,
+    }
+    if profile is not None:
+        metadata |= {
+            "drafting": profile.drafting,
+            "temperature": profile.temperature,
+            "top_p": profile.top_p,
+            "rank_probability": [list(row) for row in profile.by_depth or (profile.rank_probability,)],
+        }
+    for name, path in (("acceptance", acceptance), ("latency", latency)):
+        if path is not None:
+            metadata[f"{name}_sha256"] = _sha256(path)
+    return metadata
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,101 @@
+"""`treeopt inspect`: show a growmap, a profile or a report."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option
+from treeopt.cli.output import emit
+from treespec.errors import GrowMapError, ProfileError
+
+Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
+"""(plain data, the function that draws it)."""
+
+
+@click.command()
+@click.argument("file", type=INPUT_FILE)
+@click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]")
+@click.option("--max-nodes", type=POSITIVE, default=48, show_default=True, help="Most nodes of a growmap to draw, the likeliest first.")
+@format_option
+def inspect(file: Path, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
+    """Show a growmap (.pt), a profile or an evaluation report (.json)."""
+    data, render = _read(file, acceptance, max_nodes)
+    emit(output_format, data, render)
+
+
+def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
+    schema = _schema_of(file)
+    if schema is None or schema == "treeopt.growmap":
+        try:
+            return _growmap(file if schema is None else file.with_suffix(".pt"), acceptance, max_nodes)
+        except GrowMapError as error:
+            if schema is not None:
+                raise
+            return _vector(file, error)
+    from treeopt.cli import results, tables
+
+    if schema == "treeopt.acceptance":
+        from treeopt.profiles import read_acceptance
+
+        return results.acceptance_summary(read_acceptance(file)), tables.acceptance
+    if schema == "treeopt.latency":
+        from treeopt.profiles import read_latency
+
+        return results.latency_summary(read_latency(file)), tables.latency
+    if schema == "treeopt.evaluation":
+        from treespec.verification.report import read_report
+
+        return results.evaluation_summary(read_report(file)), tables.evaluation
+    raise ProfileError(f"{file} has the schema {schema!r}, which is no growmap, acceptance, latency or evaluation of treeopt")
+
+
+def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
+    from treeopt.cli import results, tables
+    from treespec.growmap import read_growmap
+
+    growmap = read_growmap(file)
+    rows: Sequence[Sequence[float]] | None
+    if acceptance is not None:
+        from treeopt.profiles import read_acceptance
+
+        profile = read_acceptance(acceptance)
+        rows = profile.by_depth or (profile.rank_probability,)
+    else:
+        rows = _probability_rows(growmap.metadata.get("rank_probability"))
+    return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes)
+
+
+def _vector(file: Path, error: GrowMapError) -> Shown:
+    """A .pt file that is no growmap may still be one of Sequoia's acceptance vectors."""
+    from treeopt.cli import results, tables
+    from treeopt.profiles import read_acceptance
+
+    try:
+        return results.acceptance_summary(read_acceptance(file)), tables.acceptance
+    except ProfileError:
+        raise error from None
+
+
+def _schema_of(file: Path) -> str | None:
+    """The schema that a JSON file states; None for a .pt file. Raises ProfileError for JSON without one."""
+    if file.suffix.lower() != ".json":
+        return None
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise ProfileError(f"{file} is no valid JSON ({e})") from e
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(schema, str):
+        raise ProfileError(f'{file} is JSON without a "schema"; inspect reads growmaps, profiles and reports of treeopt')
+    return schema
+
+
+def _probability_rows(value: object) -> Sequence[Sequence[float]] | None:
+    """p[depth][rank] from a growmap's metadata, which anyone may have written; None if it is anything else."""
+    if not isinstance(value, list) or not value:
+        return None
+    rows = [row for row in value if isinstance(row, list) and row and all(isinstance(p, int | float) and 0 <= p <= 1 for p in row)]
+    return rows if len(rows) == len(value) else None

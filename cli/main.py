@@ -1,0 +1,46 @@
+"""The command `treeopt`: the group that the commands hang on."""
+
+import os
+
+import click
+
+from treeopt import __version__
+from treeopt.cli.demo import demo
+from treeopt.cli.env import env
+from treeopt.cli.errors import TreeoptGroup
+from treeopt.cli.evaluate import evaluate
+from treeopt.cli.generate import generate
+from treeopt.cli.inspect_command import inspect
+from treeopt.cli.profile_command import profile
+
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@click.group(cls=TreeoptGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="treeopt", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show tracebacks and what the libraries say. May stand anywhere on the line.")
+def main(debug: bool) -> None:
+    """Find the speculation tree that is fastest for your draft, target and hardware.
+
+    The loop: profile acceptance, profile latency, generate, evaluate. `treeopt demo` runs all of it on a tiny model pair
+    that comes with treeopt. Results go to stdout, progress to stderr; --format json prints one JSON object.
+    """
+    if debug:
+        return
+    for variable, value in _QUIET.items():  # read by the libraries when a command imports them
+        os.environ.setdefault(variable, value)
+    import warnings
+
+    warnings.simplefilter("ignore")
+
+
+for command in (demo, profile, generate, evaluate, inspect, env):
+    main.add_command(command)

@@ -1,0 +1,152 @@
+"""Option types and groups of options that several commands share."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+"""A function that becomes a command, or one already."""
+
+POSITIVE = click.IntRange(min=1)
+NATURAL = click.IntRange(min=0)
+INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+class Finite(click.FloatRange):
+    """A float within a range that is neither infinite nor NaN."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse and check; a usage error otherwise."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class IntList(click.ParamType):
+    """Whole numbers of 1 or more, separated by commas: `1,2,4` -> (1, 2, 4), sorted, each once."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse and check; a usage error otherwise."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = sorted({int(part) for part in str(value).split(",")})
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,2,4.", param, ctx)
+        if numbers[0] < 1:
+            self.fail(f"{numbers[0]} is not in the range x>=1.", param, ctx)
+        return tuple(numbers)
+
+
+class Device(click.ParamType):
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+
+    name = "auto|cpu|cuda[:N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form only: whether the device is there is found out when it is used."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
+            self.fail(f"{value!r} is not auto, cpu, cuda or cuda:N.", param, ctx)
+        return str(value)
+
+
+class DType(click.ParamType):
+    """A floating point type by its torch name or its short one (fp32, fp16, bf16); `auto` leaves the choice to the loader."""
+
+    name = "auto|float32|float16|bfloat16"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The torch name; a usage error for anything else."""
+        name = _DTYPES.get(str(value), str(value))
+        if name not in ("auto", *_DTYPES.values()):
+            self.fail(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).", param, ctx)
+        return name
+
+
+def resolve_device(device: str) -> str:
+    """`auto` becomes `cuda` where there is a GPU, else `cpu`."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+format_option = click.option(
+    "--format", "output_format", type=click.Choice(["rich", "json"]), default="rich", show_default=True, help="Tables for people, or one JSON object."
+)
+
+device_option = click.option("--device", type=Device(), default="auto", show_default=True, help="auto: the GPU if there is one.")
+
+seed_option = click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i).")
+
+
+def output_option(default: str) -> Callable[[Command], Command]:
+    """`-o FILE`."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("-o", "--output", type=kind, default=default, show_default=True, help="File to write, whole or not at all.")
+
+
+def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
+    """`--target --draft --revision --draft-revision --device --dtype`."""
+    return _stack(
+        click.option("--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."),
+        click.option("--draft", required=draft_required, metavar="MODEL", help="Folder or hub id of the draft; embedded-draft is the one that comes along."),
+        click.option("--revision", metavar="REV", help="Hub revision of the target."),
+        click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
+        device_option,
+        click.option("--dtype", type=DType(), default="auto", show_default=True, help="auto: float32 on CPU, the checkpoint's half precision on GPU."),
+    )
+
+
+def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
+    """`--dataset --num-prompts --prompt-len --start --end`."""
+    return _stack(
+        click.option(
+            "--dataset",
+            default="stdlib",
+            show_default=True,
+            metavar="NAME|PATH",
+            help="stdlib, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; or a folder saved by `datasets`.",
+        ),
+        click.option("--num-prompts", type=POSITIVE, default=num_prompts, show_default=True, help="Prompts to use at most."),
+        click.option("--prompt-len", type=POSITIVE, default=128, show_default=True, help="First tokens of a row to keep; shorter rows are skipped."),
+        click.option("--start", type=NATURAL, default=0, show_default=True, help="First row to read."),
+        click.option("--end", type=POSITIVE, help="Row to stop before."),
+    )
+
+
+def sampling_options() -> Callable[[Command], Command]:
+    """`--temperature --top-p --drafting --seed`."""
+    return _stack(
+        click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target."),
+        click.option("--top-p", type=Finite(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus of the target's distribution."),
+        click.option("--drafting", type=click.Choice(["topk"]), default="topk", show_default=True, help="topk: children are the draft's most likely tokens."),
+        seed_option,
+    )
+
+
+def check_rows(start: int, end: int | None) -> None:
+    """A usage error unless rows are left between `--start` and `--end`."""
+    if end is not None and end <= start:
+        raise click.UsageError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more.")

@@ -1,0 +1,84 @@
+"""Printing: results on stdout as tables or as one JSON object, notes and progress on stderr."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LOG_SECONDS = 10.0
+"""Where stderr is no terminal, a line of progress at most this often."""
+
+
+def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
+    """Print a result: `data` as one JSON object, or what `render` makes of it."""
+    if output_format == "json":
+        click.echo(json.dumps(_finite(data), allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console(file=click.get_text_stream("stdout"), soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 110
+    render(console, data)
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+class Progress:
+    """A progress callback `(what, done, total)`: bars on a terminal, else a line at a stage's end and every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._logged: dict[str, float] = {}
+
+    def __enter__(self) -> "Progress":
+        """Start the bars where stderr is a terminal."""
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Bars(*columns, console=Console(stderr=True), transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of `what` are done."""
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total)
+            self._bars.update(self._tasks[what], completed=done, total=total)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS:
+            self._logged[what] = now
+            note(f"{what}: {done}/{total}")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null in place of NaN and infinities, which JSON does not have; numpy numbers become Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

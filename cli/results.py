@@ -1,0 +1,83 @@
+"""What each command prints, as plain data with the keys that other tools rely on."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treeopt.optimizer.search import OptimizationResult
+    from treeopt.profiles import AcceptanceProfile, LatencyProfile
+    from treespec.growmap import GrowMap
+    from treespec.tree import SpeculationTree
+    from treespec.verification.report import EvaluationReport
+
+_ACCEPTANCE_KEYS = ("drafting", "temperature", "top_p", "method", "rank_probability", "none_accepted", "standard_error", "positions", "prompts")
+
+
+def acceptance_summary(profile: "AcceptanceProfile") -> dict[str, Any]:
+    """The profile without its raw sums."""
+    data = profile.to_json()
+    return {key: data[key] for key in _ACCEPTANCE_KEYS if key in data}
+
+
+def latency_summary(profile: "LatencyProfile") -> dict[str, Any]:
+    """Medians in place of the raw samples; seconds."""
+    data = profile.to_json()
+    overhead = data["overhead_seconds"]
+    return {
+        "target": [{"size": s["size"], "context": s["context"], "median_seconds": median(s["seconds"])} for s in data["target"]],
+        "draft": [{"width": s["width"], "context": s["context"], "median_seconds": median(s["seconds"])} for s in data["draft"]],
+        "overhead_seconds": median(overhead) if overhead else 0.0,
+    }
+
+
+def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[str, Any]:
+    """The tree's figures; `frontier` is null unless it was asked for."""
+    points = [{"size": p.size, "depth": p.depth, "expected_tokens_per_step": p.expected_tokens_per_step} for p in result.frontier]
+    return {
+        "size": result.tree.size,
+        "depth": result.tree.depth,
+        "expected_tokens_per_step": result.expected_tokens_per_step,
+        "predicted_seconds_per_step": result.predicted_seconds_per_step,
+        "predicted_speedup": result.predicted_speedup,
+        "certified_gap": result.certified_gap,
+        "solver": result.solver,
+        "max_branch": result.tree.max_branch,
+        "level_widths": list(result.tree.level_widths),
+        "frontier": points if frontier else None,
+    }
+
+
+def evaluation_summary(report: "EvaluationReport") -> dict[str, Any]:
+    """The report without its per-prompt records; the generated ids stay where they were kept."""
+    return {key: value for key, value in report.to_json().items() if key not in ("schema", "version", "results")}
+
+
+def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] | None) -> dict[str, Any]:
+    """The tree's shape, its metadata and, where the rank probabilities are known, the chance of each path."""
+    tree = growmap.tree
+    chances = None if probability is None else path_probabilities(tree, probability)
+    return {
+        "size": tree.size,
+        "depth": tree.depth,
+        "max_branch": tree.max_branch,
+        "level_widths": list(tree.level_widths),
+        "paths": [list(path) for path in tree.paths],
+        "path_probability": None if chances is None else chances[1:],
+        "expected_tokens_per_step": None if chances is None else math.fsum(chances),
+        "metadata": dict(growmap.metadata),
+    }
+
+
+def path_probabilities(tree: "SpeculationTree", probability: Sequence[Sequence[float]]) -> list[float]:
+    """Per node, the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
+
+    `probability` has one row per depth, the last one standing for all deeper ones; ranks beyond a row have chance 0.
+    """
+    chances = [1.0]
+    for node in range(1, tree.size):
+        row = probability[min(tree.depths[node], len(probability)) - 1]
+        rank = tree.ranks[node]
+        chances.append(chances[tree.parents[node]] * (row[rank] if rank < len(row) else 0.0))
+    return chances

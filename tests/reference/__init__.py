@@ -1,0 +1,1 @@
+"""Slow, obvious implementations that the real ones are tested against."""

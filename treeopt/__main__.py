@@ -1,0 +1,6 @@
+"""`python -m treeopt`: the same as the command `treeopt`."""
+
+from treeopt.cli.main import main
+
+if __name__ == "__main__":
+    main(prog_name="treeopt")

@@ -1,0 +1,123 @@
+"""Frontier: the best trees of every size and depth bound, whichever solver found them."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treespec.errors import OptimizerError
+from treespec.tree import MAX_SIZE, SpeculationTree
+
+Rows = NDArray[np.float64]
+"""[depths, ranks]; row d holds the probabilities of a node at depth d's children. Below the last row, that row goes on."""
+
+
+class Frontier(ABC):
+    """G(n, d): the most expected tokens per step that a tree of exactly n nodes and depth at most d can have.
+
+    `values[d, n]` is G(n, d) for d = 0 .. max_depth and n = 0 .. max_size, -inf where no such tree exists.
+    """
+
+    solver: str
+    values: NDArray[np.float64]
+
+    @property
+    def max_size(self) -> int:
+        """Largest tree size of the table."""
+        return int(self.values.shape[1]) - 1
+
+    @property
+    def max_depth(self) -> int:
+        """Largest depth bound of the table."""
+        return int(self.values.shape[0]) - 1
+
+    def value(self, size: int, depth: int) -> float:
+        """G(size, depth); -inf where no tree has this size within this depth. Raises OptimizerError beyond the table."""
+        if not (1 <= size <= self.max_size and 0 <= depth <= self.max_depth):
+            raise OptimizerError(
+                f"size {size} with depth {depth} is outside this frontier: sizes 1..{self.max_size}, depths 0..{self.max_depth}; solve for more"
+            )
+        return float(self.values[depth, size])
+
+    def tree(self, size: int, depth: int) -> SpeculationTree:
+        """A tree that attains G(size, depth). Raises OptimizerError where there is none."""
+        if self.value(size, depth) == -np.inf:
+            feasible = int(np.flatnonzero(self.values[depth] > -np.inf)[-1])
+            raise OptimizerError(f"no tree of {size} nodes fits depth {depth} here; the largest has {feasible}: ask for that, or allow more depth")
+        return self._tree(size, depth)
+
+    @abstractmethod
+    def level_widths(self, depth: int) -> NDArray[np.int32]:
+        """[max_size + 1, depth + 1] nodes per level of `tree(n, depth)`; rows of sizes that do not exist mean nothing."""
+
+    @abstractmethod
+    def _tree(self, size: int, depth: int) -> SpeculationTree: ...
+
+    @cached_property
+    def shallowest(self) -> NDArray[np.intp]:
+        """[max_depth + 1, max_size + 1] the smallest depth bound that attains G(n, d) already."""
+        first = np.zeros(self.values.shape, dtype=np.intp)
+        for depth in range(1, self.max_depth + 1):
+            better = self.values[depth] > self.values[depth - 1]
+            first[depth] = np.where(better, depth, first[depth - 1])
+        return first
+
+
+def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Rows:
+    """The rows that trees within the limits can meet, as [min(depths, max_depth), min(ranks, max_branch)] float64.
+
+    Raises OptimizerError for limits below 1 (0 for the depth), trees beyond MAX_SIZE, and what is no probability.
+    """
+    rows = np.asarray(rows, dtype=np.float64)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise OptimizerError(f"acceptance probabilities have shape {rows.shape}, but [depths, ranks] with at least one of each is needed")
+    if not bool(np.all((rows >= 0) & (rows <= 1))):
+        raise OptimizerError("acceptance probabilities must lie in [0, 1]; check the profile")
+    for name, limit, least in (("max_size", max_size, 1), ("max_depth", max_depth, 0), ("max_branch", max_branch, 1)):
+        if limit < least:
+            raise OptimizerError(f"{name} is {limit}, but it must be {least} or more")
+    if max_size > MAX_SIZE:
+        raise OptimizerError(f"max_size is {max_size}, but trees have at most {MAX_SIZE} nodes; ask for less")
+    rows = np.ascontiguousarray(rows[: max(1, max_depth), :max_branch])
+    while len(rows) > 1 and np.array_equal(rows[-1], rows[-2]):
+        rows = rows[:-1]  # below the last row, that row goes on
+    return rows
+
+
+def largest_size(max_depth: int, max_branch: int) -> int:
+    """Nodes of the complete tree within the limits, or MAX_SIZE if it is larger.
+
+    >>> largest_size(2, 3)
+    13
+    """
+    size = width = 1
+    for _ in range(min(max_depth, MAX_SIZE)):
+        width *= max_branch
+        size += width
+        if size >= MAX_SIZE:
+            return MAX_SIZE
+    return size
+
+
+def non_increasing(rows: Rows) -> bool:
+    """Whether every row is non-increasing in rank: where the best-first solver is exact."""
+    return bool(np.all(rows[:, 1:] <= rows[:, :-1]))
+
+
+def expected_tokens(tree: SpeculationTree, rows: Rows) -> float:
+    """F(tree): the sum over its nodes of the product of p on the way from the root (Sequoia, arXiv 2402.12374, 4.1).
+
+    Raises OptimizerError for a tree with more branches than the rows have ranks.
+
+    >>> expected_tokens(SpeculationTree.chain(2), np.array([[0.5, 0.25]]))
+    1.75
+    """
+    depths, ranks = rows.shape
+    if tree.max_branch > ranks:
+        raise OptimizerError(f"the tree has nodes with {tree.max_branch} children, but acceptance is known for {ranks} ranks; profile more ranks")
+    values = [1.0]
+    for node in range(1, tree.size):
+        row = min(tree.depths[node] - 1, depths - 1)
+        values.append(values[tree.parents[node]] * float(rows[row, tree.ranks[node]]))
+    return float(np.sum(values))

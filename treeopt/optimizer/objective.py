@@ -1,0 +1,92 @@
+"""Seconds per token on measured hardware: the score of every size and depth bound, and how far the best can be off.
+
+A step on a tree of n nodes with levels of w_0 .. w_d nodes takes t_target(n) + sum over levels 0 .. d - 1 of t_draft(w) +
+overhead seconds and yields F tokens. Size 1 drafts nothing: it is autoregressive decoding, and always scored.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treeopt.optimizer.frontier import Frontier
+from treeopt.profiles import LatencyModel
+from treespec.errors import OptimizerError
+from treespec.tree import SpeculationTree
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The size and depth bound whose best tree takes the least seconds per token, among all that were scored.
+
+    `lower_bound`: seconds per token that no tree within the same limits can undercut, whatever its shape.
+    """
+
+    size: int
+    depth: int
+    expected_tokens_per_step: float
+    seconds_per_step: float
+    lower_bound: float
+
+    @property
+    def seconds_per_token(self) -> float:
+        """The score."""
+        return self.seconds_per_step / self.expected_tokens_per_step
+
+    @property
+    def certified_gap(self) -> float:
+        """1 - lower_bound / seconds_per_token: the best tree there is saves at most this share of the time."""
+        return max(0.0, 1 - self.lower_bound / self.seconds_per_token)
+
+
+def autoregressive_seconds(model: LatencyModel) -> float:
+    """Seconds per token without speculation: one target pass over the last token, and the overhead of a step."""
+    return model.target_seconds(1) + model.overhead_seconds
+
+
+def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
+    """Predicted seconds of one step. Raises ProfileError for a size or level width beyond the measured ones."""
+    draft = sum(model.draft_seconds(width) for width in tree.level_widths[:-1])
+    return model.target_seconds(tree.size) + draft + model.overhead_seconds
+
+
+def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> Choice:
+    """Score every size (or `size` alone) at every depth bound and take the least seconds per token.
+
+    Of equal ones the smaller tree is taken. Trees whose size or level widths are beyond the measured ones have no known
+    time and are no candidates. The lower bound prices every draft pass at the cheapest width, so that no shape of tree
+    is cheaper (CONTRACT: `certified_gap`). Raises OptimizerError where no candidate is left.
+    """
+    wanted = np.zeros(frontier.max_size + 1, dtype=bool)
+    wanted[slice(1, None) if size is None else size] = True
+    target = np.where(wanted, model.target_table(frontier.max_size) + model.overhead_seconds, np.inf)
+    table = model.draft_table(frontier.max_size)
+    cheapest = min(seconds for _, seconds in model.draft)
+    seconds = np.full(frontier.values.shape, np.inf)
+    bound = np.inf
+    for depth, values in enumerate(frontier.values):
+        tokens = np.where(values > 0, values, 1.0)
+        reached = np.isfinite(target) & (values > 0)
+        bound = min(bound, float(np.min(np.where(reached, (target + depth * cheapest) / tokens, np.inf))))
+        seconds[depth] = np.where(reached, target + _draft_seconds(frontier.level_widths(depth), table), np.inf)
+    scores = seconds / np.where(frontier.values > 0, frontier.values, 1.0)
+    best_depth, best_size = (int(i) for i in np.argwhere(scores == scores.min())[_smallest(scores)])
+    if not np.isfinite(scores[best_depth, best_size]):
+        raise OptimizerError(
+            f"no tree of {'any size' if size is None else f'{size} nodes'} within these limits has only level widths up to {model.largest_width}, the largest "
+            "measured one; profile wider draft levels, or ask for a smaller or deeper tree"
+        )
+    chosen = float(seconds[best_depth, best_size])
+    return Choice(best_size, best_depth, float(frontier.values[best_depth, best_size]), chosen, min(bound, float(scores.min())))
+
+
+def _draft_seconds(widths: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[sizes] seconds of a step's draft passes: one over each level that has a level below it. `widths`: [sizes, levels]."""
+    expanded = widths[:, 1:] > 0
+    return np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0).sum(axis=1)
+
+
+def _smallest(scores: NDArray[np.float64]) -> int:
+    """Which of the equally best (depth, size) pairs has the smallest size, then the smallest depth."""
+    pairs = np.argwhere(scores == scores.min())
+    return int(np.lexsort((pairs[:, 0], pairs[:, 1]))[0])

@@ -1,0 +1,135 @@
+"""From profiles and limits to the tree to run: the optimizer's front door."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from treeopt.optimizer import best_first, dynamic_program
+from treeopt.optimizer.estimation import acceptance_rows
+from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
+from treeopt.optimizer.objective import autoregressive_seconds, choose
+from treeopt.profiles import AcceptanceProfile, LatencyModel, LatencyProfile
+from treespec.errors import OptimizerError
+from treespec.tree import MAX_SIZE, SpeculationTree
+
+DEFAULT_MAX_DEPTH = 32
+"""Depth bounds are searched up to this one unless a limit says otherwise."""
+
+SOLVERS: dict[str, Callable[[Rows, int, int, int], Frontier]] = {"best-first": best_first.solve, "dp": dynamic_program.solve}
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """The most expected tokens per step of a tree of exactly `size` nodes and at most `depth` edges from its root."""
+
+    size: int
+    depth: int
+    expected_tokens_per_step: float
+
+
+@dataclass(frozen=True)
+class OptimizationResult:
+    """The chosen tree and what it is expected to do; the three predictions are None without a latency profile.
+
+    `predicted_speedup` is over autoregressive decoding by the same engine: size 1, without the draft.
+    """
+
+    tree: SpeculationTree
+    expected_tokens_per_step: float
+    predicted_seconds_per_step: float | None
+    predicted_speedup: float | None
+    certified_gap: float | None
+    solver: str
+    table: Frontier = field(repr=False, compare=False)
+
+    @cached_property
+    def frontier(self) -> tuple[FrontierPoint, ...]:
+        """Every size and depth bound >= 1 that some tree meets, by size, then depth."""
+        values = self.table.values.tolist()
+        sizes, depths = range(1, self.table.max_size + 1), range(1, self.table.max_depth + 1)
+        return tuple(FrontierPoint(size, depth, values[depth][size]) for size in sizes for depth in depths if values[depth][size] > 0)
+
+
+def optimize(
+    acceptance: AcceptanceProfile,
+    *,
+    latency: LatencyProfile | None = None,
+    context: int | None = None,
+    size: int | None = None,
+    depth: int | None = None,
+    max_size: int | None = None,
+    max_depth: int | None = None,
+    max_branch: int | None = None,
+    solver: str = "auto",
+    smoothing: str = "none",
+) -> OptimizationResult:
+    """The tree that yields most tokens per step, or with a latency profile most tokens per second.
+
+    `size` is exact and `depth` a maximum; both count as limits of the search beside `max_size` (default: the largest
+    measured size), `max_depth` (default: 32 edges, or what `size` allows) and `max_branch` (default: all ranks). Without a
+    latency profile `size` must be given. `context` picks the latencies (see `LatencyProfile.at_context`). `solver`:
+    "best-first", "dp" or "auto", which takes best-first only where it is exact.
+
+    Raises OptimizerError for limits that no tree meets, naming the largest feasible value, and for a solver that
+    cannot be exact; ProfileError for times that were not measured.
+    """
+    rows = acceptance_rows(acceptance, smoothing)
+    model = None if latency is None else latency.at_context(context)
+    limits = _limits(rows, model, size, depth, max_size, max_depth, max_branch)
+    frontier = solve(rows, *limits, solver=solver)
+    if model is None:
+        assert size is not None  # _limits has asked for it
+        shallow = int(frontier.shallowest[frontier.max_depth, size])
+        tokens = frontier.value(size, shallow)
+        return OptimizationResult(frontier.tree(size, shallow), tokens, None, None, None, frontier.solver, frontier)
+    choice = choose(frontier, model, size)
+    return OptimizationResult(
+        tree=frontier.tree(choice.size, choice.depth),
+        expected_tokens_per_step=choice.expected_tokens_per_step,
+        predicted_seconds_per_step=choice.seconds_per_step,
+        predicted_speedup=autoregressive_seconds(model) / choice.seconds_per_token,
+        certified_gap=choice.certified_gap,
+        solver=frontier.solver,
+        table=frontier,
+    )
+
+
+def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int, *, solver: str = "auto") -> Frontier:
+    """The frontier by a named solver; "auto" takes best-first where it is exact, else the dynamic programme.
+
+    Raises OptimizerError for an unknown name or for best-first where it is not exact.
+    """
+    if solver == "auto":
+        solver = "best-first" if non_increasing(check_rows(rows, max_size, max_depth, max_branch)) else "dp"
+    if solver not in SOLVERS:
+        raise OptimizerError(f"solver {solver!r} is unknown; use one of auto, {', '.join(SOLVERS)}")
+    return SOLVERS[solver](rows, max_size, max_depth, max_branch)
+
+
+def _limits(
+    rows: Rows, model: LatencyModel | None, size: int | None, depth: int | None, max_size: int | None, max_depth: int | None, max_branch: int | None
+) -> tuple[int, int, int]:
+    """(largest size, largest depth, most branches) to search, such that `size` is feasible."""
+    named = {"size": size, "depth": depth, "max_size": max_size, "max_depth": max_depth, "max_branch": max_branch}
+    for name, value in named.items():
+        if value is not None and value < 1:
+            raise OptimizerError(f"{name} is {value}, but it must be 1 or more")
+    largest = MAX_SIZE if model is None else model.largest_size
+    known = f"trees have at most {MAX_SIZE} nodes" if model is None else f"the latency profile ends at {largest} nodes at context {model.context}"
+    for name, value in (("size", size), ("max_size", max_size)):
+        if value is not None and value > largest:
+            raise OptimizerError(f"{name} is {value}, but {known}; ask for at most {largest}" + ("" if model is None else ", or profile larger trees"))
+    if model is None and size is None:
+        raise OptimizerError("without a latency profile the size of the tree must be given; pass a size, or a latency profile")
+    if size is not None and max_size is not None and size > max_size:
+        raise OptimizerError(f"size is {size}, but max_size is {max_size}; ask for at most {max_size} or raise max_size")
+    branches = min(max_branch or rows.shape[1], rows.shape[1])
+    nodes = size or max_size or largest
+    edges = min(depth or max_depth or DEFAULT_MAX_DEPTH, max_depth or MAX_SIZE, max(1, nodes - 1))
+    feasible = largest_size(edges, branches)
+    if size is not None and size > feasible:
+        raise OptimizerError(
+            f"size is {size}, but with depth at most {edges} and at most {branches} children per node ({rows.shape[1]} ranks are known) "
+            f"a tree has at most {feasible} nodes; ask for at most {feasible}, or allow more depth or branches"
+        )
+    return min(nodes, feasible), edges, branches

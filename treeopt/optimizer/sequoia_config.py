@@ -1,0 +1,144 @@
+"""Sequoia's own search configuration, optimised with Sequoia's own meaning (Infini-AI-Lab/Sequoia, `tree_search.py`)."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treeopt.optimizer.estimation import acceptance_rows
+from treeopt.optimizer.frontier import largest_size
+from treeopt.optimizer.search import OptimizationResult, solve
+from treeopt.profiles import AcceptanceProfile, read_acceptance
+from treespec.errors import OptimizerError
+from treespec.files import read_bytes
+from treespec.tree import MAX_SIZE
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class SequoiaConfig:
+    """Limits and prices in Sequoia's words.
+
+    `max_depth` counts levels: edges + 1. A tree limited to l levels costs `l * draft_time` and, with
+    `valid_budget[i]` nodes, `target_time[i]`; times have any one unit. `destination` is where Sequoia would write.
+    """
+
+    acceptance_path: Path
+    max_depth: int
+    draft_time: float
+    valid_budget: tuple[int, ...]
+    target_time: tuple[float, ...]
+    max_budget: int | None = None
+    max_branch: int | None = None
+    destination: Path | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.valid_budget) != len(self.target_time) or not self.valid_budget:
+            raise OptimizerError(
+                f"valid_budget has {len(self.valid_budget)} entries and target_time {len(self.target_time)}; give one time for each budget, at least one"
+            )
+        for name, least, values in (
+            ("max_depth", 1, (self.max_depth,)),
+            ("max_branch", 1, () if self.max_branch is None else (self.max_branch,)),
+            ("max_budget", 1, () if self.max_budget is None else (self.max_budget,)),
+            ("valid_budget", 1, self.valid_budget),
+        ):
+            if any(not least <= value <= MAX_SIZE for value in values):
+                raise OptimizerError(f"{name} is {', '.join(map(str, values))}, but it must lie in [{least}, {MAX_SIZE}]")
+        if self.max_budget is not None and max(self.valid_budget) > self.max_budget:
+            raise OptimizerError(f"valid_budget goes up to {max(self.valid_budget)}, but max_budget is {self.max_budget}; raise max_budget or drop the larger ones")
+        if not (math.isfinite(self.draft_time) and self.draft_time >= 0) or any(not math.isfinite(t) or t <= 0 for t in self.target_time):
+            raise OptimizerError("draft_time must be 0 or more and every target_time above 0; measure them again")
+
+
+def read_sequoia_config(path: StrPath) -> SequoiaConfig:
+    """Read Sequoia's JSON. The acceptance vector's path counts from the current folder, else from the file's own.
+
+    Raises OptimizerError, naming the key.
+    """
+    try:
+        data = json.loads(read_bytes(path, limit=1 << 20, error=OptimizerError))
+    except (ValueError, RecursionError) as e:
+        raise OptimizerError(f"{path} is no Sequoia configuration: no valid JSON ({e})") from e
+    if not isinstance(data, dict):
+        raise OptimizerError(f"{path} is no Sequoia configuration: it holds a JSON {type(data).__name__}, not an object")
+    vector = Path(_field(path, data, "acceptance_rate_vector", str))
+    if not vector.is_file() and not vector.is_absolute():
+        vector = Path(path).parent / vector
+    destination = _field(path, data, "dst", str, optional=True)
+    try:
+        return SequoiaConfig(
+            acceptance_path=vector,
+            max_depth=_field(path, data, "max_depth", int),
+            draft_time=float(_field(path, data, "draft_time", float)),
+            valid_budget=tuple(_list(path, data, "valid_budget", int)),
+            target_time=tuple(float(t) for t in _list(path, data, "target_time", float)),
+            max_budget=_field(path, data, "max_budget", int, optional=True),
+            max_branch=_field(path, data, "max_branch", int, optional=True),
+            destination=None if destination is None else Path(destination),
+        )
+    except OptimizerError as e:
+        raise e if str(e).startswith(str(path)) else OptimizerError(f"{path}: {e}") from e
+
+
+def optimize_sequoia_config(path: StrPath, *, solver: str = "auto", smoothing: str = "none") -> OptimizationResult:
+    """Read a configuration and its acceptance vector, and choose as Sequoia does. Raises OptimizerError, ProfileError."""
+    config = read_sequoia_config(path)
+    return optimize_config(config, read_acceptance(config.acceptance_path), solver=solver, smoothing=smoothing)
+
+
+def optimize_config(config: SequoiaConfig, acceptance: AcceptanceProfile, *, solver: str = "auto", smoothing: str = "none") -> OptimizationResult:
+    """The budget and level limit with the least time per token, and their best tree.
+
+    The result's `predicted_seconds_per_step` has the unit of the configuration's times, its speed-up is over the first
+    `target_time`, as in Sequoia. Its gap is 0: under this price no tree of a valid budget is better. Raises
+    OptimizerError where no valid budget is feasible.
+    """
+    rows = acceptance_rows(acceptance, smoothing)
+    branches = min(config.max_branch or rows.shape[1], rows.shape[1])
+    frontier = solve(rows, max(config.valid_budget), config.max_depth - 1, branches, solver=solver)
+    budgets = np.array(config.valid_budget)
+    tokens = frontier.values[:, budgets]
+    seconds = np.arange(1, config.max_depth + 1)[:, None] * config.draft_time + np.array(config.target_time)
+    scores = np.where(tokens > 0, seconds / np.where(tokens > 0, tokens, 1.0), np.inf)
+    depth, budget = np.unravel_index(int(np.argmin(scores)), scores.shape)
+    if not np.isfinite(scores[depth, budget]):
+        feasible = largest_size(config.max_depth - 1, branches)
+        raise OptimizerError(
+            f"no valid_budget of {', '.join(map(str, config.valid_budget))} fits {config.max_depth} levels with {branches} branches: "
+            f"such a tree has at most {feasible} nodes; add a budget of at most {feasible}"
+        )
+    return OptimizationResult(
+        tree=frontier.tree(int(budgets[budget]), int(depth)),
+        expected_tokens_per_step=float(tokens[depth, budget]),
+        predicted_seconds_per_step=float(seconds[depth, budget]),
+        predicted_speedup=float(config.target_time[0] / scores[depth, budget]),
+        certified_gap=0.0,
+        solver=frontier.solver,
+        table=frontier,
+    )
+
+
+def _field(path: StrPath, data: dict[str, Any], key: str, kind: type, *, optional: bool = False) -> Any:
+    value = data.get(key)
+    if value is None:
+        if optional:
+            return None
+        raise OptimizerError(f"{path} has no {key!r}, which a Sequoia configuration needs; add it")
+    return _checked(path, key, value, kind)
+
+
+def _list(path: StrPath, data: dict[str, Any], key: str, kind: type) -> list[Any]:
+    return [_checked(path, key, value, kind) for value in _field(path, data, key, list)]
+
+
+def _checked(path: StrPath, key: str, value: Any, kind: type) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        words = {int: "a whole number", float: "a number", str: "text", list: "a list"}
+        raise OptimizerError(f"{path} has {key} {value!r:.40}, but {words[kind]} is needed there")
+    return value

@@ -1,0 +1,449 @@
+"""AcceptanceProfile and LatencyProfile: what was measured on a pair of models, as versioned JSON with raw values."""
+
+import bisect
+import io
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treespec.errors import ProfileError
+from treespec.files import read_bytes, read_json, write_json
+
+ACCEPTANCE_SCHEMA = "treeopt.acceptance"
+LATENCY_SCHEMA = "treeopt.latency"
+VERSION = 1
+
+_SUM_SLACK = 1e-3
+_NONE_COLUMN_SLACK = 5e-4
+_VECTOR_LIMIT = 16 << 20
+
+StrPath = str | os.PathLike[str]
+T = TypeVar("T")
+
+
+# -- acceptance -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AcceptanceProfile:
+    """How often the rank-k child of an accepted node is the accepted one.
+
+    `rank_probability[k]` and its `standard_error[k]` (resampled by prompt; empty if unknown) belong to rank k,
+    `none_accepted` to no child of those ranks. `positions` target positions of `prompts` prompts were counted.
+    `by_depth[d][k]`, where measured, belongs to the children of a node at depth d; below its last row that row goes on.
+    `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
+    `temperature` and `top_p` are None where the file does not tell (a bare vector). Raises ProfileError.
+    """
+
+    drafting: str
+    temperature: float | None
+    top_p: float | None
+    rank_probability: tuple[float, ...]
+    none_accepted: float
+    standard_error: tuple[float, ...]
+    positions: int
+    prompts: int
+    method: str = ""
+    by_depth: tuple[tuple[float, ...], ...] | None = None
+    prompt_sums: tuple[tuple[float, ...], ...] = ()
+    prompt_positions: tuple[int, ...] = ()
+    provenance: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        ranks = len(self.rank_probability)
+        _check_row("rank_probability", self.rank_probability)
+        _check_row("none_accepted", (self.none_accepted,))
+        total = math.fsum((*self.rank_probability, self.none_accepted))
+        if total > 1 + _SUM_SLACK:
+            raise ProfileError(f"rank_probability and none_accepted add up to {total:.6g}, but exclude one another: at most 1; measure again")
+        if self.standard_error and len(self.standard_error) != ranks:
+            raise ProfileError(f"standard_error has {len(self.standard_error)} entries for {ranks} ranks; give one for each rank, or none")
+        for k, error in enumerate(self.standard_error):
+            if not (math.isfinite(error) and error >= 0):
+                raise ProfileError(f"standard_error[{k}] is {error}, but it must be finite and 0 or more")
+        for depth, row in enumerate(self.by_depth or ()):
+            _check_row(f"by_depth[{depth}]", row)
+            if len(row) != ranks:
+                raise ProfileError(f"by_depth[{depth}] has {len(row)} ranks, but rank_probability has {ranks}; pad with zeros")
+        if self.by_depth is not None and not self.by_depth:
+            raise ProfileError("by_depth has no row; leave it out where depths were not told apart")
+        if self.positions < 0 or self.prompts < 0 or any(n < 0 for n in self.prompt_positions):
+            raise ProfileError(f"positions ({self.positions}), prompts ({self.prompts}) and prompt_positions are counts: 0 or more")
+        if len(self.prompt_sums) != len(self.prompt_positions):
+            raise ProfileError(f"prompt_sums has {len(self.prompt_sums)} rows, prompt_positions {len(self.prompt_positions)}; give one of each per prompt")
+        for i, sums in enumerate(self.prompt_sums):
+            if len(sums) != ranks or not all(map(math.isfinite, sums)):
+                raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of the {ranks} ranks")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the profile's file; keys that hold nothing are left out."""
+        data: dict[str, Any] = {
+            "schema": ACCEPTANCE_SCHEMA,
+            "version": VERSION,
+            "drafting": self.drafting,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "rank_probability": list(self.rank_probability),
+            "none_accepted": self.none_accepted,
+            "standard_error": list(self.standard_error),
+            "positions": self.positions,
+            "prompts": self.prompts,
+        }
+        extra = {
+            "method": self.method,
+            "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
+            "prompt_sums": [list(row) for row in self.prompt_sums],
+            "prompt_positions": list(self.prompt_positions),
+            "provenance": self.provenance,
+        }
+        return data | {key: value for key, value in extra.items() if value}
+
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all. Raises OutputError."""
+        write_json(path, self.to_json())
+
+
+def read_acceptance(path: StrPath) -> AcceptanceProfile:
+    """Read a `treeopt.acceptance` file, or a Sequoia acceptance vector (`.pt`). Raises ProfileError."""
+    if os.fspath(path).lower().endswith((".pt", ".pth")):
+        return _read_vector(path)
+    data = _Fields(path, read_json(path, schema=ACCEPTANCE_SCHEMA, version=VERSION, error=ProfileError))
+    return data.build(
+        lambda: AcceptanceProfile(
+            drafting=data.text("drafting"),
+            temperature=data.optional("temperature", _number),
+            top_p=data.optional("top_p", _number),
+            rank_probability=data.get("rank_probability", _numbers),
+            none_accepted=data.get("none_accepted", _number),
+            standard_error=data.get("standard_error", _numbers),
+            positions=data.get("positions", _count),
+            prompts=data.get("prompts", _count),
+            method=data.text("method", ""),
+            by_depth=data.optional("by_depth", _rows),
+            prompt_sums=data.get("prompt_sums", _rows, []),
+            prompt_positions=data.get("prompt_positions", _counts, []),
+            provenance=data.optional("provenance", _object),
+        )
+    )
+
+
+def _read_vector(path: StrPath) -> AcceptanceProfile:
+    """`[0, p_1 ... p_W, none]`, or without `none` where the sum says so (CONTRACT: published ones add up to 1)."""
+    import torch
+
+    content = read_bytes(path, limit=_VECTOR_LIMIT, error=ProfileError)
+    try:
+        vector = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises whatever the damaged bytes lead to; none of it runs code of the file's
+        raise ProfileError(f"{path} is no acceptance vector: torch cannot read it as plain tensors; save one float tensor with torch.save") from e
+    if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point() or len(vector) < 2:
+        kind = f"a {vector.dtype} tensor of shape {list(vector.shape)}" if isinstance(vector, torch.Tensor) else f"a {type(vector).__name__}"
+        raise ProfileError(f"{path} holds {kind}, but an acceptance vector is one float tensor [0, p_1, ..., p_W, none]")
+    values = [float(x) for x in vector.tolist()]
+    if values[0] != 0:
+        raise ProfileError(f"{path} starts with {values[0]:.6g}, but an acceptance vector starts with 0: [0, p_1, ..., p_W, none]")
+    total = math.fsum(values)
+    with_none = len(values) > 2 and abs(total - 1) <= _NONE_COLUMN_SLACK
+    ranks = tuple(values[1:-1] if with_none else values[1:])
+    try:
+        return AcceptanceProfile(
+            drafting="unknown",
+            temperature=None,
+            top_p=None,
+            rank_probability=ranks,
+            none_accepted=values[-1] if with_none else max(0.0, 1 - total),
+            standard_error=(),
+            positions=0,
+            prompts=0,
+            method="acceptance vector",
+        )
+    except ProfileError as e:
+        raise ProfileError(f"{path}: {e}") from e
+
+
+def _check_row(name: str, row: Sequence[float]) -> None:
+    if not row:
+        raise ProfileError(f"{name} is empty, but at least one rank is needed")
+    for k, p in enumerate(row):
+        if not 0 <= p <= 1:  # also true for NaN
+            raise ProfileError(f"{name}[{k}] is {p}, but a probability lies in [0, 1]; measure again")
+    if math.fsum(row) > 1 + _SUM_SLACK:
+        raise ProfileError(f"{name} adds up to {math.fsum(row):.6g}, but ranks exclude one another: at most 1; measure again")
+
+
+# -- latency --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LatencySample:
+    """Raw seconds of one target pass over `size` tree nodes behind `context` cached tokens."""
+
+    size: int
+    context: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        """The figure that predictions use."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class DraftSample:
+    """Raw seconds of one draft pass over a level of `width` nodes behind `context` cached tokens."""
+
+    width: int
+    context: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        """The figure that predictions use."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
+
+    Raises ProfileError for empty, negative or repeated measurements.
+    """
+
+    target: tuple[LatencySample, ...]
+    draft: tuple[DraftSample, ...]
+    overhead_seconds: tuple[float, ...]
+    provenance: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_samples("target", "size", [(s.size, s.context, s.seconds) for s in self.target])
+        _check_samples("draft", "width", [(s.width, s.context, s.seconds) for s in self.draft])
+        _check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The contexts at which the target was measured, ascending."""
+        return tuple(sorted({s.context for s in self.target}))
+
+    def at_context(self, context: int | None = None) -> "LatencyModel":
+        """Medians at the measured context that equals `context` or is the next larger one; None: the smallest.
+
+        Raises ProfileError, naming the measured contexts, if none is large enough.
+        """
+        chosen = _next_context(context, self.contexts, "target")
+        draft = _next_context(chosen, tuple(sorted({s.context for s in self.draft})), "draft")
+        sizes = sorted((s.size, s.median_seconds) for s in self.target if s.context == chosen)
+        widths = sorted((s.width, s.median_seconds) for s in self.draft if s.context == draft)
+        return LatencyModel(chosen, tuple(sizes), tuple(widths), statistics.median(self.overhead_seconds))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the profile's file."""
+        data: dict[str, Any] = {
+            "schema": LATENCY_SCHEMA,
+            "version": VERSION,
+            "target": [{"size": s.size, "context": s.context, "seconds": list(s.seconds)} for s in self.target],
+            "draft": [{"width": s.width, "context": s.context, "seconds": list(s.seconds)} for s in self.draft],
+            "overhead_seconds": list(self.overhead_seconds),
+        }
+        return data if self.provenance is None else data | {"provenance": self.provenance}
+
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all. Raises OutputError."""
+        write_json(path, self.to_json())
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Predicted seconds at one context: (nodes, median seconds) pairs of target sizes and draft widths, ascending.
+
+    The time of an unmeasured number of nodes is that of the next larger measured one.
+    """
+
+    context: int
+    target: tuple[tuple[int, float], ...]
+    draft: tuple[tuple[int, float], ...]
+    overhead_seconds: float
+
+    @property
+    def largest_size(self) -> int:
+        """The largest tree size whose time is known."""
+        return self.target[-1][0]
+
+    @property
+    def largest_width(self) -> int:
+        """The largest draft level width whose time is known."""
+        return self.draft[-1][0]
+
+    def target_seconds(self, size: int) -> float:
+        """Seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
+        return _predict(size, self.target, "tree size")
+
+    def draft_seconds(self, width: int) -> float:
+        """Seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
+        return _predict(width, self.draft, "draft level width")
+
+    def target_table(self, largest: int) -> NDArray[np.float64]:
+        """[largest + 1] target seconds by size; infinite where nothing is known: beyond the measured sizes and at 0."""
+        return _table(largest, self.target)
+
+    def draft_table(self, largest: int) -> NDArray[np.float64]:
+        """[largest + 1] draft seconds by width; infinite where nothing is known: beyond the measured widths and at 0."""
+        return _table(largest, self.draft)
+
+
+def read_latency(path: StrPath) -> LatencyProfile:
+    """Read a `treeopt.latency` file. Raises ProfileError."""
+    data = _Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
+
+    def samples(value: Any) -> tuple[LatencySample, ...]:
+        return tuple(LatencySample(*_sample(item, "size")) for item in _list(value))
+
+    def levels(value: Any) -> tuple[DraftSample, ...]:
+        return tuple(DraftSample(*_sample(item, "width")) for item in _list(value))
+
+    return data.build(
+        lambda: LatencyProfile(
+            target=data.get("target", samples),
+            draft=data.get("draft", levels),
+            overhead_seconds=data.get("overhead_seconds", _numbers),
+            provenance=data.optional("provenance", _object),
+        )
+    )
+
+
+def _check_samples(name: str, unit: str, samples: Sequence[tuple[int, int, tuple[float, ...]]]) -> None:
+    if not samples:
+        raise ProfileError(f"{name} holds no measurement; at least one {unit} is needed")
+    seen: set[tuple[int, int]] = set()
+    for nodes, context, seconds in samples:
+        if nodes < 1 or context < 0:
+            raise ProfileError(f"{name} has {unit} {nodes} at context {context}, but a {unit} is 1 or more and a context 0 or more")
+        if (nodes, context) in seen:
+            raise ProfileError(f"{name} has {unit} {nodes} at context {context} twice; put all its samples into one entry")
+        seen.add((nodes, context))
+        _check_seconds(f"{name} {unit} {nodes} at context {context}", seconds)
+
+
+def _check_seconds(name: str, seconds: Sequence[float], least: float | None = None) -> None:
+    if not seconds:
+        raise ProfileError(f"{name} has no samples; at least one is needed")
+    for value in seconds:
+        if not math.isfinite(value) or value < 0 or (least is None and value == 0):
+            raise ProfileError(f"{name} has a sample of {value} seconds, which no pass can take; measure again")
+
+
+def _next_context(context: int | None, measured: tuple[int, ...], model: str) -> int:
+    at = 0 if context is None else bisect.bisect_left(measured, context)
+    if at == len(measured):
+        listed = ", ".join(map(str, measured))
+        raise ProfileError(f"the {model} was not measured at context {context} or beyond, only at {listed}; profile it there, or ask for at most {measured[-1]}")
+    return measured[at]
+
+
+def _predict(nodes: int, measured: tuple[tuple[int, float], ...], what: str) -> float:
+    if nodes < 1:
+        raise ProfileError(f"{what} {nodes} has no time; ask for 1 or more")
+    at = bisect.bisect_left(measured, (nodes, -math.inf))
+    if at == len(measured):
+        raise ProfileError(f"{what} {nodes} is beyond {measured[-1][0]}, the largest measured one; profile it, or ask for less")
+    return measured[at][1]
+
+
+def _table(largest: int, measured: tuple[tuple[int, float], ...]) -> NDArray[np.float64]:
+    nodes = np.array([n for n, _ in measured])
+    seconds = np.array([*(s for _, s in measured), np.inf])
+    table = seconds[np.searchsorted(nodes, np.arange(largest + 1))]
+    table[0] = np.inf
+    return table
+
+
+# -- fields of a file -----------------------------------------------------------------------------------------------------
+
+
+class _Fields:
+    """The fields of one file, read with messages that name the file and the key."""
+
+    def __init__(self, path: StrPath, data: Mapping[str, Any]) -> None:
+        self._path = path
+        self._data = data
+
+    def get(self, key: str, read: Callable[[Any], T], default: Any = None) -> T:
+        value = self._data.get(key, default)
+        if value is None:
+            self._refuse(f"has no {key!r}; make the profile again, or add the key")
+        try:
+            return read(value)
+        except (TypeError, ValueError, KeyError, OverflowError) as e:
+            self._refuse(f"has a {key!r} that cannot be: {e}")
+
+    def optional(self, key: str, read: Callable[[Any], T]) -> T | None:
+        return None if self._data.get(key) is None else self.get(key, read)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return self.get(key, _text, default)
+
+    def build(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except ProfileError as e:
+            if str(e).startswith(str(self._path)):
+                raise
+            raise ProfileError(f"{self._path}: {e}") from e
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ProfileError(f"{self._path} {what}")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is no list")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.40} is no object")
+    return value
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(_number(x) for x in _list(value))
+
+
+def _counts(value: Any) -> tuple[int, ...]:
+    return tuple(_count(x) for x in _list(value))
+
+
+def _rows(value: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(_numbers(row) for row in _list(value))
+
+
+def _sample(value: Any, unit: str) -> tuple[int, int, tuple[float, ...]]:
+    item = _object(value)
+    missing = [key for key in (unit, "context", "seconds") if key not in item]
+    if missing:
+        raise KeyError(f"an entry without {', '.join(missing)}")
+    return _count(item[unit]), _count(item["context"]), _numbers(item["seconds"])

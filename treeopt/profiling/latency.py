@@ -1,0 +1,155 @@
+"""Measure the latency profile of a pair by running real decoding steps and reading their parts."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from treeopt.profiles import DraftSample, LatencyProfile, TargetSample
+from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.files import Journal
+from treespec.models.loading import Pair
+from treespec.provenance import collect
+from treespec.sampling import Sampling
+from treespec.step import AutoregressiveStep, SpeculativeStep, Step
+from treespec.timing import Timer, now, timer_for
+from treespec.tree import SpeculationTree
+
+Progress = Callable[[str, int, int], None]
+_WARM_UP_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """What to measure: every tree size and draft level width at every context length, `repetitions` times."""
+
+    sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    contexts: tuple[int, ...] = (256,)
+    repetitions: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values, least in (("sizes", self.sizes, 1), ("widths", self.widths, 1), ("context", self.contexts, 2)):
+            if not values or min(values) < least:
+                raise ProfileError(f"{name} is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers of {least} or more")
+        if self.repetitions < 1:
+            raise ProfileError(f"repetitions is {self.repetitions}, but each cell needs at least 1")
+
+
+def default_sizes(device: str) -> tuple[int, ...]:
+    """Tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA."""
+    if device.startswith("cuda"):
+        return (1, 2, 4, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 80, 96, 112, 128, 129, 160, 192, 224, 256, 257, 320, 384, 448, 512)
+    return (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
+
+
+def default_widths(device: str) -> tuple[int, ...]:
+    """Draft level widths; trees need them up to their widest level only."""
+    largest = 256 if device.startswith("cuda") else 32
+    return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
+
+
+@torch.inference_mode()
+def profile_latency(
+    pair: Pair,
+    settings: LatencySettings,
+    *,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> LatencyProfile:
+    """Seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
+
+    Every sample is a part of a whole step on the code path that evaluation runs: size 1 is an autoregressive step, other
+    sizes a root with its children, widths are the second level of as many chains. Cells take turns, so that drift of the
+    machine's speed hits all alike. Width 1 is the root's level, which reads two tokens. What a step spends outside the
+    model passes is its overhead. Finished rounds survive an interruption in `journal`.
+    """
+    draft = pair.draft
+    if draft is None:
+        raise ModelError("a latency profile needs a draft model; pass --draft")
+    cells = _cells(settings)
+    slots = max(context + tree.size for context, tree, _ in cells)
+    for role, model in (("target", pair.target), ("draft", draft)):
+        if model.max_positions is not None and max(settings.contexts) + 2 > model.max_positions:
+            raise CapacityError(f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {model.max_positions}")
+    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
+    text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed)).to(pair.target.device)
+    for model in (pair.target, draft):
+        model.allocate(slots)
+        model.prefill(text[:-1])
+    timer = timer_for(pair.target.device)
+    steps: list[tuple[Step, int, int | None]] = []
+    for context, tree, width in cells:
+        step: Step = AutoregressiveStep(pair.target, Sampling(), timer, vocabulary) if tree.size == 1 else SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
+        steps.append((step, context, width))
+    log = Journal(journal, _fingerprint(pair, settings))
+    rounds: list[list[list[float]]] = []
+    warm = False
+    for number in range(settings.repetitions):
+        known = log.get(str(number))
+        if known is None:
+            for _ in range(0 if warm else _WARM_UP_ROUNDS):
+                _round(steps, text, timer, pair.target.device)
+            warm = True
+            known = _round(steps, text, timer, pair.target.device)
+            log.put(str(number), known)
+        rounds.append(known)
+        progress("profiling latency", number + 1, settings.repetitions)
+    log.finish()
+    return _profile(pair, settings, cells, rounds)
+
+
+def _cells(settings: LatencySettings) -> list[tuple[int, SpeculationTree, int | None]]:
+    """(context, tree, draft level width that its second level measures; None where the target's size is measured)."""
+    cells: list[tuple[int, SpeculationTree, int | None]] = []
+    for context in sorted(set(settings.contexts)):
+        cells += [(context, SpeculationTree.from_branches([[size - 1]] if size > 1 else []), None) for size in sorted(set(settings.sizes))]
+        cells += [(context, SpeculationTree.k_chains(width, 2), width) for width in sorted(set(settings.widths))]
+    return cells
+
+
+def _round(steps: list[tuple[Step, int, int | None]], text: Tensor, timer: Timer, device: torch.device) -> list[list[float]]:
+    """One sample of every cell: [draft level 0, draft level 1 (0 without one), target, the rest], seconds."""
+    samples = []
+    for step, context, _ in steps:
+        started = now(device)
+        step.run(text[context - 1 : context + 1], context, 1 << 30, None)
+        whole = now(device) - started
+        parts = timer.parts()
+        drafts = [seconds for name, seconds in parts if name == "draft"] + [0.0, 0.0]
+        target = sum(seconds for name, seconds in parts if name == "target")
+        samples.append([drafts[0], drafts[1], target, max(0.0, whole - drafts[0] - drafts[1] - target)])
+    return samples
+
+
+def _profile(pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[float]]]) -> LatencyProfile:
+    target, draft, overhead = [], [], []
+    for index, (context, tree, width) in enumerate(cells):
+        first, second, passes, rest = zip(*(samples[index] for samples in rounds), strict=True)
+        if width is None:
+            target.append(TargetSample(size=tree.size, context=context, seconds=passes))
+        else:
+            draft.append(DraftSample(width=width, context=context, seconds=first if width == 1 else second))
+        if tree.size > 1:
+            overhead += rest
+    return LatencyProfile(
+        target=tuple(target),
+        draft=tuple(draft),
+        overhead_seconds=tuple(overhead),
+        provenance=collect(
+            device=str(pair.target.device),
+            models=pair.describe(),
+            dtype=str(pair.target.dtype).removeprefix("torch."),
+            seed=settings.seed,
+        ).to_json(),
+    )
+
+
+def _fingerprint(pair: Pair, settings: LatencySettings) -> str:
+    known = [pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

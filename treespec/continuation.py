@@ -1,0 +1,56 @@
+"""Continue many prompts at once with the plain module: the texts on which acceptance is profiled."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from treespec.errors import ModelError
+from treespec.sampling import Sampling, choose
+
+
+@torch.inference_mode()
+def continue_prompts(
+    module: PreTrainedModel,
+    prompts: Tensor,
+    gen_len: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    eos_token_ids: frozenset[int],
+    vocabulary: int,
+    on_token: Callable[[int], None] = lambda done: None,
+) -> tuple[Tensor, Tensor]:
+    """The target's own continuations of equally long prompts, batched.
+
+    `prompts` int64 [batch, length]. Returns (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid`
+    marks generated tokens up to and including the first EOS. Raises ModelError when logits are not finite.
+    """
+    rows = prompts.shape[0]
+    cache = DynamicCache(config=module.config)
+    eos = torch.tensor(sorted(eos_token_ids), dtype=torch.int64, device=prompts.device)
+    tokens = [prompts]
+    alive = torch.ones(rows, dtype=torch.bool, device=prompts.device)
+    valid, finite = [], torch.ones((), dtype=torch.bool, device=prompts.device)
+    read = prompts
+    for done in range(gen_len):
+        logits = module(input_ids=read, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1, :vocabulary]
+        finite &= logits.amax(-1).isfinite().all()
+        if sampling.greedy:
+            chosen = choose(logits, sampling, None)
+        else:  # every prompt draws from its own stream, whatever batch it is in
+            chosen = torch.cat([choose(logits[i : i + 1], sampling, generators[i]) for i in range(rows)])
+        valid.append(alive)
+        alive = alive & ~torch.isin(chosen, eos)
+        read = chosen[:, None]
+        tokens.append(read)
+        on_token(done + 1)
+        if done % 16 == 15 and not bool(alive.any()):
+            break
+    if not bool(finite):
+        raise ModelError("the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32")
+    missing = gen_len - len(valid)
+    if missing:
+        tokens.append(read.expand(rows, missing))
+        valid += [torch.zeros_like(alive)] * missing
+    return torch.cat(tokens, dim=1), torch.stack(valid, dim=1)

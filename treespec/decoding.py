@@ -1,0 +1,118 @@
+"""The two decoders, autoregressive and speculative: one signature, both yield a StepRecord per target pass."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from treespec.errors import CapacityError
+from treespec.models.protocol import SlotModel
+from treespec.sampling import Sampling, choose
+from treespec.step import AutoregressiveStep, SpeculativeStep, Step, finite, require_finite
+from treespec.timing import Timer
+from treespec.tree import SpeculationTree
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to decode: a prompt and where to stop.
+
+    At most `gen_len` tokens are generated, fewer only after one of `eos_token_ids`. `capacity` bounds the cache slots of
+    prompt, generated tokens and tree together (None: as many as are needed); decoding stops at the last slot.
+    """
+
+    prompt: tuple[int, ...]
+    gen_len: int
+    eos_token_ids: frozenset[int] = frozenset()
+    sampling: Sampling = field(default_factory=Sampling)
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise CapacityError("the prompt is empty, but decoding needs at least 1 token; give a longer prompt")
+        if self.gen_len < 1:
+            raise CapacityError(f"gen-len is {self.gen_len}, but at least 1 token must be generated")
+        if self.capacity is not None and self.capacity < len(self.prompt):
+            raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise --max-length")
+
+    def slots(self, tree_size: int) -> int:
+        """Cache slots to allocate for trees of this size."""
+        needed = len(self.prompt) + self.gen_len + tree_size
+        return needed if self.capacity is None else min(needed, self.capacity)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One target pass: the prompt's (`accepted` is None, one token) or one step's."""
+
+    tokens: tuple[int, ...]
+    """Committed tokens, cut at EOS and at gen-len."""
+    accepted: tuple[int, ...] | None
+    """Ids of the accepted nodes, root left out, before any cut."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """What the timer measured: (part, seconds)."""
+
+
+def decode_autoregressive(
+    target: SlotModel,
+    request: Request,
+    generator: torch.Generator | None = None,
+    timer: Timer | None = None,
+    vocabulary: int | None = None,
+) -> Iterator[StepRecord]:
+    """The target alone, one token per pass, through the same cache and the same sampling.
+
+    `vocabulary` cuts logits rows to the tokens that a smaller partner shares. Raises CapacityError, ModelError.
+    """
+    return _decode(AutoregressiveStep(target, request.sampling, timer, vocabulary), target, None, request, request.slots(1), generator)
+
+
+def decode_speculative(
+    target: SlotModel,
+    draft: SlotModel,
+    tree: SpeculationTree,
+    request: Request,
+    generator: torch.Generator | None = None,
+    timer: Timer | None = None,
+) -> Iterator[StepRecord]:
+    """Tree-based speculative decoding with `topk` drafting and target matching: the target's own output, in fewer passes.
+
+    The target chooses a continuation after each node (argmax, or a sample at temperature > 0); a child that equals its
+    parent's choice is accepted. Lossless at any temperature, since drafted tokens never influence the draw (SpecInfer,
+    arXiv 2305.09781, sec. 4.3, states the greedy case). Raises CapacityError, ModelError.
+    """
+    return _decode(SpeculativeStep(target, draft, tree, request.sampling, timer), target, draft, request, request.slots(tree.size), generator)
+
+
+def _decode(
+    step: Step, target: SlotModel, draft: SlotModel | None, request: Request, slots: int, generator: torch.Generator | None
+) -> Iterator[StepRecord]:
+    """The prompt pass, then steps until EOS, gen-len or the last slot."""
+    prompt = torch.tensor(request.prompt, device=target.device)
+    if draft is not None:
+        draft.allocate(slots)
+        draft.prefill(prompt)
+    target.allocate(slots)
+    logits = target.prefill(prompt)[None, : step.vocabulary]
+    require_finite(int(finite(logits)), len(request.prompt) - 1)
+    first = int(choose(logits, request.sampling, generator))
+    yield StepRecord(tokens=(first,), accepted=None)
+    length, last, generated = len(request.prompt), [request.prompt[-1], first], 1
+    ended = first in request.eos_token_ids
+    while not ended and generated < request.gen_len and length < slots:
+        tokens, accepted = step.run(torch.tensor(last, device=target.device), length, slots - length, generator)
+        kept = clip(tokens, request.gen_len - generated, request.eos_token_ids)
+        ended = kept[-1] in request.eos_token_ids
+        generated += len(kept)
+        length += len(tokens)
+        last = [*last, *tokens][-2:]
+        yield StepRecord(tuple(kept), tuple(accepted), tuple(step.timer.parts()))
+
+
+def clip(tokens: Sequence[int], room: int, eos_token_ids: frozenset[int]) -> list[int]:
+    """The tokens up to the first EOS (kept) and at most `room` of them."""
+    kept = list(tokens[:room])
+    for index, token in enumerate(kept):
+        if token in eos_token_ids:
+            return kept[: index + 1]
+    return kept

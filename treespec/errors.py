@@ -1,0 +1,40 @@
+"""The errors that people are meant to read: each message names the value, the limit and the remedy.
+
+The command line prints the message alone and exits with 1. Anything else that escapes is a bug in treeopt.
+"""
+
+
+class TreeoptError(Exception):
+    """Base of every error that the user can act on."""
+
+
+class TreeError(TreeoptError, ValueError):
+    """A speculation tree that cannot exist: cycles, forward parents, gaps in ranks."""
+
+
+class GrowMapError(TreeoptError):
+    """A growmap file that is corrupt, unsafe or inconsistent, or that does not fit where it is used."""
+
+
+class ProfileError(TreeoptError):
+    """An acceptance or latency profile that cannot be read or does not hold what is asked of it."""
+
+
+class OptimizerError(TreeoptError, ValueError):
+    """Limits that no tree meets, or a solver asked for what it cannot prove."""
+
+
+class ModelError(TreeoptError):
+    """A model that cannot be loaded, cannot be exact with trees, or does not fit its partner."""
+
+
+class DatasetError(TreeoptError):
+    """A data set that is unknown, unreachable or holds no usable prompt."""
+
+
+class CapacityError(TreeoptError):
+    """More positions or cache slots are needed than there are."""
+
+
+class OutputError(TreeoptError):
+    """A result that cannot be written where it was asked to go."""

@@ -1,0 +1,351 @@
+"""Files that are whole or not there: atomic writes, checked JSON reading, and the resumable `Journal`."""
+
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from treespec.errors import OutputError, TreeoptError
+
+MAX_JSON_BYTES = 256 << 20
+"""JSON files beyond this are refused before they are parsed."""
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission is denied; choose a folder that you may write to",
+    errno.EPERM: "permission is denied; choose a folder that you may write to",
+    errno.ENOENT: "its folder does not exist; create it first",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; choose another path",
+    errno.EEXIST: "there is a file of that name; choose another path",
+    errno.EISDIR: "it is a folder; name a file in it",
+    errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
+}
+
+_log = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+def write_bytes(path: StrPath, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file in the same folder, fsync, rename.
+
+    A symbolic link keeps pointing where it did; a device or pipe is written to directly. Whatever happens on the way,
+    Ctrl-C included, the old content stays and no temporary file is left. Raises OutputError with the reason.
+    """
+    write_together([(path, data)])
+
+
+def write_json(path: StrPath, data: Mapping[str, Any]) -> None:
+    """Write JSON that people can read, whole or not at all. Raises OutputError, also for NaN and infinities."""
+    try:
+        text = json_text(data)
+    except ValueError as e:
+        raise OutputError(f"cannot write {path}: {e}; JSON has no NaN and no infinity") from e
+    write_bytes(path, text.encode() + b"\n")
+
+
+def write_together(files: Sequence[tuple[StrPath, bytes]]) -> None:
+    """Write a file and those that describe it, so that no moment leaves a description of something else.
+
+    All are staged first; then old descriptions are removed, and everything is renamed into place in order. Raises
+    OutputError.
+    """
+    staged: list[tuple[str, str]] = []
+    path: StrPath = ""
+    try:
+        for path, data in files:
+            target = os.path.realpath(path)
+            if _is_special(target):
+                with open(target, "wb", buffering=0) as device:
+                    _write_all(device.fileno(), data)
+                continue
+            _refuse_unwritable(target)
+            temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
+            staged.append((temporary, target))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                _write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for _, target in staged[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+        for temporary, target in staged:
+            path = target
+            os.replace(temporary, target)
+            _sync_folder(os.path.dirname(target))
+    except OSError as e:
+        _refuse(path, e)
+    finally:
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def check_writable(path: StrPath) -> None:
+    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace."""
+    target = os.path.realpath(path)
+    try:
+        _refuse_unwritable(target)
+        if _is_special(target):
+            return
+        probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.unlink(probe)
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(target)  # a name that the file system cannot hold fails here
+    except OSError as e:
+        _refuse(path, e)
+
+
+def make_folder(path: StrPath) -> Path:
+    """Create a folder, parents included, unless it is there. Raises OutputError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        _refuse(path, e)
+    return folder
+
+
+def json_text(data: Any) -> str:
+    """JSON with one key or container per line and plain lists on one line. Raises ValueError for NaN and infinities.
+
+    >>> print(json_text({"a": [1, 2], "b": {"c": None}}))
+    {
+      "a": [1, 2],
+      "b": {
+        "c": null
+      }
+    }
+    """
+    return _json_text(data, "\n")
+
+
+def _json_text(value: Any, line: str) -> str:
+    if isinstance(value, Mapping) and value:
+        inner = line + "  "
+        items = (f"{json.dumps(str(key))}: {_json_text(item, inner)}" for key, item in value.items())
+        return "{" + inner + ("," + inner).join(items) + line + "}"
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        inner = line + "  "
+        return "[" + inner + ("," + inner).join(_json_text(item, inner) for item in value) + line + "]"
+    return json.dumps(value, allow_nan=False)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _is_special(target: str) -> bool:
+    """Whether something other than a regular file or a folder is there: a device, a pipe."""
+    try:
+        mode = os.stat(target).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _refuse_unwritable(target: str) -> None:
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "")
+    if os.path.exists(target) and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "")
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename durable where the file system can; the rename itself has already happened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _refuse(path: StrPath, e: OSError) -> NoReturn:
+    raise OutputError(f"cannot write {os.fspath(path)}: {_REMEDIES.get(e.errno or 0, e.strerror or str(e))}") from e
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
+    """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as e:
+        raise error(f"there is no file {path}; check the path") from e
+    except IsADirectoryError as e:
+        raise error(f"{path} is a folder; name a file") from e
+    except (OSError, ValueError) as e:
+        raise error(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+    if len(data) > limit:
+        raise error(f"{path} is larger than the limit of {limit} bytes; it is not the kind of file that belongs here")
+    return data
+
+
+def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptError], limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file of ours: `schema` and `version` must be as given, numbers finite.
+
+    Raises `error` for a file that is missing, too big, no JSON, of another schema or of another version.
+    """
+    data = read_bytes(path, limit=limit, error=error)
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as e:
+        raise error(f"{path} is not a {schema} file: its JSON is nested too deeply") from e
+    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise error(f"{path} is not a {schema} file: no valid JSON ({e})") from e
+    if not isinstance(content, dict):
+        raise error(f"{path} is not a {schema} file: it holds a JSON {type(content).__name__}, not an object")
+    found = content.get("schema")
+    if found != schema:
+        raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a {schema.removeprefix('treeopt.')} file")
+    found = content.get("version")
+    if type(found) is not int or found != version:
+        raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads version {version}; make the file again")
+    return content
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond the range of numbers")
+    return value
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """Finished pieces of a long piece of work, kept in an append-only JSONL file until the whole is done.
+
+    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
+    a warning, and `restarted` is True. A last line torn by a crash is dropped. With `path` None nothing is kept.
+    """
+
+    def __init__(self, path: StrPath | None, fingerprint: str) -> None:
+        """Open or create the journal. Raises OutputError if it cannot be written."""
+        self.path = None if path is None else Path(path)
+        self.restarted = False
+        self._entries: dict[str, Any] = {}
+        self._descriptor: int | None = None
+        self._end = 0
+        if self.path is None:
+            return
+        try:
+            self._recover(self.path, fingerprint)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+            os.ftruncate(self._descriptor, self._end)
+            if self._end == 0:
+                self._append({"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint})
+        except OSError as e:
+            _refuse(self.path, e)
+
+    def __len__(self) -> int:
+        """Number of keys kept."""
+        return len(self._entries)
+
+    def get(self, key: str) -> Any | None:
+        """What was put under a key, in this run or in an earlier one; None if nothing was."""
+        return self._entries.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
+        if self.path is None:
+            return
+        self._append({"key": key, "value": value})
+        self._entries[key] = json.loads(json.dumps(value))  # a resumed run and this one see the same types
+
+    def close(self) -> None:
+        """Stop writing and leave the file for a later run."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def finish(self) -> None:
+        """The work is done: delete the file."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Journal":
+        """The journal itself; it is closed, not deleted, at the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _recover(self, path: Path, fingerprint: str) -> None:
+        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends."""
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        lines = content.split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
+        records = [_record(line) for line in lines]
+        if content and (not lines or (records[0] or {}).get("fingerprint") != fingerprint):
+            aside = path.with_name(path.name + ".old")
+            _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
+            os.replace(path, aside)
+            self.restarted = True
+            return
+        for line, record in zip(lines, records, strict=True):
+            if record is None:
+                _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
+                return
+            if "key" in record:
+                self._entries[str(record["key"])] = record.get("value")
+            self._end += len(line) + 1
+
+    def _append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        assert self.path is not None
+        if self._descriptor is None:
+            raise ValueError(f"journal {self.path} is closed")
+        try:
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+            _write_all(self._descriptor, line)
+            os.fsync(self._descriptor)
+        except BaseException as e:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
+            if isinstance(e, OSError):
+                _refuse(self.path, e)
+            raise
+        self._end += len(line)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

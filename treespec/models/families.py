@@ -1,0 +1,194 @@
+"""Which model families are exact with trees, how each takes its mask, and which are refused, and why.
+
+A pass over a tree is exact when every node's logits equal those of its own path run alone. That needs attention which
+reads nothing but the mask, the positions and the K/V rows: no running state, no bias by row number, no hidden window.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+from treespec.errors import ModelError
+
+MaskStyle = Literal["single", "by-layer-type"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a model of this configuration is run over a tree."""
+
+    model_type: str
+    mask_style: MaskStyle
+    """One 4D mask for all layers, or a dict of one per layer type (a lone mask would silently drop the windows)."""
+    window: int | None
+    """Positions that a sliding layer sees, the token's own included; None: every layer sees all."""
+    max_positions: int | None
+    """Positions the model knows; None: no limit in its configuration."""
+    attention: Literal["eager"] | None
+    """The attention implementation to load it with; None: transformers' own choice (sdpa where the family has it)."""
+    verified: bool
+    """In the table of tested families; others must pass `verify_exactness` first."""
+
+
+VERIFIED: Mapping[str, MaskStyle] = MappingProxyType(
+    {
+        "llama": "single",
+        "qwen2": "by-layer-type",
+        "qwen3": "by-layer-type",
+        "mistral": "single",
+        "ministral": "by-layer-type",
+        "gemma": "single",
+        "gemma2": "by-layer-type",
+        "gemma3_text": "by-layer-type",
+        "gpt_oss": "by-layer-type",
+        "gpt2": "single",
+        "opt": "single",
+        "gpt_neox": "single",
+        "phi": "single",
+        "phi3": "single",
+        "falcon": "single",
+        "starcoder2": "single",
+        "olmo2": "single",
+        "mixtral": "single",
+        "qwen3_moe": "single",
+        "deepseek_v3": "single",
+    }
+)
+"""model_type -> how it takes its mask. The tests hold every one of them to its paths run alone."""
+
+_RUNNING_STATE = "it carries a running state from token to token, which the branches of a tree cannot share"
+_ROW_BIAS = "it biases attention by cache row instead of by position (ALiBi), which is wrong for tree nodes"
+_ROW_WINDOW = "its attention windows and causal order go by cache row instead of by position, which is wrong for tree nodes"
+_BOTH_WAYS = "it is an encoder-decoder or reads text in both directions; trees need a decoder-only causal language model"
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                "bamba",
+                "falcon_h1",
+                "falcon_mamba",
+                "granitemoehybrid",
+                "jamba",
+                "kimi_linear",
+                "lfm2",
+                "lfm2_moe",
+                "mamba",
+                "mamba2",
+                "minimax",
+                "nemotron_h",
+                "olmo_hybrid",
+                "qwen3_5",
+                "qwen3_5_moe",
+                "qwen3_5_text",
+                "qwen3_5_moe_text",
+                "qwen3_next",
+                "recurrent_gemma",
+                "rwkv",
+                "xlstm",
+                "zamba",
+                "zamba2",
+            ),
+            _RUNNING_STATE,
+        ),
+        "bloom": _ROW_BIAS,
+        "mpt": _ROW_BIAS,
+        "gpt_neo": _ROW_WINDOW,
+        "llama4": "its layers attend in chunks, which are not supported over trees",
+        "llama4_text": "its layers attend in chunks, which are not supported over trees",
+        **dict.fromkeys(
+            (
+                "bart",
+                "bert",
+                "blenderbot",
+                "encoder-decoder",
+                "led",
+                "longt5",
+                "m2m_100",
+                "marian",
+                "mbart",
+                "mt5",
+                "pegasus",
+                "t5",
+                "umt5",
+            ),
+            _BOTH_WAYS,
+        ),
+    }
+)
+"""model_type -> why it can never be exact here."""
+
+_MASKED_LAYERS = {"full_attention", "sliding_attention"}
+_WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_window", "local_window_size", "window_size", "attention_chunk_size")
+_PLAIN_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
+
+
+def check(config: PreTrainedConfig, name: str = "") -> Family:
+    """How to run a model of this configuration over trees.
+
+    Raises ModelError, with the family and the reason, where no exact way is known.
+    """
+    text = config.get_text_config(decoder=True)
+    model_type = str(text.model_type)
+    who = f"{name or 'this model'} (family {model_type})"
+    reason = REFUSED.get(str(config.model_type)) or REFUSED.get(model_type) or _refusal(config, text)
+    if reason:
+        raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example one of: {', '.join(VERIFIED)}")
+    sliding = _window(text)
+    if sliding is not None and model_type not in VERIFIED:
+        raise ModelError(
+            f"{who} has sliding windows of {sliding} positions and is not verified with trees: how it takes masks is unknown; "
+            f"use one of: {', '.join(VERIFIED)}"
+        )
+    return Family(
+        model_type=model_type,
+        mask_style=VERIFIED.get(model_type, "single"),
+        window=sliding,
+        max_positions=_max_positions(text),
+        attention="eager" if getattr(text, "attn_logit_softcapping", None) else None,
+        verified=str(config.model_type) in VERIFIED,  # a verified text model inside an unknown wrapper is not
+    )
+
+
+def _refusal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:
+    if getattr(config, "is_encoder_decoder", False) or getattr(text, "add_cross_attention", False):
+        return _BOTH_WAYS
+    if getattr(text, "use_bidirectional_attention", None):
+        return _BOTH_WAYS
+    if getattr(text, "alibi", False):
+        return _ROW_BIAS
+    others = sorted(set(getattr(text, "layer_types", None) or ()) - _MASKED_LAYERS)
+    if others:
+        return f"it has layers of type {', '.join(others)}, and only full and sliding attention can follow a tree's mask"
+    return None
+
+
+def _window(text: PreTrainedConfig) -> int | None:
+    """The sliding window in positions, where any layer has one."""
+    kinds = getattr(text, "layer_types", None)
+    names = ("sliding_window",) if text.model_type in VERIFIED else _WINDOW_NAMES
+    window = next((value for name in names if (value := getattr(text, name, None)) is not None), None)
+    if window is None or getattr(text, "use_sliding_window", True) is False:
+        return None
+    if VERIFIED.get(str(text.model_type)) != "single" and kinds is not None and "sliding_attention" not in kinds:
+        return None  # families with a single mask slide in every layer, whatever their layer types say
+    return int(window)
+
+
+def _max_positions(text: PreTrainedConfig) -> int | None:
+    """Positions known; with a rope that changes as the text grows, those before its first change."""
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    for rope in _ropes(text):
+        if rope.get("rope_type", "default") not in _PLAIN_ROPES:
+            original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None) or limit
+            limit = min(value for value in (limit, original) if value is not None) if original is not None else limit
+    return None if limit is None else int(limit)
+
+
+def _ropes(text: PreTrainedConfig) -> list[dict[str, Any]]:
+    parameters = getattr(text, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return nested or [parameters]

@@ -1,0 +1,283 @@
+"""From a local folder or a hub id to a model, a tokenizer or a checked pair of both."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
+from treespec.errors import ModelError
+from treespec.models import families, hub
+from treespec.models.tree_model import TreeModel
+
+EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
+"""Names of the pair that comes with treespec."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target, its draft (None: the target alone) and what they share."""
+
+    target: TreeModel
+    draft: TreeModel | None
+    tokenizer: PreTrainedTokenizerBase | None
+    """None where neither folder holds one: prompts must then come as token ids."""
+    eos_token_ids: frozenset[int]
+    """Of the target's generation config and of the tokenizer."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a provenance record needs: names, revisions, families, sizes, dtypes, device."""
+        return {
+            "target": _describe(self.target),
+            "draft": None if self.draft is None else _describe(self.draft),
+            "device": str(self.target.device),
+            "dtype": str(self.target.dtype).removeprefix("torch."),
+            "vocabulary_size": self.target.vocabulary_size,
+            "eos_token_ids": sorted(self.eos_token_ids),
+        }
+
+
+def load_pair(
+    target: str,
+    draft: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+    draft_revision: str | None = None,
+) -> Pair:
+    """Load both models and check that they speak the same vocabulary.
+
+    Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
+    that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
+    """
+    tokenizer = _tokenizer_or_none(target, revision)
+    target_module = load_model(target, device=device, dtype=dtype, revision=revision)
+    if draft is None:
+        model = TreeModel(target_module, name=target)
+        return Pair(model, None, tokenizer, _eos(model, tokenizer))
+    draft_tokenizer = _tokenizer_or_none(draft, draft_revision)
+    if tokenizer is not None and draft_tokenizer is not None:
+        _require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
+    draft_module = load_model(draft, device=device, dtype=dtype, revision=draft_revision)
+    models = TreeModel(target_module, name=target), TreeModel(draft_module, name=draft)
+    rows = [model.vocabulary_size for model in models]
+    if rows[0] != rows[1]:
+        if tokenizer is None or draft_tokenizer is None:
+            raise ModelError(
+                f"target {target} has {rows[0]} logits and draft {draft} has {rows[1]}, and without both tokenizers their vocabularies "
+                "cannot be compared; use models of one vocabulary, or put the tokenizer files into both folders"
+            )
+        ids = max(tokenizer.get_vocab().values()) + 1
+        if ids > min(rows):
+            raise ModelError(
+                f"the tokenizer has ids up to {ids - 1}, but target {target} has {rows[0]} logits and draft {draft} has {rows[1]}; "
+                "use a draft with the target's whole vocabulary"
+            )
+        models = TreeModel(target_module, name=target, vocabulary=ids), TreeModel(draft_module, name=draft, vocabulary=ids)
+    shared = tokenizer or draft_tokenizer
+    return Pair(models[0], models[1], shared, _eos(models[0], shared))
+
+
+def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None) -> PreTrainedModel:
+    """A causal language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
+
+    `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
+    precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
+    no code from the repository is run. The family is checked before any weight is fetched. Raises ModelError.
+    """
+    where = _device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
+    place = _locate(name, weights=True)
+    _quiet_bars()
+    with _explained(name, place, revision):
+        config = AutoConfig.from_pretrained(place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline)
+    family = families.check(config, name)
+    kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
+    with _explained(name, place, revision):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place.path,
+            revision=revision,
+            dtype=_dtype(dtype, where, config),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=place.offline,
+            output_loading_info=True,
+            **kwargs,
+        )
+    module, report = loaded
+    missing = sorted(report.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"{name}: {len(missing)} weights are missing from its files ({', '.join(missing[:3])} ...); save or download the model again"
+        )
+    try:
+        model: PreTrainedModel = module.to(where).eval()
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
+        ) from error
+    return model
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local folder, a hub id, `embedded-target` or `embedded-draft`. Raises ModelError."""
+    tokenizer = _tokenizer_or_none(name, revision)
+    if tokenizer is None:
+        raise ModelError(
+            f"{name} holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); copy the files of the model's tokenizer into the folder"
+        )
+    return tokenizer
+
+
+def _tokenizer_or_none(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+    place = _locate(name)
+    if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
+        return None
+    with _explained(name, place, revision):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
+        )
+    return tokenizer
+
+
+def _require_same_vocabulary(target: str, tokenizer: PreTrainedTokenizerBase, draft: str, draft_tokenizer: PreTrainedTokenizerBase) -> None:
+    ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if ours == theirs:
+        return
+    odd = sorted(ours.items() ^ theirs.items(), key=lambda item: (item[1], item[0]))
+    token, index = odd[0]
+    raise ModelError(
+        f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
+        f"({token!r}): a draft must share the target's tokenizer; use another draft or train one (treeopt train-draft)"
+    )
+
+
+def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
+    own = getattr(tokenizer, "eos_token_id", None)
+    return target.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
+
+
+def _describe(model: TreeModel) -> dict[str, Any]:
+    config = model.module.config
+    return {
+        "name": model.name,
+        "revision": getattr(config, "_commit_hash", None),
+        "family": model.family.model_type,
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "layers": config.get_text_config(decoder=True).num_hidden_layers,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": config.get_text_config(decoder=True)._attn_implementation,
+        "transformers": transformers.__version__,
+    }
+
+
+def _device(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f'device "{device}" is not known; use cpu, cuda or cuda:N') from error
+    if where.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
+        if (getattr(where, "index", None) or 0) >= torch.cuda.device_count():
+            raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
+    elif where.type != "cpu":
+        raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
+    return where
+
+
+def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    if dtype != "auto":
+        return DTYPES[dtype]
+    if where.type == "cpu":
+        return torch.float32
+    own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
+    if own in ("float16", "bfloat16"):
+        return DTYPES[own]
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name leads: a local folder, or a hub id and whether only its cached files can be had."""
+
+    path: str
+    local: bool
+    offline: bool
+
+
+def _locate(name: str, weights: bool = False) -> _Place:
+    """Find a name's files, or say why it has none before any library is asked."""
+    folder = EMBEDDED.get(name) or Path(name).expanduser()
+    if folder.is_dir():
+        _require_files(name, folder, weights)
+        return _Place(str(folder), local=True, offline=True)
+    if name in EMBEDDED:
+        raise ModelError(f"{name} is not in this installation; train it with: python -m treespec.embedded.train --out {folder.parent}")
+    if folder.exists():
+        raise ModelError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
+    if not hub.is_repository_id(name):
+        raise ModelError(f"there is no folder {name}, and it is no hub id (owner/name) either; check the path")
+    return _Place(name, local=False, offline=not hub.is_reachable())
+
+
+def _require_files(name: str, folder: Path, weights: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
+    if weights and not any(folder.glob("*.safetensors")):
+        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        found = f" (only {others[0]}, a pickle, which could run code and is never read)" if others else ""
+        raise ModelError(f"folder {name} holds no .safetensors weights{found}; save the model with save_pretrained")
+
+
+@contextmanager
+def _explained(name: str, place: _Place, revision: str | None) -> Iterator[None]:
+    """Turn what the libraries raise into one sentence for people."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+        causes = list(_chain(error))
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            message = f"{name} is gated on the hub: accept its terms there and log in (hf auth login), or give a local folder"
+        elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+            message = f"{name} has no revision {revision} on the hub; check --revision"
+        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            message = f"{name} is neither a local folder nor a model on the hub (or it is private: hf auth login); check the name"
+        elif not place.local and place.offline:
+            message = f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
+        elif "trust_remote_code" in str(error):
+            message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
+        else:
+            message = f"{name} cannot be loaded: {_first_line(error)}"
+        raise ModelError(message) from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _quiet_bars() -> None:
+    """No progress bars where nobody watches: they belong on a terminal."""
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,199 @@
+"""TreeModel: a Hugging Face causal language model that runs the nodes of a tree in one pass, exactly."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from treespec.errors import CapacityError, ModelError
+from treespec.models import families
+from treespec.models.exactness import verify_exactness
+from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
+
+MASK_ALIGNMENT = 16
+"""Mask rows start at multiples of this many elements: CUDA's attention kernels copy the mask once per layer otherwise."""
+
+
+class TreeModel:
+    """One sequence through one model: tokens at explicit positions, K/V rows in slots that the caller addresses.
+
+    Contract of a pass: a token's position is the number of rows it attends to besides its own, which lie at positions
+    0, 1, ... before it; the caller's mask says which slots hold them. Attention masks, sliding windows and the cache are
+    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode.
+
+    Args:
+        module: the model, with attention "sdpa" or "eager".
+        name: what messages and provenance call it.
+        vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
+
+    Raises:
+        ModelError: the family cannot be exact with trees, by table or by `verify_exactness` on this very module.
+    """
+
+    def __init__(self, module: PreTrainedModel, *, name: str = "", vocabulary: int | None = None) -> None:
+        self.module = module
+        torch.nn.Module.eval(module)
+        self.name = name or str(getattr(module.config, "_name_or_path", "")) or str(module.config.model_type)
+        self.family = families.check(module.config, self.name)
+        text = module.config.get_text_config(decoder=True)
+        attention = str(getattr(text, "_attn_implementation", None))
+        if attention not in ("sdpa", "eager"):
+            raise ModelError(
+                f'{self.name} uses attention "{attention}", which takes no tree masks; load it with attn_implementation="sdpa"'
+            )
+        self.vocabulary_rows = _logit_rows(module)
+        self.vocabulary_size = min(vocabulary or self.vocabulary_rows, self.vocabulary_rows)
+        self.device: torch.device = module.device
+        self.dtype: torch.dtype = module.dtype
+        self.max_positions = self.family.max_positions
+        self.eos_token_ids = _eos_token_ids(module)
+        self._cuts = self.vocabulary_size < self.vocabulary_rows
+        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._shapes: tuple[LayerShape, ...] | None = None
+        self._cache: TreeCache | None = None
+        self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
+        if not self.family.verified:
+            verify_exactness(self)
+
+    @property
+    def capacity(self) -> int:
+        """Cache slots there are now."""
+        return 0 if self._cache is None else self._cache.capacity
+
+    @torch.inference_mode()
+    def allocate(self, capacity: int) -> None:
+        """Make room for `capacity` slots and forget what is stored; a larger cache that is there already is kept.
+
+        Raises CapacityError when the memory does not hold it.
+        """
+        if capacity < 1:
+            raise CapacityError(f"{capacity} cache slots were asked for, but a model needs at least 1")
+        if capacity <= self.capacity:
+            return
+        if self._shapes is None:
+            self._shapes = self._probe()
+        self._cache = None  # before the larger one, so that both never exist at once
+        try:
+            self._cache = TreeCache(self._shapes, capacity)
+        except torch.OutOfMemoryError as error:
+            raise CapacityError(
+                f"{self.name}: no memory on {self.device} for a cache of {capacity} slots; use a shorter --max-length or a smaller --dtype"
+            ) from error
+        self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Store q tokens in their slots and return their logits, or those of the rows `keep` only.
+
+        `tokens`, `positions`, `slots`: int64 [q], slots distinct. `mask`: bool [q, kv], kv <= capacity, True where the
+        token may attend to the slot; its own slot must be among them, and the pass looks at no slot beyond kv. `keep`:
+        int64 [k], indices into the q tokens. Returns [q or k, vocabulary] in the model's dtype. Nothing here waits for
+        the device.
+        """
+        cache = self._require(mask.shape[1])
+        cache.begin(slots, mask.shape[1])
+        kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        output = self.module(
+            input_ids=tokens[None],
+            attention_mask=self._masks(positions, slots, mask),
+            position_ids=positions[None],
+            past_key_values=cache,
+            use_cache=True,
+            **kwargs,
+        )
+        logits: Tensor = output.logits[0]
+        if keep is not None and not self._keeps:
+            logits = logits[keep]
+        return logits[:, : self.vocabulary_size] if self._cuts else logits
+
+    def prefill(self, tokens: Tensor, chunk: int = 512) -> Tensor:
+        """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last."""
+        length = tokens.shape[0]
+        if length < 1:
+            raise CapacityError("the prompt is empty, but a model needs at least 1 token to start from")
+        if self.max_positions is not None and length > self.max_positions:
+            raise CapacityError(
+                f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter --prompt-len"
+            )
+        self._require(length)
+        places = torch.arange(length, device=tokens.device)
+        logits = tokens
+        for start in range(0, length, chunk):
+            part = places[start : start + chunk]
+            stop = start + part.shape[0]
+            logits = self.forward(tokens[start:stop], part, part, places[:stop] <= part[:, None], keep=part[-1:] - start)
+        return logits[0]
+
+    @torch.inference_mode()
+    def move(self, source: Tensor, destination: Tensor) -> None:
+        """Copy the K/V rows of slots `source` int64 [m] to `destination` [m]; all are read before any is written."""
+        if self._cache is None:
+            raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
+        self._cache.move(source, destination)
+        if self.family.window is not None:
+            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, source))
+
+    @torch.inference_mode()
+    def score(self, ids: Tensor, keep_from: int = 0) -> Tensor:
+        """Plain causal pass over int64 [batch, length] rows without the cache: logits [batch, length - keep_from, vocabulary]."""
+        length = ids.shape[1]
+        if not 0 <= keep_from < length:
+            raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {length} tokens")
+        kwargs: dict[str, Any] = {"logits_to_keep": length - keep_from} if self._keeps else {}
+        logits: Tensor = self.module(input_ids=ids, use_cache=False, **kwargs).logits
+        return logits[:, -(length - keep_from) :, : self.vocabulary_size]
+
+    def _require(self, rows: int) -> TreeCache:
+        if self._cache is None or rows > self._cache.capacity:
+            raise CapacityError(f"{self.name}: the pass needs {rows} cache slots, but {self.capacity} are allocated; allocate more first")
+        return self._cache
+
+    def _masks(self, positions: Tensor, slots: Tensor, mask: Tensor) -> Tensor | dict[str, Tensor]:
+        """The mask or masks in the form that the family takes."""
+        window = self.family.window
+        if window is None:
+            full = _additive(mask, self.dtype)
+            return full if self.family.mask_style == "single" else {"full_attention": full}
+        self._slot_positions.index_copy_(0, slots, positions)
+        kv = mask.shape[1]
+        if kv <= window:  # no row can lie further back than there are rows
+            full = _additive(mask, self.dtype)
+            return full if self.family.mask_style == "single" else {"full_attention": full, "sliding_attention": full}
+        near = positions[:, None] - self._slot_positions[:kv] < window
+        sliding = _additive(mask & near, self.dtype)
+        if self.family.mask_style == "single":
+            return sliding
+        return {"full_attention": _additive(mask, self.dtype), "sliding_attention": sliding}
+
+    def _probe(self) -> tuple[LayerShape, ...]:
+        """Shapes of what each layer stores, from one token through the module with its own growing cache."""
+        cache = DynamicCache()
+        self.module(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.device), past_key_values=cache, use_cache=True)
+        shapes = layer_shapes(cache)
+        if not shapes:
+            raise ModelError(f"{self.name} (family {self.family.model_type}) stores no K/V rows in the cache it is given; trees need them")
+        return shapes
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, 1, q, kv] to add to attention scores: 0 where `mask` is True, else -inf. One conversion here saves one per layer."""
+    q, kv = mask.shape
+    rows = torch.full((q, -(-kv // MASK_ALIGNMENT) * MASK_ALIGNMENT), float("-inf"), dtype=dtype, device=mask.device)
+    return rows[:, :kv].masked_fill_(mask, 0.0)[None, None]
+
+
+def _logit_rows(module: Any) -> int:
+    """Width of the module's logits."""
+    weight = getattr(module.get_output_embeddings(), "weight", None)
+    return int(module.config.get_text_config(decoder=True).vocab_size if weight is None else weight.shape[0])
+
+
+def _eos_token_ids(module: PreTrainedModel) -> frozenset[int]:
+    """The generation config's EOS ids; the model config's where it names none."""
+    for config in (getattr(module, "generation_config", None), module.config.get_text_config(decoder=True)):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else [int(i) for i in ids])
+    return frozenset()

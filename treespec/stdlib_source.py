@@ -1,0 +1,90 @@
+"""The running Python's own standard library as text, split for ever into training and held-out modules.
+
+The split depends on nothing but the dotted module name, so it is the same on every machine: a module is held out when
+the first byte of the SHA-256 of its name is below `HELD_OUT_BELOW` (1 in 8). The embedded pair is trained on the other
+modules only; the data set `stdlib` serves held-out ones only.
+"""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+HELD_OUT_BELOW = 32
+"""Out of 256: the share of modules that training never sees."""
+
+PIECE_CHARACTERS = 6000
+"""A data set row is a run of whole lines about this long (some 1,500 to 2,000 tokens of the embedded pair)."""
+
+_GENERATED_TABLES = ("encodings", "pydoc_data")  # character maps and rendered documentation: not text that people write
+_THIRD_PARTY = ("site-packages", "dist-packages")
+_NOT_EVERYWHERE = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "distutils")  # absent from some Pythons
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file of the standard library."""
+
+    name: str
+    path: Path
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the module belongs to the evaluation side of the split."""
+        return hashlib.sha256(self.name.encode()).digest()[0] < HELD_OUT_BELOW
+
+    @cached_property
+    def text(self) -> str:
+        """The source; undecodable bytes (a few test files have some on purpose) become U+FFFD."""
+        return self.path.read_text(encoding="utf-8", errors="replace")
+
+
+def modules(split: Literal["train", "held-out"], root: Path | None = None) -> Iterator[Module]:
+    """Modules of one side of the split, sorted by name.
+
+    `held-out` leaves out the packages that not every distribution of Python carries, so that its rows are much the
+    same everywhere; `train` takes all that is there. `root` stands in for the standard library's folder in tests.
+    """
+    folder = root or Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if parts[0] in _GENERATED_TABLES or any(p in _THIRD_PARTY or p.startswith("config-") for p in parts):
+            continue
+        module = Module(".".join(parts).removesuffix(".__init__"), path)
+        if split == "train" and not module.held_out:
+            yield module
+        if split == "held-out" and module.held_out and parts[0] not in _NOT_EVERYWHERE:
+            yield module
+
+
+def pieces(text: str, characters: int = PIECE_CHARACTERS) -> list[str]:
+    """Cut a text at line ends into pieces of about `characters`; a short rest joins the piece before it."""
+    found: list[str] = []
+    piece = ""
+    for line in text.splitlines(keepends=True):
+        piece += line
+        if len(piece) >= characters:
+            found.append(piece)
+            piece = ""
+    if not found:
+        return [piece] if piece else []
+    if len(piece) >= characters // 2:
+        return [*found, piece]
+    found[-1] += piece
+    return found
+
+
+def held_out_rows(root: Path | None = None) -> list[tuple[str, str]]:
+    """(row name, text) of every held-out piece: first pieces of all modules, then all second pieces, and so on.
+
+    Modules follow one another in the order of their names' hashes, so that any run of rows mixes many modules.
+    """
+    rows = [
+        (index, hashlib.sha256(m.name.encode()).hexdigest(), f"{m.name}#{index}", piece)
+        for m in modules("held-out", root)
+        for index, piece in enumerate(pieces(m.text))
+    ]
+    return [(name, piece) for _, _, name, piece in sorted(rows)]

@@ -1,0 +1,200 @@
+"""SpeculationTree: the shape of one speculation step, as an immutable array of parents."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treespec.errors import TreeError
+
+MAX_SIZE = 1 << 16
+"""Trees beyond this are refused before anything of their size is allocated."""
+
+
+@dataclass(frozen=True)
+class SpeculationTree:
+    """An ordered tree of tokens to verify in one target pass.
+
+    `parents[i]` is the id of node i's parent, -1 for the root, which is node 0: the last committed token. Ids are
+    breadth-first with siblings contiguous in rank order, so parents never decrease. Everything else is derived.
+
+    Raises TreeError for arrays that break this order (use `from_parents` to renumber any valid array).
+    """
+
+    parents: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        parents = self.parents
+        if not parents:
+            raise TreeError("a tree has at least its root, but parents is empty; pass (-1,) for no speculation")
+        if len(parents) > MAX_SIZE:
+            raise TreeError(f"tree size {len(parents)} is above the limit of {MAX_SIZE} nodes; use a smaller tree")
+        if parents[0] != -1:
+            raise TreeError(f"node 0 is the root and has parent -1, but parents[0] is {parents[0]}")
+        for node in range(1, len(parents)):
+            if not 0 <= parents[node] < node:
+                raise TreeError(f"parents[{node}] is {parents[node]}, but it must lie in [0, {node - 1}]: parents come before their children")
+            if parents[node] < parents[node - 1]:
+                raise TreeError(
+                    f"parents[{node}] = {parents[node]} is below parents[{node - 1}] = {parents[node - 1]}: "
+                    "ids must be breadth-first with siblings contiguous; SpeculationTree.from_parents renumbers"
+                )
+
+    # -- builders ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_parents(cls, parents: Sequence[int]) -> "SpeculationTree":
+        """Any parents array (parents before children; siblings ranked in id order), renumbered breadth-first."""
+        for node, parent in enumerate(parents):
+            if (node == 0 and parent != -1) or (node > 0 and not 0 <= parent < node):
+                raise TreeError(f"parents[{node}] is {parent}, but parents come before their children and only node 0 has parent -1")
+        children: list[list[int]] = [[] for _ in parents]
+        for node in range(1, len(parents)):
+            children[parents[node]].append(node)
+        order, renumbered = [0] if parents else [], [-1] if parents else []
+        for new, old in enumerate(order):  # grows while it is walked
+            order += children[old]
+            renumbered += [new] * len(children[old])
+        return cls(tuple(renumbered))
+
+    @classmethod
+    def chain(cls, depth: int) -> "SpeculationTree":
+        """One path of `depth` drafted tokens: classical speculative decoding.
+
+        >>> SpeculationTree.chain(2).parents
+        (-1, 0, 1)
+        """
+        return cls.k_chains(1, depth)
+
+    @classmethod
+    def k_ary(cls, branches: int, depth: int) -> "SpeculationTree":
+        """The complete tree in which every node above the last level has `branches` children."""
+        _require_counts(branches=branches, depth=depth)
+        return cls.from_branches([[branches] * branches**level for level in range(depth)])
+
+    @classmethod
+    def k_chains(cls, chains: int, depth: int) -> "SpeculationTree":
+        """`chains` independent paths of `depth` tokens that share the root only (Sequoia's KxL baseline trees)."""
+        _require_counts(branches=chains, depth=depth)
+        if depth == 0:
+            return cls((-1,))
+        return cls.from_branches([[chains], *([[1] * chains] * (depth - 1))])
+
+    @classmethod
+    def from_branches(cls, branches: Iterable[Sequence[int]]) -> "SpeculationTree":
+        """From the child counts of every node, level by level; levels without children may be left out at the end.
+
+        >>> SpeculationTree.from_branches([[2], [1, 0]]).parents
+        (-1, 0, 0, 1)
+        """
+        parents = [-1]
+        level = [0]
+        for depth, counts in enumerate(branches):
+            if len(counts) != len(level) or any(c < 0 for c in counts):
+                raise TreeError(f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {len(level)} nodes; give one count >= 0 for each")
+            first = len(parents)
+            if first + sum(counts) > MAX_SIZE:
+                raise TreeError(f"tree size {first + sum(counts)} is above the limit of {MAX_SIZE} nodes; use a smaller tree")
+            for node, count in zip(level, counts, strict=True):
+                parents += [node] * count
+            level = list(range(first, len(parents)))
+        return cls(tuple(parents))
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Sequence[int]]) -> "SpeculationTree":
+        """From Medusa-style paths of ranks, root left out; prefixes are implied, ranks must have no gaps.
+
+        >>> SpeculationTree.from_paths([(0, 0), (1,)]).parents
+        (-1, 0, 0, 1)
+        """
+        nodes = {tuple(p[: i + 1]) for p in paths for i in range(len(p))}
+        for path in nodes:
+            if path[-1] < 0 or (path[-1] > 0 and (*path[:-1], path[-1] - 1) not in nodes):
+                raise TreeError(f"path {list(path)} has rank {path[-1]} without rank {path[-1] - 1} beside it; ranks start at 0 without gaps")
+        order = [(), *sorted(nodes, key=lambda p: (len(p), p))]
+        index = {path: i for i, path in enumerate(order)}
+        return cls((-1, *(index[path[:-1]] for path in order[1:])))
+
+    # -- derived ----------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of nodes, the root included."""
+        return len(self.parents)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Edges from the root, per node."""
+        depths = [0]
+        for parent in self.parents[1:]:
+            depths.append(depths[parent] + 1)
+        return tuple(depths)
+
+    @property
+    def depth(self) -> int:
+        """Edges from the root to the deepest node: the number of draft passes in a step."""
+        return self.depths[-1]
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """0-based order among siblings, per node; the root's is 0."""
+        seen: dict[int, int] = {}
+        ranks = []
+        for parent in self.parents:
+            ranks.append(seen.get(parent, 0))
+            seen[parent] = ranks[-1] + 1
+        return tuple(ranks)
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Ids of each node's children in rank order (Sequoia's `Successors`)."""
+        children: list[list[int]] = [[] for _ in self.parents]
+        for node in range(1, self.size):
+            children[self.parents[node]].append(node)
+        return tuple(tuple(c) for c in children)
+
+    @property
+    def max_branch(self) -> int:
+        """Most children that any node has."""
+        return max(len(c) for c in self.children)
+
+    @cached_property
+    def levels(self) -> tuple[range, ...]:
+        """Ids of the nodes of each depth; level 0 is the root alone."""
+        bounds = np.searchsorted(self.depths, np.arange(self.depth + 2))
+        return tuple(range(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Nodes at each depth."""
+        return tuple(len(level) for level in self.levels)
+
+    @cached_property
+    def ancestor_mask(self) -> NDArray[np.bool_]:
+        """[size, size]; True where the column is an ancestor of the row, or the row itself. Read-only."""
+        mask = np.eye(self.size, dtype=bool)
+        for node in range(1, self.size):
+            mask[node] |= mask[self.parents[node]]
+        mask.flags.writeable = False
+        return mask
+
+    @cached_property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks on the way from the root, per node but the root, sorted by (length, ranks)."""
+        paths: list[tuple[int, ...]] = [()]
+        for node in range(1, self.size):
+            paths.append((*paths[self.parents[node]], self.ranks[node]))
+        return tuple(paths[1:])
+
+    def truncated(self, size: int) -> "SpeculationTree":
+        """The first `size` nodes in breadth-first order, which form a tree of their own."""
+        _require_counts(size=size)
+        return self if size >= self.size else SpeculationTree(self.parents[: max(1, size)])
+
+
+def _require_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 0:
+            raise TreeError(f"{name} is {value}, but it must be 0 or more")

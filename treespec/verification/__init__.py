@@ -1,0 +1,1 @@
+"""Run a growmap beside its baseline and report what was seen."""

@@ -1,0 +1,235 @@
+"""EvaluationReport: raw per-prompt results; every figure that people quote is derived from them. No torch."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treespec.errors import ProfileError
+from treespec.files import read_json, write_json
+
+SCHEMA, VERSION = "treeopt.evaluation", 1
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where a tree's greedy output first left the autoregressive one."""
+
+    position: int
+    """Index into the generated tokens."""
+    tree_token: int
+    baseline_token: int
+    logit_gap: float
+    """The target's top-2 logit gap there, in one plain pass over the common prefix: near zero is a rounding tie."""
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt decoded both ways. Seconds leave prompt passes out."""
+
+    row: int
+    name: str
+    tokens: int
+    steps: int
+    seconds: float
+    baseline_tokens: int
+    baseline_seconds: float
+    accepted_depths: tuple[int, ...] = ()
+    """Per step: accepted drafted tokens."""
+    mismatch: Mismatch | None = None
+    output: tuple[int, ...] = ()
+    """Generated ids, when they are kept."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds per part of a step, when a breakdown was asked for."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PromptResult":
+        """The inverse of `dataclasses.asdict`."""
+        mismatch = data.get("mismatch")
+        return cls(
+            **{
+                **data,
+                "accepted_depths": tuple(data.get("accepted_depths", ())),
+                "output": tuple(data.get("output", ())),
+                "mismatch": Mismatch(**mismatch) if mismatch else None,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the growmap promised: expected tokens per step and seconds per step (None where not predicted)."""
+
+    tokens_per_step: float | None = None
+    seconds_per_step: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
+
+    mode: Literal["tree", "baseline"]
+    results: tuple[PromptResult, ...]
+    temperature: float
+    predicted: Prediction = Prediction()
+    tree: dict[str, Any] | None = None
+    prompts: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.float64]]:
+        """Per prompt: steps, seconds and the tokens after the first, which comes from the prompt pass."""
+        rows = [(r.tokens - 1, r.steps, r.seconds, max(0, r.baseline_tokens - 1), r.baseline_seconds) for r in self.results]
+        return dict(zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True))
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, each prompt's first (from its prompt pass) included."""
+        return sum(r.tokens for r in self.results)
+
+    @property
+    def steps(self) -> int:
+        """Target passes after the prompt passes."""
+        return sum(r.steps for r in self.results)
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """(tokens - prompts) / steps; None without a step."""
+        return self._figure(_tokens_per_step)
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """Decoding seconds per token after the first."""
+        return self._figure(_seconds_per_token)
+
+    @property
+    def baseline_seconds_per_token(self) -> float | None:
+        """The same of autoregressive decoding."""
+        return self._figure(_baseline_seconds_per_token)
+
+    @property
+    def speedup(self) -> float | None:
+        """Autoregressive seconds per token over the tree's."""
+        return self._figure(_speedup)
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """95 % bootstrap intervals over prompts of the four figures; None with fewer than two prompts."""
+        return {
+            "tokens_per_step": self._interval(_tokens_per_step),
+            "seconds_per_token": self._interval(_seconds_per_token),
+            "baseline_seconds_per_token": self._interval(_baseline_seconds_per_token),
+            "speedup": self._interval(_speedup),
+        }
+
+    @property
+    def lossless(self) -> Literal["match", "mismatch", "not-applicable"]:
+        """At temperature 0, whether every output equals the autoregressive one, token for token."""
+        if self.mode == "baseline" or self.temperature > 0:
+            return "not-applicable"
+        return "mismatch" if any(r.mismatch for r in self.results) else "match"
+
+    def _figure(self, figure: "_Figure") -> float | None:
+        value = float(figure({name: column.sum() for name, column in self._columns.items()})) if self.results else float("nan")
+        return value if np.isfinite(value) else None
+
+    def _interval(self, figure: "_Figure") -> tuple[float, float] | None:
+        if len(self.results) < 2 or self._figure(figure) is None:
+            return None
+        picks = np.random.default_rng(0).integers(0, len(self.results), (_RESAMPLES, len(self.results)))
+        values = figure({name: column[picks].sum(1) for name, column in self._columns.items()})
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data; the first keys are those that other tools rely on."""
+        spt, base = self.seconds_per_token, self.baseline_seconds_per_token
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "mode": self.mode,
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "tokens_per_step": self.tokens_per_step,
+            "tokens_per_second": 1 / spt if spt else None,
+            "seconds_per_token": spt,
+            "baseline": {"tokens_per_second": 1 / base if base else None, "seconds_per_token": base},
+            "speedup": self.speedup,
+            "intervals_95": self.intervals,
+            "predicted": asdict(self.predicted),
+            "measured_seconds_per_step": sum(r.seconds for r in self.results) / self.steps if self.steps else None,
+            "lossless": self.lossless,
+            "mismatches": sum(r.mismatch is not None for r in self.results),
+            "prompts": len(self.results),
+            "temperature": self.temperature,
+            "tree": self.tree,
+            "prompt_set": self.prompts,
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "results": [asdict(r) for r in self.results],
+        }
+        if any(r.output for r in self.results):
+            data["outputs"] = [list(r.output) for r in self.results]
+        if any(r.parts for r in self.results):
+            data["breakdown"] = self.breakdown
+        return data
+
+    @property
+    def breakdown(self) -> dict[str, float]:
+        """Seconds in each part of the steps, all prompts together."""
+        names = dict.fromkeys(name for r in self.results for name in r.parts)
+        return {name: sum(r.parts.get(name, 0.0) for r in self.results) for name in names}
+
+    def write(self, path: Path) -> None:
+        """Write the report whole or not at all."""
+        write_json(path, self.to_json())
+
+
+def read_report(path: Path) -> EvaluationReport:
+    """Read a report back; derived figures are computed anew. Raises ProfileError for another schema or version."""
+    data = read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError)
+    try:
+        return EvaluationReport(
+            mode=data["mode"],
+            results=tuple(PromptResult.from_json(r) for r in data["results"]),
+            temperature=data["temperature"],
+            predicted=Prediction(**data["predicted"]),
+            tree=data["tree"],
+            prompts=data["prompt_set"],
+            settings=data["settings"],
+            provenance=data["provenance"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ProfileError(f"{path}: the report lacks or misnames {error}; evaluate again to write a new one") from error
+
+
+_Sums = dict[str, Any]
+_Figure = Callable[[_Sums], Any]
+
+
+def _ratio(above: Any, below: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
+
+
+def _tokens_per_step(s: _Sums) -> Any:
+    return _ratio(s["tokens"], s["steps"])
+
+
+def _seconds_per_token(s: _Sums) -> Any:
+    return _ratio(s["seconds"], s["tokens"])
+
+
+def _baseline_seconds_per_token(s: _Sums) -> Any:
+    return _ratio(s["baseline_seconds"], s["baseline_tokens"])
+
+
+def _speedup(s: _Sums) -> Any:
+    return _ratio(_baseline_seconds_per_token(s), _seconds_per_token(s))

@@ -1,0 +1,200 @@
+"""Run a tree beside autoregressive decoding, prompt by prompt, in one process."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from treespec.decoding import Request, StepRecord, decode_autoregressive, decode_speculative
+from treespec.errors import CapacityError, ModelError
+from treespec.files import Journal
+from treespec.models.loading import Pair
+from treespec.models.tree_model import TreeModel
+from treespec.prompts import Prompt, PromptSet
+from treespec.provenance import collect
+from treespec.sampling import Sampling, prompt_generator
+from treespec.timing import Timer, now, timer_for
+from treespec.tree import SpeculationTree
+from treespec.verification.report import EvaluationReport, Mismatch, Prediction, PromptResult
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to decode. `max_length` bounds prompt + generated + tree (None: what is needed)."""
+
+    gen_len: int = 128
+    max_length: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    drafting: str = "topk"
+    seed: int = 0
+    save_tokens: bool = False
+    breakdown: bool = False
+
+    def __post_init__(self) -> None:
+        if self.drafting != "topk":
+            raise ModelError(f"drafting {self.drafting!r} is not available; use topk")
+
+
+def evaluate(
+    pair: Pair,
+    tree: SpeculationTree | None,
+    prompts: PromptSet,
+    settings: EvaluationSettings,
+    *,
+    predicted: Prediction | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> EvaluationReport:
+    """Decode every prompt with the tree and autoregressively (tree None: autoregressively only), interleaved.
+
+    Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
+    `journal`, finished prompts survive an interruption and are not decoded again. Raises CapacityError when prompt,
+    generated tokens and tree do not fit, ModelError for non-finite logits.
+    """
+    sampling = Sampling(settings.temperature, settings.top_p)
+    for prompt in prompts.prompts:
+        check_fits(pair, tree, len(prompt.ids), settings)
+    run = _Run(pair, tree, settings, sampling)
+    log = Journal(journal, _fingerprint(pair, tree, prompts, settings))
+    results: list[PromptResult] = []
+    warm = False
+    for index, prompt in enumerate(prompts.prompts):
+        known = log.get(str(index))
+        if known is not None:
+            results.append(PromptResult.from_json(known))
+            continue
+        if not warm:
+            run.prompt(prompt, index)
+            warm = True
+        results.append(run.prompt(prompt, index))
+        log.put(str(index), asdict(results[-1]))
+        progress("evaluating", index + 1, len(prompts.prompts))
+    log.finish()
+    return EvaluationReport(
+        mode="baseline" if tree is None else "tree",
+        results=tuple(results),
+        temperature=settings.temperature,
+        predicted=predicted or Prediction(),
+        tree=None if tree is None else {"size": tree.size, "depth": tree.depth, "parents": list(tree.parents)},
+        prompts=prompts.describe(),
+        settings=asdict(settings),
+        provenance=collect(
+            device=str(pair.target.device),
+            models=pair.describe(),
+            dtype=str(pair.target.dtype).removeprefix("torch."),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            dataset=prompts.describe(),
+            seed=settings.seed,
+        ).to_json(),
+    )
+
+
+def check_fits(pair: Pair, tree: SpeculationTree | None, prompt_len: int, settings: EvaluationSettings) -> None:
+    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would."""
+    size, depth = (tree.size, tree.depth) if tree else (1, 0)
+    needed = prompt_len + settings.gen_len + size
+    if settings.max_length is not None and needed > settings.max_length:
+        raise CapacityError(
+            f"the growmap has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
+            f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
+            f"pass --max-length {needed} or more, or a smaller growmap"
+        )
+    for role, model in (("target", pair.target), ("draft", pair.draft if tree else None)):
+        if model is not None and model.max_positions is not None and prompt_len + settings.gen_len > model.max_positions:
+            raise CapacityError(
+                f"{prompt_len} prompt and {settings.gen_len} generated tokens need {prompt_len + settings.gen_len} positions, "
+                f"but the {role} model has {model.max_positions}; lower --prompt-len or --gen-len"
+            )
+
+
+class _Run:
+    """Decodes single prompts both ways and times them."""
+
+    def __init__(self, pair: Pair, tree: SpeculationTree | None, settings: EvaluationSettings, sampling: Sampling) -> None:
+        self.pair, self.tree, self.settings, self.sampling = pair, tree, settings, sampling
+        self.device = pair.target.device
+        models = [pair.target] + ([pair.draft] if tree is not None and pair.draft is not None else [])
+        self.vocabulary = min(m.vocabulary_size for m in models)
+        limits = [m.max_positions for m in models if m.max_positions is not None]
+        self.capacity = min([*limits, *([settings.max_length] if settings.max_length else [])], default=None)
+
+    @torch.inference_mode()
+    def prompt(self, prompt: Prompt, index: int) -> PromptResult:
+        """Both decodings of one prompt, the tree's first for even rows."""
+        request = Request(prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity)
+        decoders = {"baseline": lambda: self._baseline(request, index)}
+        if self.tree is not None:
+            decoders["tree"] = lambda: self._tree(request, index)
+        order = sorted(decoders, reverse=index % 2 == 0)
+        done = {name: _timed(decoders[name](), self.device) for name in order}
+        base_tokens, base_steps, base_seconds = done["baseline"]
+        tokens, steps, seconds = done.get("tree", done["baseline"])
+        parts: dict[str, float] = {}
+        for name, value in (part for step in steps for part in step.parts):
+            parts[name] = parts.get(name, 0.0) + value
+        return PromptResult(
+            row=prompt.row,
+            name=prompt.name,
+            tokens=len(tokens),
+            steps=len(steps),
+            seconds=seconds,
+            baseline_tokens=len(base_tokens),
+            baseline_seconds=base_seconds,
+            accepted_depths=tuple(len(s.accepted or ()) for s in steps),
+            mismatch=self._mismatch(prompt.ids, tokens, base_tokens) if self.sampling.greedy and self.tree is not None else None,
+            output=tuple(tokens) if self.settings.save_tokens else (),
+            parts=parts,
+        )
+
+    def _timer(self) -> Timer | None:
+        return timer_for(self.device) if self.settings.breakdown else None
+
+    def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
+        generator = prompt_generator(self.settings.seed, index, self.device)
+        return decode_autoregressive(self.pair.target, request, generator, None if self.tree else self._timer(), self.vocabulary)
+
+    def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
+        if self.tree is None or self.pair.draft is None:
+            raise ModelError("a growmap needs a draft model; pass --draft, or --mode baseline for the target alone")
+        generator = prompt_generator(self.settings.seed, index, self.device)
+        return decode_speculative(self.pair.target, self.pair.draft, self.tree, request, generator, self._timer())
+
+    def _mismatch(self, prompt: tuple[int, ...], tokens: list[int], baseline: list[int]) -> Mismatch | None:
+        if tokens == baseline:
+            return None
+        position = next((i for i, (a, b) in enumerate(zip(tokens, baseline, strict=False)) if a != b), min(len(tokens), len(baseline)))
+        return Mismatch(
+            position=position,
+            tree_token=tokens[position] if position < len(tokens) else -1,
+            baseline_token=baseline[position] if position < len(baseline) else -1,
+            logit_gap=top2_gap(self.pair.target, [*prompt, *baseline[:position]]),
+        )
+
+
+def top2_gap(target: TreeModel, context: list[int]) -> float:
+    """Difference of the two largest next-token logits after a context, in one plain pass."""
+    target.allocate(len(context))
+    best = target.prefill(torch.tensor(context, device=target.device)).float().topk(2).values
+    return float(best[0] - best[1])
+
+
+def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:
+    """(tokens, steps, seconds): the prompt pass is run, but not timed."""
+    first = next(records)
+    started = now(device)
+    steps = list(records)
+    seconds = now(device) - started
+    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
+
+
+def _fingerprint(pair: Pair, tree: SpeculationTree | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
+    known = [pair.describe(), None if tree is None else tree.parents, prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
