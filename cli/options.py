@@ -1,15 +1,17 @@
-"""Option types and groups of options that several commands share."""
+"""Option types, and groups of options that several commands share; a group reaches its command as one dataclass."""
 
+import functools
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-"""A function that becomes a command, or one already."""
+Command = Callable[..., Any]
+"""A function that becomes a command."""
 
 POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
@@ -74,22 +76,41 @@ class DType(click.ParamType):
         return name
 
 
-def resolve_device(device: str) -> str:
-    """`auto` becomes `cuda` where there is a GPU, else `cpu`."""
-    if device != "auto":
-        return device
-    import torch
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which models to load, where and how precise."""
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    target: str
+    draft: str | None
+    revision: str | None
+    draft_revision: str | None
+    device: str
+    dtype: str
 
 
-def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
+@dataclass(frozen=True)
+class PromptOptions:
+    """Which rows of which data set to take, and how much of each."""
 
-    return decorate
+    dataset: str
+    num_prompts: int
+    prompt_len: int
+    start: int
+    end: int | None
+
+    def __post_init__(self) -> None:
+        if self.end is not None and self.end <= self.start:
+            raise click.UsageError(f"--end {self.end} leaves no rows from --start {self.start}; pass --end {self.start + 1} or more.")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How target and draft choose tokens."""
+
+    temperature: float
+    top_p: float
+    drafting: str
+    seed: int
 
 
 format_option = click.option(
@@ -97,8 +118,6 @@ format_option = click.option(
 )
 
 device_option = click.option("--device", type=Device(), default="auto", show_default=True, help="auto: the GPU if there is one.")
-
-seed_option = click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i).")
 
 
 def output_option(default: str) -> Callable[[Command], Command]:
@@ -108,8 +127,10 @@ def output_option(default: str) -> Callable[[Command], Command]:
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """`--target --draft --revision --draft-revision --device --dtype`."""
-    return _stack(
+    """`--target --draft --revision --draft-revision --device --dtype` as `models`."""
+    return _bundle(
+        "models",
+        ModelOptions,
         click.option("--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."),
         click.option("--draft", required=draft_required, metavar="MODEL", help="Folder or hub id of the draft; embedded-draft is the one that comes along."),
         click.option("--revision", metavar="REV", help="Hub revision of the target."),
@@ -120,8 +141,10 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
 
 
 def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
-    """`--dataset --num-prompts --prompt-len --start --end`."""
-    return _stack(
+    """`--dataset --num-prompts --prompt-len --start --end` as `rows`."""
+    return _bundle(
+        "rows",
+        PromptOptions,
         click.option(
             "--dataset",
             default="stdlib",
@@ -137,16 +160,28 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
 
 
 def sampling_options() -> Callable[[Command], Command]:
-    """`--temperature --top-p --drafting --seed`."""
-    return _stack(
+    """`--temperature --top-p --drafting --seed` as `sampling`."""
+    return _bundle(
+        "sampling",
+        SamplingOptions,
         click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target."),
         click.option("--top-p", type=Finite(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus of the target's distribution."),
         click.option("--drafting", type=click.Choice(["topk"]), default="topk", show_default=True, help="topk: children are the draft's most likely tokens."),
-        seed_option,
+        click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i)."),
     )
 
 
-def check_rows(start: int, end: int | None) -> None:
-    """A usage error unless rows are left between `--start` and `--end`."""
-    if end is not None and end <= start:
-        raise click.UsageError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more.")
+def _bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds `options` to a command and hands them to it as one `kind`, under `name`."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def bundled(**values: Any) -> Any:
+            return command(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
+
+        decorated: Command = bundled
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

@@ -1,5 +1,6 @@
 """`treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -7,12 +8,13 @@ import click
 from treeopt.cli.options import (
     POSITIVE,
     IntList,
-    check_rows,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
     format_option,
     model_options,
     output_option,
     prompt_options,
-    resolve_device,
     sampling_options,
 )
 from treeopt.cli.output import Progress, emit, note
@@ -40,22 +42,10 @@ def profile() -> None:
 @output_option("acceptance.json")
 @format_option
 def acceptance(
-    target: str,
-    draft: str,
-    revision: str | None,
-    draft_revision: str | None,
-    device: str,
-    dtype: str,
-    dataset: str,
-    num_prompts: int,
-    prompt_len: int,
-    start: int,
-    end: int | None,
+    models: ModelOptions,
+    rows: PromptOptions,
+    sampling: SamplingOptions,
     gen_len: int,
-    temperature: float,
-    top_p: float,
-    drafting: str,
-    seed: int,
     max_branch: int,
     method: str,
     batch_size: int,
@@ -63,28 +53,15 @@ def acceptance(
     output_format: str,
 ) -> None:
     """How often the draft's rank-k token is the one that the target accepts, on a data set."""
-    check_rows(start, end)
     from treeopt.cli import tables
+    from treeopt.cli.inputs import load_inputs
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
     from treespec.files import check_writable
-    from treespec.models.loading import load_pair, load_tokenizer
-    from treespec.prompts import load_prompts
 
     check_writable(output)
-    prompts = load_prompts(
-        dataset,
-        load_tokenizer(target, revision=revision),
-        num_prompts=num_prompts,
-        prompt_len=prompt_len,
-        start=start,
-        end=end,
-        continuation_len=gen_len if method == "teacher-forced" else 0,
-    )
-    pair = load_pair(target, draft, device=resolve_device(device), dtype=dtype, revision=revision, draft_revision=draft_revision)
-    settings = AcceptanceSettings(
-        drafting=drafting, temperature=temperature, top_p=top_p, gen_len=gen_len, max_branch=max_branch, method=method, seed=seed, batch_size=batch_size
-    )
+    settings = AcceptanceSettings(**asdict(sampling), gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size)
+    pair, prompts = load_inputs(models, rows, continuation_len=gen_len if method == "teacher-forced" else 0)
     with Progress() as progress:
         measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
     measured.write(output)
@@ -94,19 +71,14 @@ def acceptance(
 
 @profile.command()
 @model_options()
-@click.option("--sizes", type=IntList(), help="Tree sizes to time the target with. [default: 1 to 256, with the edges of the hardware's tiles]")
-@click.option("--widths", type=IntList(), help="Level widths to time the draft with. [default: 1, 2, 4, ... up to the largest size]")
+@click.option("--sizes", type=IntList(), help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]")
+@click.option("--widths", type=IntList(), help="Level widths to time the draft with. [default: likewise]")
 @click.option("--context", "--contexts", "contexts", type=IntList(), default="256", show_default=True, help="Tokens in the cache.")
 @click.option("--repetitions", type=POSITIVE, default=20, show_default=True, help="Samples of each point; all are kept.")
 @output_option("latency.json")
 @format_option
 def latency(
-    target: str,
-    draft: str,
-    revision: str | None,
-    draft_revision: str | None,
-    device: str,
-    dtype: str,
+    models: ModelOptions,
     sizes: tuple[int, ...] | None,
     widths: tuple[int, ...] | None,
     contexts: tuple[int, ...],
@@ -116,16 +88,17 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
+    from treeopt.cli.inputs import load_models, resolve_device
     from treeopt.cli.results import latency_summary
-    from treeopt.profiling.latency import LatencySettings, default_sizes, profile_latency
+    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
     from treespec.files import check_writable
-    from treespec.models.loading import load_pair
 
     check_writable(output)
-    device = resolve_device(device)
-    sizes = sizes or default_sizes(device)
-    settings = LatencySettings(sizes=sizes, widths=widths or _powers_of_two(max(sizes)), contexts=contexts, repetitions=repetitions)
-    pair = load_pair(target, draft, device=device, dtype=dtype, revision=revision, draft_revision=draft_revision)
+    device = resolve_device(models.device)
+    settings = LatencySettings(
+        sizes=sizes or default_sizes(device), widths=widths or default_widths(device), contexts=contexts, repetitions=repetitions
+    )
+    pair = load_models(models)
     with Progress() as progress:
         measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress)
     measured.write(output)
@@ -136,7 +109,3 @@ def latency(
 def journal_of(output: Path) -> Path:
     """Where unfinished work on a file is kept, so that the same command goes on with it."""
     return output.with_name(output.name + ".journal")
-
-
-def _powers_of_two(largest: int) -> tuple[int, ...]:
-    return tuple(1 << exponent for exponent in range(largest.bit_length()))

@@ -5,13 +5,12 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from treeopt.latency_model import LatencyModel
+from treeopt.profile_fields import Fields, count, counts, listed, mapping, number, numbers, rows
 from treespec.errors import ProfileError
 from treespec.files import read_bytes, read_json, write_json
 
@@ -24,7 +23,6 @@ _NONE_COLUMN_SLACK = 5e-4
 _VECTOR_LIMIT = 16 << 20
 
 StrPath = str | os.PathLike[str]
-T = TypeVar("T")
 
 
 # -- acceptance -----------------------------------------------------------------------------------------------------------
@@ -57,11 +55,17 @@ class AcceptanceProfile:
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ProfileError(f"temperature is {self.temperature}, but it must be 0 (greedy) or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ProfileError(f"top_p is {self.top_p}, but it must lie in (0, 1]")
         _check_row("rank_probability", self.rank_probability)
         _check_row("none_accepted", (self.none_accepted,))
         total = math.fsum((*self.rank_probability, self.none_accepted))
         if total > 1 + _SUM_SLACK:
-            raise ProfileError(f"rank_probability and none_accepted add up to {total:.6g}, but exclude one another: at most 1; measure again")
+            raise ProfileError(
+                f"rank_probability and none_accepted add up to {total:.6g}, but exclude one another: at most 1; measure again"
+            )
         if self.standard_error and len(self.standard_error) != ranks:
             raise ProfileError(f"standard_error has {len(self.standard_error)} entries for {ranks} ranks; give one for each rank, or none")
         for k, error in enumerate(self.standard_error):
@@ -76,7 +80,9 @@ class AcceptanceProfile:
         if self.positions < 0 or self.prompts < 0 or any(n < 0 for n in self.prompt_positions):
             raise ProfileError(f"positions ({self.positions}), prompts ({self.prompts}) and prompt_positions are counts: 0 or more")
         if len(self.prompt_sums) != len(self.prompt_positions):
-            raise ProfileError(f"prompt_sums has {len(self.prompt_sums)} rows, prompt_positions {len(self.prompt_positions)}; give one of each per prompt")
+            raise ProfileError(
+                f"prompt_sums has {len(self.prompt_sums)} rows, prompt_positions {len(self.prompt_positions)}; give one of each per prompt"
+            )
         for i, sums in enumerate(self.prompt_sums):
             if len(sums) != ranks or not all(map(math.isfinite, sums)):
                 raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of the {ranks} ranks")
@@ -113,22 +119,22 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
     """Read a `treeopt.acceptance` file, or a Sequoia acceptance vector (`.pt`). Raises ProfileError."""
     if os.fspath(path).lower().endswith((".pt", ".pth")):
         return _read_vector(path)
-    data = _Fields(path, read_json(path, schema=ACCEPTANCE_SCHEMA, version=VERSION, error=ProfileError))
+    data = Fields(path, read_json(path, schema=ACCEPTANCE_SCHEMA, version=VERSION, error=ProfileError))
     return data.build(
         lambda: AcceptanceProfile(
             drafting=data.text("drafting"),
-            temperature=data.optional("temperature", _number),
-            top_p=data.optional("top_p", _number),
-            rank_probability=data.get("rank_probability", _numbers),
-            none_accepted=data.get("none_accepted", _number),
-            standard_error=data.get("standard_error", _numbers),
-            positions=data.get("positions", _count),
-            prompts=data.get("prompts", _count),
+            temperature=data.optional("temperature", number),
+            top_p=data.optional("top_p", number),
+            rank_probability=data.get("rank_probability", numbers),
+            none_accepted=data.get("none_accepted", number),
+            standard_error=data.get("standard_error", numbers),
+            positions=data.get("positions", count),
+            prompts=data.get("prompts", count),
             method=data.text("method", ""),
-            by_depth=data.optional("by_depth", _rows),
-            prompt_sums=data.get("prompt_sums", _rows, []),
-            prompt_positions=data.get("prompt_positions", _counts, []),
-            provenance=data.optional("provenance", _object),
+            by_depth=data.optional("by_depth", rows),
+            prompt_sums=data.get("prompt_sums", rows, []),
+            prompt_positions=data.get("prompt_positions", counts, []),
+            provenance=data.optional("provenance", mapping),
         )
     )
 
@@ -141,9 +147,13 @@ def _read_vector(path: StrPath) -> AcceptanceProfile:
     try:
         vector = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises whatever the damaged bytes lead to; none of it runs code of the file's
-        raise ProfileError(f"{path} is no acceptance vector: torch cannot read it as plain tensors; save one float tensor with torch.save") from e
+        raise ProfileError(
+            f"{path} is no acceptance vector: torch cannot read it as plain tensors; save one float tensor with torch.save"
+        ) from e
     if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point() or len(vector) < 2:
-        kind = f"a {vector.dtype} tensor of shape {list(vector.shape)}" if isinstance(vector, torch.Tensor) else f"a {type(vector).__name__}"
+        kind = (
+            f"a {vector.dtype} tensor of shape {list(vector.shape)}" if isinstance(vector, torch.Tensor) else f"a {type(vector).__name__}"
+        )
         raise ProfileError(f"{path} holds {kind}, but an acceptance vector is one float tensor [0, p_1, ..., p_W, none]")
     values = [float(x) for x in vector.tolist()]
     if values[0] != 0:
@@ -230,7 +240,7 @@ class LatencyProfile:
         """The contexts at which the target was measured, ascending."""
         return tuple(sorted({s.context for s in self.target}))
 
-    def at_context(self, context: int | None = None) -> "LatencyModel":
+    def at_context(self, context: int | None = None) -> LatencyModel:
         """Medians at the measured context that equals `context` or is the next larger one; None: the smallest.
 
         Raises ProfileError, naming the measured contexts, if none is large enough.
@@ -257,61 +267,22 @@ class LatencyProfile:
         write_json(path, self.to_json())
 
 
-@dataclass(frozen=True)
-class LatencyModel:
-    """Predicted seconds at one context: (nodes, median seconds) pairs of target sizes and draft widths, ascending.
-
-    The time of an unmeasured number of nodes is that of the next larger measured one.
-    """
-
-    context: int
-    target: tuple[tuple[int, float], ...]
-    draft: tuple[tuple[int, float], ...]
-    overhead_seconds: float
-
-    @property
-    def largest_size(self) -> int:
-        """The largest tree size whose time is known."""
-        return self.target[-1][0]
-
-    @property
-    def largest_width(self) -> int:
-        """The largest draft level width whose time is known."""
-        return self.draft[-1][0]
-
-    def target_seconds(self, size: int) -> float:
-        """Seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
-        return _predict(size, self.target, "tree size")
-
-    def draft_seconds(self, width: int) -> float:
-        """Seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
-        return _predict(width, self.draft, "draft level width")
-
-    def target_table(self, largest: int) -> NDArray[np.float64]:
-        """[largest + 1] target seconds by size; infinite where nothing is known: beyond the measured sizes and at 0."""
-        return _table(largest, self.target)
-
-    def draft_table(self, largest: int) -> NDArray[np.float64]:
-        """[largest + 1] draft seconds by width; infinite where nothing is known: beyond the measured widths and at 0."""
-        return _table(largest, self.draft)
-
-
 def read_latency(path: StrPath) -> LatencyProfile:
     """Read a `treeopt.latency` file. Raises ProfileError."""
-    data = _Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
+    data = Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
 
     def samples(value: Any) -> tuple[LatencySample, ...]:
-        return tuple(LatencySample(*_sample(item, "size")) for item in _list(value))
+        return tuple(LatencySample(*_sample(item, "size")) for item in listed(value))
 
     def levels(value: Any) -> tuple[DraftSample, ...]:
-        return tuple(DraftSample(*_sample(item, "width")) for item in _list(value))
+        return tuple(DraftSample(*_sample(item, "width")) for item in listed(value))
 
     return data.build(
         lambda: LatencyProfile(
             target=data.get("target", samples),
             draft=data.get("draft", levels),
-            overhead_seconds=data.get("overhead_seconds", _numbers),
-            provenance=data.optional("provenance", _object),
+            overhead_seconds=data.get("overhead_seconds", numbers),
+            provenance=data.optional("provenance", mapping),
         )
     )
 
@@ -340,110 +311,16 @@ def _check_seconds(name: str, seconds: Sequence[float], least: float | None = No
 def _next_context(context: int | None, measured: tuple[int, ...], model: str) -> int:
     at = 0 if context is None else bisect.bisect_left(measured, context)
     if at == len(measured):
-        listed = ", ".join(map(str, measured))
-        raise ProfileError(f"the {model} was not measured at context {context} or beyond, only at {listed}; profile it there, or ask for at most {measured[-1]}")
+        raise ProfileError(
+            f"the {model} was not measured at context {context} or beyond, only at {', '.join(map(str, measured))}; "
+            f"profile it there, or ask for at most {measured[-1]}"
+        )
     return measured[at]
 
 
-def _predict(nodes: int, measured: tuple[tuple[int, float], ...], what: str) -> float:
-    if nodes < 1:
-        raise ProfileError(f"{what} {nodes} has no time; ask for 1 or more")
-    at = bisect.bisect_left(measured, (nodes, -math.inf))
-    if at == len(measured):
-        raise ProfileError(f"{what} {nodes} is beyond {measured[-1][0]}, the largest measured one; profile it, or ask for less")
-    return measured[at][1]
-
-
-def _table(largest: int, measured: tuple[tuple[int, float], ...]) -> NDArray[np.float64]:
-    nodes = np.array([n for n, _ in measured])
-    seconds = np.array([*(s for _, s in measured), np.inf])
-    table = seconds[np.searchsorted(nodes, np.arange(largest + 1))]
-    table[0] = np.inf
-    return table
-
-
-# -- fields of a file -----------------------------------------------------------------------------------------------------
-
-
-class _Fields:
-    """The fields of one file, read with messages that name the file and the key."""
-
-    def __init__(self, path: StrPath, data: Mapping[str, Any]) -> None:
-        self._path = path
-        self._data = data
-
-    def get(self, key: str, read: Callable[[Any], T], default: Any = None) -> T:
-        value = self._data.get(key, default)
-        if value is None:
-            self._refuse(f"has no {key!r}; make the profile again, or add the key")
-        try:
-            return read(value)
-        except (TypeError, ValueError, KeyError, OverflowError) as e:
-            self._refuse(f"has a {key!r} that cannot be: {e}")
-
-    def optional(self, key: str, read: Callable[[Any], T]) -> T | None:
-        return None if self._data.get(key) is None else self.get(key, read)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return self.get(key, _text, default)
-
-    def build(self, make: Callable[[], T]) -> T:
-        try:
-            return make()
-        except ProfileError as e:
-            if str(e).startswith(str(self._path)):
-                raise
-            raise ProfileError(f"{self._path}: {e}") from e
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise ProfileError(f"{self._path} {what}")
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r:.40} is no number")
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r:.40} is no whole number")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.40} is no list")
-    return value
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.40} is no object")
-    return value
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(_number(x) for x in _list(value))
-
-
-def _counts(value: Any) -> tuple[int, ...]:
-    return tuple(_count(x) for x in _list(value))
-
-
-def _rows(value: Any) -> tuple[tuple[float, ...], ...]:
-    return tuple(_numbers(row) for row in _list(value))
-
-
 def _sample(value: Any, unit: str) -> tuple[int, int, tuple[float, ...]]:
-    item = _object(value)
+    item = mapping(value)
     missing = [key for key in (unit, "context", "seconds") if key not in item]
     if missing:
-        raise KeyError(f"an entry without {', '.join(missing)}")
-    return _count(item[unit]), _count(item["context"]), _numbers(item["seconds"])
+        raise ValueError(f"an entry without {', '.join(missing)}")
+    return count(item[unit]), count(item["context"]), numbers(item["seconds"])

@@ -1,5 +1,6 @@
 """Continue many prompts at once with the plain module: the texts on which acceptance is profiled."""
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -33,13 +34,13 @@ def continue_prompts(
     alive = torch.ones(rows, dtype=torch.bool, device=prompts.device)
     valid, finite = [], torch.ones((), dtype=torch.bool, device=prompts.device)
     read = prompts
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
     for done in range(gen_len):
-        logits = module(input_ids=read, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1, :vocabulary]
+        logits = module(input_ids=read, past_key_values=cache, use_cache=True, **last_only).logits[:, -1, :vocabulary]
         finite &= logits.amax(-1).isfinite().all()
-        if sampling.greedy:
-            chosen = choose(logits, sampling, None)
-        else:  # every prompt draws from its own stream, whatever batch it is in
-            chosen = torch.cat([choose(logits[i : i + 1], sampling, generators[i]) for i in range(rows)])
+        # every prompt draws from its own stream, whatever batch it is in
+        draws = [choose(logits[i : i + 1], sampling, generators[i]) for i in range(0 if sampling.greedy else rows)]
+        chosen = torch.cat(draws) if draws else choose(logits, sampling, None)
         valid.append(alive)
         alive = alive & ~torch.isin(chosen, eos)
         read = chosen[:, None]

@@ -1,9 +1,5 @@
 """Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that it saved."""
 
-import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +7,6 @@ from typing import Any
 
 from treespec.dataset_rows import Row, row_of
 from treespec.errors import DatasetError
-
-REACH_SECONDS = 3.0
-"""How long the hub may take to answer at all before it counts as unreachable."""
 
 _EVALUATION_SPLITS = ("test", "validation", "train")
 
@@ -104,33 +97,11 @@ def _library(name: str) -> Any:
 
 
 def _require_hub(name: str) -> None:
-    """Fail within REACH_SECONDS where there is no way to the hub; a proxy set in the environment is used."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    if _is_set("HF_HUB_OFFLINE") or _is_set("HF_DATASETS_OFFLINE"):
-        raise DatasetError(f"data set {name} lives on the hub, but HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; {_REMEDY}")
-    outcome: list[str] = []
-    # a thread, because resolving a name has no time limit of its own
-    thread = threading.Thread(target=lambda: outcome.append(_try_to_reach(endpoint)), daemon=True)
-    thread.start()
-    thread.join(REACH_SECONDS + 0.5)
-    reason = outcome[0] if outcome else f"no answer within {REACH_SECONDS:g} s"
-    if reason:
-        raise DatasetError(f"data set {name} lives on the hub, but {endpoint} cannot be reached ({reason}); {_REMEDY}")
+    """Fail within seconds where there is no way to the hub, in place of the library's long retries."""
+    from treespec.models import hub
 
-
-def _try_to_reach(endpoint: str) -> str:
-    """Why the hub cannot be reached; an empty string if it can."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError as e:  # it answers, if only to say no
-        return f"status {e.code}" if e.code >= 500 or e.code == 407 else ""
-    except (OSError, ValueError) as e:
-        return _reason(getattr(e, "reason", e))
-    return ""
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+    if not hub.is_reachable():
+        raise DatasetError(f"data set {name} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); {_REMEDY}")
 
 
 def _reason(error: object) -> str:

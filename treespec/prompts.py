@@ -84,19 +84,21 @@ class PromptSet:
 
 def load_prompts(
     dataset: str,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     *,
     num_prompts: int,
     prompt_len: int,
     start: int = 0,
     end: int | None = None,
     continuation_len: int = 0,
+    vocabulary_size: int | None = None,
 ) -> PromptSet:
     """The first `prompt_len` tokens of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
 
     `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`. Rows of
-    fewer tokens are skipped and counted; rows of `input_ids` are taken as they are. Fewer than `num_prompts` prompts come
-    back where the rows end. Raises DatasetError: no such data set, a bad row, or no row with enough tokens.
+    fewer tokens are skipped and counted; rows of `input_ids` are taken as they are, and need no tokenizer but its
+    `vocabulary_size`. Fewer than `num_prompts` prompts come back where the rows end. Raises DatasetError: no such data set, a
+    bad row, or no row with enough tokens.
     """
     if num_prompts < 1 or prompt_len < 1 or start < 0 or continuation_len < 0:
         raise DatasetError(
@@ -104,11 +106,13 @@ def load_prompts(
         )
     if end is not None and end <= start:
         raise DatasetError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more")
+    if vocabulary_size is None and tokenizer is not None:
+        vocabulary_size = len(tokenizer)
     name, rows = open_rows(dataset)
     prompts: list[Prompt] = []
     position, skipped, longest = start, 0, 0
     for position, row in enumerate(islice(rows, start, end), start=start + 1):
-        ids = _token_ids(row, tokenizer)
+        ids = _token_ids(row, tokenizer, vocabulary_size)
         if len(ids) >= prompt_len:
             prompts.append(Prompt(position - 1, row.name, ids[:prompt_len], ids[prompt_len : prompt_len + continuation_len]))
         else:
@@ -155,11 +159,13 @@ def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
 
 
-def _token_ids(row: Row, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:
     if row.ids is None:
+        if tokenizer is None:
+            raise DatasetError(f'{row.name} is text, but the model comes without a tokenizer; add its files to the folder, or give rows of "input_ids"')
         return tuple(tokenizer.encode(row.text or ""))
-    limit = len(tokenizer)
-    wrong = next((i for i in row.ids if not 0 <= i < limit), None)
+    wrong = next((i for i in row.ids if i < 0 or (vocabulary_size is not None and i >= vocabulary_size)), None)
     if wrong is not None:
-        raise DatasetError(f'{row.name}: "input_ids" holds {wrong}, but the tokenizer has ids 0 to {limit - 1} only; the row is for another model')
+        limit = "0 or more" if vocabulary_size is None else f"0 to {vocabulary_size - 1}"
+        raise DatasetError(f'{row.name}: "input_ids" holds {wrong}, but the model has ids {limit} only; the row is for another model')
     return row.ids

@@ -1,6 +1,7 @@
 """One injectable timer: consecutive marks split a stretch of work into named parts that sum to the whole."""
 
 import time
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -50,7 +51,7 @@ class HostTimer:
     def parts(self) -> list[tuple[str, float]]:
         """Seconds between consecutive marks."""
         marks, self._marks = self._marks, []
-        return [(name, end - start) for (_, start), (name, end) in zip(marks[:-1], marks[1:], strict=True)]
+        return [(name, end - start) for (_, start), (name, end) in pairwise(marks)]
 
 
 class CudaTimer:
@@ -60,7 +61,7 @@ class CudaTimer:
         self._marks: list[tuple[str, torch.cuda.Event]] = []
 
     def _record(self, name: str) -> None:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append((name, event))
 
@@ -79,7 +80,7 @@ class CudaTimer:
         marks, self._marks = self._marks, []
         if marks:
             marks[-1][1].synchronize()
-        return [(name, start.elapsed_time(end) / 1e3) for (_, start), (name, end) in zip(marks[:-1], marks[1:], strict=True)]
+        return [(name, start.elapsed_time(end) / 1e3) for (_, start), (name, end) in pairwise(marks)]
 
 
 def timer_for(device: torch.device) -> Timer:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +165,7 @@ class SpeculationTree:
     def levels(self) -> tuple[range, ...]:
         """Ids of the nodes of each depth; level 0 is the root alone."""
         bounds = np.searchsorted(self.depths, np.arange(self.depth + 2))
-        return tuple(range(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+        return tuple(range(int(a), int(b)) for a, b in pairwise(bounds))
 
     @property
     def level_widths(self) -> tuple[int, ...]:

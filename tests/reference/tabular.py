@@ -33,7 +33,9 @@ class TabularModel:
         return torch.tensor(self.rule(tuple(tokens.tolist())))
 
     def forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
-        assert mask.dtype == torch.bool and mask.shape[0] == len(tokens) and mask.shape[1] <= self.capacity
+        assert mask.dtype == torch.bool
+        assert mask.shape[0] == len(tokens)
+        assert mask.shape[1] <= self.capacity
         self.passes.append(len(tokens))
         for token, position, slot in zip(tokens.tolist(), positions.tolist(), slots.tolist(), strict=True):
             assert 0 <= slot < self.capacity, f"slot {slot} of {self.capacity}"

@@ -120,9 +120,9 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     _, draft = pair()
     for bad in (float("nan"), float("inf")):
         broken = TabularModel(VOCABULARY, lambda context, bad=bad: [bad if len(context) > 4 else 0.0] * VOCABULARY)
-        with pytest.raises(ModelError, match="not finite at position [34]"):
+        with pytest.raises(ModelError, match=r"not finite at position [34]"):
             list(decode_speculative(broken, draft, SpeculationTree.chain(1), Request((1, 2, 3), 9)))
-        with pytest.raises(ModelError, match="not finite at position [34]"):
+        with pytest.raises(ModelError, match=r"not finite at position [34]"):
             list(decode_autoregressive(broken, Request((1, 2, 3), 9)))
 
 

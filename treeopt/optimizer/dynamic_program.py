@@ -23,18 +23,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows
+from treespec.errors import OptimizerError
 from treespec.tree import SpeculationTree
 
 _BLOCK = 1 << 15
 """Sums held at once: 256 KiB, which stay in a core's cache between addition and maximum."""
 
+_MAX_ENTRIES = 1 << 30
+"""Split sizes kept for rebuilding trees: 2 GiB."""
+
 
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "DynamicProgramFrontier":
     """The frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
 
-    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1.
+    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1 or beyond what memory holds.
     """
-    return DynamicProgramFrontier(check_rows(rows, max_size, max_depth, max_branch), max_size, max_depth)
+    rows = check_rows(rows, max_size, max_depth, max_branch)
+    entries = sum(max_depth - top + 1 for top in range(len(rows))) * (rows.shape[1] + 1) * (max_size + 1)
+    if entries > _MAX_ENTRIES:
+        raise OptimizerError(
+            f"the dynamic programme for {max_size} sizes, {max_depth} depth bounds, {rows.shape[1]} ranks and {len(rows)} rows of probabilities needs "
+            f"{entries * 2 >> 20} MiB, above the limit of {_MAX_ENTRIES * 2 >> 20} MiB; ask for smaller trees, less depth or fewer branches"
+        )
+    return DynamicProgramFrontier(rows, max_size, max_depth)
 
 
 @dataclass(frozen=True)

@@ -23,4 +23,5 @@ def acceptance_rows(profile: AcceptanceProfile, smoothing: str = "none") -> Rows
         return rows
     from scipy.optimize import isotonic_regression
 
-    return np.clip([isotonic_regression(row, increasing=False).x for row in rows], 0.0, 1.0)
+    smooth = [np.asarray(isotonic_regression(row, increasing=False).x, dtype=np.float64) for row in rows]
+    return np.clip(np.stack(smooth), 0.0, 1.0)

@@ -12,6 +12,9 @@ from treespec.tree import MAX_SIZE, SpeculationTree
 Rows = NDArray[np.float64]
 """[depths, ranks]; row d holds the probabilities of a node at depth d's children. Below the last row, that row goes on."""
 
+MAX_CELLS = 1 << 26
+"""Largest number of (size, depth bound) pairs in a frontier: 512 MiB."""
+
 
 class Frontier(ABC):
     """G(n, d): the most expected tokens per step that a tree of exactly n nodes and depth at most d can have.
@@ -44,7 +47,9 @@ class Frontier(ABC):
         """A tree that attains G(size, depth). Raises OptimizerError where there is none."""
         if self.value(size, depth) == -np.inf:
             feasible = int(np.flatnonzero(self.values[depth] > -np.inf)[-1])
-            raise OptimizerError(f"no tree of {size} nodes fits depth {depth} here; the largest has {feasible}: ask for that, or allow more depth")
+            raise OptimizerError(
+                f"no tree of {size} nodes fits depth {depth} here; the largest has {feasible}: ask for that, or allow more depth"
+            )
         return self._tree(size, depth)
 
     @abstractmethod
@@ -67,7 +72,8 @@ class Frontier(ABC):
 def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Rows:
     """The rows that trees within the limits can meet, as [min(depths, max_depth), min(ranks, max_branch)] float64.
 
-    Raises OptimizerError for limits below 1 (0 for the depth), trees beyond MAX_SIZE, and what is no probability.
+    Raises OptimizerError for limits below 1 (0 for the depth), trees beyond MAX_SIZE, tables
+    beyond MAX_CELLS, and what is no probability.
     """
     rows = np.asarray(rows, dtype=np.float64)
     if rows.ndim != 2 or 0 in rows.shape:
@@ -79,6 +85,11 @@ def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Ro
             raise OptimizerError(f"{name} is {limit}, but it must be {least} or more")
     if max_size > MAX_SIZE:
         raise OptimizerError(f"max_size is {max_size}, but trees have at most {MAX_SIZE} nodes; ask for less")
+    if (max_size + 1) * (max_depth + 1) > MAX_CELLS:
+        raise OptimizerError(
+            f"a frontier of {max_size} sizes and {max_depth} depth bounds is above the limit of {MAX_CELLS} pairs; "
+            f"ask for a depth of at most {MAX_CELLS // (max_size + 1) - 1}"
+        )
     rows = np.ascontiguousarray(rows[: max(1, max_depth), :max_branch])
     while len(rows) > 1 and np.array_equal(rows[-1], rows[-2]):
         rows = rows[:-1]  # below the last row, that row goes on
@@ -115,7 +126,9 @@ def expected_tokens(tree: SpeculationTree, rows: Rows) -> float:
     """
     depths, ranks = rows.shape
     if tree.max_branch > ranks:
-        raise OptimizerError(f"the tree has nodes with {tree.max_branch} children, but acceptance is known for {ranks} ranks; profile more ranks")
+        raise OptimizerError(
+            f"the tree has nodes with {tree.max_branch} children, but acceptance is known for {ranks} ranks; profile more ranks"
+        )
     values = [1.0]
     for node in range(1, tree.size):
         row = min(tree.depths[node] - 1, depths - 1)

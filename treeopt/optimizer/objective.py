@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from treeopt.latency_model import LatencyModel
 from treeopt.optimizer.frontier import Frontier
-from treeopt.profiles import LatencyModel
 from treespec.errors import OptimizerError
 from treespec.tree import SpeculationTree
 
@@ -70,11 +70,11 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> 
         bound = min(bound, float(np.min(np.where(reached, (target + depth * cheapest) / tokens, np.inf))))
         seconds[depth] = np.where(reached, target + _draft_seconds(frontier.level_widths(depth), table), np.inf)
     scores = seconds / np.where(frontier.values > 0, frontier.values, 1.0)
-    best_depth, best_size = (int(i) for i in np.argwhere(scores == scores.min())[_smallest(scores)])
+    best_size, best_depth = divmod(int(scores.T.argmin()), len(scores))  # the first: smallest size, then depth
     if not np.isfinite(scores[best_depth, best_size]):
         raise OptimizerError(
-            f"no tree of {'any size' if size is None else f'{size} nodes'} within these limits has only level widths up to {model.largest_width}, the largest "
-            "measured one; profile wider draft levels, or ask for a smaller or deeper tree"
+            f"size is {size}, but every best tree of that size within these limits has a level that is wider than {model.largest_width}, "
+            "the largest measured draft width; profile wider levels, or ask for a smaller or deeper tree"
         )
     chosen = float(seconds[best_depth, best_size])
     return Choice(best_size, best_depth, float(frontier.values[best_depth, best_size]), chosen, min(bound, float(scores.min())))
@@ -83,10 +83,5 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> 
 def _draft_seconds(widths: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float64]:
     """[sizes] seconds of a step's draft passes: one over each level that has a level below it. `widths`: [sizes, levels]."""
     expanded = widths[:, 1:] > 0
-    return np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0).sum(axis=1)
-
-
-def _smallest(scores: NDArray[np.float64]) -> int:
-    """Which of the equally best (depth, size) pairs has the smallest size, then the smallest depth."""
-    pairs = np.argwhere(scores == scores.min())
-    return int(np.lexsort((pairs[:, 0], pairs[:, 1]))[0])
+    seconds: NDArray[np.float64] = np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0).sum(axis=1)
+    return seconds

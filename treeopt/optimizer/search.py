@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from treeopt.latency_model import LatencyModel
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
 from treeopt.optimizer.objective import autoregressive_seconds, choose
-from treeopt.profiles import AcceptanceProfile, LatencyModel, LatencyProfile
+from treeopt.profiles import AcceptanceProfile, LatencyProfile
 from treespec.errors import OptimizerError
 from treespec.tree import MAX_SIZE, SpeculationTree
 
@@ -107,7 +108,13 @@ def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int, *, solver:
 
 
 def _limits(
-    rows: Rows, model: LatencyModel | None, size: int | None, depth: int | None, max_size: int | None, max_depth: int | None, max_branch: int | None
+    rows: Rows,
+    model: LatencyModel | None,
+    size: int | None,
+    depth: int | None,
+    max_size: int | None,
+    max_depth: int | None,
+    max_branch: int | None,
 ) -> tuple[int, int, int]:
     """(largest size, largest depth, most branches) to search, such that `size` is feasible."""
     named = {"size": size, "depth": depth, "max_size": max_size, "max_depth": max_depth, "max_branch": max_branch}
@@ -115,10 +122,16 @@ def _limits(
         if value is not None and value < 1:
             raise OptimizerError(f"{name} is {value}, but it must be 1 or more")
     largest = MAX_SIZE if model is None else model.largest_size
-    known = f"trees have at most {MAX_SIZE} nodes" if model is None else f"the latency profile ends at {largest} nodes at context {model.context}"
+    known = (
+        f"trees have at most {MAX_SIZE} nodes"
+        if model is None
+        else f"the latency profile ends at {largest} nodes at context {model.context}"
+    )
     for name, value in (("size", size), ("max_size", max_size)):
         if value is not None and value > largest:
-            raise OptimizerError(f"{name} is {value}, but {known}; ask for at most {largest}" + ("" if model is None else ", or profile larger trees"))
+            raise OptimizerError(
+                f"{name} is {value}, but {known}; ask for at most {largest}" + ("" if model is None else ", or profile larger trees")
+            )
     if model is None and size is None:
         raise OptimizerError("without a latency profile the size of the tree must be given; pass a size, or a latency profile")
     if size is not None and max_size is not None and size > max_size:

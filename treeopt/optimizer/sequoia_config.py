@@ -51,7 +51,9 @@ class SequoiaConfig:
             if any(not least <= value <= MAX_SIZE for value in values):
                 raise OptimizerError(f"{name} is {', '.join(map(str, values))}, but it must lie in [{least}, {MAX_SIZE}]")
         if self.max_budget is not None and max(self.valid_budget) > self.max_budget:
-            raise OptimizerError(f"valid_budget goes up to {max(self.valid_budget)}, but max_budget is {self.max_budget}; raise max_budget or drop the larger ones")
+            raise OptimizerError(
+                f"valid_budget goes up to {max(self.valid_budget)}, but max_budget is {self.max_budget}; raise max_budget or drop the larger ones"
+            )
         if not (math.isfinite(self.draft_time) and self.draft_time >= 0) or any(not math.isfinite(t) or t <= 0 for t in self.target_time):
             raise OptimizerError("draft_time must be 0 or more and every target_time above 0; measure them again")
 
@@ -92,7 +94,9 @@ def optimize_sequoia_config(path: StrPath, *, solver: str = "auto", smoothing: s
     return optimize_config(config, read_acceptance(config.acceptance_path), solver=solver, smoothing=smoothing)
 
 
-def optimize_config(config: SequoiaConfig, acceptance: AcceptanceProfile, *, solver: str = "auto", smoothing: str = "none") -> OptimizationResult:
+def optimize_config(
+    config: SequoiaConfig, acceptance: AcceptanceProfile, *, solver: str = "auto", smoothing: str = "none"
+) -> OptimizationResult:
     """The budget and level limit with the least time per token, and their best tree.
 
     The result's `predicted_seconds_per_step` has the unit of the configuration's times, its speed-up is over the first
@@ -101,13 +105,14 @@ def optimize_config(config: SequoiaConfig, acceptance: AcceptanceProfile, *, sol
     """
     rows = acceptance_rows(acceptance, smoothing)
     branches = min(config.max_branch or rows.shape[1], rows.shape[1])
-    frontier = solve(rows, max(config.valid_budget), config.max_depth - 1, branches, solver=solver)
     budgets = np.array(config.valid_budget)
-    tokens = frontier.values[:, budgets]
-    seconds = np.arange(1, config.max_depth + 1)[:, None] * config.draft_time + np.array(config.target_time)
+    levels = min(config.max_depth, int(budgets.max()))  # more levels than nodes cost more and give nothing
+    frontier = solve(rows, int(budgets.max()), levels - 1, branches, solver=solver)
+    tokens = frontier.values[:, budgets].T
+    seconds = np.array(config.target_time)[:, None] + np.arange(1, levels + 1) * config.draft_time
     scores = np.where(tokens > 0, seconds / np.where(tokens > 0, tokens, 1.0), np.inf)
-    depth, budget = np.unravel_index(int(np.argmin(scores)), scores.shape)
-    if not np.isfinite(scores[depth, budget]):
+    budget, depth = divmod(int(np.argmin(scores)), levels)  # of equal ones the first budget, as in Sequoia
+    if not np.isfinite(scores[budget, depth]):
         feasible = largest_size(config.max_depth - 1, branches)
         raise OptimizerError(
             f"no valid_budget of {', '.join(map(str, config.valid_budget))} fits {config.max_depth} levels with {branches} branches: "
@@ -115,9 +120,9 @@ def optimize_config(config: SequoiaConfig, acceptance: AcceptanceProfile, *, sol
         )
     return OptimizationResult(
         tree=frontier.tree(int(budgets[budget]), int(depth)),
-        expected_tokens_per_step=float(tokens[depth, budget]),
-        predicted_seconds_per_step=float(seconds[depth, budget]),
-        predicted_speedup=float(config.target_time[0] / scores[depth, budget]),
+        expected_tokens_per_step=float(tokens[budget, depth]),
+        predicted_seconds_per_step=float(seconds[budget, depth]),
+        predicted_speedup=float(config.target_time[0] / scores[budget, depth]),
         certified_gap=0.0,
         solver=frontier.solver,
         table=frontier,

@@ -18,7 +18,6 @@ from treespec.files import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
-from treespec.provenance import collect
 from treespec.sampling import Sampling, distribution, prompt_generator
 
 Progress = Callable[[str, int, int], None]
@@ -75,7 +74,9 @@ def profile_acceptance(
     longest = max(len(p.ids) for p in prompts.prompts) + settings.gen_len
     for role, model in (("target", pair.target), ("draft", draft)):
         if model.max_positions is not None and longest > model.max_positions:
-            raise CapacityError(f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len")
+            raise CapacityError(
+                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"
+            )
     log = Journal(journal, _fingerprint(pair, prompts, settings))
     sums: dict[int, tuple[list[float], int]] = {}
     batches = _batches(prompts, settings.batch_size)
@@ -172,15 +173,12 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         method=settings.method,
         prompt_sums=tuple(tuple(row) for row, _ in sums),
         prompt_positions=tuple(count for _, count in sums),
-        provenance=collect(
-            device=str(pair.target.device),
-            models=pair.describe(),
-            dtype=str(pair.target.dtype).removeprefix("torch."),
+        provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
-            dataset=prompts.describe(),
+            dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
             seed=settings.seed,
-        ).to_json(),
+        ),
     )
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from treeopt.profiles import DraftSample, LatencyProfile, TargetSample
+from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.files import Journal
 from treespec.models.loading import Pair
-from treespec.provenance import collect
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step
 from treespec.timing import Timer, now, timer_for
@@ -76,17 +75,24 @@ def profile_latency(
     slots = max(context + tree.size for context, tree, _ in cells)
     for role, model in (("target", pair.target), ("draft", draft)):
         if model.max_positions is not None and max(settings.contexts) + 2 > model.max_positions:
-            raise CapacityError(f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {model.max_positions}")
+            raise CapacityError(
+                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has "
+                f"{model.max_positions}; pass a smaller --context"
+            )
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
     text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed)).to(pair.target.device)
     for model in (pair.target, draft):
         model.allocate(slots)
         model.prefill(text[:-1])
     timer = timer_for(pair.target.device)
-    steps: list[tuple[Step, int, int | None]] = []
-    for context, tree, width in cells:
-        step: Step = AutoregressiveStep(pair.target, Sampling(), timer, vocabulary) if tree.size == 1 else SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
-        steps.append((step, context, width))
+    steps: list[tuple[Step, int]] = []
+    for context, tree, _ in cells:
+        step: Step
+        if tree.size == 1:
+            step = AutoregressiveStep(pair.target, Sampling(), timer, vocabulary)
+        else:
+            step = SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
+        steps.append((step, context))
     log = Journal(journal, _fingerprint(pair, settings))
     rounds: list[list[list[float]]] = []
     warm = False
@@ -113,10 +119,10 @@ def _cells(settings: LatencySettings) -> list[tuple[int, SpeculationTree, int | 
     return cells
 
 
-def _round(steps: list[tuple[Step, int, int | None]], text: Tensor, timer: Timer, device: torch.device) -> list[list[float]]:
+def _round(steps: list[tuple[Step, int]], text: Tensor, timer: Timer, device: torch.device) -> list[list[float]]:
     """One sample of every cell: [draft level 0, draft level 1 (0 without one), target, the rest], seconds."""
     samples = []
-    for step, context, _ in steps:
+    for step, context in steps:
         started = now(device)
         step.run(text[context - 1 : context + 1], context, 1 << 30, None)
         whole = now(device) - started
@@ -128,11 +134,13 @@ def _round(steps: list[tuple[Step, int, int | None]], text: Tensor, timer: Timer
 
 
 def _profile(pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[float]]]) -> LatencyProfile:
-    target, draft, overhead = [], [], []
+    target: list[LatencySample] = []
+    draft: list[DraftSample] = []
+    overhead: list[float] = []
     for index, (context, tree, width) in enumerate(cells):
         first, second, passes, rest = zip(*(samples[index] for samples in rounds), strict=True)
         if width is None:
-            target.append(TargetSample(size=tree.size, context=context, seconds=passes))
+            target.append(LatencySample(size=tree.size, context=context, seconds=passes))
         else:
             draft.append(DraftSample(width=width, context=context, seconds=first if width == 1 else second))
         if tree.size > 1:
@@ -141,12 +149,7 @@ def _profile(pair: Pair, settings: LatencySettings, cells: list[tuple[int, Specu
         target=tuple(target),
         draft=tuple(draft),
         overhead_seconds=tuple(overhead),
-        provenance=collect(
-            device=str(pair.target.device),
-            models=pair.describe(),
-            dtype=str(pair.target.dtype).removeprefix("torch."),
-            seed=settings.seed,
-        ).to_json(),
+        provenance=pair.provenance(seed=settings.seed),
     )
 
 

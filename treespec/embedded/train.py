@@ -88,7 +88,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, model_max_length=2048
     )
 
@@ -137,7 +137,7 @@ def fit(name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_ou
         for group in optimizer.param_groups:
             group["lr"] = stage.rate(step)
         loss = loss_of(batch(stream, step, seed=1).to(device))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -154,7 +154,7 @@ def fit(name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_ou
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a plain model folder in fp16 safetensors, tokenizer included."""
-    model.to(torch.float16).save_pretrained(folder)
+    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(folder)
 
 
@@ -179,14 +179,14 @@ def main() -> None:
 
     if not (out / "target" / "model.safetensors").exists():
         torch.manual_seed(0)
-        target = TARGET.model().to(device)
+        target = TARGET.model().to(device)  # type: ignore[arg-type]
         fit("target", target, TARGET, cross_entropy(target), cross_entropy(target), stream, held_stream, out)
         save(target, tokenizer, out / "target")
-    target = LlamaForCausalLM.from_pretrained(out / "target", dtype=torch.float32).to(device).eval()
+    target = LlamaForCausalLM.from_pretrained(out / "target", dtype=torch.float32).eval().to(device)  # type: ignore[arg-type]
 
     if not (out / "draft" / "model.safetensors").exists():
         torch.manual_seed(0)
-        draft = DRAFT.model().to(device)
+        draft = DRAFT.model().to(device)  # type: ignore[arg-type]
 
         def divergence(ids: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():

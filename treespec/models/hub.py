@@ -3,12 +3,16 @@
 import re
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
+from functools import lru_cache
 
 from huggingface_hub import constants
 
 PATIENCE_SECONDS = 3.5
+ANSWER_HOLDS_SECONDS = 30
+PROXY_LOGIN_NEEDED = 407
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
 
@@ -28,22 +32,28 @@ def is_repository_id(name: str) -> bool:
 
 
 def is_reachable(patience: float = PATIENCE_SECONDS) -> bool:
-    """Whether the hub answers at all within `patience` seconds, name look-up included; False in offline mode.
+    """Whether the hub answers within `patience` seconds, the look-up of its name included; False in offline mode.
 
-    Any answer counts, an error page too. The question runs in a thread of its own since a look-up of a host name cannot
-    be given a time limit.
+    A page that says no counts as an answer, a server failure does not (the libraries would retry it for long). The
+    answer holds for half a minute, so that loading two models and their tokenizers asks once.
     """
-    if constants.HF_HUB_OFFLINE:
-        return False
+    return not constants.HF_HUB_OFFLINE and _answers(endpoint(), patience, int(time.monotonic() // ANSWER_HOLDS_SECONDS))
+
+
+@lru_cache(maxsize=8)
+def _answers(address: str, patience: float, moment: int) -> bool:
+    """Ask in a thread of its own: a look-up of a host name cannot be given a time limit. `moment` ages the memory."""
     answered = threading.Event()
 
     def ask() -> None:
-        request = urllib.request.Request(endpoint(), method="HEAD", headers={"User-Agent": "treeopt"})
         try:
+            request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "treeopt"})
             with urllib.request.urlopen(request, timeout=patience):
                 answered.set()
-        except urllib.error.HTTPError:
-            answered.set()
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code < 500 and error.code != PROXY_LOGIN_NEEDED:
+                    answered.set()
         except urllib.error.URLError as error:
             if isinstance(error.reason, ssl.SSLError):  # it answers; the libraries bring certificates of their own
                 answered.set()

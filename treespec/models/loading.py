@@ -17,6 +17,7 @@ from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError
 from treespec.models import families, hub
 from treespec.models.tree_model import TreeModel
+from treespec.provenance import Provenance, public_name
 
 EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
 """Names of the pair that comes with treespec."""
@@ -46,6 +47,13 @@ class Pair:
             "vocabulary_size": self.target.vocabulary_size,
             "eos_token_ids": sorted(self.eos_token_ids),
         }
+
+    def provenance(self, **known: Any) -> dict[str, Any]:
+        """A provenance record of work done with this pair, as plain JSON."""
+        models = {role: model for role, model in (("target", self.target), ("draft", self.draft)) if model is not None}
+        revisions = {role: getattr(model.module.config, "_commit_hash", None) for role, model in models.items()}
+        names = {role: public_name(model.name) + (f"@{revisions[role]}" if revisions[role] else "") for role, model in models.items()}
+        return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), **known).to_json()
 
 
 def load_pair(

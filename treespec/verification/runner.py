@@ -14,7 +14,6 @@ from treespec.files import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
-from treespec.provenance import collect
 from treespec.sampling import Sampling, prompt_generator
 from treespec.timing import Timer, now, timer_for
 from treespec.tree import SpeculationTree
@@ -85,15 +84,12 @@ def evaluate(
         tree=None if tree is None else {"size": tree.size, "depth": tree.depth, "parents": list(tree.parents)},
         prompts=prompts.describe(),
         settings=asdict(settings),
-        provenance=collect(
-            device=str(pair.target.device),
-            models=pair.describe(),
-            dtype=str(pair.target.dtype).removeprefix("torch."),
+        provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
-            dataset=prompts.describe(),
+            dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
             seed=settings.seed,
-        ).to_json(),
+        ),
     )
 
 
@@ -135,7 +131,7 @@ class _Run:
             decoders["tree"] = lambda: self._tree(request, index)
         order = sorted(decoders, reverse=index % 2 == 0)
         done = {name: _timed(decoders[name](), self.device) for name in order}
-        base_tokens, base_steps, base_seconds = done["baseline"]
+        base_tokens, _, base_seconds = done["baseline"]
         tokens, steps, seconds = done.get("tree", done["baseline"])
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):

@@ -147,8 +147,9 @@ def test_rows_that_nobody_may_see_do_not_count(family: str, tiny_module: Build) 
     model = TreeModel(tiny_module(family))
     model.allocate(80)
     assert model._cache is not None
-    for storage in model._cache.storages.values():
-        storage.fill_(1e30)
+    with torch.inference_mode():
+        for storage in model._cache.storages.values():
+            storage.fill_(1e30)
     step = first_step(model)
     hidden = torch.zeros(TREE.size, 80, dtype=torch.bool)
     hidden[:, : PROMPT + TREE.size] = step.mask

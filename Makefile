@@ -1,0 +1,56 @@
+# Needs git, make and python3 >= 3.11 with venv; everything else is installed into .venv.
+#   make demo     the whole loop on the embedded pair, into treeopt-demo/
+#   make test     all checks: ruff, mypy, import contracts, tests
+#   make lint     the checks without the tests
+#   make format   rewrite the sources in the project's style
+#   make bench    the benchmarks that need no GPU, into benchmarks/results/
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+LINT := build/lint
+
+# The first Python that is new enough; override with `make PYTHON=/path/to/python3.12 ...`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
+
+# One thread per process: the tests run side by side, and the models in them are tiny.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.PHONY: demo test lint format bench clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/treeopt demo --out treeopt-demo
+
+test: lint
+	$(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# mypy and import-linter do not see treeopt.cli in an editable install, so they look at an installed wheel.
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --target $(LINT) .
+	cp -R benchmarks $(LINT)/benchmarks
+	cd $(LINT) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p treespec -p treeopt -p benchmarks
+	cd $(LINT) && $(BIN)/lint-imports --no-cache --config $(CURDIR)/pyproject.toml
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks.optimizer --out benchmarks/results/optimizer.json
+
+$(READY): pyproject.toml requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "treeopt needs python3 >= 3.11 with venv; none was found (make PYTHON=/path/to/python3.12)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,48 @@
+"""The import contracts of pyproject.toml hold, and each of them can fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def lint_imports(folder):
+    """Run import-linter on the packages in a folder; (exit code, everything printed, on one line)."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo", "--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "400"})
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_all_contracts_are_kept(installed):
+    code, output = lint_imports(installed)
+    assert code == 0, output
+    assert "0 broken" in output
+    assert (installed / "treeopt" / "cli" / "main.py").exists(), "the command line was not looked at"
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("treespec/tree.py", "import treeopt.profiles", "treespec does not know treeopt"),
+        ("treeopt/optimizer/search.py", "import treeopt.cli.main", "nothing but treeopt.__main__ imports the command line"),
+        ("treespec/files.py", "import treeopt.cli.output", "nothing but treeopt.__main__ imports the command line"),
+        ("treeopt/profiles.py", "import treeopt.optimizer.search", "inside treeopt"),
+        ("treeopt/optimizer/search.py", "def f():\n    import treeopt.profiling.latency", "inside treeopt"),
+        ("treeopt/profiling/latency.py", "import rich.table", "click and rich are for the command line only"),
+        ("treespec/verification/runner.py", "def f():\n    import click", "click and rich are for the command line only"),
+        ("treespec/decoding.py", "import datasets", "datasets is for treespec.hub_datasets only"),
+    ],
+)
+def test_a_planted_violation_breaks_its_contract(installed, tmp_path, module, line, broken):
+    for package in ("treeopt", "treespec"):
+        shutil.copytree(installed / package, tmp_path / package, ignore=shutil.ignore_patterns("target", "draft"))
+    planted = tmp_path / module
+    planted.write_text(planted.read_text() + f"\n{line}\n")
+    code, output = lint_imports(tmp_path)
+    assert code == 1, output
+    assert broken in output.partition("Broken contracts")[2], output

@@ -1,0 +1,56 @@
+"""Light modules stay light: they load without torch, transformers and the other slow libraries."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow")
+
+WITHOUT_HEAVY = [
+    "treespec",
+    "treespec.errors",
+    "treespec.files",
+    "treespec.tree",
+    "treespec.growmap",
+    "treespec.provenance",
+    "treespec.pt_files",
+    "treespec.stdlib_source",
+    "treespec.embedded",
+    "treespec.verification.report",
+    "treeopt",
+    "treeopt.profiles",
+    "treeopt.optimizer",
+    "treeopt.optimizer.best_first",
+    "treeopt.optimizer.dynamic_program",
+    "treeopt.optimizer.estimation",
+    "treeopt.optimizer.objective",
+    "treeopt.optimizer.search",
+    "treeopt.cli.main",
+]
+
+
+def loaded_by(module):
+    """Top-level names in sys.modules after importing a module in a fresh interpreter."""
+    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", WITHOUT_HEAVY)
+def test_loads_nothing_heavy(module):
+    assert not loaded_by(module) & set(HEAVY)
+
+
+def test_errors_load_without_numpy():
+    assert "numpy" not in loaded_by("treespec.errors")
+
+
+def test_public_names_of_treespec_are_all_there():
+    import treespec
+
+    for name in treespec.__all__:
+        assert getattr(treespec, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Tree'"):
+        _ = treespec.Tree

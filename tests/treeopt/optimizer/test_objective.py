@@ -1,0 +1,112 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treeopt.optimizer.objective import autoregressive_seconds, choose, step_seconds
+from treeopt.optimizer.search import solve
+from treespec.errors import OptimizerError, ProfileError
+from treespec.tree import SpeculationTree
+
+seconds = st.floats(0.01, 10.0)
+
+
+@given(
+    row=st.lists(st.floats(0, 1), min_size=1, max_size=4),
+    target=st.lists(seconds, min_size=7, max_size=7),
+    draft=st.lists(st.floats(0.001, 2.0), min_size=6, max_size=6),
+    overhead=st.floats(0, 1.0),
+    max_depth=st.integers(1, 6),
+)
+@settings(max_examples=100, deadline=None)
+def test_choice_against_every_tree(
+    all_trees: Callable,
+    tokens_of: Callable,
+    latency: Callable,
+    row: list[float],
+    target: list[float],
+    draft: list[float],
+    overhead: float,
+    max_depth: int,
+) -> None:
+    profile = latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), overhead)
+    model = profile.at_context()
+    frontier = solve(np.array([row]), 7, max_depth, 4)
+    choice = choose(frontier, model)
+
+    def price(tree: SpeculationTree) -> float:
+        draft_seconds = sum(draft[width - 1] for width in tree.level_widths[:-1])
+        return (target[tree.size - 1] + draft_seconds + overhead) / tokens_of(tree, [row])
+
+    # what it says about its own tree is true
+    chosen = frontier.tree(choice.size, choice.depth)
+    assert choice.seconds_per_token == pytest.approx(price(chosen), rel=1e-12)
+    assert choice.seconds_per_step == pytest.approx(step_seconds(chosen, model), rel=1e-12)
+    # no tree of the frontier is cheaper, and "do not speculate" is among them
+    pairs = [(n, d) for n in range(1, 8) for d in range(max_depth + 1) if frontier.value(n, d) > 0]
+    assert choice.seconds_per_token <= min(price(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-12)
+    assert choice.seconds_per_token <= autoregressive_seconds(model) * (1 + 1e-12)
+    # the certificate holds against every tree there is, and is the bound of its definition
+    best = min(price(tree) for n in range(1, 8) for tree in all_trees(n, max_depth, len(row)))
+    assert best >= choice.seconds_per_token * (1 - choice.certified_gap) * (1 - 1e-12)
+    bound = min((target[n - 1] + d * min(draft) + overhead) / frontier.value(n, d) for n, d in pairs)
+    assert choice.certified_gap == pytest.approx(max(0.0, 1 - bound / choice.seconds_per_token), abs=1e-12)
+    assert 0 <= choice.certified_gap < 1
+
+
+def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None:
+    model = latency({1: 10, 4: 10, 8: 12, 16: 16}, {1: 0.5, 16: 0.5}).at_context()
+    choice = choose(solve(np.array([[0.7, 0.1, 0.05]]), 16, 10, 3), model)
+    assert choice.size > 1
+    assert choice.certified_gap == pytest.approx(0.0, abs=1e-12)
+
+
+def test_cost_best_tree_can_differ_from_the_token_best_one_within_the_gap(
+    all_trees: Callable, tokens_of: Callable, latency: Callable
+) -> None:
+    # width 2 is dear: of three nodes the chain is token-best by a little, the fork avoids nothing; of five the split matters
+    row = [0.5, 0.25, 0.2]
+    profile = latency({1: 5.0, 5: 5.5}, {1: 0.1, 2: 3.0, 4: 3.0})
+    model = profile.at_context()
+    frontier = solve(np.array([row]), 5, 4, 3)
+    choice = choose(frontier, model, size=5)
+    prices = {tree: step_seconds(tree, model) / tokens_of(tree, [row]) for tree in all_trees(5, 4, 3)}
+    assert min(prices.values()) < choice.seconds_per_token  # the frontier alone does not hold the cheapest tree
+    assert min(prices.values()) >= choice.seconds_per_token * (1 - choice.certified_gap)
+
+
+def test_useless_draft_means_no_speculation(latency: Callable) -> None:
+    model = latency({1: 1.0, 2: 1.5, 4: 2.0}, {1: 0.5, 4: 0.5}, overhead=0.25).at_context()
+    choice = choose(solve(np.array([[0.05, 0.01]]), 4, 3, 2), model)
+    assert (choice.size, choice.depth) == (1, 0)
+    assert choice.expected_tokens_per_step == 1.0
+    assert choice.seconds_per_step == 1.25  # no draft pass at all
+    assert choice.certified_gap == 0.0
+
+
+def test_every_size_is_scored_not_only_measured_ones_or_powers_of_two(latency: Callable) -> None:
+    # a staircase with its edge at 6: size 6 pays what size 5 pays
+    model = latency({1: 1.0, 6: 1.01, 8: 5.0}, {8: 0.001}).at_context()
+    choice = choose(solve(np.array([[0.6, 0.2, 0.1]]), 8, 7, 3), model)
+    assert choice.size == 6
+
+
+def test_ties_go_to_the_smaller_and_shallower_tree(latency: Callable) -> None:
+    model = latency({8: 1.0}, {8: 1.0}).at_context()
+    choice = choose(solve(np.array([[0.0]]), 8, 7, 1), model)
+    assert (choice.size, choice.depth) == (1, 0)
+    chain = choose(solve(np.array([[1.0]]), 3, 7, 1), model, size=3)
+    assert (chain.size, chain.depth) == (3, 2)  # depth bounds 3 .. 7 give the same tree
+
+
+def test_levels_wider_than_measured_are_no_candidates(latency: Callable) -> None:
+    rows = np.array([[0.3, 0.3, 0.3]])
+    narrow = latency({16: 1.0}, {2: 0.01}).at_context()
+    choice = choose(solve(rows, 16, 6, 3), narrow)
+    assert max(solve(rows, 16, 6, 3).tree(choice.size, choice.depth).level_widths[:-1]) <= 2
+    with pytest.raises(OptimizerError, match="wider than 2, the largest measured"):
+        choose(solve(rows, 13, 2, 3), narrow, size=13)  # the complete tree: its middle level has 3 nodes
+    with pytest.raises(ProfileError, match="width 3 is beyond 2"):
+        step_seconds(SpeculationTree.k_ary(3, 2), narrow)

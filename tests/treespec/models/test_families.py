@@ -1,0 +1,104 @@
+"""Who runs, who is refused by name, and how masks, windows and position limits are read from a configuration."""
+
+from collections.abc import Callable
+
+import pytest
+import transformers
+from transformers import PreTrainedConfig
+
+from treespec.errors import ModelError
+from treespec.models import families
+
+Build = Callable[..., PreTrainedConfig]
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (transformers.Qwen3NextConfig(), "qwen3_next.*running state"),
+        (transformers.MambaConfig(), "mamba.*running state"),
+        (transformers.Mamba2Config(), "mamba2.*running state"),
+        (transformers.RwkvConfig(), "rwkv.*running state"),
+        (transformers.JambaConfig(), "jamba.*running state"),
+        (transformers.BloomConfig(), "bloom.*ALiBi"),
+        (transformers.MptConfig(), "mpt.*ALiBi"),
+        (transformers.FalconConfig(alibi=True), "falcon.*ALiBi"),
+        (transformers.T5Config(), "t5.*decoder-only"),
+        (transformers.BartConfig(), "bart.*decoder-only"),
+        (transformers.BertConfig(), "bert.*both directions"),
+        (transformers.GPTNeoConfig(), "gpt_neo.*by cache row"),
+        (transformers.Llama4TextConfig(), "llama4_text.*chunks"),
+        (transformers.Gemma3TextConfig(use_bidirectional_attention=True), "gemma3_text.*both directions"),
+        (transformers.GPT2Config(add_cross_attention=True), "gpt2.*decoder-only"),
+    ],
+    ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
+)
+def test_families_that_cannot_be_exact_are_refused_by_name(config: PreTrainedConfig, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        families.check(config, "some/model")
+    assert str(caught.value).startswith("some/model (family ")
+    assert "use another model" in str(caught.value)
+
+
+def test_unknown_layer_types_are_refused(tiny_config: Build) -> None:
+    config = tiny_config("qwen2")
+    config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ModelError, match="layers of type linear_attention"):
+        families.check(config)
+
+
+def test_unknown_families_with_windows_are_refused(tiny_config: Build) -> None:
+    config = tiny_config("cohere")
+    config.sliding_window = 32
+    with pytest.raises(ModelError, match="cohere.*sliding windows of 32"):
+        families.check(config)
+
+
+def test_no_family_is_both_verified_and_refused() -> None:
+    assert not set(families.VERIFIED) & set(families.REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("family", "window"),
+    [("llama", None), ("qwen2", None), ("qwen2-sliding", 6), ("qwen3", None), ("qwen3-sliding", 6), ("mistral", 6), ("gemma3", 6), ("mixtral", 6)],
+)
+def test_windows(family: str, window: int | None, tiny_config: Build) -> None:
+    assert families.check(tiny_config(family)).window == window
+
+
+def test_a_window_that_is_switched_off_is_none(tiny_config: Build) -> None:
+    assert families.check(tiny_config("mistral", sliding_window=None)).window is None
+    assert families.check(tiny_config("qwen2", sliding_window=6, use_sliding_window=False)).window is None
+
+
+def test_only_the_tested_families_are_verified(tiny_config: Build) -> None:
+    assert families.check(tiny_config("llama")).verified
+    assert not families.check(tiny_config("cohere")).verified
+
+
+def test_softcapped_attention_needs_eager(tiny_config: Build) -> None:
+    assert families.check(tiny_config("gemma2")).attention == "eager"
+    assert families.check(tiny_config("gemma3")).attention is None
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 128),
+        ({"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, 128),
+        ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}, 128),
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}, 32),
+        (LONG_ROPE, 32),
+    ],
+    ids=lambda value: value["rope_type"] if isinstance(value, dict) else "",
+)
+def test_a_rope_that_changes_with_length_bounds_the_positions(rope: dict[str, object], limit: int, tiny_config: Build) -> None:
+    changing = rope["rope_type"] != "default"
+    config = tiny_config("llama", rope_parameters={**rope, **({"original_max_position_embeddings": 32} if changing else {})})
+    assert families.check(config).max_positions == limit
+
+
+def test_learned_positions_are_a_limit(tiny_config: Build) -> None:
+    assert families.check(tiny_config("gpt2")).max_positions == 128
+    assert families.check(tiny_config("opt")).max_positions == 128
