@@ -113,7 +113,8 @@ def inflated(folder: Path, shape: Shape | str, device: torch.device | str, dtype
     finally:
         torch.set_default_dtype(before)
     big.generation_config = small.generation_config
-    return inflate(small, big, seed).eval()
+    inflate(small, big, seed).train(False)
+    return big
 
 
 def inflated_pair(

@@ -1,5 +1,6 @@
 """`treeopt evaluate`: run a growmap end to end beside autoregressive decoding."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -7,12 +8,13 @@ import click
 from treeopt.cli.options import (
     INPUT_FILE,
     POSITIVE,
-    check_rows,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
     format_option,
     model_options,
     output_option,
     prompt_options,
-    resolve_device,
     sampling_options,
 )
 from treeopt.cli.output import Progress, emit, note
@@ -32,25 +34,13 @@ from treeopt.cli.profile_command import journal_of
 @output_option("report.json")
 @format_option
 def evaluate(
-    target: str,
-    draft: str | None,
-    revision: str | None,
-    draft_revision: str | None,
-    device: str,
-    dtype: str,
+    models: ModelOptions,
     growmap: Path | None,
     mode: str,
-    dataset: str,
-    num_prompts: int,
-    prompt_len: int,
-    start: int,
-    end: int | None,
+    rows: PromptOptions,
     gen_len: int,
     max_length: int | None,
-    temperature: float,
-    top_p: float,
-    drafting: str,
-    seed: int,
+    sampling: SamplingOptions,
     save_tokens: bool,
     breakdown: bool,
     output: Path,
@@ -60,55 +50,35 @@ def evaluate(
 
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
-    check_rows(start, end)
     if mode == "baseline" and growmap is not None:
         raise click.UsageError("--mode baseline runs no tree; drop --growmap, or drop --mode baseline to compare both.")
     if mode == "tree" and growmap is None:
         raise click.UsageError("what is to be run? Pass --growmap FILE, or --mode baseline.")
-    if mode == "tree" and draft is None:
+    if mode == "tree" and models.draft is None:
         raise click.UsageError("a growmap needs a draft model; pass --draft.")
-    if max_length is not None and max_length <= prompt_len:
-        raise click.UsageError(f"--max-length {max_length} leaves no room after a prompt of {prompt_len} tokens; pass {prompt_len + gen_len} or more.")
+    if max_length is not None and max_length < rows.prompt_len + gen_len:
+        raise click.UsageError(
+            f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {gen_len} generated tokens; pass {rows.prompt_len + gen_len} or more."
+        )
     from treeopt.cli import tables
+    from treeopt.cli.inputs import load_inputs
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap
-    from treespec.models.loading import load_pair, load_tokenizer
-    from treespec.prompts import load_prompts
     from treespec.verification.report import Prediction
     from treespec.verification.runner import EvaluationSettings
     from treespec.verification.runner import evaluate as run
 
     check_writable(output)
-    grown = None if growmap is None else read_growmap(growmap)
-    settings = EvaluationSettings(
-        gen_len=gen_len,
-        max_length=max_length,
-        temperature=temperature,
-        top_p=top_p,
-        drafting=drafting,
-        seed=seed,
-        save_tokens=save_tokens,
-        breakdown=breakdown,
-    )
-    tokenizer = load_tokenizer(target, revision=revision)
-    prompts = load_prompts(dataset, tokenizer, num_prompts=num_prompts, prompt_len=prompt_len, start=start, end=end)
-    pair = load_pair(
-        target,
-        draft if mode == "tree" else None,
-        device=resolve_device(device),
-        dtype=dtype,
-        revision=revision,
-        draft_revision=draft_revision,
-    )
-    predicted = None
-    if grown is not None:
-        promised = grown.metadata
+    tree, predicted = None, None
+    if growmap is not None:
+        grown = read_growmap(growmap)
+        tree, promised = grown.tree, grown.metadata
         predicted = Prediction(_figure(promised.get("expected_tokens_per_step")), _figure(promised.get("predicted_seconds_per_step")))
+    settings = EvaluationSettings(**asdict(sampling), gen_len=gen_len, max_length=max_length, save_tokens=save_tokens, breakdown=breakdown)
+    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows)
     with Progress() as progress:
-        report = run(
-            pair, None if grown is None else grown.tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress
-        )
+        report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress)
     report.write(output)
     note(f"wrote {output}")
     emit(output_format, evaluation_summary(report), tables.evaluation)

@@ -1,6 +1,7 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
@@ -35,10 +36,19 @@ def load_models(models: ModelOptions) -> "Pair":
 
 def load_inputs(models: ModelOptions, rows: PromptOptions, *, continuation_len: int = 0) -> "tuple[Pair, PromptSet]":
     """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail."""
-    from treespec.models.loading import has_tokenizer, load_tokenizer
+    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_tokenizer
+    from treespec.prompts import load_prompts
 
-    if has_tokenizer(models.target, revision=models.revision):
-        prompts = _load_prompts(rows, load_tokenizer(models.target, revision=models.revision), None, continuation_len)
-        return load_models(models), prompts
-    pair = load_models(models)
-    return pair, _load_prompts(rows, pair.tokenizer, pair.target.vocabulary_size, continuation_len)
+    limits: dict[str, Any] = {"num_prompts": rows.num_prompts, "prompt_len": rows.prompt_len, "start": rows.start, "end": rows.end}
+    folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        pair = load_models(models)
+        size = pair.target.vocabulary_size
+        prompts = load_prompts(rows.dataset, pair.tokenizer, **limits, continuation_len=continuation_len, vocabulary_size=size)
+    else:
+        tokenizer = load_tokenizer(models.target, revision=models.revision)
+        prompts = load_prompts(rows.dataset, tokenizer, **limits, continuation_len=continuation_len)
+        pair = load_models(models)
+    if len(prompts) < rows.num_prompts:
+        note(f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {prompts.skipped} of {prompts.end - prompts.start} rows are too short")
+    return pair, prompts

@@ -48,7 +48,9 @@ def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]
             pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             if len(pickles) == 1:
                 return archive.read(pickles[0])
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as e:
+    except TreeoptError:
+        raise
+    except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
         raise error(f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({_first_line(e)})") from e
     raise error(f"{path} is not a .pt file: {len(pickles)} members of the archive are named data.pkl instead of one")
 
@@ -63,7 +65,7 @@ def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> Non
                 raise error(f"{path} asks to run {str(argument).replace(' ', '.')} when loaded; refused: it is not plain data")
             if opcode.name in _OPCODES_THAT_BUILD:
                 raise error(f"{path} asks to build Python objects when loaded ({opcode.name}); refused: it is not plain data")
-    except (ValueError, IndexError, UnicodeDecodeError) as e:
+    except (ValueError, IndexError) as e:
         raise error(f"{path} is damaged: its pickle ends or breaks off ({_first_line(e)}); copy or make it again") from e
 
 

@@ -1,0 +1,341 @@
+"""Files are whole or not there, whatever goes wrong; journals give back what was put into them."""
+
+import errno
+import json
+import logging
+import os
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treespec import files
+from treespec.errors import OutputError, ProfileError
+from treespec.files import Journal, check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+@given(VALUES)
+def test_json_text_is_json(value):
+    assert json.loads(json_text(value)) == value
+
+
+def test_json_text_puts_plain_lists_on_one_line():
+    assert json_text({"a": [1, 2.5, "x"], "b": [[1], [2]]}) == '{\n  "a": [1, 2.5, "x"],\n  "b": [\n    [1],\n    [2]\n  ]\n}'
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    for value in (1, 2):
+        write_json(path, {"a": value})
+        assert json.loads(path.read_text()) == {"a": value}
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_new_files_get_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    write_bytes(tmp_path / "ours", b"")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_link_keeps_pointing_where_it_did(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("folder/file")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+def test_a_failure_at_any_point_leaves_the_old_file(tmp_path, monkeypatch, call, failure):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise failure
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
+        write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+    if isinstance(failure, OSError):
+        assert "the disk is full; free some space" in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+def test_a_write_in_pieces_is_completed(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(files.os, "write", lambda descriptor, data: write(descriptor, bytes(data[:3])))
+    write_bytes(tmp_path / "a", b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_device_is_written_to_and_not_replaced():
+    with pytest.raises(OutputError, match="/dev/full: the disk is full"):
+        write_bytes("/dev/full", b"x")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    check_writable("/dev/null")
+    write_bytes("/dev/null", b"x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_not_written(tmp_path, number):
+    with pytest.raises(OutputError, match="no NaN and no infinity"):
+        write_json(tmp_path / "a.json", {"a": [number]})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("missing/a", "its folder does not exist; create it first"),
+        ("file/a", "a part of its path is a file"),
+        ("folder", "it is a folder"),
+        ("x" * 300, "its name is too long"),
+    ],
+)
+def test_places_that_cannot_be_written(tmp_path, place, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for attempt in (check_writable, lambda path: write_bytes(path, b"x"), lambda path: Journal(path, "f")):
+        with pytest.raises(OutputError, match=message):
+            attempt(tmp_path / place)
+    assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.EROFS, "read-only"), (errno.EACCES, "permission is denied"), (errno.EIO, "Input/output")]
+)
+def test_a_folder_that_takes_no_files(tmp_path, monkeypatch, number, message):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    for attempt in (check_writable, lambda path: write_bytes(path, b"x")):
+        with pytest.raises(OutputError, match=message):
+            attempt(tmp_path / "a")
+
+
+def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    for attempt in (check_writable, lambda path: write_bytes(path, b"x")):
+        with pytest.raises(OutputError, match="permission is denied"):
+            attempt(tmp_path / "a")
+
+
+def test_check_writable_leaves_no_trace(tmp_path):
+    check_writable(tmp_path / "new")
+    (tmp_path / "old").write_bytes(b"old")
+    check_writable(tmp_path / "old")
+    assert names(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("failing", range(2))
+def test_files_written_together_never_contradict_each_other(tmp_path, monkeypatch, failing):
+    """However far it comes, the second file, which describes the first, is the first one's or absent."""
+    thing, description = tmp_path / "thing", tmp_path / "description"
+    write_together([(thing, b"1"), (description, b"about 1")])
+    replace, done = os.replace, []
+
+    def fail_at(source, target):
+        if len(done) == failing:
+            raise KeyboardInterrupt
+        done.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fail_at)
+    with pytest.raises(KeyboardInterrupt):
+        write_together([(thing, b"2"), (description, b"about 2")])
+    assert thing.read_bytes() == (b"1", b"2")[failing]
+    assert names(tmp_path) == ["thing"]
+
+
+def test_make_folder(tmp_path):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="there is a file of that name"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="a part of its path is a file"):
+        make_folder(tmp_path / "file" / "b")
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+def read(path, **changes):
+    return read_json(path, **({"schema": "treeopt.thing", "version": 1, "error": ProfileError} | changes))
+
+
+def test_what_was_written_is_read(tmp_path):
+    data = {"schema": "treeopt.thing", "version": 1, "x": [1.5, None, "é"]}
+    write_json(tmp_path / "a", data)
+    assert read(tmp_path / "a") == data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no valid JSON"),
+        (b"\xff\xfe\x00", "no valid JSON"),
+        (b'{"schema": "treeopt.thing", "version": 1', "no valid JSON"),
+        (b"[1, 2]", "holds a JSON list, not an object"),
+        (b"{}", "has schema None, but 'treeopt.thing' is needed; pass a thing file"),
+        (b'{"schema": "treeopt.other", "version": 1}', "has schema 'treeopt.other'"),
+        (b'{"schema": "treeopt.thing", "version": 2}', "version 2, but this treeopt reads version 1"),
+        (b'{"schema": "treeopt.thing", "version": "1"}', "version '1'"),
+        (b'{"schema": "treeopt.thing", "version": true}', "version True"),
+        (b'{"schema": "treeopt.thing", "version": 1, "x": NaN}', "NaN is not a JSON number"),
+        (b'{"schema": "treeopt.thing", "version": 1, "x": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"schema": "treeopt.thing", "version": 1, "x": 1e999}', "1e999 is beyond the range"),
+        (b'{"schema": "treeopt.thing", "version": 1, "x": ' + b"9" * 5000 + b"}", "no valid JSON"),
+        (b"[" * 200_000, "no valid JSON|nested too deeply"),
+        (b'{"schema": "' + b"x" * 1000 + b'"}', r"has schema 'xxx.*\.\.\., but"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path, content, message):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ProfileError, match=message) as caught:
+        read(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+def test_files_that_are_not_there_or_too_big(tmp_path):
+    with pytest.raises(ProfileError, match="there is no file"):
+        read(tmp_path / "a")
+    with pytest.raises(ProfileError, match="is a folder"):
+        read(tmp_path)
+    (tmp_path / "a").write_bytes(b" " * 101)
+    with pytest.raises(ProfileError, match="larger than the limit of 100 bytes"):
+        read(tmp_path / "a", limit=100)
+    with pytest.raises(ProfileError, match="there is no file|cannot read"):
+        read(tmp_path / "a" / "b")
+    assert read_bytes(tmp_path / "a", limit=101, error=ProfileError) == b" " * 101
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------------
+
+
+@given(entries=st.dictionaries(st.text(), VALUES), split=st.integers(0, 10))
+def test_a_resumed_journal_knows_what_was_put(tmp_path_factory, entries, split):
+    path = tmp_path_factory.mktemp("journal") / "j"
+    items = list(entries.items())
+    for part in (items[:split], items[split:]):
+        with Journal(path, "work") as journal:
+            for key, value in part:
+                journal.put(key, value)
+    with Journal(path, "work") as journal:
+        assert {key: journal.get(key) for key in entries} == entries
+        assert len(journal) == len(entries)
+        assert not journal.restarted
+        journal.finish()
+    assert not path.exists()
+
+
+def test_values_look_the_same_before_and_after_resuming(tmp_path):
+    with Journal(tmp_path / "j", "work") as journal:
+        journal.put("a", (1, 2))
+        journal.put("a", {"x": (3,)})
+        assert journal.get("a") == {"x": [3]}
+        assert journal.get("b") is None
+    with Journal(tmp_path / "j", "work") as journal:
+        assert journal.get("a") == {"x": [3]}
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_torn_last_line_is_dropped(tmp_path, cut):
+    path = tmp_path / "j"
+    with Journal(path, "work") as journal:
+        journal.put("first", 1)
+        journal.put("second", "22222222222222")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with Journal(path, "work") as journal:
+        assert (journal.get("first"), journal.get("second")) == (1, None)
+        journal.put("third", 3)
+    with Journal(path, "work") as journal:
+        assert [journal.get(key) for key in ("first", "second", "third")] == [1, None, 3]
+
+
+def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog):
+    path = tmp_path / "j"
+    with Journal(path, "work") as journal:
+        for key in "abc":
+            journal.put(key, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\x00\x00\n", *lines[3:]]))
+    with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
+        assert [journal.get(key) for key in "abc"] == [1, None, None]
+    assert "is damaged after" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b'{"fingerprint": "other"}\n{"key": "a", "value": 1}\n', b"no line end", b"\x00\n", b"[1]\n"])
+def test_other_work_is_set_aside(tmp_path, caplog, content):
+    path = tmp_path / "j"
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
+        assert journal.get("a") is None
+        assert journal.restarted == bool(content)
+    assert ("the work starts anew" in caplog.text) == bool(content)
+    if content:
+        assert (tmp_path / "j.old").read_bytes() == content
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+def test_a_failed_put_leaves_the_journal_as_it_was(tmp_path, monkeypatch, failure):
+    path = tmp_path / "j"
+    write = os.write
+
+    def fail_half_way(descriptor, data):
+        write(descriptor, bytes(data[:5]))
+        raise failure
+
+    with Journal(path, "work") as journal:
+        journal.put("a", 1)
+        before = path.read_bytes()
+        monkeypatch.setattr(files.os, "write", fail_half_way)
+        with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
+            journal.put("b", 2)
+        monkeypatch.undo()
+        assert path.read_bytes() == before
+        assert journal.get("b") is None
+        journal.put("c", 3)
+    with Journal(path, "work") as journal:
+        assert [journal.get(key) for key in "abc"] == [1, None, 3]
+
+
+def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Journal(None, "work") as journal:
+        journal.put("a", 1)
+        assert journal.get("a") is None
+        journal.finish()
+    assert names(tmp_path) == []
+
+
+def test_a_closed_journal_takes_nothing(tmp_path):
+    journal = Journal(tmp_path / "j", "work")
+    journal.close()
+    with pytest.raises(ValueError, match="is closed"):
+        journal.put("a", 1)
