@@ -1,7 +1,9 @@
 """`treeopt evaluate`: run a growmap end to end beside autoregressive decoding."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +26,9 @@ from treeopt.cli.profile_command import journal_of
 @click.command()
 @model_options(draft_required=False)
 @click.option("--growmap", type=INPUT_FILE, help="Growmap to run (.pt).")
-@click.option("--mode", type=click.Choice(["tree", "baseline"]), default="tree", show_default=True, help="baseline: autoregressive decoding alone.")
+@click.option(
+    "--mode", type=click.Choice(["tree", "baseline"]), default="tree", show_default=True, help="baseline: autoregressive decoding alone."
+)
 @prompt_options(num_prompts=16)
 @click.option("--gen-len", type=POSITIVE, default=128, show_default=True, help="Tokens to generate per prompt.")
 @click.option("--max-length", type=POSITIVE, help="Cache slots: prompt, generated tokens and tree. [default: as many as needed]")
@@ -74,6 +78,7 @@ def evaluate(
     if growmap is not None:
         grown = read_growmap(growmap)
         tree, promised = grown.tree, grown.metadata
+        _warn_of_other_sampling(promised, sampling)
         predicted = Prediction(_figure(promised.get("expected_tokens_per_step")), _figure(promised.get("predicted_seconds_per_step")))
     settings = EvaluationSettings(**asdict(sampling), gen_len=gen_len, max_length=max_length, save_tokens=save_tokens, breakdown=breakdown)
     pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows)
@@ -87,3 +92,11 @@ def evaluate(
 def _figure(value: object) -> float | None:
     """A number from a growmap's metadata, which anyone may have written."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _warn_of_other_sampling(promised: Mapping[str, Any], sampling: SamplingOptions) -> None:
+    """A growmap's promise holds for the sampling that its acceptance was profiled with."""
+    for name, used in (("temperature", sampling.temperature), ("top_p", sampling.top_p)):
+        made_for = _figure(promised.get(name))
+        if made_for is not None and made_for != used:
+            note(f"the growmap was made for {name} {made_for:g}, this run has {used:g}: its prediction does not hold here")

@@ -1,17 +1,11 @@
 """`treeopt generate`: profiles -> the fastest tree, as a growmap."""
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option, output_option
 from treeopt.cli.output import emit, note
-
-if TYPE_CHECKING:
-    from treeopt.optimizer.search import OptimizationResult
-    from treeopt.profiles import AcceptanceProfile
 
 
 @click.command()
@@ -23,12 +17,22 @@ if TYPE_CHECKING:
 @click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest measured]")
 @click.option("--max-depth", type=POSITIVE, help="Largest depth to consider.")
 @click.option("--max-branch", type=POSITIVE, help="Most children of a node.")
-@click.option("--solver", type=click.Choice(["auto", "best-first", "dp"]), default="auto", show_default=True, help="auto takes best-first where that is exact.")
 @click.option(
-    "--smoothing", type=click.Choice(["none", "isotonic"]), default="none", show_default=True, help="isotonic: make the vector non-increasing first."
+    "--solver",
+    type=click.Choice(["auto", "best-first", "dp"]),
+    default="auto",
+    show_default=True,
+    help="auto takes best-first where that is exact.",
+)
+@click.option(
+    "--smoothing",
+    type=click.Choice(["none", "isotonic"]),
+    default="none",
+    show_default=True,
+    help="isotonic: make the vector non-increasing first.",
 )
 @click.option("--frontier", is_flag=True, help="Also print the best tree of every size and depth bound.")
-@click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of all of the above.")
+@click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits.")
 @output_option("tree.pt")
 @format_option
 @click.pass_context
@@ -54,38 +58,22 @@ def generate(
     Either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D.
     """
     _check_usage(ctx)
+    from treeopt import generation
     from treeopt.cli import tables
     from treeopt.cli.results import generation_summary
-    from treeopt.optimizer.search import optimize
-    from treeopt.optimizer.sequoia_config import optimize_sequoia_config
-    from treeopt.profiles import read_acceptance, read_latency
     from treespec.files import check_writable
-    from treespec.growmap import GrowMap
 
     check_writable(output)
     check_writable(output.with_suffix(".json"))
     if sequoia_config is not None:
-        result = optimize_sequoia_config(sequoia_config)
-        metadata = growmap_metadata(result) | {"sequoia_config_sha256": _sha256(sequoia_config)}
+        made = generation.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing)
     else:
         assert acceptance is not None  # _check_usage has seen to it
-        profile = read_acceptance(acceptance)
-        result = optimize(
-            profile,
-            latency=None if latency is None else read_latency(latency),
-            context=context,
-            size=size,
-            depth=depth,
-            max_size=max_size,
-            max_depth=max_depth,
-            max_branch=max_branch,
-            solver=solver,
-            smoothing=smoothing,
-        )
-        metadata = growmap_metadata(result, profile, acceptance=acceptance, latency=latency, context=context) | {"smoothing": smoothing}
-    GrowMap(result.tree, metadata).write(output)
+        limits = generation.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
+        made = generation.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
+    made.growmap.write(output)
     note(f"wrote {output}")
-    emit(output_format, generation_summary(result, frontier=frontier), tables.generation)
+    emit(output_format, generation_summary(made.result, frontier=frontier), tables.generation)
 
 
 def _check_usage(ctx: click.Context) -> None:
@@ -95,7 +83,7 @@ def _check_usage(ctx: click.Context) -> None:
     if output.suffix == ".json":
         raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {output.with_suffix('.pt')}.")
     if "sequoia_config" in given:
-        others = given & {"acceptance", "latency", "context", "size", "depth", "max_size", "max_depth", "max_branch", "smoothing"}
+        others = given & {"acceptance", "latency", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
         if others:
             raise click.UsageError(f"--sequoia-config holds everything itself; drop {_flags(others)}.")
         return
@@ -104,7 +92,9 @@ def _check_usage(ctx: click.Context) -> None:
     exact = given & {"size", "depth"}
     if len(exact) == 1:
         missing = "--depth" if "size" in exact else "--size"
-        raise click.UsageError(f"{_flags(exact)} goes together with {missing}; to bound a search with --latency use --max-size and --max-depth.")
+        raise click.UsageError(
+            f"{_flags(exact)} goes together with {missing}; to bound a search with --latency use --max-size and --max-depth."
+        )
     if exact and given & {"max_size", "max_depth"}:
         raise click.UsageError(f"--size and --depth leave nothing to search; drop {_flags(given & {'max_size', 'max_depth'})}.")
     if not exact and "latency" not in given:
@@ -119,37 +109,3 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 def _flags(names: set[str]) -> str:
     return " and ".join("--" + name.replace("_", "-") for name in sorted(names))
-
-
-def growmap_metadata(
-    result: "OptimizationResult",
-    profile: "AcceptanceProfile | None" = None,
-    *,
-    acceptance: Path | None = None,
-    latency: Path | None = None,
-    context: int | None = None,
-) -> dict[str, Any]:
-    """What a growmap remembers of how it was made: the promise, the solver, and the profiles by hash."""
-    metadata: dict[str, Any] = {
-        "expected_tokens_per_step": result.expected_tokens_per_step,
-        "predicted_seconds_per_step": result.predicted_seconds_per_step,
-        "predicted_speedup": result.predicted_speedup,
-        "certified_gap": result.certified_gap,
-        "solver": result.solver,
-        "context": context,
-    }
-    if profile is not None:
-        metadata |= {
-            "drafting": profile.drafting,
-            "temperature": profile.temperature,
-            "top_p": profile.top_p,
-            "rank_probability": [list(row) for row in profile.by_depth or (profile.rank_probability,)],
-        }
-    for name, path in (("acceptance", acceptance), ("latency", latency)):
-        if path is not None:
-            metadata[f"{name}_sha256"] = _sha256(path)
-    return metadata
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

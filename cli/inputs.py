@@ -50,5 +50,7 @@ def load_inputs(models: ModelOptions, rows: PromptOptions, *, continuation_len: 
         prompts = load_prompts(rows.dataset, tokenizer, **limits, continuation_len=continuation_len)
         pair = load_models(models)
     if len(prompts) < rows.num_prompts:
-        note(f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {prompts.skipped} of {prompts.end - prompts.start} rows are too short")
+        note(
+            f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {prompts.skipped} of {prompts.end - prompts.start} rows are too short"
+        )
     return pair, prompts

@@ -17,7 +17,9 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 
 @click.command()
 @click.argument("file", type=INPUT_FILE)
-@click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]")
+@click.option(
+    "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
+)
 @click.option("--max-nodes", type=POSITIVE, default=48, show_default=True, help="Most nodes of a growmap to draw, the likeliest first.")
 @format_option
 def inspect(file: Path, acceptance: Path | None, max_nodes: int, output_format: str) -> None:

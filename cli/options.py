@@ -114,7 +114,12 @@ class SamplingOptions:
 
 
 format_option = click.option(
-    "--format", "output_format", type=click.Choice(["rich", "json"]), default="rich", show_default=True, help="Tables for people, or one JSON object."
+    "--format",
+    "output_format",
+    type=click.Choice(["rich", "json"]),
+    default="rich",
+    show_default=True,
+    help="Tables for people, or one JSON object.",
 )
 
 device_option = click.option("--device", type=Device(), default="auto", show_default=True, help="auto: the GPU if there is one.")
@@ -131,12 +136,21 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
     return _bundle(
         "models",
         ModelOptions,
-        click.option("--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."),
-        click.option("--draft", required=draft_required, metavar="MODEL", help="Folder or hub id of the draft; embedded-draft is the one that comes along."),
+        click.option(
+            "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."
+        ),
+        click.option(
+            "--draft",
+            required=draft_required,
+            metavar="MODEL",
+            help="Folder or hub id of the draft; embedded-draft is the one that comes along.",
+        ),
         click.option("--revision", metavar="REV", help="Hub revision of the target."),
         click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
         device_option,
-        click.option("--dtype", type=DType(), default="auto", show_default=True, help="auto: float32 on CPU, the checkpoint's half precision on GPU."),
+        click.option(
+            "--dtype", type=DType(), default="auto", show_default=True, help="auto: float32 on CPU, the checkpoint's half precision on GPU."
+        ),
     )
 
 
@@ -153,7 +167,9 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
             help="stdlib, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; or a folder saved by `datasets`.",
         ),
         click.option("--num-prompts", type=POSITIVE, default=num_prompts, show_default=True, help="Prompts to use at most."),
-        click.option("--prompt-len", type=POSITIVE, default=128, show_default=True, help="First tokens of a row to keep; shorter rows are skipped."),
+        click.option(
+            "--prompt-len", type=POSITIVE, default=128, show_default=True, help="First tokens of a row to keep; shorter rows are skipped."
+        ),
         click.option("--start", type=NATURAL, default=0, show_default=True, help="First row to read."),
         click.option("--end", type=POSITIVE, help="Row to stop before."),
     )
@@ -165,8 +181,20 @@ def sampling_options() -> Callable[[Command], Command]:
         "sampling",
         SamplingOptions,
         click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target."),
-        click.option("--top-p", type=Finite(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus of the target's distribution."),
-        click.option("--drafting", type=click.Choice(["topk"]), default="topk", show_default=True, help="topk: children are the draft's most likely tokens."),
+        click.option(
+            "--top-p",
+            type=Finite(min=0, max=1, min_open=True),
+            default=1.0,
+            show_default=True,
+            help="Nucleus of the target's distribution.",
+        ),
+        click.option(
+            "--drafting",
+            type=click.Choice(["topk"]),
+            default="topk",
+            show_default=True,
+            help="topk: children are the draft's most likely tokens.",
+        ),
         click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i)."),
     )
 

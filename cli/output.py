@@ -42,6 +42,7 @@ class Progress:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._logged: dict[str, float] = {}
+        self._last = ""
 
     def __enter__(self) -> "Progress":
         """Start the bars where stderr is a terminal."""
@@ -67,10 +68,10 @@ class Progress:
                 self._tasks[what] = self._bars.add_task(what, total=total)
             self._bars.update(self._tasks[what], completed=done, total=total)
             return
-        now = time.monotonic()
-        if done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS:
-            self._logged[what] = now
-            note(f"{what}: {done}/{total}")
+        line, now = f"{what}: {done}/{total}", time.monotonic()
+        if line != self._last and (done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS):
+            self._last, self._logged[what] = line, now
+            note(line)
 
 
 def _finite(value: Any) -> Any:

@@ -28,7 +28,9 @@ def profile() -> None:
 @profile.command()
 @model_options()
 @prompt_options(num_prompts=64)
-@click.option("--gen-len", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens per prompt; the first is never drafted.")
+@click.option(
+    "--gen-len", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens per prompt; the first is never drafted."
+)
 @sampling_options()
 @click.option("--max-branch", type=POSITIVE, default=32, show_default=True, help="Ranks to profile.")
 @click.option(

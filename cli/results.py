@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from treespec.tree import SpeculationTree
     from treespec.verification.report import EvaluationReport
 
-_ACCEPTANCE_KEYS = ("drafting", "temperature", "top_p", "method", "rank_probability", "none_accepted", "standard_error", "positions", "prompts")
+_ACCEPTANCE_KEYS = (
+    "drafting",
+    "temperature",
+    "top_p",
+    "method",
+    "rank_probability",
+    "none_accepted",
+    "standard_error",
+    "positions",
+    "prompts",
+)
 
 
 def acceptance_summary(profile: "AcceptanceProfile") -> dict[str, Any]:

@@ -4,24 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 
-def acceptance(console: Console, data: Mapping[str, Any]) -> None:
-    """Rank probabilities with standard errors; ranks that never accept anything are left out."""
-    title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}, temperature {data['temperature']:g}"
-    table = Table(title=title, title_justify="left")
+def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
+    """Rank probabilities with standard errors, of the first `ranks` ranks; those that accept nothing are left out."""
+    temperature = "" if data.get("temperature") is None else f", temperature {data['temperature']:g}"
+    title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}{temperature}"
+    table = _titled(console, title)
     for column in ("rank", "P(accepted)", "standard error", "P(one of the first)"):
         table.add_column(column, justify="right")
     errors: Sequence[float] = data.get("standard_error") or ()
     total = 0.0
     for rank, value in enumerate(data["rank_probability"]):
         total += value
-        if value > 0 or rank == 0:
+        if (value > 0 or rank == 0) and rank < (ranks or rank + 1):
             table.add_row(str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}")
     console.print(table)
-    console.print(f"no rank accepted: {data['none_accepted']:.4f}")
+    _line(console, f"no rank accepted: {data['none_accepted']:.4f}")
 
 
 def latency(console: Console, data: Mapping[str, Any]) -> None:
@@ -29,19 +31,19 @@ def latency(console: Console, data: Mapping[str, Any]) -> None:
     for title, what, rows in (("target pass by tree size", "size", data["target"]), ("draft pass by level width", "width", data["draft"])):
         contexts = sorted({row["context"] for row in rows})
         by_place = {(row[what], row["context"]): row["median_seconds"] for row in rows}
-        table = Table(title=f"{title}, median ms", title_justify="left")
+        table = _titled(console, f"{title}, median ms")
         table.add_column(what, justify="right")
         for context in contexts:
             table.add_column(f"context {context}", justify="right")
         for n in sorted({row[what] for row in rows}):
             table.add_row(str(n), *(_ms(by_place.get((n, context))) for context in contexts))
         console.print(table)
-    console.print(f"overhead per step: {_ms(data['overhead_seconds'])} ms")
+    _line(console, f"overhead per step: {_ms(data['overhead_seconds'])} ms")
 
 
 def generation(console: Console, data: Mapping[str, Any]) -> None:
     """The chosen tree and what it promises."""
-    table = _figures("growmap")
+    table = _figures(console, "growmap")
     table.add_row("size (root included)", str(data["size"]))
     table.add_row("depth (draft passes per step)", str(data["depth"]))
     table.add_row("level widths", " ".join(str(w) for w in data["level_widths"]))
@@ -55,9 +57,9 @@ def generation(console: Console, data: Mapping[str, Any]) -> None:
     table.add_row("solver", str(data["solver"]))
     console.print(table)
     if data.get("size") == 1:
-        console.print("the best tree is the root alone: on this hardware speculation with this draft does not pay")
+        _line(console, "the best tree is the root alone: on this hardware speculation with this draft does not pay")
     if data.get("frontier"):
-        frontier = Table(title="frontier: best expected tokens per step", title_justify="left")
+        frontier = _titled(console, "frontier: best expected tokens per step")
         for column in ("size", "depth bound", "tokens per step"):
             frontier.add_column(column, justify="right")
         for point in data["frontier"]:
@@ -69,12 +71,14 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
     """The tree beside autoregressive decoding, what was predicted beside what was measured, and the verdict."""
     intervals = data.get("intervals_95") or {}
     baseline = data["baseline"]
-    table = Table(title=f"decoding {data['prompts']} prompts, 95 % intervals over prompts", title_justify="left")
+    table = _titled(console, f"decoding {data['prompts']} prompts, 95 % intervals over prompts")
     for column in ("", "tokens/s", "ms/token", "tokens/step", "speed-up"):
         table.add_column(column, justify="right" if column else "left")
     spans = intervals.get("baseline_seconds_per_token")
     if baseline["seconds_per_token"] is not None:
-        table.add_row("autoregressive", _number(baseline["tokens_per_second"], 1), _ms(baseline["seconds_per_token"], spans), "1.000", "1.000")
+        table.add_row(
+            "autoregressive", _number(baseline["tokens_per_second"], 1), _ms(baseline["seconds_per_token"], spans), "1.000", "1.000"
+        )
     if data.get("mode") != "baseline":
         table.add_row(
             "growmap",
@@ -88,7 +92,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
         return
     predicted = data["predicted"]
     if predicted["tokens_per_step"] is not None:
-        comparison = Table(title="prediction", title_justify="left")
+        comparison = _titled(console, "prediction")
         for column in ("", "predicted", "measured"):
             comparison.add_column(column, justify="right" if column else "left")
         comparison.add_row("tokens per step", _number(predicted["tokens_per_step"], 3), _number(data["tokens_per_step"], 3))
@@ -96,8 +100,8 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
             comparison.add_row("ms per step", _ms(predicted["seconds_per_step"]), _ms(data.get("measured_seconds_per_step")))
         console.print(comparison)
     for part, seconds in (data.get("breakdown") or {}).items():
-        console.print(f"{part}: {_ms(seconds / data['steps']) if data['steps'] else '-'} ms per step")
-    console.print(_verdict(data))
+        _line(console, f"{part}: {_ms(seconds / data['steps']) if data['steps'] else '-'} ms per step")
+    _line(console, _verdict(data))
 
 
 def _verdict(data: Mapping[str, Any]) -> str:
@@ -111,7 +115,7 @@ def _verdict(data: Mapping[str, Any]) -> str:
 
 def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -> None:
     """The tree drawn with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
-    figures = _figures("growmap")
+    figures = _figures(console, "growmap")
     figures.add_row("size (root included)", str(data["size"]))
     figures.add_row("depth", str(data["depth"]))
     figures.add_row("most children", str(data["max_branch"]))
@@ -120,7 +124,7 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
         figures.add_row("expected tokens per step", f"{data['expected_tokens_per_step']:.4f}")
     for key, value in data.get("metadata", {}).items():
         if isinstance(value, str | int | float) and key not in ("size", "depth", "expected_tokens_per_step"):
-            figures.add_row(key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
+            figures.add_row(escape(key.replace("_", " ")), f"{value:.6g}" if isinstance(value, float) else escape(str(value)))
     console.print(figures)
     chances: Sequence[float] = data.get("path_probability") or ()
     paths = [tuple(path) for path in data["paths"]]
@@ -132,25 +136,36 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
         label = f"{path[-1]}  {chances[i]:.4f}" if chances else str(path[-1])
         drawn[path] = drawn[path[:-1]].add(label)
     console.print(drawn[()])
-    console.print("each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""))
+    _line(console, "each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""))
     if len(shown) < len(paths):
-        console.print(f"{len(paths) - len(shown)} more nodes are not drawn; --max-nodes {data['size']} draws all")
+        _line(console, f"{len(paths) - len(shown)} more nodes are not drawn; --max-nodes {data['size']} draws all")
 
 
 def pairs(console: Console, data: Mapping[str, Any]) -> None:
     """A flat object as two columns."""
-    table = _figures("")
+    table = _figures(console, "")
     for key, value in data.items():
         shown = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else value
-        table.add_row(key.replace("_", " "), "-" if shown in (None, "") else str(shown))
+        table.add_row(key.replace("_", " "), "-" if shown in (None, "") else escape(str(shown)))
     console.print(table)
 
 
-def _figures(title: str) -> Table:
-    table = Table(title=title or None, title_justify="left", show_header=False)
+def _titled(console: Console, title: str, *, show_header: bool = True) -> Table:
+    """A table whose title is a line of its own, printed now: rich would break it at the table's width."""
+    if title:
+        console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
+    return Table(show_header=show_header)
+
+
+def _figures(console: Console, title: str) -> Table:
+    table = _titled(console, title, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     return table
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _ms(seconds: float | None, interval: Sequence[float] | None = None) -> str:

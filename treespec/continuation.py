@@ -49,7 +49,9 @@ def continue_prompts(
         if done % 16 == 15 and not bool(alive.any()):
             break
     if not bool(finite):
-        raise ModelError("the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32")
+        raise ModelError(
+            "the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32"
+        )
     missing = gen_len - len(valid)
     if missing:
         tokens.append(read.expand(rows, missing))

@@ -31,7 +31,7 @@ def row_of(record: object, *, name: str) -> Row:
     which are joined by line ends. Raises DatasetError that begins with `name`.
     """
     if not isinstance(record, Mapping):
-        raise DatasetError(f"{name}: the row is {_kind(record)}, but it must be an object such as {{\"text\": ...}}")
+        raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
     if "input_ids" in record:
         ids = record["input_ids"]
         if not isinstance(ids, list | tuple) or not all(type(i) is int for i in ids):
@@ -59,7 +59,9 @@ def rows_of_file(path: Path) -> Iterator[Row]:
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DatasetError(f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`")
+        raise DatasetError(
+            f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`"
+        )
     try:
         yield from reader(path)
     except UnicodeDecodeError as e:
@@ -111,7 +113,9 @@ def _parquet(path: Path) -> Iterator[Row]:
             names = file.schema_arrow.names
             wanted = [key for key in ("input_ids", *TEXT_KEYS) if key in names][:1]
             if not wanted:
-                raise DatasetError(f"{path} has none of the columns input_ids, text, prompt and turns (its columns: {', '.join(names[:8])})")
+                raise DatasetError(
+                    f"{path} has none of the columns input_ids, text, prompt and turns (its columns: {', '.join(names[:8])})"
+                )
             number = 0
             for batch in file.iter_batches(batch_size=64, columns=wanted):
                 for record in batch.to_pylist():

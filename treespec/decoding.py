@@ -81,7 +81,9 @@ def decode_speculative(
     parent's choice is accepted. Lossless at any temperature, since drafted tokens never influence the draw (SpecInfer,
     arXiv 2305.09781, sec. 4.3, states the greedy case). Raises CapacityError, ModelError.
     """
-    return _decode(SpeculativeStep(target, draft, tree, request.sampling, timer), target, draft, request, request.slots(tree.size), generator)
+    return _decode(
+        SpeculativeStep(target, draft, tree, request.sampling, timer), target, draft, request, request.slots(tree.size), generator
+    )
 
 
 def _decode(

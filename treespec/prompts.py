@@ -121,7 +121,9 @@ def load_prompts(
         if len(prompts) == num_prompts:
             break
     if not prompts and not skipped:
-        raise DatasetError(f"data set {name} has no row at --start {start}; pass a smaller --start" if start else f"data set {name} has no rows")
+        raise DatasetError(
+            f"data set {name} has no row at --start {start}; pass a smaller --start" if start else f"data set {name} has no rows"
+        )
     if not prompts:
         raise DatasetError(
             f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {skipped} rows has {longest} tokens; "
@@ -153,7 +155,9 @@ def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
     except OSError as e:
         raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
     if any(f.suffix.lower() in _IMAGE_SUFFIXES for f in files):
-        raise DatasetError(f"{folder} is a folder of images, which need a vision-language pair; this version runs text pairs: pass a data set of text")
+        raise DatasetError(
+            f"{folder} is a folder of images, which need a vision-language pair; this version runs text pairs: pass a data set of text"
+        )
     readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
     hint = f"; name a file in it, such as {readable}" if readable else ""
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
@@ -162,7 +166,9 @@ def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
 def _token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:
     if row.ids is None:
         if tokenizer is None:
-            raise DatasetError(f'{row.name} is text, but the model comes without a tokenizer; add its files to the folder, or give rows of "input_ids"')
+            raise DatasetError(
+                f'{row.name} is text, but the model comes without a tokenizer; add its files to the folder, or give rows of "input_ids"'
+            )
         return tuple(tokenizer.encode(row.text or ""))
     wrong = next((i for i in row.ids if i < 0 or (vocabulary_size is not None and i >= vocabulary_size)), None)
     if wrong is not None:

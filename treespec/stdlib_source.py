@@ -21,7 +21,7 @@ PIECE_CHARACTERS = 6000
 
 _GENERATED_TABLES = ("encodings", "pydoc_data")  # character maps and rendered documentation: not text that people write
 _THIRD_PARTY = ("site-packages", "dist-packages")
-_NOT_EVERYWHERE = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "distutils")  # absent from some Pythons
+_NOT_EVERYWHERE = ("test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "distutils")  # absent from some Pythons
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def modules(split: Literal["train", "held-out"], root: Path | None = None) -> It
         module = Module(".".join(parts).removesuffix(".__init__"), path)
         if split == "train" and not module.held_out:
             yield module
-        if split == "held-out" and module.held_out and parts[0] not in _NOT_EVERYWHERE:
+        if split == "held-out" and module.held_out and not any(p in _NOT_EVERYWHERE for p in parts):
             yield module
 
 
@@ -71,7 +71,7 @@ def pieces(text: str, characters: int = PIECE_CHARACTERS) -> list[str]:
             piece = ""
     if not found:
         return [piece] if piece else []
-    if len(piece) >= characters // 2:
+    if piece and len(piece) >= characters // 2:
         return [*found, piece]
     found[-1] += piece
     return found

@@ -63,7 +63,9 @@ class SpeculativeStep:
         self.timer: Timer = timer or NoTimer()
         self.vocabulary = min(target.vocabulary_size, draft.vocabulary_size)
         if tree.max_branch > self.vocabulary:
-            raise ModelError(f"the tree has a node with {tree.max_branch} children, but the vocabulary has {self.vocabulary} tokens; use a narrower tree")
+            raise ModelError(
+                f"the tree has a node with {tree.max_branch} children, but the vocabulary has {self.vocabulary} tokens; use a narrower tree"
+            )
         self._tensors = {tree.size: TreeTensors.on(tree, target.device)}
 
     def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:

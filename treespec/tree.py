@@ -36,7 +36,9 @@ class SpeculationTree:
             raise TreeError(f"node 0 is the root and has parent -1, but parents[0] is {parents[0]}")
         for node in range(1, len(parents)):
             if not 0 <= parents[node] < node:
-                raise TreeError(f"parents[{node}] is {parents[node]}, but it must lie in [0, {node - 1}]: parents come before their children")
+                raise TreeError(
+                    f"parents[{node}] is {parents[node]}, but it must lie in [0, {node - 1}]: parents come before their children"
+                )
             if parents[node] < parents[node - 1]:
                 raise TreeError(
                     f"parents[{node}] = {parents[node]} is below parents[{node - 1}] = {parents[node - 1]}: "
@@ -94,7 +96,9 @@ class SpeculationTree:
         level = [0]
         for depth, counts in enumerate(branches):
             if len(counts) != len(level) or any(c < 0 for c in counts):
-                raise TreeError(f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {len(level)} nodes; give one count >= 0 for each")
+                raise TreeError(
+                    f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {len(level)} nodes; give one count >= 0 for each"
+                )
             first = len(parents)
             if first + sum(counts) > MAX_SIZE:
                 raise TreeError(f"tree size {first + sum(counts)} is above the limit of {MAX_SIZE} nodes; use a smaller tree")
@@ -113,7 +117,9 @@ class SpeculationTree:
         nodes = {tuple(p[: i + 1]) for p in paths for i in range(len(p))}
         for path in nodes:
             if path[-1] < 0 or (path[-1] > 0 and (*path[:-1], path[-1] - 1) not in nodes):
-                raise TreeError(f"path {list(path)} has rank {path[-1]} without rank {path[-1] - 1} beside it; ranks start at 0 without gaps")
+                raise TreeError(
+                    f"path {list(path)} has rank {path[-1]} without rank {path[-1] - 1} beside it; ranks start at 0 without gaps"
+                )
         order = [(), *sorted(nodes, key=lambda p: (len(p), p))]
         index = {path: i for i, path in enumerate(order)}
         return cls((-1, *(index[path[:-1]] for path in order[1:])))

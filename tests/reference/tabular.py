@@ -43,7 +43,9 @@ class TabularModel:
         rows = []
         for row, position in enumerate(positions.tolist()):
             visible = sorted(self.stored[slot] for slot in mask[row].nonzero().flatten().tolist())
-            assert [p for p, _ in visible] == list(range(position + 1)), f"row at position {position} sees positions {[p for p, _ in visible]}"
+            assert [p for p, _ in visible] == list(range(position + 1)), (
+                f"row at position {position} sees positions {[p for p, _ in visible]}"
+            )
             rows.append(self.rule(tuple(token for _, token in visible)))
         logits = torch.tensor(rows)
         return logits if keep is None else logits[keep]

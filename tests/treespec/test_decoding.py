@@ -33,12 +33,21 @@ def text(records) -> list[int]:  # type: ignore[no-untyped-def]
     return [token for record in records for token in record.tokens]
 
 
-trees = st.lists(st.integers(0, 10**6), max_size=11).map(lambda picks: SpeculationTree.from_parents([-1, *(p % (i + 1) for i, p in enumerate(picks))]))
+trees = st.lists(st.integers(0, 10**6), max_size=11).map(
+    lambda picks: SpeculationTree.from_parents([-1, *(p % (i + 1) for i, p in enumerate(picks))])
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(tree=trees.filter(lambda t: t.max_branch <= VOCABULARY), seed=st.integers(0, 50), gen_len=st.integers(1, 25), noise=st.sampled_from([0.0, 0.5, 2.0]))
-def test_greedy_output_is_the_targets_and_steps_are_those_of_the_replay(tree: SpeculationTree, seed: int, gen_len: int, noise: float) -> None:
+@given(
+    tree=trees.filter(lambda t: t.max_branch <= VOCABULARY),
+    seed=st.integers(0, 50),
+    gen_len=st.integers(1, 25),
+    noise=st.sampled_from([0.0, 0.5, 2.0]),
+)
+def test_greedy_output_is_the_targets_and_steps_are_those_of_the_replay(
+    tree: SpeculationTree, seed: int, gen_len: int, noise: float
+) -> None:
     target, draft = pair(seed, noise)
     prompt = (1, 2, 3)
     records = list(decode_speculative(target, draft, tree, Request(prompt, gen_len)))
@@ -103,6 +112,7 @@ def test_sampled_output_is_reproducible_and_follows_the_targets_distribution() -
     for i in range(draws):
         output = tuple(run(i)[:2])
         counts[output] = counts.get(output, 0) + 1
+
     def p(context: tuple[int, ...]) -> torch.Tensor:
         return distribution(torch.tensor(target.rule(context), dtype=torch.float64), sampling)
 

@@ -131,6 +131,7 @@ def _solve_row(row: NDArray[np.float64], below: list[_State] | None, max_size: i
     splits = np.zeros((ranks + 1, max_size + 1), dtype=np.uint16)
     states = [_State(leaf, np.zeros(max_size + 1, dtype=np.uint16), splits)]
     previous = np.full(max_size + 1, -np.inf)
+    sizes = np.arange(max_size + 1)
     for depth in range(1, max_depth + 1):
         values = (states if below is None else below)[depth - 1].values
         changed = np.flatnonzero(values != previous)
@@ -138,10 +139,12 @@ def _solve_row(row: NDArray[np.float64], below: list[_State] | None, max_size: i
             states.append(states[-1])
             continue
         splits = splits.copy()
-        for rank in range(ranks):
-            _convolve(table, splits, rank, row[rank], earlier[rank], values, int(changed[0]) + 1)
+        largest = int(np.flatnonzero(values > -np.inf)[-1])
+        backward = values[largest:0:-1].copy()
+        for rank, probability in enumerate(row.tolist()):
+            _convolve(table, splits, rank, earlier[rank], probability * backward, sizes, int(changed[0]) + 1)
         best = table[:, max_size:].argmax(axis=0)
-        states.append(_State(table[best, np.arange(max_size, 2 * max_size + 1)], best.astype(np.uint16), splits))
+        states.append(_State(table[best, max_size + sizes], best.astype(np.uint16), splits))
         previous = values
     return states
 
@@ -150,30 +153,24 @@ def _convolve(
     table: NDArray[np.float64],
     splits: NDArray[np.uint16],
     rank: int,
-    probability: float,
     earlier: int,
-    values: NDArray[np.float64],
+    gains: NDArray[np.float64],
+    sizes: NDArray[np.intp],
     first: int,
 ) -> None:
     """Fill T[rank + 1, n] and its split for all n >= first: the subtree of `rank` joins the children before it.
 
-    `earlier`: number of earlier ranks that are at least as probable; `values`: V[m] of the children, -inf where none is.
+    `earlier`: number of earlier ranks that are at least as probable; `gains`: p V[m] for m from the largest subtree there
+    is down to 1; `sizes`: 0 .. max_size.
     """
-    max_size = len(values) - 1
-    start = max(first, rank + 2)
-    largest = int(np.flatnonzero(values > -np.inf)[-1])
-    gains = probability * values[1 : largest + 1]
-    backward = np.ascontiguousarray(gains[::-1])
-    before = table[rank]
-    while start <= max_size:
+    start, end, largest, before = max(first, rank + 2), len(sizes), len(gains), table[rank]
+    while start < end:
         # rows n = start .. stop - 1, columns m = most .. 1; `most` covers the largest n, fewer rows where it is large
-        count = min(max_size + 1 - start, max(8, _BLOCK // max(1, min(largest, (start - 1) // (earlier + 1)))))
-        stop = start + count
+        stop = min(end, start + max(8, _BLOCK // max(1, min(largest, (start - 1) // (earlier + 1)))))
         most = max(1, min(largest, (stop - 2) // (earlier + 1), stop - 2 - rank))
-        offset = (max_size + start - most) * before.itemsize
-        window = np.ndarray((count, most), np.float64, before, offset, (before.itemsize, before.itemsize))
-        sums = window + backward[largest - most :]
+        window = np.ndarray((stop - start, most), np.float64, before, (end - 1 + start - most) * 8, (8, 8))
+        sums = window + gains[largest - most :]
         column = sums.argmax(axis=1)
-        table[rank + 1, max_size + start : max_size + stop] = sums[np.arange(count), column]
+        table[rank + 1, end - 1 + start : end - 1 + stop] = sums[sizes[: stop - start], column]
         splits[rank + 1, start:stop] = most - column
         start = stop

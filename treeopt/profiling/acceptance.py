@@ -70,7 +70,9 @@ def profile_acceptance(
         raise ModelError("an acceptance profile needs a draft model; pass --draft")
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
     if settings.max_branch > vocabulary:
-        raise ProfileError(f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less")
+        raise ProfileError(
+            f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
+        )
     longest = max(len(p.ids) for p in prompts.prompts) + settings.gen_len
     for role, model in (("target", pair.target), ("draft", draft)):
         if model.max_positions is not None and longest > model.max_positions:
@@ -105,7 +107,12 @@ def _batches(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
 
 
 def _measure(
-    pair: Pair, draft: TreeModel, batch: list[tuple[int, Prompt]], settings: AcceptanceSettings, vocabulary: int, on_token: Callable[[int], None]
+    pair: Pair,
+    draft: TreeModel,
+    batch: list[tuple[int, Prompt]],
+    settings: AcceptanceSettings,
+    vocabulary: int,
+    on_token: Callable[[int], None],
 ) -> list[tuple[list[float], int]]:
     """Per prompt: (sum over positions of the chance of each rank, positions)."""
     device = pair.target.device
@@ -114,7 +121,9 @@ def _measure(
     start = ids.shape[1]
     if settings.method == "on-policy":
         generators = [prompt_generator(settings.seed, index, device) for index, _ in batch]
-        texts, valid = continue_prompts(pair.target.module, ids, settings.gen_len, sampling, generators, pair.eos_token_ids, vocabulary, on_token)
+        texts, valid = continue_prompts(
+            pair.target.module, ids, settings.gen_len, sampling, generators, pair.eos_token_ids, vocabulary, on_token
+        )
     else:
         texts, valid = _own_text(batch, ids, settings.gen_len)
     valid = valid[:, 1:]  # the first token comes from the prompt pass: position `start` is the first that is drafted
@@ -135,7 +144,9 @@ def _measure(
 def target_mass(logits: Tensor, ranked: Tensor, sampling: Sampling) -> Tensor:
     """p(token_k) of every ranked token. [batch, positions, vocabulary], [batch, positions, ranks] -> float64 [batch, positions, ranks]."""
     if not bool(logits.amax(-1).isfinite().all()):
-        raise ModelError("the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32")
+        raise ModelError(
+            "the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32"
+        )
     return torch.stack([distribution(row, sampling).gather(-1, ranks) for row, ranks in zip(logits, ranked, strict=True)]).double()
 
 
@@ -155,7 +166,9 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
     counts = np.array([count for _, count in sums], dtype=np.float64)
     positions = int(counts.sum())
     if positions == 0:
-        raise ProfileError("no position to measure: every prompt ended with its first token, or rows hold no text after the prompt; use longer rows")
+        raise ProfileError(
+            "no position to measure: every prompt ended with its first token, or rows hold no text after the prompt; use longer rows"
+        )
     probability = totals.sum(0) / positions
     residual = totals - counts[:, None] * probability
     prompts_used = len(sums)

@@ -80,7 +80,9 @@ def profile_latency(
                 f"{model.max_positions}; pass a smaller --context"
             )
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
-    text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed)).to(pair.target.device)
+    text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed)).to(
+        pair.target.device
+    )
     for model in (pair.target, draft):
         model.allocate(slots)
         model.prefill(text[:-1])
@@ -133,7 +135,9 @@ def _round(steps: list[tuple[Step, int]], text: Tensor, timer: Timer, device: to
     return samples
 
 
-def _profile(pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[float]]]) -> LatencyProfile:
+def _profile(
+    pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[float]]]
+) -> LatencyProfile:
     target: list[LatencySample] = []
     draft: list[DraftSample] = []
     overhead: list[float] = []

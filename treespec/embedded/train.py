@@ -119,12 +119,16 @@ def logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
 
-def fit(name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path) -> None:
+def fit(
+    name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path
+) -> None:
     """Run a stage to its end, checkpointing every `CHECKPOINT_EVERY` steps and going on from what an earlier run left."""
     device = next(model.parameters()).device
     decay = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.95), fused=True
+    )
     checkpoint = out / f"{name}.checkpoint.pt"
     first = 0
     if checkpoint.exists():
@@ -145,7 +149,11 @@ def fit(name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_ou
             with torch.no_grad():
                 quality = sum(float(held_out(batch(held, i, seed=2).to(device))) for i in range(4)) / 4
             seconds = (time.perf_counter() - started) / (step + 1 - first)
-            print(f"{name} step {step + 1}/{stage.steps} loss {loss.item():.4f} held-out {quality:.4f} {seconds:.2f} s/step", file=sys.stderr, flush=True)
+            print(
+                f"{name} step {step + 1}/{stage.steps} loss {loss.item():.4f} held-out {quality:.4f} {seconds:.2f} s/step",
+                file=sys.stderr,
+                flush=True,
+            )
             partial = checkpoint.with_suffix(".partial")
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial)
             os.replace(partial, checkpoint)
@@ -172,7 +180,11 @@ def main() -> None:
     texts = [m.text for m in train]
     tokenizer = train_tokenizer(texts)
     stream, held_stream = encode(tokenizer, texts), encode(tokenizer, [m.text for m in held])
-    print(f"{len(train)} modules, {len(stream)} tokens to train on; {len(held)} modules, {len(held_stream)} tokens held out", file=sys.stderr, flush=True)
+    print(
+        f"{len(train)} modules, {len(stream)} tokens to train on; {len(held)} modules, {len(held_stream)} tokens held out",
+        file=sys.stderr,
+        flush=True,
+    )
 
     def cross_entropy(model: LlamaForCausalLM) -> Loss:
         return lambda ids: F.cross_entropy(logits(model, ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())

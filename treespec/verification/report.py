@@ -86,7 +86,9 @@ class EvaluationReport:
     def _columns(self) -> dict[str, NDArray[np.float64]]:
         """Per prompt: steps, seconds and the tokens after the first, which comes from the prompt pass."""
         rows = [(r.tokens - 1, r.steps, r.seconds, max(0, r.baseline_tokens - 1), r.baseline_seconds) for r in self.results]
-        return dict(zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True))
+        return dict(
+            zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True)
+        )
 
     @property
     def tokens(self) -> int:

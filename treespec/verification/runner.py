@@ -192,5 +192,12 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
 
 
 def _fingerprint(pair: Pair, tree: SpeculationTree | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
-    known = [pair.describe(), None if tree is None else tree.parents, prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype)]
+    known = [
+        pair.describe(),
+        None if tree is None else tree.parents,
+        prompts.fingerprint,
+        asdict(settings),
+        str(pair.target.device),
+        str(pair.target.dtype),
+    ]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -116,7 +116,9 @@ def tiny_module(tiny_config: Callable[..., PreTrainedConfig]) -> Callable[..., P
         if attention is None and getattr(config, "attn_logit_softcapping", None):
             attention = "eager"
         torch.manual_seed(seed)
-        module: PreTrainedModel = AutoModelForCausalLM.from_config(config, **({} if attention is None else {"attn_implementation": attention}))
+        module: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, **({} if attention is None else {"attn_implementation": attention})
+        )
         return module.eval()
 
     return build

@@ -59,7 +59,13 @@ def build(kind: type[LlamaForCausalLM]) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return kind(
         NewConfig(
-            vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.3, pad_token_id=0
+            vocab_size=97,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            initializer_range=0.3,
+            pad_token_id=0,
         )
     ).eval()
 

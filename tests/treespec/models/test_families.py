@@ -61,7 +61,16 @@ def test_no_family_is_both_verified_and_refused() -> None:
 
 @pytest.mark.parametrize(
     ("family", "window"),
-    [("llama", None), ("qwen2", None), ("qwen2-sliding", 6), ("qwen3", None), ("qwen3-sliding", 6), ("mistral", 6), ("gemma3", 6), ("mixtral", 6)],
+    [
+        ("llama", None),
+        ("qwen2", None),
+        ("qwen2-sliding", 6),
+        ("qwen3", None),
+        ("qwen3-sliding", 6),
+        ("mistral", 6),
+        ("gemma3", 6),
+        ("mixtral", 6),
+    ],
 )
 def test_windows(family: str, window: int | None, tiny_config: Build) -> None:
     assert families.check(tiny_config(family)).window == window

@@ -26,7 +26,7 @@ class _Saying(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Saying) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
         running.shutdown()
@@ -75,7 +75,17 @@ def test_silence_is_given_up_on_in_time(silent: str, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("name", "possible"),
-    [("gpt2", True), ("a/b", True), ("JackFram/llama-68m", True), ("./a", False), ("/a/b", False), ("a/b/c", False), ("a/", False), ("", False), ("a b", False)],
+    [
+        ("gpt2", True),
+        ("a/b", True),
+        ("JackFram/llama-68m", True),
+        ("./a", False),
+        ("/a/b", False),
+        ("a/b/c", False),
+        ("a/", False),
+        ("", False),
+        ("a b", False),
+    ],
 )
 def test_repository_ids(name: str, possible: bool) -> None:
     assert hub.is_repository_id(name) == possible

@@ -1,0 +1,271 @@
+"""Models, tokenizers and pairs come from folders; whatever is wrong with them is said in one line."""
+
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from transformers import PreTrainedModel
+
+from treespec.errors import ModelError
+from treespec.models import hub, loading
+from treespec.models.loading import load_model, load_pair, load_tokenizer
+
+Build = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, tiny_module: Build, tokenizer_into: Callable[..., None]) -> Path:
+    """Folders `target` and `draft` (one vocabulary), `padded` (more rows), `other` (another tokenizer), `mute` (none)."""
+    root = tmp_path_factory.mktemp("models")
+    for name, rows, prefix in (("target", 97, "w"), ("draft", 97, "w"), ("padded", 112, "w"), ("other", 97, "v"), ("mute", 97, None)):
+        tiny_module("llama", seed=len(name), vocab_size=rows).save_pretrained(root / name)
+        if prefix:
+            tokenizer_into(root / name, prefix)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+def test_a_folder_loads_in_eval_mode_and_float32_on_the_cpu(saved: Path) -> None:
+    module = load_model(str(saved / "target"))
+    assert module.dtype == torch.float32
+    assert not module.training
+    assert load_model(str(saved / "target"), dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_loaded_weights_are_the_saved_ones(saved: Path, tiny_module: Build) -> None:
+    wanted = tiny_module("llama", seed=len("target"), vocab_size=97).state_dict()
+    got = load_model(str(saved / "target")).state_dict()
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+def test_half_precision_checkpoints_are_widened_on_the_cpu(saved: Path, tmp_path: Path, tiny_module: Build) -> None:
+    tiny_module("llama").to(torch.float16).save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(
+    ("own", "wanted"), [(torch.float16, torch.float16), (torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)]
+)
+def test_auto_dtype_on_cuda_is_the_checkpoints_own_half(own: torch.dtype, wanted: torch.dtype, tmp_path: Path, tiny_module: Build) -> None:
+    tiny_module("llama").to(own).save_pretrained(tmp_path)
+    module = load_model(str(tmp_path), device="cuda")
+    assert (module.dtype, module.device.type) == (wanted, "cuda")
+
+
+def test_a_pair_is_described(saved: Path) -> None:
+    pair = load_pair(str(saved / "target"), str(saved / "draft"))
+    assert pair.draft is not None
+    assert pair.eos_token_ids == {2, 3}, "the generation config's and the tokenizer's"
+    record = pair.describe()
+    assert json.loads(json.dumps(record)) == record
+    assert record["target"]["family"] == "llama"
+    assert record["target"]["parameters"] == sum(p.numel() for p in pair.target.module.parameters())
+    assert (record["device"], record["dtype"], record["vocabulary_size"]) == ("cpu", "float32", 97)
+
+
+def test_a_target_alone_is_a_pair_without_draft(saved: Path) -> None:
+    pair = load_pair(str(saved / "target"))
+    assert pair.draft is None
+    assert pair.describe()["draft"] is None
+
+
+def test_other_vocabularies_are_refused(saved: Path) -> None:
+    with pytest.raises(ModelError, match=r"different vocabularies, first at id 0 \('[vw]0'\)"):
+        load_pair(str(saved / "target"), str(saved / "other"))
+
+
+def test_padded_rows_are_cut_to_the_tokenizers_ids(saved: Path) -> None:
+    pair = load_pair(str(saved / "target"), str(saved / "padded"))
+    assert pair.draft is not None
+    assert pair.target.vocabulary_size == pair.draft.vocabulary_size == 90
+    ids = torch.arange(5)[None]
+    with torch.no_grad():
+        wanted = pair.draft.module(input_ids=ids).logits
+    assert wanted.shape[-1] == 112
+    assert torch.allclose(pair.draft.score(ids), wanted[..., :90], atol=1e-6)
+
+
+def test_a_tokenizer_with_more_ids_than_logits_is_refused(tmp_path: Path, tiny_module: Build, tokenizer_into: Callable[..., None]) -> None:
+    for name, rows in (("a", 120), ("b", 97)):
+        tiny_module("llama", vocab_size=rows).save_pretrained(tmp_path / name)
+        tokenizer_into(tmp_path / name, size=110)
+    with pytest.raises(ModelError, match="ids up to 109.* 120 logits.* 97"):
+        load_pair(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_models_without_tokenizers_pair_by_their_rows(saved: Path, tmp_path: Path, tiny_module: Build) -> None:
+    pair = load_pair(str(saved / "mute"), str(saved / "mute"))
+    assert pair.tokenizer is None
+    assert pair.eos_token_ids == {2}
+    tiny_module("llama", vocab_size=50).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="97 logits.* 50.*without both tokenizers"):
+        load_pair(str(saved / "mute"), str(tmp_path))
+
+
+def test_a_tokenizer_is_loaded_or_missed(saved: Path) -> None:
+    assert load_tokenizer(str(saved / "target")).encode("w5 w7") == [5, 7]
+    with pytest.raises(ModelError, match="holds no tokenizer"):
+        load_tokenizer(str(saved / "mute"))
+
+
+def _edited(saved: Path, tmp_path: Path, edit: Callable[[Path], object]) -> str:
+    folder = tmp_path / "edited"
+    shutil.copytree(saved / "target", folder)
+    edit(folder)
+    return str(folder)
+
+
+def _config(**changes: object) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return edit
+
+
+def _half_file(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no config.json; give a folder"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights; save"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin, a pickle"),
+        (_half_file, "cannot be loaded"),
+        (_config(num_hidden_layers=3), "weights are missing"),
+        (_config(hidden_size=64), "cannot be loaded"),
+        (_config(model_type="never_heard_of"), "cannot be loaded"),
+        (_config(model_type="never_heard_of", auto_map={"AutoConfig": "code.Config"}), "which is never run|cannot be loaded"),
+        (_config(model_type="mamba"), "mamba.*running state"),
+    ],
+)
+def test_damaged_folders(edit: Callable[[Path], object], message: str, saved: Path, tmp_path: Path) -> None:
+    name = _edited(saved, tmp_path, edit)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "../a/b", "/no/such/folder", "~/no-such-model", "a/b/c", "nowhere/", ""])
+def test_paths_that_lead_nowhere_never_reach_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "is_reachable", lambda: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match=r"no folder|no config\.json"):
+        load_model(name)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load_model(str(tmp_path / "weights.safetensors"))
+
+
+def test_an_embedded_pair_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loading.EMBEDDED, "embedded-target", tmp_path / "target")
+    with pytest.raises(ModelError, match=r"embedded-target is not in this installation.* treespec\.embedded\.train"):
+        load_model("embedded-target")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, 'device "gpu" is not known'),
+        ({"device": "meta"}, "not supported"),
+        ({"dtype": "int8"}, 'dtype is "int8".*float32, float16, bfloat16'),
+        pytest.param(
+            {"device": "cuda"},
+            "no CUDA GPU; use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA GPU"),
+        ),
+    ],
+)
+def test_bad_options(options: dict[str, str], message: str, saved: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(str(saved / "target"), **options)
+
+
+def test_an_unreachable_hub_is_told_within_five_seconds() -> None:
+    start = time.perf_counter()
+    with pytest.raises(ModelError, match=r"hub .* cannot be reached.* give a local folder"):
+        load_pair("JackFram/llama-68m", "JackFram/llama-68m")
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.slow
+def test_an_unreachable_hub_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import time; from treespec.models.loading import load_model; start = time.perf_counter()\n"
+        "try: load_model('JackFram/llama-68m')\n"
+        "except Exception as error: print(type(error).__name__, time.perf_counter() - start < 5)"
+    )
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["ModelError", "True"]
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """A hub in small: `team/gated` is gated, `team/nowhere` does not exist, revision `none` neither."""
+
+    def do_HEAD(self) -> None:
+        if "/team/gated/" in self.path:
+            status, code = 403, "GatedRepo"
+        elif "/none/" in self.path:
+            status, code = 404, "RevisionNotFound"
+        else:
+            status, code = (200, "") if self.path == "/" else (404, "RepoNotFound")
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test output quiet."""
+
+
+@pytest.fixture
+def small_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        address = f"http://127.0.0.1:{running.server_address[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        yield
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("small_hub")
+@pytest.mark.parametrize(
+    ("name", "revision", "message"),
+    [
+        ("team/gated", None, "gated on the hub: accept its terms"),
+        ("team/nowhere", None, "neither a local folder nor a model on the hub"),
+        ("team/model", "none", "no revision none"),
+    ],
+)
+def test_what_the_hub_says_is_passed_on(name: str, revision: str | None, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(name, revision=revision)

@@ -1,0 +1,131 @@
+"""The whole loop on the embedded pair and the standard library's own text: profile, generate, evaluate."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from treeopt.generation import generate
+from treeopt.optimizer.search import OptimizationResult
+from treeopt.profiles import AcceptanceProfile, LatencyProfile
+from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treespec.files import check_writable, make_folder
+from treespec.models.loading import load_pair
+from treespec.prompts import load_prompts
+from treespec.verification.report import EvaluationReport, Prediction
+from treespec.verification.runner import EvaluationSettings, evaluate
+
+Progress = Callable[[str, int, int], None]
+
+FILES = ("acceptance.json", "latency.json", "tree.pt", "tree.json", "report.json")
+"""What the demo leaves in its folder."""
+
+WORTH_WHILE = 1.2
+"""A speed-up below this asks for an explanation."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Sizes that keep the demo within two minutes on two CPU cores; tokens per prompt, repetitions per cell."""
+
+    profile_prompts: int = 64
+    evaluate_prompts: int = 16
+    prompt_len: int = 128
+    gen_len: int = 128
+    max_branch: int = 16
+    repetitions: int = 12
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What each stage of the loop found; `seconds` is wall time per stage."""
+
+    out: Path
+    acceptance: AcceptanceProfile
+    latency: LatencyProfile
+    optimization: OptimizationResult
+    report: EvaluationReport
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: the speed-up, and what is in its way where it is small."""
+        return explain_speedup(self.report, self.optimization)
+
+
+def run_demo(
+    out: Path, device: str = "cpu", progress: Progress = lambda what, done, total: None, settings: DemoSettings = DemoSettings()
+) -> DemoResult:
+    """Profile the embedded pair, generate the best growmap, evaluate it; write FILES to the folder `out`.
+
+    Evaluation takes rows that come after those profiled. Each file is written when its stage is done. Raises
+    TreeoptError, OutputError before any work if `out` cannot be written.
+    """
+    make_folder(out)
+    for name in FILES:
+        check_writable(out / name)
+    seconds: dict[str, float] = {}
+    with _timed("load", seconds):
+        pair = load_pair("embedded-target", "embedded-draft", device=device, dtype="auto")
+        profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=settings.profile_prompts, prompt_len=settings.prompt_len)
+        held_back = load_prompts(
+            "stdlib", pair.tokenizer, num_prompts=settings.evaluate_prompts, prompt_len=settings.prompt_len, start=profiled.end
+        )
+    with _timed("profile acceptance", seconds):
+        measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=32)
+        acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
+        acceptance.write(out / "acceptance.json")
+    with _timed("profile latency", seconds):
+        cells = LatencySettings(
+            sizes=default_sizes(device),
+            widths=default_widths(device),
+            contexts=(settings.prompt_len + settings.gen_len // 2,),
+            repetitions=settings.repetitions,
+        )
+        latency = profile_latency(pair, cells, journal=None, progress=progress)
+        latency.write(out / "latency.json")
+    with _timed("generate", seconds):
+        generated = generate(out / "acceptance.json", latency=out / "latency.json")
+        generated.growmap.write(out / "tree.pt")
+    with _timed("evaluate", seconds):
+        result = generated.result
+        predicted = Prediction(result.expected_tokens_per_step, result.predicted_seconds_per_step)
+        decode = EvaluationSettings(gen_len=settings.gen_len)
+        report = evaluate(pair, result.tree, held_back, decode, predicted=predicted, journal=None, progress=progress)
+        report.write(out / "report.json")
+    return DemoResult(out, acceptance, latency, result, report, seconds)
+
+
+def explain_speedup(report: EvaluationReport, result: OptimizationResult) -> str:
+    """One sentence on the measured speed-up and, if it is below WORTH_WHILE, on what holds it down."""
+    speedup = report.speedup
+    if result.tree.size == 1:
+        return "no speed-up: with these latencies no tree beats plain decoding on this machine, so the growmap is the root alone"
+    if speedup is None:
+        return "no speed-up can be told: every prompt ended with its first token"
+    measured = f"speed-up {speedup:.2f} x over autoregressive decoding"
+    if speedup >= WORTH_WHILE:
+        return measured
+    reasons = []
+    step = report.to_json()["measured_seconds_per_step"]
+    figures = [("tokens per step", report.tokens_per_step, result.expected_tokens_per_step, 1.0)]
+    if result.predicted_seconds_per_step is not None and result.predicted_speedup is not None:
+        per_token = result.predicted_speedup * result.predicted_seconds_per_step / result.expected_tokens_per_step
+        figures.append(("ms per step", step, result.predicted_seconds_per_step, 1e3))
+        figures.append(("autoregressive ms per token", report.baseline_seconds_per_token, per_token, 1e3))
+        reasons.append(f"predicted {result.predicted_speedup:.2f} x")
+    reasons += [
+        f"{what} {unit * found:.2f} measured, {unit * promised:.2f} predicted"
+        for what, found, promised, unit in figures
+        if found is not None
+    ]
+    return f"{measured}, less than {WORTH_WHILE} x: {'; '.join(reasons)}"
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

@@ -1,0 +1,95 @@
+"""From profile files to a growmap that remembers what it was made from and what it promises."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treeopt.optimizer.estimation import acceptance_rows
+from treeopt.optimizer.search import OptimizationResult, optimize
+from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
+from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
+from treespec.errors import ProfileError
+from treespec.files import read_bytes
+from treespec.growmap import GrowMap
+from treespec.provenance import Provenance
+
+_MAX_PROFILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the tree may be: an exact `size` with at most `depth` edges, or bounds for a search; None is no limit."""
+
+    size: int | None = None
+    depth: int | None = None
+    max_size: int | None = None
+    max_depth: int | None = None
+    max_branch: int | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A growmap, and the optimizer's result that it was made from."""
+
+    growmap: GrowMap
+    result: OptimizationResult
+
+
+def generate(
+    acceptance: Path,
+    *,
+    latency: Path | None = None,
+    context: int | None = None,
+    limits: Limits = Limits(),
+    solver: str = "auto",
+    smoothing: str = "none",
+) -> Generated:
+    """The best growmap for an acceptance profile and, where there is one, a latency profile.
+
+    Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets.
+    """
+    profile = read_acceptance(acceptance)
+    times = None if latency is None else read_latency(latency)
+    result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
+    made_from: dict[str, Any] = {"acceptance_sha256": _sha256(acceptance)}
+    if latency is not None and times is not None:
+        made_from |= {"latency_sha256": _sha256(latency), "context": times.at_context(context).context}
+    return Generated(_growmap(result, profile, smoothing, made_from), result)
+
+
+def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:
+    """The growmap that Sequoia's own configuration file asks for, in its own meaning.
+
+    Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
+    """
+    meaning = read_sequoia_config(config)
+    profile = read_acceptance(meaning.acceptance_path)
+    result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
+    made_from = {"acceptance_sha256": _sha256(meaning.acceptance_path), "sequoia_config_sha256": _sha256(config)}
+    return Generated(_growmap(result, profile, smoothing, made_from), result)
+
+
+def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: str, made_from: dict[str, Any]) -> GrowMap:
+    metadata = {
+        "expected_tokens_per_step": result.expected_tokens_per_step,
+        "predicted_seconds_per_step": result.predicted_seconds_per_step,
+        "predicted_speedup": result.predicted_speedup,
+        "certified_gap": result.certified_gap,
+        "solver": result.solver,
+        "smoothing": smoothing,
+        "drafting": profile.drafting,
+        "temperature": profile.temperature,
+        "top_p": profile.top_p,
+        "rank_probability": acceptance_rows(profile, smoothing).tolist(),
+        **made_from,
+    }
+    known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
+    provenance = Provenance.collect(
+        temperature=profile.temperature, top_p=profile.top_p, **{k: v for k, v in known.items() if v is not None}
+    )
+    return GrowMap(result.tree, metadata, provenance)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path, limit=_MAX_PROFILE_BYTES, error=ProfileError)).hexdigest()
