@@ -33,47 +33,30 @@ class Finite(click.FloatRange):
         return number
 
 
-class IntList(click.ParamType):
-    """Whole numbers of 1 or more, separated by commas: `1,2,4` -> (1, 2, 4), sorted, each once."""
-
-    name = "n,n,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse and check; a usage error otherwise."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = sorted({int(part) for part in str(value).split(",")})
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 1,2,4.", param, ctx)
-        if numbers[0] < 1:
-            self.fail(f"{numbers[0]} is not in the range x>=1.", param, ctx)
-        return tuple(numbers)
+def int_list(value: str) -> tuple[int, ...]:
+    """Whole numbers of 1 or more, separated by commas: `4,1,2` -> (1, 2, 4), sorted, each once; a usage error otherwise."""
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2,4.") from e
+    if numbers[0] < 1:
+        raise click.BadParameter(f"{numbers[0]} is not in the range x>=1.")
+    return tuple(numbers)
 
 
-class Device(click.ParamType):
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-
-    name = "auto|cpu|cuda[:N]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the form only: whether the device is there is found out when it is used."""
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
-            self.fail(f"{value!r} is not auto, cpu, cuda or cuda:N.", param, ctx)
-        return str(value)
+def device_name(value: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N`, by its form only: whether the device is there is found out when it is used."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N.")
+    return value
 
 
-class DType(click.ParamType):
-    """A floating point type by its torch name or its short one (fp32, fp16, bf16); `auto` leaves the choice to the loader."""
-
-    name = "auto|float32|float16|bfloat16"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The torch name; a usage error for anything else."""
-        name = _DTYPES.get(str(value), str(value))
-        if name not in ("auto", *_DTYPES.values()):
-            self.fail(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).", param, ctx)
-        return name
+def dtype_name(value: str) -> str:
+    """The torch name of a floating point type given by it or by its short one (fp32, fp16, bf16); `auto` stays."""
+    name = _DTYPES.get(value, value)
+    if name not in ("auto", *_DTYPES.values()):
+        raise click.BadParameter(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).")
+    return name
 
 
 @dataclass(frozen=True)
@@ -122,7 +105,14 @@ format_option = click.option(
     help="Tables for people, or one JSON object.",
 )
 
-device_option = click.option("--device", type=Device(), default="auto", show_default=True, help="auto: the GPU if there is one.")
+device_option = click.option(
+    "--device",
+    type=device_name,
+    metavar="DEVICE",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N or auto: the GPU if there is one.",
+)
 
 
 def output_option(default: str) -> Callable[[Command], Command]:
@@ -149,7 +139,12 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
         device_option,
         click.option(
-            "--dtype", type=DType(), default="auto", show_default=True, help="auto: float32 on CPU, the checkpoint's half precision on GPU."
+            "--dtype",
+            type=dtype_name,
+            metavar="DTYPE",
+            default="auto",
+            show_default=True,
+            help="float32, float16, bfloat16 or auto: float32 on CPU, the checkpoint's half precision on GPU.",
         ),
     )
 

@@ -24,7 +24,7 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
         return
     from rich.console import Console
 
-    console = Console(file=click.get_text_stream("stdout"), soft_wrap=False)
+    console = Console()
     if not console.is_terminal:
         console.width = 110
     render(console, data)

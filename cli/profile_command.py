@@ -7,11 +7,11 @@ import click
 
 from treeopt.cli.options import (
     POSITIVE,
-    IntList,
     ModelOptions,
     PromptOptions,
     SamplingOptions,
     format_option,
+    int_list,
     model_options,
     output_option,
     prompt_options,
@@ -73,9 +73,16 @@ def acceptance(
 
 @profile.command()
 @model_options()
-@click.option("--sizes", type=IntList(), help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]")
-@click.option("--widths", type=IntList(), help="Level widths to time the draft with. [default: likewise]")
-@click.option("--context", "--contexts", "contexts", type=IntList(), default="256", show_default=True, help="Tokens in the cache.")
+@click.option(
+    "--sizes",
+    type=int_list,
+    metavar="N,N,...",
+    help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]",
+)
+@click.option("--widths", type=int_list, metavar="N,N,...", help="Level widths to time the draft with. [default: likewise]")
+@click.option(
+    "--context", "--contexts", "contexts", type=int_list, metavar="N,N,...", default="256", show_default=True, help="Tokens in the cache."
+)
 @click.option("--repetitions", type=POSITIVE, default=20, show_default=True, help="Samples of each point; all are kept.")
 @output_option("latency.json")
 @format_option

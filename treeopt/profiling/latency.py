@@ -19,12 +19,17 @@ from treespec.timing import Timer, now, timer_for
 from treespec.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
-_WARM_UP_ROUNDS = 2
+Sample = tuple[float, float, float, float]
+"""Seconds of one step: draft level 0, draft level 1 (0 without one), target, the rest."""
+
+_BURST = 4
+_WARM_UP = 2
+_AMPLE = 1 << 30
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What to measure: every tree size and draft level width at every context length, `repetitions` times."""
+    """What to measure: every tree size and draft level width at every context length, `repetitions` times (rounded up to whole bursts of 4)."""
 
     sizes: tuple[int, ...]
     widths: tuple[int, ...]
@@ -64,8 +69,8 @@ def profile_latency(
     """Seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
 
     Every sample is a part of a whole step on the code path that evaluation runs: size 1 is an autoregressive step, other
-    sizes a root with its children, widths are the second level of as many chains. Cells take turns, so that drift of the
-    machine's speed hits all alike. Width 1 is the root's level, which reads two tokens. What a step spends outside the
+    sizes a root with its children, widths are the second level of as many chains. Cells take turns in short bursts, so that
+    drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Width 1 is the root's level, which reads two tokens. What a step spends outside the
     model passes is its overhead. Finished rounds survive an interruption in `journal`.
     """
     draft = pair.draft
@@ -96,18 +101,15 @@ def profile_latency(
             step = SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
         steps.append((step, context))
     log = Journal(journal, _fingerprint(pair, settings))
-    rounds: list[list[list[float]]] = []
-    warm = False
-    for number in range(settings.repetitions):
+    bursts = -(-settings.repetitions // _BURST)
+    rounds: list[list[list[Sample]]] = []
+    for number in range(bursts):
         known = log.get(str(number))
         if known is None:
-            for _ in range(0 if warm else _WARM_UP_ROUNDS):
-                _round(steps, text, timer, pair.target.device)
-            warm = True
             known = _round(steps, text, timer, pair.target.device)
             log.put(str(number), known)
         rounds.append(known)
-        progress("profiling latency", number + 1, settings.repetitions)
+        progress("profiling latency", number + 1, bursts)
     log.finish()
     return _profile(pair, settings, cells, rounds)
 
@@ -121,18 +123,23 @@ def _cells(settings: LatencySettings) -> list[tuple[int, SpeculationTree, int | 
     return cells
 
 
-def _round(steps: list[tuple[Step, int]], text: Tensor, timer: Timer, device: torch.device) -> list[list[float]]:
-    """One sample of every cell: [draft level 0, draft level 1 (0 without one), target, the rest], seconds."""
-    samples = []
+def _round(steps: list[tuple[Step, int]], text: Tensor, timer: Timer, device: torch.device) -> list[list[Sample]]:
+    """A burst of every cell. Steps follow one another as they do in decoding; the first ones warm up and are not kept."""
+    found = []
     for step, context in steps:
-        started = now(device)
-        step.run(text[context - 1 : context + 1], context, 1 << 30, None)
-        whole = now(device) - started
-        parts = timer.parts()
-        drafts = [seconds for name, seconds in parts if name == "draft"] + [0.0, 0.0]
-        target = sum(seconds for name, seconds in parts if name == "target")
-        samples.append([drafts[0], drafts[1], target, max(0.0, whole - drafts[0] - drafts[1] - target)])
-    return samples
+        burst = [_sample(step, text[context - 1 : context + 1], context, timer, device) for _ in range(_WARM_UP + _BURST)]
+        found.append(burst[_WARM_UP:])
+    return found
+
+
+def _sample(step: Step, last: Tensor, context: int, timer: Timer, device: torch.device) -> Sample:
+    started = now(device)
+    step.run(last, context, _AMPLE, None)
+    whole = now(device) - started
+    parts = timer.parts()
+    drafts = [seconds for name, seconds in parts if name == "draft"] + [0.0, 0.0]
+    target = sum(seconds for name, seconds in parts if name == "target")
+    return drafts[0], drafts[1], target, max(0.0, whole - drafts[0] - drafts[1] - target)
 
 
 def _profile(
@@ -142,7 +149,7 @@ def _profile(
     draft: list[DraftSample] = []
     overhead: list[float] = []
     for index, (context, tree, width) in enumerate(cells):
-        first, second, passes, rest = zip(*(samples[index] for samples in rounds), strict=True)
+        first, second, passes, rest = zip(*(sample for found in rounds for sample in found[index]), strict=True)
         if width is None:
             target.append(LatencySample(size=tree.size, context=context, seconds=passes))
         else:

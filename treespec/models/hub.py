@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from huggingface_hub import constants
 
-PATIENCE_SECONDS = 3.5
+PATIENCE_SECONDS = 2.5
 ANSWER_HOLDS_SECONDS = 30
 PROXY_LOGIN_NEEDED = 407
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"

@@ -66,7 +66,7 @@ def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None
 def test_cost_best_tree_can_differ_from_the_token_best_one_within_the_gap(
     all_trees: Callable, tokens_of: Callable, latency: Callable
 ) -> None:
-    # width 2 is dear: of three nodes the chain is token-best by a little, the fork avoids nothing; of five the split matters
+    # levels wider than 1 are dear: a cheaper tree of five nodes keeps its inner levels narrow and gives up some tokens
     row = [0.5, 0.25, 0.2]
     profile = latency({1: 5.0, 5: 5.5}, {1: 0.1, 2: 3.0, 4: 3.0})
     model = profile.at_context()

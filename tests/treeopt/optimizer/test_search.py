@@ -161,3 +161,27 @@ def test_isotonic_smoothing_is_the_nearest_non_increasing_row(acceptance: Callab
     profile = acceptance(BUMPY, by_depth=[BUMPY, SMOOTH])
     np.testing.assert_array_equal(acceptance_rows(profile), [BUMPY, SMOOTH])
     np.testing.assert_allclose(acceptance_rows(profile, "isotonic"), [(0.6, 0.125, 0.125, 0.05), SMOOTH])
+
+
+def test_a_rank_that_only_opens_the_next_one_is_worth_its_place(
+    acceptance: Callable, reference_heap: Callable, tokens_of: Callable
+) -> None:
+    row = (0.5, 0.1, 0.3)
+    assert tokens_of(reference_heap([row], 4, 2, 3), [row]) == pytest.approx(1.85)
+    result = optimize(acceptance(row), size=4, depth=2)
+    assert result.tree == SpeculationTree.k_ary(3, 1)
+    assert result.expected_tokens_per_step == pytest.approx(1.9)
+
+
+def test_the_worked_example_of_the_documentation(acceptance: Callable, latency: Callable, published_vector: tuple[float, ...]) -> None:
+    sizes = (1, 2, 4, 8, 16, 32, 64, 128)
+    target = (0.0253891, 0.0267916, 0.0281511, 0.0270777, 0.0268194, 0.0275833, 0.0272538, 0.0294885)
+    draft = (0.00028056, 0.00024142, 0.00023922, 0.00024904, 0.00027014, 0.00031361, 0.00033226, 0.0004222)
+    profile = latency(dict(zip(sizes, target, strict=True)), dict(zip(sizes, draft, strict=True)))
+    result = optimize(acceptance(published_vector), latency=profile)
+    assert result.solver == "dp"
+    assert result.tree.level_widths == (1, 8, 14, 19, 13, 16, 13, 15, 9, 10, 10)
+    assert result.expected_tokens_per_step == pytest.approx(5.2686, abs=5e-5)
+    assert result.predicted_seconds_per_step == pytest.approx(0.03222, abs=5e-6)
+    assert result.predicted_speedup == pytest.approx(4.15, abs=5e-3)
+    assert result.certified_gap == pytest.approx(0.0106, abs=5e-5)

@@ -88,10 +88,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeConfig", {**_HEADS, **_MOE, "num_experts": 4, "decoder_sparse_step": 1}),
     "deepseek_v3": ("DeepseekV3Config", _DEEPSEEK),
     # not in the table: admitted by a trial tree
-    "cohere": ("CohereConfig", _GQA),
+    "cohere": ("CohereConfig", {**_GQA, "logit_scale": 1.0}),
     "stablelm": ("StableLmConfig", {**_HEADS, "hidden_size": 64}),
     "gptj": ("GPTJConfig", {**_OLD, "rotary_dim": 8}),
-    "gpt_bigcode": ("GPTBigCodeConfig", _OLD),
+    "granite": ("GraniteConfig", _GQA),
 }
 
 

@@ -35,7 +35,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tiny_module: Build, tokenize
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address where nobody listens, and libraries that would ask it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_folder_loads_in_eval_mode_and_float32_on_the_cpu(saved: Path) -> None:
@@ -218,6 +222,7 @@ def test_an_unreachable_hub_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) 
         "except Exception as error: print(type(error).__name__, time.perf_counter() - start < 5)"
     )
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["ModelError", "True"]
 
@@ -238,7 +243,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_GET = do_HEAD
+    do_GET = do_HEAD  # noqa: N815 - the name that http.server calls
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test output quiet."""

@@ -1,0 +1,205 @@
+"""`treeopt generate` and `treeopt inspect`: from profile files to growmaps that remember their promise."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEYS = {
+    "size",
+    "depth",
+    "expected_tokens_per_step",
+    "predicted_seconds_per_step",
+    "predicted_speedup",
+    "certified_gap",
+    "solver",
+    "frontier",
+}
+
+
+def test_a_size_and_a_depth_need_no_latency(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--size", 5, "--depth", 3, "-o", "tree.pt", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    data = outcome.json
+    assert set(data) >= KEYS
+    assert data["size"] == 5
+    assert data["depth"] <= 3
+    assert data["expected_tokens_per_step"] == pytest.approx(1 + 0.6 + 0.36 + 0.216 + 0.2)
+    assert data["predicted_seconds_per_step"] is data["predicted_speedup"] is data["certified_gap"] is data["frontier"] is None
+    assert outcome.err == "wrote tree.pt\n"
+    assert sorted(p.name for p in tmp_path.glob("tree*")) == ["tree.json", "tree.pt"]
+
+
+def test_a_latency_profile_chooses_the_size(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--latency", profiles[1], "--context", 100, "--frontier", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    data = outcome.json
+    assert 1 < data["size"] <= 8
+    assert data["predicted_speedup"] > 1
+    assert 0 <= data["certified_gap"] < 1
+    best = {(p["size"], p["depth"]): p["expected_tokens_per_step"] for p in data["frontier"]}
+    assert best[(data["size"], data["depth"])] == pytest.approx(data["expected_tokens_per_step"])
+    metadata = json.loads((tmp_path / "tree.json").read_text())["metadata"]
+    assert metadata["context"] == 256
+    assert metadata["acceptance_sha256"] == hashlib.sha256(profiles[0].read_bytes()).hexdigest()
+    assert metadata["latency_sha256"] == hashlib.sha256(profiles[1].read_bytes()).hexdigest()
+    assert metadata["predicted_seconds_per_step"] == data["predicted_seconds_per_step"]
+
+
+def test_tables_are_for_people(run: Any, profiles: tuple[Path, Path]) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--latency", profiles[1], "--frontier")
+    assert outcome.code == 0
+    assert "expected tokens per step" in outcome.out
+    assert "frontier" in outcome.out
+    assert "\x1b" not in outcome.out
+
+
+def test_limits_reach_the_optimizer(run: Any, profiles: tuple[Path, Path]) -> None:
+    arguments = ("generate", "--acceptance", profiles[0], "--latency", profiles[1], "--format", "json")
+    assert run(*arguments, "--max-size", 3).json["size"] <= 3
+    assert run(*arguments, "--max-depth", 1).json["depth"] == 1
+    assert run(*arguments, "--max-branch", 1).json["max_branch"] == 1
+    assert run(*arguments, "--solver", "dp").json["solver"] == "dp"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "4"], "--size goes together with --depth"),
+        (["--depth", "4"], "--depth goes together with --size"),
+        (["--size", "4", "--depth", "0"], "'--depth'"),
+        (["--size", "0", "--depth", "2"], "'--size'"),
+        ([], "Pass --latency FILE, or --size N --depth D"),
+        (["--size", "4", "--depth", "2", "--max-size", "9"], "drop --max-size"),
+        (["--size", "4", "--depth", "2", "--context", "64"], "--context picks a context of a latency profile"),
+        (["--size", "4", "--depth", "2", "-o", "tree.json"], "pass -o tree.pt"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(run: Any, profiles: tuple[Path, Path], options: list[str], words: str) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], *options)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+def test_impossible_limits_are_explained(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--size", 9, "--depth", 1)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: size is 9")
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "tree.pt").exists()
+
+
+def test_a_profile_of_another_version_or_kind_is_refused(run: Any, profiles: tuple[Path, Path]) -> None:
+    newer = profiles[0].with_name("newer.json")
+    newer.write_text(profiles[0].read_text().replace('"version": 1', '"version": 2'))
+    outcome = run("generate", "--acceptance", newer, "--size", 4, "--depth", 2)
+    assert outcome.code == 1
+    assert "version 2" in outcome.err
+    outcome = run("generate", "--acceptance", profiles[1], "--size", 4, "--depth", 2)
+    assert outcome.code == 1
+    assert "treeopt.latency" in outcome.err
+
+
+def test_an_unwritable_output_fails_before_the_work(run: Any, profiles: tuple[Path, Path]) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--size", 4, "--depth", 2, "-o", "no/such/folder/tree.pt")
+    assert outcome.code == 1
+    assert "no/such/folder/tree.pt" in outcome.err
+    assert "folder does not exist" in outcome.err
+
+
+def sequoia_files(folder: Path) -> Path:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.tensor([0.0, 0.6, 0.2, 0.1, 0.1]), folder / "vector.pt")
+    config = {
+        "acceptance_rate_vector": "vector.pt",
+        "max_depth": 4,
+        "max_budget": 8,
+        "max_branch": 3,
+        "draft_time": 0.0005,
+        "target_time": [0.010, 0.0101, 0.0102, 0.0104],
+        "valid_budget": [1, 2, 4, 8],
+        "dst": "elsewhere.pt",
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def test_sequoias_own_files_are_taken(run: Any, tmp_path: Path) -> None:
+    config = sequoia_files(tmp_path)
+    outcome = run("generate", "--sequoia-config", config, "-o", "tree.pt", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["size"] in (1, 2, 4, 8)
+    assert outcome.json["depth"] <= 3
+    outcome = run("generate", "--acceptance", tmp_path / "vector.pt", "--size", 4, "--depth", 3, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["expected_tokens_per_step"] == pytest.approx(1 + 0.6 + 0.36 + 0.216)
+    outcome = run("generate", "--sequoia-config", config, "--size", 4, "--depth", 3)
+    assert outcome.code == 2
+    assert "drop --depth and --size" in outcome.err
+
+
+def test_inspect_shows_what_generate_wrote(run: Any, profiles: tuple[Path, Path]) -> None:
+    made = run("generate", "--acceptance", profiles[0], "--size", 6, "--depth", 3, "--format", "json").json
+    for file in ("tree.pt", "tree.json"):
+        data = run("inspect", file, "--format", "json").json
+        assert {"size", "depth", "max_branch", "level_widths", "paths"} <= set(data)
+        assert (data["size"], data["depth"]) == (6, made["depth"])
+        assert sum(data["level_widths"]) == 6
+        assert data["paths"] == sorted(data["paths"], key=lambda path: (len(path), path))
+        assert len(data["paths"]) == 5
+        assert data["expected_tokens_per_step"] == pytest.approx(made["expected_tokens_per_step"])
+        assert data["path_probability"][0] == pytest.approx(0.6)
+
+
+def test_inspect_draws_the_likeliest_nodes(run: Any, profiles: tuple[Path, Path]) -> None:
+    run("generate", "--acceptance", profiles[0], "--size", 6, "--depth", 3)
+    drawn = run("inspect", "tree.pt").out
+    assert drawn.count("── ") == 5
+    assert "0  0.6000" in drawn
+    few = run("inspect", "tree.pt", "--max-nodes", 3).out
+    assert few.count("── ") == 2
+    assert "3 more nodes are not drawn" in few
+
+
+def test_inspect_takes_probabilities_from_a_profile(run: Any, profiles: tuple[Path, Path]) -> None:
+    from treespec.growmap import GrowMap
+    from treespec.tree import SpeculationTree
+
+    GrowMap(SpeculationTree.from_paths([(0, 0), (1,)]), {}).write("bare.pt")
+    assert run("inspect", "bare.pt", "--format", "json").json["path_probability"] is None
+    assert "root" in run("inspect", "bare.pt").out
+    data = run("inspect", "bare.pt", "--acceptance", profiles[0], "--format", "json").json
+    assert data["path_probability"] == pytest.approx([0.6, 0.2, 0.36])
+
+
+def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    data = run("inspect", profiles[0], "--format", "json").json
+    assert data["rank_probability"] == [0.6, 0.2, 0.1, 0.0]
+    assert "0.6000" in run("inspect", profiles[0]).out
+    data = run("inspect", profiles[1], "--format", "json").json
+    assert data["target"][0] == {"size": 1, "context": 64, "median_seconds": pytest.approx(0.0101)}
+    assert data["draft"][0] == {"width": 1, "context": 64, "median_seconds": 0.0005}
+    assert data["overhead_seconds"] == 0.0002
+    assert "context 256" in run("inspect", profiles[1]).out
+    sequoia_files(tmp_path)
+    assert run("inspect", "vector.pt", "--format", "json").json["rank_probability"][0] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.pt", b"not a zip archive", "not a .pt file"),
+        ("x.json", b"{", "no valid JSON"),
+        ("x.json", b"[]", 'JSON without a "schema"'),
+        ("x.json", b'{"schema": "other.thing", "version": 1}', "schema 'other.thing'"),
+    ],
+)
+def test_inspect_refuses_what_it_does_not_know(run: Any, tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    outcome = run("inspect", name)
+    assert outcome.code == 1
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1

@@ -1,0 +1,221 @@
+"""The loop on a tiny pair from disk: profile, generate, evaluate, inspect."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Pair = tuple[Path, Path]
+
+
+def models(pair: Pair) -> list[object]:
+    return ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
+
+
+def texts(rows: Path) -> list[object]:
+    return ["--dataset", rows, "--num-prompts", 4, "--prompt-len", 8]
+
+
+def test_the_whole_loop(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    acceptance = run("profile", "acceptance", *models(pair), *texts(rows), "--gen-len", 12, "--max-branch", 4, "--format", "json")
+    assert acceptance.code == 0, acceptance.err
+    data = acceptance.json
+    assert {"rank_probability", "none_accepted", "standard_error", "positions", "prompts"} <= set(data)
+    assert len(data["rank_probability"]) == len(data["standard_error"]) == 4
+    assert sum(data["rank_probability"]) + data["none_accepted"] == pytest.approx(1)
+    assert (data["prompts"], data["positions"]) == (4, 4 * 11)
+
+    latency = run(
+        "profile",
+        "latency",
+        *models(pair),
+        "--sizes",
+        "1,2,4",
+        "--widths",
+        "1,2",
+        "--context",
+        "16",
+        "--repetitions",
+        3,
+        "--format",
+        "json",
+    )
+    assert latency.code == 0, latency.err
+    data = latency.json
+    assert [(p["size"], p["context"]) for p in data["target"]] == [(1, 16), (2, 16), (4, 16)]
+    assert [(p["width"], p["context"]) for p in data["draft"]] == [(1, 16), (2, 16)]
+    assert all(p["median_seconds"] > 0 for p in data["target"] + data["draft"])
+    assert data["overhead_seconds"] >= 0
+
+    made = run("generate", "--acceptance", "acceptance.json", "--latency", "latency.json", "--size", 4, "--depth", 2, "--format", "json")
+    assert made.code == 0, made.err
+    assert made.json["predicted_seconds_per_step"] > 0
+
+    evaluated = run(
+        *[
+            "evaluate",
+            *models(pair),
+            *texts(rows),
+            "--growmap",
+            "tree.pt",
+            "--gen-len",
+            12,
+            "--save-tokens",
+            "--breakdown",
+            "--format",
+            "json",
+        ]
+    )
+    assert evaluated.code == 0, evaluated.err
+    data = evaluated.json
+    assert {
+        "tokens",
+        "steps",
+        "tokens_per_step",
+        "tokens_per_second",
+        "seconds_per_token",
+        "baseline",
+        "speedup",
+        "lossless",
+        "prompts",
+    } <= set(data)
+    assert data["lossless"] == "match"
+    assert data["tokens"] == 4 * 12
+    assert data["tokens_per_step"] == pytest.approx((data["tokens"] - data["prompts"]) / data["steps"])
+    assert [len(ids) for ids in data["outputs"]] == [12] * 4
+    assert data["predicted"]["tokens_per_step"] == pytest.approx(made.json["expected_tokens_per_step"])
+    assert data["predicted"]["seconds_per_step"] == pytest.approx(made.json["predicted_seconds_per_step"])
+    assert data["speedup"] == pytest.approx(data["baseline"]["seconds_per_token"] / data["seconds_per_token"])
+
+    report = run("inspect", "report.json", "--format", "json").json
+    assert report["tokens"] == data["tokens"]
+    assert "lossless: all 4 outputs" in run("inspect", "report.json").out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["acceptance.json", "latency.json", "report.json", "tree.json", "tree.pt"]
+    assert not any(math.isnan(x) for x in json.loads((tmp_path / "acceptance.json").read_text())["rank_probability"])
+
+
+def test_tables_for_people(run: Any, pair: Pair, rows: Path) -> None:
+    outcome = run("profile", "acceptance", *models(pair), *texts(rows), "--gen-len", 4, "--method", "teacher-forced", "--max-branch", 3)
+    assert outcome.code == 0, outcome.err
+    assert "acceptance by rank" in outcome.out
+    assert "wrote acceptance.json" in outcome.err
+    outcome = run("profile", "latency", *models(pair), "--sizes", "1,2", "--widths", "1", "--context", "8", "--repetitions", 2)
+    assert outcome.code == 0, outcome.err
+    assert "overhead per step" in outcome.out
+
+
+def test_the_baseline_needs_no_draft(run: Any, pair: Pair, rows: Path) -> None:
+    outcome = run(
+        "evaluate", "--target", pair[0], "--device", "cpu", "--mode", "baseline", *texts(rows), "--gen-len", 6, "--format", "json"
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["lossless"] == "not-applicable"
+    assert outcome.json["baseline"]["seconds_per_token"] > 0
+    assert "autoregressive" in run("inspect", "report.json").out
+
+
+def test_a_promise_for_other_sampling_is_pointed_out(run: Any, pair: Pair, rows: Path, profiles: tuple[Path, Path]) -> None:
+    run("generate", "--acceptance", profiles[0], "--size", 3, "--depth", 2)
+    outcome = run("evaluate", *models(pair), *texts(rows), "--growmap", "tree.pt", "--gen-len", 4, "--temperature", 0.7, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert "made for temperature 0, this run has 0.7" in outcome.err
+    assert outcome.json["lossless"] == "not-applicable"
+
+
+def test_token_ids_need_no_tokenizer(run: Any, pair: Pair, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((pair[0] / name).read_bytes())
+    ids = tmp_path / "ids.jsonl"
+    ids.write_text("".join(json.dumps({"input_ids": list(range(i, i + 9))}) + "\n" for i in range(2)))
+    arguments = [
+        "evaluate",
+        "--target",
+        bare,
+        "--device",
+        "cpu",
+        "--mode",
+        "baseline",
+        "--prompt-len",
+        8,
+        "--gen-len",
+        3,
+        "--format",
+        "json",
+    ]
+    outcome = run(*arguments, "--dataset", ids)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["prompts"] == 2
+    assert "2 prompts of the 16 asked for" in outcome.err
+    ids.write_text(json.dumps({"input_ids": [1, 2, 99, 4, 5, 6, 7, 8]}) + "\n")
+    outcome = run(*arguments, "--dataset", ids)
+    assert outcome.code == 1
+    assert '"input_ids" holds 99' in outcome.err
+
+
+def one_line(outcome: Any, words: str) -> None:
+    assert outcome.code == 1, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+
+
+def test_bad_input_is_one_line_and_nothing_written(run: Any, pair: Pair, rows: Path, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    run("generate", "--acceptance", profiles[0], "--size", 8, "--depth", 4)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    profile = ["profile", "acceptance", *models(pair)]
+    one_line(run(*profile, "--dataset", "imagenet"), "unknown data set 'imagenet'")
+    one_line(run(*profile, "--dataset", rows, "--prompt-len", 41), "the longest of 8 rows has 40 tokens")
+    one_line(run(*profile, *texts(rows), "-o", "missing/acceptance.json"), "missing/acceptance.json")
+    one_line(run(*profile, *texts(rows), "--max-branch", 1000), "--max-branch 61")
+    one_line(run("profile", "acceptance", "--target", "./nowhere", "--draft", pair[1], *texts(rows)), "nowhere")
+    evaluate = ["evaluate", *models(pair), *texts(rows), "--gen-len", 16]
+    one_line(run(*evaluate, "--growmap", "tree.pt", "--max-length", 30), "pass --max-length 32 or more")
+    one_line(run(*evaluate, "--growmap", profiles[0]), "not a .pt file")
+    one_line(run(*evaluate, "--growmap", "tree.pt", "--dataset", "cnn"), "--dataset PATH")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_interrupted_work_goes_on_where_it_stopped(
+    run: Any, pair: Pair, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import treeopt.profiling.acceptance as module
+
+    measure, calls = module._measure, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_measure", interrupted)
+    command = [
+        "profile",
+        "acceptance",
+        *models(pair),
+        *texts(rows),
+        "--gen-len",
+        6,
+        "--max-branch",
+        3,
+        "--batch-size",
+        1,
+        "--format",
+        "json",
+    ]
+    stopped = run(*command)
+    assert (stopped.code, stopped.out) == (1, "")
+    assert "interrupted; run the same command again to go on" in stopped.err
+    assert [p.name for p in tmp_path.iterdir()] == ["acceptance.json.journal"]
+    resumed = run(*command)
+    assert resumed.code == 0, resumed.err
+    assert len(calls) == 3 + 2  # two of the four batches were already done
+    monkeypatch.setattr(module, "_measure", measure)
+    whole = run(*command, "-o", "again.json")
+    assert whole.json == resumed.json
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["acceptance.json", "again.json"]

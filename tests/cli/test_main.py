@@ -1,0 +1,168 @@
+"""The command line as a whole: quick help, one line per failure, exit codes."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from treeopt.cli import env
+from treeopt.cli.errors import explain
+from treespec.errors import ModelError, TreeoptError
+
+COMMANDS = ("demo", "profile", "generate", "evaluate", "inspect", "env")
+
+
+def test_help_lists_the_commands_that_work(run: Any) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0
+    listed = [line.split()[0] for line in outcome.out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert sorted(word for word in listed if word in COMMANDS) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command", ["", "demo", "profile", "profile acceptance", "profile latency", "generate", "evaluate", "inspect", "env"]
+)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    script = (
+        "import sys\nfrom treeopt.cli.main import main\n"
+        f"try:\n    main({[*command.split(), '--help']!r})\n"
+        "finally:\n"
+        "    loaded = {m.partition('.')[0] for m in sys.modules}\n"
+        "    print(sorted(loaded & {'torch', 'transformers', 'datasets', 'rich', 'scipy', 'numpy'}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "Usage:" in done.stdout
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "treeopt", "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("treeopt ")
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make `treeopt env` raise."""
+
+    def set_error(error: BaseException) -> None:
+        def describe() -> dict[str, Any]:
+            raise error
+
+        monkeypatch.setattr(env, "describe", describe)
+
+    return set_error
+
+
+def test_a_meant_error_is_one_line_and_exit_1(run: Any, failing: Any) -> None:
+    failing(ModelError("the draft has\n 3 tokens; use another"))
+    outcome = run("env")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "error: the draft has 3 tokens; use another\n")
+
+
+def test_an_unexpected_error_is_one_line_that_names_debug(run: Any, failing: Any) -> None:
+    failing(ZeroDivisionError("division by zero"))
+    outcome = run("env", "--format", "json")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: unexpected ZeroDivisionError: division by zero (run with --debug to see where)\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "env"], ["env", "--debug"], ["env", "--format", "json", "--debug"]])
+def test_debug_lets_the_exception_through_from_anywhere(failing: Any, arguments: list[str]) -> None:
+    from click.testing import CliRunner
+
+    from treeopt.cli.main import main
+
+    failing(ZeroDivisionError("division by zero"))
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_control_c_says_how_to_go_on(run: Any, failing: Any) -> None:
+    failing(KeyboardInterrupt())
+    outcome = run("env")
+    assert (outcome.code, outcome.out, outcome.err) == (1, "", "interrupted; run the same command again to go on\n")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TreeoptError("size is 0"), "size is 0"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/report.json"), "/x/report.json: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x: permission is denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the GPU's memory is full"),
+        (MemoryError(), "memory is full"),
+        (ValueError("odd\nthing"), "unexpected ValueError: odd thing (run with --debug"),
+    ],
+)
+def test_errors_are_explained_in_one_line(error: Exception, words: str) -> None:
+    assert explain(error).startswith(words)
+    assert "\n" not in explain(error)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["env", "--format", "yaml"],
+        ["profile", "acceptance"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--temperature", "-1"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--temperature", "nan"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--top-p", "0"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--top-p", "1.5"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--top-p", "nan"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--drafting", "swor"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--prompt-len", "0"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--start", "5", "--end", "5"],
+        ["profile", "acceptance", "--target", "t", "--draft", "d", "--device", "tpu"],
+        ["profile", "latency", "--target", "t", "--draft", "d", "--sizes", "1,0"],
+        ["profile", "latency", "--target", "t", "--draft", "d", "--widths", "1,x"],
+        ["profile", "latency", "--target", "t", "--draft", "d", "--dtype", "int8"],
+        ["evaluate", "--target", "t"],
+        ["evaluate", "--target", "t", "--draft", "d"],
+        ["evaluate", "--target", "t", "--mode", "baseline", "--growmap", __file__],
+        ["evaluate", "--target", "t", "--growmap", __file__],
+        ["evaluate", "--target", "t", "--mode", "baseline", "--prompt-len", "100", "--gen-len", "50", "--max-length", "149"],
+        ["generate"],
+        ["inspect"],
+        ["inspect", "no-such-file.pt"],
+    ],
+)
+def test_wrong_usage_is_exit_2_and_leaves_stdout_alone(run: Any, arguments: list[str], tmp_path: Path) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2, outcome
+    assert outcome.out == ""
+    assert "Error: " in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_env_names_versions_but_no_folder(run: Any) -> None:
+    outcome = run("env", "--format", "json")
+    assert outcome.code == 0
+    data = outcome.json
+    assert data["python"] == sys.version.split()[0]
+    assert data["torch"]
+    assert str(Path.home()) + "/" not in outcome.out
+    text = run("env").out
+    assert data["torch"] in text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(text)
+
+
+def test_every_option_has_help() -> None:
+    from treeopt.cli.main import main
+
+    def commands(command: click.Command) -> list[click.Command]:
+        return [c for sub in command.commands.values() for c in commands(sub)] if isinstance(command, click.Group) else [command]
+
+    silent = [f"{c.name} {p.opts[0]}" for c in commands(main) for p in c.params if isinstance(p, click.Option) and not p.help]
+    assert silent == []
