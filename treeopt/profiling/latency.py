@@ -69,9 +69,10 @@ def profile_latency(
     """Seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
 
     Every sample is a part of a whole step on the code path that evaluation runs: size 1 is an autoregressive step, other
-    sizes a root with its children, widths are the second level of as many chains. Cells take turns in short bursts, so that
-    drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Width 1 is the root's level, which reads two tokens. What a step spends outside the
-    model passes is its overhead. Finished rounds survive an interruption in `journal`.
+    sizes a root with its children, widths are the second level of as many chains. Cells take turns in short bursts, so
+    that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Width 1 is the
+    root's level, which reads two tokens. What a step spends outside the model passes is its overhead. Finished rounds
+    survive an interruption in `journal`. Raises CapacityError, ModelError.
     """
     draft = pair.draft
     if draft is None:
@@ -143,7 +144,7 @@ def _sample(step: Step, last: Tensor, context: int, timer: Timer, device: torch.
 
 
 def _profile(
-    pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[float]]]
+    pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[Sample]]]
 ) -> LatencyProfile:
     target: list[LatencySample] = []
     draft: list[DraftSample] = []

@@ -194,7 +194,8 @@ def main() -> None:
         target = TARGET.model().to(device)  # type: ignore[arg-type]
         fit("target", target, TARGET, cross_entropy(target), cross_entropy(target), stream, held_stream, out)
         save(target, tokenizer, out / "target")
-    target = LlamaForCausalLM.from_pretrained(out / "target", dtype=torch.float32).eval().to(device)  # type: ignore[arg-type]
+    target = LlamaForCausalLM.from_pretrained(out / "target", dtype=torch.float32)
+    target.to(device)  # type: ignore[arg-type]
 
     if not (out / "draft" / "model.safetensors").exists():
         torch.manual_seed(0)

@@ -1,0 +1,88 @@
+"""Latency profiling: recorded part times replayed through the real profiler."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.reference.pairs import tiny_pair
+from treeopt.profiling import latency
+from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treespec.errors import CapacityError, ProfileError
+
+SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), repetitions=5)
+
+
+class RecordedTimer:
+    """Says that a draft level takes 3 s, a target pass 10 s, acceptance 0.5 s and the cache 0.25 s."""
+
+    seconds = {"draft": 3.0, "target": 10.0, "acceptance": 0.5, "cache": 0.25}  # noqa: RUF012
+
+    def begin(self) -> None:
+        self.names: list[str] = []
+
+    def mark(self, name: str) -> None:
+        self.names.append(name)
+
+    def parts(self) -> list[tuple[str, float]]:
+        names, self.names = self.names, []
+        return [(name, self.seconds[name]) for name in names]
+
+
+def test_recorded_times_land_in_the_right_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = RecordedTimer()
+    clock = iter(range(0, 10**9, 100))
+    monkeypatch.setattr(latency, "timer_for", lambda device: timer)
+    monkeypatch.setattr(latency, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
+    profile = profile_latency(tiny_pair(), SETTINGS)
+    assert [(s.size, s.context) for s in profile.target] == [(n, c) for c in (8, 16) for n in (1, 2, 5)]
+    assert [(s.width, s.context) for s in profile.draft] == [(w, c) for c in (8, 16) for w in (1, 3)]
+    assert {s.seconds for s in profile.target} == {(10.0,) * 8}, "repetitions are rounded up to whole bursts"
+    assert {s.seconds for s in profile.draft} == {(3.0,) * 8}
+    assert sorted(set(profile.overhead_seconds)) == [100 - 10 - 6, 100 - 10 - 3], "what is neither draft nor target"
+
+
+def test_real_times_are_positive_and_raw() -> None:
+    profile = profile_latency(tiny_pair(), SETTINGS)
+    assert all(second > 0 for s in (*profile.target, *profile.draft) for second in s.seconds)
+    assert len(profile.overhead_seconds) == 8 * 2 * 4, "every step with a tree, raw"
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = tmp_path / "journal"
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_latency(tiny_pair(), SETTINGS, journal=journal, progress=stop)
+    rounds = []
+    real = latency._round
+    monkeypatch.setattr(latency, "_round", lambda *arguments: rounds.append(1) or real(*arguments))
+    assert len(profile_latency(tiny_pair(), SETTINGS, journal=journal).target[0].seconds) == 8
+    assert len(rounds) == 1
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("changes", [{"sizes": ()}, {"sizes": (0,)}, {"widths": (0, 1)}, {"contexts": (1,)}, {"repetitions": 0}])
+def test_settings_that_measure_nothing_are_errors(changes: dict[str, object]) -> None:
+    with pytest.raises(ProfileError):
+        LatencySettings(**{"sizes": (1,), "widths": (1,), **changes})  # type: ignore[arg-type]
+
+
+def test_a_context_beyond_the_model_is_an_error() -> None:
+    with pytest.raises(CapacityError, match="context 300"):
+        profile_latency(tiny_pair(), LatencySettings(sizes=(1,), widths=(1,), contexts=(300,)))
+
+
+def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:
+    for device, edge in (("cpu", 16), ("cuda", 64)):
+        assert {edge, edge + 1} <= set(default_sizes(device))
+        assert {16, 17} <= set(default_widths(device))
+
+
+@pytest.mark.gpu
+def test_cuda_parts_sum_to_no_more_than_the_whole() -> None:
+    profile = profile_latency(tiny_pair(device="cuda"), SETTINGS)
+    assert all(second > 0 for s in (*profile.target, *profile.draft) for second in s.seconds)
+    assert torch.tensor(profile.overhead_seconds).ge(0).all()

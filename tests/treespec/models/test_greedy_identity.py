@@ -1,0 +1,92 @@
+"""Greedy tree decoding against transformers' own `generate`, token for token and step for step, for every family."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.reference.replay import replay
+from treespec.decoding import Request, decode_autoregressive, decode_speculative
+from treespec.models.tree_model import TreeModel
+from treespec.tree import SpeculationTree
+
+Build = Callable[..., PreTrainedModel]
+FAMILIES = [
+    "llama",
+    "qwen2",
+    "qwen2-sliding",
+    "qwen3",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "phi",
+    "falcon",
+    "mixtral",
+    "deepseek_v3",
+]
+TREES = {
+    "8-chain": SpeculationTree.chain(8),
+    "4x4 chains": SpeculationTree.k_chains(4, 4),
+    "binary": SpeculationTree.k_ary(2, 3),
+    "uneven": SpeculationTree.from_paths([(0, 0, 0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 2), (1, 0, 0), (1, 1), (2,), (3,)]),
+}
+PROMPT = (5, 17, 3, 44, 61, 8, 20, 33, 90, 12, 7)  # longer than the sliding windows of the tiny models
+GEN_LEN = 24
+
+
+def perturbed(module: PreTrainedModel, noise: float) -> PreTrainedModel:
+    """A draft that often, but not always, agrees."""
+    draft = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in draft.parameters():
+            parameter += noise * parameter.std() * torch.randn(parameter.shape, generator=generator) if parameter.numel() > 1 else 0.0
+    return draft
+
+
+def generated(module: PreTrainedModel, length: int) -> list[int]:
+    """The continuation of PROMPT by transformers' own greedy decoding; EOS does not stop it."""
+    ids = torch.tensor([PROMPT], device=module.device)
+    module.generation_config.eos_token_id = None
+    output = module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=0)
+    return output[0, len(PROMPT) :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tree_decoding_equals_generate_in_exactly_the_steps_of_the_replay(family: str, tiny_module: Build) -> None:
+    module = tiny_module(family)
+    noisy = perturbed(module, 0.04)
+    expected = generated(module, GEN_LEN + 9)
+    target, draft = TreeModel(module, name=family), TreeModel(noisy, name="draft")
+
+    @torch.inference_mode()
+    def rank(context: tuple[int, ...], k: int) -> list[int]:
+        ranked: list[int] = noisy(input_ids=torch.tensor([context]), use_cache=False).logits[0, -1].topk(k).indices.tolist()
+        return ranked
+
+    accepted = set()
+    for name, tree in TREES.items():
+        records = list(decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN)))
+        assert [t for r in records for t in r.tokens] == expected[:GEN_LEN], name
+        counts = [len(r.accepted or ()) for r in records[1:]]
+        assert counts == replay(tree, PROMPT, expected, rank, GEN_LEN), name
+        accepted |= set(counts)
+    assert max(accepted) > 0, "a draft that is never right tests nothing"
+    baseline = [t for r in decode_autoregressive(target, Request(PROMPT, GEN_LEN)) for t in r.tokens]
+    assert baseline == expected[:GEN_LEN]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tree_decoding_equals_generate_on_cuda(family: str, tiny_module: Build) -> None:
+    module = tiny_module(family)
+    draft = TreeModel(perturbed(module, 0.04).to("cuda"), name="draft")
+    target = TreeModel(module.to("cuda"), name=family)
+    expected = generated(target.module, GEN_LEN)
+    for name, tree in TREES.items():
+        assert [t for r in decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN)) for t in r.tokens] == expected, name

@@ -1,0 +1,83 @@
+"""The report: figures by hand, intervals that cover, JSON there and back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from treespec.errors import ProfileError
+from treespec.files import write_json
+from treespec.verification.report import EvaluationReport, Mismatch, Prediction, PromptResult, read_report
+
+ONE = PromptResult(
+    row=0, name="a", tokens=11, steps=5, seconds=1.0, baseline_tokens=11, baseline_seconds=2.0, accepted_depths=(1, 1, 1, 1, 1)
+)
+TWO = PromptResult(
+    row=3, name="b", tokens=31, steps=10, seconds=3.0, baseline_tokens=31, baseline_seconds=9.0, output=(4, 5), parts={"draft": 0.5}
+)
+REPORT = EvaluationReport("tree", (ONE, TWO), 0.0, Prediction(2.5, 0.25), tree={"size": 3, "depth": 2, "parents": [-1, 0, 1]})
+
+
+def test_figures_by_hand() -> None:
+    assert (REPORT.tokens, REPORT.steps) == (42, 15)
+    assert REPORT.tokens_per_step == pytest.approx(40 / 15)
+    assert REPORT.seconds_per_token == pytest.approx(4 / 40)
+    assert REPORT.baseline_seconds_per_token == pytest.approx(11 / 40)
+    assert REPORT.speedup == pytest.approx(11 / 4)
+    data = REPORT.to_json()
+    assert data["tokens_per_second"] == pytest.approx(10)
+    assert data["baseline"] == {"tokens_per_second": pytest.approx(40 / 11), "seconds_per_token": pytest.approx(11 / 40)}
+    assert data["outputs"] == [[], [4, 5]]
+    assert data["breakdown"] == {"draft": 0.5}
+    assert data["prompts"] == 2
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    covered = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        steps = random.integers(20, 40, 40)
+        per_step = random.normal(2.5, 0.4, 40).clip(1)
+        results = tuple(replace(ONE, tokens=1 + round(s * t), steps=int(s)) for s, t in zip(steps, per_step, strict=True))
+        interval = EvaluationReport("tree", results, 0.0).intervals["tokens_per_step"]
+        assert interval is not None
+        covered += interval[0] <= 2.5 <= interval[1]
+    assert 85 <= covered <= 100
+
+
+def test_one_prompt_has_no_interval_and_no_step_has_no_figure() -> None:
+    assert EvaluationReport("tree", (ONE,), 0.0).intervals["speedup"] is None
+    ended = replace(ONE, tokens=1, steps=0, seconds=0.0, baseline_tokens=1, baseline_seconds=0.0)
+    data = EvaluationReport("tree", (ended,), 0.0).to_json()
+    assert data["tokens_per_step"] is None
+    assert data["speedup"] is None
+    assert data["tokens_per_second"] is None
+
+
+def test_verdict() -> None:
+    wrong = replace(TWO, mismatch=Mismatch(position=3, tree_token=1, baseline_token=2, logit_gap=1e-4))
+    assert REPORT.lossless == "match"
+    assert replace(REPORT, results=(ONE, wrong)).lossless == "mismatch"
+    assert replace(REPORT, results=(ONE, wrong)).to_json()["mismatches"] == 1
+    assert replace(REPORT, temperature=0.6).lossless == "not-applicable"
+    assert replace(REPORT, mode="baseline").lossless == "not-applicable"
+
+
+def test_written_reports_read_back_equal(tmp_path: Path) -> None:
+    wrong = replace(TWO, mismatch=Mismatch(3, 1, 2, 1e-4))
+    report = replace(REPORT, results=(ONE, wrong), settings={"seed": 1})
+    report.write(tmp_path / "r.json")
+    assert read_report(tmp_path / "r.json") == report
+
+
+def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Path) -> None:
+    for changes, message in (({"version": 2}, "version 2"), ({"schema": "other"}, "other")):
+        write_json(tmp_path / "r.json", {**REPORT.to_json(), **changes})
+        with pytest.raises(ProfileError, match=message):
+            read_report(tmp_path / "r.json")
+    data = REPORT.to_json()
+    del data["results"]
+    write_json(tmp_path / "r.json", data)
+    with pytest.raises(ProfileError, match="results"):
+        read_report(tmp_path / "r.json")

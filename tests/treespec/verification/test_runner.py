@@ -1,0 +1,127 @@
+"""The runner: what it decodes, refuses, survives, and how it tells rounding from bugs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference.pairs import prompt_set, tiny_pair
+from treespec.decoding import Request, decode_autoregressive
+from treespec.errors import CapacityError, ModelError
+from treespec.prompts import PromptSet
+from treespec.tree import SpeculationTree
+from treespec.verification.report import Prediction
+from treespec.verification.runner import EvaluationSettings, evaluate, top2_gap
+
+TREE = SpeculationTree.from_paths([(0, 0, 0), (0, 1), (1, 0)])
+SETTINGS = EvaluationSettings(gen_len=12, save_tokens=True)
+
+
+def expected(prompts: PromptSet, gen_len: int) -> list[tuple[int, ...]]:
+    pair = tiny_pair()
+    return [tuple(t for r in decode_autoregressive(pair.target, Request(p.ids, gen_len)) for t in r.tokens) for p in prompts]
+
+
+def test_outputs_are_the_targets_own() -> None:
+    prompts = prompt_set()
+    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, predicted=Prediction(1.5, 0.1))
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.lossless == "match"
+    assert report.tokens == 4 * 12
+    assert all(r.steps == len(r.accepted_depths) < 12 - 1 for r in report.results)
+    data = report.to_json()
+    assert data["predicted"] == {"tokens_per_step": 1.5, "seconds_per_step": 0.1}
+    assert data["tree"]["parents"] == list(TREE.parents)
+    assert data["provenance"]["dataset"] == "random[0:4]"
+
+
+def test_baseline_alone_needs_no_draft() -> None:
+    prompts = prompt_set()
+    report = evaluate(replace(tiny_pair(), draft=None), None, prompts, SETTINGS)
+    assert report.mode == "baseline"
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.tokens_per_step == 1
+    assert report.speedup == 1
+
+
+def test_a_tree_without_a_draft_is_an_error() -> None:
+    with pytest.raises(ModelError, match="--draft"):
+        evaluate(replace(tiny_pair(), draft=None), TREE, prompt_set(), SETTINGS)
+
+
+def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
+    settings = replace(SETTINGS, temperature=1.0)
+    prompts = prompt_set()
+    first, again, other = (evaluate(tiny_pair(), TREE, prompts, s).results for s in (settings, settings, replace(settings, seed=1)))
+    assert [r.output for r in first] == [r.output for r in again]
+    assert [r.output for r in first] != [r.output for r in other]
+
+
+def test_breakdown_sums_to_about_the_whole() -> None:
+    report = evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, breakdown=True))
+    assert set(report.breakdown) == {"draft", "target", "acceptance", "cache"}
+    whole = sum(r.seconds for r in report.results)
+    assert 0.5 * whole < sum(report.breakdown.values()) <= whole
+
+
+def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, prompts = tiny_pair(), prompt_set(2)
+    target = pair.target
+    honest = target.forward
+
+    def sloppy(tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+        logits = honest(tokens, positions, slots, mask, keep)
+        return -logits if tokens.shape[0] == TREE.size and int(positions[0]) >= 10 else logits
+
+    monkeypatch.setattr(target, "forward", sloppy)
+    report = evaluate(pair, TREE, prompts, SETTINGS)
+    assert report.lossless == "mismatch"
+    truth = expected(prompts, 12)
+    for result, right, prompt in zip(report.results, truth, prompts, strict=True):
+        assert result.mismatch is not None
+        position = result.mismatch.position
+        assert result.output[:position] == right[:position]
+        assert (result.mismatch.tree_token, result.mismatch.baseline_token) == (result.output[position], right[position])
+        logits = target.module(input_ids=torch.tensor([[*prompt.ids, *right[:position]]])).logits[0, -1]
+        best = logits.topk(2).values
+        assert result.mismatch.logit_gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert top2_gap(target, [1, 2, 3]) > 0
+
+
+def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
+    with pytest.raises(CapacityError, match=r"leaves room for 2 .* pass --max-length 25 or more"):
+        evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, max_length=20))
+    with pytest.raises(CapacityError, match="need 18 positions, but the target model has 16"):
+        evaluate(tiny_pair(positions=16), TREE, prompt_set(), SETTINGS)
+    assert evaluate(tiny_pair(positions=18), TREE, prompt_set(), SETTINGS).lossless == "match", (
+        "the last trees are cut to the positions there are"
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    prompts, journal = prompt_set(), tmp_path / "journal"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=stop)
+    seen: list[int] = []
+    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=lambda what, done, total: seen.append(done))
+    assert seen == [4]
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert not journal.exists()
+
+
+@pytest.mark.gpu
+def test_half_precision_reports_the_logit_gap_of_each_divergence() -> None:
+    pair = tiny_pair(device="cuda")
+    pair.target.module.half()
+    assert pair.draft is not None
+    pair.draft.module.half()
+    halves = replace(pair, target=type(pair.target)(pair.target.module), draft=type(pair.draft)(pair.draft.module))
+    report = evaluate(halves, TREE, prompt_set(16), SETTINGS)
+    assert all(r.mismatch is None or r.mismatch.logit_gap < 0.1 for r in report.results)
