@@ -52,7 +52,7 @@ class DemoResult:
     @property
     def verdict(self) -> str:
         """One sentence: the speed-up, and what is in its way where it is small."""
-        return explain_speedup(self.report, self.optimization)
+        return explain_speedup(self.report, self.optimization, self.latency)
 
 
 def run_demo(
@@ -98,7 +98,7 @@ def run_demo(
     return DemoResult(out, acceptance, latency, result, report, seconds)
 
 
-def explain_speedup(report: EvaluationReport, result: OptimizationResult) -> str:
+def explain_speedup(report: EvaluationReport, result: OptimizationResult, latency: LatencyProfile | None = None) -> str:
     """One sentence on the measured speed-up and, if it is below WORTH_WHILE, on what holds it down."""
     speedup = report.speedup
     if result.tree.size == 1:
@@ -121,6 +121,10 @@ def explain_speedup(report: EvaluationReport, result: OptimizationResult) -> str
         for what, found, promised, unit in figures
         if found is not None
     ]
+    if latency is not None:
+        model = latency.at_context()
+        share = model.draft_seconds(1) / model.target_seconds(1)
+        reasons.append(f"here one draft pass costs {share:.2f} of a target pass, and a step of this tree needs {result.tree.depth}")
     return f"{measured}, less than {WORTH_WHILE} x: {'; '.join(reasons)}"
 
 

@@ -21,6 +21,8 @@ class LatencyModel:
     target: tuple[tuple[int, float], ...]
     draft: tuple[tuple[int, float], ...]
     overhead_seconds: float
+    autoregressive_overhead_seconds: float | None = None
+    """Overhead of a step without a tree, where it was measured apart."""
 
     @property
     def largest_size(self) -> int:
@@ -35,6 +37,11 @@ class LatencyModel:
     def target_seconds(self, size: int) -> float:
         """Seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
         return _predict(size, self.target, "tree size")
+
+    def autoregressive_seconds(self) -> float:
+        """Seconds per token without speculation: one target pass over the last token, and the overhead of such a step."""
+        apart = self.autoregressive_overhead_seconds
+        return self.target_seconds(1) + (self.overhead_seconds if apart is None else apart)
 
     def draft_seconds(self, width: int) -> float:
         """Seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""

@@ -228,12 +228,16 @@ class LatencyProfile:
     target: tuple[LatencySample, ...]
     draft: tuple[DraftSample, ...]
     overhead_seconds: tuple[float, ...]
+    autoregressive_overhead_seconds: tuple[float, ...] = ()
+    """Overhead of autoregressive steps, which accept and move nothing; empty: that of tree steps is taken."""
     provenance: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_samples("target", "size", [(s.size, s.context, s.seconds) for s in self.target])
         _check_samples("draft", "width", [(s.width, s.context, s.seconds) for s in self.draft])
         _check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
+        if self.autoregressive_overhead_seconds:
+            _check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
 
     @property
     def contexts(self) -> tuple[int, ...]:
@@ -249,7 +253,9 @@ class LatencyProfile:
         draft = _next_context(chosen, tuple(sorted({s.context for s in self.draft})), "draft")
         sizes = sorted((s.size, s.median_seconds) for s in self.target if s.context == chosen)
         widths = sorted((s.width, s.median_seconds) for s in self.draft if s.context == draft)
-        return LatencyModel(chosen, tuple(sizes), tuple(widths), statistics.median(self.overhead_seconds))
+        apart = self.autoregressive_overhead_seconds
+        overheads = statistics.median(self.overhead_seconds), statistics.median(apart) if apart else None
+        return LatencyModel(chosen, tuple(sizes), tuple(widths), *overheads)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the profile's file."""
@@ -260,6 +266,8 @@ class LatencyProfile:
             "draft": [{"width": s.width, "context": s.context, "seconds": list(s.seconds)} for s in self.draft],
             "overhead_seconds": list(self.overhead_seconds),
         }
+        if self.autoregressive_overhead_seconds:
+            data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
         return data if self.provenance is None else data | {"provenance": self.provenance}
 
     def write(self, path: StrPath) -> None:
@@ -282,6 +290,7 @@ def read_latency(path: StrPath) -> LatencyProfile:
             target=data.get("target", samples),
             draft=data.get("draft", levels),
             overhead_seconds=data.get("overhead_seconds", numbers),
+            autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
             provenance=data.optional("provenance", mapping),
         )
     )

@@ -78,16 +78,25 @@ class DynamicProgramFrontier(Frontier):
         return self._level_widths(0, depth)
 
     def _tree(self, size: int, depth: int) -> SpeculationTree:
-        parents, subtrees = [-1], [(size, 0)]
-        for node, (nodes, top) in enumerate(subtrees):  # grows while it is walked
-            state = self._states[min(top, self._rows - 1)][depth - top]
+        parents, subtrees = [-1], [(size, 0, depth)]
+        for node, (nodes, top, remaining) in enumerate(subtrees):  # grows while it is walked
+            row = min(top, self._rows - 1)
+            remaining = self._converged(row, remaining)
+            state = self._states[row][remaining]
             sizes = []
             for children in range(int(state.branches[nodes]), 0, -1):
                 sizes.append(int(state.splits[children, nodes]))
                 nodes -= sizes[-1]
-            subtrees += [(child, top + 1) for child in reversed(sizes)]
+            subtrees += [(child, top + 1, remaining - 1) for child in reversed(sizes)]
             parents += [node] * len(sizes)
         return SpeculationTree(tuple(parents))
+
+    def _converged(self, row: int, remaining: int) -> int:
+        """The smallest remaining depth that has the very same state: its splits speak of subtrees one less deep than that."""
+        states = self._states[row]
+        while remaining > 1 and states[remaining] is states[remaining - 1]:
+            remaining -= 1
+        return remaining
 
     def _level_widths(self, top: int, remaining: int) -> NDArray[np.int32]:
         if (top, remaining) not in self._widths:

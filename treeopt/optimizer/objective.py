@@ -39,13 +39,10 @@ class Choice:
         return max(0.0, 1 - self.lower_bound / self.seconds_per_token)
 
 
-def autoregressive_seconds(model: LatencyModel) -> float:
-    """Seconds per token without speculation: one target pass over the last token, and the overhead of a step."""
-    return model.target_seconds(1) + model.overhead_seconds
-
-
 def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
-    """Predicted seconds of one step. Raises ProfileError for a size or level width beyond the measured ones."""
+    """Predicted seconds of one step; of the root alone, of an autoregressive one. Raises ProfileError for a size or level width beyond the measured ones."""
+    if tree.size == 1:
+        return model.autoregressive_seconds()
     draft = sum(model.draft_seconds(width) for width in tree.level_widths[:-1])
     return model.target_seconds(tree.size) + draft + model.overhead_seconds
 
@@ -59,7 +56,9 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> 
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
     wanted[slice(1, None) if size is None else size] = True
-    target = np.where(wanted, model.target_table(frontier.max_size) + model.overhead_seconds, np.inf)
+    steps = model.target_table(frontier.max_size) + model.overhead_seconds
+    steps[1] = model.autoregressive_seconds()
+    target = np.where(wanted, steps, np.inf)
     table = model.draft_table(frontier.max_size)
     cheapest = min(seconds for _, seconds in model.draft)
     seconds = np.full(frontier.values.shape, np.inf)

@@ -8,7 +8,7 @@ from treeopt.latency_model import LatencyModel
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
-from treeopt.optimizer.objective import autoregressive_seconds, choose
+from treeopt.optimizer.objective import choose
 from treeopt.profiles import AcceptanceProfile, LatencyProfile
 from treespec.errors import OptimizerError
 from treespec.tree import MAX_SIZE, SpeculationTree
@@ -88,7 +88,7 @@ def optimize(
         tree=frontier.tree(choice.size, choice.depth),
         expected_tokens_per_step=choice.expected_tokens_per_step,
         predicted_seconds_per_step=choice.seconds_per_step,
-        predicted_speedup=autoregressive_seconds(model) / choice.seconds_per_token,
+        predicted_speedup=model.autoregressive_seconds() / choice.seconds_per_token,
         certified_gap=choice.certified_gap,
         solver=frontier.solver,
         table=frontier,

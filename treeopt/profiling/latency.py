@@ -149,18 +149,19 @@ def _profile(
     target: list[LatencySample] = []
     draft: list[DraftSample] = []
     overhead: list[float] = []
+    alone: list[float] = []
     for index, (context, tree, width) in enumerate(cells):
         first, second, passes, rest = zip(*(sample for found in rounds for sample in found[index]), strict=True)
         if width is None:
             target.append(LatencySample(size=tree.size, context=context, seconds=passes))
         else:
             draft.append(DraftSample(width=width, context=context, seconds=first if width == 1 else second))
-        if tree.size > 1:
-            overhead += rest
+        (overhead if tree.size > 1 else alone).extend(rest)
     return LatencyProfile(
         target=tuple(target),
         draft=tuple(draft),
-        overhead_seconds=tuple(overhead),
+        overhead_seconds=tuple(overhead or alone),
+        autoregressive_overhead_seconds=tuple(alone),
         provenance=pair.provenance(seed=settings.seed),
     )
 

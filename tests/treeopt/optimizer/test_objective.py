@@ -1,11 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treeopt.optimizer.objective import autoregressive_seconds, choose, step_seconds
+from treeopt.optimizer.objective import choose, step_seconds
 from treeopt.optimizer.search import solve
 from treespec.errors import OptimizerError, ProfileError
 from treespec.tree import SpeculationTree
@@ -18,6 +19,7 @@ seconds = st.floats(0.01, 10.0)
     target=st.lists(seconds, min_size=7, max_size=7),
     draft=st.lists(st.floats(0.001, 2.0), min_size=6, max_size=6),
     overhead=st.floats(0, 1.0),
+    apart=st.none() | st.floats(0, 1.0),
     max_depth=st.integers(1, 6),
 )
 @settings(max_examples=100, deadline=None)
@@ -29,16 +31,18 @@ def test_choice_against_every_tree(
     target: list[float],
     draft: list[float],
     overhead: float,
+    apart: float | None,
     max_depth: int,
 ) -> None:
     profile = latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), overhead)
-    model = profile.at_context()
+    model = replace(profile, autoregressive_overhead_seconds=() if apart is None else (apart,)).at_context()
+    overheads = [overhead if apart is None else apart] + [overhead] * 6
     frontier = solve(np.array([row]), 7, max_depth, 4)
     choice = choose(frontier, model)
 
     def price(tree: SpeculationTree) -> float:
         draft_seconds = sum(draft[width - 1] for width in tree.level_widths[:-1])
-        return (target[tree.size - 1] + draft_seconds + overhead) / tokens_of(tree, [row])
+        return (target[tree.size - 1] + draft_seconds + overheads[tree.size - 1]) / tokens_of(tree, [row])
 
     # what it says about its own tree is true
     chosen = frontier.tree(choice.size, choice.depth)
@@ -47,11 +51,11 @@ def test_choice_against_every_tree(
     # no tree of the frontier is cheaper, and "do not speculate" is among them
     pairs = [(n, d) for n in range(1, 8) for d in range(max_depth + 1) if frontier.value(n, d) > 0]
     assert choice.seconds_per_token <= min(price(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-12)
-    assert choice.seconds_per_token <= autoregressive_seconds(model) * (1 + 1e-12)
+    assert choice.seconds_per_token <= model.autoregressive_seconds() * (1 + 1e-12)
     # the certificate holds against every tree there is, and is the bound of its definition
     best = min(price(tree) for n in range(1, 8) for tree in all_trees(n, max_depth, len(row)))
     assert best >= choice.seconds_per_token * (1 - choice.certified_gap) * (1 - 1e-12)
-    bound = min((target[n - 1] + d * min(draft) + overhead) / frontier.value(n, d) for n, d in pairs)
+    bound = min((target[n - 1] + d * min(draft) + overheads[n - 1]) / frontier.value(n, d) for n, d in pairs)
     assert choice.certified_gap == pytest.approx(max(0.0, 1 - bound / choice.seconds_per_token), abs=1e-12)
     assert 0 <= choice.certified_gap < 1
 

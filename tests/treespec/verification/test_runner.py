@@ -84,7 +84,7 @@ def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> No
         position = result.mismatch.position
         assert result.output[:position] == right[:position]
         assert (result.mismatch.tree_token, result.mismatch.baseline_token) == (result.output[position], right[position])
-        logits = target.module(input_ids=torch.tensor([[*prompt.ids, *right[:position]]])).logits[0, -1]
+        logits = target.module(input_ids=torch.tensor([[*prompt.ids, *right[:position]]])).logits[0, -1].detach()
         best = logits.topk(2).values
         assert result.mismatch.logit_gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
     assert top2_gap(target, [1, 2, 3]) > 0
