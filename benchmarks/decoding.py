@@ -126,14 +126,15 @@ def main() -> None:
             f"{total['identical']}/{len(prompts)}",
         )
     Console(width=140).print(table)
+    predicted = {
+        "tokens_per_step": chosen.expected_tokens_per_step,
+        "seconds_per_step": chosen.predicted_seconds_per_step,
+        "speedup": chosen.predicted_speedup,
+    }
     figures = {
         "systems": {name: {**total, "tokens_per_second": rate[name]} for name, total in totals.items()},
         "tree": {"size": tree.size, "depth": tree.depth, "parents": list(tree.parents)},
-        "predicted": {
-            "tokens_per_step": chosen.expected_tokens_per_step,
-            "seconds_per_step": chosen.predicted_seconds_per_step,
-            "speedup": chosen.predicted_speedup,
-        },
+        "predicted": predicted,
         "rank_probability": list(acceptance.rank_probability),
         "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]"),
     }

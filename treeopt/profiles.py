@@ -228,9 +228,9 @@ class LatencyProfile:
     target: tuple[LatencySample, ...]
     draft: tuple[DraftSample, ...]
     overhead_seconds: tuple[float, ...]
+    provenance: dict[str, Any] | None = None
     autoregressive_overhead_seconds: tuple[float, ...] = ()
     """Overhead of autoregressive steps, which accept and move nothing; empty: that of tree steps is taken."""
-    provenance: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_samples("target", "size", [(s.size, s.context, s.seconds) for s in self.target])

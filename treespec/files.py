@@ -1,16 +1,14 @@
-"""Files that are whole or not there: atomic writes, checked JSON reading, and the resumable `Journal`."""
+"""Files that are whole or not there: atomic writes, checked JSON reading."""
 
 import contextlib
 import errno
 import json
-import logging
 import math
 import os
 import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 from treespec.errors import OutputError, TreeoptError
@@ -30,8 +28,6 @@ _REMEDIES = {
     errno.EISDIR: "it is a folder; name a file in it",
     errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
 }
-
-_log = logging.getLogger(__name__)
 
 StrPath = str | os.PathLike[str]
 
@@ -70,14 +66,14 @@ def write_together(files: Sequence[tuple[StrPath, bytes]]) -> None:
             target = os.path.realpath(path)
             if _is_special(target):
                 with open(target, "wb", buffering=0) as device:
-                    _write_all(device.fileno(), data)
+                    write_all(device.fileno(), data)
                 continue
             _refuse_unwritable(target)
             temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
             staged.append((temporary, target))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                _write_all(descriptor, data)
+                write_all(descriptor, data)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -89,7 +85,7 @@ def write_together(files: Sequence[tuple[StrPath, bytes]]) -> None:
             os.replace(temporary, target)
             _sync_folder(os.path.dirname(target))
     except OSError as e:
-        _refuse(path, e)
+        refuse(path, e)
     finally:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
@@ -109,7 +105,7 @@ def check_writable(path: StrPath) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(target)  # a name that the file system cannot hold fails here
     except OSError as e:
-        _refuse(path, e)
+        refuse(path, e)
 
 
 def make_folder(path: StrPath) -> Path:
@@ -118,7 +114,7 @@ def make_folder(path: StrPath) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        _refuse(path, e)
+        refuse(path, e)
     return folder
 
 
@@ -147,7 +143,8 @@ def _json_text(value: Any, line: str) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data to an open file, however many calls that takes. Raises OSError."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -179,7 +176,8 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def _refuse(path: StrPath, e: OSError) -> NoReturn:
+def refuse(path: StrPath, e: OSError) -> NoReturn:
+    """Raise OutputError: what went wrong with this file, and what to do about it."""
     raise OutputError(f"cannot write {os.fspath(path)}: {_REMEDIES.get(e.errno or 0, e.strerror or str(e))}") from e
 
 
@@ -239,113 +237,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is beyond the range of numbers")
     return value
-
-
-# -- resuming -----------------------------------------------------------------------------------------------------------
-
-
-class Journal:
-    """Finished pieces of a long piece of work, kept in an append-only JSONL file until the whole is done.
-
-    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
-    a warning, and `restarted` is True. A last line torn by a crash is dropped. With `path` None nothing is kept.
-    """
-
-    def __init__(self, path: StrPath | None, fingerprint: str) -> None:
-        """Open or create the journal. Raises OutputError if it cannot be written."""
-        self.path = None if path is None else Path(path)
-        self.restarted = False
-        self._entries: dict[str, Any] = {}
-        self._descriptor: int | None = None
-        self._end = 0
-        if self.path is None:
-            return
-        try:
-            self._recover(self.path, fingerprint)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
-            os.ftruncate(self._descriptor, self._end)
-            if self._end == 0:
-                self._append({"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint})
-        except OSError as e:
-            _refuse(self.path, e)
-
-    def __len__(self) -> int:
-        """Number of keys kept."""
-        return len(self._entries)
-
-    def get(self, key: str) -> Any | None:
-        """What was put under a key, in this run or in an earlier one; None if nothing was."""
-        return self._entries.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
-        if self.path is None:
-            return
-        self._append({"key": key, "value": value})
-        self._entries[key] = json.loads(json.dumps(value))  # a resumed run and this one see the same types
-
-    def close(self) -> None:
-        """Stop writing and leave the file for a later run."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def finish(self) -> None:
-        """The work is done: delete the file."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> "Journal":
-        """The journal itself; it is closed, not deleted, at the end of the block."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Close."""
-        self.close()
-
-    def _recover(self, path: Path, fingerprint: str) -> None:
-        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends."""
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        lines = content.split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
-        records = [_record(line) for line in lines]
-        if content and (not lines or (records[0] or {}).get("fingerprint") != fingerprint):
-            aside = path.with_name(path.name + ".old")
-            _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
-            os.replace(path, aside)
-            self.restarted = True
-            return
-        for line, record in zip(lines, records, strict=True):
-            if record is None:
-                _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
-                return
-            if "key" in record:
-                self._entries[str(record["key"])] = record.get("value")
-            self._end += len(line) + 1
-
-    def _append(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        assert self.path is not None
-        if self._descriptor is None:
-            raise ValueError(f"journal {self.path} is closed")
-        try:
-            os.lseek(self._descriptor, self._end, os.SEEK_SET)
-            _write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
-        except BaseException as e:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)
-            if isinstance(e, OSError):
-                _refuse(self.path, e)
-            raise
-        self._end += len(line)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None

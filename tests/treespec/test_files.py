@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from treespec import files
 from treespec.errors import OutputError, ProfileError
-from treespec.files import Journal, check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
+from treespec.files import check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
+from treespec.journal import Journal
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

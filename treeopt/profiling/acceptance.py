@@ -14,7 +14,7 @@ from torch import Tensor
 from treeopt.profiles import AcceptanceProfile
 from treespec.continuation import continue_prompts
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.files import Journal
+from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.files import Journal
+from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step

@@ -10,7 +10,7 @@ import torch
 
 from treespec.decoding import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.errors import CapacityError, ModelError
-from treespec.files import Journal
+from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
