@@ -1,7 +1,7 @@
 """What a person sees when something goes wrong: one line and an exit code, never a traceback unless asked for."""
 
 import errno
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -26,12 +26,17 @@ class TreeoptGroup(click.Group):
         options, separator, rest = _split(args)
         if "--debug" in options:
             options = ["--debug", *(a for a in options if a != "--debug")]
-        return super().parse_args(ctx, [*options, *separator, *rest])
+        try:
+            return super().parse_args(ctx, [*options, *separator, *rest])
+        except click.UsageError as error:
+            raise one_line(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into a message."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise one_line(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -42,6 +47,22 @@ class TreeoptGroup(click.Group):
                 raise
             click.echo(f"error: {explain(error)}", err=True)
             ctx.exit(1)
+
+
+class WrongUsage(click.UsageError):
+    """A usage error that is shown in one line like every other failure."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print what is wrong and where the help is."""
+        where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
+        click.echo(f"error: {' '.join(self.format_message().split())}{where}", file=file, err=file is None)
+
+
+def one_line(error: click.UsageError) -> click.UsageError:
+    """The same usage error in one line; a command without arguments still shows its whole help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    return WrongUsage(error.format_message(), error.ctx)
 
 
 def explain(error: Exception) -> str:

@@ -65,7 +65,9 @@ def evaluate(
             f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {gen_len} generated tokens; pass {rows.prompt_len + gen_len} or more."
         )
     from treeopt.cli import tables
-    from treeopt.cli.inputs import load_inputs
+    from treeopt.cli.inputs import check_hub, load_inputs
+
+    check_hub(models, rows)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap

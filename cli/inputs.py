@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
+from treespec.errors import DatasetError, ModelError
 
 if TYPE_CHECKING:
     from treespec.models.loading import Pair
     from treespec.prompts import PromptSet
+
+EMBEDDED_NAMES = ("embedded-target", "embedded-draft")
+"""Models that are always there; `treespec.models.loading` says where, but is slow to import."""
 
 
 def resolve_device(device: str) -> str:
@@ -18,6 +22,39 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_hub(models: ModelOptions, rows: PromptOptions | None = None) -> None:
+    """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
+
+    Raises DatasetError or ModelError. Folders and cached models are left to their loader.
+    """
+    from treespec.hub_datasets import HUB_DATASETS
+    from treespec.models import hub
+
+    dataset = rows.dataset if rows is not None and rows.dataset in HUB_DATASETS else None
+    wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
+    remote = [(name, revision) for name, revision in wanted if _is_hub_name(name)]
+    if (dataset is None and not remote) or hub.is_reachable():
+        return
+    if dataset is not None:
+        raise DatasetError(
+            f"data set {dataset} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); "
+            "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, revision in remote:
+        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            raise ModelError(
+                f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
+            )
+
+
+def _is_hub_name(name: str) -> bool:
+    from treespec.models import hub
+
+    return name not in EMBEDDED_NAMES and not Path(name).expanduser().exists() and hub.is_repository_id(name)
 
 
 def load_models(models: ModelOptions) -> "Pair":

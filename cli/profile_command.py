@@ -56,7 +56,9 @@ def acceptance(
 ) -> None:
     """How often the draft's rank-k token is the one that the target accepts, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import load_inputs
+    from treeopt.cli.inputs import check_hub, load_inputs
+
+    check_hub(models, rows)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
     from treespec.files import check_writable
@@ -97,7 +99,9 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import load_models, resolve_device
+    from treeopt.cli.inputs import check_hub, load_models, resolve_device
+
+    check_hub(models)
     from treeopt.cli.results import latency_summary
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
     from treespec.files import check_writable
@@ -115,6 +119,8 @@ def latency(
     emit(output_format, latency_summary(measured), tables.latency)
 
 
-def journal_of(output: Path) -> Path:
-    """Where unfinished work on a file is kept, so that the same command goes on with it."""
+def journal_of(output: Path) -> Path | None:
+    """Where unfinished work on a file is kept, so that the same command goes on with it; None beside devices and pipes."""
+    if output.exists() and not output.is_file():
+        return None
     return output.with_name(output.name + ".journal")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_errors_are_explained_in_one_line(error: Exception, words: str) -> None:
     "arguments",
     [
         ["frobnicate"],
+        ["--frobnicate", "env"],
         ["env", "--format", "yaml"],
         ["profile", "acceptance"],
         ["profile", "acceptance", "--target", "t", "--draft", "d", "--temperature", "-1"],
@@ -141,8 +143,52 @@ def test_wrong_usage_is_exit_2_and_leaves_stdout_alone(run: Any, arguments: list
     outcome = run(*arguments)
     assert outcome.code == 2, outcome
     assert outcome.out == ""
-    assert "Error: " in outcome.err
+    assert outcome.err.startswith("error: ")
+    assert "--help says more" in outcome.err
+    assert outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["profile", "latency", "--target", "owner/no-such-target", "--draft", "owner/draft"],
+            "owner/no-such-target is not in the local cache",
+        ),
+        (["profile", "acceptance", "--target", "owner/target", "--draft", "d", "--dataset", "cnn"], "data set cnn lives on the hub"),
+        (["profile", "latency", "--target", "embedded-target", "--draft", "no-such-draft"], "no-such-draft is not in the local cache"),
+        (["evaluate", "--target", "embedded-target", "--mode", "baseline", "--dataset", "c4"], "data set c4 lives on the hub"),
+    ],
+)
+def test_an_unreachable_hub_is_found_out_before_the_slow_imports(arguments: list[str], words: str, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom treeopt.cli.main import main\n"
+        f"try:\n    main({arguments!r})\n"
+        "finally:\n    print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_embedded_names_are_those_of_the_loader() -> None:
+    from treeopt.cli.inputs import EMBEDDED_NAMES
+    from treespec.models.loading import EMBEDDED
+
+    assert set(EMBEDDED_NAMES) == set(EMBEDDED)
+
+
+def test_no_journal_beside_a_device(tmp_path: Path) -> None:
+    from treeopt.cli.profile_command import journal_of
+
+    assert journal_of(Path(os.devnull)) is None
+    assert journal_of(tmp_path / "report.json") == tmp_path / "report.json.journal"
+    (tmp_path / "report.json").write_text("{}")
+    assert journal_of(tmp_path / "report.json") == tmp_path / "report.json.journal"
 
 
 def test_env_names_versions_but_no_folder(run: Any) -> None:
