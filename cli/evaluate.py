@@ -71,6 +71,7 @@ def evaluate(
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap
+    from treespec.journal import discard
     from treespec.verification.report import Prediction
     from treespec.verification.runner import EvaluationSettings
     from treespec.verification.runner import evaluate as run
@@ -87,6 +88,7 @@ def evaluate(
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress)
     report.write(output)
+    discard(journal_of(output))
     note(f"wrote {output}")
     emit(output_format, evaluation_summary(report), tables.evaluation)
 

@@ -62,6 +62,7 @@ def acceptance(
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
     from treespec.files import check_writable
+    from treespec.journal import discard
 
     check_writable(output)
     settings = AcceptanceSettings(**asdict(sampling), gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size)
@@ -69,6 +70,7 @@ def acceptance(
     with Progress() as progress:
         measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
     measured.write(output)
+    discard(journal_of(output))
     note(f"wrote {output}")
     emit(output_format, acceptance_summary(measured), tables.acceptance)
 
@@ -105,6 +107,7 @@ def latency(
     from treeopt.cli.results import latency_summary
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
     from treespec.files import check_writable
+    from treespec.journal import discard
 
     check_writable(output)
     device = resolve_device(models.device)
@@ -115,6 +118,7 @@ def latency(
     with Progress() as progress:
         measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress)
     measured.write(output)
+    discard(journal_of(output))
     note(f"wrote {output}")
     emit(output_format, latency_summary(measured), tables.latency)
 

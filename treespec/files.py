@@ -216,7 +216,7 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
         raise error(f"{path} is not a {schema} file: it holds a JSON {type(content).__name__}, not an object")
     found = content.get("schema")
     if found != schema:
-        raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a {schema.removeprefix('treeopt.')} file")
+        raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a file with that schema")
     found = content.get("version")
     if type(found) is not int or found != version:
         raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads version {version}; make the file again")

@@ -14,7 +14,9 @@ _log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Finished pieces of a long piece of work, kept in an append-only JSONL file until the whole is done.
+    """Finished pieces of a long piece of work, kept in an append-only JSONL file until the result is saved.
+
+    Whoever saves the result calls `discard` afterwards, so that a write that fails loses nothing.
 
     The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
     a warning, and `restarted` is True. A last line torn by a crash is dropped. With `path` None nothing is kept.
@@ -27,14 +29,13 @@ class Journal:
         self._entries: dict[str, Any] = {}
         self._descriptor: int | None = None
         self._end = 0
+        self._header = {"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint}
         if self.path is None:
             return
         try:
             self._recover(self.path, fingerprint)
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
             os.ftruncate(self._descriptor, self._end)
-            if self._end == 0:
-                self._append({"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint})
         except OSError as e:
             refuse(self.path, e)
 
@@ -50,20 +51,18 @@ class Journal:
         """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
         if self.path is None:
             return
+        if self._end == 0:
+            self._append(self._header)
         self._append({"key": key, "value": value})
         self._entries[key] = json.loads(json.dumps(value))  # a resumed run and this one see the same types
 
     def close(self) -> None:
-        """Stop writing and leave the file for a later run."""
+        """Stop writing and leave the file for a later run, unless there is nothing in it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def finish(self) -> None:
-        """The work is done: delete the file."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            if self._end == 0 and self.path is not None:
+                self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Journal":
         """The journal itself; it is closed, not deleted, at the end of the block."""
@@ -110,6 +109,12 @@ class Journal:
                 refuse(self.path, e)
             raise
         self._end += len(line)
+
+
+def discard(path: StrPath | None) -> None:
+    """The result is saved: delete its journal, if there is one."""
+    if path is not None:
+        Path(path).unlink(missing_ok=True)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ class AutoregressiveStep:
         logits = self.target.forward(last[1:], place, place, mask)[:, : self.vocabulary]
         choice = choose(logits, self.sampling, generator)
         self.timer.mark("target")
-        token, sound = torch.cat([choice, finite(logits)]).tolist()
+        token, sound = torch.cat([choice, finite(logits)[None]]).tolist()
         require_finite(sound, length)
         self.timer.mark("acceptance")
         return [token], []
@@ -73,14 +73,16 @@ class SpeculativeStep:
         self.timer.begin()
         tensors = self._cut_to(room)
         size = tensors.tree.size
-        tokens = draft_topk(self.draft, tensors, last, length, self.vocabulary, self.timer)
+        tokens, ranked = draft_topk(self.draft, tensors, last, length, self.vocabulary, self.timer)
         slots = torch.arange(length, length + size, device=last.device)
         logits = self.target.forward(tokens, tensors.depths + length, slots, tree_mask(tensors, length, 0, size))[:, : self.vocabulary]
         choices = choose(logits, self.sampling, generator)
         self.timer.mark("target")
         accepted = accept_matching(tokens, choices, tensors)
-        *read, count, sound = torch.cat([accepted.emitted, accepted.path, accepted.count[None], finite(logits[accepted.path])]).tolist()
+        health = torch.stack([accepted.count, finite(logits[accepted.path]), ranked])
+        *read, count, sound, ranked_sound = torch.cat([accepted.emitted, accepted.path, health]).tolist()
         require_finite(sound, length)
+        require_finite(ranked_sound, length, "draft")
         longest = tensors.tree.depth + 1
         emitted, path = read[: count + 1], read[longest + 1 : longest + 1 + count]
         self.timer.mark("acceptance")
@@ -106,14 +108,14 @@ class SpeculativeStep:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """int64 [1]: 1 when every row's largest logit is finite, which NaN and +inf never are. [rows, vocabulary]."""
-    return logits.amax(-1).isfinite().all().to(torch.int64)[None]
+    """int64 []: 1 when every row's largest logit is finite, which NaN and +inf never are. [rows, vocabulary]."""
+    return logits.amax(-1).isfinite().all().to(torch.int64)
 
 
-def require_finite(sound: int, position: int) -> None:
+def require_finite(sound: int, position: int, role: str = "target") -> None:
     """Raise ModelError when `finite` said 0."""
     if not sound:
         raise ModelError(
-            f"the target's logits are not finite at position {position} (NaN or infinite); "
+            f"the {role}'s logits are not finite at position {position} (NaN or infinite); "
             "the weights are damaged or overflow in this precision: try --dtype float32 or bfloat16"
         )

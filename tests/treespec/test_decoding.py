@@ -136,6 +136,14 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
             list(decode_autoregressive(broken, Request((1, 2, 3), 9)))
 
 
+def test_a_draft_whose_logits_are_not_finite_is_an_error() -> None:
+    target, _ = pair()
+    for level in (3, 4):  # the root's level, the one below
+        broken = TabularModel(VOCABULARY, lambda context, level=level: [float("nan") if len(context) > level else 0.0] * VOCABULARY)
+        with pytest.raises(ModelError, match="the draft's logits are not finite"):
+            list(decode_speculative(target, broken, SpeculationTree.chain(3), Request((1, 2, 3), 9)))
+
+
 def test_requests_that_cannot_be_met_are_errors() -> None:
     with pytest.raises(CapacityError, match="empty"):
         Request((), 4)

@@ -19,6 +19,7 @@ from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, distribution, prompt_generator
+from treespec.step import require_finite
 
 Progress = Callable[[str, int, int], None]
 _LOGITS_AT_ONCE = 1 << 27
@@ -62,8 +63,9 @@ def profile_acceptance(
     """Chance of each rank, exactly in closed form: under `topk` rank k is accepted with probability p(token_k).
 
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
-    prompts as the independent units (linearised ratio estimator). Finished batches survive an interruption in `journal`.
-    Raises CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
+    prompts as the independent units (linearised ratio estimator). Finished batches survive an interruption in `journal`,
+    which the caller discards once the profile is saved. Raises CapacityError, ModelError (non-finite logits),
+    ProfileError (nothing to measure).
     """
     draft = pair.draft
     if draft is None:
@@ -79,18 +81,19 @@ def profile_acceptance(
             raise CapacityError(
                 f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"
             )
-    log = Journal(journal, _fingerprint(pair, prompts, settings))
     sums: dict[int, tuple[list[float], int]] = {}
     batches = _batches(prompts, settings.batch_size)
-    for number, batch in enumerate(batches):
-        key = str(number)
-        measured = log.get(key)
-        if measured is None:
-            measured = _measure(pair, draft, batch, settings, vocabulary, _step_progress(progress, number, len(batches), settings.gen_len))
-            log.put(key, measured)
-        sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
-        progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
-    log.finish()
+    with Journal(journal, _fingerprint(pair, prompts, settings)) as log:
+        for number, batch in enumerate(batches):
+            key = str(number)
+            measured = log.get(key)
+            if measured is None:
+                measured = _measure(
+                    pair, draft, batch, settings, vocabulary, _step_progress(progress, number, len(batches), settings.gen_len)
+                )
+                log.put(key, measured)
+            sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
+            progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
 
 
@@ -131,7 +134,8 @@ def _measure(
     found: list[tuple[list[float], int]] = []
     for first in range(0, len(batch), rows):
         text, kept = texts[first : first + rows], valid[first : first + rows]
-        ranked = draft.score(text[:, :-1], start)[..., :vocabulary].topk(settings.max_branch, dim=-1).indices
+        best, ranked = draft.score(text[:, :-1], start)[..., :vocabulary].topk(settings.max_branch, dim=-1)
+        require_finite(int(best[..., 0][kept].isfinite().all()), start, "draft")
         if sampling.greedy and settings.method == "on-policy":
             accepted = (ranked == text[:, start + 1 :, None]).double()  # the text is the target's own argmax
         else:

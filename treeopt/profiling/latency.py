@@ -72,7 +72,7 @@ def profile_latency(
     sizes a root with its children, widths are the second level of as many chains. Cells take turns in short bursts, so
     that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Width 1 is the
     root's level, which reads two tokens. What a step spends outside the model passes is its overhead. Finished rounds
-    survive an interruption in `journal`. Raises CapacityError, ModelError.
+    survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError.
     """
     draft = pair.draft
     if draft is None:
@@ -101,17 +101,16 @@ def profile_latency(
         else:
             step = SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
         steps.append((step, context))
-    log = Journal(journal, _fingerprint(pair, settings))
     bursts = -(-settings.repetitions // _BURST)
     rounds: list[list[list[Sample]]] = []
-    for number in range(bursts):
-        known = log.get(str(number))
-        if known is None:
-            known = _round(steps, text, timer, pair.target.device)
-            log.put(str(number), known)
-        rounds.append(known)
-        progress("profiling latency", number + 1, bursts)
-    log.finish()
+    with Journal(journal, _fingerprint(pair, settings)) as log:
+        for number in range(bursts):
+            known = log.get(str(number))
+            if known is None:
+                known = _round(steps, text, timer, pair.target.device)
+                log.put(str(number), known)
+            rounds.append(known)
+            progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
 
 

@@ -54,28 +54,27 @@ def evaluate(
     """Decode every prompt with the tree and autoregressively (tree None: autoregressively only), interleaved.
 
     Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
-    `journal`, finished prompts survive an interruption and are not decoded again. Raises CapacityError when prompt,
-    generated tokens and tree do not fit, ModelError for non-finite logits.
+    `journal`, finished prompts survive an interruption and are not decoded again; the caller discards it once the report
+    is saved. Raises CapacityError when prompt, generated tokens and tree do not fit, ModelError for non-finite logits.
     """
     sampling = Sampling(settings.temperature, settings.top_p)
     for prompt in prompts.prompts:
         check_fits(pair, tree, len(prompt.ids), settings)
     run = _Run(pair, tree, settings, sampling)
-    log = Journal(journal, _fingerprint(pair, tree, prompts, settings))
     results: list[PromptResult] = []
     warm = False
-    for index, prompt in enumerate(prompts.prompts):
-        known = log.get(str(index))
-        if known is not None:
-            results.append(PromptResult.from_json(known))
-            continue
-        if not warm:
-            run.prompt(prompt, index)
-            warm = True
-        results.append(run.prompt(prompt, index))
-        log.put(str(index), asdict(results[-1]))
-        progress("evaluating", index + 1, len(prompts.prompts))
-    log.finish()
+    with Journal(journal, _fingerprint(pair, tree, prompts, settings)) as log:
+        for index, prompt in enumerate(prompts.prompts):
+            known = log.get(str(index))
+            if known is not None:
+                results.append(PromptResult.from_json(known))
+                continue
+            if not warm:
+                run.prompt(prompt, index)
+                warm = True
+            results.append(run.prompt(prompt, index))
+            log.put(str(index), asdict(results[-1]))
+            progress("evaluating", index + 1, len(prompts.prompts))
     return EvaluationReport(
         mode="baseline" if tree is None else "tree",
         results=tuple(results),

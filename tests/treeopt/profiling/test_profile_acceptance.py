@@ -87,7 +87,7 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path) -> None
         "finished batches are not measured again"
     )
     assert resumed.prompt_sums == profile_acceptance(pair, prompts, settings).prompt_sums
-    assert not journal.exists()
+    assert journal.exists(), "kept until the caller has saved the result"
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:
@@ -107,5 +107,6 @@ def test_what_cannot_be_measured_is_an_error() -> None:
     with torch.no_grad():
         broken.target.module.lm_head.weight[0] = float("nan")
     for method in ("on-policy", "teacher-forced"):
-        with pytest.raises(ModelError, match="not finite"):
-            profile_acceptance(broken, prompt_set(2, 6, 8), replace(SETTINGS, method=method))
+        for damaged, role in ((broken, "target"), (replace(tiny_pair(), draft=broken.target), "draft")):
+            with pytest.raises(ModelError, match=f"the {role}'s logits are not finite"):
+                profile_acceptance(damaged, prompt_set(2, 6, 8), replace(SETTINGS, method=method))
