@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from treespec.errors import ModelError
 from treespec.sampling import Sampling, choose
+from treespec.step import require_finite
 
 
 @torch.inference_mode()
@@ -48,10 +48,7 @@ def continue_prompts(
         on_token(done + 1)
         if done % 16 == 15 and not bool(alive.any()):
             break
-    if not bool(finite):
-        raise ModelError(
-            "the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32"
-        )
+    require_finite(int(finite))
     missing = gen_len - len(valid)
     if missing:
         tokens.append(read.expand(rows, missing))

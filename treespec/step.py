@@ -112,10 +112,11 @@ def finite(logits: Tensor) -> Tensor:
     return logits.amax(-1).isfinite().all().to(torch.int64)
 
 
-def require_finite(sound: int, position: int, role: str = "target") -> None:
-    """Raise ModelError when `finite` said 0."""
+def require_finite(sound: int, position: int | None = None, role: str = "target") -> None:
+    """Raise ModelError when `finite` said 0, naming the position of the step where it is known."""
     if not sound:
+        place = "" if position is None else f" at position {position}"
         raise ModelError(
-            f"the {role}'s logits are not finite at position {position} (NaN or infinite); "
+            f"the {role}'s logits are not finite{place} (NaN or infinite); "
             "the weights are damaged or overflow in this precision: try --dtype float32 or bfloat16"
         )

@@ -7,23 +7,12 @@ import stat
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.reference.folders import VALUES, names
 from treespec import files
 from treespec.errors import OutputError, ProfileError
 from treespec.files import check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
 from treespec.journal import Journal
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=12,
-)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
 
 # -- writing ------------------------------------------------------------------------------------------------------------
 

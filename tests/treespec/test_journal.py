@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.reference.folders import VALUES, names
 from treespec import files
 from treespec.errors import OutputError
 from treespec.journal import Journal, discard
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=12,
-)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @given(entries=st.dictionaries(st.text(), VALUES), split=st.integers(0, 10))

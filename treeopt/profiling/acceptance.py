@@ -19,7 +19,7 @@ from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, distribution, prompt_generator
-from treespec.step import require_finite
+from treespec.step import finite, require_finite
 
 Progress = Callable[[str, int, int], None]
 _LOGITS_AT_ONCE = 1 << 27
@@ -135,7 +135,7 @@ def _measure(
     for first in range(0, len(batch), rows):
         text, kept = texts[first : first + rows], valid[first : first + rows]
         best, ranked = draft.score(text[:, :-1], start)[..., :vocabulary].topk(settings.max_branch, dim=-1)
-        require_finite(int(best[..., 0][kept].isfinite().all()), start, "draft")
+        require_finite(int(best[..., 0][kept].isfinite().all()), role="draft")
         if sampling.greedy and settings.method == "on-policy":
             accepted = (ranked == text[:, start + 1 :, None]).double()  # the text is the target's own argmax
         else:
@@ -147,10 +147,7 @@ def _measure(
 
 def target_mass(logits: Tensor, ranked: Tensor, sampling: Sampling) -> Tensor:
     """p(token_k) of every ranked token. [batch, positions, vocabulary], [batch, positions, ranks] -> float64 [batch, positions, ranks]."""
-    if not bool(logits.amax(-1).isfinite().all()):
-        raise ModelError(
-            "the target's logits are not finite (NaN or infinite); the weights are damaged or overflow in this precision: try --dtype float32"
-        )
+    require_finite(int(finite(logits)))
     return torch.stack([distribution(row, sampling).gather(-1, ranks) for row, ranks in zip(logits, ranked, strict=True)]).double()
 
 
