@@ -1,15 +1,18 @@
 """Train the embedded pair from nothing but the standard library: tokenizer, target, then the draft distilled from it.
 
 Run `python -m treespec.embedded.train --out FOLDER`; a finished stage is kept, an unfinished one goes on from its last
-checkpoint. The target learns by cross-entropy, the draft by KL(target || draft) on the same text (Hinton et al.,
-arXiv 1503.02531). Optimizer: AdamW (0.9, 0.95), warm-up, cosine to 5 %, bf16 autocast. Needs no network.
+checkpoint. `--library` takes the source of another Python than the running one. The target learns by cross-entropy, the
+draft by KL(target || draft) on the same text (Hinton et al., arXiv 1503.02531). Optimizer: AdamW (0.9, 0.95), warm-up,
+cosine to 5 %, bf16 autocast. Needs no network.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from treespec.stdlib_source import modules
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
 CONTEXT = 512
-BATCH = 16
+BATCH = 32
 CHECKPOINT_EVERY = 100
 Loss = Callable[[torch.Tensor], torch.Tensor]
 """tokens [batch, context + 1] -> scalar loss."""
@@ -72,8 +75,8 @@ class Stage:
         return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-TARGET = Stage(hidden=256, layers=6, head_dim=128, intermediate=768, steps=2200, learning_rate=2e-3)
-DRAFT = Stage(hidden=128, layers=2, head_dim=64, intermediate=384, steps=3000, learning_rate=3e-3)
+TARGET = Stage(hidden=256, layers=12, head_dim=128, intermediate=256, steps=1500, learning_rate=2e-3)
+DRAFT = Stage(hidden=128, layers=1, head_dim=64, intermediate=384, steps=6000, learning_rate=3e-3)
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -170,13 +173,14 @@ def main() -> None:
     """Train what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--library", type=Path, default=Path(sysconfig.get_paths()["stdlib"]))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device(arguments.device)
-    train = list(modules("train"))
-    held = list(modules("held-out"))
+    train = list(modules("train", arguments.library))
+    held = list(modules("held-out", arguments.library))
     texts = [m.text for m in train]
     tokenizer = train_tokenizer(texts)
     stream, held_stream = encode(tokenizer, texts), encode(tokenizer, [m.text for m in held])
@@ -210,8 +214,11 @@ def main() -> None:
         fit("draft", draft, DRAFT, divergence, divergence, stream, held_stream, out)
         save(draft, tokenizer, out / "draft")
     record = {
-        "python": sys.version.split()[0],
+        "library": arguments.library.name,
+        "text_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+        "train_tokens": len(stream),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "train_modules": [m.name for m in train],
         "held_out_modules": [m.name for m in held],
     }

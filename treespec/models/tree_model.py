@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
@@ -14,6 +15,10 @@ from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 
 MASK_ALIGNMENT = 16
 """Mask rows start at multiples of this many elements: CUDA's attention kernels copy the mask once per layer otherwise."""
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention kernels to choose from: all but cuDNN's, which plans anew for every K/V length (about 50 ms a pass on an H200), and in
+decoding every pass has a new one."""
 
 
 class TreeModel:
@@ -95,14 +100,15 @@ class TreeModel:
         cache = self._require(mask.shape[1])
         cache.begin(slots, mask.shape[1])
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
-        output = self.module(
-            input_ids=tokens[None],
-            attention_mask=self._masks(positions, slots, mask),
-            position_ids=positions[None],
-            past_key_values=cache,
-            use_cache=True,
-            **kwargs,
-        )
+        with sdpa_kernel(KERNELS):
+            output = self.module(
+                input_ids=tokens[None],
+                attention_mask=self._masks(positions, slots, mask),
+                position_ids=positions[None],
+                past_key_values=cache,
+                use_cache=True,
+                **kwargs,
+            )
         logits: Tensor = output.logits[0]
         if keep is not None and not self._keeps:
             logits = logits[keep]
