@@ -11,7 +11,7 @@ from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_confi
 from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
 from treespec.errors import ProfileError
 from treespec.files import read_bytes
-from treespec.growmap import GrowMap
+from treespec.growmap import GrowMap, refuse_size
 from treespec.provenance import Provenance
 
 _MAX_PROFILE_BYTES = 256 << 20
@@ -47,8 +47,10 @@ def generate(
 ) -> Generated:
     """The best growmap for an acceptance profile and, where there is one, a latency profile.
 
-    Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets.
+    Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets, GrowMapError for a
+    `size` that no growmap may have.
     """
+    refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
     profile = read_acceptance(acceptance)
     times = None if latency is None else read_latency(latency)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)

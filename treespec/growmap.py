@@ -64,7 +64,7 @@ class GrowMap:
         """The content of the `.pt`: mask and depth int64 tensors, the others plain lists, and `treeopt` if there are metadata."""
         import torch
 
-        _refuse_size(self.tree.size, "this tree")
+        refuse_size(self.tree.size, "this tree")
         derived = _derived(self.tree)
         content = {
             "roots": derived["roots"],
@@ -120,7 +120,7 @@ def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
     size = content["size"]
     if type(size) is not int or size < 1:
         raise GrowMapError(f"{path}: size is {size!r:.60}, but it must be a whole number from 1 on")
-    _refuse_size(size, str(path))
+    refuse_size(size, str(path))
     successors = _lists(path, "Successors", content["Successors"])
     if len(successors) != size:
         raise GrowMapError(f"{path}: size is {size}, but Successors has {len(successors)} nodes")
@@ -180,7 +180,8 @@ def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
         raise GrowMapError(f"{path}: {key} disagrees with Successors at {different[0].tolist()}; the file is damaged")
 
 
-def _refuse_size(size: int, what: str) -> None:
+def refuse_size(size: int, what: str) -> None:
+    """Raise GrowMapError for more nodes than a growmap may have; `what` has them."""
     if size > MAX_GROWMAP_SIZE:
         raise GrowMapError(f"{what} has size {size}, but a growmap may have at most {MAX_GROWMAP_SIZE} nodes; use a smaller tree")
 

@@ -91,6 +91,12 @@ def test_impossible_limits_are_explained(run: Any, profiles: tuple[Path, Path], 
     assert not (tmp_path / "tree.pt").exists()
 
 
+def test_a_size_that_no_growmap_may_have_is_refused_before_the_work(run: Any, profiles: tuple[Path, Path]) -> None:
+    outcome = run("generate", "--acceptance", profiles[0], "--size", 10**9, "--depth", 8)
+    assert outcome.code == 1
+    assert "at most 2048 nodes" in outcome.err
+
+
 def test_a_profile_of_another_version_or_kind_is_refused(run: Any, profiles: tuple[Path, Path]) -> None:
     newer = profiles[0].with_name("newer.json")
     newer.write_text(profiles[0].read_text().replace('"version": 1', '"version": 2'))

@@ -5,7 +5,7 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent
 
 TARGET_FOLDER = _FOLDER / "target"
-"""6 layers x 256, head_dim 128, vocabulary 4,096: a plain Hugging Face model folder with its tokenizer."""
+"""12 layers x 256, head_dim 128, vocabulary 4,096: a plain Hugging Face model folder with its tokenizer."""
 
 DRAFT_FOLDER = _FOLDER / "draft"
-"""2 layers x 128, head_dim 64, distilled from the target, with the same tokenizer."""
+"""1 layer x 128, head_dim 64, distilled from the target, with the same tokenizer."""
