@@ -96,7 +96,7 @@ needs_pair = pytest.mark.skipif(
 @needs_pair
 @torch.no_grad()
 def test_the_embedded_pair_can_be_inflated():
-    pair = inflated_pair("cpu", torch.float32, Shape(512, 7, 4, 1024), Shape(256, 3, 4, 512))
+    pair = inflated_pair("cpu", torch.float32, Shape(512, 13, 4, 1024), Shape(256, 3, 4, 512))
     ids = pair.tokenizer("def read(self, size=-1):\n    return self", return_tensors="pt").input_ids
     for folder, big in ((TARGET_FOLDER, pair.target), (DRAFT_FOLDER, pair.draft)):
         small = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
