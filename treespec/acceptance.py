@@ -1,10 +1,15 @@
-"""Walk a verified tree down to the deepest accepted node. No model, no cache."""
+"""Walk a verified tree down to the last accepted node, and say which token follows it. No model, no cache."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from treespec.tree_tensors import TreeTensors
+from treespec.residual import Chain, residual_chain
+from treespec.tree_tensors import Family, StaticTensors, TreeTensors
+
+Verifier = Literal["sequential", "traversal"]
 
 
 @dataclass(frozen=True)
@@ -19,17 +24,89 @@ class Accepted:
     """int64 []; accepted drafted tokens."""
 
 
-def accept_matching(tokens: Tensor, choices: Tensor, tensors: TreeTensors) -> Accepted:
-    """Target matching: a child is accepted when it is the token that the target chose after its parent.
+def accept(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors) -> Accepted:
+    """Commit the path to node `last` int64 [] and the token `following` int64 [] after it. `tokens` int64 [n]: the tree's."""
+    path = tree.path_to(last)
+    count = tree.depths[last]
+    below = torch.cat([tokens[path[1:]], following[None]])
+    emitted = following.where(torch.arange(tree.depth + 1, device=tokens.device) == count, below)
+    return Accepted(path=path, emitted=emitted, count=count)
 
-    `tokens` [n] are the tree's tokens (the root's included), `choices` [n] the target's choice after every node. Siblings
-    carry different tokens, so at most one path matches; the accepted tokens and the target's next one are then just the
-    choices along it.
+
+def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
+    """Target matching: the deepest node reached by children that are the token which the target chose after their parent.
+
+    `tokens` int64 [n] are the tree's tokens (the root's included), `choices` int64 [n] the target's choice after every
+    node. Siblings must carry different tokens, so at most one path matches. Returns int64 [].
     """
-    unmatched = tokens != choices[tensors.parents]
-    unmatched[0] = False
-    accepted = ~(tensors.ancestors & unmatched).any(1)
-    depths = tensors.depths.where(accepted, -1)
-    count, last = depths.max(0)
-    path = tensors.paths[last]
-    return Accepted(path=path, emitted=choices[path], count=count)
+    matched = tokens == choices[tree.parents]
+    matched[0] = True
+    return _deepest(matched, tree)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How likely a verifier accepts each node of a sampled tree, before any draw is looked at."""
+
+    tree: StaticTensors
+    chance: Tensor
+    """[n]; sequential: given that the parent is accepted and its elder siblings were not; traversal: given that no node
+    before it in bottom-up order was."""
+    verifier: Verifier
+    p: Tensor
+    """[n, vocabulary]; the target's distribution after every node."""
+    chains: tuple[Chain, ...]
+    families: tuple[Family, ...]
+
+    def last(self, uniforms: Tensor) -> Tensor:
+        """The last accepted node for draws from [0, 1): [..., n] -> int64 [...]."""
+        hit = uniforms < self.chance
+        hit[..., 0] = True
+        if self.verifier == "traversal":
+            return self.tree.bottom_up.where(hit, self.tree.size).argmin(-1)
+        return _deepest(hit & ~(self.tree.elder & hit[..., None, :]).any(-1), self.tree)
+
+    def rest(self, last: Tensor) -> Tensor:
+        """[vocabulary]: weights, not normalised, from which the token after node `last` int64 [] is to be drawn."""
+        found = self.p.index_select(0, last[None])[0]
+        for chain, family in zip(self.chains, self.families, strict=True):
+            mine = family.parents == last
+            row = mine.to(torch.int64).argmax()[None]
+            p, q = chain.p.index_select(0, row), chain.q.index_select(0, row)
+            found = torch.addcmul(p, q, chain.cut[row, None], value=-1).clamp_min_(0)[0].where(mine.any(), found)
+        return found
+
+
+def verify(tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool, verifier: Verifier) -> Verdict:
+    """Run the residual chains of all nodes of a sampled tree (sources: see `residual`).
+
+    `tokens` int64 [n]; `p` [n, vocabulary] the target's distribution after every node; `q` [nodes above the last level,
+    vocabulary] the draft's, from which children were sampled, with or without replacement. Float32 or float64.
+
+    `sequential` goes from the root down: every node's children are verified on their own, all nodes side by side.
+    `traversal` goes from the leaves up: a child enters with the weight that its parent's chain gives it, and a node is
+    accepted, with all of its path, with the weight that is left once the subtrees of all its children were rejected.
+    These weights do not depend on the draws, so they can be computed level by level from the root.
+    """
+    whole = verifier == "sequential"
+    families = (tree.whole,) if whole else tree.levels
+    entered = p.new_zeros(tree.size)
+    entered[0] = 1
+    chance = entered.clone()
+    chains = []
+    for family in families:
+        weight = p.new_ones(family.parents.shape) if whole else entered[family.parents]
+        own = (p[family.parents], q[family.parents], tokens[family.children], family.active, weight)
+        chains.append(chain := residual_chain(*own, replacement=replacement))
+        if not whole:
+            chance[family.parents] = chain.weight
+        for rank, rows in enumerate(family.active):
+            children = family.children[:rows, rank]
+            entered[children] = chance[children] = chain.accept[:rows, rank]
+    return Verdict(tree, chance, verifier, p, tuple(chains), families)
+
+
+def _deepest(taken: Tensor, tree: TreeTensors) -> Tensor:
+    """The deepest node all of whose path is `taken`, where no two siblings are. Bool [..., n] -> int64 [...]."""
+    reached = ~(tree.ancestors & ~taken[..., None, :]).any(-1)
+    return tree.depths.where(reached, -1).argmax(-1)

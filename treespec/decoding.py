@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from treespec.drafting import Drafting
 from treespec.errors import CapacityError
 from treespec.models.protocol import SlotModel
 from treespec.sampling import Sampling, choose
-from treespec.step import AutoregressiveStep, SpeculativeStep, Step, finite, require_finite
+from treespec.step import AutoregressiveStep, Plan, SpeculativeStep, Step, finite, require_finite
 from treespec.timing import Timer
-from treespec.tree import SpeculationTree
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StepRecord:
     tokens: tuple[int, ...]
     """Committed tokens, cut at EOS and at gen-len."""
     accepted: tuple[int, ...] | None
-    """Ids of the accepted nodes, root left out, before any cut."""
+    """Ranks on the way from the root to the last accepted node, before any cut; as many as tokens were accepted."""
     parts: tuple[tuple[str, float], ...] = ()
     """What the timer measured: (part, seconds)."""
 
@@ -70,29 +70,35 @@ def decode_autoregressive(
 def decode_speculative(
     target: SlotModel,
     draft: SlotModel,
-    tree: SpeculationTree,
+    plan: Plan,
     request: Request,
     generator: torch.Generator | None = None,
     timer: Timer | None = None,
+    drafting: Drafting = Drafting(),
 ) -> Iterator[StepRecord]:
-    """Tree-based speculative decoding with `topk` drafting and target matching: the target's own output, in fewer passes.
+    """Tree-based speculative decoding: the target's own output, in fewer passes. Lossless for every rule at any temperature.
 
-    The target chooses a continuation after each node (argmax, or a sample at temperature > 0); a child that equals its
-    parent's choice is accepted. Lossless at any temperature, since drafted tokens never influence the draw (SpecInfer,
-    arXiv 2305.09781, sec. 4.3, states the greedy case). Raises CapacityError, ModelError.
+    With `topk`, the target chooses a continuation after each node (argmax, or a sample at temperature > 0), and a child that
+    equals its parent's choice is accepted: drafted tokens never influence the draw (SpecInfer, arXiv 2305.09781, sec. 4.3,
+    states the greedy case). With `swor` and `swr`, see `acceptance.verify`. Raises CapacityError, ModelError.
     """
-    return _decode(
-        SpeculativeStep(target, draft, tree, request.sampling, timer), target, draft, request, request.slots(tree.size), generator
-    )
+    step = SpeculativeStep(target, draft, plan, request.sampling, timer, drafting)
+    return _decode(step, target, draft, request, request.slots(plan.size), generator, step.drafter.slots)
 
 
 def _decode(
-    step: Step, target: SlotModel, draft: SlotModel | None, request: Request, slots: int, generator: torch.Generator | None
+    step: Step,
+    target: SlotModel,
+    draft: SlotModel | None,
+    request: Request,
+    slots: int,
+    generator: torch.Generator | None,
+    draft_slots: int = 0,
 ) -> Iterator[StepRecord]:
     """The prompt pass, then steps until EOS, gen-len or the last slot."""
     prompt = torch.tensor(request.prompt, device=target.device)
     if draft is not None:
-        draft.allocate(slots)
+        draft.allocate(slots + draft_slots)
         draft.prefill(prompt)
     target.allocate(slots)
     logits = target.prefill(prompt)[None, : step.vocabulary]

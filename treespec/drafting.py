@@ -1,47 +1,158 @@
-"""Grow the tokens of a static tree with the draft model, level by level."""
+"""Propose a tree of tokens for one step with the draft model, level by level: the rules, and static trees."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from treespec.acceptance import Verifier
+from treespec.errors import ModelError
 from treespec.models.protocol import SlotModel
+from treespec.sampling import Sampling, distribution, draw, race
 from treespec.timing import Timer
-from treespec.tree_tensors import TreeTensors
+from treespec.tree import SpeculationTree
+from treespec.tree_tensors import StaticTensors, TreeTensors
+
+Rule = Literal["topk", "swor", "swr"]
 
 
-def draft_topk(draft: SlotModel, tensors: TreeTensors, last: Tensor, length: int, vocabulary: int, timer: Timer) -> tuple[Tensor, Tensor]:
-    """`topk` drafting: the k-th child of a node is the draft's k-th most likely token there. Deterministic.
+@dataclass(frozen=True)
+class Drafting:
+    """How children are drafted and verified.
 
-    `last` int64 [2] are the committed tokens at positions `length - 1` and `length`; the second is the root. The draft
-    reads both, because the first may have been accepted as a leaf of the last tree, which the draft never expanded: it
-    would have no K/V row. Node i goes to cache slot `length + i`. One draft pass per level 0 .. depth - 1; the last
-    level's nodes are not read. Marks `draft` after each level's pass and ranking. Returns the tree's tokens, int64 [n], and
-    whether every node's largest logit was finite, bool [] (NaN ranks first, so that it cannot hide).
+    `topk`: a node's children are the draft's most likely tokens there, and the target's own choice decides among them.
+    `swor`, `swr`: they are sampled from the draft's distribution at `temperature` (None: the target's), without or with
+    replacement, and verified by `verifier` along residual chains. At draft temperature 0, `swor` is `topk`, and `swr` gives
+    copies of the most likely token.
     """
-    tree = tensors.tree
-    tokens = torch.empty(tree.size, dtype=torch.int64, device=last.device)
-    tokens[0] = last[1]
-    sound = torch.ones((), dtype=torch.bool, device=last.device)
-    for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
-        if depth == 0:
-            places = torch.arange(length - 1, length + 1, device=last.device)
-            mask = torch.ones(2, length + 1, dtype=torch.bool, device=last.device)
-            mask[0, length] = False
-            logits = draft.forward(last, places, places, mask, keep=places.new_ones(1))
-        else:
-            mask = tree_mask(tensors, length, level.start, level.stop)
-            positions = tensors.depths[level.start : level.stop] + length
-            slots = torch.arange(length + level.start, length + level.stop, device=last.device)
-            logits = draft.forward(tokens[level.start : level.stop], positions, slots, mask)
-        best, ranked = logits[:, :vocabulary].topk(branches, dim=-1)
-        sound &= best[:, 0].isfinite().all()
-        below = tree.levels[depth + 1]
-        tokens[below.start : below.stop] = ranked[tensors.source[depth]]
-        timer.mark("draft")
-    return tokens, sound
+
+    rule: Rule = "topk"
+    temperature: float | None = None
+    verifier: Verifier = "sequential"
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("topk", "swor", "swr"):
+            raise ModelError(f"drafting is {self.rule!r}, but it must be topk, swor or swr")
+        if self.verifier not in ("sequential", "traversal"):
+            raise ModelError(f"verifier is {self.verifier!r}, but it must be sequential or traversal")
+        if self.temperature is not None and not 0.0 <= self.temperature < float("inf"):
+            raise ModelError(f"draft temperature is {self.temperature}, but it must be 0 or a positive number")
+        if self.verifier == "traversal" and self.rule == "topk":
+            raise ModelError("traversal verifies sampled children, but topk drafts the most likely ones; use swor or swr, or sequential")
+
+    def sampling(self, target: Sampling) -> Sampling:
+        """How the draft's logits become the distribution that children are sampled from: top-p is the target's alone."""
+        return Sampling(target.temperature if self.temperature is None else self.temperature)
+
+    def samples(self, target: Sampling) -> bool:
+        """Whether children are random; if not, they are distinct and the target's choice decides."""
+        return self.rule == "swr" or (self.rule == "swor" and not self.sampling(target).greedy)
 
 
-def tree_mask(tensors: TreeTensors, length: int, start: int, stop: int) -> Tensor:
-    """bool [stop - start, length + stop]: nodes start .. stop - 1 see the `length` committed tokens and their ancestors."""
-    mask = torch.ones(stop - start, length + stop, dtype=torch.bool, device=tensors.depths.device)
-    mask[:, length:] = tensors.ancestors[start:stop, :stop]
+@dataclass(frozen=True)
+class Proposal:
+    """A tree of n tokens to verify."""
+
+    tree: TreeTensors
+    tokens: Tensor
+    """int64 [n]; the root is the last committed token."""
+    sound: Tensor
+    """bool []; whether every node's largest draft logit was finite."""
+    q: Tensor | None = None
+    """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
+    rows: Tensor | None = None
+    """int64 [n]; where the draft keeps each node, counted from the root's slot; None: at its id."""
+
+
+class Drafter(Protocol):
+    """Proposes a tree per step. `slots`: how many cache slots the draft needs from the root's on; `size`: the target."""
+
+    size: int
+    slots: int
+
+    def propose(self, last: Tensor, length: int, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+        """A tree below the committed tokens `last` int64 [2] at positions `length - 1` and `length`; the second is its root.
+
+        The draft reads both, because the first may have been accepted as a leaf of the last tree, which the draft never
+        expanded: it would have no K/V row. One draft pass per level 0 .. depth - 1; the last level's nodes are not read.
+        With less `room` than the tree has nodes, it is cut. Marks `drafting` after each level.
+        """
+
+
+class StaticDrafter:
+    """The same tree at every step."""
+
+    def __init__(self, draft: SlotModel, tree: SpeculationTree, vocabulary: int, target: Sampling, drafting: Drafting) -> None:
+        self.draft, self.tree, self.vocabulary = draft, tree, vocabulary
+        self.rule: Rule = drafting.rule if drafting.samples(target) else "topk"
+        self.sampling = drafting.sampling(target)
+        self.size = self.slots = tree.size
+        self._tensors = {tree.size: StaticTensors.on(tree, draft.device)}
+        if self.rule != "swr" and tree.max_branch > vocabulary:
+            raise ModelError(
+                f"the tree has a node with {tree.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
+            )
+
+    def propose(self, last: Tensor, length: int, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+        """See `Drafter`. With less room, the first `room` nodes are used."""
+        tensors = self._cut_to(room)
+        tree = tensors.tree
+        tokens = torch.empty(tree.size, dtype=torch.int64, device=last.device)
+        tokens[0] = last[1]
+        sound = torch.ones((), dtype=torch.bool, device=last.device)
+        drafted: list[Tensor] = []
+        for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
+            part = slice(level.start, level.stop)
+            logits = expand(self.draft, last, tokens[part], length, depth, level.start, tensors.ancestors[part, : level.stop])
+            logits = logits[:, : self.vocabulary]
+            sound &= logits.amax(-1).isfinite().all()
+            if self.rule == "topk":
+                children = logits.topk(branches, dim=-1).indices
+            else:
+                drafted.append(distribution(logits, self.sampling))
+                children = sample_children(drafted[-1], branches, generator, replacement=self.rule == "swr")
+            below = tree.levels[depth + 1]
+            tokens[below.start : below.stop] = children[tensors.source[depth]]
+            timer.mark("drafting")
+        if self.rule == "topk":
+            return Proposal(tensors, tokens, sound)
+        return Proposal(tensors, tokens, sound, torch.cat(drafted) if drafted else torch.empty(0, self.vocabulary, device=last.device))
+
+    def _cut_to(self, room: int) -> StaticTensors:
+        size = min(self.tree.size, room)
+        if size not in self._tensors:
+            self._tensors[size] = StaticTensors.on(self.tree.truncated(size), self.draft.device)
+        return self._tensors[size]
+
+
+def sample_children(q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool) -> Tensor:
+    """Children of every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
+
+    Without replacement: the `branches` first of competing exponential clocks, which is Gumbel top-k (arXiv 1903.06059);
+    once the support is used up, tokens of probability 0 follow, which verification takes for absent children.
+    """
+    if replacement:
+        return draw(q, branches, generator)
+    return race(q, generator).topk(branches, dim=-1).indices
+
+
+def expand(draft: SlotModel, last: Tensor, tokens: Tensor, length: int, depth: int, first: int, ancestors: Tensor) -> Tensor:
+    """Logits [w, vocabulary] of the w nodes of one level, whose rows start `first` slots behind the root's.
+
+    `ancestors` bool [w, first + w]: what each sees of the tree. The root's level (depth 0) reads the token before it as well.
+    """
+    if depth == 0:
+        places = torch.arange(length - 1, length + 1, device=last.device)
+        mask = torch.ones(2, length + 1, dtype=torch.bool, device=last.device)
+        mask[0, length] = False
+        return draft.forward(last, places, places, mask, keep=places.new_ones(1))
+    slots = torch.arange(length + first, length + first + tokens.shape[0], device=last.device)
+    return draft.forward(tokens, torch.full_like(slots, length + depth), slots, tree_mask(ancestors, length))
+
+
+def tree_mask(ancestors: Tensor, length: int) -> Tensor:
+    """bool [rows, length + nodes]: every row sees the `length` committed tokens and its `ancestors` bool [rows, nodes]."""
+    mask = torch.ones(ancestors.shape[0], length + ancestors.shape[1], dtype=torch.bool, device=ancestors.device)
+    mask[:, length:] = ancestors
     return mask

@@ -51,9 +51,23 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     """One token per row. [rows, vocabulary] -> int64 [rows]. No host synchronisation; zero-probability tokens are never drawn."""
     if sampling.greedy:
         return logits.argmax(-1)
-    probabilities = distribution(logits, sampling)
-    races = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / races).argmax(-1)  # the first of competing exponential clocks: token x wins with probability p(x)
+    return race(distribution(logits, sampling), generator).argmax(-1)
+
+
+def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Speeds of competing exponential clocks: token x comes first with probability weights(x) / sum. [..., vocabulary] -> the same.
+
+    The order of the others is that of sampling without replacement. Tokens of weight 0 come last, with speed 0.
+    """
+    return weights / torch.empty_like(weights).exponential_(generator=generator)
+
+
+def draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` independent tokens per row. [rows, vocabulary] -> int64 [rows, count]. By inverse distribution function in float64."""
+    totals = weights.double().cumsum(-1)
+    uniforms = torch.rand(weights.shape[0], count, dtype=torch.float64, device=weights.device, generator=generator)
+    places = torch.searchsorted(totals, uniforms * totals[:, -1:], right=True)
+    return places.clamp_max(weights.shape[-1] - 1)
 
 
 def prompt_generator(seed: int, index: int, device: torch.device | str) -> torch.Generator:

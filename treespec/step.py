@@ -9,14 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from treespec.acceptance import accept_matching
-from treespec.drafting import draft_topk, tree_mask
+from treespec.acceptance import Accepted, accept, last_matching, verify
+from treespec.drafting import Drafter, Drafting, Proposal, StaticDrafter, tree_mask
+from treespec.dynamic_tree import DynamicBudget, DynamicDrafter
 from treespec.errors import ModelError
 from treespec.models.protocol import SlotModel
-from treespec.sampling import Sampling, choose
+from treespec.sampling import Sampling, choose, distribution, race
 from treespec.timing import NoTimer, Timer
 from treespec.tree import SpeculationTree
-from treespec.tree_tensors import TreeTensors
+from treespec.tree_tensors import StaticTensors
+
+Plan = SpeculationTree | DynamicBudget
+"""The tree to draft at every step: one that stays, or the budget of one that follows the text."""
 
 
 class Step(Protocol):
@@ -26,7 +30,7 @@ class Step(Protocol):
     vocabulary: int
 
     def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:
-        """(committed tokens, accepted node ids).
+        """(committed tokens, ranks on the way from the root to the last accepted node).
 
         `last` int64 [2]: the tokens at positions `length - 1` and `length` (the root); the caches hold all positions
         below `length`; `room` >= 1 is how many slots are left. Raises ModelError when logits are not finite.
@@ -47,8 +51,8 @@ class AutoregressiveStep:
         place = torch.arange(length, length + 1, device=last.device)
         mask = torch.ones(1, length + 1, dtype=torch.bool, device=last.device)
         logits = self.target.forward(last[1:], place, place, mask)[:, : self.vocabulary]
-        choice = choose(logits, self.sampling, generator)
         self.timer.mark("target")
+        choice = choose(logits, self.sampling, generator)
         token, sound = torch.cat([choice, finite(logits)[None]]).tolist()
         require_finite(sound, length)
         self.timer.mark("acceptance")
@@ -56,55 +60,77 @@ class AutoregressiveStep:
 
 
 class SpeculativeStep:
-    """Draft a fixed tree, verify it in one target pass, accept, commit. Parts: draft (per level), target, acceptance, cache."""
+    """Draft a tree, verify it in one target pass, accept, commit. Parts: drafting (per level), target, acceptance, cache.
 
-    def __init__(self, target: SlotModel, draft: SlotModel, tree: SpeculationTree, sampling: Sampling, timer: Timer | None = None) -> None:
-        self.target, self.draft, self.tree, self.sampling = target, draft, tree, sampling
+    `plan` is a tree that stays the same, or the budget of one that is grown anew at every step. Raises ModelError for a plan
+    that the vocabulary or the drafting rule does not allow.
+    """
+
+    def __init__(
+        self,
+        target: SlotModel,
+        draft: SlotModel,
+        plan: Plan,
+        sampling: Sampling,
+        timer: Timer | None = None,
+        drafting: Drafting = Drafting(),
+    ) -> None:
+        self.target, self.draft, self.sampling, self.drafting = target, draft, sampling, drafting
         self.timer: Timer = timer or NoTimer()
         self.vocabulary = min(target.vocabulary_size, draft.vocabulary_size)
-        if tree.max_branch > self.vocabulary:
-            raise ModelError(
-                f"the tree has a node with {tree.max_branch} children, but the vocabulary has {self.vocabulary} tokens; use a narrower tree"
-            )
-        self._tensors = {tree.size: TreeTensors.on(tree, target.device)}
+        self.drafter: Drafter
+        if isinstance(plan, SpeculationTree):
+            self.drafter = StaticDrafter(draft, plan, self.vocabulary, sampling, drafting)
+        elif drafting.rule == "topk":
+            self.drafter = DynamicDrafter(draft, plan, self.vocabulary)
+        else:
+            raise ModelError(f"dynamic trees take the draft's most likely tokens, so they cannot be drafted by {drafting.rule}; use topk")
 
     def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:
-        """See `Step`. With less room than the tree has nodes, its first `room` nodes are used."""
+        """See `Step`. With less room than the tree has nodes, it is cut."""
         self.timer.begin()
-        tensors = self._cut_to(room)
-        size = tensors.tree.size
-        tokens, ranked = draft_topk(self.draft, tensors, last, length, self.vocabulary, self.timer)
-        slots = torch.arange(length, length + size, device=last.device)
-        logits = self.target.forward(tokens, tensors.depths + length, slots, tree_mask(tensors, length, 0, size))[:, : self.vocabulary]
-        choices = choose(logits, self.sampling, generator)
+        proposal = self.drafter.propose(last, length, room, generator, self.timer)
+        tree = proposal.tree
+        slots = torch.arange(length, length + tree.size, device=last.device)
+        mask = tree_mask(tree.ancestors, length)
+        logits = self.target.forward(proposal.tokens, tree.depths + length, slots, mask)[:, : self.vocabulary]
         self.timer.mark("target")
-        accepted = accept_matching(tokens, choices, tensors)
-        health = torch.stack([accepted.count, finite(logits[accepted.path]), ranked])
-        *read, count, sound, ranked_sound = torch.cat([accepted.emitted, accepted.path, health]).tolist()
+        accepted = self._accept(proposal, logits, generator)
+        health = torch.stack([accepted.count, finite(logits[accepted.path]), proposal.sound])
+        rows = accepted.path if proposal.rows is None else proposal.rows[accepted.path]
+        found = torch.cat([accepted.emitted, accepted.path, rows, tree.ranks[accepted.path], health]).tolist()
+        *read, count, sound, drafted = found
         require_finite(sound, length)
-        require_finite(ranked_sound, length, "draft")
-        longest = tensors.tree.depth + 1
-        emitted, path = read[: count + 1], read[longest + 1 : longest + 1 + count]
+        require_finite(drafted, length, "draft")
+        longest = tree.depth + 1
+        emitted, path, rows_read, ranks = (read[start : start + count + 1] for start in range(0, 4 * longest, longest))
         self.timer.mark("acceptance")
-        self._commit(path, length)
+        _commit(self.target, path[1:], length)
+        _commit(self.draft, rows_read[1:], length)
         self.timer.mark("cache")
-        return emitted, path
+        return emitted, ranks[1:]
 
-    def _cut_to(self, room: int) -> TreeTensors:
-        size = min(self.tree.size, room)
-        if size not in self._tensors:
-            self._tensors[size] = TreeTensors.on(self.tree.truncated(size), self.target.device)
-        return self._tensors[size]
+    def _accept(self, proposal: Proposal, logits: Tensor, generator: torch.Generator | None) -> Accepted:
+        tokens, tree = proposal.tokens, proposal.tree
+        if proposal.q is None:
+            choices = choose(logits, self.sampling, generator)
+            last = last_matching(tokens, choices, tree)
+            return accept(tokens, last, choices[last], tree)
+        if not isinstance(tree, StaticTensors):
+            raise ModelError("only trees known beforehand can be sampled")
+        p = distribution(logits, self.sampling)
+        verdict = verify(tokens, p, proposal.q, tree, replacement=self.drafting.rule == "swr", verifier=self.drafting.verifier)
+        last = verdict.last(torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
+        return accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree)
 
-    def _commit(self, path: list[int], length: int) -> None:
-        """Move the accepted nodes' rows behind the root's; rows that lie right already stay."""
-        stray = next((i for i, node in enumerate(path) if node != i + 1), len(path))
-        if stray == len(path):
-            return
-        source = torch.tensor(path[stray:], device=self.target.device) + length
-        destination = torch.arange(length + 1 + stray, length + 1 + len(path), device=self.target.device)
-        self.target.move(source, destination)
-        self.draft.move(source, destination)
+
+def _commit(model: SlotModel, rows: list[int], length: int) -> None:
+    """Move the accepted nodes' rows behind the root's; rows that lie right already stay."""
+    stray = next((i for i, row in enumerate(rows) if row != i + 1), len(rows))
+    if stray == len(rows):
+        return
+    source = torch.tensor(rows[stray:], device=model.device) + length
+    model.move(source, torch.arange(length + 1 + stray, length + 1 + len(rows), device=model.device))
 
 
 def finite(logits: Tensor) -> Tensor:

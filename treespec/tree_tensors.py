@@ -1,8 +1,7 @@
-"""TreeTensors: what a step needs of a SpeculationTree, as tensors on the device, computed once per tree."""
+"""The tensors that a step needs of a tree, on the device: `TreeTensors` of any tree, `StaticTensors` of one known beforehand."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,43 +10,110 @@ from treespec.tree import SpeculationTree
 
 @dataclass(frozen=True)
 class TreeTensors:
-    """Device tensors of a tree of n nodes and depth d. All int64 but the masks."""
+    """A tree of n nodes, ids breadth-first, at most `depth` edges deep."""
 
-    tree: SpeculationTree
+    depth: int
     depths: Tensor
-    """[n]"""
+    """int64 [n]"""
     parents: Tensor
-    """[n]; the root's is 0 (itself), so that it can index."""
+    """int64 [n]; the root's is 0 (itself), so that it can index."""
+    ranks: Tensor
+    """int64 [n]; 0-based order among siblings."""
     ancestors: Tensor
     """bool [n, n]; column is an ancestor of row, or row itself."""
-    paths: Tensor
-    """[n, d + 1]; node ids from the root down to the node, the node itself repeated to the end."""
-    source: tuple[tuple[Tensor, Tensor], ...]
-    """Per level 1..d: (index of each node's parent within the level above, the node's rank), both [width]."""
-    branches: tuple[int, ...]
-    """Per level 0..d-1: most children of any node there."""
+
+    @property
+    def size(self) -> int:
+        """Number of nodes."""
+        return self.depths.shape[0]
+
+    def path_to(self, node: Tensor) -> Tensor:
+        """int64 [depth + 1]: ids from the root down to `node` int64 [], which is repeated to the end."""
+        ids = torch.arange(self.size, device=self.depths.device)
+        on_path = self.ancestors.index_select(0, node[None])[0]
+        return ids.where(on_path, node).sort().values[: self.depth + 1]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Some parents with their children, for work that goes rank by rank; parents with more children come first."""
+
+    parents: Tensor
+    """int64 [m]; node ids."""
+    children: Tensor
+    """int64 [m, most children]; node ids in rank order, the rest is padding that nothing reads."""
+    active: tuple[int, ...]
+    """Per rank: how many of the parents have a child there. They are the first ones."""
 
     @classmethod
-    def on(cls, tree: SpeculationTree, device: torch.device | str) -> "TreeTensors":
+    def of(cls, tree: SpeculationTree, nodes: range, device: torch.device | str) -> "Family":
+        """Those among `nodes` that have children."""
+        parents = sorted((n for n in nodes if tree.children[n]), key=lambda n: -len(tree.children[n]))
+        most = max((len(tree.children[n]) for n in parents), default=0)
+        rows = [[*tree.children[n], *[0] * (most - len(tree.children[n]))] for n in parents]
+        return cls(
+            parents=torch.tensor(parents, dtype=torch.int64, device=device),
+            children=torch.tensor(rows, dtype=torch.int64, device=device).view(len(parents), most),
+            active=tuple(sum(len(tree.children[n]) > rank for n in parents) for rank in range(most)),
+        )
+
+
+@dataclass(frozen=True)
+class StaticTensors(TreeTensors):
+    """Of a tree that is the same at every step: computed once, moved once."""
+
+    tree: SpeculationTree
+    source: tuple[tuple[Tensor, Tensor], ...]
+    """Per level 1..d: (index of each node's parent within the level above, the node's rank), both int64 [width]."""
+    branches: tuple[int, ...]
+    """Per level 0..d-1: most children of any node there."""
+    elder: Tensor
+    """bool [n, n]; column is a sibling of row with a smaller rank."""
+    bottom_up: Tensor
+    """int64 [n]; the place of each node when children come before their parent and elder siblings' subtrees before younger ones'."""
+    whole: Family
+    """All parents."""
+    levels: tuple[Family, ...]
+    """Per level 0..d-1: the parents there."""
+
+    @classmethod
+    def on(cls, tree: SpeculationTree, device: torch.device | str) -> "StaticTensors":
         """Derive everything and move it to the device."""
-        paths = np.zeros((tree.size, tree.depth + 1), dtype=np.int64)
-        for node in range(1, tree.size):
-            depth = tree.depths[node]
-            paths[node] = paths[tree.parents[node]]
-            paths[node, depth:] = node
 
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(values, dtype=torch.int64, device=device)
 
+        parents, ranks = tensor(tree.parents), tensor(tree.ranks)
         return cls(
-            tree=tree,
+            depth=tree.depth,
             depths=tensor(tree.depths),
-            parents=tensor([0, *tree.parents[1:]]),
+            parents=parents.clamp_min(0),
+            ranks=ranks,
             ancestors=torch.tensor(tree.ancestor_mask, device=device),
-            paths=tensor(paths),
+            tree=tree,
             source=tuple(
                 (tensor([tree.parents[node] - above.start for node in level]), tensor([tree.ranks[node] for node in level]))
                 for above, level in zip(tree.levels[:-1], tree.levels[1:], strict=True)
             ),
             branches=tuple(max(len(tree.children[node]) for node in level) for level in tree.levels[:-1]),
+            elder=(parents[:, None] == parents) & (ranks[:, None] > ranks),
+            bottom_up=tensor(_bottom_up(tree)),
+            whole=Family.of(tree, range(tree.size), device),
+            levels=tuple(Family.of(tree, level, device) for level in tree.levels[:-1]),
         )
+
+
+def _bottom_up(tree: SpeculationTree) -> list[int]:
+    """Each node's place in post-order."""
+    sizes = [1] * tree.size
+    for node in range(tree.size - 1, 0, -1):
+        sizes[tree.parents[node]] += sizes[node]
+    place = [0] * tree.size
+    first = [0] * tree.size  # the place of the first node of each subtree
+    for node in range(tree.size):
+        place[node] = first[node] + sizes[node] - 1
+        start = first[node]
+        for child in tree.children[node]:
+            first[child] = start
+            start += sizes[child]
+    return place

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treespec.acceptance import accept_matching
+from treespec.acceptance import accept, last_matching
 from treespec.tree import SpeculationTree
-from treespec.tree_tensors import TreeTensors
+from treespec.tree_tensors import StaticTensors
 
 
 def walk(tree: SpeculationTree, tokens: list[int], choices: list[int]) -> tuple[list[int], list[int]]:
@@ -27,7 +27,9 @@ def test_accepts_the_path_that_the_target_chose(picks: list[int], random) -> Non
         for child, token in zip(children, random.sample(range(vocabulary), len(children)), strict=True):
             tokens[child] = token
     choices = [random.randrange(vocabulary) for _ in range(tree.size)]
-    found = accept_matching(torch.tensor(tokens), torch.tensor(choices), TreeTensors.on(tree, "cpu"))
+    chosen, tensors = torch.tensor(choices), StaticTensors.on(tree, "cpu")
+    last = last_matching(torch.tensor(tokens), chosen, tensors)
+    found = accept(torch.tensor(tokens), last, chosen[last], tensors)
     path, emitted = walk(tree, tokens, choices)
     assert int(found.count) == len(path) - 1
     assert found.path.tolist() == path + [path[-1]] * (tree.depth + 1 - len(path))

@@ -137,7 +137,7 @@ def _sample(step: Step, last: Tensor, context: int, timer: Timer, device: torch.
     step.run(last, context, _AMPLE, None)
     whole = now(device) - started
     parts = timer.parts()
-    drafts = [seconds for name, seconds in parts if name == "draft"] + [0.0, 0.0]
+    drafts = [seconds for name, seconds in parts if name == "drafting"] + [0.0, 0.0]
     target = sum(seconds for name, seconds in parts if name == "target")
     return drafts[0], drafts[1], target, max(0.0, whole - drafts[0] - drafts[1] - target)
 

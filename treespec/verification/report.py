@@ -39,8 +39,8 @@ class PromptResult:
     seconds: float
     baseline_tokens: int
     baseline_seconds: float
-    accepted_depths: tuple[int, ...] = ()
-    """Per step: accepted drafted tokens."""
+    accepted_ranks: tuple[tuple[int, ...], ...] = ()
+    """Per step: ranks on the way from the root to the last accepted node."""
     mismatch: Mismatch | None = None
     output: tuple[int, ...] = ()
     """Generated ids, when they are kept."""
@@ -54,11 +54,22 @@ class PromptResult:
         return cls(
             **{
                 **data,
-                "accepted_depths": tuple(data.get("accepted_depths", ())),
+                "accepted_ranks": tuple(tuple(ranks) for ranks in data.get("accepted_ranks", ())),
                 "output": tuple(data.get("output", ())),
                 "mismatch": Mismatch(**mismatch) if mismatch else None,
             }
         )
+
+
+@dataclass(frozen=True)
+class DepthAcceptance:
+    """Nodes of one depth that decoding visited: how often a child of each rank was the accepted one."""
+
+    depth: int
+    visits: int
+    """Visited nodes, with and without children."""
+    accepted: tuple[int, ...]
+    """By rank; the rest of the visits ended there."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +84,12 @@ class Prediction:
 class EvaluationReport:
     """All prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
 
-    mode: Literal["tree", "baseline"]
+    mode: Literal["tree", "dynamic", "baseline"]
     results: tuple[PromptResult, ...]
     temperature: float
     predicted: Prediction = Prediction()
     tree: dict[str, Any] | None = None
+    """Size and depth, and the parents of a tree that stays or the width of one that is grown anew."""
     prompts: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -172,6 +184,7 @@ class EvaluationReport:
             "prompts": len(self.results),
             "temperature": self.temperature,
             "tree": self.tree,
+            "observed_acceptance": [asdict(row) for row in self.observed],
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
@@ -185,9 +198,27 @@ class EvaluationReport:
 
     @property
     def breakdown(self) -> dict[str, float]:
-        """Seconds in each part of the steps, all prompts together."""
+        """Seconds in each part of the steps, all prompts together; `other` is what lies between the parts."""
         names = dict.fromkeys(name for r in self.results for name in r.parts)
-        return {name: sum(r.parts.get(name, 0.0) for r in self.results) for name in names}
+        found = {name: sum(r.parts.get(name, 0.0) for r in self.results) for name in names}
+        return {**found, "other": max(0.0, sum(r.seconds for r in self.results) - sum(found.values()))}
+
+    @cached_property
+    def observed(self) -> tuple[DepthAcceptance, ...]:
+        """What was accepted below the nodes that decoding visited, by their depth."""
+        counts: list[dict[int, int]] = []
+        visits: list[int] = []
+        for ranks in (ranks for r in self.results for ranks in r.accepted_ranks):
+            for depth in range(len(ranks) + 1):
+                if depth == len(visits):
+                    visits.append(0)
+                    counts.append({})
+                visits[depth] += 1
+                if depth < len(ranks):
+                    counts[depth][ranks[depth]] = counts[depth].get(ranks[depth], 0) + 1
+        limit = self.tree["depth"] if self.tree else 0  # nodes of the last level have no children
+        rows = [tuple(found.get(rank, 0) for rank in range(max(found, default=-1) + 1)) for found in counts]
+        return tuple(DepthAcceptance(depth, seen, row) for depth, (seen, row) in enumerate(zip(visits, rows, strict=True)) if depth < limit)
 
     def write(self, path: Path) -> None:
         """Write the report whole or not at all."""

@@ -5,16 +5,19 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from treespec.decoding import Request, StepRecord, decode_autoregressive, decode_speculative
+from treespec.drafting import Drafting
 from treespec.errors import CapacityError, ModelError
 from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, prompt_generator
+from treespec.step import Plan
 from treespec.timing import Timer, now, timer_for
 from treespec.tree import SpeculationTree
 from treespec.verification.report import EvaluationReport, Mismatch, Prediction, PromptResult
@@ -31,19 +34,15 @@ class EvaluationSettings:
     max_length: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
-    drafting: str = "topk"
+    drafting: Drafting = Drafting()
     seed: int = 0
     save_tokens: bool = False
     breakdown: bool = False
 
-    def __post_init__(self) -> None:
-        if self.drafting != "topk":
-            raise ModelError(f"drafting {self.drafting!r} is not available; use topk")
-
 
 def evaluate(
     pair: Pair,
-    tree: SpeculationTree | None,
+    plan: Plan | None,
     prompts: PromptSet,
     settings: EvaluationSettings,
     *,
@@ -51,7 +50,7 @@ def evaluate(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> EvaluationReport:
-    """Decode every prompt with the tree and autoregressively (tree None: autoregressively only), interleaved.
+    """Decode every prompt with the planned tree and autoregressively (plan None: autoregressively only), interleaved.
 
     Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
     `journal`, finished prompts survive an interruption and are not decoded again; the caller discards it once the report
@@ -59,11 +58,11 @@ def evaluate(
     """
     sampling = Sampling(settings.temperature, settings.top_p)
     for prompt in prompts.prompts:
-        check_fits(pair, tree, len(prompt.ids), settings)
-    run = _Run(pair, tree, settings, sampling)
+        check_fits(pair, plan, len(prompt.ids), settings)
+    run = _Run(pair, plan, settings, sampling)
     results: list[PromptResult] = []
     warm = False
-    with Journal(journal, _fingerprint(pair, tree, prompts, settings)) as log:
+    with Journal(journal, _fingerprint(pair, plan, prompts, settings)) as log:
         for index, prompt in enumerate(prompts.prompts):
             known = log.get(str(index))
             if known is not None:
@@ -76,11 +75,11 @@ def evaluate(
             log.put(str(index), asdict(results[-1]))
             progress("evaluating", index + 1, len(prompts.prompts))
     return EvaluationReport(
-        mode="baseline" if tree is None else "tree",
+        mode="baseline" if plan is None else "tree" if isinstance(plan, SpeculationTree) else "dynamic",
         results=tuple(results),
         temperature=settings.temperature,
         predicted=predicted or Prediction(),
-        tree=None if tree is None else {"size": tree.size, "depth": tree.depth, "parents": list(tree.parents)},
+        tree=_describe(plan),
         prompts=prompts.describe(),
         settings=asdict(settings),
         provenance=pair.provenance(
@@ -92,17 +91,17 @@ def evaluate(
     )
 
 
-def check_fits(pair: Pair, tree: SpeculationTree | None, prompt_len: int, settings: EvaluationSettings) -> None:
+def check_fits(pair: Pair, plan: Plan | None, prompt_len: int, settings: EvaluationSettings) -> None:
     """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would."""
-    size, depth = (tree.size, tree.depth) if tree else (1, 0)
+    size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
     if settings.max_length is not None and needed > settings.max_length:
         raise CapacityError(
-            f"the growmap has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
+            f"the tree has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
             f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
-            f"pass --max-length {needed} or more, or a smaller growmap"
+            f"pass --max-length {needed} or more, or a smaller tree"
         )
-    for role, model in (("target", pair.target), ("draft", pair.draft if tree else None)):
+    for role, model in (("target", pair.target), ("draft", pair.draft if plan else None)):
         if model is not None and model.max_positions is not None and prompt_len + settings.gen_len > model.max_positions:
             raise CapacityError(
                 f"{prompt_len} prompt and {settings.gen_len} generated tokens need {prompt_len + settings.gen_len} positions, "
@@ -113,10 +112,10 @@ def check_fits(pair: Pair, tree: SpeculationTree | None, prompt_len: int, settin
 class _Run:
     """Decodes single prompts both ways and times them."""
 
-    def __init__(self, pair: Pair, tree: SpeculationTree | None, settings: EvaluationSettings, sampling: Sampling) -> None:
-        self.pair, self.tree, self.settings, self.sampling = pair, tree, settings, sampling
+    def __init__(self, pair: Pair, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling) -> None:
+        self.pair, self.plan, self.settings, self.sampling = pair, plan, settings, sampling
         self.device = pair.target.device
-        models = [pair.target] + ([pair.draft] if tree is not None and pair.draft is not None else [])
+        models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
         self.vocabulary = min(m.vocabulary_size for m in models)
         limits = [m.max_positions for m in models if m.max_positions is not None]
         self.capacity = min([*limits, *([settings.max_length] if settings.max_length else [])], default=None)
@@ -126,7 +125,7 @@ class _Run:
         """Both decodings of one prompt, the tree's first for even rows."""
         request = Request(prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity)
         decoders = {"baseline": lambda: self._baseline(request, index)}
-        if self.tree is not None:
+        if self.plan is not None:
             decoders["tree"] = lambda: self._tree(request, index)
         order = sorted(decoders, reverse=index % 2 == 0)
         done = {name: _timed(decoders[name](), self.device) for name in order}
@@ -143,8 +142,8 @@ class _Run:
             seconds=seconds,
             baseline_tokens=len(base_tokens),
             baseline_seconds=base_seconds,
-            accepted_depths=tuple(len(s.accepted or ()) for s in steps),
-            mismatch=self._mismatch(prompt.ids, tokens, base_tokens) if self.sampling.greedy and self.tree is not None else None,
+            accepted_ranks=tuple(s.accepted or () for s in steps),
+            mismatch=self._mismatch(prompt.ids, tokens, base_tokens) if self.sampling.greedy and self.plan is not None else None,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
         )
@@ -154,13 +153,14 @@ class _Run:
 
     def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
-        return decode_autoregressive(self.pair.target, request, generator, None if self.tree else self._timer(), self.vocabulary)
+        return decode_autoregressive(self.pair.target, request, generator, None if self.plan else self._timer(), self.vocabulary)
 
     def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
-        if self.tree is None or self.pair.draft is None:
-            raise ModelError("a growmap needs a draft model; pass --draft, or --mode baseline for the target alone")
+        if self.plan is None or self.pair.draft is None:
+            raise ModelError("a tree needs a draft model; pass --draft, or --mode baseline for the target alone")
         generator = prompt_generator(self.settings.seed, index, self.device)
-        return decode_speculative(self.pair.target, self.pair.draft, self.tree, request, generator, self._timer())
+        timer, drafting = self._timer(), self.settings.drafting
+        return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting)
 
     def _mismatch(self, prompt: tuple[int, ...], tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:
@@ -172,6 +172,12 @@ class _Run:
             baseline_token=baseline[position] if position < len(baseline) else -1,
             logit_gap=top2_gap(self.pair.target, [*prompt, *baseline[:position]]),
         )
+
+
+def _describe(plan: Plan | None) -> dict[str, Any] | None:
+    if isinstance(plan, SpeculationTree):
+        return {"size": plan.size, "depth": plan.depth, "parents": list(plan.parents)}
+    return None if plan is None else asdict(plan)
 
 
 def top2_gap(target: TreeModel, context: list[int]) -> float:
@@ -190,10 +196,10 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
     return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
 
 
-def _fingerprint(pair: Pair, tree: SpeculationTree | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
+def _fingerprint(pair: Pair, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
     known = [
         pair.describe(),
-        None if tree is None else tree.parents,
+        _describe(plan),
         prompts.fingerprint,
         asdict(settings),
         str(pair.target.device),

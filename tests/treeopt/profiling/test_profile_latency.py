@@ -16,7 +16,7 @@ SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), rep
 class RecordedTimer:
     """Says that a draft level takes 3 s, a target pass 10 s, acceptance 0.5 s and the cache 0.25 s."""
 
-    seconds = {"draft": 3.0, "target": 10.0, "acceptance": 0.5, "cache": 0.25}  # noqa: RUF012
+    seconds = {"drafting": 3.0, "target": 10.0, "acceptance": 0.5, "cache": 0.25}  # noqa: RUF012
 
     def begin(self) -> None:
         self.names: list[str] = []

@@ -11,10 +11,17 @@ from treespec.files import write_json
 from treespec.verification.report import EvaluationReport, Mismatch, Prediction, PromptResult, read_report
 
 ONE = PromptResult(
-    row=0, name="a", tokens=11, steps=5, seconds=1.0, baseline_tokens=11, baseline_seconds=2.0, accepted_depths=(1, 1, 1, 1, 1)
+    row=0,
+    name="a",
+    tokens=11,
+    steps=5,
+    seconds=1.0,
+    baseline_tokens=11,
+    baseline_seconds=2.0,
+    accepted_ranks=((0,), (1,), (0,), (0,), (2,)),
 )
 TWO = PromptResult(
-    row=3, name="b", tokens=31, steps=10, seconds=3.0, baseline_tokens=31, baseline_seconds=9.0, output=(4, 5), parts={"draft": 0.5}
+    row=3, name="b", tokens=31, steps=10, seconds=3.0, baseline_tokens=31, baseline_seconds=9.0, output=(4, 5), parts={"drafting": 0.5}
 )
 REPORT = EvaluationReport("tree", (ONE, TWO), 0.0, Prediction(2.5, 0.25), tree={"size": 3, "depth": 2, "parents": [-1, 0, 1]})
 
@@ -29,7 +36,7 @@ def test_figures_by_hand() -> None:
     assert data["tokens_per_second"] == pytest.approx(10)
     assert data["baseline"] == {"tokens_per_second": pytest.approx(40 / 11), "seconds_per_token": pytest.approx(11 / 40)}
     assert data["outputs"] == [[], [4, 5]]
-    assert data["breakdown"] == {"draft": 0.5}
+    assert data["breakdown"] == {"drafting": 0.5, "other": 3.5}
     assert data["prompts"] == 2
 
 

@@ -30,7 +30,7 @@ def test_outputs_are_the_targets_own() -> None:
     assert [r.output for r in report.results] == expected(prompts, 12)
     assert report.lossless == "match"
     assert report.tokens == 4 * 12
-    assert all(r.steps == len(r.accepted_depths) < 12 - 1 for r in report.results)
+    assert all(r.steps == len(r.accepted_ranks) < 12 - 1 for r in report.results)
     data = report.to_json()
     assert data["predicted"] == {"tokens_per_step": 1.5, "seconds_per_step": 0.1}
     assert data["tree"]["parents"] == list(TREE.parents)
@@ -61,7 +61,7 @@ def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
 
 def test_breakdown_sums_to_about_the_whole() -> None:
     report = evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, breakdown=True))
-    assert set(report.breakdown) == {"draft", "target", "acceptance", "cache"}
+    assert set(report.breakdown) == {"drafting", "target", "acceptance", "cache", "other"}
     whole = sum(r.seconds for r in report.results)
     assert 0.5 * whole < sum(report.breakdown.values()) <= whole
 
