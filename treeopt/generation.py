@@ -83,6 +83,7 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         "drafting": profile.drafting,
         "temperature": profile.temperature,
         "top_p": profile.top_p,
+        "draft_temperature": profile.draft_temperature,
         "rank_probability": acceptance_rows(profile, smoothing).tolist(),
         **made_from,
     }

@@ -1,7 +1,6 @@
 """AcceptanceProfile and LatencyProfile: what was measured on a pair of models, as versioned JSON with raw values."""
 
 import bisect
-import io
 import math
 import os
 import statistics
@@ -9,18 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from treeopt.acceptance_vector import read_vector
 from treeopt.latency_model import LatencyModel
 from treeopt.profile_fields import Fields, count, counts, listed, mapping, number, numbers, rows
 from treespec.errors import ProfileError
-from treespec.files import read_bytes, read_json, write_json
+from treespec.files import read_json, write_json
 
 ACCEPTANCE_SCHEMA = "treeopt.acceptance"
 LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
 
 _SUM_SLACK = 1e-3
-_NONE_COLUMN_SLACK = 5e-4
-_VECTOR_LIMIT = 16 << 20
 
 StrPath = str | os.PathLike[str]
 
@@ -36,7 +34,8 @@ class AcceptanceProfile:
     `none_accepted` to no child of those ranks. `positions` target positions of `prompts` prompts were counted.
     `by_depth[d][k]`, where measured, belongs to the children of a node at depth d; below its last row that row goes on.
     `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
-    `temperature` and `top_p` are None where the file does not tell (a bare vector). Raises ProfileError.
+    `temperature` and `top_p` are None where the file does not tell (a bare vector). `draft_temperature` and `draws` (of the
+    children, per position) belong to sampled drafting. Raises ProfileError.
     """
 
     drafting: str
@@ -52,6 +51,8 @@ class AcceptanceProfile:
     prompt_sums: tuple[tuple[float, ...], ...] = ()
     prompt_positions: tuple[int, ...] = ()
     provenance: dict[str, Any] | None = None
+    draft_temperature: float | None = None
+    draws: int | None = None
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -103,11 +104,14 @@ class AcceptanceProfile:
         }
         extra = {
             "method": self.method,
+            "draws": self.draws,
             "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
             "prompt_sums": [list(row) for row in self.prompt_sums],
             "prompt_positions": list(self.prompt_positions),
             "provenance": self.provenance,
         }
+        if self.draft_temperature is not None:
+            data["draft_temperature"] = self.draft_temperature
         return data | {key: value for key, value in extra.items() if value}
 
     def write(self, path: StrPath) -> None:
@@ -131,6 +135,8 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             positions=data.get("positions", count),
             prompts=data.get("prompts", count),
             method=data.text("method", ""),
+            draft_temperature=data.optional("draft_temperature", number),
+            draws=data.optional("draws", count),
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
@@ -140,34 +146,14 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
 
 
 def _read_vector(path: StrPath) -> AcceptanceProfile:
-    """`[0, p_1 ... p_W, none]`, or without `none` where the sum says so (CONTRACT: published ones add up to 1)."""
-    import torch
-
-    content = read_bytes(path, limit=_VECTOR_LIMIT, error=ProfileError)
-    try:
-        vector = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises whatever the damaged bytes lead to; none of it runs code of the file's
-        raise ProfileError(
-            f"{path} is no acceptance vector: torch cannot read it as plain tensors; save one float tensor with torch.save"
-        ) from e
-    if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point() or len(vector) < 2:
-        kind = (
-            f"a {vector.dtype} tensor of shape {list(vector.shape)}" if isinstance(vector, torch.Tensor) else f"a {type(vector).__name__}"
-        )
-        raise ProfileError(f"{path} holds {kind}, but an acceptance vector is one float tensor [0, p_1, ..., p_W, none]")
-    values = [float(x) for x in vector.tolist()]
-    if values[0] != 0:
-        raise ProfileError(f"{path} starts with {values[0]:.6g}, but an acceptance vector starts with 0: [0, p_1, ..., p_W, none]")
-    total = math.fsum(values)
-    with_none = len(values) > 2 and abs(total - 1) <= _NONE_COLUMN_SLACK
-    ranks = tuple(values[1:-1] if with_none else values[1:])
+    ranks, none_accepted = read_vector(path)
     try:
         return AcceptanceProfile(
             drafting="unknown",
             temperature=None,
             top_p=None,
             rank_probability=ranks,
-            none_accepted=values[-1] if with_none else max(0.0, 1 - total),
+            none_accepted=none_accepted,
             standard_error=(),
             positions=0,
             prompts=0,

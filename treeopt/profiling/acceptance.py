@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from treeopt.profiles import AcceptanceProfile
 from treespec.continuation import continue_prompts
+from treespec.drafting import Drafting, Rule, sample_children
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
+from treespec.residual import residual_chain
 from treespec.sampling import Sampling, distribution, prompt_generator
 from treespec.step import finite, require_finite
 
@@ -28,11 +30,16 @@ _LOGITS_AT_ONCE = 1 << 27
 
 @dataclass(frozen=True)
 class AcceptanceSettings:
-    """How to measure. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text."""
+    """How to measure. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
 
-    drafting: str = "topk"
+    `draft_temperature` None is the target's; `draws` is how often the children of a position are sampled (`swor`, `swr`).
+    """
+
+    drafting: Rule = "topk"
     temperature: float = 0.0
     top_p: float = 1.0
+    draft_temperature: float | None = None
+    draws: int = 8
     gen_len: int = 128
     max_branch: int = 32
     method: str = "on-policy"
@@ -40,15 +47,24 @@ class AcceptanceSettings:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.drafting != "topk":
-            raise ProfileError(f"drafting {self.drafting!r} cannot be profiled; use topk")
+        Drafting(self.drafting, self.draft_temperature)  # checks both
         if self.method not in ("on-policy", "teacher-forced"):
             raise ProfileError(f"method is {self.method!r}, but it must be on-policy or teacher-forced")
-        if self.gen_len < 2 or self.max_branch < 1 or self.batch_size < 1:
+        if self.gen_len < 2 or min(self.max_branch, self.batch_size, self.draws) < 1:
             raise ProfileError(
-                f"gen-len {self.gen_len}, max-branch {self.max_branch} and batch size {self.batch_size} must be at least 2, 1 and 1: "
+                f"gen-len {self.gen_len} must be at least 2, max-branch {self.max_branch}, batch size {self.batch_size} and draws {self.draws} at least 1: "
                 "the first generated token comes from the prompt pass and is never drafted"
             )
+
+    @property
+    def target(self) -> Sampling:
+        """How the target chooses tokens."""
+        return Sampling(self.temperature, self.top_p)
+
+    @property
+    def rule(self) -> Drafting:
+        """How the draft does."""
+        return Drafting(self.drafting, self.draft_temperature)
 
 
 @torch.inference_mode()
@@ -60,18 +76,18 @@ def profile_acceptance(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> AcceptanceProfile:
-    """Chance of each rank, exactly in closed form: under `topk` rank k is accepted with probability p(token_k).
+    """Chance of each rank on texts of the target or of the data set; see `rank_chances`.
 
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
-    prompts as the independent units (linearised ratio estimator). Finished batches survive an interruption in `journal`,
-    which the caller discards once the profile is saved. Raises CapacityError, ModelError (non-finite logits),
-    ProfileError (nothing to measure).
+    prompts as the independent units (linearised ratio estimator); each prompt's draws are its own, so they are in it.
+    Finished batches survive an interruption in `journal`, which the caller discards once the profile is saved. Raises
+    CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
     """
     draft = pair.draft
     if draft is None:
         raise ModelError("an acceptance profile needs a draft model; pass --draft")
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
-    if settings.max_branch > vocabulary:
+    if settings.max_branch > vocabulary and settings.drafting != "swr":
         raise ProfileError(
             f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
         )
@@ -119,13 +135,11 @@ def _measure(
 ) -> list[tuple[list[float], int]]:
     """Per prompt: (sum over positions of the chance of each rank, positions)."""
     device = pair.target.device
-    sampling = Sampling(settings.temperature, settings.top_p)
     ids = torch.tensor([p.ids for _, p in batch], device=device)
-    start = ids.shape[1]
+    generators = [prompt_generator(settings.seed, index, device) for index, _ in batch]
     if settings.method == "on-policy":
-        generators = [prompt_generator(settings.seed, index, device) for index, _ in batch]
         texts, valid = continue_prompts(
-            pair.target.module, ids, settings.gen_len, sampling, generators, pair.eos_token_ids, vocabulary, on_token
+            pair.target.module, ids, settings.gen_len, settings.target, generators, pair.eos_token_ids, vocabulary, on_token
         )
     else:
         texts, valid = _own_text(batch, ids, settings.gen_len)
@@ -133,22 +147,55 @@ def _measure(
     rows = max(1, _LOGITS_AT_ONCE // (texts.shape[1] * vocabulary))
     found: list[tuple[list[float], int]] = []
     for first in range(0, len(batch), rows):
-        text, kept = texts[first : first + rows], valid[first : first + rows]
-        best, ranked = draft.score(text[:, :-1], start)[..., :vocabulary].topk(settings.max_branch, dim=-1)
-        require_finite(int(best[..., 0][kept].isfinite().all()), role="draft")
-        if sampling.greedy and settings.method == "on-policy":
-            accepted = (ranked == text[:, start + 1 :, None]).double()  # the text is the target's own argmax
-        else:
-            accepted = target_mass(pair.target.score(text[:, :-1], start)[..., :vocabulary], ranked, sampling)
-        totals = (accepted * kept[..., None]).sum(1)
-        found += [(row.tolist(), int(count)) for row, count in zip(totals.cpu(), kept.sum(1).cpu(), strict=True)]
+        part = slice(first, first + rows)
+        chances = rank_chances(pair, draft, texts[part], valid[part], settings, generators[part])
+        found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
     return found
 
 
-def target_mass(logits: Tensor, ranked: Tensor, sampling: Sampling) -> Tensor:
-    """p(token_k) of every ranked token. [batch, positions, vocabulary], [batch, positions, ranks] -> float64 [batch, positions, ranks]."""
-    require_finite(int(finite(logits)))
-    return torch.stack([distribution(row, sampling).gather(-1, ranks) for row, ranks in zip(logits, ranked, strict=True)]).double()
+def rank_chances(
+    pair: Pair, draft: TreeModel, texts: Tensor, valid: Tensor, settings: AcceptanceSettings, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Chance that the child of each rank is the accepted one, after all but the last of the last positions of each text.
+
+    `texts` int64 [batch, length]; `valid` bool [batch, positions] marks the last `positions` tokens that count as next tokens.
+    Under `topk`, the chance of rank k is p(token_k), exactly; greedily on the target's own text, whether the text goes on
+    with it. Under `swor` and `swr`, it is the mean over draws of the children of what the residual chain says, given the
+    children. Returns float64 [batch, positions, ranks], 0 where not valid.
+    """
+    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
+    start = texts.shape[1] - valid.shape[1] - 1
+    logits = draft.score(texts[:, :-1], start)[..., :vocabulary]
+    require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
+    following = texts[:, start + 1 :, None]
+    own = settings.target.greedy and settings.method == "on-policy"  # the text is the target's own argmax
+    if own:
+        p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
+    else:
+        scores = pair.target.score(texts[:, :-1], start)[..., :vocabulary]
+        require_finite(int(finite(scores)))
+        p = torch.stack([distribution(row, settings.target) for row in scores])
+    if settings.rule.samples(settings.target):
+        q = distribution(logits, settings.rule.sampling(settings.target))
+        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting == "swr")
+    else:
+        chances = p.gather(-1, logits.topk(settings.max_branch, dim=-1).indices).double()
+    return chances * valid[..., None]
+
+
+def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators: Sequence[torch.Generator], *, replacement: bool) -> Tensor:
+    """Mean chance of each rank over `draws` draws of all children. p, q [batch, positions, vocabulary] -> float64 [batch, positions, branches].
+
+    Text i draws from `generators[i]`, whatever batch it is in. One residual chain runs over all positions at once.
+    """
+    rows_p, rows_q = p.flatten(0, 1), q.flatten(0, 1)
+    found = torch.zeros(rows_p.shape[0], branches, dtype=torch.float64, device=p.device)
+    whole, weight = (rows_p.shape[0],) * branches, rows_p.new_ones(rows_p.shape[0])
+    for _ in range(draws):
+        tokens = torch.cat([sample_children(row, branches, g, replacement=replacement) for row, g in zip(q, generators, strict=True)])
+        accept = residual_chain(rows_p, rows_q, tokens, whole, weight, replacement=replacement).accept.double()
+        found += accept * torch.cat([torch.ones_like(accept[:, :1]), (1 - accept[:, :-1]).cumprod(1)], dim=1)
+    return found.view(*p.shape[:2], branches) / draws
 
 
 def _own_text(batch: list[tuple[int, Prompt]], ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]:
@@ -179,6 +226,8 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         drafting=settings.drafting,
         temperature=settings.temperature,
         top_p=settings.top_p,
+        draft_temperature=settings.rule.sampling(settings.target).temperature if settings.drafting != "topk" else None,
+        draws=settings.draws if settings.rule.samples(settings.target) else None,
         rank_probability=tuple(probability.tolist()),
         none_accepted=max(0.0, 1.0 - float(probability.sum())),
         standard_error=tuple(errors.tolist()),

@@ -100,8 +100,11 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         profile_acceptance(tiny_pair(), prompts, replace(SETTINGS, method="teacher-forced"))
     with pytest.raises(ModelError, match="needs a draft"):
         profile_acceptance(replace(pair, draft=None), prompts, SETTINGS)
-    for changes in ({"drafting": "swor"}, {"method": "guess"}, {"gen_len": 1}, {"max_branch": 0}):
+    for changes in ({"method": "guess"}, {"gen_len": 1}, {"max_branch": 0}, {"draws": 0}):
         with pytest.raises(ProfileError):
+            replace(SETTINGS, **changes)
+    for changes in ({"drafting": "beam"}, {"draft_temperature": -1.0}):
+        with pytest.raises(ModelError):
             replace(SETTINGS, **changes)
     broken = tiny_pair()
     with torch.no_grad():

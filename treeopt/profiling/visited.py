@@ -1,0 +1,99 @@
+"""Profiled acceptance held against what decoding saw, on the very contexts that it visited."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from treeopt.profiling.acceptance import AcceptanceSettings, rank_chances
+from treespec.errors import ModelError, ProfileError
+from treespec.models.loading import Pair
+from treespec.prompts import PromptSet
+from treespec.sampling import prompt_generator
+from treespec.tree import SpeculationTree
+from treespec.verification.report import PromptResult
+
+
+@dataclass(frozen=True)
+class VisitedAcceptance:
+    """Rank counts over visited nodes with children. Ranks beyond a node's children count neither way."""
+
+    visits: int
+    observed: tuple[int, ...]
+    """Per rank: how often it was the accepted one."""
+    expected: tuple[float, ...]
+    """Per rank: the sum of its profiled chances on the same contexts."""
+    p_value: float
+    """Of one chi-square test over all ranks; 1 where the chances are certain and all came true."""
+    everywhere: tuple[float, ...]
+    """Per rank: the mean chance over all positions of the same texts, visited or not."""
+
+
+def visited_acceptance(
+    pair: Pair, tree: SpeculationTree, prompts: PromptSet, results: Sequence[PromptResult], settings: AcceptanceSettings
+) -> VisitedAcceptance:
+    """Profile the outputs of an evaluation of a static tree, verified sequentially, and compare with what it accepted.
+
+    `results` must hold outputs (`save_tokens`); `settings` are those of the evaluation, with draws of their own. Steps are
+    martingale increments, so their covariances add up; the profile's draws add at most a share of 1 / draws to them.
+    Raises ModelError, ProfileError.
+    """
+    if pair.draft is None:
+        raise ModelError("visited acceptance needs a draft model; pass --draft")
+    if any(not r.output for r in results):
+        raise ProfileError("the evaluation kept no outputs; evaluate with --save-tokens")
+    ranks = settings.max_branch
+    observed, expected, spread = np.zeros(ranks), np.zeros(ranks), np.zeros((ranks, ranks))
+    everywhere, positions, visits = np.zeros(ranks), 0, 0
+    for index, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        if len(result.output) < 2:
+            continue
+        texts = torch.tensor([[*prompt.ids, *result.output]], device=pair.target.device)
+        valid = torch.ones(1, len(result.output) - 1, dtype=torch.bool, device=texts.device)
+        stream = prompt_generator(settings.seed + 1, index, texts.device)
+        with torch.inference_mode():
+            chances = rank_chances(pair, pair.draft, texts, valid, settings, [stream])[0].cpu().numpy()
+        everywhere += chances.sum(0)
+        positions += len(chances)
+        for context, children, rank in _visits(tree, result):
+            if not children or context > len(chances):  # the last token's successor is unknown
+                continue
+            row = chances[context - 1].copy()
+            row[children:] = 0
+            if rank >= 0:
+                observed[rank] += 1
+            expected += row
+            spread += np.diag(row) - np.outer(row, row)
+            visits += 1
+    if not visits:
+        raise ProfileError("no step was decoded on these prompts, so nothing can be compared; use longer outputs")
+    sampled = settings.rule.samples(settings.target)
+    p_value = _p_value(observed - expected, spread * (1 + 1 / settings.draws if sampled else 1))
+    return VisitedAcceptance(
+        visits, tuple(int(n) for n in observed), tuple(expected.tolist()), p_value, tuple((everywhere / positions).tolist())
+    )
+
+
+def _visits(tree: SpeculationTree, result: PromptResult) -> Iterator[tuple[int, int, int]]:
+    """(generated tokens before the node's children, children, accepted rank or -1) of every node on every accepted path."""
+    before = 1  # the first generated token comes from the prompt pass
+    for accepted in result.accepted_ranks:
+        node = 0
+        for depth, rank in enumerate((*accepted, -1)):
+            children = tree.children[node]
+            yield before + depth, len(children), rank
+            if rank >= 0:
+                node = children[rank]
+        before += len(accepted) + 1
+
+
+def _p_value(difference: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
+    values, vectors = np.linalg.eigh(covariance)
+    free = values > 1e-9 * max(1.0, float(values.max()))
+    along = vectors.T @ difference
+    if np.abs(along[~free]).max(initial=0.0) > 1e-6:
+        return 0.0  # what was certain did not happen
+    return float(stats.chi2.sf((along[free] ** 2 / values[free]).sum(), int(free.sum()))) if free.any() else 1.0
