@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from treespec.residual import Chain, residual_chain
-from treespec.tree_tensors import Family, StaticTensors, TreeTensors
+from treespec.residual import residual_chain
+from treespec.tree_tensors import StaticTensors, TreeTensors
 
 Verifier = Literal["sequential", "traversal"]
 
@@ -52,11 +52,13 @@ class Verdict:
     chance: Tensor
     """[n]; sequential: given that the parent is accepted and its elder siblings were not; traversal: given that no node
     before it in bottom-up order was."""
-    verifier: Verifier
+    cut: Tensor
+    """[n]; once all its children were rejected, what is left of the target after a node is max(p - cut q, 0)."""
     p: Tensor
     """[n, vocabulary]; the target's distribution after every node."""
-    chains: tuple[Chain, ...]
-    families: tuple[Family, ...]
+    q: Tensor
+    """[nodes above the last level, vocabulary]; the draft's."""
+    verifier: Verifier
 
     def last(self, uniforms: Tensor) -> Tensor:
         """The last accepted node for draws from [0, 1): [..., n] -> int64 [...]."""
@@ -68,13 +70,11 @@ class Verdict:
 
     def rest(self, last: Tensor) -> Tensor:
         """[vocabulary]: weights, not normalised, from which the token after node `last` int64 [] is to be drawn."""
-        found = self.p.index_select(0, last[None])[0]
-        for chain, family in zip(self.chains, self.families, strict=True):
-            mine = family.parents == last
-            row = mine.to(torch.int64).argmax()[None]
-            p, q = chain.p.index_select(0, row), chain.q.index_select(0, row)
-            found = torch.addcmul(p, q, chain.cut[row, None], value=-1).clamp_min_(0)[0].where(mine.any(), found)
-        return found
+        row = last[None]
+        if not len(self.q):  # the root alone
+            return self.p[0]
+        drafted = self.q.index_select(0, row.clamp_max(len(self.q) - 1))  # below those, the cut is 0
+        return torch.addcmul(self.p.index_select(0, row), drafted, self.cut[row, None], value=-1).clamp_min_(0)[0]
 
 
 def verify(tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool, verifier: Verifier) -> Verdict:
@@ -88,22 +88,19 @@ def verify(tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replace
     accepted, with all of its path, with the weight that is left once the subtrees of all its children were rejected.
     These weights do not depend on the draws, so they can be computed level by level from the root.
     """
-    whole = verifier == "sequential"
-    families = (tree.whole,) if whole else tree.levels
-    entered = p.new_zeros(tree.size)
+    down = verifier == "sequential"
+    chance, cut = p.new_zeros(tree.size), p.new_zeros(tree.size)
+    entered = p.new_zeros(tree.size)  # the weight that a path has when its node is reached
     entered[0] = 1
-    chance = entered.clone()
-    chains = []
-    for family in families:
-        weight = p.new_ones(family.parents.shape) if whole else entered[family.parents]
-        own = (p[family.parents], q[family.parents], tokens[family.children], family.active, weight)
-        chains.append(chain := residual_chain(*own, replacement=replacement))
-        if not whole:
-            chance[family.parents] = chain.weight
-        for rank, rows in enumerate(family.active):
-            children = family.children[:rows, rank]
-            entered[children] = chance[children] = chain.accept[:rows, rank]
-    return Verdict(tree, chance, verifier, p, tuple(chains), families)
+    for family in (tree.whole,) if down else tree.levels:
+        nodes = family.parents
+        weight = None if down else entered[nodes]
+        chain = residual_chain(p[nodes], q[nodes], tokens[family.children], family.active, weight, replacement=replacement)
+        cut[nodes] = chain.cut
+        if not down:
+            chance[nodes] = chain.weight
+        entered[family.below] = chance[family.below] = chain.accept.flatten()[family.place]
+    return Verdict(tree, chance, cut, p, q, verifier)
 
 
 def _deepest(taken: Tensor, tree: TreeTensors) -> Tensor:

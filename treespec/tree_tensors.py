@@ -44,6 +44,10 @@ class Family:
     """int64 [m, most children]; node ids in rank order, the rest is padding that nothing reads."""
     active: tuple[int, ...]
     """Per rank: how many of the parents have a child there. They are the first ones."""
+    below: slice
+    """Ids of all their children, which follow one another."""
+    place: Tensor
+    """int64 [children]; where each of those stands in `children`, read row by row."""
 
     @classmethod
     def of(cls, tree: SpeculationTree, nodes: range, device: torch.device | str) -> "Family":
@@ -51,10 +55,18 @@ class Family:
         parents = sorted((n for n in nodes if tree.children[n]), key=lambda n: -len(tree.children[n]))
         most = max((len(tree.children[n]) for n in parents), default=0)
         rows = [[*tree.children[n], *[0] * (most - len(tree.children[n]))] for n in parents]
+        place = {child: row * most + tree.ranks[child] for row, n in enumerate(parents) for child in tree.children[n]}
+        first = min(place, default=0)
+
+        def tensor(values: object) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.int64, device=device)
+
         return cls(
-            parents=torch.tensor(parents, dtype=torch.int64, device=device),
-            children=torch.tensor(rows, dtype=torch.int64, device=device).view(len(parents), most),
+            parents=tensor(parents),
+            children=tensor(rows).view(len(parents), most),
             active=tuple(sum(len(tree.children[n]) > rank for n in parents) for rank in range(most)),
+            below=slice(first, first + len(place)),
+            place=tensor([place[first + i] for i in range(len(place))]),
         )
 
 

@@ -190,10 +190,10 @@ def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators:
     """
     rows_p, rows_q = p.flatten(0, 1), q.flatten(0, 1)
     found = torch.zeros(rows_p.shape[0], branches, dtype=torch.float64, device=p.device)
-    whole, weight = (rows_p.shape[0],) * branches, rows_p.new_ones(rows_p.shape[0])
+    whole = (rows_p.shape[0],) * branches
     for _ in range(draws):
         tokens = torch.cat([sample_children(row, branches, g, replacement=replacement) for row, g in zip(q, generators, strict=True)])
-        accept = residual_chain(rows_p, rows_q, tokens, whole, weight, replacement=replacement).accept.double()
+        accept = residual_chain(rows_p, rows_q, tokens, whole, None, replacement=replacement).accept.double()
         found += accept * torch.cat([torch.ones_like(accept[:, :1]), (1 - accept[:, :-1]).cumprod(1)], dim=1)
     return found.view(*p.shape[:2], branches) / draws
 
