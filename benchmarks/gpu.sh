@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a machine without network: tests, then the whole loop on the embedded pair
 # grown to the shapes of Llama-2-7B and llama-68m. A stage that fails does not stop those that need nothing of it.
-# Usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding]   (all stages; about ten minutes on an H200)
+# Usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [sampling]   (all by default; a quarter of an hour on an H200)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding]}
+out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [sampling]}
 shift
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -29,8 +29,12 @@ decoding() {
     python3 -m benchmarks.decoding --inflate --out "$out/decoding-gpu.json"
 }
 
+sampling() {
+    python3 -m benchmarks.sampling --inflate --prompts 8 --no-budgets --out "$out/sampling-gpu.json"
+}
+
 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
-for stage in ${@:-tests loop decoding}; do
+for stage in ${@:-tests loop decoding sampling}; do
     echo "== $stage"
     SECONDS=0
     "$stage" || failed="$failed $stage"

@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--gen-len", type=int, default=128)
     parser.add_argument("--repetitions", type=int, default=8)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0, 0.6, 0.2])
+    parser.add_argument("--no-budgets", dest="budgets", action="store_false", help="leave the fixed budgets at temperature 0 out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -228,7 +229,7 @@ def main() -> None:
         settings = {r: AcceptanceSettings(r, temperature, gen_len=arguments.gen_len, batch_size=32, seed=arguments.seed) for r in RULES}
         for rule in RULES:
             profiles[rule] = profile_acceptance(pair, profiled, settings[rule])
-        systems = systems_for(profiles, latency, BUDGETS if temperature == 0 else ())
+        systems = systems_for(profiles, latency, BUDGETS if arguments.budgets and temperature == 0 else ())
         reports = decode_all(pair, prompts, systems, Sampling(temperature), arguments.gen_len, arguments.seed)
         for system, report in zip(systems, reports, strict=True):
             fits = isinstance(system.plan, SpeculationTree) and system.plan.size > 1 and system.drafting.verifier == "sequential"
