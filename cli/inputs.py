@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treeopt.cli.options import ModelOptions, PromptOptions
+from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions
 from treeopt.cli.output import note
 from treespec.errors import DatasetError, ModelError
 
@@ -22,6 +22,12 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def note_unused(sampling: SamplingOptions) -> None:
+    """Say on stderr that an option that was given changes nothing."""
+    if sampling.drafting == "topk" and sampling.draft_temperature is not None:
+        note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
 
 
 def check_hub(models: ModelOptions, rows: PromptOptions | None = None) -> None:

@@ -9,6 +9,7 @@ import click
 
 from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option
 from treeopt.cli.output import emit
+from treeopt.cli.plan import probability_rows
 from treespec.errors import GrowMapError, ProfileError
 
 Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
@@ -66,7 +67,7 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
     else:
-        rows = _probability_rows(growmap.metadata.get("rank_probability"))
+        rows = probability_rows(growmap.metadata.get("rank_probability"))
     return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes)
 
 
@@ -93,11 +94,3 @@ def _schema_of(file: Path) -> str | None:
     if not isinstance(schema, str):
         raise ProfileError(f'{file} is JSON without a "schema"; inspect reads growmaps, profiles and reports of treeopt')
     return schema
-
-
-def _probability_rows(value: object) -> Sequence[Sequence[float]] | None:
-    """p[depth][rank] from a growmap's metadata, which anyone may have written; None if it is anything else."""
-    if not isinstance(value, list) or not value:
-        return None
-    rows = [row for row in value if isinstance(row, list) and row and all(isinstance(p, int | float) and 0 <= p <= 1 for p in row)]
-    return rows if len(rows) == len(value) else None

@@ -93,6 +93,7 @@ class SamplingOptions:
     temperature: float
     top_p: float
     drafting: str
+    draft_temperature: float | None
     seed: int
 
 
@@ -123,7 +124,7 @@ def output_option(default: str) -> Callable[[Command], Command]:
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
     """`--target --draft --revision --draft-revision --device --dtype` as `models`."""
-    return _bundle(
+    return bundle(
         "models",
         ModelOptions,
         click.option(
@@ -151,7 +152,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
 
 def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
     """`--dataset --num-prompts --prompt-len --start --end` as `rows`."""
-    return _bundle(
+    return bundle(
         "rows",
         PromptOptions,
         click.option(
@@ -171,8 +172,8 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
 
 
 def sampling_options() -> Callable[[Command], Command]:
-    """`--temperature --top-p --drafting --seed` as `sampling`."""
-    return _bundle(
+    """`--temperature --top-p --drafting --draft-temperature --seed` as `sampling`."""
+    return bundle(
         "sampling",
         SamplingOptions,
         click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target."),
@@ -185,16 +186,19 @@ def sampling_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--drafting",
-            type=click.Choice(["topk"]),
+            type=click.Choice(["topk", "swor", "swr"]),
             default="topk",
             show_default=True,
-            help="topk: children are the draft's most likely tokens.",
+            help="Children are the draft's most likely tokens, or sampled from it without (swor) or with (swr) replacement.",
+        ),
+        click.option(
+            "--draft-temperature", type=Finite(min=0), help="Of the distribution that children are sampled from. [default: the target's]"
         ),
         click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i)."),
     )
 
 
-def _bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """A decorator that adds `options` to a command and hands them to it as one `kind`, under `name`."""
 
     def decorate(command: Command) -> Command:

@@ -33,6 +33,7 @@ def profile() -> None:
 )
 @sampling_options()
 @click.option("--max-branch", type=POSITIVE, default=32, show_default=True, help="Ranks to profile.")
+@click.option("--draws", type=POSITIVE, default=8, show_default=True, help="How often the children of a position are sampled (swor, swr).")
 @click.option(
     "--method",
     type=click.Choice(["on-policy", "teacher-forced"]),
@@ -49,15 +50,17 @@ def acceptance(
     sampling: SamplingOptions,
     gen_len: int,
     max_branch: int,
+    draws: int,
     method: str,
     batch_size: int,
     output: Path,
     output_format: str,
 ) -> None:
-    """How often the draft's rank-k token is the one that the target accepts, on a data set."""
+    """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_inputs
+    from treeopt.cli.inputs import check_hub, load_inputs, note_unused
 
+    note_unused(sampling)
     check_hub(models, rows)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
@@ -65,7 +68,9 @@ def acceptance(
     from treespec.journal import discard
 
     check_writable(output)
-    settings = AcceptanceSettings(**asdict(sampling), gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size)
+    settings = AcceptanceSettings(
+        **asdict(sampling), draws=draws, gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size
+    )
     pair, prompts = load_inputs(models, rows, continuation_len=gen_len if method == "teacher-forced" else 0)
     with Progress() as progress:
         measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)

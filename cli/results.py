@@ -16,6 +16,8 @@ _ACCEPTANCE_KEYS = (
     "drafting",
     "temperature",
     "top_p",
+    "draft_temperature",
+    "draws",
     "method",
     "rank_probability",
     "none_accepted",

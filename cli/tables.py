@@ -71,7 +71,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
     """The tree beside autoregressive decoding, what was predicted beside what was measured, and the verdict."""
     intervals = data.get("intervals_95") or {}
     baseline = data["baseline"]
-    table = _titled(console, f"decoding {data['prompts']} prompts, 95 % intervals over prompts")
+    table = _titled(console, f"decoding {data['prompts']} prompts{_drafting(data)}, 95 % intervals over prompts")
     for column in ("", "tokens/s", "ms/token", "tokens/step", "speed-up"):
         table.add_column(column, justify="right" if column else "left")
     spans = intervals.get("baseline_seconds_per_token")
@@ -81,27 +81,103 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
         )
     if data.get("mode") != "baseline":
         table.add_row(
-            "growmap",
+            "dynamic tree" if data.get("mode") == "dynamic" else "growmap",
             _number(data["tokens_per_second"], 1),
             _ms(data["seconds_per_token"], intervals.get("seconds_per_token")),
             _number(data["tokens_per_step"], 3, intervals.get("tokens_per_step")),
             _number(data["speedup"], 3, intervals.get("speedup")),
         )
     console.print(table)
-    if data.get("mode") == "baseline":
-        return
+    if data.get("mode") != "baseline":
+        _prediction(console, data)
+        accepted_ranks(console, data.get("observed_acceptance") or (), data.get("profiled_acceptance"))
+    if data.get("breakdown"):
+        _breakdown(console, data["breakdown"], data["steps"])
+    if data.get("mode") != "baseline":
+        _line(console, _verdict(data))
+
+
+def _drafting(data: Mapping[str, Any]) -> str:
+    """How children were drafted, where that is not the draft's most likely tokens."""
+    if data.get("drafting") in (None, "topk"):
+        return ""
+    return f", {data['drafting']} at draft temperature {data['draft_temperature']:g}, {data['verifier']} verification"
+
+
+def _prediction(console: Console, data: Mapping[str, Any]) -> None:
     predicted = data["predicted"]
-    if predicted["tokens_per_step"] is not None:
-        comparison = _titled(console, "prediction")
-        for column in ("", "predicted", "measured"):
-            comparison.add_column(column, justify="right" if column else "left")
-        comparison.add_row("tokens per step", _number(predicted["tokens_per_step"], 3), _number(data["tokens_per_step"], 3))
-        if predicted["seconds_per_step"] is not None:
-            comparison.add_row("ms per step", _ms(predicted["seconds_per_step"]), _ms(data.get("measured_seconds_per_step")))
-        console.print(comparison)
-    for part, seconds in (data.get("breakdown") or {}).items():
-        _line(console, f"{part}: {_ms(seconds / data['steps']) if data['steps'] else '-'} ms per step")
-    _line(console, _verdict(data))
+    if predicted["tokens_per_step"] is None:
+        return
+    comparison = _titled(console, "prediction")
+    for column in ("", "predicted", "measured"):
+        comparison.add_column(column, justify="right" if column else "left")
+    comparison.add_row("tokens per step", _number(predicted["tokens_per_step"], 3), _number(data["tokens_per_step"], 3))
+    if predicted["seconds_per_step"] is not None:
+        comparison.add_row("ms per step", _ms(predicted["seconds_per_step"]), _ms(data.get("measured_seconds_per_step")))
+    console.print(comparison)
+
+
+def accepted_ranks(
+    console: Console, observed: Sequence[Mapping[str, Any]], profiled: Sequence[Sequence[float]] | None, *, ranks: int = 6
+) -> None:
+    """Per depth: the share of the visited nodes with a child of each rank whose child was accepted; then the profiled chances.
+
+    Under `none`, both speak of nodes with children: the share that ended there. Where it is not known which children nodes
+    had (dynamic trees), shares are of all visited nodes.
+    """
+    if not any(row["visits"] for row in observed):
+        return
+    known = all(row.get("offered") is not None for row in observed)
+    most = max(len(row["offered"] if known else row["accepted"]) for row in observed)
+    shown = min(most, ranks)
+    table = _titled(console, f"accepted rank by depth, share of the visited nodes{' that had such a child' if known else ''}")
+    for column in ("depth", "visits", *(f"rank {rank}" for rank in range(shown)), *(["later"] if most > shown else []), "none"):
+        table.add_column(column, justify="right")
+    rows = [(str(row["depth"]), row["visits"], row["accepted"], row["offered"] if known else [row["visits"]] * most) for row in observed]
+    rows.append(("all", sum(row[1] for row in rows), _sums([row[2] for row in rows]), _sums([row[3] for row in rows])))
+    promised: list[list[float]] = []
+    if profiled and known:
+        promised = [_expected(row[3], profiled[min(depth, len(profiled) - 1)]) for depth, row in enumerate(rows[:-1])]
+        promised.append(_sums(promised))
+    for place, (depth, visits, accepted, base) in enumerate(rows):
+        last = place == len(rows) - 1
+        table.add_row(depth, f"{visits:,}", *_share_cells(accepted, base, shown, most), end_section=place == len(rows) - 2)
+        if promised and profiled and (last or len(profiled) > 1):
+            table.add_row("profiled", "", *_share_cells(promised[place], base, shown, most), end_section=place == len(rows) - 2)
+    console.print(table)
+
+
+def _expected(offered: Sequence[int], chances: Sequence[float]) -> list[float]:
+    """How often each rank should be accepted among so many nodes with such a child."""
+    return [count * (chances[rank] if rank < len(chances) else 0.0) for rank, count in enumerate(offered)]
+
+
+def _sums(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Rank by rank, over rows that may stop early."""
+    return [sum(row[rank] for row in rows if rank < len(row)) for rank in range(max(map(len, rows), default=0))]
+
+
+def _share_cells(counts: Sequence[float], base: Sequence[float], shown: int, most: int) -> list[str]:
+    """Shares of the first ranks, of all later ones together if there are any, and of none; `-` where there is nothing to share."""
+    counts = [*counts, *[0] * (most - len(counts))]
+    base = [*base, *[0] * (most - len(base))]
+    pairs = [*zip(counts[:shown], base[:shown], strict=True)]
+    first = base[0] if base else 0
+    pairs += [(sum(counts[shown:]), first)] if most > shown else []
+    pairs += [(first - sum(counts), first)]
+    return [f"{count / of:.4f}" if of else "-" for count, of in pairs]
+
+
+def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None:
+    """Seconds in each part of the steps, per step, and as shares of the whole."""
+    whole = sum(parts.values())
+    table = _titled(console, f"breakdown of {steps:,} steps")
+    for column in ("", "seconds", "ms/step", "share"):
+        table.add_column(column, justify="right" if column else "left")
+    for place, (part, seconds) in enumerate([*parts.items(), ("all", whole)]):
+        share = f"{100 * seconds / whole:.1f} %" if whole else "-"
+        table.add_row(part, f"{seconds:.3f}", _ms(seconds / steps if steps else None), share, end_section=place == len(parts) - 1)
+    console.print(table)
 
 
 def _verdict(data: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def run_demo(
         generated.growmap.write(out / "tree.pt")
     with _timed("evaluate", seconds):
         result = generated.result
-        predicted = Prediction(result.expected_tokens_per_step, result.predicted_seconds_per_step)
+        ranks = tuple(tuple(row) for row in generated.growmap.metadata["rank_probability"])
+        predicted = Prediction(result.expected_tokens_per_step, result.predicted_seconds_per_step, ranks)
         decode = EvaluationSettings(gen_len=settings.gen_len)
         report = evaluate(pair, result.tree, held_back, decode, predicted=predicted, journal=None, progress=progress)
         report.write(out / "report.json")

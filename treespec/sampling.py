@@ -8,6 +8,9 @@ from torch import Tensor
 
 from treespec.errors import TreeoptError
 
+_COLDEST = 1e-30
+"""Below this, any difference between two logits leaves the smaller one no chance, and the reciprocal may overflow."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -37,7 +40,8 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if sampling.greedy:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    probabilities = (logits / sampling.temperature).softmax(-1)
+    differences = logits - logits.amax(-1, keepdim=True)  # before the division, which overflows at tiny temperatures
+    probabilities = (differences / max(sampling.temperature, _COLDEST)).softmax(-1)
     if sampling.top_p >= 1.0:
         return probabilities
     descending, order = probabilities.sort(dim=-1, descending=True, stable=True)

@@ -60,3 +60,11 @@ def test_streams_depend_on_seed_and_prompt_alone() -> None:
 def test_limits(temperature: float, top_p: float) -> None:
     with pytest.raises(TreeoptError, match="must"):
         Sampling(temperature, top_p)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-20, 1e-8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_tiny_temperatures_become_greedy_not_nan(temperature: float, dtype: torch.dtype) -> None:
+    logits = torch.tensor([[3.0, 2.0, float("-inf")], [-60000.0, 60000.0, 0.0], [1.0, 1.0, 0.0]], dtype=dtype)
+    found = distribution(logits, Sampling(temperature))
+    assert found.tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]

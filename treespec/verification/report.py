@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from treespec.errors import ProfileError
 from treespec.files import read_json, write_json
+from treespec.verification.observed import DepthAcceptance, accepted_by_depth
 
 SCHEMA, VERSION = "treeopt.evaluation", 1
 _RESAMPLES = 10_000
@@ -62,22 +63,14 @@ class PromptResult:
 
 
 @dataclass(frozen=True)
-class DepthAcceptance:
-    """Nodes of one depth that decoding visited: how often a child of each rank was the accepted one."""
-
-    depth: int
-    visits: int
-    """Visited nodes, with and without children."""
-    accepted: tuple[int, ...]
-    """By rank; the rest of the visits ended there."""
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What the growmap promised: expected tokens per step and seconds per step (None where not predicted)."""
 
     tokens_per_step: float | None = None
     seconds_per_step: float | None = None
+    rank_probability: tuple[tuple[float, ...], ...] | None = None
+    """The profiled chance of each rank, over all positions, from which the rest was predicted: a row per depth of the parent, the
+    last one standing for all deeper ones."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +170,15 @@ class EvaluationReport:
             "baseline": {"tokens_per_second": 1 / base if base else None, "seconds_per_token": base},
             "speedup": self.speedup,
             "intervals_95": self.intervals,
-            "predicted": asdict(self.predicted),
+            "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
             "measured_seconds_per_step": sum(r.seconds for r in self.results) / self.steps if self.steps else None,
             "lossless": self.lossless,
             "mismatches": sum(r.mismatch is not None for r in self.results),
             "prompts": len(self.results),
             "temperature": self.temperature,
+            **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "verifier", "draft_temperature")},
             "tree": self.tree,
+            "profiled_acceptance": self.predicted.rank_probability,
             "observed_acceptance": [asdict(row) for row in self.observed],
             "prompt_set": self.prompts,
             "settings": self.settings,
@@ -206,19 +201,7 @@ class EvaluationReport:
     @cached_property
     def observed(self) -> tuple[DepthAcceptance, ...]:
         """What was accepted below the nodes that decoding visited, by their depth."""
-        counts: list[dict[int, int]] = []
-        visits: list[int] = []
-        for ranks in (ranks for r in self.results for ranks in r.accepted_ranks):
-            for depth in range(len(ranks) + 1):
-                if depth == len(visits):
-                    visits.append(0)
-                    counts.append({})
-                visits[depth] += 1
-                if depth < len(ranks):
-                    counts[depth][ranks[depth]] = counts[depth].get(ranks[depth], 0) + 1
-        limit = self.tree["depth"] if self.tree else 0  # nodes of the last level have no children
-        rows = [tuple(found.get(rank, 0) for rank in range(max(found, default=-1) + 1)) for found in counts]
-        return tuple(DepthAcceptance(depth, seen, row) for depth, (seen, row) in enumerate(zip(visits, rows, strict=True)) if depth < limit)
+        return accepted_by_depth((ranks for r in self.results for ranks in r.accepted_ranks), self.tree)
 
     def write(self, path: Path) -> None:
         """Write the report whole or not at all."""
@@ -233,7 +216,7 @@ def read_report(path: Path) -> EvaluationReport:
             mode=data["mode"],
             results=tuple(PromptResult.from_json(r) for r in data["results"]),
             temperature=data["temperature"],
-            predicted=Prediction(**data["predicted"]),
+            predicted=Prediction(**data["predicted"], rank_probability=_rows(data.get("profiled_acceptance"))),
             tree=data["tree"],
             prompts=data["prompt_set"],
             settings=data["settings"],
@@ -241,6 +224,10 @@ def read_report(path: Path) -> EvaluationReport:
         )
     except (KeyError, TypeError) as error:
         raise ProfileError(f"{path}: the report lacks or misnames {error}; evaluate again to write a new one") from error
+
+
+def _rows(value: list[list[float]] | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if value is None else tuple(tuple(row) for row in value)
 
 
 _Sums = dict[str, Any]

@@ -81,7 +81,7 @@ def evaluate(
         predicted=predicted or Prediction(),
         tree=_describe(plan),
         prompts=prompts.describe(),
-        settings=asdict(settings),
+        settings=_flat(settings, sampling),
         provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -178,6 +178,18 @@ def _describe(plan: Plan | None) -> dict[str, Any] | None:
     if isinstance(plan, SpeculationTree):
         return {"size": plan.size, "depth": plan.depth, "parents": list(plan.parents)}
     return None if plan is None else asdict(plan)
+
+
+def _flat(settings: EvaluationSettings, target: Sampling) -> dict[str, Any]:
+    """Settings as plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
+    drafting = settings.drafting
+    sampled = drafting.rule != "topk"
+    return {
+        **asdict(settings),
+        "drafting": drafting.rule,
+        "draft_temperature": drafting.sampling(target).temperature if sampled else None,
+        "verifier": drafting.verifier,
+    }
 
 
 def top2_gap(target: TreeModel, context: list[int]) -> float:

@@ -23,7 +23,7 @@ ONE = PromptResult(
 TWO = PromptResult(
     row=3, name="b", tokens=31, steps=10, seconds=3.0, baseline_tokens=31, baseline_seconds=9.0, output=(4, 5), parts={"drafting": 0.5}
 )
-REPORT = EvaluationReport("tree", (ONE, TWO), 0.0, Prediction(2.5, 0.25), tree={"size": 3, "depth": 2, "parents": [-1, 0, 1]})
+REPORT = EvaluationReport("tree", (ONE, TWO), 0.0, Prediction(2.5, 0.25), tree={"size": 5, "depth": 2, "parents": [-1, 0, 0, 0, 1]})
 
 
 def test_figures_by_hand() -> None:
@@ -73,9 +73,46 @@ def test_verdict() -> None:
 
 def test_written_reports_read_back_equal(tmp_path: Path) -> None:
     wrong = replace(TWO, mismatch=Mismatch(3, 1, 2, 1e-4))
-    report = replace(REPORT, results=(ONE, wrong), settings={"seed": 1})
+    promised = Prediction(2.5, 0.25, ((0.5, 0.25), (0.75, 0.0)))
+    report = replace(REPORT, results=(ONE, wrong), predicted=promised, settings={"seed": 1})
     report.write(tmp_path / "r.json")
     assert read_report(tmp_path / "r.json") == report
+
+
+def test_reports_without_later_keys_are_still_read(tmp_path: Path) -> None:
+    data = REPORT.to_json()
+    for key in ("profiled_acceptance", "observed_acceptance", "drafting", "verifier", "draft_temperature"):
+        del data[key]
+    write_json(tmp_path / "r.json", data)
+    assert read_report(tmp_path / "r.json") == REPORT
+
+
+def test_what_was_accepted_below_visited_nodes() -> None:
+    """Five steps: the root (three children) accepts ranks 0 1 0 0 2; its first child has one child, the others none."""
+    data = replace(REPORT, predicted=Prediction(rank_probability=((0.5, 0.25),))).to_json()
+    assert data["observed_acceptance"] == [
+        {"depth": 0, "visits": 5, "accepted": (3, 1, 1), "offered": (5, 5, 5)},
+        {"depth": 1, "visits": 5, "accepted": (), "offered": (3,)},
+    ]
+    assert data["profiled_acceptance"] == ((0.5, 0.25),)
+    deep = replace(ONE, accepted_ranks=((), (0, 0), (0,), (0, 0)))
+    rows = replace(REPORT, results=(deep,)).observed
+    assert [(row.visits, row.accepted, row.offered) for row in rows] == [(4, (3,), (4, 4, 4)), (3, (2,), (3,))]
+    grown = replace(REPORT, mode="dynamic", results=(deep,), tree={"size": 5, "depth": 2, "width": 3}).observed
+    assert [(row.visits, row.accepted, row.offered) for row in grown] == [(4, (3,), None), (3, (2,), None)]
+    assert replace(REPORT, tree=None).observed == ()
+
+
+def test_ranks_that_lead_out_of_the_tree_are_refused() -> None:
+    for ranks in ((3,), (1, 0), (0, 1)):
+        with pytest.raises(ProfileError, match="lead out of the report's tree"):
+            replace(REPORT, results=(replace(ONE, accepted_ranks=(ranks,)),)).to_json()
+
+
+def test_drafting_is_said_up_front_but_not_of_the_baseline() -> None:
+    settings = {"drafting": "swor", "verifier": "traversal", "draft_temperature": 0.5}
+    assert settings.items() <= replace(REPORT, settings=settings).to_json().items()
+    assert dict.fromkeys(settings).items() <= replace(REPORT, mode="baseline", settings=settings).to_json().items()
 
 
 def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 from tests.reference.pairs import prompt_set, tiny_pair
+from treespec.acceptance import Verifier
 from treespec.decoding import Request, decode_autoregressive
+from treespec.drafting import Drafting, Rule
+from treespec.dynamic_tree import DynamicBudget
 from treespec.errors import CapacityError, ModelError
 from treespec.prompts import PromptSet
+from treespec.sampling import Sampling, distribution
+from treespec.step import Plan
 from treespec.tree import SpeculationTree
 from treespec.verification.report import Prediction
 from treespec.verification.runner import EvaluationSettings, evaluate, top2_gap
@@ -59,11 +64,55 @@ def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
     assert [r.output for r in first] != [r.output for r in other]
 
 
-def test_breakdown_sums_to_about_the_whole() -> None:
-    report = evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, breakdown=True))
-    assert set(report.breakdown) == {"drafting", "target", "acceptance", "cache", "other"}
+@pytest.mark.parametrize("drafting", [Drafting(), Drafting("swor", 1.0), Drafting("swr", 1.0, "traversal")])
+@pytest.mark.parametrize("plan", [TREE, DynamicBudget(6, 3, 2)])
+def test_breakdown_sums_to_the_whole(plan: Plan, drafting: Drafting) -> None:
+    if isinstance(plan, DynamicBudget) and drafting.rule != "topk":
+        with pytest.raises(ModelError, match="use topk"):
+            evaluate(tiny_pair(), plan, prompt_set(1), replace(SETTINGS, drafting=drafting))
+        return
+    report = evaluate(tiny_pair(), plan, prompt_set(), replace(SETTINGS, breakdown=True, drafting=drafting))
+    assert list(report.breakdown) == ["drafting", "target", "acceptance", "cache", "other"]
     whole = sum(r.seconds for r in report.results)
-    assert 0.5 * whole < sum(report.breakdown.values()) <= whole
+    assert sum(report.breakdown.values()) == pytest.approx(whole)
+    assert report.breakdown["other"] < 0.5 * whole
+
+
+@pytest.mark.parametrize("rule", ["swor", "swr"])
+@pytest.mark.parametrize("verifier", ["sequential", "traversal"])
+def test_sampled_children_leave_greedy_outputs_alone(rule: Rule, verifier: Verifier) -> None:
+    prompts, drafting = prompt_set(), Drafting(rule, 1.5, verifier)
+    report = evaluate(tiny_pair(), TREE, prompts, replace(SETTINGS, drafting=drafting))
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.lossless == "match"
+    assert sum(sum(row.accepted[1:]) for row in report.observed) > 0, "children other than the first were accepted"
+    described = report.to_json()
+    assert (described["drafting"], described["verifier"], described["draft_temperature"]) == (rule, verifier, 1.5)
+
+
+def test_children_beyond_the_drafts_support_are_absent() -> None:
+    """At a draft temperature this low one token has all the mass: siblings after it are drawn from nothing, and never accepted."""
+    pair, prompts, cold = tiny_pair(), prompt_set(), Sampling(0.001)
+    assert pair.draft is not None
+    pair.draft.allocate(8)
+    support = distribution(pair.draft.prefill(torch.tensor(prompts.prompts[0].ids)), cold) > 0
+    assert int(support.sum()) < TREE.max_branch
+    for temperature in (0.0, 1.0):
+        settings = replace(SETTINGS, temperature=temperature, drafting=Drafting("swor", cold.temperature))
+        report = evaluate(pair, TREE, prompts, settings)
+        assert report.tokens == 4 * 12
+        assert sum(row.accepted[0] for row in report.observed if row.accepted) > 0
+        if temperature == 0:
+            assert [r.output for r in report.results] == expected(prompts, 12)
+
+
+def test_dynamic_trees_leave_greedy_outputs_alone() -> None:
+    prompts = prompt_set()
+    report = evaluate(tiny_pair(), DynamicBudget(7, 3, 3), prompts, SETTINGS)
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert (report.mode, report.tree) == ("dynamic", {"size": 7, "depth": 3, "width": 3})
+    assert all(row.offered is None for row in report.observed)
+    assert report.observed[0].visits == report.steps
 
 
 def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +147,21 @@ def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
     assert evaluate(tiny_pair(positions=18), TREE, prompt_set(), SETTINGS).lossless == "match", (
         "the last trees are cut to the positions there are"
     )
+
+
+def test_unfinished_work_of_another_rule_is_not_taken_up(tmp_path: Path) -> None:
+    done: list[int] = []
+    prompts, journal = prompt_set(2), tmp_path / "journal"
+    for drafting in (Drafting("swor", 1.0), Drafting("swor", 1.0, "traversal"), Drafting("swor", 0.5), Drafting("swr", 1.0)):
+        evaluate(
+            tiny_pair(),
+            TREE,
+            prompts,
+            replace(SETTINGS, drafting=drafting),
+            journal=journal,
+            progress=lambda what, index, total: done.append(index),
+        )
+    assert done == [1, 2] * 4
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""What `evaluate` drafts at every step: a growmap's tree, a dynamic tree, or nothing; and what was promised for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from treeopt.cli.options import INPUT_FILE, POSITIVE, Command, SamplingOptions, bundle
+from treeopt.cli.output import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from treespec.drafting import Drafting
+    from treespec.step import Plan
+    from treespec.verification.report import Prediction
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Which trees to draft, and how to verify sampled ones."""
+
+    growmap: Path | None
+    mode: str
+    dynamic: bool
+    size: int | None
+    depth: int | None
+    width: int | None
+    verifier: str
+
+    def __post_init__(self) -> None:
+        budget = [f"--{name}" for name in ("size", "depth", "width") if getattr(self, name) is not None]
+        if self.mode == "baseline" and (self.growmap is not None or self.dynamic):
+            extra = "--growmap" if self.growmap is not None else "--dynamic"
+            raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
+        if budget and not self.dynamic:
+            raise click.UsageError(f"{' and '.join(budget)} only bound dynamic trees; pass --dynamic as well, or drop them.")
+        if self.mode == "tree" and self.growmap is None and not self.dynamic:
+            raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
+        if self.dynamic and self.growmap is None and (self.size is None or self.depth is None):
+            raise click.UsageError("--dynamic needs a budget; pass --size N and --depth D, or a growmap to take them from.")
+        if self.dynamic and self.verifier == "traversal":
+            raise click.UsageError(
+                "--verifier traversal verifies sampled children, but dynamic trees draft the most likely ones; drop one."
+            )
+
+    def check(self, sampling: SamplingOptions, *, has_draft: bool) -> None:
+        """Raise a usage error for what does not go with the other options."""
+        if self.dynamic and sampling.drafting != "topk":
+            raise click.UsageError(
+                f"--dynamic drafts the most likely tokens, so --drafting {sampling.drafting} does not go with it; pass topk."
+            )
+        if self.verifier == "traversal" and sampling.drafting == "topk":
+            raise click.UsageError("--verifier traversal needs sampled children; pass --drafting swor or --drafting swr as well.")
+        if self.mode == "tree" and not has_draft:
+            raise click.UsageError("a tree needs a draft model; pass --draft.")
+
+
+def plan_options() -> "Callable[[Command], Command]":
+    """`--growmap --mode --dynamic --size --depth --width --verifier` as `plan`."""
+    return bundle(
+        "plan",
+        PlanOptions,
+        click.option("--growmap", type=INPUT_FILE, help="Growmap to run (.pt)."),
+        click.option(
+            "--mode",
+            type=click.Choice(["tree", "baseline"]),
+            default="tree",
+            show_default=True,
+            help="baseline: autoregressive decoding alone.",
+        ),
+        click.option(
+            "--dynamic",
+            is_flag=True,
+            help="Grow the tree anew at every step, by the draft's own probabilities; a growmap gives the budget.",
+        ),
+        click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
+        click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),
+        click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
+        click.option(
+            "--verifier",
+            type=click.Choice(["sequential", "traversal"]),
+            default="sequential",
+            show_default=True,
+            help="How sampled children (swor, swr) are verified: from the root down, or from the leaves up.",
+        ),
+    )
+
+
+def drafting_of(plan: PlanOptions, sampling: SamplingOptions) -> "Drafting":
+    """The drafting rule that the options describe. Raises ModelError."""
+    from treespec.drafting import Drafting
+
+    return Drafting(sampling.drafting, sampling.draft_temperature, plan.verifier)  # type: ignore[arg-type]  # checked there
+
+
+def resolve(plan: PlanOptions, sampling: SamplingOptions, drafting: "Drafting") -> "tuple[Plan | None, Prediction | None]":
+    """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
+
+    Says on stderr where a promise does not hold. Raises GrowMapError, TreeError for a budget that no tree meets.
+    """
+    from treespec.dynamic_tree import DynamicBudget
+    from treespec.growmap import read_growmap
+    from treespec.verification.report import Prediction
+
+    grown = None if plan.growmap is None else read_growmap(plan.growmap)
+    if plan.dynamic:
+        size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
+        budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
+        if grown is not None:
+            note("a dynamic tree takes no more than its budget from the growmap, whose prediction does not apply: there is none")
+        return budget, None
+    if grown is None:
+        return None, None
+    promised = grown.metadata
+    _note_other_conditions(promised, sampling, drafting)
+    return grown.tree, Prediction(
+        _figure(promised.get("expected_tokens_per_step")),
+        _figure(promised.get("predicted_seconds_per_step")),
+        probability_rows(promised.get("rank_probability")),
+    )
+
+
+def probability_rows(value: object) -> tuple[tuple[float, ...], ...] | None:
+    """p[depth][rank] from a growmap's metadata, which anyone may have written; None if it is anything else."""
+    if not isinstance(value, list) or not value:
+        return None
+    rows = [tuple(row) for row in value if isinstance(row, list) and row and all(isinstance(p, int | float) and 0 <= p <= 1 for p in row)]
+    return tuple(rows) if len(rows) == len(value) else None
+
+
+def _figure(value: object) -> float | None:
+    """A number from a growmap's metadata."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOptions, drafting: "Drafting") -> None:
+    """A growmap's promise holds for the sampling, and the drafting, that its acceptance was profiled with."""
+    from treespec.sampling import Sampling
+
+    used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
+    conditions: list[tuple[str, str | float | None, str | float]] = [
+        ("temperature", _figure(promised.get("temperature")), sampling.temperature),
+        ("top_p", _figure(promised.get("top_p")), sampling.top_p),
+    ]
+    made_at, rule = _figure(promised.get("draft_temperature")), promised.get("drafting")
+    if rule in ("topk", "swor", "swr"):
+        made_by, run_by = _effective(rule, made_at), _effective(drafting.rule, used)
+        conditions.append(("drafting", made_by, run_by))
+        if made_by == run_by != "topk":
+            conditions.append(("draft_temperature", made_at, used))
+    for name, made_for, runs in conditions:
+        if made_for is not None and made_for != runs:
+            note(f"the growmap was made for {name} {_shown(made_for)}, this run has {_shown(runs)}: its prediction does not hold here")
+    if drafting.verifier == "traversal":
+        note("the growmap's prediction is for sequential verification; traversal accepts at least as much")
+
+
+def _effective(rule: str, temperature: float | None) -> str:
+    """Without replacement at draft temperature 0, the most likely tokens are drafted."""
+    return "topk" if rule == "swor" and temperature == 0 else rule
+
+
+def _shown(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
