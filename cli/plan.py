@@ -155,7 +155,7 @@ def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOption
         if made_for is not None and made_for != runs:
             note(f"the growmap was made for {name} {_shown(made_for)}, this run has {_shown(runs)}: its prediction does not hold here")
     if drafting.verifier == "traversal":
-        note("the growmap's prediction is for sequential verification; traversal accepts at least as much")
+        note("the growmap's prediction is for sequential verification; traversal usually accepts more")
 
 
 def _effective(rule: str, temperature: float | None) -> str:

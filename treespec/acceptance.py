@@ -27,7 +27,7 @@ class Accepted:
 def accept(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors) -> Accepted:
     """Commit the path to node `last` int64 [] and the token `following` int64 [] after it. `tokens` int64 [n]: the tree's."""
     path = tree.path_to(last)
-    count = tree.depths[last]
+    count = tree.depths.index_select(0, last[None])[0]  # indexing by a tensor of no dimension waits for its value
     below = torch.cat([tokens[path[1:]], following[None]])
     emitted = following.where(torch.arange(tree.depth + 1, device=tokens.device) == count, below)
     return Accepted(path=path, emitted=emitted, count=count)
@@ -40,7 +40,7 @@ def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
     node. Siblings must carry different tokens, so at most one path matches. Returns int64 [].
     """
     matched = tokens == choices[tree.parents]
-    matched[0] = True
+    matched[:1].fill_(True)
     return _deepest(matched, tree)
 
 
@@ -63,7 +63,7 @@ class Verdict:
     def last(self, uniforms: Tensor) -> Tensor:
         """The last accepted node for draws from [0, 1): [..., n] -> int64 [...]."""
         hit = uniforms < self.chance
-        hit[..., 0] = True
+        hit[..., :1].fill_(True)
         if self.verifier == "traversal":
             return self.tree.bottom_up.where(hit, self.tree.size).argmin(-1)
         return _deepest(hit & ~(self.tree.elder & hit[..., None, :]).any(-1), self.tree)
@@ -91,7 +91,7 @@ def verify(tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replace
     down = verifier == "sequential"
     chance, cut = p.new_zeros(tree.size), p.new_zeros(tree.size)
     entered = p.new_zeros(tree.size)  # the weight that a path has when its node is reached
-    entered[0] = 1
+    entered[:1].fill_(1)
     for family in (tree.whole,) if down else tree.levels:
         nodes = family.parents
         weight = None if down else entered[nodes]

@@ -145,7 +145,7 @@ def expand(draft: SlotModel, last: Tensor, tokens: Tensor, length: int, depth: i
     if depth == 0:
         places = torch.arange(length - 1, length + 1, device=last.device)
         mask = torch.ones(2, length + 1, dtype=torch.bool, device=last.device)
-        mask[0, length] = False
+        mask[:1, length:].fill_(False)  # assigning a number by indices waits on CUDA
         return draft.forward(last, places, places, mask, keep=places.new_ones(1))
     slots = torch.arange(length + first, length + first + tokens.shape[0], device=last.device)
     return draft.forward(tokens, torch.full_like(slots, length + depth), slots, tree_mask(ancestors, length))

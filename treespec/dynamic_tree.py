@@ -83,7 +83,8 @@ class DynamicDrafter:
             best = values.sort(descending=True, stable=True).indices[:width]
             below = slice(above.stop, above.stop + width)
             tokens[below], value[below] = children.flatten()[best], values[best]
-            parents[below], ranks[below], depths[below] = best // width + above.start, best % width, level + 1
+            parents[below], ranks[below] = best // width + above.start, best % width
+            depths[below].fill_(level + 1)
             ancestors[below] |= ancestors[parents[below]]
             above = below
             timer.mark("drafting")

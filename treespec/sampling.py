@@ -46,7 +46,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
         return probabilities
     descending, order = probabilities.sort(dim=-1, descending=True, stable=True)
     dropped = descending.cumsum(-1) - descending >= sampling.top_p
-    dropped[..., 0] = False
+    dropped[..., :1].fill_(False)
     kept = torch.zeros_like(probabilities).scatter_(-1, order, descending.masked_fill(dropped, 0.0))
     return kept / kept.sum(-1, keepdim=True)
 

@@ -115,7 +115,7 @@ class SpeculativeStep:
         if proposal.q is None:
             choices = choose(logits, self.sampling, generator)
             last = last_matching(tokens, choices, tree)
-            return accept(tokens, last, choices[last], tree)
+            return accept(tokens, last, choices.index_select(0, last[None])[0], tree)
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
         p = distribution(logits, self.sampling)

@@ -8,8 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.reference.replay import replay
+from tests.reference.shapes import SHAPES
 from treespec.decoding import Request, decode_autoregressive, decode_speculative
+from treespec.drafting import Drafting
+from treespec.dynamic_tree import DynamicBudget
 from treespec.models.tree_model import TreeModel
+from treespec.sampling import prompt_generator
+from treespec.step import Plan
 from treespec.tree import SpeculationTree
 
 Build = Callable[..., PreTrainedModel]
@@ -90,3 +95,59 @@ def test_tree_decoding_equals_generate_on_cuda(family: str, tiny_module: Build) 
     expected = generated(target.module, GEN_LEN)
     for name, tree in TREES.items():
         assert [t for r in decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN)) for t in r.tokens] == expected, name
+
+
+DRAFTINGS = [
+    Drafting("topk"),
+    Drafting("swor"),
+    Drafting("swr"),
+    Drafting("swr", verifier="traversal"),
+    Drafting("swor", temperature=0.7),
+    Drafting("swor", temperature=0.7, verifier="traversal"),
+    Drafting("swr", temperature=0.7, verifier="traversal"),
+]
+
+
+def outputs(target: TreeModel, draft: TreeModel, plan: Plan, drafting: Drafting, length: int) -> list[tuple[int, ...]]:
+    """Committed tokens per step."""
+    generator = prompt_generator(0, 0, target.device)
+    return [r.tokens for r in decode_speculative(target, draft, plan, Request(PROMPT, length), generator, drafting=drafting)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_of_the_study_decodes_what_generate_does_under_every_rule(shape: str, tiny_module: Build) -> None:
+    module, tree = tiny_module("llama"), SHAPES[shape]
+    target, draft = TreeModel(module, name="llama"), TreeModel(perturbed(module, 0.04), name="draft")
+    expected = generated(module, 16)
+    steps = {}
+    for drafting in DRAFTINGS:
+        steps[drafting] = outputs(target, draft, tree, drafting, 16)
+        assert [t for tokens in steps[drafting] for t in tokens] == expected, drafting
+    assert steps[DRAFTINGS[1]] == steps[DRAFTINGS[0]], "greedy swor is topk, step for step"
+    assert steps[DRAFTINGS[2]] == steps[DRAFTINGS[3]], "copies of the argmax are accepted or not, whoever asks"
+    assert len(steps[DRAFTINGS[2]]) >= len(steps[DRAFTINGS[0]])
+    assert len(steps[DRAFTINGS[0]]) < 16, "a draft that is never right tests nothing"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dynamic_trees_of_every_shapes_budget_decode_what_generate_does(shape: str, tiny_module: Build) -> None:
+    module, tree = tiny_module("llama"), SHAPES[shape]
+    target, draft = TreeModel(module, name="llama"), TreeModel(perturbed(module, 0.04), name="draft")
+    expected = generated(module, 24)
+    budgets = [DynamicBudget.of(tree.size, tree.depth), DynamicBudget(tree.size, tree.depth, min(tree.size - 1, 97))]
+    for budget in budgets:
+        found = outputs(target, draft, budget, Drafting(), 24)
+        assert [t for tokens in found for t in tokens] == expected, budget
+        assert len(found) < 24
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_decodes_what_generate_does_on_cuda(shape: str, tiny_module: Build) -> None:
+    module, tree = tiny_module("llama"), SHAPES[shape]
+    draft = TreeModel(perturbed(module, 0.04).to("cuda"), name="draft")
+    target = TreeModel(module.to("cuda"), name="llama")
+    expected = generated(target.module, 16)
+    plans: list[tuple[Plan, Drafting]] = [(tree, drafting) for drafting in DRAFTINGS]
+    for plan, drafting in [*plans, (DynamicBudget.of(tree.size, tree.depth), Drafting())]:
+        assert [t for tokens in outputs(target, draft, plan, drafting, 16) for t in tokens] == expected, (plan, drafting)

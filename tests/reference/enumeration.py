@@ -1,0 +1,151 @@
+"""Every random outcome of one step on a tiny vocabulary, with its probability; the production functions decide each of them.
+
+All assignments of tokens to the tree's nodes are rows of one batch (`torch.vmap`). For each, all patterns of draws below and above
+the nodes' chances are tried. Nothing here knows how a verifier works.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from treespec.acceptance import Verifier, last_matching, verify
+from treespec.tree import SpeculationTree
+from treespec.tree_tensors import StaticTensors
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A target and a draft that are functions of all tokens after the root. The token tuple t has code sum(t_i V^(d-1-i))."""
+
+    p: tuple[Tensor, ...]
+    """Per depth d: [V^d, V]; the target's next-token distribution after every tuple of d tokens."""
+    q: tuple[Tensor, ...]
+    """Likewise, the draft's."""
+
+    @property
+    def vocabulary(self) -> int:
+        return self.p[0].shape[1]
+
+    def to(self, dtype: torch.dtype) -> "Tables":
+        return Tables(tuple(row.to(dtype) for row in self.p), tuple(row.to(dtype) for row in self.q))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step does, all randomness summed up."""
+
+    distribution: Tensor
+    """[V^(depth + 1)]; of the next depth + 1 tokens, where the target continues what the step emitted."""
+    accepted: float
+    """Expected number of accepted drafted tokens."""
+    mass: float
+    """Of all outcomes; 1 unless some are lost."""
+
+
+def target_distribution(tables: Tables, length: int) -> Tensor:
+    """[V^length]: what the target alone does."""
+    found = torch.ones(1, dtype=torch.float64)
+    for depth in range(length):
+        found = (found[:, None] * tables.p[depth].double()).flatten()
+    return found
+
+
+def total_variation(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().sum()) / 2
+
+
+def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: Verifier) -> Outcome:
+    """Of children that are drawn from the draft."""
+    tokens, chances = _drafts(tree, tables, replacement)
+    codes = _codes(tree, tokens, tables.vocabulary)
+    p = torch.stack([tables.p[depth][codes[:, node]] for node, depth in enumerate(tree.depths)], dim=1)
+    read = tree.levels[-1].start
+    q = torch.zeros(len(tokens), 0, tables.vocabulary, dtype=p.dtype)
+    if read:
+        q = torch.stack([tables.q[tree.depths[node]][codes[:, node]] for node in range(read)], dim=1)
+    tensors = StaticTensors.on(tree, "cpu")
+    patterns = torch.tensor(list(itertools.product([False, True], repeat=tree.size - 1)), dtype=torch.bool).view(
+        2 ** (tree.size - 1), tree.size - 1
+    )
+
+    def decide(tokens: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """(chance [n] of each node to be the last accepted, [n, V] what follows each)."""
+        verdict = verify(tokens, p, q, tensors, replacement=replacement, verifier=verifier)
+        chance = verdict.chance[1:].double()
+        draws = torch.where(patterns, chance / 2, (1 + chance) / 2)
+        last = verdict.last(torch.cat([torch.zeros(len(patterns), 1), draws], dim=1))
+        weight = torch.where(patterns, chance, 1 - chance).prod(1)
+        ends = (weight[:, None] * (last[:, None] == torch.arange(tree.size))).sum(0)
+        return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)])
+
+    ends, rest = torch.vmap(decide)(tokens, p, q)
+    totals = rest.double().sum(-1, keepdim=True)
+    assert ((totals[..., 0] > 0) | (ends < 1e-6)).all(), "nothing is left to draw from"
+    return _gather(tree, tables, codes, ends * chances[:, None], rest.double() / totals.where(totals > 0, 1.0))
+
+
+def matched_outcome(tree: SpeculationTree, tables: Tables) -> Outcome:
+    """Of children that are the draft's most likely tokens, where the target's choice decides among them."""
+    tokens = torch.zeros(1, tree.size, dtype=torch.int64)
+    for node, children in enumerate(tree.children):
+        code = _codes(tree, tokens, tables.vocabulary)[0, node]
+        if children:
+            tokens[0, list(children)] = tables.q[tree.depths[node]][code].topk(len(children)).indices
+    codes = _codes(tree, tokens, tables.vocabulary)
+    choices = torch.cartesian_prod(*[torch.arange(tables.vocabulary)] * tree.size).view(-1, tree.size)
+    chances = torch.ones(len(choices), dtype=torch.float64)
+    for node, depth in enumerate(tree.depths):
+        chances *= tables.p[depth][codes[0, node]].double()[choices[:, node]]
+    tensors = StaticTensors.on(tree, "cpu")
+    last = torch.vmap(lambda chosen: last_matching(tokens[0], chosen, tensors))(choices)
+    ends = (last[:, None] == torch.arange(tree.size)) * chances[:, None]
+    follows = torch.nn.functional.one_hot(choices, tables.vocabulary).double()
+    return _gather(tree, tables, codes.expand(len(choices), -1), ends, follows)
+
+
+def _drafts(tree: SpeculationTree, tables: Tables, replacement: bool) -> tuple[Tensor, Tensor]:
+    """All drafted trees of positive probability: (tokens [m, n], probability [m])."""
+    size, vocabulary = tree.size, tables.vocabulary
+    tokens = torch.zeros(vocabulary ** (size - 1), size, dtype=torch.int64)
+    if size > 1:
+        tokens[:, 1:] = torch.cartesian_prod(*[torch.arange(vocabulary)] * (size - 1)).view(-1, size - 1)
+    codes = _codes(tree, tokens, vocabulary)
+    chances = torch.ones(len(tokens), dtype=torch.float64)
+    for node, children in enumerate(tree.children):
+        if not children:
+            continue
+        left = tables.q[tree.depths[node]][codes[:, node]].double()
+        unused = torch.ones_like(left, dtype=torch.bool)
+        for child in children:
+            token = tokens[:, child, None]
+            total = left.sum(-1, keepdim=True)
+            # once the support is used up, an arbitrary token that no sibling carries stands for an absent child
+            absent = torch.nn.functional.one_hot(unused.int().argmax(-1), vocabulary).double()
+            chances *= torch.where(total > 0, left / total, absent).gather(1, token)[:, 0]
+            if not replacement:
+                left.scatter_(1, token, 0.0)
+                unused.scatter_(1, token, False)
+    return tokens[chances > 0], chances[chances > 0]
+
+
+def _codes(tree: SpeculationTree, tokens: Tensor, vocabulary: int) -> Tensor:
+    """[m, n]: the code of the tokens from below the root to each node."""
+    codes = torch.zeros_like(tokens)
+    for node in range(1, tree.size):
+        codes[:, node] = codes[:, tree.parents[node]] * vocabulary + tokens[:, node]
+    return codes
+
+
+def _gather(tree: SpeculationTree, tables: Tables, codes: Tensor, ends: Tensor, follows: Tensor) -> Outcome:
+    """`ends` [m, n]: probability that a draft is drawn and ends at a node; `follows` [m, n, V]: of the token after it."""
+    vocabulary = tables.vocabulary
+    carried = torch.zeros(1, dtype=torch.float64)
+    for depth, level in enumerate(tree.levels):
+        carried = (carried[:, None] * tables.p[depth].double()).flatten() if depth else torch.zeros(vocabulary, dtype=torch.float64)
+        for node in level:
+            places = codes[:, node, None] * vocabulary + torch.arange(vocabulary)
+            carried.index_add_(0, places.flatten(), (ends[:, node, None] * follows[:, node]).flatten())
+    accepted = float((ends.sum(0) * torch.tensor(tree.depths)).sum())
+    return Outcome(carried, accepted, float(ends.sum()))

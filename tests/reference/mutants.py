@@ -1,0 +1,30 @@
+"""The residual chain with one planted mistake: what tests of its claims must notice."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from treespec import residual
+
+EVERY = [(replacement, verifier) for replacement in (False, True) for verifier in ("sequential", "traversal")]
+MUTATIONS = {
+    "residual not renormalised": ("above[:rows] = remaining.where(goes_on, above[:rows])", "pass", EVERY),
+    "rejected token not removed from the draft": ("if not replacement:", "if False:", EVERY[:2]),
+    "token removed although drawn with replacement": ("if not replacement:", "if True:", EVERY[2:]),
+    "next token drawn from p": ("cut[:rows] = further.where(goes_on, cut[:rows])", "pass", EVERY),
+    "accepts too eagerly": (".clamp(0, 1)", ".clamp(0, 1).sqrt()", EVERY),
+    "weight of a rejected subtree not renormalised": ("(surplus / whole).where(", "surplus.where(", EVERY[1::2]),
+}
+"""Name -> (the right code, the wrong code, for which (replacement, verifier) it is wrong)."""
+MISTAKES = [(name, replacement, verifier) for name, (_, _, where) in MUTATIONS.items() for replacement, verifier in where]
+
+
+def mutant(name: str) -> Callable[..., Any]:
+    """`residual_chain` with the mistake `name`. Fails when the line to change is gone: then the table above must follow."""
+    source = inspect.getsource(residual.residual_chain)
+    right, wrong, _ = MUTATIONS[name]
+    assert source.count(right) == 1, f"residual_chain no longer has {right!r}"
+    space = dict(vars(residual))
+    exec(source.replace(right, wrong), space)
+    changed: Callable[..., Any] = space["residual_chain"]
+    return changed
