@@ -68,6 +68,17 @@ class Verdict:
             return self.tree.bottom_up.where(hit, self.tree.size).argmin(-1)
         return _deepest(hit & ~(self.tree.elder & hit[..., None, :]).any(-1), self.tree)
 
+    def mean_accepted(self) -> Tensor:
+        """[]: expected number of accepted drafted tokens, given the tree's tokens."""
+        if self.verifier == "traversal":
+            order = self.tree.bottom_up.argsort()
+            missed = (1 - self.chance[order]).cumprod(0).roll(1)
+            missed[:1].fill_(1)
+            return (missed * self.chance[order] * self.tree.depths[order]).sum()
+        taken = self.chance * (1 - self.chance).where(self.tree.elder, 1.0).prod(-1)
+        taken[:1].fill_(1)
+        return taken.where(self.tree.ancestors, 1.0).prod(-1)[1:].sum()
+
     def rest(self, last: Tensor) -> Tensor:
         """[vocabulary]: weights, not normalised, from which the token after node `last` int64 [] is to be drawn."""
         row = last[None]

@@ -70,17 +70,20 @@ def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool,
         2 ** (tree.size - 1), tree.size - 1
     )
 
-    def decide(tokens: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """(chance [n] of each node to be the last accepted, [n, V] what follows each)."""
+    def decide(tokens: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(chance [n] of each node to be the last accepted, [n, V] what follows each, [] expected accepted tokens)."""
         verdict = verify(tokens, p, q, tensors, replacement=replacement, verifier=verifier)
         chance = verdict.chance[1:].double()
         draws = torch.where(patterns, chance / 2, (1 + chance) / 2)
         last = verdict.last(torch.cat([torch.zeros(len(patterns), 1), draws], dim=1))
         weight = torch.where(patterns, chance, 1 - chance).prod(1)
         ends = (weight[:, None] * (last[:, None] == torch.arange(tree.size))).sum(0)
-        return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)])
+        return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)]), verdict.mean_accepted()
 
-    ends, rest = torch.vmap(decide)(tokens, p, q)
+    ends, rest, means = torch.vmap(decide)(tokens, p, q)
+    assert torch.allclose(
+        means.double(), ends @ torch.tensor(tree.depths, dtype=ends.dtype), atol=1e-5 if p.dtype == torch.float32 else 1e-12
+    )
     totals = rest.double().sum(-1, keepdim=True)
     assert ((totals[..., 0] > 0) | (ends < 1e-6)).all(), "nothing is left to draw from"
     return _gather(tree, tables, codes, ends * chances[:, None], rest.double() / totals.where(totals > 0, 1.0))
