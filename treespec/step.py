@@ -62,6 +62,8 @@ class AutoregressiveStep:
 class SpeculativeStep:
     """Draft a tree, verify it in one target pass, accept, commit. Parts: drafting (per level), target, acceptance, cache.
 
+    The host decides nothing on the way and reads once, at the end.
+
     `plan` is a tree that stays the same, or the budget of one that is grown anew at every step. Raises ModelError for a plan
     that the vocabulary or the drafting rule does not allow.
     """
@@ -96,19 +98,18 @@ class SpeculativeStep:
         logits = self.target.forward(proposal.tokens, tree.depths + length, slots, mask)[:, : self.vocabulary]
         self.timer.mark("target")
         accepted = self._accept(proposal, logits, generator)
-        health = torch.stack([accepted.count, finite(logits[accepted.path]), proposal.sound])
+        self.timer.mark("acceptance")
         rows = accepted.path if proposal.rows is None else proposal.rows[accepted.path]
-        found = torch.cat([accepted.emitted, accepted.path, rows, tree.ranks[accepted.path], health]).tolist()
-        *read, count, sound, drafted = found
+        places = torch.arange(length + 1, length + 1 + tree.depth, device=last.device)  # those behind the last one are written again
+        self.target.move(accepted.path[1:] + length, places)
+        self.draft.move(rows[1:] + length, places)
+        self.timer.mark("cache")
+        health = torch.stack([accepted.count, finite(logits[accepted.path]), proposal.sound])
+        *read, count, sound, drafted = torch.cat([accepted.emitted, tree.ranks[accepted.path], health]).tolist()
         require_finite(sound, length)
         require_finite(drafted, length, "draft")
-        longest = tree.depth + 1
-        emitted, path, rows_read, ranks = (read[start : start + count + 1] for start in range(0, 4 * longest, longest))
-        self.timer.mark("acceptance")
-        _commit(self.target, path[1:], length)
-        _commit(self.draft, rows_read[1:], length)
-        self.timer.mark("cache")
-        return emitted, ranks[1:]
+        emitted, ranks = read[: tree.depth + 1], read[tree.depth + 1 :]
+        return emitted[: count + 1], ranks[1 : count + 1]
 
     def _accept(self, proposal: Proposal, logits: Tensor, generator: torch.Generator | None) -> Accepted:
         tokens, tree = proposal.tokens, proposal.tree
@@ -122,15 +123,6 @@ class SpeculativeStep:
         verdict = verify(tokens, p, proposal.q, tree, replacement=self.drafting.rule == "swr", verifier=self.drafting.verifier)
         last = verdict.last(torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
         return accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree)
-
-
-def _commit(model: SlotModel, rows: list[int], length: int) -> None:
-    """Move the accepted nodes' rows behind the root's; rows that lie right already stay."""
-    stray = next((i for i, row in enumerate(rows) if row != i + 1), len(rows))
-    if stray == len(rows):
-        return
-    source = torch.tensor(rows[stray:], device=model.device) + length
-    model.move(source, torch.arange(length + 1 + stray, length + 1 + len(rows), device=model.device))
 
 
 def finite(logits: Tensor) -> Tensor:
