@@ -30,7 +30,7 @@ decoding() {
 }
 
 sampling() {
-    python3 -m benchmarks.sampling --inflate --prompts 8 --no-budgets --out "$out/sampling-gpu.json"
+    python3 -m benchmarks.sampling --inflate --prompts 6 --no-budgets --out "$out/sampling-gpu.json"
 }
 
 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
