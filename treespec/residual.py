@@ -40,10 +40,8 @@ def residual_chain(p: Tensor, q: Tensor, tokens: Tensor, active: Sequence[int], 
     counts as absent: it is never accepted and changes nothing. No host synchronisation.
     """
     chance, drafted = p.gather(1, tokens), q.gather(1, tokens)
-    mass = q.sum(-1, keepdim=True, dtype=torch.float64)
-    if not replacement:  # in float64, so that little mass behind a confident draft stays exact
-        mass = mass - (drafted.cumsum(1, dtype=torch.float64) - drafted)
-    left = mass.to(p.dtype).where(drafted > 0, 0.0).expand_as(chance)
+    mass = q.sum(-1, keepdim=True) if replacement else _mass_left(q, drafted, tokens, active)
+    left = mass.where(drafted > 0, 0.0).expand_as(chance)
     cut, above = p.new_zeros(p.shape[0]), p.sum(-1)
     weight = None if weight is None else weight.clone()
     cuts, steps = torch.zeros_like(chance), torch.zeros_like(chance)
@@ -62,3 +60,12 @@ def residual_chain(p: Tensor, q: Tensor, tokens: Tensor, active: Sequence[int], 
         above[:rows] = remaining.where(goes_on, above[:rows])
     accept = ((chance / drafted - cuts) / steps).clamp(0, 1).where(steps > 0, 0.0)
     return Chain(accept, cut, torch.ones_like(cut) if weight is None else weight)
+
+
+def _mass_left(q: Tensor, drafted: Tensor, tokens: Tensor, active: Sequence[int]) -> Tensor:
+    """[m, ranks]: q's mass without the children before each. Only sums, so that little mass behind a sharp draft stays exact."""
+    there = torch.ones_like(tokens, dtype=torch.bool)
+    for rank, rows in enumerate(active):
+        there[rows:, rank].fill_(False)
+    others = q.scatter(1, tokens.where(there, tokens[:, :1]), 0.0).sum(-1, keepdim=True)
+    return others + drafted.where(there, 0.0).flip(1).cumsum(1).flip(1)

@@ -10,6 +10,8 @@ from treespec.errors import TreeoptError
 
 _COLDEST = 1e-30
 """Below this, any difference between two logits leaves the smaller one no chance, and the reciprocal may overflow."""
+_HOTTEST = 1e30
+"""Above this, all finite logits have the same chance, and the temperature may overflow."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.greedy:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     differences = logits - logits.amax(-1, keepdim=True)  # before the division, which overflows at tiny temperatures
-    probabilities = (differences / max(sampling.temperature, _COLDEST)).softmax(-1)
+    probabilities = (differences / min(max(sampling.temperature, _COLDEST), _HOTTEST)).softmax(-1)
     if sampling.top_p >= 1.0:
         return probabilities
     descending, order = probabilities.sort(dim=-1, descending=True, stable=True)

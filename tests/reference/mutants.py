@@ -9,8 +9,8 @@ from treespec import residual
 EVERY = [(replacement, verifier) for replacement in (False, True) for verifier in ("sequential", "traversal")]
 MUTATIONS = {
     "residual not renormalised": ("above[:rows] = remaining.where(goes_on, above[:rows])", "pass", EVERY),
-    "rejected token not removed from the draft": ("if not replacement:", "if False:", EVERY[:2]),
-    "token removed although drawn with replacement": ("if not replacement:", "if True:", EVERY[2:]),
+    "rejected token not removed from the draft": ("_mass_left(q, drafted, tokens, active)", "q.sum(-1, keepdim=True)", EVERY[:2]),
+    "token removed although drawn with replacement": ("if replacement else", "if False else", EVERY[2:]),
     "next token drawn from p": ("cut[:rows] = further.where(goes_on, cut[:rows])", "pass", EVERY),
     "accepts too eagerly": (".clamp(0, 1)", ".clamp(0, 1).sqrt()", EVERY),
     "weight of a rejected subtree not renormalised": ("(surplus / whole).where(", "surplus.where(", EVERY[1::2]),

@@ -98,3 +98,13 @@ def test_little_mass_behind_a_confident_draft_stays_exact_in_float32() -> None:
     found = residual_chain(p, q, torch.tensor([[0, 1, 2]]), [1, 1, 1], None, replacement=False)
     exact = residual_chain(p.double(), q.double(), torch.tensor([[0, 1, 2]]), [1, 1, 1], None, replacement=False)
     assert found.accept[0].tolist() == pytest.approx(exact.accept[0].tolist(), abs=1e-4)
+
+
+def test_the_mass_behind_a_very_sharp_draft_is_exact() -> None:
+    """Children of almost all of q's mass: what is left, 3e-18, is beyond what subtracting from 1 could tell."""
+    q = torch.tensor([[1.0, 1e-6, 1e-12, 2e-18, 1e-18]], dtype=torch.float64)
+    p = torch.tensor([[0.0, 0.0, 0.0, 0.25, 0.75]], dtype=torch.float64)
+    chain = residual_chain(p, q, torch.tensor([[0, 1, 2, 3]]), (1, 1, 1, 1), None, replacement=False)
+    assert chain.accept[0].tolist() == pytest.approx([0, 0, 0, 0.25 / (2 / 3)], rel=1e-5)  # earlier rejections take 2e-6 off p
+    rest = (p - chain.cut[:, None] * q).clamp_min(0)[0]
+    assert (rest / rest.sum()).tolist() == pytest.approx([0, 0, 0, 0, 1])

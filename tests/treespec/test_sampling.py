@@ -68,3 +68,7 @@ def test_tiny_temperatures_become_greedy_not_nan(temperature: float, dtype: torc
     logits = torch.tensor([[3.0, 2.0, float("-inf")], [-60000.0, 60000.0, 0.0], [1.0, 1.0, 0.0]], dtype=dtype)
     found = distribution(logits, Sampling(temperature))
     assert found.tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]
+
+
+def test_huge_temperatures_become_uniform_not_nan() -> None:
+    assert distribution(torch.tensor([0.0, 1.0, float("-inf")]), Sampling(1e39)).tolist() == [0.5, 0.5, 0]
