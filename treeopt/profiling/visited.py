@@ -16,6 +16,9 @@ from treespec.sampling import prompt_generator
 from treespec.tree import SpeculationTree
 from treespec.verification.report import PromptResult
 
+_FEW = 5
+"""Expected counts below this make chi-square tests see differences that are none (Cochran's rule)."""
+
 
 @dataclass(frozen=True)
 class VisitedAcceptance:
@@ -27,7 +30,7 @@ class VisitedAcceptance:
     expected: tuple[float, ...]
     """Per rank: the sum of its profiled chances on the same contexts."""
     p_value: float
-    """Of one chi-square test over all ranks; 1 where the chances are certain and all came true."""
+    """Of one chi-square test over all ranks, rare ones pooled; 1 where the chances are certain and all came true."""
     everywhere: tuple[float, ...]
     """Per rank: the mean chance over all positions of the same texts, visited or not."""
 
@@ -71,7 +74,7 @@ def visited_acceptance(
     if not visits:
         raise ProfileError("no step was decoded on these prompts, so nothing can be compared; use longer outputs")
     sampled = settings.rule.samples(settings.target)
-    p_value = _p_value(observed - expected, spread * (1 + 1 / settings.draws if sampled else 1))
+    p_value = _p_value(observed, expected, spread * (1 + 1 / settings.draws if sampled else 1))
     return VisitedAcceptance(
         visits, tuple(int(n) for n in observed), tuple(expected.tolist()), p_value, tuple((everywhere / positions).tolist())
     )
@@ -90,10 +93,25 @@ def _visits(tree: SpeculationTree, result: PromptResult) -> Iterator[tuple[int, 
         before += len(accepted) + 1
 
 
-def _p_value(difference: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
-    values, vectors = np.linalg.eigh(covariance)
-    free = values > 1e-9 * max(1.0, float(values.max()))
-    along = vectors.T @ difference
-    if np.abs(along[~free]).max(initial=0.0) > 1e-6:
+def _p_value(observed: NDArray[np.float64], expected: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
+    """The chi-square approximation needs a handful of expected counts, so neighbouring ranks are pooled until they have them."""
+    certain = np.diag(covariance) <= 1e-9 * max(1.0, float(covariance.max()))
+    if np.abs(observed - expected)[certain].max(initial=0.0) > 1e-6:
         return 0.0  # what was certain did not happen
+    pools = _pools(expected)
+    values, vectors = np.linalg.eigh(pools @ covariance @ pools.T)
+    along = vectors.T @ (pools @ (observed - expected))
+    free = values > 1e-9 * max(1.0, float(values.max()))
+    if np.abs(along[~free]).max(initial=0.0) > 1e-6:
+        return 0.0
     return float(stats.chi2.sf((along[free] ** 2 / values[free]).sum(), int(free.sum()))) if free.any() else 1.0
+
+
+def _pools(expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[pools, ranks]; 1 where a rank belongs to a pool. Each has an expected count of `_FEW` or more, where there is as much in all."""
+    pools: list[NDArray[np.float64]] = [np.zeros_like(expected)]
+    for rank in range(len(expected)):
+        if pools[-1] @ expected >= _FEW and expected[rank:].sum() >= _FEW:
+            pools.append(np.zeros_like(expected))
+        pools[-1][rank] = 1
+    return np.array(pools)

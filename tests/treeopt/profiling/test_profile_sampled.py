@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles import read_acceptance
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
-from treeopt.profiling.visited import visited_acceptance
+from treeopt.profiling.visited import _p_value, visited_acceptance
 from treespec.drafting import Drafting
 from treespec.errors import ProfileError
 from treespec.tree import SpeculationTree
@@ -115,3 +115,16 @@ def test_profiled_and_observed_ranks_agree_on_visited_contexts(rule: str, temper
     wrong = "swr" if rule == "topk" or (rule, temperature) == ("swor", 0.0) else "topk"
     other = visited_acceptance(pair, TREE, prompts, results, replace(settings, drafting=wrong))  # type: ignore[arg-type]
     assert other.p_value < 1e-3, "the profile of another rule fits as well: the test could not fail"
+
+
+def test_rare_ranks_do_not_fake_a_difference() -> None:
+    """Poisson counts, most of them expected far below 1: p-values of true profiles are uniform, and a wrong profile is still seen."""
+    expected = np.array([400.0, 60, 20, 8, *[0.3] * 30])
+    generator = np.random.default_rng(0)
+    found = [_p_value(generator.poisson(expected).astype(float), expected, np.diag(expected)) for _ in range(2000)]
+    assert abs(np.mean(np.array(found) < 0.01) - 0.01) < 0.01
+    assert abs(np.mean(np.array(found) < 0.1) - 0.1) < 0.03
+    wrong = expected * np.array([0.8, 2.0, *[1.0] * 32])
+    assert max(_p_value(generator.poisson(wrong).astype(float), expected, np.diag(expected)) for _ in range(50)) < 1e-3
+    rare = np.where(np.arange(34) == 20, 0.0, expected)  # rank 20 cannot be accepted, and it was
+    assert _p_value(expected, rare, np.diag(rare)) == 0
