@@ -23,9 +23,10 @@ from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.acceptance import Verifier, verify
 from treespec.decoding import Request, decode_autoregressive
-from treespec.drafting import Drafting, StaticDrafter, tree_mask
+from treespec.drafting import Drafting, StaticDrafter
 from treespec.files import write_json
 from treespec.models.loading import Pair, load_pair
+from treespec.models.placement import Placement, Prefix
 from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling, distribution, prompt_generator
 from treespec.timing import NoTimer
@@ -94,11 +95,12 @@ def _expected(
     pair: Pair, drafter: StaticDrafter, last: torch.Tensor, length: int, sampling: Sampling, generator: torch.Generator
 ) -> dict[str, float]:
     """Expected tokens of one step by verifier: 1 for the target's own, and the accepted ones. All verify the same draft."""
-    proposal = drafter.propose(last, length, 1 << 30, generator, NoTimer())
+    prefix = Prefix.of(length, last.device)
+    proposal = drafter.propose(last, prefix, 1 << 30, generator, NoTimer())
     tree, tokens = proposal.tree, proposal.tokens
     assert isinstance(tree, StaticTensors)
-    slots = torch.arange(length, length + tree.size, device=last.device)
-    logits = pair.target.forward(tokens, tree.depths + length, slots, tree_mask(tree.ancestors, length))
+    place = Placement(prefix, tree.depths, torch.arange(tree.size, device=last.device), tree.ancestors)
+    logits = pair.target.forward(tokens, place)
     p = distribution(logits[:, : drafter.vocabulary], sampling)
     if proposal.q is None:
         matched = p[tree.parents].gather(1, tokens[:, None])[:, 0]

@@ -79,7 +79,7 @@ def evaluate(
     )
     pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows)
     with Progress() as progress:
-        report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress)
+        report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
     report.write(output)
     discard(journal_of(output))
     note(f"wrote {output}")

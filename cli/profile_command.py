@@ -121,7 +121,7 @@ def latency(
     )
     pair = load_models(models)
     with Progress() as progress:
-        measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress)
+        measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)
     measured.write(output)
     discard(journal_of(output))
     note(f"wrote {output}")

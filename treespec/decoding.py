@@ -1,6 +1,6 @@
 """The two decoders, autoregressive and speculative: one signature, both yield a StepRecord per target pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,9 @@ from treespec.errors import CapacityError
 from treespec.models.protocol import SlotModel
 from treespec.sampling import Sampling, choose
 from treespec.step import AutoregressiveStep, Plan, SpeculativeStep, Step, finite, require_finite
+from treespec.stepping import EagerSteps, Engine, Room, Stepper
 from treespec.timing import Timer
+from treespec.tree import SpeculationTree
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,21 @@ def decode_autoregressive(
     generator: torch.Generator | None = None,
     timer: Timer | None = None,
     vocabulary: int | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[StepRecord]:
     """The target alone, one token per pass, through the same cache and the same sampling.
 
-    `vocabulary` cuts logits rows to the tokens that a smaller partner shares. Raises CapacityError, ModelError.
+    `vocabulary` cuts logits rows to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
+    without one, steps run eagerly. Raises CapacityError, ModelError.
     """
-    return _decode(AutoregressiveStep(target, request.sampling, timer, vocabulary), target, None, request, request.slots(1), generator)
+
+    def build(timer: Timer | None) -> Step:
+        return AutoregressiveStep(target, request.sampling, timer, vocabulary)
+
+    key = ("autoregressive", request.sampling, vocabulary, timer is None)
+    return _decode(
+        _stepper(engine, key, build, target, None, Room(request.slots(1)), timer), target, None, request, request.slots(1), generator
+    )
 
 
 def decode_speculative(
@@ -75,46 +86,77 @@ def decode_speculative(
     generator: torch.Generator | None = None,
     timer: Timer | None = None,
     drafting: Drafting = Drafting(),
+    engine: Engine | None = None,
 ) -> Iterator[StepRecord]:
     """Tree-based speculative decoding: the target's own output, in fewer passes. Lossless for every rule at any temperature.
 
     With `topk`, the target chooses a continuation after each node (argmax, or a sample at temperature > 0), and a child that
     equals its parent's choice is accepted: drafted tokens never influence the draw (SpecInfer, arXiv 2305.09781, sec. 4.3,
-    states the greedy case). With `swor` and `swr`, see `acceptance.verify`. Raises CapacityError, ModelError.
+    states the greedy case). With `swor` and `swr`, see `acceptance.verify`. `engine`: see `decode_autoregressive`. Raises
+    CapacityError, ModelError.
     """
-    step = SpeculativeStep(target, draft, plan, request.sampling, timer, drafting)
-    return _decode(step, target, draft, request, request.slots(plan.size), generator, step.drafter.slots)
+
+    def build(timer: Timer | None) -> Step:
+        return SpeculativeStep(target, draft, plan, request.sampling, timer, drafting)
+
+    slots = request.slots(plan.size)
+    room = Room(slots, plan.size if isinstance(plan, SpeculationTree) else plan.candidates, plan.depth, plan.size)
+    key = (plan, drafting, request.sampling, timer is None)
+    return _decode(_stepper(engine, key, build, target, draft, room, timer), target, draft, request, slots, generator)
+
+
+def _stepper(
+    engine: Engine | None,
+    key: object,
+    build: Callable[[Timer | None], Step],
+    target: SlotModel,
+    draft: SlotModel | None,
+    room: Room,
+    timer: Timer | None,
+) -> Stepper:
+    """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
+    if engine is not None:
+        return engine.steps(key, build, room, timer)
+    room.allocate(target, draft, captured=False)
+    return EagerSteps(build(timer))
 
 
 def _decode(
-    step: Step,
+    steps: Stepper,
     target: SlotModel,
     draft: SlotModel | None,
     request: Request,
     slots: int,
     generator: torch.Generator | None,
-    draft_slots: int = 0,
 ) -> Iterator[StepRecord]:
     """The prompt pass, then steps until EOS, gen-len or the last slot."""
     prompt = torch.tensor(request.prompt, device=target.device)
     if draft is not None:
-        draft.allocate(slots + draft_slots)
         draft.prefill(prompt)
-    target.allocate(slots)
-    logits = target.prefill(prompt)[None, : step.vocabulary]
+    logits = target.prefill(prompt)[None, : steps.vocabulary]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
     first = int(choose(logits, request.sampling, generator))
     yield StepRecord(tokens=(first,), accepted=None)
-    length, last, generated = len(request.prompt), [request.prompt[-1], first], 1
+    length, generated, launched, read = len(request.prompt), 1, 0, 0
     ended = first in request.eos_token_ids
+    steps.begin(torch.tensor([request.prompt[-1], first], device=target.device), length, generator)
     while not ended and generated < request.gen_len and length < slots:
-        tokens, accepted = step.run(torch.tensor(last, device=target.device), length, slots - length, generator)
-        kept = clip(tokens, request.gen_len - generated, request.eos_token_ids)
+        while launched == read or (launched <= read + steps.ahead and _goes_on(request, generated, read, launched, slots - length)):
+            steps.launch(slots - length)
+            launched += 1
+        tokens, accepted, parts = steps.read(length)
+        read += 1
+        kept = clip(tokens, min(request.gen_len - generated, slots - length), request.eos_token_ids)
         ended = kept[-1] in request.eos_token_ids
         generated += len(kept)
         length += len(tokens)
-        last = [*last, *tokens][-2:]
-        yield StepRecord(tuple(kept), tuple(accepted), tuple(step.timer.parts()))
+        yield StepRecord(tuple(kept), tuple(accepted), parts)
+
+
+def _goes_on(request: Request, generated: int, read: int, launched: int, room: int) -> bool:
+    """Whether the steps under way, if they are like those before, leave another one to do: one launched for nothing costs its time."""
+    expected = (launched - read) * ((generated - 1) / read if read else 1.0)
+    return expected < min(request.gen_len - generated, room)
 
 
 def clip(tokens: Sequence[int], room: int, eos_token_ids: frozenset[int]) -> list[int]:

@@ -1,6 +1,6 @@
 """Propose a tree of tokens for one step with the draft model, level by level: the rules, and static trees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from treespec.acceptance import Verifier
 from treespec.errors import ModelError
+from treespec.models.placement import Placement, Prefix
 from treespec.models.protocol import SlotModel
-from treespec.sampling import Sampling, distribution, draw, race
+from treespec.sampling import Sampling, distribution, draw, most_likely, race
 from treespec.timing import Timer
 from treespec.tree import SpeculationTree
 from treespec.tree_tensors import StaticTensors, TreeTensors
@@ -71,7 +72,7 @@ class Drafter(Protocol):
     size: int
     slots: int
 
-    def propose(self, last: Tensor, length: int, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+    def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """A tree below the committed tokens `last` int64 [2] at positions `length - 1` and `length`; the second is its root.
 
         The draft reads both, because the first may have been accepted as a leaf of the last tree, which the draft never
@@ -94,7 +95,7 @@ class StaticDrafter:
                 f"the tree has a node with {tree.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
             )
 
-    def propose(self, last: Tensor, length: int, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+    def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the first `room` nodes are used."""
         tensors = self._cut_to(room)
         tree = tensors.tree
@@ -104,12 +105,13 @@ class StaticDrafter:
         drafted: list[Tensor] = []
         for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
             part = slice(level.start, level.stop)
-            logits = expand(self.draft, last, tokens[part], length, depth, level.start, tensors.ancestors[part, : level.stop])
+            logits = expand(self.draft, last, tokens[part], prefix, depth, level.start, tensors.ancestors[part, : level.stop])
             logits = logits[:, : self.vocabulary]
-            sound &= logits.amax(-1).isfinite().all()
             if self.rule == "topk":
-                children = logits.topk(branches, dim=-1).indices
+                best, children = most_likely(logits, branches)
+                sound &= best[:, 0].isfinite().all()
             else:
+                sound &= logits.amax(-1).isfinite().all()
                 drafted.append(distribution(logits, self.sampling))
                 children = sample_children(drafted[-1], branches, generator, replacement=self.rule == "swr")
             below = tree.levels[depth + 1]
@@ -137,22 +139,13 @@ def sample_children(q: Tensor, branches: int, generator: torch.Generator | None,
     return race(q, generator).topk(branches, dim=-1).indices
 
 
-def expand(draft: SlotModel, last: Tensor, tokens: Tensor, length: int, depth: int, first: int, ancestors: Tensor) -> Tensor:
+def expand(draft: SlotModel, last: Tensor, tokens: Tensor, prefix: Prefix, depth: int, first: int, visible: Tensor) -> Tensor:
     """Logits [w, vocabulary] of the w nodes of one level, whose rows start `first` slots behind the root's.
 
-    `ancestors` bool [w, first + w]: what each sees of the tree. The root's level (depth 0) reads the token before it as well.
+    `visible` bool [w, first + w]: what each sees of the tree. The root's level (depth 0) reads the token before it as well.
     """
     if depth == 0:
-        places = torch.arange(length - 1, length + 1, device=last.device)
-        mask = torch.ones(2, length + 1, dtype=torch.bool, device=last.device)
-        mask[:1, length:].fill_(False)  # assigning a number by indices waits on CUDA
-        return draft.forward(last, places, places, mask, keep=places.new_ones(1))
-    slots = torch.arange(length + first, length + first + tokens.shape[0], device=last.device)
-    return draft.forward(tokens, torch.full_like(slots, length + depth), slots, tree_mask(ancestors, length))
-
-
-def tree_mask(ancestors: Tensor, length: int) -> Tensor:
-    """bool [rows, length + nodes]: every row sees the `length` committed tokens and its `ancestors` bool [rows, nodes]."""
-    mask = torch.ones(ancestors.shape[0], length + ancestors.shape[1], dtype=torch.bool, device=ancestors.device)
-    mask[:, length:] = ancestors
-    return mask
+        place = Placement.causal(0, 2, last.device)
+        return draft.forward(last, replace(place, prefix=prefix.without(1)), keep=place.rows[1:])
+    rows = torch.arange(first, first + tokens.shape[0], device=last.device)
+    return draft.forward(tokens, Placement(prefix, torch.full_like(rows, depth), rows, visible))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from treespec.drafting import Proposal, expand
 from treespec.errors import ModelError, TreeError
+from treespec.models.placement import Prefix
 from treespec.models.protocol import SlotModel
 from treespec.timing import Timer
 from treespec.tree_tensors import TreeTensors
@@ -63,7 +64,7 @@ class DynamicDrafter:
         if budget.width > vocabulary:
             raise ModelError(f"width is {budget.width}, but the vocabulary has {vocabulary} tokens; pass --width {vocabulary} or less")
 
-    def propose(self, last: Tensor, length: int, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+    def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the tree has `room` nodes and at most `room - 1` levels."""
         size, depth, width = min(self.size, room), min(self.budget.depth, room - 1), self.budget.width
         total, device = 1 + depth * width, last.device
@@ -75,7 +76,7 @@ class DynamicDrafter:
         sound = torch.ones((), dtype=torch.bool, device=device)
         above = slice(0, 1)
         for level in range(depth):
-            part = expand(self.draft, last, tokens[above], length, level, above.start, ancestors[above, : above.stop])
+            part = expand(self.draft, last, tokens[above], prefix, level, above.start, ancestors[above, : above.stop])
             logits = part[:, : self.vocabulary].float()
             sound &= logits.amax(-1).isfinite().all()
             chances, children = logits.log_softmax(-1).topk(width, dim=-1)

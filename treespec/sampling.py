@@ -60,6 +60,23 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     return race(distribution(logits, sampling), generator).argmax(-1)
 
 
+def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest logits of every row, in descending order, and their tokens: [rows, vocabulary] -> [rows, count] twice.
+
+    NaN counts as the largest. No host synchronisation. On CUDA, ties go to the smaller token; on the CPU, for `count` 1.
+    """
+    if logits.is_cuda and logits.dtype != torch.float64:
+        from treespec.kernels import vocabulary
+
+        if count <= vocabulary.LARGEST_COUNT and logits.shape[-1] <= vocabulary.LARGEST_VOCABULARY:
+            return vocabulary.top_tokens(logits, count)
+    if count == 1:
+        tokens = logits.argmax(-1, keepdim=True)
+        return logits.gather(-1, tokens), tokens
+    best = logits.topk(count, dim=-1)
+    return best.values, best.indices
+
+
 def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     """Speeds of competing exponential clocks: token x comes first with probability weights(x) / sum. [..., vocabulary] -> the same.
 

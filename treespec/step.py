@@ -4,17 +4,19 @@ Positions: with `length` tokens in the cache, the root (the last committed token
 goes to slot `length + i`. After acceptance the path's K/V rows move down to slots `length + 1 ..`.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from treespec.acceptance import Accepted, accept, last_matching, verify
-from treespec.drafting import Drafter, Drafting, Proposal, StaticDrafter, tree_mask
+from treespec.drafting import Drafter, Drafting, Proposal, StaticDrafter
 from treespec.dynamic_tree import DynamicBudget, DynamicDrafter
 from treespec.errors import ModelError
+from treespec.models.placement import Placement, Prefix
 from treespec.models.protocol import SlotModel
-from treespec.sampling import Sampling, choose, distribution, race
+from treespec.sampling import Sampling, choose, distribution, most_likely, race
 from treespec.timing import NoTimer, Timer
 from treespec.tree import SpeculationTree
 from treespec.tree_tensors import StaticTensors
@@ -23,17 +25,45 @@ Plan = SpeculationTree | DynamicBudget
 """The tree to draft at every step: one that stays, or the budget of one that follows the text."""
 
 
+@dataclass(frozen=True)
+class Advance:
+    """The outcome of a step on the device: nothing has been read by the host yet."""
+
+    report: Tensor
+    """int64 [2 (d + 1) + 3]: committed tokens, ranks on the path, number accepted, health of the target's and the draft's logits."""
+    last: Tensor
+    """int64 [2]; the last two committed tokens."""
+    prefix: Tensor
+    """int64 [1]; how many tokens the caches hold now."""
+
+    def read(self, length: int) -> tuple[list[int], list[int]]:
+        """See `read_report`; waits for the device."""
+        return read_report(self.report.tolist(), length)
+
+
+def read_report(report: list[int], length: int) -> tuple[list[int], list[int]]:
+    """(committed tokens, ranks on the way from the root to the last accepted node) of a step behind `length` tokens.
+
+    Raises ModelError when logits were not finite.
+    """
+    *read, count, sound, drafted = report
+    require_finite(sound, length)
+    require_finite(drafted, length, "draft")
+    half = len(read) // 2
+    return read[: count + 1], read[half + 1 : half + count + 1]
+
+
 class Step(Protocol):
     """Commits at least one token."""
 
     timer: Timer
     vocabulary: int
 
-    def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:
-        """(committed tokens, ranks on the way from the root to the last accepted node).
+    def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Advance:
+        """One step, without waiting for the device.
 
-        `last` int64 [2]: the tokens at positions `length - 1` and `length` (the root); the caches hold all positions
-        below `length`; `room` >= 1 is how many slots are left. Raises ModelError when logits are not finite.
+        `last` int64 [2]: the tokens at positions `length - 1` and `length` (the root); the caches hold the prefix; `room` >= 1 is
+        how many slots are left.
         """
 
 
@@ -45,24 +75,21 @@ class AutoregressiveStep:
         self.timer: Timer = timer or NoTimer()
         self.vocabulary = vocabulary or target.vocabulary_size
 
-    def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:
+    def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Advance:
         """See `Step`."""
         self.timer.begin()
-        place = torch.arange(length, length + 1, device=last.device)
-        mask = torch.ones(1, length + 1, dtype=torch.bool, device=last.device)
-        logits = self.target.forward(last[1:], place, place, mask)[:, : self.vocabulary]
+        here = torch.zeros_like(prefix.length)
+        place = Placement(prefix, here, here, torch.ones(1, 1, dtype=torch.bool, device=last.device))
+        logits = self.target.forward(last[1:], place)[:, : self.vocabulary]
         self.timer.mark("target")
-        choice = choose(logits, self.sampling, generator)
-        token, sound = torch.cat([choice, finite(logits)[None]]).tolist()
-        require_finite(sound, length)
+        choice, sound = choose_checked(logits, self.sampling, generator)
+        report = torch.cat([choice, here, here, sound.to(torch.int64), torch.ones_like(here)])
         self.timer.mark("acceptance")
-        return [token], []
+        return Advance(report, torch.cat([last[1:], choice]), prefix.length + 1)
 
 
 class SpeculativeStep:
     """Draft a tree, verify it in one target pass, accept, commit. Parts: drafting (per level), target, acceptance, cache.
-
-    The host decides nothing on the way and reads once, at the end.
 
     `plan` is a tree that stays the same, or the budget of one that is grown anew at every step. Raises ModelError for a plan
     that the vocabulary or the drafting rule does not allow.
@@ -88,41 +115,49 @@ class SpeculativeStep:
         else:
             raise ModelError(f"dynamic trees take the draft's most likely tokens, so they cannot be drafted by {drafting.rule}; use topk")
 
-    def run(self, last: Tensor, length: int, room: int, generator: torch.Generator | None) -> tuple[list[int], list[int]]:
+    def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Advance:
         """See `Step`. With less room than the tree has nodes, it is cut."""
         self.timer.begin()
-        proposal = self.drafter.propose(last, length, room, generator, self.timer)
+        proposal = self.drafter.propose(last, prefix, room, generator, self.timer)
         tree = proposal.tree
-        slots = torch.arange(length, length + tree.size, device=last.device)
-        mask = tree_mask(tree.ancestors, length)
-        logits = self.target.forward(proposal.tokens, tree.depths + length, slots, mask)[:, : self.vocabulary]
+        place = Placement(prefix, tree.depths, torch.arange(tree.size, device=last.device), tree.ancestors)
+        logits = self.target.forward(proposal.tokens, place)[:, : self.vocabulary]
         self.timer.mark("target")
-        accepted = self._accept(proposal, logits, generator)
+        accepted, rows_sound = self._accept(proposal, logits, generator)
+        sound = rows_sound[accepted.path].all()  # logits of rejected nodes decide nothing
         self.timer.mark("acceptance")
         rows = accepted.path if proposal.rows is None else proposal.rows[accepted.path]
-        places = torch.arange(length + 1, length + 1 + tree.depth, device=last.device)  # those behind the last one are written again
-        self.target.move(accepted.path[1:] + length, places)
-        self.draft.move(rows[1:] + length, places)
+        self.target.move(prefix, accepted.path[1:], 1)  # those behind the last accepted one are written again
+        self.draft.move(prefix, rows[1:], 1)
+        count = accepted.count[None]
+        health = torch.stack([sound, proposal.sound]).to(torch.int64)
+        report = torch.cat([accepted.emitted, tree.ranks[accepted.path], count, health])
+        committed = torch.cat([last[1:], accepted.emitted])
+        newest = committed.index_select(0, torch.cat([count, count + 1]))
         self.timer.mark("cache")
-        health = torch.stack([accepted.count, finite(logits[accepted.path]), proposal.sound])
-        *read, count, sound, drafted = torch.cat([accepted.emitted, tree.ranks[accepted.path], health]).tolist()
-        require_finite(sound, length)
-        require_finite(drafted, length, "draft")
-        emitted, ranks = read[: tree.depth + 1], read[tree.depth + 1 :]
-        return emitted[: count + 1], ranks[1 : count + 1]
+        return Advance(report, newest, prefix.length + count + 1)
 
-    def _accept(self, proposal: Proposal, logits: Tensor, generator: torch.Generator | None) -> Accepted:
+    def _accept(self, proposal: Proposal, logits: Tensor, generator: torch.Generator | None) -> tuple[Accepted, Tensor]:
+        """What is accepted, and the health of each row of the target's logits: bool [n]."""
         tokens, tree = proposal.tokens, proposal.tree
         if proposal.q is None:
-            choices = choose(logits, self.sampling, generator)
+            choices, sound = choose_checked(logits, self.sampling, generator)
             last = last_matching(tokens, choices, tree)
-            return accept(tokens, last, choices.index_select(0, last[None])[0], tree)
+            return accept(tokens, last, choices.index_select(0, last[None])[0], tree), sound
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
         p = distribution(logits, self.sampling)
         verdict = verify(tokens, p, proposal.q, tree, replacement=self.drafting.rule == "swr", verifier=self.drafting.verifier)
         last = verdict.last(torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
-        return accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree)
+        return accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree), logits.amax(-1).isfinite()
+
+
+def choose_checked(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(One token per row, int64 [rows]; whether its largest logit is finite, bool [rows]) of logits [rows, vocabulary]."""
+    if sampling.greedy:
+        largest, tokens = most_likely(logits, 1)
+        return tokens[:, 0], largest[:, 0].isfinite()
+    return choose(logits, sampling, generator), logits.amax(-1).isfinite()
 
 
 def finite(logits: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class CudaTimer:
     def __init__(self) -> None:
         self._marks: list[tuple[str, torch.cuda.Event]] = []
 
-    def _record(self, name: str) -> None:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    def _record(self, name: str, **how: bool) -> None:
+        event = torch.cuda.Event(enable_timing=True, **how)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append((name, event))
 
@@ -81,6 +81,25 @@ class CudaTimer:
         if marks:
             marks[-1][1].synchronize()
         return [(name, start.elapsed_time(end) / 1e3) for (_, start), (name, end) in pairwise(marks)]
+
+
+class CapturedTimer(CudaTimer):
+    """Marks inside a CUDA graph: recorded again at every replay, and read as often."""
+
+    def _record(self, name: str, **how: bool) -> None:
+        super()._record(name, external=True)
+
+    def begin(self) -> None:
+        """Start anew: only the marks of the capture are kept, which comes last."""
+        self._marks = []
+        self._record("")
+
+    def parts(self) -> list[tuple[str, float]]:
+        """Seconds between consecutive events of the last replay; waits for it."""
+        marks = self._marks
+        found = super().parts()
+        self._marks = marks
+        return found
 
 
 def timer_for(device: torch.device) -> Timer:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from treespec.models.placement import Placement, Prefix
+
 Rule = Callable[[tuple[int, ...]], Sequence[float]]
 """context -> next-token logits."""
 
@@ -32,7 +34,9 @@ class TabularModel:
             self.stored[slot] = (slot, token)
         return torch.tensor(self.rule(tuple(tokens.tolist())))
 
-    def forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        positions, slots, mask = place.positions, place.slots, place.mask()
+        assert place.prefix.length.tolist() == [place.prefix.known]
         assert mask.dtype == torch.bool
         assert mask.shape[0] == len(tokens)
         assert mask.shape[1] <= self.capacity
@@ -50,9 +54,10 @@ class TabularModel:
         logits = torch.tensor(rows)
         return logits if keep is None else logits[keep]
 
-    def move(self, source: Tensor, destination: Tensor) -> None:
-        moved = [self.stored.get(s) for s in source.tolist()]
-        for slot, content in zip(destination.tolist(), moved, strict=True):
+    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+        assert prefix.known is not None
+        moved = [self.stored.get(prefix.known + row) for row in rows.tolist()]
+        for slot, content in enumerate(moved, prefix.known + first):
             if content is None:
                 self.stored.pop(slot, None)
             else:

@@ -11,6 +11,7 @@ from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from treespec.decoding import Request, decode_speculative
 from treespec.drafting import Drafting, Rule, StaticDrafter, sample_children
 from treespec.errors import ModelError
+from treespec.models.placement import Prefix
 from treespec.sampling import Sampling, prompt_generator
 from treespec.timing import NoTimer
 from treespec.tree import SpeculationTree
@@ -82,7 +83,7 @@ def proposed(rule: Rule, temperature: float, target: float = 1.0, branches: int 
     draft.allocate(120)
     draft.prefill(torch.tensor([1, 2]))
     drafter = StaticDrafter(draft, SpeculationTree.k_ary(branches, 2), 7, Sampling(target), Drafting(rule, temperature))
-    return drafter.propose(torch.tensor([2, 4]), 2, 110, prompt_generator(seed, 0, "cpu"), NoTimer()).tokens
+    return drafter.propose(torch.tensor([2, 4]), Prefix.of(2, "cpu"), 110, prompt_generator(seed, 0, "cpu"), NoTimer()).tokens
 
 
 def test_at_draft_temperature_0_swor_is_topk_and_swr_is_copies_of_the_argmax() -> None:

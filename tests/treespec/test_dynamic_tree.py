@@ -13,6 +13,7 @@ from treespec.decoding import Request, StepRecord, decode_autoregressive, decode
 from treespec.drafting import Drafting, Proposal
 from treespec.dynamic_tree import DynamicBudget, DynamicDrafter
 from treespec.errors import ModelError, TreeError
+from treespec.models.placement import Prefix
 from treespec.sampling import Sampling, choose, distribution, prompt_generator
 from treespec.timing import NoTimer
 
@@ -44,7 +45,7 @@ def propose(rule: Rule, budget: DynamicBudget, room: int = 100) -> Proposal:
     draft.allocate(200)
     draft.prefill(torch.tensor(PROMPT))
     drafter = DynamicDrafter(draft, budget, VOCABULARY)
-    return drafter.propose(torch.tensor([PROMPT[-1], 4]), len(PROMPT), room, None, NoTimer())
+    return drafter.propose(torch.tensor([PROMPT[-1], 4]), Prefix.of(len(PROMPT), "cpu"), room, None, NoTimer())
 
 
 def budgets() -> st.SearchStrategy[DynamicBudget]:

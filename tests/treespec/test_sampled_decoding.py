@@ -9,12 +9,13 @@ from tests.reference.mutants import MISTAKES, mutant
 from tests.reference.pairs import tiny_pair
 from tests.reference.tabular import TabularModel
 from tests.reference.waits import Waits
-from treespec.acceptance import Accepted, Verifier
+from treespec.acceptance import Verifier
 from treespec.decoding import Request, decode_speculative
-from treespec.drafting import Drafting, tree_mask
+from treespec.drafting import Drafting
 from treespec.dynamic_tree import DynamicBudget
+from treespec.models.placement import Prefix
 from treespec.sampling import Sampling, distribution, prompt_generator
-from treespec.step import Plan, SpeculativeStep
+from treespec.step import Advance, Plan, SpeculativeStep
 from treespec.tree import SpeculationTree
 
 VOCABULARY, LENGTH, ROOT = 32, 3, 0
@@ -126,13 +127,9 @@ def prepared(plan: Plan, drafting: Drafting, device: str) -> tuple[SpeculativeSt
     return step, torch.tensor([7, 3], device=device), len(prompt)
 
 
-def without_reading(step: SpeculativeStep, last: torch.Tensor, length: int, generator: torch.Generator) -> Accepted:
-    """Everything of a step before its one read by the host."""
-    proposal = step.drafter.propose(last, length, 90, generator, step.timer)
-    tree = proposal.tree
-    slots = torch.arange(length, length + tree.size, device=last.device)
-    logits = step.target.forward(proposal.tokens, tree.depths + length, slots, tree_mask(tree.ancestors, length))
-    return step._accept(proposal, logits, generator)
+def without_reading(step: SpeculativeStep, last: torch.Tensor, length: int, generator: torch.Generator) -> Advance:
+    """A step before its one read by the host."""
+    return step.advance(last, Prefix.of(length, last.device), 90, generator)
 
 
 @WHOLE
@@ -142,11 +139,11 @@ def test_nothing_waits_for_a_value_before_the_read(plan: Plan, drafting: Draftin
     generator = prompt_generator(0, 0, "cpu")
     without_reading(step, last, length, generator)
     with Waits() as waits:
-        accepted = without_reading(step, last, length, generator)
+        advance = without_reading(step, last, length, generator)
     assert waits.found == []
     with waits:
-        assert int(accepted.count) >= 0
-        accepted.emitted[0] = 1
+        assert int(advance.report[-3]) >= 0
+        advance.report[0] = 1
     assert waits.found == ["_local_scalar_dense", "copy_"], "a read and a number copied are seen"
 
 
@@ -161,10 +158,10 @@ def test_nothing_waits_on_cuda(plan: Plan, drafting: Drafting) -> None:
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        accepted = without_reading(step, last, length, generator)
+        advance = without_reading(step, last, length, generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert int(accepted.count) >= 0
+    assert len(advance.read(length)[0]) >= 1
 
 
 @pytest.mark.gpu

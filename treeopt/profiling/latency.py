@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
@@ -15,15 +15,19 @@ from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step
+from treespec.stepping import CapturedSteps, EagerSteps, Engine, Room, Stepper
 from treespec.timing import Timer, now, timer_for
 from treespec.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 Sample = tuple[float, float, float, float]
 """Seconds of one step: draft level 0, draft level 1 (0 without one), target, the rest."""
+Cell = tuple[int, SpeculationTree, int | None]
+"""(context, tree, draft level width that its second level measures; None where the target's size is measured)."""
 
 _BURST = 4
 _WARM_UP = 2
+_IN_A_ROW = 2
 _AMPLE = 1 << 30
 
 
@@ -65,86 +69,101 @@ def profile_latency(
     *,
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
+    notice: Callable[[str], None] | None = None,
 ) -> LatencyProfile:
     """Seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
 
-    Every sample is a part of a whole step on the code path that evaluation runs: size 1 is an autoregressive step, other
-    sizes a root with its children, widths are the second level of as many chains. Cells take turns in short bursts, so
-    that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Width 1 is the
-    root's level, which reads two tokens. What a step spends outside the model passes is its overhead. Finished rounds
-    survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError.
+    Every sample is a part of whole steps on the code path that evaluation runs, captured on CUDA (`notice` is told once where that
+    cannot be): size 1 is an autoregressive step, other sizes a root with its children, widths are the second level of as many chains.
+    Cells take turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in
+    decoding. Width 1 is the root's level, which reads two tokens. What a step spends outside the model passes is its overhead.
+    Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
+    ModelError.
     """
     draft = pair.draft
     if draft is None:
         raise ModelError("a latency profile needs a draft model; pass --draft")
     cells = _cells(settings)
-    slots = max(context + tree.size for context, tree, _ in cells)
     for role, model in (("target", pair.target), ("draft", draft)):
         if model.max_positions is not None and max(settings.contexts) + 2 > model.max_positions:
             raise CapacityError(
                 f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has "
                 f"{model.max_positions}; pass a smaller --context"
             )
-    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
-    text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed)).to(
-        pair.target.device
-    )
-    for model in (pair.target, draft):
-        model.allocate(slots)
-        model.prefill(text[:-1])
-    timer = timer_for(pair.target.device)
-    steps: list[tuple[Step, int]] = []
-    for context, tree, _ in cells:
-        step: Step
-        if tree.size == 1:
-            step = AutoregressiveStep(pair.target, Sampling(), timer, vocabulary)
-        else:
-            step = SpeculativeStep(pair.target, draft, tree, Sampling(), timer)
-        steps.append((step, context))
+    bench = _Bench(pair, cells, settings, notice)
     bursts = -(-settings.repetitions // _BURST)
     rounds: list[list[list[Sample]]] = []
     with Journal(journal, _fingerprint(pair, settings)) as log:
         for number in range(bursts):
             known = log.get(str(number))
             if known is None:
-                known = _round(steps, text, timer, pair.target.device)
+                known = _round(bench, cells)
                 log.put(str(number), known)
             rounds.append(known)
             progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
 
 
-def _cells(settings: LatencySettings) -> list[tuple[int, SpeculationTree, int | None]]:
-    """(context, tree, draft level width that its second level measures; None where the target's size is measured)."""
-    cells: list[tuple[int, SpeculationTree, int | None]] = []
+def _cells(settings: LatencySettings) -> list[Cell]:
+    cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
         cells += [(context, SpeculationTree.from_branches([[size - 1]] if size > 1 else []), None) for size in sorted(set(settings.sizes))]
         cells += [(context, SpeculationTree.k_chains(width, 2), width) for width in sorted(set(settings.widths))]
     return cells
 
 
-def _round(steps: list[tuple[Step, int]], text: Tensor, timer: Timer, device: torch.device) -> list[list[Sample]]:
-    """A burst of every cell. Steps follow one another as they do in decoding; the first ones warm up and are not kept."""
-    found = []
-    for step, context in steps:
-        burst = [_sample(step, text[context - 1 : context + 1], context, timer, device) for _ in range(_WARM_UP + _BURST)]
-        found.append(burst[_WARM_UP:])
-    return found
+class _Bench:
+    """Steps of every cell over one random text."""
+
+    def __init__(self, pair: Pair, cells: list[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
+        assert pair.draft is not None
+        self.pair, self.device = pair, pair.target.device
+        vocabulary = min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
+        text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
+        self.text = text.to(self.device)
+        size = max(tree.size for _, tree, _ in cells)
+        room = Room(max(settings.contexts) + size + 2 * (_WARM_UP + _BURST), size, 2, size)
+        engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
+        self.captured = engine is not None and engine.eager() is None
+        room.allocate(pair.target, pair.draft, captured=self.captured)
+        self.steps: dict[SpeculationTree, Stepper] = {}
+        for tree in dict.fromkeys(tree for _, tree, _ in cells):
+            build = partial(self._step, tree, vocabulary)
+            timer = timer_for(self.device)
+            self.steps[tree] = EagerSteps(build(timer)) if engine is None else engine.steps(tree, build, room, timer)
+        for model in (pair.target, pair.draft):  # after capturing, which writes into the caches
+            model.prefill(self.text[:-1])
+
+    def _step(self, tree: SpeculationTree, vocabulary: int, timer: Timer | None) -> Step:
+        if tree.size == 1:
+            return AutoregressiveStep(self.pair.target, Sampling(), timer, vocabulary)
+        assert self.pair.draft is not None
+        return SpeculativeStep(self.pair.target, self.pair.draft, tree, Sampling(), timer)
+
+    def burst(self, context: int, tree: SpeculationTree) -> list[Sample]:
+        """Steps that follow one another as they do in decoding; the first ones warm up and are not kept."""
+        steps = self.steps[tree]
+        found = []
+        for _ in range(_WARM_UP + _BURST):
+            steps.begin(self.text[context - 1 : context + 1], context, None)
+            started = now(self.device)
+            steps.launch(_AMPLE)
+            parts = steps.read(context)[2]
+            whole = now(self.device) - started
+            if isinstance(steps, CapturedSteps):  # the host runs ahead in decoding, so what it takes alone is no part of a step
+                whole = steps.seconds(_IN_A_ROW)
+            drafts = [seconds for name, seconds in parts if name == "drafting"] + [0.0, 0.0]
+            target = sum(seconds for name, seconds in parts if name == "target")
+            found.append((drafts[0], drafts[1], target, max(0.0, whole - sum(drafts) - target)))
+        return found[_WARM_UP:]
 
 
-def _sample(step: Step, last: Tensor, context: int, timer: Timer, device: torch.device) -> Sample:
-    started = now(device)
-    step.run(last, context, _AMPLE, None)
-    whole = now(device) - started
-    parts = timer.parts()
-    drafts = [seconds for name, seconds in parts if name == "drafting"] + [0.0, 0.0]
-    target = sum(seconds for name, seconds in parts if name == "target")
-    return drafts[0], drafts[1], target, max(0.0, whole - drafts[0] - drafts[1] - target)
+def _round(bench: _Bench, cells: list[Cell]) -> list[list[Sample]]:
+    """A burst of every cell."""
+    return [bench.burst(context, tree) for context, tree, _ in cells]
 
 
-def _profile(
-    pair: Pair, settings: LatencySettings, cells: list[tuple[int, SpeculationTree, int | None]], rounds: list[list[list[Sample]]]
-) -> LatencyProfile:
+def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: list[list[list[Sample]]]) -> LatencyProfile:
     target: list[LatencySample] = []
     draft: list[DraftSample] = []
     overhead: list[float] = []

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from treespec.errors import ModelError, TreeoptError
+from treespec.models.placement import Placement, Prefix
 from treespec.tree import SpeculationTree
 
 if TYPE_CHECKING:
@@ -50,24 +51,23 @@ def _largest_difference(model: "TreeModel", generator: torch.Generator) -> float
 
     depths = ids(list(TREE.depths))
     tokens = ids(torch.randint(model.vocabulary_size, (PREFIX + TREE.size + 1,), generator=generator))
-    prefix, nodes, extra = tokens[:PREFIX], tokens[PREFIX:-1], tokens[-1:]
-    slots = ids(torch.randperm(2 * TREE.size, generator=generator)[: TREE.size]) + PREFIX
+    prompt, nodes, extra = tokens[:PREFIX], tokens[PREFIX:-1], tokens[-1:]
+    rows = ids(torch.randperm(2 * TREE.size, generator=generator)[: TREE.size])
     model.allocate(PREFIX + 2 * TREE.size + 5)
-    model.prefill(prefix, chunk=4)
-    mask = torch.zeros(TREE.size, model.capacity, dtype=torch.bool)
-    mask[:, :PREFIX] = True
-    mask[:, slots.cpu()] = torch.tensor(TREE.ancestor_mask)
-    mask = mask.to(model.device)
+    model.prefill(prompt, chunk=4)
+    visible = torch.zeros(TREE.size, 2 * TREE.size + 5, dtype=torch.bool)
+    visible[:, rows.cpu()] = torch.tensor(TREE.ancestor_mask)
+    visible = visible.to(model.device)
+    prefix = Prefix.of(PREFIX, model.device)
     half = TREE.levels[2].start
-    rows = [model.forward(nodes[part], depths[part] + PREFIX, slots[part], mask[part]) for part in (slice(0, half), slice(half, TREE.size))]
-    got = list(torch.cat(rows))
+    parts = (slice(0, half), slice(half, TREE.size))
+    got = list(torch.cat([model.forward(nodes[part], Placement(prefix, depths[part], rows[part], visible[part])) for part in parts]))
     paths = [[n for n in range(TREE.size) if TREE.ancestor_mask[node, n]] for node in range(TREE.size)]
-    wanted = [model.score(torch.cat([prefix, nodes[ids(path)]])[None], PREFIX + len(path) - 1)[0, 0] for path in paths]
+    wanted = [model.score(torch.cat([prompt, nodes[ids(path)]])[None], PREFIX + len(path) - 1)[0, 0] for path in paths]
     deepest = ids(paths[-1])
     length = PREFIX + len(paths[-1])
-    model.move(slots[deepest], ids(range(PREFIX, length)))
-    causal = torch.ones(1, length + 1, dtype=torch.bool, device=model.device)
-    got.append(model.forward(extra, ids([length]), ids([length]), causal)[0])
-    wanted.append(model.score(torch.cat([prefix, nodes[deepest], extra])[None], length)[0, 0])
+    model.move(prefix, rows[deepest], 0)
+    got.append(model.forward(extra, Placement.causal(length, 1, model.device))[0])
+    wanted.append(model.score(torch.cat([prompt, nodes[deepest], extra])[None], length)[0, 0])
     expected = torch.stack(wanted).float()
     return float((torch.stack(got).float() - expected).abs().max() / expected.std().clamp_min(1e-6))

@@ -188,6 +188,11 @@ def _max_positions(text: PreTrainedConfig) -> int | None:
     return None if limit is None else int(limit)
 
 
+def rope_changes(config: PreTrainedConfig) -> bool:
+    """Whether rotary positions are computed otherwise once the text is long."""
+    return any(rope.get("rope_type", "default") not in _PLAIN_ROPES for rope in _ropes(config.get_text_config(decoder=True)))
+
+
 def _ropes(text: PreTrainedConfig) -> list[dict[str, Any]]:
     parameters = getattr(text, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from treespec.models.placement import Placement, Prefix
+
 
 class SlotModel(Protocol):
     """A causal language model over one sequence, whose K/V rows live in slots that the caller addresses."""
@@ -15,7 +17,7 @@ class SlotModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where tokens, positions, slots and masks must be."""
+        """Where tokens and placements must be."""
 
     def allocate(self, capacity: int) -> None:
         """Make room for `capacity` slots and forget what is stored."""
@@ -23,11 +25,8 @@ class SlotModel(Protocol):
     def prefill(self, tokens: Tensor) -> Tensor:
         """Read tokens [length] causally into slots 0 .. length - 1; logits [vocabulary] after the last one."""
 
-    def forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Store the q tokens in their slots and return logits [q, vocabulary], or of the rows `keep` only.
+    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        """Store q tokens, int64 [q], where they stand and return logits [q, vocabulary], or of the rows `keep` only."""
 
-        `tokens`, `positions`, `slots` are int64 [q]; `mask` is bool [q, kv], True where the token may attend to the slot.
-        """
-
-    def move(self, source: Tensor, destination: Tensor) -> None:
-        """Copy the K/V rows of slots `source` [m] to `destination` [m], all read before any is written."""
+    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`, all read before any is written."""

@@ -94,6 +94,11 @@ class TreeCache(Cache):
         self._running.slots = slots
         self._running.kv_length = kv_length
 
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys [heads, capacity, key_dim] and values [heads, capacity, value_dim] of one layer."""
+        found: Any = self.layers[layer]
+        return found.keys[0], found.values[0]
+
     def move(self, source: Tensor, destination: Tensor) -> None:
         """Copy rows `source` [m] of every layer to rows `destination` [m]; all are read before any is written."""
         if source.shape[0] == 0:

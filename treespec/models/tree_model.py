@@ -1,7 +1,8 @@
 """TreeModel: a Hugging Face causal language model that runs the nodes of a tree in one pass, exactly."""
 
+import importlib.util
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,13 @@ from transformers import DynamicCache, PreTrainedModel
 from treespec.errors import CapacityError, ModelError
 from treespec.models import families
 from treespec.models.exactness import verify_exactness
+from treespec.models.families import Family
+from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
+
+if TYPE_CHECKING:
+    from treespec.models.fused import FusedDecoder
+    from treespec.models.hooked import HookedDecoder
 
 MASK_ALIGNMENT = 16
 """Mask rows start at multiples of this many elements: CUDA's attention kernels copy the mask once per layer otherwise."""
@@ -32,12 +39,14 @@ class TreeModel:
         module: the model, with attention "sdpa" or "eager".
         name: what messages and provenance call it.
         vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
+        kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
+            (None: on CUDA). `plain` says why not.
 
     Raises:
         ModelError: the family cannot be exact with trees, by table or by `verify_exactness` on this very module.
     """
 
-    def __init__(self, module: PreTrainedModel, *, name: str = "", vocabulary: int | None = None) -> None:
+    def __init__(self, module: PreTrainedModel, *, name: str = "", vocabulary: int | None = None, kernels: bool | None = None) -> None:
         self.module = module
         torch.nn.Module.eval(module)
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or str(module.config.model_type)
@@ -58,14 +67,26 @@ class TreeModel:
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._shapes: tuple[LayerShape, ...] | None = None
         self._cache: TreeCache | None = None
+        self.generation = 0
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._by_kernels, self.plain = None, "kernels are for CUDA"
+        if self.device.type == "cuda" if kernels is None else kernels:
+            self._by_kernels, self.plain = _kernel_pass(module, self.family)
         if not self.family.verified:
             verify_exactness(self)
+
+    generation: int
+    """How often the cache was made anew: what is captured belongs to one."""
 
     @property
     def capacity(self) -> int:
         """Cache slots there are now."""
         return 0 if self._cache is None else self._cache.capacity
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the cache."""
+        return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
 
     @torch.inference_mode()
     def allocate(self, capacity: int) -> None:
@@ -86,17 +107,31 @@ class TreeModel:
             raise CapacityError(
                 f"{self.name}: no memory on {self.device} for a cache of {capacity} slots; use a shorter --max-length or a smaller --dtype"
             ) from error
+        self.generation += 1
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+        if self._by_kernels is not None:
+            self.plain = self._by_kernels.prepare(self._cache)
+            if self.plain:
+                self._by_kernels = None
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Store q tokens in their slots and return their logits, or those of the rows `keep` only.
+    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        """Store q tokens where they stand and return their logits, or those of the rows `keep` only.
 
-        `tokens`, `positions`, `slots`: int64 [q], slots distinct. `mask`: bool [q, kv], kv <= capacity, True where the
-        token may attend to the slot; its own slot must be among them, and the pass looks at no slot beyond kv. `keep`:
-        int64 [k], indices into the q tokens. Returns [q or k, vocabulary] in the model's dtype. Nothing here waits for
-        the device.
+        `tokens` int64 [q]; the pass looks at no slot beyond the prefix and the m behind it. `keep`: int64 [k], indices into the q
+        tokens. Returns [q or k, vocabulary] in the model's dtype. Nothing here waits for the device.
         """
+        if self._by_kernels is not None:
+            known = place.prefix.known
+            cache = self._require(1 if known is None else known + place.visible.shape[1])
+            logits = self._by_kernels.forward(tokens, place, self._near(place), cache, keep)
+        else:
+            logits = self._forward_plain(tokens, place, keep)
+        return logits[:, : self.vocabulary_size] if self._cuts else logits
+
+    def _forward_plain(self, tokens: Tensor, place: Placement, keep: Tensor | None) -> Tensor:
+        """By the module's own attention, under a mask over all slots up to the last that the pass looks at."""
+        mask, positions, slots = place.mask(), place.positions, place.slots
         cache = self._require(mask.shape[1])
         cache.begin(slots, mask.shape[1])
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
@@ -110,9 +145,7 @@ class TreeModel:
                 **kwargs,
             )
         logits: Tensor = output.logits[0]
-        if keep is not None and not self._keeps:
-            logits = logits[keep]
-        return logits[:, : self.vocabulary_size] if self._cuts else logits
+        return logits[keep] if keep is not None and not self._keeps else logits
 
     def prefill(self, tokens: Tensor, chunk: int = 512) -> Tensor:
         """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last."""
@@ -124,20 +157,29 @@ class TreeModel:
                 f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter --prompt-len"
             )
         self._require(length)
-        places = torch.arange(length, device=tokens.device)
         logits = tokens
         for start in range(0, length, chunk):
-            part = places[start : start + chunk]
-            stop = start + part.shape[0]
-            logits = self.forward(tokens[start:stop], part, part, places[:stop] <= part[:, None], keep=part[-1:] - start)
+            part = tokens[start : start + chunk]
+            place = Placement.causal(start, part.shape[0], tokens.device)
+            logits = self.forward(part, place, keep=place.rows[-1:])
         return logits[0]
 
     @torch.inference_mode()
-    def move(self, source: Tensor, destination: Tensor) -> None:
-        """Copy the K/V rows of slots `source` int64 [m] to `destination` [m]; all are read before any is written."""
+    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
-        self._cache.move(source, destination)
+        if self._by_kernels is not None:
+            from treespec.kernels.pointwise import move_rows
+
+            for storage in self._cache.storages.values():
+                move_rows(storage, prefix.length, rows, first)
+        if self._by_kernels is not None and self.family.window is None:
+            return
+        source = prefix.length + rows
+        destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
+        if self._by_kernels is None:
+            self._cache.move(source, destination)
         if self.family.window is not None:
             self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, source))
 
@@ -155,6 +197,16 @@ class TreeModel:
         if self._cache is None or rows > self._cache.capacity:
             raise CapacityError(f"{self.name}: the pass needs {rows} cache slots, but {self.capacity} are allocated; allocate more first")
         return self._cache
+
+    def _near(self, place: Placement) -> Tensor | None:
+        """bool [q, m]: what layers with a window see of the slots behind the prefix; None where no layer has one."""
+        window = self.family.window
+        if window is None:
+            return None
+        positions = place.positions
+        self._slot_positions.index_copy_(0, place.slots, positions)
+        behind = place.prefix.length + torch.arange(place.visible.shape[1], device=positions.device)
+        return place.visible & (positions[:, None] - self._slot_positions.index_select(0, behind) < window)
 
     def _masks(self, positions: Tensor, slots: Tensor, mask: Tensor) -> Tensor | dict[str, Tensor]:
         """The mask or masks in the form that the family takes."""
@@ -181,6 +233,22 @@ class TreeModel:
         if not shapes:
             raise ModelError(f"{self.name} (family {self.family.model_type}) stores no K/V rows in the cache it is given; trees need them")
         return shapes
+
+
+def _kernel_pass(module: PreTrainedModel, family: Family) -> "tuple[FusedDecoder | HookedDecoder | None, str]":
+    """What runs passes by kernels, or why nothing can."""
+    if importlib.util.find_spec("triton") is None:
+        return None, "triton is not installed"
+    if hasattr(module, "_hf_hook") or getattr(module, "hf_device_map", None):
+        return None, "its weights are moved by hooks"
+    if families.rope_changes(module.config):
+        return None, "its rotary positions change with the length of the text"
+    from treespec.models import fused, hooked
+
+    if fused.refusal(module) is None:
+        return fused.FusedDecoder(module), ""
+    reason = hooked.refusal(module, family)
+    return (hooked.HookedDecoder(module, family), "") if reason is None else (None, reason)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, prompt_generator
 from treespec.step import Plan
+from treespec.stepping import Engine
 from treespec.timing import Timer, now, timer_for
 from treespec.tree import SpeculationTree
 from treespec.verification.report import EvaluationReport, Mismatch, Prediction, PromptResult
@@ -49,17 +50,19 @@ def evaluate(
     predicted: Prediction | None = None,
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
+    notice: Callable[[str], None] | None = None,
 ) -> EvaluationReport:
     """Decode every prompt with the planned tree and autoregressively (plan None: autoregressively only), interleaved.
 
     Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
     `journal`, finished prompts survive an interruption and are not decoded again; the caller discards it once the report
-    is saved. Raises CapacityError when prompt, generated tokens and tree do not fit, ModelError for non-finite logits.
+    is saved. On CUDA, steps of both are captured; `notice` is told once where they cannot be. Raises CapacityError when prompt,
+    generated tokens and tree do not fit, ModelError for non-finite logits.
     """
     sampling = Sampling(settings.temperature, settings.top_p)
     for prompt in prompts.prompts:
         check_fits(pair, plan, len(prompt.ids), settings)
-    run = _Run(pair, plan, settings, sampling)
+    run = _Run(pair, plan, settings, sampling, notice)
     results: list[PromptResult] = []
     warm = False
     with Journal(journal, _fingerprint(pair, plan, prompts, settings)) as log:
@@ -81,7 +84,7 @@ def evaluate(
         predicted=predicted or Prediction(),
         tree=_describe(plan),
         prompts=prompts.describe(),
-        settings=_flat(settings, sampling),
+        settings={**_flat(settings, sampling), "engine": run.describe()},
         provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -112,13 +115,21 @@ def check_fits(pair: Pair, plan: Plan | None, prompt_len: int, settings: Evaluat
 class _Run:
     """Decodes single prompts both ways and times them."""
 
-    def __init__(self, pair: Pair, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling) -> None:
+    def __init__(
+        self, pair: Pair, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling, notice: Callable[[str], None] | None
+    ) -> None:
         self.pair, self.plan, self.settings, self.sampling = pair, plan, settings, sampling
         self.device = pair.target.device
+        draft = None if plan is None else pair.draft
+        self.engine = Engine(pair.target, draft, notice) if self.device.type == "cuda" else None
         models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
         self.vocabulary = min(m.vocabulary_size for m in models)
         limits = [m.max_positions for m in models if m.max_positions is not None]
         self.capacity = min([*limits, *([settings.max_length] if settings.max_length else [])], default=None)
+
+    def describe(self) -> str:
+        """How steps run."""
+        return "eager" if self.engine is None else self.engine.eager() or "captured"
 
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
@@ -153,14 +164,15 @@ class _Run:
 
     def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
-        return decode_autoregressive(self.pair.target, request, generator, None if self.plan else self._timer(), self.vocabulary)
+        timer = None if self.plan else self._timer()
+        return decode_autoregressive(self.pair.target, request, generator, timer, self.vocabulary, self.engine)
 
     def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
         if self.plan is None or self.pair.draft is None:
             raise ModelError("a tree needs a draft model; pass --draft, or --mode baseline for the target alone")
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer, drafting = self._timer(), self.settings.drafting
-        return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting)
+        return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting, self.engine)
 
     def _mismatch(self, prompt: tuple[int, ...], tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:

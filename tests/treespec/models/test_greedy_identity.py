@@ -15,6 +15,7 @@ from treespec.dynamic_tree import DynamicBudget
 from treespec.models.tree_model import TreeModel
 from treespec.sampling import prompt_generator
 from treespec.step import Plan
+from treespec.stepping import Engine
 from treespec.tree import SpeculationTree
 
 Build = Callable[..., PreTrainedModel]
@@ -34,6 +35,8 @@ FAMILIES = [
     "mixtral",
     "deepseek_v3",
 ]
+EAGER = ("gemma2", "falcon", "mixtral", "deepseek_v3")
+"""Families whose steps cannot be captured: capped scores, an attention of its own, experts chosen on the host."""
 TREES = {
     "8-chain": SpeculationTree.chain(8),
     "4x4 chains": SpeculationTree.k_chains(4, 4),
@@ -93,8 +96,13 @@ def test_tree_decoding_equals_generate_on_cuda(family: str, tiny_module: Build) 
     draft = TreeModel(perturbed(module, 0.04).to("cuda"), name="draft")
     target = TreeModel(module.to("cuda"), name=family)
     expected = generated(target.module, GEN_LEN)
-    for name, tree in TREES.items():
-        assert [t for r in decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN)) for t in r.tokens] == expected, name
+    captured = Engine(target, draft)
+    for engine in (None, captured):
+        for name, tree in TREES.items():
+            records = decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN), engine=engine)
+            assert [t for r in records for t in r.tokens] == expected, (name, engine)
+        assert [t for r in decode_autoregressive(target, Request(PROMPT, GEN_LEN), engine=engine) for t in r.tokens] == expected
+    assert (captured.eager() is None) == (family not in EAGER), captured.eager()
 
 
 DRAFTINGS = [
@@ -108,10 +116,13 @@ DRAFTINGS = [
 ]
 
 
-def outputs(target: TreeModel, draft: TreeModel, plan: Plan, drafting: Drafting, length: int) -> list[tuple[int, ...]]:
+def outputs(
+    target: TreeModel, draft: TreeModel, plan: Plan, drafting: Drafting, length: int, engine: Engine | None = None
+) -> list[tuple[int, ...]]:
     """Committed tokens per step."""
     generator = prompt_generator(0, 0, target.device)
-    return [r.tokens for r in decode_speculative(target, draft, plan, Request(PROMPT, length), generator, drafting=drafting)]
+    records = decode_speculative(target, draft, plan, Request(PROMPT, length), generator, drafting=drafting, engine=engine)
+    return [record.tokens for record in records]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -148,6 +159,9 @@ def test_every_shape_decodes_what_generate_does_on_cuda(shape: str, tiny_module:
     draft = TreeModel(perturbed(module, 0.04).to("cuda"), name="draft")
     target = TreeModel(module.to("cuda"), name="llama")
     expected = generated(target.module, 16)
+    captured = Engine(target, draft)
     plans: list[tuple[Plan, Drafting]] = [(tree, drafting) for drafting in DRAFTINGS]
     for plan, drafting in [*plans, (DynamicBudget.of(tree.size, tree.depth), Drafting())]:
-        assert [t for tokens in outputs(target, draft, plan, drafting, 16) for t in tokens] == expected, (plan, drafting)
+        for engine in (None, captured):
+            found = outputs(target, draft, plan, drafting, 16, engine)
+            assert [t for tokens in found for t in tokens] == expected, (plan, drafting, engine)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
+from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_model import TreeModel
 from treespec.tree import SpeculationTree
 
@@ -42,28 +43,24 @@ class Step:
         return torch.tensor(self.tree.depths, device=self.tokens.device)
 
     @property
-    def slots(self) -> Tensor:
-        return torch.arange(self.length, self.length + self.tree.size, device=self.tokens.device)
-
-    @property
-    def mask(self) -> Tensor:
-        mask = torch.ones(self.tree.size, self.length + self.tree.size, dtype=torch.bool)
-        mask[:, self.length :] = torch.tensor(self.tree.ancestor_mask)
-        return mask.to(self.tokens.device)
+    def place(self) -> Placement:
+        device = self.tokens.device
+        visible = torch.tensor(self.tree.ancestor_mask, device=device)
+        return Placement(Prefix.of(self.length, device), self.depths, torch.arange(self.tree.size, device=device), visible)
 
     def path(self, node: int) -> list[int]:
         return [int(n) for n in self.tree.ancestor_mask[node].nonzero()[0]]
 
     def run(self, model: TreeModel, keep: Tensor | None = None) -> Tensor:
-        return model.forward(self.tokens, self.depths + self.length, self.slots, self.mask, keep)
+        return model.forward(self.tokens, self.place, keep)
 
     def run_by_levels(self, model: TreeModel) -> Tensor:
         """One pass per level, each no wider than what it may see: how a draft grows a tree."""
         rows = []
         for level in self.tree.levels:
-            part = slice(level.start, level.stop)
-            mask = self.mask[part, : self.length + level.stop]
-            rows.append(model.forward(self.tokens[part], self.depths[part] + self.length, self.slots[part], mask))
+            part, whole = slice(level.start, level.stop), self.place
+            place = Placement(whole.prefix, whole.depths[part], whole.rows[part], whole.visible[part, : level.stop])
+            rows.append(model.forward(self.tokens[part], place))
         return torch.cat(rows)
 
     def alone(self, module: PreTrainedModel) -> Tensor:
@@ -73,7 +70,7 @@ class Step:
     def accept(self, model: TreeModel, node: int) -> Tensor:
         """Commit the path to `node`; the tokens that are then stored."""
         path = torch.tensor(self.path(node), device=self.tokens.device)
-        model.move(path + self.length, torch.arange(self.length, self.length + len(path), device=self.tokens.device))
+        model.move(self.place.prefix, path, 0)
         return torch.cat([self.committed, self.tokens[path]])
 
 
@@ -152,9 +149,9 @@ def test_rows_that_nobody_may_see_do_not_count(family: str, tiny_module: Build) 
         for storage in model._cache.storages.values():
             storage.fill_(1e30)
     step = first_step(model)
-    hidden = torch.zeros(TREE.size, 80, dtype=torch.bool)
-    hidden[:, : PROMPT + TREE.size] = step.mask
-    got = model.forward(step.tokens, step.depths + PROMPT, step.slots, hidden)
+    hidden = torch.zeros(TREE.size, 80 - PROMPT, dtype=torch.bool)
+    hidden[:, : TREE.size] = step.place.visible
+    got = model.forward(step.tokens, replace(step.place, visible=hidden))
     assert difference(got, step.alone(model.module)) < 1e-5
 
 
@@ -162,11 +159,10 @@ def test_slots_may_lie_anywhere(tiny_module: Build) -> None:
     module = tiny_module("gemma3")
     model = TreeModel(module)
     step = first_step(model)
-    slots = torch.randperm(50, generator=torch.Generator().manual_seed(5))[: TREE.size] + PROMPT
-    mask = torch.zeros(TREE.size, 75, dtype=torch.bool)
-    mask[:, :PROMPT] = True
-    mask[:, slots] = torch.tensor(TREE.ancestor_mask)
-    assert difference(model.forward(step.tokens, step.depths + PROMPT, slots, mask), step.alone(module)) < 1e-5
+    rows = torch.randperm(50, generator=torch.Generator().manual_seed(5))[: TREE.size]
+    visible = torch.zeros(TREE.size, 54, dtype=torch.bool)
+    visible[:, rows] = torch.tensor(TREE.ancestor_mask)
+    assert difference(model.forward(step.tokens, replace(step.place, rows=rows, visible=visible)), step.alone(module)) < 1e-5
 
 
 def test_keep_returns_the_wanted_rows_only(tiny_module: Build) -> None:
@@ -189,7 +185,7 @@ def test_overlapping_moves_read_before_they_write(tiny_module: Build) -> None:
     first_step(model)
     assert model._cache is not None
     before = [storage.clone() for storage in model._cache.storages.values()]
-    model.move(torch.tensor([3, 4, 6]), torch.tensor([2, 3, 4]))
+    model.move(Prefix.of(1, "cpu"), torch.tensor([2, 3, 5]), 1)
     for old, new in zip(before, model._cache.storages.values(), strict=True):
         assert torch.equal(new[..., [2, 3, 4], :], old[..., [3, 4, 6], :])
         others = [slot for slot in range(80) if slot not in (2, 3, 4)]
@@ -199,8 +195,7 @@ def test_overlapping_moves_read_before_they_write(tiny_module: Build) -> None:
 def test_moving_nothing_is_allowed(tiny_module: Build) -> None:
     model = TreeModel(tiny_module("mistral"))
     step = first_step(model)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    model.move(nothing, nothing)
+    model.move(step.place.prefix, torch.zeros(0, dtype=torch.int64), 1)
     assert difference(step.run(model), step.alone(model.module)) < 1e-5
 
 
@@ -266,7 +261,7 @@ def test_more_slots_than_allocated_is_an_error(tiny_module: Build) -> None:
     with pytest.raises(CapacityError, match="empty"):
         model.prefill(random_ids(0, 1))
     with pytest.raises(CapacityError, match="nothing is stored"):
-        TreeModel(tiny_module("llama")).move(torch.tensor([1]), torch.tensor([0]))
+        TreeModel(tiny_module("llama")).move(Prefix.of(1, "cpu"), torch.tensor([1]), 0)
 
 
 def test_a_prompt_beyond_the_known_positions_is_an_error(tiny_module: Build) -> None:
@@ -305,20 +300,20 @@ def test_a_pass_never_waits_for_the_device_and_can_be_captured(family: str, tiny
     module = tiny_module(family).to("cuda")
     model = TreeModel(module)
     step = first_step(model, "cuda")
-    tokens, positions, slots, mask = step.tokens.clone(), step.depths + PROMPT, step.slots, step.mask
+    tokens, place = step.tokens.clone(), step.place
     path = torch.tensor([5, 6], device="cuda")
-    model.forward(tokens, positions, slots, mask)
+    model.forward(tokens, place)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model.forward(tokens, positions, slots, mask)
-        model.move(path, path - 1)
+        model.forward(tokens, place)
+        model.move(place.prefix, path, 4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     model.prefill(step.committed, chunk=CHUNK)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        logits = model.forward(tokens, positions, slots, mask)
+        logits = model.forward(tokens, place)
     other = Step(TREE, random_ids(TREE.size, 9, "cuda"), step.committed)
     tokens.copy_(other.tokens)
     graph.replay()

@@ -13,6 +13,7 @@ from treespec.decoding import Request, decode_autoregressive
 from treespec.drafting import Drafting, Rule
 from treespec.dynamic_tree import DynamicBudget
 from treespec.errors import CapacityError, ModelError
+from treespec.models.placement import Placement
 from treespec.prompts import PromptSet
 from treespec.sampling import Sampling, distribution
 from treespec.step import Plan
@@ -120,9 +121,9 @@ def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> No
     target = pair.target
     honest = target.forward
 
-    def sloppy(tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, keep: Tensor | None = None) -> Tensor:
-        logits = honest(tokens, positions, slots, mask, keep)
-        return -logits if tokens.shape[0] == TREE.size and int(positions[0]) >= 10 else logits
+    def sloppy(tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        logits = honest(tokens, place, keep)
+        return -logits if tokens.shape[0] == TREE.size and int(place.positions[0]) >= 10 else logits
 
     monkeypatch.setattr(target, "forward", sloppy)
     report = evaluate(pair, TREE, prompts, SETTINGS)

@@ -1,0 +1,389 @@
+"""How close the engine comes to the hardware: captured steps against the time that the memory needs, and against other decoders.
+
+`python -m benchmarks.engine --out FILE` needs a CUDA GPU and no network. The pair is the embedded one with the cost of Llama-2-7B and
+llama-68m (fp16); models with grouped K/V heads (`--no-gqa` leaves them out) have random weights. The floor of a pass is the bytes of the
+weights it multiplies (and of the K/V rows it attends to) over the bandwidth of reading 4 GB at once, measured in the same run.
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
+
+from benchmarks.decoding import pair_for, transformers_seconds, treeopt_seconds
+from treeopt.optimizer.objective import step_seconds
+from treeopt.optimizer.search import optimize
+from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.latency import LatencySettings, profile_latency
+from treespec.decoding import Request, decode_autoregressive, decode_speculative
+from treespec.files import write_json
+from treespec.models.loading import Pair
+from treespec.models.placement import Placement, Prefix
+from treespec.models.tree_model import TreeModel
+from treespec.prompts import PromptSet, load_prompts
+from treespec.sampling import Sampling
+from treespec.step import AutoregressiveStep, SpeculativeStep
+from treespec.stepping import CapturedSteps, Engine
+from treespec.timing import CapturedTimer
+from treespec.tree import SpeculationTree
+from treespec.verification.runner import top2_gap
+
+PROMPT_LEN = 128
+CONTEXT = 192
+SIZES = (1, 2, 8, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 384, 512)
+WIDTHS = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 96, 128)
+GQA: dict[str, PreTrainedConfig] = {
+    "Llama-3.1-8B": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131_072,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        tie_word_embeddings=False,
+    ),
+    "Qwen3-8B": Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=4096,
+        intermediate_size=12_288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    milliseconds: float
+    floor_ms: float | None = None
+    goal: str = ""
+    note: str = ""
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second of reading 4 GB with one reduction; the best of several."""
+    block = torch.ones(1 << 29, dtype=torch.int64, device=device)
+    best = min(_event_seconds(block.sum) for _ in range(8))
+    return block.nbytes / best
+
+
+def _event_seconds(work: Any) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Of what a pass multiplies: all parameters but the embedding's, of which it reads a few rows."""
+    embedding: Any = module.get_input_embeddings()  # type: ignore[operator]
+    return sum(p.nbytes for p in module.parameters() if p is not embedding.weight)
+
+
+def pass_seconds(model: TreeModel, tree: SpeculationTree, context: int, repetitions: int = 12) -> float:
+    """Median seconds of one captured target pass over a tree behind `context` tokens, replayed in a row."""
+    device = model.device
+    ids = torch.randint(model.vocabulary_size, (context + tree.size,), generator=torch.Generator().manual_seed(0)).to(device)
+    model.allocate(context + tree.size + 1)
+    model.prefill(ids[:context])
+    prefix = Prefix(torch.full((1,), context, device=device))
+    depths = torch.tensor(tree.depths, device=device)
+    place = Placement(prefix, depths, torch.arange(tree.size, device=device), torch.tensor(tree.ancestor_mask, device=device))
+    tokens = ids[context:]
+    graph = torch.cuda.CUDAGraph()
+    model.forward(tokens, place)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        model.forward(tokens, place)
+
+    def in_a_row() -> None:
+        for _ in range(4):
+            graph.replay()
+
+    seconds = []
+    for _ in range(repetitions):
+        graph.replay()  # keeps the device busy while the host launches those that count
+        seconds.append(_event_seconds(in_a_row) / 4)
+    return statistics.median(seconds)
+
+
+def flat(size: int) -> SpeculationTree:
+    """A root with its children."""
+    return SpeculationTree.from_branches([[size - 1]] if size > 1 else [])
+
+
+def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: int) -> tuple[dict[str, float], float]:
+    """(median seconds of each part of a captured step, of the whole without timing its parts)."""
+    assert pair.draft is not None
+    room = context + 3 * tree.size + 64
+    for model in (pair.target, pair.draft):
+        model.allocate(room)
+    timed = CapturedSteps(SpeculativeStep(pair.target, pair.draft, tree, Sampling(), CapturedTimer()), pair.target.device)
+    plain = CapturedSteps(SpeculativeStep(pair.target, pair.draft, tree, Sampling()), pair.target.device)
+    for model in (pair.target, pair.draft):
+        model.prefill(text[:context])
+    samples: list[dict[str, float]] = []
+    wholes = []
+    for _ in range(12):
+        timed.begin(text[context - 1 : context + 1], context, None)
+        timed.launch(1)
+        found: dict[str, float] = {}
+        for name, seconds in timed.read(context)[2]:
+            found[name] = found.get(name, 0.0) + seconds
+        samples.append(found)
+        plain.begin(text[context - 1 : context + 1], context, None)
+        wholes.append(plain.seconds(4))
+    return {name: statistics.median(s[name] for s in samples[2:]) for name in samples[0]}, statistics.median(wholes[2:])
+
+
+def gqa_rows(name: str, config: PreTrainedConfig, bandwidth: float, device: torch.device) -> list[Row]:
+    """64 nodes behind short and long contexts, for a model with random weights."""
+    from transformers import AutoModelForCausalLM
+
+    make: Any = AutoModelForCausalLM.from_config
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device(device):
+            module = make(config)
+    finally:
+        torch.set_default_dtype(before)
+    model = TreeModel(module, name=name)
+    rows = []
+    text = config.get_text_config()
+    for context in (4096, 256):
+        kv = 2 * text.num_hidden_layers * text.num_key_value_heads * 128 * 2 * (context + 64)
+        floor = (weight_bytes(module) + kv) / bandwidth
+        rows.append(Row(f"{name}, 64 nodes, context {context}", 1e3 * pass_seconds(model, flat(64), context), 1e3 * floor, "1.45"))
+    return rows[::-1]
+
+
+def decode_all(pair: Pair, trees: dict[str, SpeculationTree], prompts: PromptSet, gen_len: int) -> dict[str, dict[str, Any]]:
+    """Every prompt by transformers and by the engine, in turn; agreement with `generate`, and the logit gap where outputs part."""
+    assert pair.draft is not None
+    target, draft = pair.target, pair.draft
+    engine = Engine(target, draft, notice=lambda reason: print(reason, file=sys.stderr))
+    systems: dict[str, Any] = {
+        "transformers generate": lambda r: (*transformers_seconds(pair, r.prompt, r.gen_len, False), r.gen_len),
+        "transformers assisted": lambda r: (*transformers_seconds(pair, r.prompt, r.gen_len, True), r.gen_len),
+        "autoregressive": lambda r: treeopt_seconds(decode_autoregressive(target, r, engine=engine), target.device),
+    }
+    for label, tree in trees.items():
+        systems[label] = lambda r, tree=tree: treeopt_seconds(decode_speculative(target, draft, tree, r, engine=engine), target.device)
+    totals: dict[str, dict[str, Any]] = {
+        name: {"tokens": 0, "seconds": 0.0, "steps": 0, "identical": 0, "partings": []} for name in systems
+    }
+    for index, prompt in enumerate(prompts):
+        request = Request(prompt.ids, gen_len, pair.eos_token_ids)
+        names = list(systems)
+        if index == 0:
+            for name in reversed(names):  # the largest cache first
+                started = time.perf_counter()
+                systems[name](request)
+                totals[name]["ready_seconds"] = time.perf_counter() - started
+        outputs = {}
+        turn = index % len(names)
+        for name in names[turn:] + names[:turn]:
+            outputs[name], seconds, steps = systems[name](request)
+            totals[name]["seconds"] += seconds
+            totals[name]["steps"] += steps
+            totals[name]["tokens"] += len(outputs[name]) - (not name.startswith("transformers"))
+        wanted = outputs["transformers generate"]
+        for name in names:
+            totals[name]["identical"] += outputs[name] == wanted
+            if outputs[name] != wanted:
+                at = next((i for i, (a, b) in enumerate(zip(outputs[name], wanted, strict=False)) if a != b), len(wanted))
+                totals[name]["partings"].append([at, top2_gap(target, [*prompt.ids, *wanted[:at]])])
+        print(f"{index + 1}/{len(prompts)} prompts", file=sys.stderr, flush=True)
+    for total in totals.values():
+        total["tokens_per_second"] = total["tokens"] / total["seconds"]
+    return totals
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--gen-len", type=int, default=128)
+    parser.add_argument("--repetitions", type=int, default=12)
+    parser.add_argument("--no-gqa", dest="gqa", action="store_false")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    arguments.inflate, arguments.device = True, "cuda"
+    console = Console(width=150)
+    with torch.inference_mode():
+        figures = run(arguments, console)
+    if arguments.out:
+        write_json(arguments.out, figures)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Everything, as data."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    bandwidth = read_bandwidth(device)
+    torch.cuda.empty_cache()
+    gqa = [row for name, config in GQA.items() for row in gqa_rows(name, config, bandwidth, device)] if arguments.gqa else []
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    pair = pair_for(arguments)
+    assert pair.draft is not None
+    resident = torch.cuda.memory_allocated()
+    floor = weight_bytes(pair.target.module) / bandwidth
+    profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=32, prompt_len=PROMPT_LEN)
+    prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=PROMPT_LEN, start=profiled.end)
+    acceptance = profile_acceptance(pair, profiled, AcceptanceSettings(gen_len=arguments.gen_len, batch_size=32))
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    latency = profile_latency(pair, LatencySettings(SIZES, WIDTHS, (CONTEXT,), arguments.repetitions))
+    profile_seconds = time.perf_counter() - started
+    model = latency.at_context(CONTEXT)
+    exact = optimize(acceptance, size=64, depth=8).tree
+    chosen = optimize(acceptance, latency=latency)
+    unseen = {
+        f"{size} nodes, depth {depth}": optimize(acceptance, size=size, depth=depth).tree
+        for size, depth in ((64, 8), (40, 5), (100, 6), (180, 7))
+    }
+    text = torch.tensor([*prompts.prompts[0].ids, *prompts.prompts[0].ids], device=device)
+    steps: dict[str, Any] = {}
+    for label, tree in unseen.items():
+        parts, whole = step_parts(pair, tree, text, CONTEXT)
+        predicted = step_seconds(tree, model)
+        steps[label] = {
+            "widths": tree.level_widths,
+            "parts": parts,
+            "seconds": whole,
+            "predicted_seconds": predicted,
+            "error": predicted / whole - 1,
+        }
+    alone = CapturedSteps(AutoregressiveStep(pair.target, Sampling(), None, pair.draft.vocabulary_size), device)
+    pair.target.prefill(text[:CONTEXT])
+    alone.begin(text[CONTEXT - 1 : CONTEXT + 1], CONTEXT, None)
+    token = statistics.median(alone.seconds(8) for _ in range(6))
+    first = steps["64 nodes, depth 8"]
+    rest = sum(first["parts"].get(name, 0.0) for name in ("acceptance", "cache"))
+    rows = [
+        Row("autoregressive token", 1e3 * token, 1e3 * floor, "1.30"),
+        Row("target pass, 64 nodes", 1e3 * model.target_seconds(64), 1e3 * floor, "1.35"),
+        Row("target pass, 128 nodes", 1e3 * model.target_seconds(128), 1e3 * floor),
+        Row("target pass, 256 nodes", 1e3 * model.target_seconds(256), 1e3 * floor, "2.0"),
+        Row("target pass, 512 nodes", 1e3 * model.target_seconds(512), 1e3 * floor),
+        Row("target pass, 1,024 nodes", 1e3 * pass_seconds(pair.target, flat(1024), CONTEXT), 1e3 * floor),
+        Row("draft level, 1 node", 1e3 * model.draft_seconds(1), goal="0.15 ms"),
+        Row("draft level, 64 nodes", 1e3 * model.draft_seconds(64), goal="0.15 ms"),
+        Row("everything else in a step", 1e3 * rest, goal="0.15 ms", note="acceptance and cache"),
+        *(
+            Row(
+                f"step, {label}",
+                1e3 * s["seconds"],
+                goal="5.7 ms" if label == "64 nodes, depth 8" else "",
+                note=f"predicted {s['error']:+.1%}",
+            )
+            for label, s in steps.items()
+        ),
+        *gqa,
+    ]
+    trees = {"tree of 64 nodes, depth 8": exact, f"chosen tree ({chosen.tree.size}, {chosen.tree.depth})": chosen.tree}
+    totals = decode_all(pair, trees, prompts, arguments.gen_len)
+    kv = pair.target.cache_bytes + pair.draft.cache_bytes
+    memory = {"weights": resident, "kv": kv, "peak_reserved": torch.cuda.max_memory_reserved(), "peak": torch.cuda.max_memory_allocated()}
+    show(console, rows, totals, bandwidth, memory, len(prompts), arguments.gen_len)
+    return {
+        "bandwidth": bandwidth,
+        "rows": [vars(row) for row in rows],
+        "steps": steps,
+        "systems": totals,
+        "chosen": {"parents": list(chosen.tree.parents), "expected": chosen.expected_tokens_per_step, "speedup": chosen.predicted_speedup},
+        "memory_bytes": memory,
+        "profile_seconds": profile_seconds,
+        "latency": latency.to_json(),
+        "rank_probability": list(acceptance.rank_probability),
+        "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]"),
+    }
+
+
+def show(
+    console: Console,
+    rows: list[Row],
+    totals: dict[str, dict[str, Any]],
+    bandwidth: float,
+    memory: dict[str, int],
+    prompts: int,
+    gen_len: int,
+) -> None:
+    """Both tables."""
+    table = Table(title=f"captured passes and steps; the memory reads {bandwidth / 1e12:.2f} TB/s")
+    for column in ("what", "ms", "floor, ms", "x floor", "goal", ""):
+        table.add_column(column, justify="left" if column in ("what", "") else "right")
+    for row in rows:
+        known = row.floor_ms is not None
+        table.add_row(
+            row.what,
+            f"{row.milliseconds:.3f}",
+            f"{row.floor_ms:.3f}" if known else "",
+            f"{row.milliseconds / row.floor_ms:.2f}" if row.floor_ms else "",
+            row.goal,
+            row.note,
+        )
+    console.print(table)
+    base = totals["transformers generate"]["tokens_per_second"]
+    alone = totals["autoregressive"]["tokens_per_second"]
+    table = Table(title=f"{prompts} prompts of {PROMPT_LEN} + {gen_len} tokens, greedy")
+    for column in (
+        "system",
+        "tokens/s",
+        "x generate",
+        "x autoregressive",
+        "tokens/step",
+        "ms/step",
+        "ready, s",
+        "as generate",
+        "largest gap",
+    ):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for name, total in totals.items():
+        ours = not name.startswith("transformers")
+        table.add_row(
+            name,
+            f"{total['tokens_per_second']:.1f}",
+            f"{total['tokens_per_second'] / base:.2f}",
+            f"{total['tokens_per_second'] / alone:.2f}",
+            f"{total['tokens'] / total['steps']:.3f}" if ours else "",
+            f"{1e3 * total['seconds'] / total['steps']:.3f}" if ours else "",
+            f"{total['ready_seconds']:.1f}",
+            f"{total['identical']}/{prompts}",
+            f"{max((gap for _, gap in total['partings']), default=0.0):.4f}",
+        )
+    console.print(table)
+    above = memory["peak"] - memory["weights"] - memory["kv"]
+    console.print(
+        f"memory: weights {memory['weights'] / 1e9:.2f} GB, K/V {memory['kv'] / 1e9:.2f} GB, at most {above / 1e9:.2f} GB above both"
+    )
+
+
+if __name__ == "__main__":
+    main()

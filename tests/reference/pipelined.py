@@ -1,0 +1,32 @@
+"""Steps that run ahead of their reading, as captured ones do, but eagerly: for the decoding loop's tests."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from treespec.models.placement import Prefix
+from treespec.step import Advance, Step
+from treespec.stepping import Parts
+
+
+class PipelinedSteps:
+    """Knows tokens and length only as tensors, never cuts a tree, and counts what was launched."""
+
+    def __init__(self, step: Step, ahead: int) -> None:
+        self.step, self.ahead, self.vocabulary = step, ahead, step.vocabulary
+        self.launched = 0
+
+    def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
+        self.last, self.length, self.generator = last, torch.tensor([length]), generator
+        self.under_way: deque[Advance] = deque()
+
+    def launch(self, room: int) -> None:
+        advance = self.step.advance(self.last, Prefix(self.length, int(self.length)), 1 << 30, self.generator)
+        self.last, self.length = advance.last, advance.prefix
+        self.under_way.append(advance)
+        self.launched += 1
+        assert len(self.under_way) <= self.ahead + 1
+
+    def read(self, length: int) -> tuple[list[int], list[int], Parts]:
+        return (*self.under_way.popleft().read(length), ())

@@ -1,0 +1,321 @@
+"""The kernel against its twin, and the twin against softmax as it is written in a textbook."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+
+from treespec.kernels.attention import MAX_SPLITS, MULTIPROCESSORS, choose_splits, choose_tiling, reference_attention, tree_attention
+from treespec.tree import SpeculationTree
+
+BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
+"""On ||out - exact|| / ||exact||."""
+HIDDEN = 3e4
+
+
+def random_tree(size: int, seed: int) -> SpeculationTree:
+    draw = random.Random(seed)
+    return SpeculationTree.from_parents([-1, *(draw.randrange(node) for node in range(1, size))])
+
+
+TREES = {
+    "root": SpeculationTree.chain(0),
+    "chain": SpeculationTree.chain(6),
+    "binary": SpeculationTree.k_ary(2, 3),
+    "random": random_tree(23, 0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    length: Tensor
+    visible: Tensor
+    depths: Tensor
+
+    def run(self, **options: Any) -> Tensor:
+        return tree_attention(self.query, self.keys, self.values, self.length, self.visible, **self.options(options))
+
+    def exact(self, **options: Any) -> Tensor:
+        wide = (each.double() for each in (self.query, self.keys, self.values))
+        return reference_attention(*wide, self.length, self.visible, **self.options(options))
+
+    def options(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"scale": self.query.shape[2] ** -0.5, "depths": self.depths if "window" in given else None} | given
+
+
+def a_case(
+    device: str,
+    tree: SpeculationTree,
+    prefix: int,
+    *,
+    heads: int = 4,
+    kv_heads: int = 2,
+    dim: int = 64,
+    value_dim: int | None = None,
+    capacity: int = 200,
+    dtype: torch.dtype = torch.float16,
+) -> Case:
+    """Random queries, keys and values; NaN in the slots beyond the tree; the query a view of [n, heads, dim]."""
+    torch.manual_seed(prefix + 1000 * tree.size)
+    query = torch.randn(tree.size, heads, dim)
+    keys = torch.randn(kv_heads, capacity, dim)
+    values = torch.randn(kv_heads, capacity, value_dim or dim)
+    keys[:, prefix + tree.size :] = values[:, prefix + tree.size :] = torch.nan
+    return Case(
+        query.to(device, dtype).transpose(0, 1),
+        keys.to(device, dtype),
+        values.to(device, dtype),
+        torch.tensor([prefix], device=device),
+        torch.tensor(tree.ancestor_mask, device=device),
+        torch.tensor(tree.depths, device=device),
+    )
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).norm() / exact.norm())
+
+
+def agree(case: Case, **options: Any) -> Tensor:
+    found = case.run(**options)
+    exact = case.exact(**{name: value for name, value in options.items() if name != "splits"})
+    assert found.shape == exact.shape
+    assert found.dtype == case.query.dtype
+    assert found.is_contiguous()
+    assert error(found, exact) < BOUNDS[found.dtype]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is allocated holds NaN, so that an element that is not written shows."""
+    empty: Callable[..., Tensor] = torch.empty
+
+    def poisoned(*size: Any, **options: Any) -> Tensor:
+        out = empty(*size, **options)
+        return out.fill_(torch.nan) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+# -- the twin -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [None, 1, 4])
+def test_the_twin_is_attention_one_node_and_head_at_a_time(window: int | None) -> None:
+    tree, prefix = TREES["binary"], 7
+    case = a_case("cpu", tree, prefix, dim=3, heads=4, kv_heads=2, dtype=torch.float64)
+    found = case.exact(scale=0.3, window=window, depths=case.depths)
+    for node in range(tree.size):
+        slots = [j for j in range(prefix) if window is None or prefix + tree.depths[node] - j < window]
+        slots += [prefix + j for j in range(tree.size) if tree.ancestor_mask[node, j]]
+        for head in range(4):
+            keys, values = case.keys[head // 2, slots], case.values[head // 2, slots]
+            weights = [math.exp(0.3 * float(case.query[head, node] @ key)) for key in keys]
+            mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+            torch.testing.assert_close(found[node, head], mean)
+
+
+# -- the kernel ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 63, 64, 65, 130])
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES.keys())
+def test_every_length(device: str, tree: SpeculationTree, prefix: int) -> None:
+    agree(a_case(device, tree, prefix))
+
+
+@pytest.mark.parametrize("splits", [1, 3, 8])
+@pytest.mark.parametrize("prefix", [0, 63, 150])
+def test_splits_and_masks_of_no_tree(device: str, splits: int, prefix: int) -> None:
+    case = a_case(device, TREES["random"], prefix, dtype=torch.float32)
+    case.visible.copy_((torch.rand(23, 23) < 0.4) | torch.eye(23, dtype=torch.bool))
+    agree(case, splits=splits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("dim", "value_dim"), [(64, 64), (96, 96), (128, 128), (256, 256), (96, 64), (64, 128)])
+def test_dims(device: str, dim: int, value_dim: int, dtype: torch.dtype) -> None:
+    agree(a_case(device, TREES["chain"], 70, dim=dim, value_dim=value_dim, dtype=dtype), splits=2)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (2, 1), (8, 2), (8, 1), (6, 2), (14, 2)])
+def test_groups(device: str, heads: int, kv_heads: int) -> None:
+    agree(a_case(device, TREES["random"], 40, heads=heads, kv_heads=kv_heads), splits=2)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(33, torch.float16), (150, torch.float16), (40, torch.float32)])
+def test_several_blocks_of_rows(device: str, size: int, dtype: torch.dtype) -> None:
+    agree(a_case(device, random_tree(size, 1), 20, dtype=dtype))
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("window", "prefix"), [(1, 70), (3, 70), (64, 130), (68, 130), (5, 0), (1000, 70)])
+def test_windows(device: str, window: int, prefix: int, splits: int) -> None:
+    agree(a_case(device, TREES["random"], prefix), window=window, splits=splits)
+
+
+def test_a_window_reads_no_tile_before_it(device: str) -> None:
+    case = a_case(device, TREES["chain"], 150)
+    case.keys[:, :64] = case.values[:, :64] = torch.nan
+    found = case.run(window=20)
+    case.keys[:, :64] = case.values[:, :64] = 0
+    assert error(found, case.exact(window=20)) < BOUNDS[found.dtype]
+
+
+def test_a_level_sees_its_ancestors_through_a_slice_of_the_mask(device: str) -> None:
+    case, level = a_case(device, TREES["binary"], 61), slice(7, 15)
+    mask = torch.zeros(31, 57, dtype=torch.bool, device=device)
+    mask[3:18, 5:20] = case.visible
+    agree(replace(case, query=case.query[:, level], visible=mask[3:18, 5:20][level], depths=case.depths[level]), window=30)
+
+
+def test_strides(device: str) -> None:
+    case = a_case(device, TREES["binary"], 100)
+    plain = case.run()
+    rows = torch.stack([case.keys.transpose(0, 1), case.values.transpose(0, 1)], dim=2)  # [capacity, kv_heads, 2, dim]
+    keys, values = rows.unbind(2)
+    other = replace(case, query=case.query.contiguous(), keys=keys.transpose(0, 1), values=values.transpose(0, 1))
+    assert torch.equal(other.run(), plain)
+
+
+def test_the_capacity_changes_nothing(device: str) -> None:
+    small, large = (a_case(device, TREES["binary"], 50, capacity=capacity) for capacity in (65, 1000))
+    large.keys[:, :65], large.values[:, :65] = small.keys, small.values
+    assert torch.equal(small.run(splits=2), large.run(splits=2))
+
+
+def test_what_no_node_sees_may_hold_anything_finite(device: str) -> None:
+    case = a_case(device, TREES["binary"], 60)
+    case.visible[:, 9] = False
+    plain = case.run()
+    case.keys[:, 69], case.values[:, 69] = HIDDEN, -HIDDEN
+    assert torch.equal(case.run(), plain)
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_node_that_sees_nothing_gets_zeros(device: str, splits: int) -> None:
+    case = a_case(device, TREES["binary"], 0)
+    case.visible[4] = False
+    found = agree(case, splits=splits)
+    assert not found[4].any()
+
+
+def test_peaked_scores_neither_overflow_nor_vanish(device: str) -> None:
+    case = a_case(device, TREES["binary"], 90, dtype=torch.float32)
+    agree(case, scale=4.0, splits=3)
+
+
+@pytest.mark.parametrize(("node", "slot"), [(9, 1), (9, 10), (0, 3), (14, 14)])
+def test_one_wrong_bit_of_the_mask_shows_in_its_node_alone(device: str, node: int, slot: int) -> None:
+    case = a_case(device, TREES["binary"], 5)
+    exact = case.exact()
+    case.visible[node, slot] ^= True
+    found = case.run()
+    others = torch.arange(len(exact), device=device) != node
+    assert error(found[node], exact[node]) > 20 * BOUNDS[found.dtype]
+    assert error(found[others], exact[others]) < BOUNDS[found.dtype]
+
+
+def test_one_position_more_shows(device: str) -> None:
+    case = a_case(device, TREES["binary"], 12)
+    exact = case.exact()
+    assert error(replace(case, length=case.length - 1).run(), exact) > 20 * BOUNDS[torch.float16]
+    assert error(case.run(window=8), case.exact(window=9)) > 20 * BOUNDS[torch.float16]
+
+
+def test_what_cannot_be_read_is_refused(device: str) -> None:
+    case = a_case(device, TREES["binary"], 5)
+    with pytest.raises(ValueError, match="stride 1"):
+        replace(case, keys=case.keys.transpose(1, 2).contiguous().transpose(1, 2)).run()
+    with pytest.raises(ValueError, match="stride 1"):
+        replace(case, visible=case.visible.T).run()
+    with pytest.raises(ValueError, match="pass depths"):
+        case.run(window=4, depths=None)
+
+
+# -- how it is launched -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("programs", [1, 2, 8, 32, 64, 98, 99, 132, 1000])
+@pytest.mark.parametrize("tiles", [1, 5, 512])
+def test_splits_fill_the_device_once_or_twice(programs: int, tiles: int) -> None:
+    splits = choose_splits(programs, tiles)
+    assert 1 <= splits <= min(MAX_SPLITS, tiles)
+    assert splits == 1 or programs * splits <= 2 * MULTIPROCESSORS
+    if splits not in (MAX_SPLITS, tiles):
+        assert programs * splits >= 0.75 * MULTIPROCESSORS
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dim", [64, 96, 128, 256])
+def test_tiles_are_powers_of_two_that_the_tensor_cores_take(dim: int, dtype: torch.dtype) -> None:
+    for rows in (1, 16, 17, 33, 65, 129, 8192):
+        plan = choose_tiling(rows, dim, dtype)
+        assert plan.rows in (16, 32, 64, 128)
+        assert plan.rows < 2 * max(rows, 16)
+
+
+# -- on a GPU -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", [1, 7, 64, 300, 1024])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (14, 2, 64), (32, 32, 96), (8, 4, 256), (16, 2, 128)])
+def test_large(device: str, heads: int, kv_heads: int, dim: int, size: int, dtype: torch.dtype) -> None:
+    for prefix in (0, 777, 8192 - size):
+        agree(a_case(device, random_tree(size, 2), prefix, heads=heads, kv_heads=kv_heads, dim=dim, capacity=8192, dtype=dtype))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [5, 64, 300])
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_large_windows(device: str, dim: int, size: int, dtype: torch.dtype) -> None:
+    for window in (33, 1024, 4096):
+        agree(a_case(device, random_tree(size, 3), 5000, heads=8, dim=dim, capacity=8192, dtype=dtype), window=window)
+
+
+@pytest.mark.gpu
+def test_a_long_cache_of_strides_beyond_32_bits(device: str) -> None:
+    storage = torch.zeros(32768, 1, 66_000, dtype=torch.float16, device=device)  # 2.2e9 elements
+    case = a_case(device, TREES["binary"], 32000, heads=4, kv_heads=1, capacity=32768)
+    keys, values = storage[:, :, :64], storage[:, :, 64:128]
+    keys.copy_(case.keys.transpose(0, 1))
+    values.copy_(case.values.transpose(0, 1))
+    far = replace(case, keys=keys.transpose(0, 1), values=values.transpose(0, 1))
+    assert torch.equal(far.run(), case.run())
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_follows_length_and_mask(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    first, second = (a_case(device, random_tree(40, seed), prefix, capacity=4096) for seed, prefix in ((4, 100), (5, 3000)))
+    first.run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = first.run()
+    for case in (first, second):
+        for name, value in vars(case).items():
+            getattr(first, name).copy_(value)
+        graph.replay()
+        assert error(found, case.exact()) < BOUNDS[torch.float16]
+
+
+@pytest.mark.gpu
+def test_no_tree_needs_another_compilation(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    a_case(device, random_tree(1, 6), 101).run(splits=3)
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", lambda **facts: compiled.append(facts["repr"]))
+    for size in (2, 3, 5, 8):  # of 2 query heads per K/V head: 16 rows for all
+        a_case(device, random_tree(size, 6), 100 + size).run(splits=3)
+    assert compiled == []

@@ -1,0 +1,109 @@
+"""Passes by our own kernels are those of the module: in Triton's interpreter on the CPU, and on a GPU."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+pytest.importorskip("triton")
+
+from treespec.models.fused import FusedDecoder
+from treespec.models.hooked import HookedDecoder
+from treespec.models.placement import Placement, Prefix
+from treespec.models.tree_model import TreeModel
+from treespec.tree import SpeculationTree
+
+Build = Callable[..., PreTrainedModel]
+TREE = SpeculationTree.from_branches([[3], [2, 0, 1], [1, 2, 1], [1, 0, 2, 0], [1, 1, 0]])
+FUSED = ("llama", "qwen2", "qwen2-sliding", "qwen3", "qwen3-sliding", "mistral")
+HOOKED = ("ministral", "gemma", "gemma3", "gpt2", "opt", "gpt_neox", "phi", "phi3", "starcoder2", "olmo2")
+PLAIN = ("gemma2", "gpt_oss", "falcon", "mixtral", "qwen3_moe", "deepseek_v3", "gptj")
+PROMPT = 21
+
+
+def ids(count: int, seed: int, device: str) -> torch.Tensor:
+    return torch.randint(97, (count,), generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def place(length: int, device: str, tree: SpeculationTree = TREE, known: bool = False) -> Placement:
+    """With a length that only the device knows."""
+    prefix = Prefix(torch.tensor([length], device=device), length if known else None)
+    visible = torch.tensor(tree.ancestor_mask, device=device)
+    return Placement(prefix, torch.tensor(tree.depths, device=device), torch.arange(tree.size, device=device), visible)
+
+
+def largest(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.mark.parametrize("family", [*FUSED, *HOOKED])
+def test_a_tree_and_what_follows_it(family: str, tiny_module: Build, device: str) -> None:
+    """Prefill in chunks, a tree, its deepest path moved, two more tokens: every logit of the plain module."""
+    module = tiny_module(family).to(device)
+    plain, ours = TreeModel(module, kernels=False), TreeModel(module, kernels=True)
+    prompt, nodes = ids(PROMPT, 1, device), ids(TREE.size, 2, device)
+    for model in (plain, ours):
+        model.allocate(60)
+    assert not ours.plain
+    assert type(ours._by_kernels) is (FusedDecoder if family in FUSED else HookedDecoder)
+    assert largest(ours.prefill(prompt, chunk=8), plain.prefill(prompt)) < 1e-4
+    assert largest(ours.forward(nodes, place(PROMPT, device)), plain.forward(nodes, place(PROMPT, device, known=True))) < 1e-4
+    path = torch.tensor([n for n in range(TREE.size) if TREE.ancestor_mask[TREE.size - 1, n]], device=device)
+    for model in (plain, ours):
+        model.move(Prefix.of(PROMPT, device), path, 0)
+    after = Placement.causal(PROMPT + len(path), 2, device)
+    assert largest(ours.forward(nodes[:2], after), plain.forward(nodes[:2], after)) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_wide_and_narrow_passes_agree(family: str, tiny_module: Build, device: str) -> None:
+    module = tiny_module(family).to(device)
+    model, plain = TreeModel(module, kernels=True), TreeModel(module, kernels=False)
+    tree = SpeculationTree.k_ary(2, 5).truncated(60)
+    wide = SpeculationTree.from_branches([[2], [4, 4], [4] * 8, [1] * 32]).truncated(70)
+    for chosen in (tree, wide):
+        nodes = ids(chosen.size, 3, device)
+        for each in (model, plain):
+            each.allocate(PROMPT + chosen.size)
+            each.prefill(ids(PROMPT, 1, device))
+        known = place(PROMPT, device, chosen, known=True)
+        assert largest(model.forward(nodes, known), plain.forward(nodes, known)) < 1e-4
+        keep = torch.tensor([3, 0], device=device)
+        assert largest(model.forward(nodes, known, keep), plain.forward(nodes, known)[keep]) < 1e-4
+
+
+def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) -> None:
+    """No second copy, and a second model of the same module shares them."""
+    module = tiny_module("qwen2").to(device)
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    first = TreeModel(module, kernels=True)
+    second = TreeModel(module, kernels=True)
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+    assert isinstance(first._by_kernels, FusedDecoder)
+    assert isinstance(second._by_kernels, FusedDecoder)
+    attention = module.model.layers[0].self_attn
+    for model in (first._by_kernels, second._by_kernels):
+        assert model.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
+        bias = model.layers[0].qkv.bias
+        assert bias is not None
+        assert bias.data_ptr() == attention.q_proj.bias.data_ptr()
+    with torch.no_grad():
+        attention.v_proj.weight[3, 5] = 7.0
+    rows = attention.q_proj.weight.shape[0] + attention.k_proj.weight.shape[0]
+    assert float(first._by_kernels.layers[0].qkv.weight[rows + 3, 5]) == 7.0
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_families_that_cannot_say_why(family: str, tiny_module: Build, device: str) -> None:
+    model = TreeModel(tiny_module(family).to(device), kernels=True)
+    model.allocate(8)
+    assert model._by_kernels is None
+    assert model.plain
+    assert model.prefill(ids(3, 1, device)).shape == (97,)
+
+
+def test_positions_that_change_with_the_text_are_not_captured(tiny_module: Build, device: str) -> None:
+    ropes = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    model = TreeModel(tiny_module("llama", rope_parameters=ropes).to(device), kernels=True)
+    assert "rotary positions change" in model.plain

@@ -1,0 +1,289 @@
+"""Attention of a tree's nodes over a static cache: cost follows the committed length, which only the device knows.
+
+The cache holds the committed tokens first, seen by every node, and the tree's own rows behind them, seen as a mask says. Few nodes
+attend to many slots, so reading keys and values takes the time: the query heads of a group are packed into one block of rows that
+shares them, and the slots are split over programs that fill the device (flash-decoding); a second, small kernel combines the splits.
+Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
+"""
+
+from dataclasses import dataclass
+from typing import Any  # quoted below: Triton cannot resolve it in a kernel
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+
+MULTIPROCESSORS = 132
+"""What splits are chosen for: an H100 or H200."""
+MAX_SPLITS = 16
+_LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How rows and slots are cut into tiles."""
+
+    rows: int
+    slots: int
+    warps: int
+    stages: int
+
+
+def reference_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    length: Tensor,
+    visible: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    depths: Tensor | None = None,
+) -> Tensor:
+    """The twin that defines `tree_attention`, in float32 (float64 for float64). See there. It waits for the device."""
+    exact = torch.float64 if query.dtype == torch.float64 else torch.float32
+    prefix, group = int(length), query.shape[0] // keys.shape[0]
+    used = prefix + visible.shape[1]
+    k, v = (rows[:, :used].to(exact).repeat_interleave(group, 0) for rows in (keys, values))
+    committed = visible.new_ones(visible.shape[0], prefix)
+    if window is not None and depths is not None:
+        committed = (prefix + depths)[:, None] - torch.arange(prefix, device=query.device) < window
+    seen = torch.cat([committed, visible], dim=1)
+    scores = query.to(exact) @ k.transpose(1, 2) * scale
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0)
+    return (weights @ v).to(query.dtype).transpose(0, 1).contiguous()
+
+
+def tree_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    length: Tensor,
+    visible: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    depths: Tensor | None = None,
+    splits: int | None = None,
+) -> Tensor:
+    """softmax(scale query keys^T) values over what each node sees -> [n, heads, value_dim], contiguous, in query's dtype.
+
+    `query` [heads, n, dim]; `keys` [kv_heads, capacity, dim] and `values` [kv_heads, capacity, value_dim], float16, bfloat16 or
+    float32, of any strides with a contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length`
+    int64 [1]: the first `length` slots are committed and seen by all nodes; `visible` bool [n, m]: which of the m slots behind them
+    each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
+    length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. A node
+    that sees nothing gets zeros. No host synchronisation. Raises ValueError for strides it cannot read and a window without depths.
+    """
+    heads, n, dim = query.shape
+    kv_heads, capacity, value_dim = values.shape
+    if query.stride(2) != 1 or keys.stride(2) != 1 or values.stride(2) != 1 or (visible.shape[1] > 1 and visible.stride(1) != 1):
+        raise ValueError("query, keys, values and visible need a last dimension of stride 1; pass them through contiguous()")
+    if window is not None and depths is None:
+        raise ValueError(f"window {window} counts back from each node's position; pass depths")
+    group = heads // kv_heads
+    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype)
+    blocks = triton.cdiv(n * group, plan.rows)
+    if splits is None:
+        reach = capacity if window is None else min(capacity, window + visible.shape[1])
+        splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots))
+    out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
+    partial, logs = out, None
+    if splits > 1:
+        partial = torch.empty(splits, n, heads, value_dim, dtype=torch.float32, device=query.device)
+        logs = torch.empty(splits, n, heads, dtype=torch.float32, device=query.device)
+    _attention_kernel[(blocks, kv_heads, splits)](
+        query,
+        keys,
+        values,
+        length,
+        visible,
+        depths,
+        partial,
+        logs,
+        n,
+        visible.shape[1],
+        0 if window is None else window,
+        visible.stride(0),
+        query.stride(0),
+        query.stride(1),
+        keys.stride(0),
+        keys.stride(1),
+        values.stride(0),
+        values.stride(1),
+        scale * _LOG2_E,
+        HEADS=heads,
+        GROUP=group,
+        DIM=dim,
+        WIDE=triton.next_power_of_2(dim),
+        VALUE_DIM=value_dim,
+        VALUE_WIDE=triton.next_power_of_2(value_dim),
+        ROWS=plan.rows,
+        SLOTS=plan.slots,
+        WINDOWED=window is not None,
+        SPLIT=splits > 1,
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        OVERLAP=overlaps(query.device),
+        num_warps=plan.warps,
+        num_stages=plan.stages,
+        **early(query.device),
+    )
+    if splits > 1:
+        _combine_kernel[(n * heads,)](
+            partial,
+            logs,
+            out,
+            splits,
+            n * heads,
+            VALUE_DIM=value_dim,
+            VALUE_WIDE=triton.next_power_of_2(value_dim),
+            SPLITS=triton.next_power_of_2(splits),
+            OVERLAP=overlaps(query.device),
+            num_warps=2,
+            **early(query.device),
+        )
+    return out
+
+
+def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
+    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill next to no registers on Hopper."""
+    height = max(16, triton.next_power_of_2(rows))
+    if dtype == torch.float32:
+        return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
+    if dim > 128:
+        return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
+    return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 2 if height >= 64 else 3)
+
+
+def choose_splits(programs: int, tiles: int) -> int:
+    """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
+    if 4 * programs >= 3 * MULTIPROCESSORS:
+        return 1
+    return max(1, min(2 * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))
+
+
+@triton.jit(do_not_specialize=["length", "visible", "depths", "n", "m", "window", "visible_stride"])
+def _attention_kernel(
+    query: "Any",
+    keys: "Any",
+    values: "Any",
+    length: "Any",
+    visible: "Any",
+    depths: "Any",
+    out: "Any",
+    logs: "Any",
+    n: "Any",
+    m: "Any",
+    window: "Any",
+    visible_stride: "Any",
+    query_head: "Any",
+    query_node: "Any",
+    key_head: "Any",
+    key_slot: "Any",
+    value_head: "Any",
+    value_slot: "Any",
+    factor: "Any",
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDE: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    wait_for_inputs(OVERLAP)
+    kv_head, split, splits = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    node, head = row // GROUP, kv_head * GROUP + row % GROUP
+    there = node < n
+    place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
+
+    prefix = tl.load(length).to(tl.int32)
+    total = prefix + m
+    first, near = 0, 0  # the first tile that any row sees; the slot from which on all rows see all that is committed
+    oldest = row * 0
+    if WINDOWED:
+        oldest = prefix - window + 1 + tl.load(depths + node, mask=there, other=0).to(tl.int32)
+        first = tl.minimum(tl.maximum(tl.min(oldest, axis=0), 0), prefix) // SLOTS
+        near = tl.max(oldest, axis=0)
+    tiles = tl.cdiv(total, SLOTS) - first
+    begin, end = first + tiles * split // splits, first + tiles * (split + 1) // splits
+
+    q_at = query + (head * query_head + node.to(tl.int64) * query_node)[:, None] + place[None, :]
+    q = tl.load(q_at, mask=(there & (begin < end))[:, None] & (place < DIM)[None, :], other=0.0)
+    slot = tl.arange(0, SLOTS)
+    k_at = slot[:, None] * key_slot + place[None, :]
+    v_at = slot[:, None] * value_slot + value_place[None, :]
+    keys += kv_head * key_head + begin.to(tl.int64) * SLOTS * key_slot
+    values += kv_head * value_head + begin.to(tl.int64) * SLOTS * value_slot
+    seen_at = node * visible_stride
+
+    highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
+    mass = tl.zeros((ROWS,), dtype=tl.float32)
+    sums = tl.zeros((ROWS, VALUE_WIDE), dtype=tl.float32)
+    for tile in tl.range(begin, end):
+        at = tile * SLOTS + slot
+        k = tl.load(keys + k_at, mask=(at < total)[:, None] & (place < DIM)[None, :], other=0.0)
+        v = tl.load(values + v_at, mask=(at < total)[:, None] & (value_place < VALUE_DIM)[None, :], other=0.0)
+        keys += SLOTS * key_slot
+        values += SLOTS * value_slot
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor
+        seen = tl.full((ROWS, SLOTS), 1, dtype=tl.int1)
+        if (tile * SLOTS < near) | ((tile + 1) * SLOTS > prefix):
+            inside = (at >= prefix) & (at < total)
+            seen = tl.load(visible + (seen_at[:, None] + (at - prefix)[None, :]), mask=there[:, None] & inside[None, :], other=0)
+            committed = (at < prefix)[None, :]
+            if WINDOWED:
+                committed = committed & (at[None, :] >= oldest[:, None])
+            seen = seen | committed
+        scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        against = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
+        weights = tl.exp2(scores - against[:, None])
+        shrink = tl.exp2(highest - against)
+        mass = mass * shrink + tl.sum(weights, axis=1)
+        sums = tl.dot(weights.to(v.dtype), v, sums * shrink[:, None], input_precision=PRECISION)
+        highest = higher
+
+    mass = tl.where(mass > 0, mass, 1.0)
+    sums = sums / mass[:, None]
+    target = node.to(tl.int64) * HEADS + head
+    if SPLIT:
+        target += split.to(tl.int64) * n * HEADS
+        tl.store(logs + target, highest + tl.log2(mass), mask=there)  # -inf where nothing was seen
+    if begin < end or not SPLIT:
+        out_at = out + target[:, None] * VALUE_DIM + value_place[None, :]
+        tl.store(out_at, sums.to(out.dtype.element_ty), mask=there[:, None] & (value_place < VALUE_DIM)[None, :])
+
+
+@triton.jit(do_not_specialize=["splits", "rows"])
+def _combine_kernel(
+    partial: "Any",
+    logs: "Any",
+    out: "Any",
+    splits: "Any",
+    rows: "Any",
+    VALUE_DIM: tl.constexpr,
+    VALUE_WIDE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    wait_for_inputs(OVERLAP)
+    row = tl.program_id(0)
+    split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
+    at = split.to(tl.int64) * rows + row
+    log = tl.load(logs + at, mask=split < splits, other=float("-inf"))
+    weights = tl.exp2(log - tl.maximum(tl.max(log, axis=0), -1e38))
+    part_at = partial + at[:, None] * VALUE_DIM + place[None, :]
+    parts = tl.load(part_at, mask=(log > float("-inf"))[:, None] & (place < VALUE_DIM)[None, :], other=0.0)
+    mass = tl.sum(weights, axis=0)
+    mixed = tl.sum(parts * weights[:, None], axis=0) / tl.where(mass > 0, mass, 1.0)
+    tl.store(out + row.to(tl.int64) * VALUE_DIM + place, mixed.to(out.dtype.element_ty), mask=place < VALUE_DIM)

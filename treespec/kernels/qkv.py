@@ -1,0 +1,215 @@
+"""Queries, keys and values of few rows in one launch: the product of `linear`, whose tiles are turned and stored while in registers.
+
+A program owns columns of the lower half of one head and the same columns of its upper half, which the rotary positions mix.
+`reference_project` defines the results.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from treespec.kernels.linear import (
+    SHARED,
+    Stream,
+    Tiling,
+    Workspace,
+    collect,
+    deposit,
+    fitting,
+    multiply,
+    norm_factors,
+    reference_linear,
+    slice_of,
+)
+from treespec.kernels.overlap import early, overlaps, shared_bytes, wait_for_inputs
+from treespec.kernels.pointwise import reference_rotate_and_store
+
+
+def reference_project(
+    x: Stream,
+    weight: Tensor,
+    length: Tensor,
+    depths: Tensor,
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The twin that defines `project`, but that it rounds the product before it turns it."""
+    return reference_rotate_and_store(reference_linear(x, weight, bias=bias), length, depths, rows, cos, sin, keys, values)
+
+
+def project(
+    x: Stream,
+    weight: Tensor,
+    workspace: Workspace,
+    length: Tensor,
+    depths: Tensor,
+    rows: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    bias: Tensor | None = None,
+    tiling: Tiling | None = None,
+) -> Tensor:
+    """`linear`, then `rotate_and_store`: see there. Returns queries [n, heads, dim], n <= 64; K/V rows are written.
+
+    weight [(heads + 2 kv_heads) dim, inner], contiguous. A tiling's columns are of half a head.
+    """
+    kv_heads, _, dim = keys.shape
+    heads = weight.shape[0] // dim - 2 * kv_heads
+    (count, inner), half = x.weighted.shape, dim // 2
+    block = max(16, triton.next_power_of_2(count))
+    plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
+    tiles = (heads + 2 * kv_heads) * triton.cdiv(half, plan.columns)
+    overlap = overlaps(weight.device)
+    query = torch.empty(count, heads, dim, dtype=weight.dtype, device=weight.device)
+    _project_kernel[(tiles, plan.splits)](
+        x.weighted,
+        weight,
+        bias,
+        x.squares,
+        length,
+        depths,
+        rows,
+        cos,
+        sin,
+        query,
+        keys,
+        values,
+        workspace.floats(tiles * plan.splits * block * plan.columns * 2) if plan.splits > 1 else None,
+        workspace.counters,
+        count,
+        plan.splits,
+        x.squares.shape[0],
+        inner,
+        x.epsilon,
+        cos.shape[0],
+        keys.stride(0),
+        keys.stride(1),
+        values.stride(0),
+        values.stride(1),
+        HEADS=heads,
+        KV_HEADS=kv_heads,
+        HALF=half,
+        BLOCK=block,
+        COLUMNS=plan.columns,
+        INNER=plan.inner,
+        SPLIT=plan.splits > 1,
+        PARTS=triton.next_power_of_2(x.squares.shape[0]),
+        BIAS=bias is not None,
+        EVEN=inner % plan.inner == 0,
+        PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
+        STAGES=plan.stages,
+        OVERLAP=overlap,
+        num_warps=plan.warps,
+        **early(weight.device),
+    )
+    return query
+
+
+def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
+    """Tiles that keep an H200 reading. `heads` counts those of queries, keys and values."""
+    if dtype == torch.float32:
+        return Tiling(16, 32, 1, 4, 2)
+    plan = Tiling(16, 128, 1, 4, 3)
+    return fitting(plan, rows, heads * triton.cdiv(dim // 2, plan.columns), inner, 2, shared)
+
+
+# Strides are specialised: multiples of 16 for all usual dims and any capacity, which makes wide stores of far fewer registers.
+@triton.jit(do_not_specialize=["count", "splits", "parts", "positions"])
+def _project_kernel(
+    x: "Any",
+    weight: "Any",
+    bias: "Any",
+    squares: "Any",
+    length: "Any",
+    depths: "Any",
+    rows: "Any",
+    cos: "Any",
+    sin: "Any",
+    query: "Any",
+    keys: "Any",
+    values: "Any",
+    partial: "Any",
+    counters: "Any",
+    count: "Any",
+    splits: "Any",
+    parts: "Any",
+    inner: "Any",
+    epsilon: "Any",
+    positions: "Any",
+    k_head: "Any",
+    k_slot: "Any",
+    v_head: "Any",
+    v_slot: "Any",
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PARTS: tl.constexpr,
+    BIAS: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    tile, split = tl.program_id(0), tl.program_id(1)
+    TILES: tl.constexpr = (HALF + COLUMNS - 1) // COLUMNS
+    head = tile // TILES
+    row, column = tl.arange(0, BLOCK), (tile % TILES) * COLUMNS + tl.arange(0, COLUMNS)
+    there = row < count
+    inside = column < HALF
+    written = there[:, None] & inside[None, :]
+    first, stop = slice_of(inner, split, splits, INNER)
+    low_column = head * (2 * HALF) + column
+    low_row = weight + low_column.to(tl.int64) * inner
+    high_row = weight + (HALF + low_column).to(tl.int64) * inner
+    wait_for_inputs(OVERLAP)
+    committed = tl.load(length).to(tl.int32)  # here, so that the memory answers while the weights stream
+    depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
+    offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
+    low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, COLUMNS, INNER, True, EVEN, PRECISION, STAGES)
+    last = True
+    if SPLIT:
+        last = deposit(low, high, partial, counters, tile, split, splits, BLOCK, COLUMNS, True)
+    if last:
+        if SPLIT:
+            low, high = collect(partial, counters, tile, splits, BLOCK, COLUMNS, True)
+        scale = norm_factors(squares, count, parts, inner, epsilon, BLOCK, PARTS)[:, None]
+        low *= scale
+        high *= scale
+        if BIAS:
+            low += tl.load(bias + low_column, mask=inside, other=0.0).to(tl.float32)[None, :]
+            high += tl.load(bias + low_column + HALF, mask=inside, other=0.0).to(tl.float32)[None, :]
+        kind = query.dtype.element_ty
+        slot = (committed + offset).to(tl.int64)[:, None]
+        if head >= HEADS + KV_HEADS:
+            value = values + (head - HEADS - KV_HEADS).to(tl.int64) * v_head + slot * v_slot + column[None, :]
+            tl.store(value, low.to(kind), mask=written)
+            tl.store(value + HALF, high.to(kind), mask=written)
+        else:
+            at = tl.minimum(committed + depth, positions - 1)[:, None] * HALF + column[None, :]
+            c = tl.load(cos + at, mask=written, other=0.0)
+            s = tl.load(sin + at, mask=written, other=0.0)
+            new_low = (low * c - high * s).to(kind)
+            new_high = (high * c + low * s).to(kind)
+            if head < HEADS:
+                target = query + (row[:, None] * HEADS + head) * (2 * HALF) + column[None, :]
+                tl.store(target, new_low, mask=written)
+                tl.store(target + HALF, new_high, mask=written)
+            else:
+                key = keys + (head - HEADS).to(tl.int64) * k_head + slot * k_slot + column[None, :]
+                tl.store(key, new_low, mask=written)
+                tl.store(key + HALF, new_high, mask=written)

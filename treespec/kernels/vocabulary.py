@@ -1,0 +1,221 @@
+"""The largest logits of each row, over whole vocabularies, in two launches and without asking the host.
+
+The first kernel reads every logit once and keeps the largest of each group of 16 to 512 neighbours. The `count` best tokens of a row lie in
+its `count` best groups (a group ranks by its largest logit, ties to the smaller group), so the second kernel, one program per row, sorts the
+group maxima, reads the best groups again and sorts what is in them. Group sizes near sqrt(vocabulary / count) keep both sorts short.
+
+A logit is compared as an int32 that orders like its float32 value: NaN above everything, -0 equal to +0. A key is that number in the high
+half of an int64 and 2^32 - 1 - index in the low half, so that keys differ, ties go to the smaller index, and the outcome does not depend on
+how the work is spread. `reference_top_tokens` defines the result.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+
+LARGEST_COUNT = 64
+LARGEST_VOCABULARY = 1 << 18
+_TILE = 2048
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def reference_top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The twin that defines `top_tokens`. See there."""
+    values, tokens = (logits.float() + 0.0).sort(dim=-1, descending=True, stable=True)  # -0 + 0 is +0
+    return values[:, :count], tokens[:, :count]
+
+
+def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(values float32 [rows, count], tokens int64 [rows, count]): the `count` largest logits of each row, largest first.
+
+    `logits` [rows, vocabulary], float16, bfloat16 or float32, the last dimension contiguous, rows any distance apart. Ties go to the smaller
+    index; -0 and +0 tie; NaN comes before everything, so a row is sound where its first value is finite. No host synchronisation; the same
+    launches for the same shapes, so it can be captured in a CUDA graph.
+
+    Raises ValueError for a count, vocabulary, type or layout that the kernels do not take.
+    """
+    _check(logits, count)
+    rows, vocabulary = logits.shape
+    count_bits = (count - 1).bit_length()
+    group_bits, groups_bits = _grouping(vocabulary, count_bits)
+    groups, per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
+    maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
+    values = torch.empty(rows, count, dtype=torch.float32, device=logits.device)
+    tokens = torch.empty(rows, count, dtype=torch.int64, device=logits.device)
+    overlap, options = overlaps(logits.device), early(logits.device)
+    _maxima_kernel[(rows, triton.cdiv(groups, per_tile))](
+        logits, maxima, logits.stride(0), vocabulary, groups, GROUP=1 << group_bits, TILE=per_tile, OVERLAP=overlap, num_warps=4, **options
+    )
+    _select_kernel[(rows,)](
+        logits,
+        maxima,
+        values,
+        tokens,
+        logits.stride(0),
+        vocabulary,
+        groups,
+        count,
+        COUNT_BITS=count_bits,
+        GROUP_BITS=group_bits,
+        GROUPS_BITS=groups_bits,
+        OVERLAP=overlap,
+        num_warps=_warps(max(groups_bits, group_bits + count_bits)),
+        **options,
+    )
+    return values, tokens
+
+
+def _check(logits: Tensor, count: int) -> None:
+    if logits.dim() != 2 or 0 in logits.shape:
+        raise ValueError(f"logits have shape {list(logits.shape)}; pass [rows, vocabulary], at least one of each")
+    if logits.dtype not in _FLOATS:
+        raise ValueError(f"logits are {logits.dtype}; pass float16, bfloat16 or float32")
+    vocabulary = logits.shape[1]
+    if vocabulary > 1 and logits.stride(1) != 1:
+        raise ValueError(f"the logits of a row are {logits.stride(1)} elements apart; pass rows that are contiguous")
+    if vocabulary > LARGEST_VOCABULARY:
+        raise ValueError(f"the vocabulary has {vocabulary:,} tokens; the kernels take {LARGEST_VOCABULARY:,} at most")
+    if not 1 <= count <= min(LARGEST_COUNT, vocabulary):
+        raise ValueError(f"count is {count}; the kernels take 1 to {LARGEST_COUNT}, and no more than the vocabulary's {vocabulary}")
+
+
+@cache
+def _grouping(vocabulary: int, count_bits: int) -> tuple[int, int]:
+    """(group_bits, groups_bits): logits per group and groups per row, as powers of two, for the shortest sorts in the second kernel."""
+    choices = [(bits, max(count_bits, (triton.cdiv(vocabulary, 1 << bits) - 1).bit_length())) for bits in range(4, 10)]
+    return min(choices, key=lambda bits: (1 << bits[1]) + (1 << (bits[0] + count_bits)))
+
+
+def _warps(bits: int) -> int:
+    """Four keys per thread, and no more than 8 warps: beyond, barriers cost more than the shorter work per warp saves."""
+    return min(8, max(1, 1 << bits >> 7))
+
+
+# "Any" stands in quotes below: Triton's compiler evaluates the annotations of kernels, and refuses names from outside.
+
+
+@triton.jit
+def _ordered(logits: "Any") -> "Any":
+    """Int32 that order like the logits, NaN first. -0 becomes -1, which nothing else does."""
+    bits = logits.to(tl.float32).to(tl.int32, bitcast=True)
+    return tl.where(logits != logits, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@triton.jit
+def _keys(ordered: "Any", index: "Any") -> "Any":
+    """Int64: the larger number first, of equal ones the smaller index."""
+    ordered = tl.where(ordered == -1, 0, ordered)
+    return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
+
+
+@triton.jit
+def _index(keys: "Any") -> "Any":
+    return (~keys).to(tl.int32)
+
+
+@triton.jit
+def _bit(BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
+    """One bit of each element's position in a [2] * BITS cube; bit 0 is the last dimension."""
+    return tl.reshape(tl.arange(0, 2), [1] * (BITS - 1 - BIT) + [2] + [1] * BIT)
+
+
+@triton.jit
+def _swap(cube: "Any", falling: "Any", BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
+    """Put the two elements that differ in one bit in order; largest first where `falling` is 1."""
+    other = (
+        tl.sum(cube, BITS - 1 - BIT, keep_dims=True) - cube
+    )  # compiles to a shuffle; also quick in the interpreter, where tl.topk is not
+    return tl.where((cube > other) != (falling ^ _bit(BITS, BIT)), other, cube)
+
+
+@triton.jit
+def _merge(cube: "Any", falling: "Any", BITS: tl.constexpr, RUN: tl.constexpr) -> "Any":
+    """Sort bitonic runs of 2^RUN."""
+    for step in tl.static_range(RUN):
+        cube = _swap(cube, falling, BITS, RUN - 1 - step)
+    return cube
+
+
+@triton.jit
+def _largest(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.constexpr) -> "Any":
+    """The 2^RUN largest of 2^BITS keys, largest first if SORTED: a bitonic top-k (Shanbhag, Pirk, Madden, SIGMOD 2018).
+
+    Runs are sorted, falling in one half of the cube and rising in the other. The larger of each pair across the halves are then the largest
+    of both runs, and bitonic: merge them and halve again.
+    """
+    if RUN == 0:
+        best = tl.max(tl.reshape(keys, [1, 2**BITS]), 1)
+    else:
+        cube = tl.reshape(keys, [2] * BITS)
+        for run in tl.static_range(1, RUN):
+            cube = _merge(cube, _bit(BITS, run), BITS, run)
+        cube = _merge(cube, 1 if BITS == RUN else _bit(BITS, BITS - 1), BITS, RUN)
+        for left in tl.static_range(BITS - 1, RUN, -1):
+            cube = _merge(tl.max(cube, 0), _bit(left, left - 1), left, RUN)
+        if BITS > RUN:
+            cube = tl.max(cube, 0)
+            if SORTED:
+                cube = _merge(cube, 1, RUN, RUN)
+        best = tl.reshape(cube, [2**RUN])
+    return best
+
+
+@triton.jit(do_not_specialize=["groups"])
+def _maxima_kernel(
+    logits: "Any",
+    maxima: "Any",
+    stride: "Any",
+    vocabulary: "Any",
+    groups: "Any",
+    GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    """`maxima` [rows, groups]: the largest of each group, as `_ordered`. One program per row and TILE groups."""
+    wait_for_inputs(OVERLAP)
+    row, tile = tl.program_id(0), tl.program_id(1)
+    group = tile * TILE + tl.arange(0, TILE)
+    index = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    found = tl.load(logits + row.to(tl.int64) * stride + index, mask=index < vocabulary, other=float("-inf"))
+    tl.store(maxima + row * groups + group, tl.max(_ordered(found), 1), mask=group < groups)
+
+
+@triton.jit(do_not_specialize=["groups", "count"])
+def _select_kernel(
+    logits: "Any",
+    maxima: "Any",
+    values: "Any",
+    tokens: "Any",
+    stride: "Any",
+    vocabulary: "Any",
+    groups: "Any",
+    count: "Any",
+    COUNT_BITS: tl.constexpr,
+    GROUP_BITS: tl.constexpr,
+    GROUPS_BITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    """One program per row. What is not there ranks below -inf."""
+    wait_for_inputs(OVERLAP)
+    row = tl.program_id(0)
+    group = tl.arange(0, 2**GROUPS_BITS)
+    largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
+    best = _index(_largest(_keys(largest, group), GROUPS_BITS, COUNT_BITS, False))
+
+    index = best[:, None] * 2**GROUP_BITS + tl.arange(0, 2**GROUP_BITS)[None, :]
+    there = index < vocabulary
+    found = tl.load(logits + row.to(tl.int64) * stride + index, mask=there, other=0.0)
+    keys = _keys(tl.where(there, _ordered(found), -0x80000000), index)
+    keys = _largest(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
+
+    slot = tl.arange(0, 2**COUNT_BITS)
+    ordered = (keys >> 32).to(tl.int32)
+    value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    tl.store(values + row * count + slot, value, mask=slot < count)
+    tl.store(tokens + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)

@@ -1,0 +1,189 @@
+"""FusedDecoder: Llama and its kin by our own kernels, from the weights of the transformers module.
+
+Per layer: norm and Q, K, V in one product with rotary positions and K/V rows; tree attention; output product with the residual; norm, gate
+and up in one product with the activation; down product with the residual. Up to `linear.LARGEST` rows these are `kernels.linear` and
+`kernels.qkv`; beyond, cuBLAS multiplies and the rest are single launches between. Stacked weights replace the originals, which become views
+of them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from treespec.kernels import linear as lin
+from treespec.kernels.attention import tree_attention
+from treespec.kernels.linear import Norm, Workspace
+from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
+from treespec.kernels.qkv import project
+from treespec.models.placement import Placement
+from treespec.models.tree_cache import TreeCache
+
+_FEW = 32
+"""Rows up to which turning queries and keys in a launch of its own is faster than by the product's programs (benchmarks/NOTES.md)."""
+KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Classes of transformers whose layers this is."""
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One matrix, stacked of one or more linear layers."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One decoder layer."""
+
+    before: Norm
+    qkv: _Product
+    heads: tuple[Norm, Norm] | None
+    out: _Product
+    after: Norm
+    gate_up: _Product
+    down: _Product
+    scale: float
+    window: int | None
+
+
+def refusal(module: PreTrainedModel) -> str | None:
+    """Why this module is not one that `FusedDecoder` computes; None where it is."""
+    kind = type(module)
+    if kind.__name__ not in KNOWN or not kind.__module__.startswith("transformers."):
+        return f"{kind.__name__} is none of {', '.join(KNOWN)}"
+    if any(type(part) is not nn.Linear for name, part in module.named_modules() if name.endswith(("_proj", "lm_head"))):
+        return "its linear layers are not plain ones"
+    if len({p.dtype for p in module.parameters()}) > 1 or len({p.device for p in module.parameters()}) > 1:
+        return "its weights have several types or devices"
+    config = module.config.get_text_config(decoder=True)
+    if config.hidden_act not in ("silu", "swish"):
+        return f"its activation is {config.hidden_act}"
+    return None
+
+
+class FusedDecoder:
+    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours."""
+
+    def __init__(self, module: Any) -> None:
+        model = module.model
+        self.workspace = Workspace(module.device)
+        self.embedding: Tensor = model.embed_tokens.weight
+        self.layers = [_layer(layer) for layer in model.layers]
+        self.final = _norm(model.norm)
+        self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
+        self._rotary = model.rotary_emb
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def prepare(self, cache: TreeCache) -> str:
+        """Get ready for passes over this cache, with rotary tables for as many positions. Says why it cannot, or nothing."""
+        capacity = cache.capacity
+        if self._tables is None or self._tables[0].shape[0] < capacity:
+            device = self.embedding.device
+            places = torch.arange(capacity, device=device)[None]
+            cos, sin = self._rotary(torch.zeros(1, dtype=torch.float32, device=device), places)
+            half = cos.shape[-1] // 2
+            self._tables = (cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous())
+        return ""
+
+    def forward(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
+        """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`. `near`: what layers with a window see of the tree."""
+        if tokens.shape[0] > lin.LARGEST:
+            return self._wide(tokens, place, near, cache, keep)
+        space = self.workspace
+        stream = lin.start(self.embedding, tokens, self.layers[0].before)
+        for index, layer in enumerate(self.layers):
+            keys, values = cache.rows(index)
+            where = self._where(place, keys, values)
+            if tokens.shape[0] > _FEW and layer.heads is None:
+                query = project(stream, layer.qkv.weight, space, *where, bias=layer.qkv.bias)
+            else:
+                query = rotate_and_store(lin.linear(stream, layer.qkv.weight, space, bias=layer.qkv.bias), *where, layer.heads)
+            seen = self._attend(query, keys, values, layer, place, near)
+            stream = lin.linear_add(seen, layer.out.weight, stream.plain, layer.after, space, bias=layer.out.bias)
+            inner = lin.linear(stream, layer.gate_up.weight, space, bias=layer.gate_up.bias, gated="silu")
+            following = self.layers[index + 1].before if index + 1 < len(self.layers) else self.final
+            stream = lin.linear_add(inner, layer.down.weight, stream.plain, following, space, bias=layer.down.bias)
+        logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
+        return logits if keep is None else logits.index_select(0, keep)
+
+    def _wide(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
+        x = F.embedding(tokens, self.embedding)
+        delta: Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            x, normed = add_norm(x, layer.before, delta)
+            keys, values = cache.rows(index)
+            qkv = F.linear(normed, layer.qkv.weight, layer.qkv.bias)
+            query = rotate_and_store(qkv, *self._where(place, keys, values), layer.heads)
+            seen = self._attend(query, keys, values, layer, place, near)
+            x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
+            inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias), "silu")
+            delta = F.linear(inner, layer.down.weight, layer.down.bias)
+        if keep is not None and delta is not None:
+            x, delta = x.index_select(0, keep), delta.index_select(0, keep)
+        return F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
+
+    def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(length, depths, rows, cos, sin, keys, values): where the nodes are and where their K/V rows go."""
+        assert self._tables is not None
+        return (place.prefix.length, place.depths, place.rows, *self._tables, keys, values)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, near: Tensor | None) -> Tensor:
+        """[q, heads dim] of query [q, heads, dim], over K/V rows that are stored."""
+        visible = place.visible if layer.window is None or near is None else near
+        return tree_attention(
+            query.transpose(0, 1), keys, values, place.prefix.length, visible, scale=layer.scale, window=layer.window, depths=place.depths
+        ).flatten(1)
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    normed = hasattr(attention, "q_norm")
+    return _Layer(
+        before=_norm(layer.input_layernorm),
+        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj]),
+        heads=(_norm(attention.q_norm), _norm(attention.k_norm)) if normed else None,
+        out=_stack([attention.o_proj]),
+        after=_norm(layer.post_attention_layernorm),
+        gate_up=_stack([mlp.gate_proj, mlp.up_proj]),
+        down=_stack([mlp.down_proj]),
+        scale=float(attention.scaling),
+        window=_window(attention),
+    )
+
+
+def _window(attention: Any) -> int | None:
+    window = getattr(attention, "sliding_window", None)
+    if window is None and type(attention).__name__ == "MistralAttention":
+        window = getattr(attention.config, "sliding_window", None)
+    return None if window is None else int(window)
+
+
+def _norm(norm: Any) -> Norm:
+    return Norm(norm.weight.detach(), float(norm.variance_epsilon))
+
+
+def _stack(layers: list[Any]) -> _Product:
+    """Their weights in one matrix, and the layers' parameters as views of it."""
+    weight = _joined([layer.weight for layer in layers])
+    bias = None if layers[0].bias is None else _joined([layer.bias for layer in layers])
+    return _Product(weight, bias)
+
+
+def _joined(parameters: list[Any]) -> Tensor:
+    """One tensor of all rows, of which the parameters are views: made now, or before for the same module."""
+    whole: Tensor = parameters[0].detach()
+    rows = sum(p.shape[0] for p in parameters)
+    step = whole[0].numel()
+    places = [(p.untyped_storage().data_ptr(), p.storage_offset()) for p in parameters]
+    expected = [(places[0][0], places[0][1] + step * sum(p.shape[0] for p in parameters[:i])) for i in range(len(parameters))]
+    if places == expected and whole.untyped_storage().nbytes() >= (places[0][1] + rows * step) * whole.element_size():
+        return whole.as_strided((rows, *whole.shape[1:]), whole.stride())
+    joined = torch.cat([p.detach() for p in parameters])
+    for parameter, part in zip(parameters, torch.split(joined, [p.shape[0] for p in parameters]), strict=True):
+        parameter.data = part
+    return joined

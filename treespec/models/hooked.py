@@ -1,0 +1,124 @@
+"""HookedDecoder: any family of transformers with our tree attention in place of its own, through transformers' attention interface."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from treespec.kernels.attention import tree_attention
+from treespec.models.families import Family
+from treespec.models.placement import Placement
+from treespec.models.tree_cache import TreeCache
+
+NAME = "treespec"
+"""Under which transformers knows the attention."""
+
+
+@dataclass
+class _Running:
+    """The pass that the attention layers are in."""
+
+    place: Placement | None = None
+    near: Tensor | None = None
+    calls: int = 0
+
+
+def refusal(module: PreTrainedModel, family: Family) -> str | None:
+    """Why tree attention cannot stand in for this module's own; None where it can."""
+    if family.attention is not None:
+        return "its attention scores are capped"
+    config = module.config.get_text_config(decoder=True)
+    if family.model_type == "gpt_oss":
+        return "its attention has sinks"
+    if family.model_type == "falcon":
+        return "its attention does not go through transformers' interface"
+    if getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None):
+        return "its experts are chosen on the host"
+    return None
+
+
+class HookedDecoder:
+    """Logits of a pass over tree nodes by the module's own forward. The module's usual attention stays in force outside of passes."""
+
+    def __init__(self, module: PreTrainedModel, family: Family) -> None:
+        self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
+        self.positions = family.max_positions
+        self.running = _Running()
+        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._config: Any = module.config.get_text_config(decoder=True)
+        for part in module.modules():
+            part._treespec_running = self.running  # type: ignore[assignment]
+        if NAME not in AttentionInterface().valid_keys():  # type: ignore[no-untyped-call]
+            AttentionInterface.register(NAME, _attend)
+            AttentionMaskInterface.register(NAME, _no_mask)
+
+    def prepare(self, cache: TreeCache) -> str:
+        """See `FusedDecoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
+        token = torch.zeros(1, dtype=torch.int64, device=self.module.device)
+        place = Placement.causal(0, 1, self.module.device)
+        self.forward(token, place, None if self.windowed is None else place.visible, cache, None)
+        if self.running.calls == len(cache.layers):
+            return ""
+        return f"tree attention can stand in for {self.running.calls} of its {len(cache.layers)} attention layers only"
+
+    def forward(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
+        """See `FusedDecoder.forward`."""
+        cache.begin(place.slots, cache.capacity)
+        nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)  # a 4D mask is passed on as it is
+        masks: Any = nothing if self.mask_style == "single" else {"full_attention": nothing, "sliding_attention": nothing}
+        positions = (
+            place.positions if self.positions is None else place.positions.clamp_max(self.positions - 1)
+        )  # what is beyond is dropped
+        kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        usual = self._config._attn_implementation
+        self.running.place, self.running.near, self.running.calls = place, near, 0
+        self._config._attn_implementation = NAME
+        try:
+            output = self.module(
+                input_ids=tokens[None],
+                attention_mask=masks,
+                position_ids=positions[None],
+                past_key_values=cache,
+                use_cache=True,
+                **kwargs,
+            )
+        finally:
+            self._config._attn_implementation = usual
+            self.running.place = self.running.near = None
+        logits: Tensor = output.logits[0]
+        return logits[keep] if keep is not None and not self._keeps else logits
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Masks are tree attention's own business."""
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
+    running: Any = module._treespec_running
+    place: Placement = running.place
+    running.calls += 1
+    seen = tree_attention(
+        query[0],
+        key[0],
+        value[0],
+        place.prefix.length,
+        place.visible if sliding_window is None or running.near is None else running.near,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        depths=place.depths,
+    )
+    return seen[None], None
