@@ -27,6 +27,7 @@ from treespec.files import write_json
 from treespec.models.loading import Pair, load_pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import load_prompts
+from treespec.stepping import Engine
 from treespec.timing import now
 
 
@@ -81,14 +82,18 @@ def main() -> None:
     chosen = optimize(acceptance, latency=profile_latency(pair, cells))
     target, draft, tree = pair.target, pair.draft, chosen.tree
 
+    engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr)) if target.device.type == "cuda" else None
+
     def tree_decoding(request: Request) -> tuple[list[int], float, int]:
-        records = decode_speculative(target, draft, tree, request) if tree.size > 1 else decode_autoregressive(target, request)
+        if tree.size == 1:
+            return treeopt_seconds(decode_autoregressive(target, request, engine=engine), target.device)
+        records = decode_speculative(target, draft, tree, request, engine=engine)
         return treeopt_seconds(records, target.device)
 
     systems: dict[str, Callable[[Request], tuple[list[int], float, int]]] = {
         "transformers generate": lambda r: (*transformers_seconds(pair, r.prompt, r.gen_len, False), r.gen_len),
         "transformers assisted": lambda r: (*transformers_seconds(pair, r.prompt, r.gen_len, True), r.gen_len),
-        "treeopt autoregressive": lambda r: treeopt_seconds(decode_autoregressive(target, r), target.device),
+        "treeopt autoregressive": lambda r: treeopt_seconds(decode_autoregressive(target, r, engine=engine), target.device),
         "treeopt tree": tree_decoding,
     }
     totals = {name: {"tokens": 0, "seconds": 0.0, "steps": 0, "identical": 0} for name in systems}

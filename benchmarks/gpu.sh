@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a machine without network: tests, then the whole loop on the embedded pair
 # grown to the shapes of Llama-2-7B and llama-68m. A stage that fails does not stop those that need nothing of it.
-# Usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [sampling]   (all by default; a quarter of an hour on an H200)
+# Usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [engine] [sampling]   (all by default; a quarter of an hour on an H200)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [sampling]}
+out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [engine] [sampling]}
 shift
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -12,7 +12,10 @@ trap 'rm -rf "$work"' EXIT
 failed=""
 
 tests() {
-    python3 -m pytest -m gpu -n 8 -q -W default 2>&1 | tee "$out/gpu-tests.log"
+    python3 -m pytest -m gpu -n 12 -q -W default 2>&1 | tee "$out/gpu-tests.log"
+    # unmarked: they run in Triton's interpreter elsewhere
+    python3 -m pytest tests/treespec/kernels tests/treespec/models/test_kernel_passes.py -m "not gpu" -n 12 -q -W default 2>&1 |
+        tee "$out/kernel-tests.log"
 }
 
 loop() {
@@ -29,12 +32,17 @@ decoding() {
     python3 -m benchmarks.decoding --inflate --out "$out/decoding-gpu.json"
 }
 
+engine() {
+    rm -rf "${work:?}"/*
+    python3 -m benchmarks.engine --out "$out/engine.json"
+}
+
 sampling() {
     python3 -m benchmarks.sampling --inflate --prompts 6 --no-budgets --out "$out/sampling-gpu.json"
 }
 
 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
-for stage in ${@:-tests loop decoding sampling}; do
+for stage in ${@:-tests loop decoding engine sampling}; do
     echo "== $stage"
     SECONDS=0
     "$stage" || failed="$failed $stage"

@@ -32,6 +32,7 @@ from treespec.models.loading import Pair
 from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling, distribution, prompt_generator
 from treespec.step import Plan
+from treespec.stepping import Engine
 from treespec.timing import now
 from treespec.tree import SpeculationTree
 from treespec.verification.report import EvaluationReport, PromptResult
@@ -84,6 +85,7 @@ def decode_all(
     target, draft, device = pair.target, pair.draft, pair.target.device
     vocabulary = min(target.vocabulary_size, draft.vocabulary_size)
     results: list[list[PromptResult]] = [[] for _ in systems]
+    engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr)) if device.type == "cuda" else None
     for index, prompt in enumerate(prompts):
         request = Request(prompt.ids, gen_len, pair.eos_token_ids, sampling)
         outputs: dict[int, tuple[list[int], float, int]] = {}
@@ -93,10 +95,12 @@ def decode_all(
         for which in [*order, *order] if index == 0 else order[turn:] + order[:turn]:  # the first prompt's first round warms up
             stream = prompt_generator(seed, index, device)
             if which < 0:
-                outputs[which] = treeopt_seconds(decode_autoregressive(target, request, stream, vocabulary=vocabulary), device)
+                outputs[which] = treeopt_seconds(
+                    decode_autoregressive(target, request, stream, vocabulary=vocabulary, engine=engine), device
+                )
                 continue
             system = systems[which]
-            records = decode_speculative(target, draft, system.plan, request, stream, drafting=system.drafting)
+            records = decode_speculative(target, draft, system.plan, request, stream, drafting=system.drafting, engine=engine)
             first = next(records)
             started = now(device)
             steps = list(records)

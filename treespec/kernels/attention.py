@@ -132,7 +132,9 @@ def tree_attention(
         **early(query.device),
     )
     if splits > 1:
-        _combine_kernel[(n * heads,)](
+        parts = triton.next_power_of_2(splits)
+        together = max(1, 2048 // (parts * triton.next_power_of_2(value_dim)))
+        _combine_kernel[(triton.cdiv(n * heads, together),)](
             partial,
             logs,
             out,
@@ -140,7 +142,8 @@ def tree_attention(
             n * heads,
             VALUE_DIM=value_dim,
             VALUE_WIDE=triton.next_power_of_2(value_dim),
-            SPLITS=triton.next_power_of_2(splits),
+            SPLITS=parts,
+            ROWS=together,
             OVERLAP=overlaps(query.device),
             num_warps=2,
             **early(query.device),
@@ -160,8 +163,6 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
 
 def choose_splits(programs: int, tiles: int) -> int:
     """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
-    if 4 * programs >= 3 * MULTIPROCESSORS:
-        return 1
     return max(1, min(2 * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))
 
 
@@ -274,16 +275,19 @@ def _combine_kernel(
     VALUE_DIM: tl.constexpr,
     VALUE_WIDE: tl.constexpr,
     SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     wait_for_inputs(OVERLAP)
-    row = tl.program_id(0)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
-    at = split.to(tl.int64) * rows + row
-    log = tl.load(logs + at, mask=split < splits, other=float("-inf"))
-    weights = tl.exp2(log - tl.maximum(tl.max(log, axis=0), -1e38))
-    part_at = partial + at[:, None] * VALUE_DIM + place[None, :]
-    parts = tl.load(part_at, mask=(log > float("-inf"))[:, None] & (place < VALUE_DIM)[None, :], other=0.0)
-    mass = tl.sum(weights, axis=0)
-    mixed = tl.sum(parts * weights[:, None], axis=0) / tl.where(mass > 0, mass, 1.0)
-    tl.store(out + row.to(tl.int64) * VALUE_DIM + place, mixed.to(out.dtype.element_ty), mask=place < VALUE_DIM)
+    there, inside = row < rows, place < VALUE_DIM
+    at = split[None, :].to(tl.int64) * rows + row[:, None]
+    log = tl.load(logs + at, mask=there[:, None] & (split < splits)[None, :], other=float("-inf"))
+    weights = tl.exp2(log - tl.maximum(tl.max(log, axis=1), -1e38)[:, None])
+    part_at = partial + at[:, :, None] * VALUE_DIM + place[None, None, :]
+    parts = tl.load(part_at, mask=(log > float("-inf"))[:, :, None] & inside[None, None, :], other=0.0)
+    mass = tl.sum(weights, axis=1)
+    mixed = tl.sum(parts * weights[:, :, None], axis=1) / tl.where(mass > 0, mass, 1.0)[:, None]
+    out_at = out + row[:, None].to(tl.int64) * VALUE_DIM + place[None, :]
+    tl.store(out_at, mixed.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])
