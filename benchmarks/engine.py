@@ -23,7 +23,7 @@ from benchmarks.decoding import pair_for, transformers_seconds, treeopt_seconds
 from treeopt.optimizer.objective import step_seconds
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.latency import LatencySettings, profile_latency
+from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.files import write_json
 from treespec.models.loading import Pair
@@ -39,8 +39,6 @@ from treespec.verification.runner import top2_gap
 
 PROMPT_LEN = 128
 CONTEXT = 192
-SIZES = (1, 2, 8, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 384, 512)
-WIDTHS = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 96, 128)
 GQA: dict[str, PreTrainedConfig] = {
     "Llama-3.1-8B": LlamaConfig(
         vocab_size=128_256,
@@ -263,7 +261,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    latency = profile_latency(pair, LatencySettings(SIZES, WIDTHS, (CONTEXT,), arguments.repetitions))
+    latency = profile_latency(pair, LatencySettings(default_sizes("cuda"), default_widths("cuda"), (CONTEXT,), arguments.repetitions))
     profile_seconds = time.perf_counter() - started
     model = latency.at_context(CONTEXT)
     exact = optimize(acceptance, size=64, depth=8).tree
@@ -369,7 +367,6 @@ def show(
         "x autoregressive",
         "tokens/step",
         "ms/step",
-        "ready, s",
         "as generate",
         "largest gap",
     ):

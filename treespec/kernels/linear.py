@@ -186,7 +186,7 @@ def _launch_linear(
 ) -> None:
     read = x.weighted if isinstance(x, Stream) else x
     (rows, inner), columns = read.shape, out.shape[1]
-    block = max(16, triton.next_power_of_2(rows))
+    block = block_of(rows)
     plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
     tiles = triton.cdiv(columns, plan.columns)
     partial = workspace.floats(tiles * plan.splits * block * plan.columns * (2 if gated else 1)) if plan.splits > 1 else None
@@ -227,11 +227,16 @@ def _launch_linear(
     )
 
 
+def block_of(rows: int) -> int:
+    """Rows that a program multiplies: 16, or 64 as the tensor cores take them at once (32 would take longer than 64)."""
+    return 16 if rows <= 16 else LARGEST
+
+
 def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
     """Tiles that keep an H200 reading (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor."""
     if dtype == torch.float32:
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
-    few = rows <= 32
+    few = rows <= 16
     if gated:
         plan = Tiling(32, 128 if few else 64, 1, 4, 4)
     elif columns >= 16_384:
@@ -248,7 +253,7 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
     splits, at_once = 1, plan.inner
     while tiles * splits < 110 and inner // (splits * 2) >= 512:
         splits *= 2
-    while at_once > 32 and plan.stages * at_once * 2 * (pairs * plan.columns + max(16, triton.next_power_of_2(rows))) > shared:
+    while at_once > 32 and plan.stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
         at_once //= 2
     return replace(plan, inner=at_once, splits=splits)
 

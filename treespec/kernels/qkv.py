@@ -16,6 +16,7 @@ from treespec.kernels.linear import (
     Stream,
     Tiling,
     Workspace,
+    block_of,
     collect,
     deposit,
     fitting,
@@ -67,7 +68,7 @@ def project(
     kv_heads, _, dim = keys.shape
     heads = weight.shape[0] // dim - 2 * kv_heads
     (count, inner), half = x.weighted.shape, dim // 2
-    block = max(16, triton.next_power_of_2(count))
+    block = block_of(count)
     plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
     tiles = (heads + 2 * kv_heads) * triton.cdiv(half, plan.columns)
     overlap = overlaps(weight.device)

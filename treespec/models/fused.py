@@ -22,7 +22,7 @@ from treespec.kernels.qkv import project
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
 
-_FEW = 32
+_FEW = 16
 """Rows up to which turning queries and keys in a launch of its own is faster than by the product's programs (benchmarks/NOTES.md)."""
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers whose layers this is."""
