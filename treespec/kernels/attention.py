@@ -42,6 +42,7 @@ def reference_attention(
     scale: float,
     window: int | None = None,
     depths: Tensor | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """The twin that defines `tree_attention`, in float32 (float64 for float64). See there. It waits for the device."""
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -53,6 +54,8 @@ def reference_attention(
         committed = (prefix + depths)[:, None] - torch.arange(prefix, device=query.device) < window
     seen = torch.cat([committed, visible], dim=1)
     scores = query.to(exact) @ k.transpose(1, 2) * scale
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
     weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0)
     return (weights @ v).to(query.dtype).transpose(0, 1).contiguous()
 
@@ -67,6 +70,7 @@ def tree_attention(
     scale: float,
     window: int | None = None,
     depths: Tensor | None = None,
+    cap: float | None = None,
     splits: int | None = None,
 ) -> Tensor:
     """softmax(scale query keys^T) values over what each node sees -> [n, heads, value_dim], contiguous, in query's dtype.
@@ -75,8 +79,9 @@ def tree_attention(
     float32, of any strides with a contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length`
     int64 [1]: the first `length` slots are committed and seen by all nodes; `visible` bool [n, m]: which of the m slots behind them
     each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
-    length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. A node
-    that sees nothing gets zeros. No host synchronisation. Raises ValueError for strides it cannot read and a window without depths.
+    length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a
+    `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
+    strides it cannot read and a window without depths.
     """
     heads, n, dim = query.shape
     kv_heads, capacity, value_dim = values.shape
@@ -114,7 +119,8 @@ def tree_attention(
         keys.stride(1),
         values.stride(0),
         values.stride(1),
-        scale * _LOG2_E,
+        scale * _LOG2_E if cap is None else 2 * _LOG2_E * scale / cap,
+        0.0 if cap is None else cap * _LOG2_E,
         HEADS=heads,
         GROUP=group,
         DIM=dim,
@@ -124,6 +130,7 @@ def tree_attention(
         ROWS=plan.rows,
         SLOTS=plan.slots,
         WINDOWED=window is not None,
+        CAPPED=cap is not None,
         SPLIT=splits > 1,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         OVERLAP=overlaps(query.device),
@@ -187,6 +194,7 @@ def _attention_kernel(
     value_head: "Any",
     value_slot: "Any",
     factor: "Any",
+    cap: "Any",
     HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
@@ -196,6 +204,7 @@ def _attention_kernel(
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -237,6 +246,9 @@ def _attention_kernel(
         keys += SLOTS * key_slot
         values += SLOTS * value_slot
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor
+        if CAPPED:
+            small = tl.exp2(-tl.abs(scores))  # e^(-2 |s| / cap)
+            scores = tl.where(scores < 0, -cap, cap) * (1 - small) / (1 + small)
         seen = tl.full((ROWS, SLOTS), 1, dtype=tl.int1)
         if (tile * SLOTS < near) | ((tile + 1) * SLOTS > prefix):
             inside = (at >= prefix) & (at < total)

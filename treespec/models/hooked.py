@@ -29,8 +29,6 @@ class _Running:
 
 def refusal(module: PreTrainedModel, family: Family) -> str | None:
     """Why tree attention cannot stand in for this module's own; None where it can."""
-    if family.attention is not None:
-        return "its attention scores are capped"
     config = module.config.get_text_config(decoder=True)
     if family.model_type == "gpt_oss":
         return "its attention has sinks"
@@ -105,6 +103,7 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
@@ -120,5 +119,6 @@ def _attend(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         depths=place.depths,
+        cap=softcap,
     )
     return seen[None], None

@@ -109,22 +109,36 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the twin -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cap", [None, 0.5])
 @pytest.mark.parametrize("window", [None, 1, 4])
-def test_the_twin_is_attention_one_node_and_head_at_a_time(window: int | None) -> None:
+def test_the_twin_is_attention_one_node_and_head_at_a_time(window: int | None, cap: float | None) -> None:
     tree, prefix = TREES["binary"], 7
     case = a_case("cpu", tree, prefix, dim=3, heads=4, kv_heads=2, dtype=torch.float64)
-    found = case.exact(scale=0.3, window=window, depths=case.depths)
+    found = case.exact(scale=0.3, window=window, depths=case.depths, cap=cap)
     for node in range(tree.size):
         slots = [j for j in range(prefix) if window is None or prefix + tree.depths[node] - j < window]
         slots += [prefix + j for j in range(tree.size) if tree.ancestor_mask[node, j]]
         for head in range(4):
             keys, values = case.keys[head // 2, slots], case.values[head // 2, slots]
-            weights = [math.exp(0.3 * float(case.query[head, node] @ key)) for key in keys]
+            scores = [0.3 * float(case.query[head, node] @ key) for key in keys]
+            weights = [math.exp(score if cap is None else cap * math.tanh(score / cap)) for score in scores]
             mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
             torch.testing.assert_close(found[node, head], mean)
 
 
 # -- the kernel ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("cap", [0.2, 3.0, 50.0])
+def test_capped_scores(device: str, cap: float, dtype: torch.dtype) -> None:
+    """Also where scores are far beyond the cap, and behind a window."""
+    case = a_case(device, TREES["random"], 70, dtype=dtype)
+    agree(case, cap=cap, splits=3)
+    agree(case, cap=cap, window=9)
+    agree(replace(case, query=50 * case.query), cap=cap)
+    wrong = case.run() if cap < 1 else case.run(cap=0.2)
+    assert error(wrong, case.exact(cap=cap)) > 20 * BOUNDS[torch.float16]
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 63, 64, 65, 130])

@@ -35,8 +35,8 @@ FAMILIES = [
     "mixtral",
     "deepseek_v3",
 ]
-EAGER = ("gemma2", "falcon", "mixtral", "deepseek_v3")
-"""Families whose steps cannot be captured: capped scores, an attention of its own, experts chosen on the host."""
+EAGER = ("falcon", "mixtral", "deepseek_v3")
+"""Families whose steps cannot be captured: an attention of its own, experts chosen on the host."""
 TREES = {
     "8-chain": SpeculationTree.chain(8),
     "4x4 chains": SpeculationTree.k_chains(4, 4),
