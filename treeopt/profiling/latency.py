@@ -125,8 +125,7 @@ class _Bench:
         size = max(tree.size for _, tree, _ in cells)
         room = Room(max(settings.contexts) + size + 2 * (_WARM_UP + _BURST), size, 2, size)
         engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
-        self.captured = engine is not None and engine.eager() is None
-        room.allocate(pair.target, pair.draft, captured=self.captured)
+        room.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
         self.steps: dict[SpeculationTree, Stepper] = {}
         for tree in dict.fromkeys(tree for _, tree, _ in cells):
             build = partial(self._step, tree, vocabulary)

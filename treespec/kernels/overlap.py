@@ -18,15 +18,6 @@ def overlaps(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
 
 
-@cache
-def shared_bytes(device: torch.device) -> int:
-    """Shared memory that a program may take, with some left for what the compiler adds."""
-    if device.type != "cuda":
-        return 200_000
-    properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin) * 7 // 8
-
-
 def early(device: torch.device) -> dict[str, Any]:
     """Launch options of kernels that call `wait_for_inputs`."""
     return {"launch_pdl": True} if overlaps(device) else {}

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.linear import Activation, Norm, _activate
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.product import Activation, Norm, activate
 
 _HEADS_AT_ONCE = 8
 
@@ -96,7 +96,7 @@ def _gate_kernel(x: "Any", out: "Any", inner: "Any", ACTIVATION: tl.constexpr, B
     there = column < inner
     first = tl.load(x + row * 2 * inner + column, mask=there, other=0.0).to(tl.float32)
     second = tl.load(x + row * 2 * inner + inner + column, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + row * inner + column, (_activate(first, ACTIVATION) * second).to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * inner + column, (activate(first, ACTIVATION) * second).to(out.dtype.element_ty), mask=there)
 
 
 def reference_rotate_and_store(

@@ -11,7 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.linear import (
+from treespec.kernels.linear import reference_linear
+from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.pointwise import reference_rotate_and_store
+from treespec.kernels.product import (
     SHARED,
     Stream,
     Tiling,
@@ -22,11 +25,9 @@ from treespec.kernels.linear import (
     fitting,
     multiply,
     norm_factors,
-    reference_linear,
+    shared_bytes,
     slice_of,
 )
-from treespec.kernels.overlap import early, overlaps, shared_bytes, wait_for_inputs
-from treespec.kernels.pointwise import reference_rotate_and_store
 
 
 def reference_project(

@@ -1,7 +1,7 @@
 """FusedDecoder: Llama and its kin by our own kernels, from the weights of the transformers module.
 
 Per layer: norm and Q, K, V in one product with rotary positions and K/V rows; tree attention; output product with the residual; norm, gate
-and up in one product with the activation; down product with the residual. Up to `linear.LARGEST` rows these are `kernels.linear` and
+and up in one product with the activation; down product with the residual. Up to `product.LARGEST` rows these are `kernels.linear` and
 `kernels.qkv`; beyond, cuBLAS multiplies and the rest are single launches between. Stacked weights replace the originals, which become views
 of them.
 """
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from treespec.kernels import linear as lin
 from treespec.kernels.attention import tree_attention
-from treespec.kernels.linear import Norm, Workspace
 from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
+from treespec.kernels.product import LARGEST, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
@@ -92,7 +92,7 @@ class FusedDecoder:
 
     def forward(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
         """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`. `near`: what layers with a window see of the tree."""
-        if tokens.shape[0] > lin.LARGEST:
+        if tokens.shape[0] > LARGEST:
             return self._wide(tokens, place, near, cache, keep)
         space = self.workspace
         stream = lin.start(self.embedding, tokens, self.layers[0].before)

@@ -45,7 +45,7 @@ class HookedDecoder:
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
         self.positions = family.max_positions
-        self.running = _Running()
+        self.running: _Running = getattr(module, "_treespec_running", None) or _Running()  # of another model of the same module
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._config: Any = module.config.get_text_config(decoder=True)
         for part in module.modules():

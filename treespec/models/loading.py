@@ -106,6 +106,8 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     no code from the repository is run. The family is checked before any weight is fetched. Raises ModelError.
     """
     where = _device(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)  # Triton launches on the current device
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     place = _locate(name, weights=True)

@@ -10,21 +10,8 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from treespec.kernels.linear import (
-    LARGEST,
-    Activation,
-    Norm,
-    Stream,
-    Tiling,
-    Workspace,
-    choose_tiling,
-    linear,
-    linear_add,
-    reference_linear,
-    reference_linear_add,
-    reference_start,
-    start,
-)
+from treespec.kernels.linear import choose_tiling, linear, linear_add, reference_linear, reference_linear_add, reference_start, start
+from treespec.kernels.product import LARGEST, Activation, Norm, Stream, Tiling, Workspace
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from treespec.kernels.linear import Activation, Norm
 from treespec.kernels.pointwise import (
     add_norm,
     gate,
@@ -17,6 +16,7 @@ from treespec.kernels.pointwise import (
     reference_rotate_and_store,
     rotate_and_store,
 )
+from treespec.kernels.product import Activation, Norm
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - twin|| / ||twin||."""

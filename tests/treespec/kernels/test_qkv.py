@@ -9,8 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from treespec.kernels.linear import LARGEST, Stream, Tiling, Workspace, linear
+from treespec.kernels.linear import linear
 from treespec.kernels.pointwise import rotate_and_store
+from treespec.kernels.product import LARGEST, Stream, Tiling, Workspace
 from treespec.kernels.qkv import choose_tiling, project, reference_project
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}

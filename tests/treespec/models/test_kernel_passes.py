@@ -94,6 +94,16 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     assert float(first._by_kernels.layers[0].qkv.weight[rows + 3, 5]) == 7.0
 
 
+def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -> None:
+    module = tiny_module("gpt2").to(device)
+    models = [TreeModel(module, kernels=True) for _ in range(2)]
+    for model in models:
+        model.allocate(10)
+    first, second = (model.prefill(ids(5, 1, device)) for model in models)
+    assert torch.equal(first, second)
+    assert largest(models[0].prefill(ids(5, 2, device)), module(input_ids=ids(5, 2, device)[None]).logits[0, -1].detach()) < 1e-4
+
+
 @pytest.mark.parametrize("family", PLAIN)
 def test_families_that_cannot_say_why(family: str, tiny_module: Build, device: str) -> None:
     model = TreeModel(tiny_module(family).to(device), kernels=True)

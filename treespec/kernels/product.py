@@ -1,0 +1,215 @@
+"""What products of few rows with streamed weights share: operands, tilings, and the loop over the weights with its split sums."""
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+Activation = Literal["silu", "gelu_tanh"]
+
+LARGEST = 64
+"""Rows up to which these kernels are used; cuBLAS is faster beyond."""
+SHARED = 200_000
+"""Bytes of shared memory that a program may take on Hopper."""
+_TILES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMSNorm of rows."""
+
+    weight: Tensor
+    """[inner]"""
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream on its way to the next norm."""
+
+    plain: Tensor
+    """[rows, inner]"""
+    weighted: Tensor
+    """[rows, inner]; times the weight of the next norm."""
+    squares: Tensor
+    """float32 [parts, rows]; sums of squares of `plain` over parts of the inner dimension."""
+    epsilon: float
+    """Of the next norm."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Counters and partial sums that launches on one stream share. Counters are zero between launches."""
+
+    device: torch.device
+    counters: Tensor = field(init=False)
+    partial: dict[int, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counters", torch.zeros(_TILES, dtype=torch.int32, device=self.device))
+
+    def floats(self, count: int) -> Tensor:
+        """float32 [>= count]; the same memory at every call for the same size, so that captured launches stay valid."""
+        rounded = 1 << (count - 1).bit_length()
+        if rounded not in self.partial:
+            self.partial[rounded] = torch.empty(rounded, dtype=torch.float32, device=self.device)
+        return self.partial[rounded]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How one product is spread over the device."""
+
+    columns: int
+    inner: int
+    splits: int
+    warps: int
+    stages: int
+
+
+def block_of(rows: int) -> int:
+    """Rows that a program multiplies: 16, or 64 as the tensor cores take them at once (32 would take longer than 64)."""
+    return 16 if rows <= 16 else LARGEST
+
+
+@cache
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that a program may take, with some left for what the compiler adds."""
+    if device.type != "cuda":
+        return 200_000
+    properties: Any = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin) * 7 // 8
+
+
+def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
+    """The tiling with as many splits as fill the device, and an inner size whose stages fit into shared memory."""
+    splits, at_once = 1, plan.inner
+    while tiles * splits < 110 and inner // (splits * 2) >= 512:
+        splits *= 2
+    while at_once > 32 and plan.stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
+        at_once //= 2
+    return replace(plan, inner=at_once, splits=splits)
+
+
+@triton.jit
+def activate(x: "Any", GATED: tl.constexpr) -> "Any":
+    """The activation named by GATED, of float32."""
+    if GATED == "silu":
+        return x / (1 + tl.exp(-x))
+    inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+    return x / (1 + tl.exp(-2 * inner))
+
+
+@triton.jit
+def slice_of(inner: "Any", split: "Any", splits: "Any", INNER: tl.constexpr) -> "Any":
+    """(first, stop) of the inner dimension that `split` multiplies; nothing, for the last ones, where stop <= first."""
+    steps = tl.cdiv(tl.cdiv(inner, INNER), splits)
+    first = split * steps * INNER
+    return first, tl.minimum(first + steps * INNER, inner)
+
+
+@triton.jit
+def multiply(
+    x: "Any",
+    w_row: "Any",
+    u_row: "Any",
+    rows: "Any",
+    inside: "Any",
+    first: "Any",
+    stop: "Any",
+    inner: "Any",
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    PAIRED: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> "Any":
+    """float32 [BLOCK, COLUMNS] twice: first .. stop of x times the weights at `w_row` and, if PAIRED, at `u_row`; else zeros.
+
+    x [rows, inner]; `w_row`, `u_row` [COLUMNS] point to rows of `inner` weights, which are streamed once, where `inside`.
+    EVEN: `inner` is a multiple of INNER.
+    """
+    row, place = tl.arange(0, BLOCK), tl.arange(0, INNER)
+    there = row < rows
+    main = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    other = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    x_row = x + row[:, None] * inner
+    for step in tl.range(0, tl.cdiv(stop - first, INNER), num_stages=STAGES):
+        at = first + step * INNER + place
+        if EVEN:
+            read = tl.load(x_row + at[None, :], mask=there[:, None], other=0.0)
+            weights = tl.load(w_row[:, None] + at[None, :], mask=inside[:, None], other=0.0, eviction_policy="evict_first")
+        else:
+            read = tl.load(x_row + at[None, :], mask=there[:, None] & (at < inner)[None, :], other=0.0)
+            weights = tl.load(
+                w_row[:, None] + at[None, :], mask=inside[:, None] & (at < inner)[None, :], other=0.0, eviction_policy="evict_first"
+            )
+        main = tl.dot(read, tl.trans(weights), main, input_precision=PRECISION)
+        if PAIRED:
+            if EVEN:
+                ups = tl.load(u_row[:, None] + at[None, :], mask=inside[:, None], other=0.0, eviction_policy="evict_first")
+            else:
+                ups = tl.load(
+                    u_row[:, None] + at[None, :], mask=inside[:, None] & (at < inner)[None, :], other=0.0, eviction_policy="evict_first"
+                )
+            other = tl.dot(read, tl.trans(ups), other, input_precision=PRECISION)
+    return main, other
+
+
+@triton.jit
+def deposit(
+    main: "Any",
+    other: "Any",
+    partial: "Any",
+    counters: "Any",
+    tile: "Any",
+    split: "Any",
+    splits: "Any",
+    BLOCK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PAIRED: tl.constexpr,
+) -> "Any":
+    """Leave the partial sums of one split for the last program of the tile; whether this is it, which then must `collect`."""
+    grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
+    mine = partial + (tile * splits + split).to(tl.int64) * WIDE
+    tl.store(mine + grid, main)
+    if PAIRED:
+        tl.store(mine + BLOCK * COLUMNS + grid, other)
+    tl.debug_barrier()
+    return tl.atomic_add(counters + tile, 1, sem="acq_rel") == splits - 1
+
+
+@triton.jit
+def collect(
+    partial: "Any", counters: "Any", tile: "Any", splits: "Any", BLOCK: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr
+) -> "Any":
+    """The sums of what all splits of a tile left, in their order. Puts the counter back to zero."""
+    tl.store(counters + tile, 0)
+    grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
+    base = partial + (tile * splits).to(tl.int64) * WIDE
+    main = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    other = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
+    for each in range(splits):
+        main += tl.load(base + each * WIDE + grid, cache_modifier=".cg")
+        if PAIRED:
+            other += tl.load(base + each * WIDE + BLOCK * COLUMNS + grid, cache_modifier=".cg")
+    return main, other
+
+
+@triton.jit
+def norm_factors(
+    squares: "Any", rows: "Any", parts: "Any", inner: "Any", epsilon: "Any", BLOCK: tl.constexpr, PARTS: tl.constexpr
+) -> "Any":
+    """float32 [BLOCK]: what RMSNorm multiplies each row with. squares [parts, rows], as in `Stream`."""
+    row, part = tl.arange(0, BLOCK), tl.arange(0, PARTS)
+    there = (part < parts)[:, None] & (row < rows)[None, :]
+    loaded = tl.load(squares + part[:, None] * rows + row[None, :], mask=there, other=0.0)
+    return 1 / tl.sqrt(tl.sum(loaded, axis=0) / inner + epsilon)
