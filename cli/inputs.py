@@ -79,7 +79,8 @@ def load_models(models: ModelOptions) -> "Pair":
 
 def load_inputs(models: ModelOptions, rows: PromptOptions, *, continuation_len: int = 0) -> "tuple[Pair, PromptSet]":
     """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail."""
-    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_tokenizer
+    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
+    from treespec.pictures import PROMPT
     from treespec.prompts import load_prompts
 
     limits: dict[str, Any] = {"num_prompts": rows.num_prompts, "prompt_len": rows.prompt_len, "start": rows.start, "end": rows.end}
@@ -90,7 +91,12 @@ def load_inputs(models: ModelOptions, rows: PromptOptions, *, continuation_len: 
         prompts = load_prompts(rows.dataset, pair.tokenizer, **limits, continuation_len=continuation_len, vocabulary_size=size)
     else:
         tokenizer = load_tokenizer(models.target, revision=models.revision)
-        prompts = load_prompts(rows.dataset, tokenizer, **limits, continuation_len=continuation_len)
+        seeing = shape_of(models.target, models.revision) is not None
+        pictures = load_picture_reader(models.target, models.revision) if seeing else None
+        asked = PROMPT if rows.prompt is None else rows.prompt
+        prompts = load_prompts(
+            rows.dataset, tokenizer, **limits, continuation_len=continuation_len, pictures=pictures, picture_prompt=asked
+        )
         pair = load_models(models)
     if len(prompts) < rows.num_prompts:
         note(

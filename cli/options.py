@@ -80,6 +80,7 @@ class PromptOptions:
     prompt_len: int
     start: int
     end: int | None
+    prompt: str | None
 
     def __post_init__(self) -> None:
         if self.end is not None and self.end <= self.start:
@@ -160,7 +161,7 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
             default="stdlib",
             show_default=True,
             metavar="NAME|PATH",
-            help="stdlib, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; or a folder saved by `datasets`.",
+            help="stdlib, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; a folder saved by `datasets` or of pictures.",
         ),
         click.option("--num-prompts", type=POSITIVE, default=num_prompts, show_default=True, help="Prompts to use at most."),
         click.option(
@@ -168,6 +169,7 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
         ),
         click.option("--start", type=NATURAL, default=0, show_default=True, help="First row to read."),
         click.option("--end", type=POSITIVE, help="Row to stop before."),
+        click.option("--prompt", metavar="TEXT", help="Asked about pictures that come without a prompt; <image> stands for the picture."),
     )
 
 

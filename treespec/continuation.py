@@ -21,11 +21,13 @@ def continue_prompts(
     eos_token_ids: frozenset[int],
     vocabulary: int,
     on_token: Callable[[int], None] = lambda done: None,
+    embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The target's own continuations of equally long prompts, batched.
 
-    `prompts` int64 [batch, length]. Returns (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid`
-    marks generated tokens up to and including the first EOS. Raises ModelError when logits are not finite.
+    `prompts` int64 [batch, length], with `embeddings` [batch, length, hidden] read in their place where they hold pictures. Returns
+    (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid` marks generated tokens up to and including the first
+    EOS. Raises ModelError when logits are not finite.
     """
     rows = prompts.shape[0]
     cache = DynamicCache(config=module.config)
@@ -36,7 +38,8 @@ def continue_prompts(
     read = prompts
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
     for done in range(gen_len):
-        logits = module(input_ids=read, past_key_values=cache, use_cache=True, **last_only).logits[:, -1, :vocabulary]
+        words = {"input_ids": read} if embeddings is None or done else {"inputs_embeds": embeddings}
+        logits = module(**words, past_key_values=cache, use_cache=True, **last_only).logits[:, -1, :vocabulary]
         finite &= logits.amax(-1).isfinite().all()
         # every prompt draws from its own stream, whatever batch it is in
         draws = [choose(logits[i : i + 1], sampling, generators[i]) for i in range(0 if sampling.greedy else rows)]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: either a text or token ids that are taken as they are. `name` says where it comes from."""
+    """One row: either a text or token ids that are taken as they are, or a picture and what is asked about it.
+
+    `name` says where it comes from.
+    """
 
     name: str
     text: str | None = None
     ids: tuple[int, ...] | None = None
+    image: Path | None = None
 
 
 def row_of(record: object, *, name: str) -> Row:
@@ -32,6 +36,8 @@ def row_of(record: object, *, name: str) -> Row:
     """
     if not isinstance(record, Mapping):
         raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
+    if "image" in record:
+        return _picture_row(record, name)
     if "input_ids" in record:
         ids = record["input_ids"]
         if not isinstance(ids, list | tuple) or not all(type(i) is int for i in ids):
@@ -50,6 +56,15 @@ def row_of(record: object, *, name: str) -> Row:
     raise DatasetError(f'{name}: the row has none of the keys "input_ids", "text", "prompt" and "turns" (its keys: {keys})')
 
 
+def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
+    image, prompt = record["image"], record.get("prompt", record.get("text"))
+    if not isinstance(image, str) or not image:
+        raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
+    if prompt is not None and not isinstance(prompt, str):
+        raise DatasetError(f'{name}: "prompt" is {_kind(prompt)}, but it must be a string')
+    return Row(name, text=prompt, image=Path(image))
+
+
 def rows_of_file(path: Path) -> Iterator[Row]:
     """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
 
@@ -63,7 +78,8 @@ def rows_of_file(path: Path) -> Iterator[Row]:
             f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`"
         )
     try:
-        yield from reader(path)
+        for row in reader(path):
+            yield row if row.image is None else replace(row, image=path.parent / row.image.expanduser())
     except UnicodeDecodeError as e:
         raise DatasetError(f"{path} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); save it as UTF-8") from e
     except OSError as e:

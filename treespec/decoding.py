@@ -28,6 +28,8 @@ class Request:
     eos_token_ids: frozenset[int] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
     capacity: int | None = None
+    pixels: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    """Pictures of the prompt, [pictures, 3, height, width]; their tokens stand in the prompt."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -132,8 +134,8 @@ def _decode(
     """The prompt pass, then steps until EOS, gen-len or the last slot."""
     prompt = torch.tensor(request.prompt, device=target.device)
     if draft is not None:
-        draft.prefill(prompt)
-    logits = target.prefill(prompt)[None, : steps.vocabulary]
+        draft.prefill(prompt, request.pixels)
+    logits = target.prefill(prompt, request.pixels)[None, : steps.vocabulary]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
     first = int(choose(logits, request.sampling, generator))
     yield StepRecord(tokens=(first,), accepted=None)

@@ -12,11 +12,11 @@ from treespec import stdlib_source
 from treespec.dataset_rows import SUFFIXES, Row, rows_of_file
 from treespec.errors import DatasetError
 from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
+from treespec.pictures import PROMPT, Picture, PictureReader, find_picture
+from treespec.pictures import SUFFIXES as SUFFIXES_OF_PICTURES
 
 DATASET_NAMES = ("stdlib", *HUB_DATASETS)
 """Names that `--dataset` takes besides paths."""
-
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 class Tokenizer(Protocol):
@@ -43,6 +43,7 @@ class Prompt:
     name: str
     ids: tuple[int, ...]
     continuation: tuple[int, ...] = ()
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class PromptSet:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all token ids, continuations included: equal for equal work."""
-        ids = [(prompt.ids, prompt.continuation) for prompt in self.prompts]
+        ids = [(p.ids, p.continuation, *([] if p.picture is None else [p.picture.sha256])) for p in self.prompts]
         return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def load_prompts(
     end: int | None = None,
     continuation_len: int = 0,
     vocabulary_size: int | None = None,
+    pictures: PictureReader | None = None,
+    picture_prompt: str = PROMPT,
 ) -> PromptSet:
     """The first `prompt_len` tokens of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
 
@@ -112,6 +115,11 @@ def load_prompts(
     prompts: list[Prompt] = []
     position, skipped, longest = start, 0, 0
     for position, row in enumerate(islice(rows, start, end), start=start + 1):
+        if pictures is not None or row.image is not None:
+            prompts.append(_picture_prompt(row, position - 1, pictures, picture_prompt))
+            if len(prompts) == num_prompts:
+                break
+            continue
         ids = _token_ids(row, tokenizer, vocabulary_size)
         if len(ids) >= prompt_len:
             prompts.append(Prompt(position - 1, row.name, ids[:prompt_len], ids[prompt_len : prompt_len + continuation_len]))
@@ -154,13 +162,26 @@ def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
         files = sorted(folder.iterdir())
     except OSError as e:
         raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
-    if any(f.suffix.lower() in _IMAGE_SUFFIXES for f in files):
-        raise DatasetError(
-            f"{folder} is a folder of images, which need a vision-language pair; this version runs text pairs: pass a data set of text"
-        )
+    images = [f for f in files if f.suffix.lower() in SUFFIXES_OF_PICTURES]
+    if images:
+        return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
     readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
     hint = f"; name a file in it, such as {readable}" if readable else ""
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
+
+
+def _picture_prompt(row: Row, number: int, pictures: PictureReader | None, asked: str) -> Prompt:
+    """A whole prompt about a picture: cut anywhere, it would ask nothing."""
+    if pictures is None:
+        raise DatasetError(
+            f"{row.name} is a picture, which needs a vision-language target; this one reads text only: pass a data set of text"
+        )
+    if row.image is None:
+        raise DatasetError(
+            f'{row.name} has no picture, but the target reads pictures; pass a folder of pictures, or rows of {{"image": PATH, "prompt": ...}}'
+        )
+    picture = find_picture(row.image, row.name)
+    return Prompt(number, row.name, pictures.ids(asked if row.text is None else row.text, row.name), picture=picture)
 
 
 def _token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:

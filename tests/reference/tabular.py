@@ -28,7 +28,8 @@ class TabularModel:
         self.capacity = capacity
         self.stored: dict[int, tuple[int, int]] = {}
 
-    def prefill(self, tokens: Tensor) -> Tensor:
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
+        assert pixels is None
         assert len(tokens) <= self.capacity
         for slot, token in enumerate(tokens.tolist()):
             self.stored[slot] = (slot, token)

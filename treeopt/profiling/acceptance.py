@@ -137,9 +137,11 @@ def _measure(
     device = pair.target.device
     ids = torch.tensor([p.ids for _, p in batch], device=device)
     generators = [prompt_generator(settings.seed, index, device) for index, _ in batch]
+    pixels = pair.pixels(*(prompt for _, prompt in batch))
     if settings.method == "on-policy":
+        embeddings = None if pixels is None else pair.target.embed(ids, pixels)
         texts, valid = continue_prompts(
-            pair.target.module, ids, settings.gen_len, settings.target, generators, pair.eos_token_ids, vocabulary, on_token
+            pair.target.module, ids, settings.gen_len, settings.target, generators, pair.eos_token_ids, vocabulary, on_token, embeddings
         )
     else:
         texts, valid = _own_text(batch, ids, settings.gen_len)
@@ -148,13 +150,20 @@ def _measure(
     found: list[tuple[list[float], int]] = []
     for first in range(0, len(batch), rows):
         part = slice(first, first + rows)
-        chances = rank_chances(pair, draft, texts[part], valid[part], settings, generators[part])
+        seen = None if pixels is None else pixels[part]
+        chances = rank_chances(pair, draft, texts[part], valid[part], settings, generators[part], seen)
         found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
     return found
 
 
 def rank_chances(
-    pair: Pair, draft: TreeModel, texts: Tensor, valid: Tensor, settings: AcceptanceSettings, generators: Sequence[torch.Generator]
+    pair: Pair,
+    draft: TreeModel,
+    texts: Tensor,
+    valid: Tensor,
+    settings: AcceptanceSettings,
+    generators: Sequence[torch.Generator],
+    pixels: Tensor | None = None,
 ) -> Tensor:
     """Chance that the child of each rank is the accepted one, after all but the last of the last positions of each text.
 
@@ -165,14 +174,14 @@ def rank_chances(
     """
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
     start = texts.shape[1] - valid.shape[1] - 1
-    logits = draft.score(texts[:, :-1], start)[..., :vocabulary]
+    logits = draft.score(texts[:, :-1], start, pixels)[..., :vocabulary]
     require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
     own = settings.target.greedy and settings.method == "on-policy"  # the text is the target's own argmax
     if own:
         p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
     else:
-        scores = pair.target.score(texts[:, :-1], start)[..., :vocabulary]
+        scores = pair.target.score(texts[:, :-1], start, pixels)[..., :vocabulary]
         require_finite(int(finite(scores)))
         p = torch.stack([distribution(row, settings.target) for row in scores])
     if settings.rule.samples(settings.target):

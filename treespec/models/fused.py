@@ -90,12 +90,18 @@ class FusedDecoder:
             self._tables = (cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous())
         return ""
 
-    def forward(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
-        """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`. `near`: what layers with a window see of the tree."""
+    def forward(
+        self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
+    ) -> Tensor:
+        """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`.
+
+        `near`: what layers with a window see of the tree; `table`: the embeddings that tokens are rows of, where not the model's own.
+        """
+        table = self.embedding if table is None else table
         if tokens.shape[0] > LARGEST:
-            return self._wide(tokens, place, near, cache, keep)
+            return self._wide(tokens, place, near, cache, keep, table)
         space = self.workspace
-        stream = lin.start(self.embedding, tokens, self.layers[0].before)
+        stream = lin.start(table, tokens, self.layers[0].before)
         for index, layer in enumerate(self.layers):
             keys, values = cache.rows(index)
             where = self._where(place, keys, values)
@@ -111,8 +117,8 @@ class FusedDecoder:
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
 
-    def _wide(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
-        x = F.embedding(tokens, self.embedding)
+    def _wide(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor) -> Tensor:
+        x = F.embedding(tokens, table)
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x, normed = add_norm(x, layer.before, delta)

@@ -63,7 +63,9 @@ class HookedDecoder:
             return ""
         return f"tree attention can stand in for {self.running.calls} of its {len(cache.layers)} attention layers only"
 
-    def forward(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
+    ) -> Tensor:
         """See `FusedDecoder.forward`."""
         cache.begin(place.slots, cache.capacity)
         nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)  # a 4D mask is passed on as it is
@@ -72,12 +74,12 @@ class HookedDecoder:
             place.positions if self.positions is None else place.positions.clamp_max(self.positions - 1)
         )  # what is beyond is dropped
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         usual = self._config._attn_implementation
         self.running.place, self.running.near, self.running.calls = place, near, 0
         self._config._attn_implementation = NAME
         try:
             output = self.module(
-                input_ids=tokens[None],
                 attention_mask=masks,
                 position_ids=positions[None],
                 past_key_values=cache,

@@ -11,12 +11,26 @@ import torch
 import transformers
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError
 from treespec.models import families, hub
+from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
+from treespec.models.vision import Vision, is_vision, picture_shape, text_module
+from treespec.pictures import PictureReader, PictureShape
+from treespec.prompts import Prompt
 from treespec.provenance import Provenance, public_name
 
 EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
@@ -36,6 +50,17 @@ class Pair:
     """None where neither folder holds one: prompts must then come as token ids."""
     eos_token_ids: frozenset[int]
     """Of the target's generation config and of the tokenizer."""
+    pictures: PictureReader | None = None
+    """Where the target sees pictures: what makes them pixels."""
+
+    def pixels(self, *prompts: Prompt) -> Tensor | None:
+        """The pictures of prompts, float [pictures, 3, height, width] on the target's device; None of prompts without one. Raises DatasetError."""
+        found = [prompt.picture for prompt in prompts if prompt.picture is not None]
+        if not found:
+            return None
+        if self.pictures is None:
+            raise ModelError(f"the prompts have pictures, but {self.target.name} reads text only; use a vision-language target")
+        return torch.cat([self.pictures.pixels(picture) for picture in found]).to(self.target.device)
 
     def describe(self) -> dict[str, Any]:
         """What a provenance record needs: names, revisions, families, sizes, dtypes, device."""
@@ -71,15 +96,26 @@ def load_pair(
     that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
     """
     tokenizer = _tokenizer_or_none(target, revision)
+    shape = shape_of(target, revision)
+    draft_shape = None if draft is None else shape_of(draft, draft_revision)
+    if draft is not None:
+        _require_same_pictures(target, shape, draft, draft_shape)
+    reader = None if shape is None else load_picture_reader(target, revision)
     target_module = load_model(target, device=device, dtype=dtype, revision=revision)
     if draft is None:
-        model = TreeModel(target_module, name=target)
-        return Pair(model, None, tokenizer, _eos(model, tokenizer))
+        model = tree_model(target_module, target)
+        return Pair(model, None, tokenizer, _eos(model, tokenizer), reader)
     draft_tokenizer = _tokenizer_or_none(draft, draft_revision)
+    if shape is not None and draft_shape is None:
+        shared = _shared_vocabulary(target, tokenizer, draft, draft_tokenizer)
+        draft_module = load_model(draft, device=device, dtype=dtype, revision=draft_revision)
+        model = tree_model(target_module, target)
+        blind = TextDraft(draft_module, name=draft, shared=shared, vocabulary=model.vocabulary_size, picture=shape.token_id)
+        return Pair(model, blind, tokenizer, _eos(model, tokenizer), reader)
     if tokenizer is not None and draft_tokenizer is not None:
         _require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
     draft_module = load_model(draft, device=device, dtype=dtype, revision=draft_revision)
-    models = TreeModel(target_module, name=target), TreeModel(draft_module, name=draft)
+    models = tree_model(target_module, target), tree_model(draft_module, draft)
     rows = [model.vocabulary_size for model in models]
     if rows[0] != rows[1]:
         if tokenizer is None or draft_tokenizer is None:
@@ -93,13 +129,40 @@ def load_pair(
                 f"the tokenizer has ids up to {ids - 1}, but target {target} has {rows[0]} logits and draft {draft} has {rows[1]}; "
                 "use a draft with the target's whole vocabulary"
             )
-        models = TreeModel(target_module, name=target, vocabulary=ids), TreeModel(draft_module, name=draft, vocabulary=ids)
-    shared = tokenizer or draft_tokenizer
-    return Pair(models[0], models[1], shared, _eos(models[0], shared))
+        models = tree_model(target_module, target, ids), tree_model(draft_module, draft, ids)
+    spoken = tokenizer or draft_tokenizer
+    return Pair(models[0], models[1], spoken, _eos(models[0], spoken), reader)
+
+
+def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None) -> TreeModel:
+    """A loaded module, taken apart where it sees pictures, ready to run trees. Raises ModelError."""
+    if not is_vision(module.config):
+        return TreeModel(module, name=name, vocabulary=vocabulary)
+    return TreeModel(text_module(module), name=name, vocabulary=vocabulary, vision=Vision(module, name))
+
+
+def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
+    """What pictures are to a model, from its configuration alone; None for one that reads text only. Raises ModelError."""
+    config = _config(name, _locate(name), revision)
+    return picture_shape(config, name) if is_vision(config) else None
+
+
+def load_picture_reader(name: str, revision: str | None = None) -> PictureReader:
+    """What makes pictures pixels for a vision-language model, by its own preprocessor configuration. Raises ModelError."""
+    shape = shape_of(name, revision)
+    if shape is None:
+        raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
+    place = _locate(name)
+    loader: Any = AutoImageProcessor
+    with _explained(name, place, revision):
+        processor = loader.from_pretrained(
+            place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
+        )
+    return PictureReader(load_tokenizer(name, revision), processor, shape)
 
 
 def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None) -> PreTrainedModel:
-    """A causal language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
+    """A causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
 
     `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
     precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
@@ -112,12 +175,12 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     place = _locate(name, weights=True)
     _quiet_bars()
-    with _explained(name, place, revision):
-        config = AutoConfig.from_pretrained(place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline)
+    config = _config(name, place, revision)
     family = families.check(config, name)
+    loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     with _explained(name, place, revision):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = loader.from_pretrained(
             place.path,
             revision=revision,
             dtype=_dtype(dtype, where, config),
@@ -140,6 +203,14 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
         ) from error
     return model
+
+
+def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:
+    with _explained(name, place, revision):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
+        )
+    return config
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -169,10 +240,46 @@ def _require_same_vocabulary(target: str, tokenizer: PreTrainedTokenizerBase, dr
         return
     odd = sorted(ours.items() ^ theirs.items(), key=lambda item: (item[1], item[0]))
     token, index = odd[0]
+    added = set(tokenizer.get_added_vocab()) | set(draft_tokenizer.get_added_vocab())
+    if all(token in added for token, _ in odd):
+        names = ", ".join(repr(token) for token, _ in odd[:4])
+        raise ModelError(
+            f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) share a vocabulary but for added tokens: {names}; "
+            "copy the target's tokenizer files into the draft's folder, with resize_token_embeddings where it has fewer rows"
+        )
     raise ModelError(
         f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
         f"({token!r}): a draft must share the target's tokenizer; use another draft or train one (treeopt train-draft)"
     )
+
+
+def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:
+    """A draft that sees pictures must see the target's in the same places."""
+    if draft_shape is None or draft_shape == shape:
+        return
+    if shape is None:
+        raise ModelError(f"draft {draft} sees pictures, but target {target} reads text only; use a text-only draft")
+    if draft_shape.token_id != shape.token_id:
+        raise ModelError(
+            f"the picture token is {shape.token_id} for target {target}, but {draft_shape.token_id} for draft {draft}; use a draft of the target's own tokens"
+        )
+    raise ModelError(
+        f"a picture is {shape.rows} rows of {shape.pixels} pixels squared for target {target}, but {draft_shape.rows} rows of {draft_shape.pixels} "
+        f"for draft {draft}; use a draft with the target's image_size, patch_size and vision_feature_select_strategy"
+    )
+
+
+def _shared_vocabulary(
+    target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None
+) -> int:
+    """How many of the first ids mean the same to a target that sees pictures and to a draft that does not. Raises ModelError."""
+    if tokenizer is None or draft_tokenizer is None:
+        raise ModelError(f"a text-only draft for {target} needs the tokenizers of both; put the tokenizer files into both folders")
+    ours, theirs, added = tokenizer.get_vocab(), draft_tokenizer.get_vocab(), set(tokenizer.get_added_vocab())
+    shared = min((i for _, i in ours.items() ^ theirs.items()), default=len(ours))
+    if any(i >= shared and token not in added for token, i in ours.items()):
+        _require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
+    return shared
 
 
 def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:

@@ -22,8 +22,11 @@ class SlotModel(Protocol):
     def allocate(self, capacity: int) -> None:
         """Make room for `capacity` slots and forget what is stored."""
 
-    def prefill(self, tokens: Tensor) -> Tensor:
-        """Read tokens [length] causally into slots 0 .. length - 1; logits [vocabulary] after the last one."""
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
+        """Read tokens [length] causally into slots 0 .. length - 1; logits [vocabulary] after the last one.
+
+        `pixels` [pictures, 3, height, width] are the prompt's pictures.
+        """
 
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
         """Store q tokens, int64 [q], where they stand and return logits [q, vocabulary], or of the rows `keep` only."""

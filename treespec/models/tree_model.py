@@ -15,6 +15,7 @@ from treespec.models.exactness import verify_exactness
 from treespec.models.families import Family
 from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
+from treespec.models.vision import Vision
 
 if TYPE_CHECKING:
     from treespec.models.fused import FusedDecoder
@@ -41,13 +42,22 @@ class TreeModel:
         vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
         kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
             (None: on CUDA). `plain` says why not.
+        vision: turns pictures into rows of a prompt (None: the model reads text only).
 
     Raises:
         ModelError: the family cannot be exact with trees, by table or by `verify_exactness` on this very module.
     """
 
-    def __init__(self, module: PreTrainedModel, *, name: str = "", vocabulary: int | None = None, kernels: bool | None = None) -> None:
-        self.module = module
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        *,
+        name: str = "",
+        vocabulary: int | None = None,
+        kernels: bool | None = None,
+        vision: Vision | None = None,
+    ) -> None:
+        self.module, self.vision = module, vision
         torch.nn.Module.eval(module)
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or str(module.config.model_type)
         self.family = families.check(module.config, self.name)
@@ -63,7 +73,7 @@ class TreeModel:
         self.dtype: torch.dtype = module.dtype
         self.max_positions = self.family.max_positions
         self.eos_token_ids = _eos_token_ids(module)
-        self._cuts = self.vocabulary_size < self.vocabulary_rows
+        self._cut = self.vocabulary_size if self.vocabulary_size < self.vocabulary_rows else None
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._shapes: tuple[LayerShape, ...] | None = None
         self._cache: TreeCache | None = None
@@ -121,23 +131,27 @@ class TreeModel:
         `tokens` int64 [q]; the pass looks at no slot beyond the prefix and the m behind it. `keep`: int64 [k], indices into the q
         tokens. Returns [q or k, vocabulary] in the model's dtype. Nothing here waits for the device.
         """
+        return self._pass(tokens, place, keep)
+
+    def _pass(self, tokens: Tensor, place: Placement, keep: Tensor | None, table: Tensor | None = None) -> Tensor:
+        """See `forward`. Tokens are rows of `table` [.., hidden] where there is one, in place of the model's own embeddings."""
         if self._by_kernels is not None:
             known = place.prefix.known
             cache = self._require(1 if known is None else known + place.visible.shape[1])
-            logits = self._by_kernels.forward(tokens, place, self._near(place), cache, keep)
+            logits = self._by_kernels.forward(tokens, place, self._near(place), cache, keep, table)
         else:
-            logits = self._forward_plain(tokens, place, keep)
-        return logits[:, : self.vocabulary_size] if self._cuts else logits
+            logits = self._pass_plain(tokens, place, keep, table)
+        return logits if self._cut is None else logits[:, : self._cut]
 
-    def _forward_plain(self, tokens: Tensor, place: Placement, keep: Tensor | None) -> Tensor:
+    def _pass_plain(self, tokens: Tensor, place: Placement, keep: Tensor | None, table: Tensor | None) -> Tensor:
         """By the module's own attention, under a mask over all slots up to the last that the pass looks at."""
         mask, positions, slots = place.mask(), place.positions, place.slots
         cache = self._require(mask.shape[1])
         cache.begin(slots, mask.shape[1])
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         with sdpa_kernel(KERNELS):
             output = self.module(
-                input_ids=tokens[None],
                 attention_mask=self._masks(positions, slots, mask),
                 position_ids=positions[None],
                 past_key_values=cache,
@@ -147,8 +161,12 @@ class TreeModel:
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
-    def prefill(self, tokens: Tensor, chunk: int = 512) -> Tensor:
-        """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last."""
+    @torch.inference_mode()
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
+        """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last.
+
+        `pixels` [pictures, 3, height, width]: what stands where the tokens are the picture's.
+        """
         length = tokens.shape[0]
         if length < 1:
             raise CapacityError("the prompt is empty, but a model needs at least 1 token to start from")
@@ -157,12 +175,30 @@ class TreeModel:
                 f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter --prompt-len"
             )
         self._require(length)
+        table = None if pixels is None else self.embed(tokens[None], pixels)[0]
+        read = tokens if table is None else torch.arange(length, device=tokens.device)
         logits = tokens
         for start in range(0, length, chunk):
-            part = tokens[start : start + chunk]
+            part = read[start : start + chunk]
             place = Placement.causal(start, part.shape[0], tokens.device)
-            logits = self.forward(part, place, keep=place.rows[-1:])
+            logits = self._pass(part, place, place.rows[-1:], table)
         return logits[0]
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, pictures in their places, row by row. Raises ModelError."""
+        if self.vision is None:
+            raise ModelError(f"{self.name} reads text only; use a vision-language model for prompts with pictures")
+        shape = self.vision.shape
+        here = tokens == shape.token_id
+        wanted = pixels.shape[0] * shape.rows
+        if int(here.sum()) != wanted:
+            raise ModelError(
+                f"{int(here.sum())} picture tokens stand for {pixels.shape[0]} pictures of {shape.rows} rows each ({self.name})"
+            )
+        table: Tensor = self.module.get_input_embeddings()(tokens)
+        table[here] = self.vision.rows(pixels).flatten(0, 1).to(table.dtype)
+        return table
 
     @torch.inference_mode()
     def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
@@ -184,14 +220,15 @@ class TreeModel:
             self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, source))
 
     @torch.inference_mode()
-    def score(self, ids: Tensor, keep_from: int = 0) -> Tensor:
+    def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
         """Plain causal pass over int64 [batch, length] rows without the cache: logits [batch, length - keep_from, vocabulary]."""
         length = ids.shape[1]
         if not 0 <= keep_from < length:
             raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {length} tokens")
         kwargs: dict[str, Any] = {"logits_to_keep": length - keep_from} if self._keeps else {}
-        logits: Tensor = self.module(input_ids=ids, use_cache=False, **kwargs).logits
-        return logits[:, -(length - keep_from) :, : self.vocabulary_size]
+        kwargs |= {"input_ids": ids} if pixels is None else {"inputs_embeds": self.embed(ids, pixels)}
+        logits: Tensor = self.module(use_cache=False, **kwargs).logits
+        return logits[:, -(length - keep_from) :, : self._cut]
 
     def _require(self, rows: int) -> TreeCache:
         if self._cache is None or rows > self._cache.capacity:

@@ -134,7 +134,9 @@ class _Run:
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
         """Both decodings of one prompt, the tree's first for even rows."""
-        request = Request(prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity)
+        request = Request(
+            prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity, self.pair.pixels(prompt)
+        )
         decoders = {"baseline": lambda: self._baseline(request, index)}
         if self.plan is not None:
             decoders["tree"] = lambda: self._tree(request, index)
@@ -154,7 +156,7 @@ class _Run:
             baseline_tokens=len(base_tokens),
             baseline_seconds=base_seconds,
             accepted_ranks=tuple(s.accepted or () for s in steps),
-            mismatch=self._mismatch(prompt.ids, tokens, base_tokens) if self.sampling.greedy and self.plan is not None else None,
+            mismatch=self._mismatch(request, tokens, base_tokens) if self.sampling.greedy and self.plan is not None else None,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
         )
@@ -174,7 +176,7 @@ class _Run:
         timer, drafting = self._timer(), self.settings.drafting
         return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting, self.engine)
 
-    def _mismatch(self, prompt: tuple[int, ...], tokens: list[int], baseline: list[int]) -> Mismatch | None:
+    def _mismatch(self, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:
             return None
         position = next((i for i, (a, b) in enumerate(zip(tokens, baseline, strict=False)) if a != b), min(len(tokens), len(baseline)))
@@ -182,7 +184,7 @@ class _Run:
             position=position,
             tree_token=tokens[position] if position < len(tokens) else -1,
             baseline_token=baseline[position] if position < len(baseline) else -1,
-            logit_gap=top2_gap(self.pair.target, [*prompt, *baseline[:position]]),
+            logit_gap=top2_gap(self.pair.target, [*request.prompt, *baseline[:position]], request.pixels),
         )
 
 
@@ -204,10 +206,10 @@ def _flat(settings: EvaluationSettings, target: Sampling) -> dict[str, Any]:
     }
 
 
-def top2_gap(target: TreeModel, context: list[int]) -> float:
+def top2_gap(target: TreeModel, context: list[int], pixels: torch.Tensor | None = None) -> float:
     """Difference of the two largest next-token logits after a context, in one plain pass."""
     target.allocate(len(context))
-    best = target.prefill(torch.tensor(context, device=target.device)).float().topk(2).values
+    best = target.prefill(torch.tensor(context, device=target.device), pixels).float().topk(2).values
     return float(best[0] - best[1])
 
 

@@ -94,6 +94,15 @@ def test_other_vocabularies_are_refused(saved: Path) -> None:
         load_pair(str(saved / "target"), str(saved / "other"))
 
 
+def test_tokenizers_that_differ_in_added_tokens_only_are_told_so(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved / "draft", tmp_path / "draft")
+    tokenizer = load_tokenizer(str(saved / "draft"))
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(tmp_path / "draft")
+    with pytest.raises(ModelError, match="share a vocabulary but for added tokens: '<extra>'; copy the target's tokenizer files"):
+        load_pair(str(saved / "target"), str(tmp_path / "draft"))
+
+
 def test_padded_rows_are_cut_to_the_tokenizers_ids(saved: Path) -> None:
     pair = load_pair(str(saved / "target"), str(saved / "padded"))
     assert pair.draft is not None

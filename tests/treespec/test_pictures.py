@@ -1,0 +1,137 @@
+"""Pictures in folders and in rows: what is found, how often its token stands in a prompt, and what is wrong with bad ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers.models.clip import CLIPImageProcessorPil
+
+from tests.reference import vision as v
+from treespec.errors import DatasetError, ModelError
+from treespec.pictures import PictureReader, PictureShape, find_picture
+from treespec.prompts import PromptSet, load_prompts
+
+ROWS = 16
+
+
+def reader(pixels: int = v.SIDE, token: int = v.IMAGE_TOKEN) -> PictureReader:
+    processor = CLIPImageProcessorPil(size={"shortest_edge": v.SIDE}, crop_size={"height": v.SIDE, "width": v.SIDE})
+    return PictureReader(v.tokenizer(), processor, PictureShape(token, ROWS, pixels))
+
+
+def load(path: Path, pictures: PictureReader | None = None, **options: int) -> PromptSet:
+    known = pictures or reader()
+    return load_prompts(str(path), known.tokenizer, num_prompts=9, prompt_len=4, pictures=known, picture_prompt=v.ASKED, **options)
+
+
+def rows(folder: Path, *records: object) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_folder_is_its_pictures_by_name_each_asked_the_same(tmp_path):
+    v.write_scenes(tmp_path, range(3))
+    (tmp_path / "notes.md").write_text("not a picture")
+    prompts = load(tmp_path)
+    assert [prompt.name.split("/")[-1] for prompt in prompts] == ["scene-0000.png", "scene-0001.png", "scene-0002.png"]
+    (ids,) = {prompt.ids for prompt in prompts}
+    assert ids == tuple(v.tokenizer().encode(v.ASKED.replace("<image>", "<image>" * ROWS)))
+    assert ids.count(v.IMAGE_TOKEN) == ROWS
+    assert load(tmp_path, start=1, end=2).prompts[0].picture == prompts.prompts[1].picture
+
+
+def test_rows_name_a_picture_beside_their_file_and_a_prompt_of_their_own(tmp_path):
+    v.write_scenes(tmp_path / "pictures", range(2))
+    path = rows(
+        tmp_path,
+        {"image": "pictures/scene-0000.png", "prompt": "what is on the left"},
+        {"image": "pictures/scene-0001.png", "prompt": "is it <image> red"},
+        {"image": str(tmp_path / "pictures" / "scene-0001.png")},
+    )
+    first, second, third = load(path).prompts
+    words = v.tokenizer()
+    assert first.ids == tuple([v.IMAGE_TOKEN] * ROWS + words.encode("what is on the left"))
+    assert second.ids == tuple(words.encode("is it") + [v.IMAGE_TOKEN] * ROWS + words.encode("red"))
+    assert third.ids == tuple(words.encode(v.ASKED.replace("<image>", "<image>" * ROWS)))
+    assert second.picture == third.picture != first.picture
+
+
+def test_other_pictures_are_other_work(tmp_path):
+    v.write_scenes(tmp_path / "a", range(2))
+    v.write_scenes(tmp_path / "b", range(1, 3))
+    assert load(tmp_path / "a").fingerprint != load(tmp_path / "b").fingerprint
+
+
+def test_pixels_are_the_processors_own_of_the_upright_picture(tmp_path):
+    image = v.scene(0)[0]
+    turned = image.rotate(90, expand=True)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    turned.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "plain.png")
+    known = reader()
+    plain, upright = (known.pixels(find_picture(tmp_path / name, name)) for name in ("plain.png", "turned.png"))
+    wanted = known.processor(images=image, return_tensors="pt")["pixel_values"]
+    assert plain.equal(wanted)
+    assert upright.equal(wanted)
+
+
+def test_bad_pictures_are_named(tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing")
+    with pytest.raises(DatasetError, match=r"/torn\.png: the picture cannot be decoded"):
+        load(tmp_path)
+    with pytest.raises(DatasetError, match=r"there is no file .*gone\.png"):
+        load(rows(tmp_path, {"image": "gone.png"}))
+    with pytest.raises(DatasetError, match='rows.jsonl, line 1: "image" is'):
+        load(rows(tmp_path, {"image": 3}))
+    with pytest.raises(DatasetError, match='"prompt" is'):
+        load(rows(tmp_path, {"image": "torn.png", "prompt": 3}))
+
+
+def test_half_a_picture_is_not_a_picture(tmp_path):
+    v.scene(0)[0].save(tmp_path / "whole.bmp")
+    content = (tmp_path / "whole.bmp").read_bytes()
+    (tmp_path / "half.bmp").write_bytes(content[: len(content) // 2])
+    (tmp_path / "whole.bmp").unlink()
+    with pytest.raises(DatasetError, match=r"half\.bmp: the picture cannot be decoded"):
+        load(tmp_path)
+
+
+def test_a_picture_that_changes_under_way_is_noticed(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    prompt = load(tmp_path).prompts[0]
+    Image.new("RGB", (9, 9)).save(tmp_path / "scene-0000.png")
+    assert prompt.picture is not None
+    with pytest.raises(DatasetError, match="changed while prompts were decoded"):
+        reader().pixels(prompt.picture)
+
+
+def test_pictures_and_models_must_go_together(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    with pytest.raises(DatasetError, match="is a picture, which needs a vision-language target"):
+        load_prompts(str(tmp_path), v.tokenizer(), num_prompts=1, prompt_len=4)
+    with pytest.raises(DatasetError, match="has no picture, but the target reads pictures"):
+        load(rows(tmp_path, {"text": "what is here"}))
+    with pytest.raises(DatasetError, match="the prompt has 2 times <image>"):
+        load(rows(tmp_path, {"image": "scene-0000.png", "prompt": "<image> and <image>"}))
+    prompt = load(tmp_path).prompts[0]
+    assert prompt.picture is not None
+    with pytest.raises(ModelError, match=r"makes \(1, 3, 32, 32\) of a picture, but the model reads \(1, 3, 64, 64\)"):
+        reader(pixels=64).pixels(prompt.picture)
+    with pytest.raises(ModelError, match="does not read </s> as the one token"):
+        load(tmp_path, PictureReader(_Deaf(), None, PictureShape(2, ROWS, v.SIDE)))
+
+
+class _Deaf:
+    """A tokenizer that knows the token's name, but never reads it."""
+
+    def convert_ids_to_tokens(self, index: int) -> str:
+        return "</s>"
+
+    def encode(self, text: str) -> list[int]:
+        return [4, 5]
+
+    def __len__(self) -> int:
+        return v.IMAGE_TOKEN

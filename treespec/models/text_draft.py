@@ -1,0 +1,82 @@
+"""TextDraft: a text-only draft for a target that sees pictures, or knows tokens that the draft does not."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from treespec.errors import CapacityError
+from treespec.models.placement import Placement, Prefix
+from treespec.models.tree_model import TreeModel
+
+
+class TextDraft(TreeModel):
+    """Reads the target's text without its pictures: picture rows are left out of its cache, so its positions count words only.
+
+    To decoding it looks like a model of the target's vocabulary: tokens that it does not know have probability 0, and where the
+    target committed one, it reads its own EOS instead. Neither touches the target's output; both cost acceptance only.
+
+    Args:
+        module, name, kernels: see `TreeModel`.
+        shared: how many of the first ids mean the same to both.
+        vocabulary: the target's logits.
+        picture: the target's picture token.
+    """
+
+    def __init__(
+        self, module: PreTrainedModel, *, name: str, shared: int, vocabulary: int, picture: int, kernels: bool | None = None
+    ) -> None:
+        self._skipped = torch.zeros(1, dtype=torch.int64, device=module.device)
+        self._known_skipped, self._instead, self.shared, self.picture = 0, 0, shared, -1
+        super().__init__(module, name=name, vocabulary=shared, kernels=kernels)  # may try out a tree, without pictures
+        self.picture, self.vocabulary_size = picture, vocabulary
+        self._instead = min((i for i in self.eos_token_ids if i < shared), default=0)
+
+    def allocate(self, capacity: int) -> None:
+        """See `TreeModel.allocate`. Nothing is stored, so nothing is left out."""
+        super().allocate(capacity)
+        self._skip(0)
+
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
+        """See `TreeModel.prefill`; picture tokens are passed over."""
+        words = tokens[tokens != self.picture]
+        if words.shape[0] < 2:
+            raise CapacityError(
+                f"the prompt has {words.shape[0]} tokens besides its picture, but the text-only draft {self.name} needs 2; add text"
+            )
+        self._skip(tokens.shape[0] - words.shape[0])
+        return self._widened(super().prefill(self._readable(words), None, chunk))
+
+    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        """See `TreeModel.forward`."""
+        return self._widened(super().forward(self._readable(tokens), replace(place, prefix=self._own(place.prefix)), keep))
+
+    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """See `TreeModel.move`."""
+        super().move(self._own(prefix), rows, first)
+
+    def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
+        """See `TreeModel.score`; rows must have equally many picture tokens, all before `keep_from`."""
+        seen = ids != self.picture
+        words = int(seen[0].sum())
+        if not bool((seen.sum(1) == words).all()) or not bool(seen[:, keep_from:].all()):
+            raise CapacityError("rows of one batch must hold the same number of picture tokens, all of them in their prompts")
+        return self._widened(super().score(self._readable(ids[seen].view(ids.shape[0], words)), keep_from - (ids.shape[1] - words)))
+
+    def _skip(self, count: int) -> None:
+        self._skipped.fill_(count)
+        self._known_skipped = count
+
+    def _own(self, prefix: Prefix) -> Prefix:
+        """The same prefix in this model's cache."""
+        return Prefix(prefix.length - self._skipped, None if prefix.known is None else prefix.known - self._known_skipped)
+
+    def _readable(self, tokens: Tensor) -> Tensor:
+        return torch.where(tokens < self.shared, tokens, self._instead)
+
+    def _widened(self, logits: Tensor) -> Tensor:
+        """Logits [.., vocabulary of the target]."""
+        missing = self.vocabulary_size - logits.shape[-1]
+        return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits

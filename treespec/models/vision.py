@@ -1,0 +1,69 @@
+"""Vision-language models of LLaVA's kind: a text model that runs trees like any other, and what turns pictures into rows before it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from treespec.errors import ModelError
+from treespec.pictures import PictureShape
+
+KINDS = ("llava",)
+"""Model types that can be taken apart so."""
+
+_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""Vision towers, and the rows that each has besides those of its patches."""
+
+
+def is_vision(config: PreTrainedConfig) -> bool:
+    """Whether a model of this configuration reads pictures, in a way that is known here."""
+    return str(config.model_type) in KINDS
+
+
+def picture_shape(config: Any, name: str) -> PictureShape:
+    """Of a LLaVA configuration. Raises ModelError for a vision tower that is not known."""
+    tower, strategy = config.vision_config, str(config.vision_feature_select_strategy)
+    if str(tower.model_type) not in _TOWERS:
+        raise ModelError(
+            f"{name}: its vision tower is {tower.model_type}, but only {' and '.join(_TOWERS)} are known here; use another model"
+        )
+    if strategy not in ("default", "full"):
+        raise ModelError(f"{name}: vision_feature_select_strategy is {strategy!r}, but it must be default or full; correct its config.json")
+    patches = (int(tower.image_size) // int(tower.patch_size)) ** 2
+    rows = patches + _TOWERS[str(tower.model_type)] - (strategy == "default")
+    return PictureShape(int(config.image_token_id), rows, int(tower.image_size))
+
+
+class Vision:
+    """The part of a vision-language module that turns pictures into rows of embeddings."""
+
+    def __init__(self, module: PreTrainedModel, name: str) -> None:
+        self.module = module
+        self.shape = picture_shape(module.config, name)
+
+    def rows(self, pixels: Tensor) -> Tensor:
+        """[pictures, rows, hidden] of float [pictures, 3, pixels, pixels]."""
+        found: Any = self.module
+        found = found.model.get_image_features(pixel_values=pixels.to(self.module.device, self.module.dtype), return_dict=True)
+        return torch.stack(list(found.pooler_output))
+
+
+def text_module(module: Any) -> PreTrainedModel:
+    """The text model inside a vision-language module, as a causal language model over the same weights.
+
+    Its family, its kernels and its exactness are those of that text model; pictures reach it as embeddings only.
+    """
+    config = module.config.get_text_config(decoder=True)
+    build: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        text = build.from_config(config, attn_implementation=config._attn_implementation)
+    setattr(text, text.base_model_prefix, module.model.language_model)
+    text.set_output_embeddings(module.lm_head)
+    text.generation_config = module.generation_config
+    config._commit_hash = getattr(module.config, "_commit_hash", None)
+    left = [name for name, tensor in (*text.named_parameters(), *text.named_buffers()) if tensor.is_meta]
+    if left:
+        raise ModelError(f"the text model of {type(module).__name__} has weights of its own ({left[0]}), so that it cannot run by itself")
+    found: PreTrainedModel = text.eval()
+    return found

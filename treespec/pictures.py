@@ -1,0 +1,99 @@
+"""Pictures of prompts: found to be readable when prompts are loaded, made pixels when they are decoded. No torch."""
+
+import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treespec.errors import DatasetError, ModelError
+from treespec.files import read_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""Of the files in a folder of pictures."""
+
+PROMPT = "USER: <image>\nWhat is in this picture? ASSISTANT:"
+"""Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form."""
+
+_MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class PictureShape:
+    """What a picture is to a model: one token, which stands `rows` times in a prompt, and square pixels."""
+
+    token_id: int
+    rows: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file that was decoded once, and the SHA-256 of its bytes."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """A model's way of reading pictures: its tokenizer, its image processor (both of transformers) and its `PictureShape`."""
+
+    tokenizer: Any
+    processor: Any
+    shape: PictureShape
+
+    def ids(self, text: str, name: str) -> tuple[int, ...]:
+        """Token ids of a prompt with one picture, whose token stands once per row; in front where the text does not say where.
+
+        Raises DatasetError beginning with `name` for more than one, ModelError for a tokenizer that does not know the token.
+        """
+        mark = str(self.tokenizer.convert_ids_to_tokens(self.shape.token_id))
+        count = text.count(mark)
+        if count > 1:
+            raise DatasetError(f"{name}: the prompt has {count} times {mark}, but a row has one picture; write it once")
+        whole = text if count else f"{mark}\n{text}"
+        ids = tuple(int(i) for i in self.tokenizer.encode(whole.replace(mark, mark * self.shape.rows)))
+        if ids.count(self.shape.token_id) != self.shape.rows:
+            raise ModelError(
+                f"the tokenizer does not read {mark} as the one token {self.shape.token_id}; use the tokenizer files that belong to the target"
+            )
+        return ids
+
+    def pixels(self, picture: Picture) -> "Tensor":
+        """float32 [1, 3, pixels, pixels]. Raises DatasetError for a file that changed since it was found readable."""
+        content = _content(picture.path)
+        if hashlib.sha256(content).hexdigest() != picture.sha256:
+            raise DatasetError(f"{picture.path} changed while prompts were decoded; run again")
+        found: Tensor = self.processor(images=_decoded(content, str(picture.path)), return_tensors="pt")["pixel_values"]
+        wanted = (1, 3, self.shape.pixels, self.shape.pixels)
+        if tuple(found.shape) != wanted:
+            raise ModelError(
+                f"the image processor makes {tuple(found.shape)} of a picture, but the model reads {wanted}; correct preprocessor_config.json"
+            )
+        return found
+
+
+def find_picture(path: Path, name: str) -> Picture:
+    """A picture that can be decoded. Raises DatasetError beginning with `name`."""
+    content = _content(path)
+    _decoded(content, name)
+    return Picture(path, hashlib.sha256(content).hexdigest())
+
+
+def _content(path: Path) -> bytes:
+    return read_bytes(path, limit=_MAX_BYTES, error=DatasetError)
+
+
+def _decoded(content: bytes, name: str) -> Any:
+    """An RGB image, turned as its camera says."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
+        raise DatasetError(f"{name}: the picture cannot be decoded ({e}); repair or remove it") from e
