@@ -94,6 +94,23 @@ def read_growmap(path: StrPath) -> GrowMap:
     return GrowMap(tree, metadata)
 
 
+def read_sidecar(path: StrPath) -> GrowMap:
+    """What the sidecar of the growmap `path` says, without opening the growmap itself: quick, and without torch.
+
+    Raises GrowMapError.
+    """
+    sidecar = sidecar_path(path)
+    content = read_json(sidecar, schema=SCHEMA, version=VERSION, error=GrowMapError)
+    parents = content.get("parents")
+    if not isinstance(parents, list) or not all(type(parent) is int for parent in parents):
+        raise GrowMapError(f"{sidecar}: parents must be a list of whole numbers; make the growmap again")
+    try:
+        tree = SpeculationTree(tuple(parents))
+    except TreeError as e:
+        raise GrowMapError(f"{sidecar}: {e}") from e
+    return _described(sidecar, content, tree)
+
+
 def sidecar_path(path: StrPath) -> Path:
     """Where a growmap's sidecar lies: tree.json for tree.pt. Raises GrowMapError for names that leave it no place."""
     path = Path(path)
@@ -200,6 +217,11 @@ def _with_sidecar(path: StrPath, sidecar: Path, tree: SpeculationTree) -> GrowMa
     digest = hashlib.sha256(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError)).hexdigest()
     if content.get("sha256") != digest or content.get("parents") != list(tree.parents):
         raise GrowMapError(f"{sidecar} describes another file than {path}; remove it if it is stale, or make the growmap again")
+    return _described(sidecar, content, tree)
+
+
+def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
+    """The tree with the metadata and the provenance of its sidecar's content."""
     metadata, provenance = content.get("metadata", {}), content.get("provenance")
     if not isinstance(metadata, dict) or not isinstance(provenance, dict | None):
         raise GrowMapError(f"{sidecar}: metadata must be an object and provenance an object or null")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treespec.errors import GrowMapError, OutputError
-from treespec.growmap import MAX_FILE_BYTES, MAX_GROWMAP_SIZE, GrowMap, read_growmap, sidecar_path
+from treespec.growmap import MAX_FILE_BYTES, MAX_GROWMAP_SIZE, GrowMap, read_growmap, read_sidecar, sidecar_path
 from treespec.provenance import Provenance
 from treespec.tree import SpeculationTree
 
@@ -342,6 +342,31 @@ def test_a_changed_sidecar_is_refused(tmp_path, change, message):
     (tmp_path / "t.json").write_text(json.dumps(content | change))
     with pytest.raises(GrowMapError, match=message):
         read_growmap(tmp_path / "t.pt")
+
+
+def test_a_sidecar_alone_tells_what_the_growmap_holds(tmp_path):
+    GrowMap(TREE, {"x": 1}, Provenance(seed=1)).write(tmp_path / "t.pt")
+    whole = read_growmap(tmp_path / "t.pt")
+    (tmp_path / "t.pt").unlink()
+    assert read_sidecar(tmp_path / "t.pt") == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parents": None}, "t.json: parents must be a list of whole numbers"),
+        ({"parents": [-1, 0.0]}, "t.json: parents must be a list of whole numbers"),
+        ({"parents": [-1, 1]}, r"t.json: parents\[1\] is 1"),
+        ({"schema": "other"}, "schema 'other'"),
+        ({"metadata": []}, "metadata must be an object"),
+    ],
+)
+def test_a_sidecar_alone_is_not_believed_either(tmp_path, change, message):
+    GrowMap(TREE).write(tmp_path / "t.pt")
+    content = json.loads((tmp_path / "t.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(content | change))
+    with pytest.raises(GrowMapError, match=message):
+        read_sidecar(tmp_path / "t.pt")
 
 
 def test_a_damaged_sidecar_is_refused(tmp_path):
