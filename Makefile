@@ -3,6 +3,7 @@
 #   make test     all checks: ruff, mypy, import contracts, tests
 #   make lint     the checks without the tests
 #   make format   rewrite the sources in the project's style
+#   make growmaps derive the growmaps in growmaps/ anew from the profiles in growmaps/profiles/
 #   make bench    the benchmarks that need no GPU, into benchmarks/results/
 
 VENV := .venv
@@ -18,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format growmaps bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +41,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+growmaps: $(READY)
+	$(BIN)/python -m treeopt.growmap_library --out growmaps
 
 bench: $(READY)
 	mkdir -p benchmarks/results

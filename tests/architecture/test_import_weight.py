@@ -19,6 +19,8 @@ WITHOUT_HEAVY = [
     "treespec.embedded",
     "treespec.verification.report",
     "treeopt",
+    "treeopt.growmap_library",
+    "treeopt.growmaps",
     "treeopt.profiles",
     "treeopt.optimizer",
     "treeopt.optimizer.best_first",

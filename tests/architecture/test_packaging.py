@@ -31,7 +31,20 @@ def test_wheel_lacks_no_file_of_the_packages(source, wheel):
     with zipfile.ZipFile(wheel) as archive:
         missing = expected - set(archive.namelist())
     assert not missing, f"list these in [tool.setuptools] of pyproject.toml: {sorted(missing)}"
-    assert "treeopt/cli/main.py" in expected
+    assert {"treeopt/cli/main.py", "treeopt/growmaps/68m_7b-64.pt", "treeopt/growmaps/profiles/68m_7b.acceptance.json"} <= expected
+
+
+def test_a_wheel_finds_its_growmaps_by_name(installed, tmp_path):
+    code = (
+        "from treeopt.growmap_library import CATALOGUE, derive, find, folder, shipped; from treespec import read_growmap\n"
+        "assert all(find(name).is_file() for name in CATALOGUE) and len(shipped()) == len(CATALOGUE)\n"
+        "assert read_growmap(find('68m_7b-64')).tree == derive(CATALOGUE['68m_7b-64']).tree\n"
+        "print(folder())"
+    )
+    environment = clean_environment() | {"PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(installed / "treeopt" / "growmaps")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ SOURCES = sorted(path for folder in ("treespec", "treeopt", "cli", "benchmarks")
 TEXTS = (
     SOURCES
     + sorted((ROOT / "docs").glob("*.md"))
+    + sorted(path for path in (ROOT / "growmaps").rglob("*") if path.suffix in (".md", ".json"))
     + [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml")]
 )
 PRIVATE = re.compile(r"/home/(?!someone)\w|/work/|/root/|\.\./shared|--index-url|--extra-index-url|pypi\.org|download\.pytorch\.org")
