@@ -66,7 +66,7 @@ def evaluate(
 
     check_writable(output)
     drafting = drafting_of(plan, sampling)
-    tree, predicted = resolve(plan, sampling, drafting)
+    tree, predicted = resolve(plan, models, sampling, drafting)
     settings = EvaluationSettings(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

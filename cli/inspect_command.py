@@ -1,4 +1,4 @@
-"""`treeopt inspect`: show a growmap, a profile or a report."""
+"""`treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option
+from treeopt.cli.options import GROWMAP_FILE, INPUT_FILE, POSITIVE, format_option
 from treeopt.cli.output import emit
 from treeopt.cli.plan import probability_rows
 from treespec.errors import GrowMapError, ProfileError
@@ -17,16 +17,26 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 
 
 @click.command()
-@click.argument("file", type=INPUT_FILE)
+@click.argument("file", type=GROWMAP_FILE, required=False, metavar="[FILE|NAME]")
+@click.option("--list", "listing", is_flag=True, help="List the growmaps that come with treeopt; their names stand for their files.")
 @click.option(
     "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
 )
 @click.option("--max-nodes", type=POSITIVE, default=48, show_default=True, help="Most nodes of a growmap to draw, the likeliest first.")
 @format_option
-def inspect(file: Path, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
-    """Show a growmap (.pt), a profile or an evaluation report (.json)."""
-    data, render = _read(file, acceptance, max_nodes)
+def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
+    """Show a growmap (.pt, or the name of one that comes with treeopt), a profile or an evaluation report (.json)."""
+    if listing == (file is not None):
+        raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
+    data, render = _library() if file is None else _read(file, acceptance, max_nodes)
     emit(output_format, data, render)
+
+
+def _library() -> Shown:
+    from treeopt.cli import results, tables
+    from treeopt.growmap_library import folder, shipped
+
+    return results.library_summary(shipped(), folder()), tables.library
 
 
 def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from treespec.errors import GrowMapError
 
 Command = Callable[..., Any]
 """A function that becomes a command."""
@@ -31,6 +34,27 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class GrowmapFile(click.Path):
+    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file; the file wins."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Find the file; a usage error, with the names that are near, where there is none."""
+        if os.path.exists(value) or os.path.dirname(value):  # names have no folder before them
+            return super().convert(value, param, ctx)
+        from treeopt.growmap_library import find
+
+        try:
+            return find(os.fspath(value))
+        except GrowMapError as error:
+            self.fail(str(error), param, ctx)
+
+
+GROWMAP_FILE = GrowmapFile()
 
 
 def int_list(value: str) -> tuple[int, ...]:

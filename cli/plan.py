@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.options import INPUT_FILE, POSITIVE, Command, SamplingOptions, bundle
+from treeopt.cli.options import GROWMAP_FILE, POSITIVE, Command, ModelOptions, SamplingOptions, bundle
 from treeopt.cli.output import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treespec.drafting import Drafting
+    from treespec.provenance import Provenance
     from treespec.step import Plan
     from treespec.verification.report import Prediction
 
@@ -63,7 +64,9 @@ def plan_options() -> "Callable[[Command], Command]":
     return bundle(
         "plan",
         PlanOptions,
-        click.option("--growmap", type=INPUT_FILE, help="Growmap to run (.pt)."),
+        click.option(
+            "--growmap", type=GROWMAP_FILE, metavar="FILE|NAME", help="Growmap to run (.pt), or the name of one that comes with treeopt."
+        ),
         click.option(
             "--mode",
             type=click.Choice(["tree", "baseline"]),
@@ -96,7 +99,9 @@ def drafting_of(plan: PlanOptions, sampling: SamplingOptions) -> "Drafting":
     return Drafting(sampling.drafting, sampling.draft_temperature, plan.verifier)  # type: ignore[arg-type]  # checked there
 
 
-def resolve(plan: PlanOptions, sampling: SamplingOptions, drafting: "Drafting") -> "tuple[Plan | None, Prediction | None]":
+def resolve(
+    plan: PlanOptions, models: ModelOptions, sampling: SamplingOptions, drafting: "Drafting"
+) -> "tuple[Plan | None, Prediction | None]":
     """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
 
     Says on stderr where a promise does not hold. Raises GrowMapError, TreeError for a budget that no tree meets.
@@ -115,6 +120,7 @@ def resolve(plan: PlanOptions, sampling: SamplingOptions, drafting: "Drafting") 
     if grown is None:
         return None, None
     promised = grown.metadata
+    _note_other_models(grown.provenance, models)
     _note_other_conditions(promised, sampling, drafting)
     return grown.tree, Prediction(
         _figure(promised.get("expected_tokens_per_step")),
@@ -134,6 +140,14 @@ def probability_rows(value: object) -> tuple[tuple[float, ...], ...] | None:
 def _figure(value: object) -> float | None:
     """A number from a growmap's metadata."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
+    """A growmap's promise holds for the pair that was profiled; folders are known by their last part, as in `Provenance`."""
+    for role, used in (("target", models.target), ("draft", models.draft)):
+        known = "" if made is None else made.models.get(role, "").partition("@")[0]
+        if known and used is not None and Path(known).name != Path(used).name:
+            note(f"the growmap was made for the {role} {known}, this run has {Path(used).name}: its prediction does not hold here")
 
 
 def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOptions, drafting: "Drafting") -> None:

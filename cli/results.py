@@ -1,7 +1,8 @@
 """What each command prints, as plain data with the keys that other tools rely on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,24 @@ def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] |
         "expected_tokens_per_step": None if chances is None else math.fsum(chances),
         "metadata": dict(growmap.metadata),
     }
+
+
+def library_summary(growmaps: Mapping[str, "GrowMap"], folder: Path) -> dict[str, Any]:
+    """The figures of growmaps by name, and the folder of their files."""
+    keys = (
+        "expected_tokens_per_step",
+        "predicted_seconds_per_step",
+        "predicted_speedup",
+        "temperature",
+        "drafting",
+        "source",
+        "latency_source",
+    )
+    rows = [
+        {"name": name, "size": growmap.tree.size, "depth": growmap.tree.depth} | {key: growmap.metadata.get(key) for key in keys}
+        for name, growmap in growmaps.items()
+    ]
+    return {"folder": str(folder), "growmaps": rows}
 
 
 def path_probabilities(tree: "SpeculationTree", probability: Sequence[Sequence[float]]) -> list[float]:

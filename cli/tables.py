@@ -217,6 +217,21 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
         _line(console, f"{len(paths) - len(shown)} more nodes are not drawn; --max-nodes {data['size']} draws all")
 
 
+def library(console: Console, data: Mapping[str, Any]) -> None:
+    """The growmaps that come with treeopt, a row each."""
+    table = _titled(console, f"growmaps in {data['folder']}")
+    for column in ("name", "size", "depth", "tokens/step", "ms/step", "temperature", "drafting", "source"):
+        table.add_column(column, justify="left" if column in ("name", "drafting", "source") else "right", overflow="fold")
+    for row in data["growmaps"]:
+        figures = (f"{row['expected_tokens_per_step']:.4f}", _ms(row["predicted_seconds_per_step"]), f"{row['temperature']:g}")
+        shown = (row["name"], str(row["size"]), str(row["depth"]), *figures, row["drafting"], row["source"].rpartition(", ")[2])
+        table.add_row(*map(escape, shown))
+    console.print(table)
+    _line(console, "expected tokens and predicted ms per step; a name stands for its file: evaluate --growmap NAME, inspect NAME")
+    for source in sorted({row[key] for row in data["growmaps"] for key in ("source", "latency_source") if row[key]}):
+        _line(console, f"measured by {source}")
+
+
 def pairs(console: Console, data: Mapping[str, Any]) -> None:
     """A flat object as two columns."""
     table = _figures(console, "")
