@@ -4,7 +4,6 @@ import hashlib
 import heapq
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from treeopt.latency_model import LatencyModel
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.objective import choose
 from treeopt.optimizer.search import solve
-from treeopt.profiles import read_acceptance, read_latency
+from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
 from treespec.errors import GrowMapError, ProfileError
 from treespec.growmap import read_growmap
 from treespec.provenance import Provenance
@@ -198,9 +197,7 @@ def test_build_writes_what_it_derives_and_tells_how_far_it_is(tmp_path: Path, mo
 
 def test_other_profiles_of_the_same_name_make_other_growmaps(tmp_path: Path) -> None:
     ours = {"gpu": "NVIDIA H200", "models": {"target": "t", "draft": "d"}, "dataset": "rows[0:9]", "utc": "2026-01-01T00:00:00+00:00"}
-    measured = replace(
-        read_acceptance(PROFILES / "embedded-h200.acceptance.json"), rank_probability=(0.5, 0.3), none_accepted=0.2, provenance=ours
-    )
+    measured = AcceptanceProfile("topk", 0.0, 1.0, (0.5, 0.3), 0.2, (), positions=90, prompts=9, provenance=ours)
     measured.write(tmp_path / "mine.acceptance.json")
     derived = derive(Entry("mine-4", "mine", size=4, max_depth=3), tmp_path)
     assert derived.tree == SpeculationTree.from_paths([(0,), (1,), (0, 0)])  # 1 + 0.5 + 0.3 + 0.25 against 1.875 of a chain
