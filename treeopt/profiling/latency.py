@@ -53,7 +53,7 @@ def default_sizes(device: str) -> tuple[int, ...]:
     """Tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA."""
     if device.startswith("cuda"):
         edges = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 65, 80, 96, 112, 128, 129)
-        return (*edges, *range(144, 257, 16), 257, 288, 320, 352, 384, 448, 512)
+        return (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
     return (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
 
 
