@@ -17,14 +17,14 @@ from treeopt.cli.options import (
     sampling_options,
 )
 from treeopt.cli.output import Progress, emit, note
-from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, resolve
+from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
 from treeopt.cli.profile_command import journal_of
 
 
 @click.command()
 @model_options(draft_required=False)
 @plan_options()
-@prompt_options(num_prompts=16)
+@prompt_options(num_prompts=16, start_default="0; behind the rows that the growmap was profiled on, if they are of the same data set")
 @click.option("--gen-len", type=POSITIVE, default=128, show_default=True, help="Tokens to generate per prompt.")
 @click.option("--max-length", type=POSITIVE, help="Cache slots: prompt, generated tokens and tree. [default: as many as needed]")
 @sampling_options()
@@ -49,9 +49,9 @@ def evaluate(
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     plan.check(sampling, has_draft=models.draft is not None)
-    if max_length is not None and max_length < rows.prompt_len + gen_len:
+    if max_length is not None and not rows.chat and max_length < rows.longest() + gen_len:
         raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {gen_len} generated tokens; pass {rows.prompt_len + gen_len} or more."
+            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
         )
     from treeopt.cli import tables
     from treeopt.cli.inputs import check_hub, load_inputs, note_unused
@@ -60,13 +60,15 @@ def evaluate(
     check_hub(models, rows)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
+    from treespec.growmap import read_growmap
     from treespec.journal import discard
     from treespec.verification.runner import EvaluationSettings
     from treespec.verification.runner import evaluate as run
 
     check_writable(output)
     drafting = drafting_of(plan, sampling)
-    tree, predicted = resolve(plan, models, sampling, drafting)
+    grown = None if plan.growmap is None else read_growmap(plan.growmap)
+    tree, predicted = resolve(plan, grown, models, sampling, drafting)
     settings = EvaluationSettings(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -77,7 +79,8 @@ def evaluate(
         save_tokens=save_tokens,
         breakdown=breakdown,
     )
-    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows)
+    profiled = None if grown is None else profiled_rows(grown.metadata)
+    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
     report.write(output)

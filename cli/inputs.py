@@ -1,15 +1,23 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions
 from treeopt.cli.output import note
-from treespec.errors import DatasetError, ModelError
+from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from treeopt.cli.plan import ProfiledRows
     from treespec.models.loading import Pair
-    from treespec.prompts import PromptSet
+    from treespec.pictures import PictureReader
+    from treespec.prompts import PromptSet, Tokenizer
+
+_BAD_ROWS_SHOWN = 10
+"""More are only counted on stderr."""
 
 EMBEDDED_NAMES = ("embedded-target", "embedded-draft")
 """Models that are always there; `treespec.models.loading` says where, but is slow to import."""
@@ -77,29 +85,103 @@ def load_models(models: ModelOptions) -> "Pair":
     )
 
 
-def load_inputs(models: ModelOptions, rows: PromptOptions, *, continuation_len: int = 0) -> "tuple[Pair, PromptSet]":
-    """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail."""
-    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
-    from treespec.pictures import PROMPT
-    from treespec.prompts import load_prompts
+def load_inputs(
+    models: ModelOptions, rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
+) -> "tuple[Pair, PromptSet]":
+    """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail.
 
-    limits: dict[str, Any] = {"num_prompts": rows.num_prompts, "prompt_len": rows.prompt_len, "start": rows.start, "end": rows.end}
+    Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
+    """
+    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
+
     folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         pair = load_models(models)
-        size = pair.target.vocabulary_size
-        prompts = load_prompts(rows.dataset, pair.tokenizer, **limits, continuation_len=continuation_len, vocabulary_size=size)
-    else:
-        tokenizer = load_tokenizer(models.target, revision=models.revision)
-        seeing = shape_of(models.target, models.revision) is not None
-        pictures = load_picture_reader(models.target, models.revision) if seeing else None
-        asked = PROMPT if rows.prompt is None else rows.prompt
-        prompts = load_prompts(
-            rows.dataset, tokenizer, **limits, continuation_len=continuation_len, pictures=pictures, picture_prompt=asked
+        return pair, _read(rows, profiled, pair.tokenizer, None, continuation_len, pair.target.vocabulary_size)
+    seeing = shape_of(models.target, models.revision) is not None
+    pictures = load_picture_reader(models.target, models.revision) if seeing else None
+    tokenizer = load_tokenizer(models.target, revision=models.revision)
+    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, None)
+    return load_models(models), prompts
+
+
+def _read(
+    rows: PromptOptions,
+    profiled: "ProfiledRows | None",
+    tokenizer: "Tokenizer | None",
+    pictures: "PictureReader | None",
+    continuation_len: int,
+    vocabulary_size: int | None,
+) -> "PromptSet":
+    """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
+    from treespec.prompts import load_prompts, open_rows
+
+    longest = rows.longest(pictures is not None)
+    read = partial(
+        load_prompts,
+        rows.dataset,
+        tokenizer,
+        num_prompts=rows.num_prompts,
+        prompt_len=longest,
+        end=rows.end,
+        continuation_len=continuation_len,
+        vocabulary_size=vocabulary_size,
+        chat=rows.chat,
+        field=rows.field,
+        skip_bad_rows=rows.skip_bad_rows,
+        pictures=pictures,
+        picture_prompt=rows.prompt,
+    )
+    if profiled is not None and open_rows(rows.dataset, rows.field)[0] != profiled.dataset:
+        profiled = None
+    prompts = None if profiled is None or rows.start is not None else _behind(profiled, rows, read)
+    if prompts is None:
+        prompts = read(start=rows.start or 0)
+    _note_left_out(rows, prompts, longest)
+    if profiled is None:
+        return prompts
+    shared = sum(profiled.start <= prompt.row < profiled.end for prompt in prompts)
+    if shared:
+        remedy = (
+            f"pass --start {profiled.end} for held-out ones"
+            if rows.start is not None
+            else f"no usable one lies behind row {profiled.end - 1}"
         )
-        pair = load_models(models)
-    if len(prompts) < rows.num_prompts:
-        note(
-            f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {prompts.skipped} of {prompts.end - prompts.start} rows are too short"
-        )
-    return pair, prompts
+        note(f"{shared} of the {len(prompts)} prompts are rows that the growmap was profiled on, which flatters it: {remedy}")
+    return prompts
+
+
+def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., PromptSet]") -> "PromptSet | None":
+    """Prompts from the rows behind the profiled ones, where there are any."""
+    if rows.end is not None and rows.end <= profiled.end:
+        return None
+    try:
+        prompts = read(start=profiled.end)
+    except NoPromptError:
+        return None
+    note(
+        f"the growmap was profiled on rows {profiled.start} to {profiled.end - 1} of {profiled.dataset}: rows from {profiled.end} on are used"
+    )
+    return prompts
+
+
+def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
+    """Say on stderr which rows were left out, and where there were fewer than asked for."""
+    for row in prompts.bad[:_BAD_ROWS_SHOWN]:
+        note(f"skipped: {row.reason}")
+    if len(prompts.bad) > _BAD_ROWS_SHOWN:
+        note(f"skipped: {len(prompts.bad) - _BAD_ROWS_SHOWN} more bad rows; all are named in the output")
+    lacks = len(prompts) < rows.num_prompts
+    counts = [
+        (prompts.skipped if lacks else 0, "too short"),
+        (prompts.too_long, f"longer than {longest} tokens"),
+        (len(prompts.bad), "bad"),
+    ]
+    left_out = ", ".join(f"{count} {why}" for count, why in counts if count)
+    found = f"{left_out or 'none left out'} of {prompts.end - prompts.start} rows"
+    if lacks and rows.end is not None and prompts.end < rows.end:
+        found += f"; the data set ends with row {prompts.end - 1}, before --end {rows.end}"
+    if lacks:
+        note(f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {found}")
+    elif left_out:
+        note(f"left out: {found}")

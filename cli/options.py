@@ -20,6 +20,9 @@ POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
+PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
+"""Defaults of --prompt-len without and with --chat."""
+
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -97,18 +100,26 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Which rows of which data set to take, and how much of each."""
+    """Which rows of which data set to take, and how much of each. `start` and `prompt_len` are None where they were not given."""
 
     dataset: str
     num_prompts: int
-    prompt_len: int
-    start: int
+    prompt_len: int | None
+    start: int | None
     end: int | None
     prompt: str | None
+    chat: bool
+    field: str | None
+    skip_bad_rows: bool
 
     def __post_init__(self) -> None:
-        if self.end is not None and self.end <= self.start:
-            raise click.UsageError(f"--end {self.end} leaves no rows from --start {self.start}; pass --end {self.start + 1} or more.")
+        first = self.start or 0
+        if self.end is not None and self.end <= first:
+            raise click.UsageError(f"--end {self.end} leaves no rows from --start {first}; pass --end {first + 1} or more.")
+
+    def longest(self, pictures: bool = False) -> int:
+        """Tokens of a prompt; of conversations, and of what is asked about pictures, the most that one may have."""
+        return self.prompt_len or (WHOLE_PROMPT_LEN if self.chat or pictures else PROMPT_LEN)
 
 
 @dataclass(frozen=True)
@@ -175,8 +186,8 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
     )
 
 
-def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
-    """`--dataset --num-prompts --prompt-len --start --end` as `rows`."""
+def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[Command], Command]:
+    """`--dataset --num-prompts --prompt-len --start --end --chat --field --skip-bad-rows` as `rows`."""
     return bundle(
         "rows",
         PromptOptions,
@@ -189,11 +200,19 @@ def prompt_options(*, num_prompts: int) -> Callable[[Command], Command]:
         ),
         click.option("--num-prompts", type=POSITIVE, default=num_prompts, show_default=True, help="Prompts to use at most."),
         click.option(
-            "--prompt-len", type=POSITIVE, default=128, show_default=True, help="First tokens of a row to keep; shorter rows are skipped."
+            "--prompt-len",
+            type=POSITIVE,
+            help="First tokens of a row to keep; shorter rows are skipped. With --chat or pictures, the most tokens of a whole prompt; longer ones are. "
+            f"[default: {PROMPT_LEN}; {WHOLE_PROMPT_LEN} with --chat or pictures]",
         ),
-        click.option("--start", type=NATURAL, default=0, show_default=True, help="First row to read."),
+        click.option("--start", type=NATURAL, help=f"First row to read. [default: {start_default}]"),
         click.option("--end", type=POSITIVE, help="Row to stop before."),
         click.option("--prompt", metavar="TEXT", help="Asked about pictures that come without a prompt; <image> stands for the picture."),
+        click.option("--chat", is_flag=True, help="Prompts are whole conversations in the tokenizer's chat template."),
+        click.option("--field", metavar="NAME", help="Key or column that holds the rows' text, where it is none of the usual ones."),
+        click.option(
+            "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
+        ),
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treespec.drafting import Drafting
+    from treespec.growmap import GrowMap
     from treespec.provenance import Provenance
     from treespec.step import Plan
     from treespec.verification.report import Prediction
@@ -100,17 +101,16 @@ def drafting_of(plan: PlanOptions, sampling: SamplingOptions) -> "Drafting":
 
 
 def resolve(
-    plan: PlanOptions, models: ModelOptions, sampling: SamplingOptions, drafting: "Drafting"
+    plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, sampling: SamplingOptions, drafting: "Drafting"
 ) -> "tuple[Plan | None, Prediction | None]":
     """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
 
-    Says on stderr where a promise does not hold. Raises GrowMapError, TreeError for a budget that no tree meets.
+    `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises GrowMapError, TreeError
+    for a budget that no tree meets.
     """
     from treespec.dynamic_tree import DynamicBudget
-    from treespec.growmap import read_growmap
     from treespec.verification.report import Prediction
 
-    grown = None if plan.growmap is None else read_growmap(plan.growmap)
     if plan.dynamic:
         size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
         budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
@@ -127,6 +127,23 @@ def resolve(
         _figure(promised.get("predicted_seconds_per_step")),
         probability_rows(promised.get("rank_probability")),
     )
+
+
+@dataclass(frozen=True)
+class ProfiledRows:
+    """The rows `start` to `end` - 1 of a data set, on which a growmap's acceptance was profiled."""
+
+    dataset: str
+    start: int
+    end: int
+
+
+def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
+    """The profiled rows that a growmap's metadata name, which anyone may have written; None if they name none."""
+    dataset, start, end = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end"))
+    if not isinstance(dataset, str) or type(start) is not int or type(end) is not int or not 0 <= start < end:
+        return None
+    return ProfiledRows(dataset, start, end)
 
 
 def probability_rows(value: object) -> tuple[tuple[float, ...], ...] | None:

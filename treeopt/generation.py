@@ -73,6 +73,7 @@ def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = 
 
 
 def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: str, made_from: dict[str, Any]) -> GrowMap:
+    rows = profile.prompt_set or {}
     metadata = {
         "expected_tokens_per_step": result.expected_tokens_per_step,
         "predicted_seconds_per_step": result.predicted_seconds_per_step,
@@ -85,6 +86,7 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         "top_p": profile.top_p,
         "draft_temperature": profile.draft_temperature,
         "rank_probability": acceptance_rows(profile, smoothing).tolist(),
+        **{f"profiled_{key}": rows[key] for key in ("dataset", "start", "end") if key in rows},
         **made_from,
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}

@@ -35,7 +35,8 @@ class AcceptanceProfile:
     `by_depth[d][k]`, where measured, belongs to the children of a node at depth d; below its last row that row goes on.
     `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
     `temperature` and `top_p` are None where the file does not tell (a bare vector). `draft_temperature` and `draws` (of the
-    children, per position) belong to sampled drafting. Raises ProfileError.
+    children, per position) belong to sampled drafting. `prompt_set` tells the rows: `dataset`, `start` and `end` (left out) among
+    others. Raises ProfileError.
     """
 
     drafting: str
@@ -53,6 +54,7 @@ class AcceptanceProfile:
     provenance: dict[str, Any] | None = None
     draft_temperature: float | None = None
     draws: int | None = None
+    prompt_set: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -108,6 +110,7 @@ class AcceptanceProfile:
             "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
             "prompt_sums": [list(row) for row in self.prompt_sums],
             "prompt_positions": list(self.prompt_positions),
+            "prompt_set": self.prompt_set,
             "provenance": self.provenance,
         }
         if self.draft_temperature is not None:
@@ -140,6 +143,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
+            prompt_set=data.optional("prompt_set", mapping),
             provenance=data.optional("provenance", mapping),
         )
     )

@@ -1,7 +1,7 @@
 """Rows of a data set before they become prompts: what a row may look like, and the readers of plain files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,55 +9,99 @@ from typing import Any
 from treespec.errors import DatasetError
 from treespec.stdlib_source import PIECE_CHARACTERS, pieces
 
-TEXT_KEYS = ("text", "prompt", "turns", "article")
+TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
 """Where a row's text is looked for, in this order; `input_ids` comes before all of them."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
+Message = tuple[str, str]
+"""(role, content) of one message of a conversation."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """One row: either a text or token ids that are taken as they are, or a picture and what is asked about it.
+    """One row: a text, token ids that are taken as they are, or a picture and what is asked about it. `name` says where it comes from.
 
-    `name` says where it comes from.
+    `messages` are the same text as a conversation that ends with what the user says last, `reply` is what the row answers to
+    that, where it does. Both are for chat templates; a row of ids has neither.
     """
 
     name: str
     text: str | None = None
     ids: tuple[int, ...] | None = None
+    messages: tuple[Message, ...] = ()
+    reply: str | None = None
     image: Path | None = None
 
+    @classmethod
+    def of_text(cls, name: str, text: str) -> "Row":
+        """A plain text, which as a conversation is one message of the user."""
+        return cls(name, text=text, messages=(("user", text),))
 
-def row_of(record: object, *, name: str) -> Row:
-    """The row that a JSON object or a data set record stands for.
 
-    Keys: `input_ids` (list of ints), or else `text`, `prompt`, `turns` or `article`: a string, or a list of strings,
-    which are joined by line ends. Raises DatasetError that begins with `name`.
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no row of text, ids or a picture; `reason` begins with its name."""
+
+    name: str
+    reason: str
+
+
+def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TEXT_KEYS)) -> Row:
+    """The row that a JSON object or a data set record stands for: the value of the first of `keys` that it has.
+
+    `input_ids` holds whole numbers. Any other key holds a string, a list of strings (the user's turns, whose replies are not
+    known: as text they are joined by line ends, as a conversation the first one counts), or a list of
+    `{"role": ..., "content": ...}` (as text the contents are joined, as a conversation they count up to the user's last).
+    A row of `image`, the path of a picture, has what is asked about it in `prompt`, or nothing. Raises DatasetError that begins
+    with `name`.
     """
     if not isinstance(record, Mapping):
         raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
     if "image" in record:
         return _picture_row(record, name)
-    if "input_ids" in record:
-        ids = record["input_ids"]
-        if not isinstance(ids, list | tuple) or not all(type(i) is int for i in ids):
-            raise DatasetError(f'{name}: "input_ids" must be a list of whole numbers; {_first_wrong(ids)}')
-        return Row(name, ids=tuple(ids))
-    for key in TEXT_KEYS:
-        if key not in record:
-            continue
-        value = record[key]
-        if isinstance(value, str):
-            return Row(name, text=value)
-        if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
-            return Row(name, text="\n".join(value))
-        raise DatasetError(f'{name}: "{key}" is {_kind(value)}, but it must be a string or a list of strings')
-    keys = ", ".join(repr(k) for k in list(record)[:6]) or "none"
-    raise DatasetError(f'{name}: the row has none of the keys "input_ids", "text", "prompt" and "turns" (its keys: {keys})')
+    key = next((key for key in keys if key in record), None)
+    if key is None:
+        found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
+        raise DatasetError(f"{name}: the row has {_none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
+    value = record[key]
+    if key == "input_ids":
+        if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
+            raise DatasetError(f'{name}: "input_ids" must be a list of whole numbers; {_first_wrong(value)}')
+        return Row(name, ids=tuple(value))
+    if isinstance(value, str):
+        return Row.of_text(name, value)
+    if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
+        return Row(name, text="\n".join(value), messages=(("user", value[0]),))
+    if isinstance(value, list | tuple) and value and all(isinstance(message, Mapping) for message in value):
+        return _conversation(value, key, name)
+    wanted = "a string, a list of strings or a list of messages"
+    raise DatasetError(f'{name}: "{key}" is {_kind(value)}, but it must be {wanted}')
+
+
+def read_row(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TEXT_KEYS)) -> Row | BadRow:
+    """`row_of`, or why there is no row: whoever reads a data set decides what that means."""
+    try:
+        return row_of(record, name=name, keys=keys)
+    except DatasetError as e:
+        return BadRow(name, str(e))
+
+
+def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str) -> Row:
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            part, value = ("role", role) if not isinstance(role, str) else ("content", content)
+            raise DatasetError(f'{name}: the "{part}" of message {number} in "{key}" is {_kind(value)}, but it must be a string')
+        found.append((role, content))
+    end = max((i + 1 for i, (role, _) in enumerate(found) if role == "user"), default=0)
+    reply = found[end][1] if 0 < end < len(found) and found[end][0] == "assistant" else None
+    return Row(name, text="\n".join(content for _, content in found), messages=tuple(found[:end]), reply=reply)
 
 
 def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
-    image, prompt = record["image"], record.get("prompt", record.get("text"))
+    image, prompt = record["image"], record.get("prompt")
     if not isinstance(image, str) or not image:
         raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     if prompt is not None and not isinstance(prompt, str):
@@ -65,11 +109,12 @@ def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
     return Row(name, text=prompt, image=Path(image))
 
 
-def rows_of_file(path: Path) -> Iterator[Row]:
+def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]:
     """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
 
     A .json file holds one array of rows, or a row per line as .jsonl does. A .txt file is one running text: its rows are
-    runs of whole lines of about 6,000 characters. Raises DatasetError naming the file, the line and what is wrong there.
+    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, where it is none of
+    TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
     """
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
     reader = readers.get(path.suffix.lower())
@@ -77,35 +122,51 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         raise DatasetError(
             f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`"
         )
+    if field is not None and reader is _text:
+        raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
     try:
-        for row in reader(path):
-            yield row if row.image is None else replace(row, image=path.parent / row.image.expanduser())
+        for row in reader(path, keys_of(field)):
+            if isinstance(row, Row) and row.image is not None:
+                yield replace(row, image=path.parent / row.image.expanduser())
+            else:
+                yield row
     except UnicodeDecodeError as e:
         raise DatasetError(f"{path} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); save it as UTF-8") from e
     except OSError as e:
         raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
 
 
-def _text(path: Path) -> Iterator[Row]:
+def keys_of(field: str | None) -> tuple[str, ...]:
+    """The keys to look for a row's content under: `field` alone, where one is named."""
+    return ("input_ids", *TEXT_KEYS) if field is None else (field,)
+
+
+def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
     for index, piece in enumerate(pieces(path.read_text(encoding="utf-8-sig"), PIECE_CHARACTERS)):
-        yield Row(f"{path.name}#{index}", text=piece)
+        yield Row.of_text(f"{path.name}#{index}", piece)
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
+def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                name = f"{path.name}, line {number}"
-                yield row_of(_parse(line, name), name=name)
+            name = f"{path.name}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield read_row(_parse(text, name), name=name, keys=keys)
+            except UnicodeDecodeError as e:
+                yield BadRow(name, f"{name} is not UTF-8 text (byte {e.start} is 0x{line[e.start]:02x}); save it as UTF-8")
+            except DatasetError as e:
+                yield BadRow(name, str(e))
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
-        yield from _json_lines(path)
+        yield from _json_lines(path, keys)
         return
     for number, record in enumerate(_parse(text, path.name), start=1):
-        yield row_of(record, name=f"{path.name}, element {number}")
+        yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
 
 
 def _parse(text: str, name: str) -> Any:
@@ -118,7 +179,7 @@ def _parse(text: str, name: str) -> Any:
         raise DatasetError(f"{name}: its JSON is nested too deeply") from e
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -127,18 +188,23 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = [key for key in ("input_ids", *TEXT_KEYS) if key in names][:1]
+            wanted = [key for key in keys if key in names][:1]
             if not wanted:
                 raise DatasetError(
-                    f"{path} has none of the columns input_ids, text, prompt and turns (its columns: {', '.join(names[:8])})"
+                    f"{path} has {_none_of(keys, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=64, columns=wanted):
                 for record in batch.to_pylist():
-                    yield row_of(record, name=f"{path.name}, row {number}")
+                    yield read_row(record, name=f"{path.name}, row {number}", keys=wanted)
                     number += 1
     except pyarrow.ArrowInvalid as e:
         raise DatasetError(f"{path} is not a parquet file: {str(e).splitlines()[0]}") from e
+
+
+def _none_of(keys: Sequence[str], what: str = "key") -> str:
+    names = [f'"{key}"' for key in keys]
+    return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {', '.join(names[:-1])} and {names[-1]}"
 
 
 def _kind(value: object) -> str:

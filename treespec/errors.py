@@ -32,6 +32,10 @@ class DatasetError(TreeoptError):
     """A data set that is unknown, unreachable or holds no usable prompt."""
 
 
+class NoPromptError(DatasetError):
+    """A slice of a data set that holds no usable prompt, or no row at all."""
+
+
 class CapacityError(TreeoptError):
     """More positions or cache slots are needed than there are."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treespec.dataset_rows import Row, row_of
+from treespec.dataset_rows import BadRow, Row, keys_of, read_row
 from treespec.errors import DatasetError
 
 _EVALUATION_SPLITS = ("test", "validation", "train")
@@ -30,14 +30,15 @@ HUB_DATASETS = {
 }
 
 
-def hub_rows(name: str) -> Iterator[Row]:
-    """Rows of a data set of HUB_DATASETS, streamed: only what is read is downloaded.
+def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
+    """Rows of a data set of HUB_DATASETS, streamed: only what is read is downloaded. `field` stands in for its column.
 
     Raises DatasetError if the hub does not answer within seconds, or if it refuses.
     """
     entry = HUB_DATASETS[name]
     _require_hub(name)
     stream = _open_stream(name, entry)
+    keys = (field or entry.column,)
     number = 0
     while True:
         try:
@@ -46,11 +47,11 @@ def hub_rows(name: str) -> Iterator[Row]:
             raise DatasetError(f"reading {name} from the hub broke off at row {number}: {_reason(e)}; {_REMEDY}") from e
         if record is None:
             return
-        yield row_of({"text": record.get(entry.column)}, name=f"{name}, row {number}")
+        yield read_row(record, name=f"{name}, row {number}", keys=keys)
         number += 1
 
 
-def saved_rows(folder: Path) -> tuple[str, Iterator[Row]]:
+def saved_rows(folder: Path, field: str | None = None) -> tuple[str, Iterator[Row | BadRow]]:
     """(name, rows) of a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`.
 
     Of several splits, `test` is taken, else `validation`, else `train`; a split has a folder of its own, which can be
@@ -67,7 +68,8 @@ def saved_rows(folder: Path) -> tuple[str, Iterator[Row]]:
         if split is None:
             raise DatasetError(f"{folder} holds no split; save a data set with rows")
         name, data = f"{folder.name}/{split}", data[split]
-    return name, (row_of(record, name=f"{name}, row {number}") for number, record in enumerate(data))
+    keys = keys_of(field)
+    return name, (read_row(record, name=f"{name}, row {number}", keys=keys) for number, record in enumerate(data))
 
 
 _REMEDY = "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"

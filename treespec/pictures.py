@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treespec.chat import templated
 from treespec.errors import DatasetError, ModelError
 from treespec.files import read_bytes
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 """Of the files in a folder of pictures."""
 
-PROMPT = "USER: <image>\nWhat is in this picture? ASSISTANT:"
-"""Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form."""
+QUESTION = "What is in this picture?"
+PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
+"""Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form. A chat template has a form of its own."""
 
 _MAX_BYTES = 256 << 20
 
@@ -46,17 +48,23 @@ class PictureReader:
     processor: Any
     shape: PictureShape
 
-    def ids(self, text: str, name: str) -> tuple[int, ...]:
+    def ids(self, text: str, name: str, chat: bool = False) -> tuple[int, ...]:
         """Token ids of a prompt with one picture, whose token stands once per row; in front where the text does not say where.
 
-        Raises DatasetError beginning with `name` for more than one, ModelError for a tokenizer that does not know the token.
+        With `chat`, the text is a user's message, written by the tokenizer's chat template. Raises DatasetError beginning with `name`
+        for more than one picture, ModelError for a tokenizer that does not know the token.
         """
         mark = str(self.tokenizer.convert_ids_to_tokens(self.shape.token_id))
         count = text.count(mark)
         if count > 1:
             raise DatasetError(f"{name}: the prompt has {count} times {mark}, but a row has one picture; write it once")
-        whole = text if count else f"{mark}\n{text}"
-        ids = tuple(int(i) for i in self.tokenizer.encode(whole.replace(mark, mark * self.shape.rows)))
+        if chat:
+            parts = [{"type": "image"}, {"type": "text", "text": text.replace(mark, "").strip()}]
+            whole = templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False)
+        else:
+            whole = text if count else f"{mark}\n{text}"
+        spread = whole.replace(mark, mark * self.shape.rows)
+        ids = tuple(int(i) for i in self.tokenizer.encode(spread, add_special_tokens=not chat))
         if ids.count(self.shape.token_id) != self.shape.rows:
             raise ModelError(
                 f"the tokenizer does not read {mark} as the one token {self.shape.token_id}; use the tokenizer files that belong to the target"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treespec import stdlib_source
-from treespec.dataset_rows import SUFFIXES, Row, rows_of_file
-from treespec.errors import DatasetError
+from treespec.chat import chat_ids, reply_ids, require_template
+from treespec.dataset_rows import SUFFIXES, BadRow, Row, rows_of_file
+from treespec.errors import DatasetError, NoPromptError
 from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
-from treespec.pictures import PROMPT, Picture, PictureReader, find_picture
-from treespec.pictures import SUFFIXES as SUFFIXES_OF_PICTURES
+from treespec.pictures import PROMPT, QUESTION, Picture, PictureReader, find_picture
+from treespec.pictures import SUFFIXES as PICTURE_SUFFIXES
 
 DATASET_NAMES = ("stdlib", *HUB_DATASETS)
 """Names that `--dataset` takes besides paths."""
@@ -33,7 +34,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first tokens of a row, and what the row goes on with.
+    """The first tokens of a row, or its conversation up to the model's turn, or what it asks about a picture; and how the row goes on.
 
     `row` is the row's 0-based place in the data set, `name` says the same for people. `continuation` is empty unless it
     was asked for, and shorter than asked for where the row ends.
@@ -48,13 +49,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts taken from rows `start` to `end` - 1 of a data set; `skipped` of these rows were too short."""
+    """The prompts taken from rows `start` to `end` - 1 of a data set.
+
+    `skipped` of these rows were too short, `too_long` whole prompts (conversations, pictures) had too many tokens, and `bad` rows were no
+    rows.
+    """
 
     prompts: tuple[Prompt, ...]
     dataset: str
     start: int
     end: int
     skipped: int
+    too_long: int = 0
+    bad: tuple[BadRow, ...] = ()
+    chat: bool = False
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -78,7 +86,10 @@ class PromptSet:
             "end": self.end,
             "prompts": len(self.prompts),
             "skipped": self.skipped,
-            "prompt_len": len(self.prompts[0].ids) if self.prompts else 0,
+            "too_long": self.too_long,
+            "bad_rows": [row.name for row in self.bad],
+            "prompt_len": max((len(prompt.ids) for prompt in self.prompts), default=0),
+            "chat": self.chat,
             "sha256": self.fingerprint,
         }
 
@@ -93,15 +104,27 @@ def load_prompts(
     end: int | None = None,
     continuation_len: int = 0,
     vocabulary_size: int | None = None,
+    chat: bool = False,
+    field: str | None = None,
+    skip_bad_rows: bool = False,
     pictures: PictureReader | None = None,
-    picture_prompt: str = PROMPT,
+    picture_prompt: str | None = None,
 ) -> PromptSet:
     """The first `prompt_len` tokens of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
 
-    `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`. Rows of
-    fewer tokens are skipped and counted; rows of `input_ids` are taken as they are, and need no tokenizer but its
-    `vocabulary_size`. Fewer than `num_prompts` prompts come back where the rows end. Raises DatasetError: no such data set, a
-    bad row, or no row with enough tokens.
+    `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`; `field` is the
+    key that holds the rows' text where it is none of the usual ones. Rows of fewer tokens are skipped and counted; rows of
+    `input_ids` are taken as they are, and need no tokenizer but its `vocabulary_size`. Fewer than `num_prompts` prompts come
+    back where the rows end.
+
+    With `chat`, a prompt is a row's whole conversation in the tokenizer's chat template, up to where the model is to answer;
+    rows of `input_ids` are whole prompts too; those of more than `prompt_len` tokens are skipped and counted.
+
+    With `pictures`, rows are pictures (a folder of them, or rows of `image` and `prompt`), and a prompt is all that is asked about one:
+    the row's own, else `picture_prompt`, else a question for a description.
+
+    Raises DatasetError: no such data set, no chat template, or a bad row (which `skip_bad_rows` skips, and keeps count of);
+    NoPromptError: no row at `start`, or none that makes a prompt.
     """
     if num_prompts < 1 or prompt_len < 1 or start < 0 or continuation_len < 0:
         raise DatasetError(
@@ -111,58 +134,95 @@ def load_prompts(
         raise DatasetError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more")
     if vocabulary_size is None and tokenizer is not None:
         vocabulary_size = len(tokenizer)
-    name, rows = open_rows(dataset)
+    if chat and tokenizer is not None:
+        require_template(tokenizer)
+    whole = chat or pictures is not None
+    asked = picture_prompt or (QUESTION if chat else PROMPT)
+    name, rows = open_rows(dataset, field)
     prompts: list[Prompt] = []
-    position, skipped, longest = start, 0, 0
-    for position, row in enumerate(islice(rows, start, end), start=start + 1):
-        if pictures is not None or row.image is not None:
-            prompts.append(_picture_prompt(row, position - 1, pictures, picture_prompt))
-            if len(prompts) == num_prompts:
-                break
+    bad: list[BadRow] = []
+    others: list[int] = []  # lengths of rows that are too short, or as conversations too long
+    read = 0
+    for read, row in enumerate(islice(rows, end), start=1):
+        if read <= start:
             continue
-        ids = _token_ids(row, tokenizer, vocabulary_size)
-        if len(ids) >= prompt_len:
-            prompts.append(Prompt(position - 1, row.name, ids[:prompt_len], ids[prompt_len : prompt_len + continuation_len]))
+        taken: _Taken | BadRow
+        if isinstance(row, BadRow):
+            taken = row
+        elif pictures is not None or row.image is not None:
+            taken = _about_picture(row, pictures, asked, chat)
         else:
-            skipped += 1
-            longest = max(longest, len(ids))
+            taken = _tokens(row, tokenizer, vocabulary_size, chat)
+        if isinstance(taken, BadRow):
+            if not skip_bad_rows:
+                raise DatasetError(f"{taken.reason} (--skip-bad-rows goes on without such rows)")
+            bad.append(taken)
+            continue
+        ids = taken.ids
+        if len(ids) > prompt_len if whole else len(ids) < prompt_len:
+            others.append(len(ids))
+            continue
+        rest = taken.reply if whole else ids[prompt_len:]
+        prompts.append(Prompt(read - 1, row.name, ids[:prompt_len], rest[:continuation_len], taken.picture))
         if len(prompts) == num_prompts:
             break
-    if not prompts and not skipped:
-        raise DatasetError(
-            f"data set {name} has no row at --start {start}; pass a smaller --start" if start else f"data set {name} has no rows"
-        )
+    if read <= start:
+        raise NoPromptError(f"data set {name} {_no_row_at(start, read)}")
     if not prompts:
-        raise DatasetError(
-            f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {skipped} rows has {longest} tokens; "
-            f"pass --prompt-len {max(longest, 1)} or less, or longer rows"
-        )
-    return PromptSet(tuple(prompts), name, start, position, skipped)
+        raise NoPromptError(_no_prompt(name, prompt_len, others, bad, whole))
+    skipped, too_long = (0, len(others)) if whole else (len(others), 0)
+    return PromptSet(tuple(prompts), name, start, read, skipped, too_long, tuple(bad), chat)
 
 
-def open_rows(dataset: str) -> tuple[str, Iterable[Row]]:
-    """(name for provenance, rows read as they are asked for) of a data set. Raises DatasetError if there is no such one."""
+def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row | BadRow]]:
+    """(name for provenance, rows read as they are asked for) of a data set. Raises DatasetError if there is no such one.
+
+    `field` is the key that holds the rows' text where it is none of the usual ones.
+    """
     if dataset == "stdlib":
-        return dataset, (Row(name, text=text) for name, text in stdlib_source.held_out_rows())
+        if field is not None:
+            raise DatasetError(f"data set stdlib is running text without fields; drop --field {field}")
+        return dataset, (Row.of_text(name, text) for name, text in stdlib_source.held_out_rows())
     if dataset in HUB_DATASETS:
-        return dataset, hub_rows(dataset)
+        return dataset, hub_rows(dataset, field)
     path = Path(dataset).expanduser()
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, field)
     if path.exists() or path.suffix.lower() in SUFFIXES:
-        return path.name, rows_of_file(path)
+        return path.name, rows_of_file(path, field)
     known = ", ".join(DATASET_NAMES)
     raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
 
 
-def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
+def _no_row_at(start: int, rows: int) -> str:
+    if not rows:
+        return "has no rows"
+    return f"has no row at --start {start}: it has {rows} row{'s' if rows > 1 else ''}, counted from 0; pass --start {rows - 1} or less"
+
+
+def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:
+    """Why a slice that has rows makes no prompt."""
+    if not others:
+        return f"each of the {len(bad)} rows of {name} that were read is bad, the first because of this: {bad[0].reason}"
+    if whole:
+        return (
+            f"no conversation of {name} is short enough: --prompt-len is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
+            f"tokens; pass --prompt-len {min(others)} or more, or shorter conversations"
+        )
+    return (
+        f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {max(others)} tokens; "
+        f"pass --prompt-len {max(*others, 1)} or less, or longer rows"
+    )
+
+
+def _open_folder(folder: Path, field: str | None) -> tuple[str, Iterable[Row | BadRow]]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return saved_rows(folder)
+        return saved_rows(folder, field)
     try:
         files = sorted(folder.iterdir())
     except OSError as e:
         raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
-    images = [f for f in files if f.suffix.lower() in SUFFIXES_OF_PICTURES]
+    images = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
     if images:
         return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
     readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
@@ -170,8 +230,17 @@ def _open_folder(folder: Path) -> tuple[str, Iterable[Row]]:
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
 
 
-def _picture_prompt(row: Row, number: int, pictures: PictureReader | None, asked: str) -> Prompt:
-    """A whole prompt about a picture: cut anywhere, it would ask nothing."""
+@dataclass(frozen=True)
+class _Taken:
+    """What a row gives: its tokens, or those of its conversation and its reply, or those about its picture."""
+
+    ids: tuple[int, ...]
+    reply: tuple[int, ...] = ()
+    picture: Picture | None = None
+
+
+def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: bool) -> _Taken | BadRow:
+    """Raises DatasetError for a row of the other kind: pictures for a model that reads text, or the reverse."""
     if pictures is None:
         raise DatasetError(
             f"{row.name} is a picture, which needs a vision-language target; this one reads text only: pass a data set of text"
@@ -180,19 +249,28 @@ def _picture_prompt(row: Row, number: int, pictures: PictureReader | None, asked
         raise DatasetError(
             f'{row.name} has no picture, but the target reads pictures; pass a folder of pictures, or rows of {{"image": PATH, "prompt": ...}}'
         )
-    picture = find_picture(row.image, row.name)
-    return Prompt(number, row.name, pictures.ids(asked if row.text is None else row.text, row.name), picture=picture)
+    try:
+        return _Taken(pictures.ids(asked if row.text is None else row.text, row.name, chat), picture=find_picture(row.image, row.name))
+    except DatasetError as e:
+        return BadRow(row.name, str(e))
 
 
-def _token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:
+def _tokens(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None, chat: bool) -> _Taken | BadRow:
+    """Raises DatasetError for text without a tokenizer."""
     if row.ids is None:
         if tokenizer is None:
             raise DatasetError(
                 f'{row.name} is text, but the model comes without a tokenizer; add its files to the folder, or give rows of "input_ids"'
             )
-        return tuple(tokenizer.encode(row.text or ""))
+        try:
+            return _Taken(chat_ids(tokenizer, row), reply_ids(tokenizer, row)) if chat else _Taken(tuple(tokenizer.encode(row.text or "")))
+        except DatasetError as e:
+            return BadRow(row.name, str(e))
+    if chat and not row.ids:
+        return BadRow(row.name, f'{row.name}: "input_ids" is empty, but a prompt has at least one token')
     wrong = next((i for i in row.ids if i < 0 or (vocabulary_size is not None and i >= vocabulary_size)), None)
-    if wrong is not None:
-        limit = "0 or more" if vocabulary_size is None else f"0 to {vocabulary_size - 1}"
-        raise DatasetError(f'{row.name}: "input_ids" holds {wrong}, but the model has ids {limit} only; the row is for another model')
-    return row.ids
+    if wrong is None:
+        return _Taken(row.ids)
+    limit = "0 or more" if vocabulary_size is None else f"0 to {vocabulary_size - 1}"
+    reason = f'"input_ids" holds {wrong}, but the model has ids {limit} only; the row is for another model'
+    return BadRow(row.name, f"{row.name}: {reason}")

@@ -82,16 +82,18 @@ def test_the_whole_loop(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> Non
         "prompts",
     } <= set(data)
     assert data["lossless"] == "match"
-    assert data["tokens"] == 4 * 12
+    assert (data["prompt_set"]["start"], data["prompt_set"]["end"]) == (5, 8), "rows behind the profiled ones"
+    assert "the growmap was profiled on rows 0 to 4 of rows.jsonl: rows from 5 on are used" in evaluated.err
+    assert data["tokens"] == 3 * 12
     assert data["tokens_per_step"] == pytest.approx((data["tokens"] - data["prompts"]) / data["steps"])
-    assert [len(ids) for ids in data["outputs"]] == [12] * 4
+    assert [len(ids) for ids in data["outputs"]] == [12] * 3
     assert data["predicted"]["tokens_per_step"] == pytest.approx(made.json["expected_tokens_per_step"])
     assert data["predicted"]["seconds_per_step"] == pytest.approx(made.json["predicted_seconds_per_step"])
     assert data["speedup"] == pytest.approx(data["baseline"]["seconds_per_token"] / data["seconds_per_token"])
 
     report = run("inspect", "report.json", "--format", "json").json
     assert report["tokens"] == data["tokens"]
-    assert "lossless: all 4 outputs" in run("inspect", "report.json").out
+    assert "lossless: all 3 outputs" in run("inspect", "report.json").out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["acceptance.json", "latency.json", "report.json", "tree.json", "tree.pt"]
     assert not any(math.isnan(x) for x in json.loads((tmp_path / "acceptance.json").read_text())["rank_probability"])
 

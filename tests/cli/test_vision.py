@@ -25,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_profile_generate_and_evaluate_on_pictures(home: Path, run: Run) -> None:
     pair = ["--target", home / "target", "--draft", home / "draft", "--device", "cpu", "--dtype", "float32"]
-    rows = ["--dataset", home / "scenes", "--prompt", "<image> what is here", "--num-prompts", 4, "--format", "json"]
+    rows = ["--dataset", home / "scenes", "--prompt", "<image> what is here", "--start", 0, "--num-prompts", 4, "--format", "json"]
     profiled = run("profile", "acceptance", *pair, *rows, "--gen-len", 8, "--max-branch", 4, "-o", "a.json")
     assert profiled.code == 0, profiled.err
     assert profiled.json["prompts"] == 4

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,9 +21,9 @@ def reader(pixels: int = v.SIDE, token: int = v.IMAGE_TOKEN) -> PictureReader:
     return PictureReader(v.tokenizer(), processor, PictureShape(token, ROWS, pixels))
 
 
-def load(path: Path, pictures: PictureReader | None = None, **options: int) -> PromptSet:
+def load(path: Path, pictures: PictureReader | None = None, **options: Any) -> PromptSet:
     known = pictures or reader()
-    return load_prompts(str(path), known.tokenizer, num_prompts=9, prompt_len=4, pictures=known, picture_prompt=v.ASKED, **options)
+    return load_prompts(str(path), known.tokenizer, num_prompts=9, prompt_len=64, pictures=known, picture_prompt=v.ASKED, **options)
 
 
 def rows(folder: Path, *records: object) -> Path:
@@ -90,6 +91,35 @@ def test_bad_pictures_are_named(tmp_path):
         load(rows(tmp_path, {"image": "torn.png", "prompt": 3}))
 
 
+def test_bad_pictures_are_left_out_where_that_is_asked_for_and_counted(tmp_path):
+    v.write_scenes(tmp_path, range(3))
+    (tmp_path / "scene-0001.png").write_bytes(b"torn")
+    prompts = load(tmp_path, skip_bad_rows=True)
+    assert [prompt.row for prompt in prompts] == [0, 2]
+    assert [row.name.split("/")[-1] for row in prompts.bad] == ["scene-0001.png"]
+
+
+def test_prompts_that_are_too_long_are_left_out_whole(tmp_path):
+    v.write_scenes(tmp_path / "p", range(1))
+    path = rows(tmp_path, *({"image": "p/scene-0000.png", "prompt": "is it red" + more} for more in ("", " and blue" * 30)))
+    prompts = load(path)
+    assert (len(prompts), prompts.too_long, len(prompts.prompts[0].ids)) == (1, 1, ROWS + 3)
+
+
+def test_a_chat_template_says_where_the_picture_stands(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    known = reader()
+    known.tokenizer.chat_template = (
+        "<s> USER: {% for part in messages[0].content %}{% if part.type == 'image' %}<image> {% else %}{{ part.text }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+    (prompt,) = load_prompts(
+        str(tmp_path), known.tokenizer, num_prompts=1, prompt_len=64, pictures=known, picture_prompt="what is here", chat=True
+    )
+    words = known.tokenizer.convert_tokens_to_ids
+    assert list(prompt.ids) == [1, words("USER:"), *[v.IMAGE_TOKEN] * ROWS, *words(["what", "is", "here", "ASSISTANT:"])]
+
+
 def test_half_a_picture_is_not_a_picture(tmp_path):
     v.scene(0)[0].save(tmp_path / "whole.bmp")
     content = (tmp_path / "whole.bmp").read_bytes()
@@ -111,7 +141,7 @@ def test_a_picture_that_changes_under_way_is_noticed(tmp_path):
 def test_pictures_and_models_must_go_together(tmp_path):
     v.write_scenes(tmp_path, range(1))
     with pytest.raises(DatasetError, match="is a picture, which needs a vision-language target"):
-        load_prompts(str(tmp_path), v.tokenizer(), num_prompts=1, prompt_len=4)
+        load_prompts(str(tmp_path), v.tokenizer(), num_prompts=1, prompt_len=64)
     with pytest.raises(DatasetError, match="has no picture, but the target reads pictures"):
         load(rows(tmp_path, {"text": "what is here"}))
     with pytest.raises(DatasetError, match="the prompt has 2 times <image>"):
@@ -130,7 +160,7 @@ class _Deaf:
     def convert_ids_to_tokens(self, index: int) -> str:
         return "</s>"
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [4, 5]
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from treespec import stdlib_source
 from treespec.dataset_rows import row_of
-from treespec.errors import DatasetError
+from treespec.errors import DatasetError, NoPromptError
 from treespec.models import hub
 from treespec.prompts import load_prompts
 
@@ -183,8 +183,10 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
 def test_no_rows_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no rows"):
         load(jsonl(tmp_path))
-    with pytest.raises(DatasetError, match="has no row at --start 4"):
-        load(jsonl(tmp_path, *({"text": text} for text in ROWS)), start=4)
+    with pytest.raises(NoPromptError, match=r"has no row at --start 4: it has 4 rows, counted from 0; pass --start 3 or less"):
+        load(jsonl(tmp_path, *({"text": text} for text in ROWS)), start=4, end=9)
+    with pytest.raises(NoPromptError, match=r"has no row at --start 7: it has 1 row, .* pass --start 0"):
+        load(jsonl(tmp_path, {"text": "abcd"}), start=7)
     with pytest.raises(DatasetError, match="--end 2 leaves no rows from --start 2"):
         load(jsonl(tmp_path, {"text": "abcd"}), start=2, end=2)
 
@@ -273,3 +275,69 @@ def test_a_hub_that_breaks_off_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_input_ids_come_before_text() -> None:
     assert row_of({"text": "abc", "input_ids": [5]}, name="row").ids == (5,)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "folder"])
+def test_the_text_may_lie_under_a_key_that_is_named(tmp_path: Path, suffix: str) -> None:
+    records = [{"number": 1, "body": text} for text in ROWS]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "folder":
+        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
+    elif suffix == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
+    else:
+        path.write_text(json.dumps(records) if suffix == "json" else "".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    assert [p.row for p in load(path, field="body")] == [0, 2, 3]
+    with pytest.raises(DatasetError, match=r"none of the (key|column)s \"input_ids\", .*body.*--field"):
+        load(path)
+    with pytest.raises(DatasetError, match=r"no (key|column) \"boddy\" .*number.*body"):
+        load(path, field="boddy")
+
+
+def test_running_text_has_no_fields(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("a line\n", encoding="utf-8")
+    for dataset in ("stdlib", tmp_path / "book.txt"):
+        with pytest.raises(DatasetError, match="running text without fields; drop --field body"):
+            load(dataset, field="body")
+
+
+BAD = ["no JSON", {"text": 5}, [1], {"input_ids": [1, 2, 3, 99]}, {"title": "abcd"}, {"messages": [{"role": "user", "content": None}]}]
+
+
+def test_bad_rows_are_skipped_counted_and_named_where_asked(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"text": "abcd"}, *BAD, {"text": "efghi"}, {"text": "a"})
+    with path.open("ab") as file:
+        file.write(b'{"text": "caf\xe9"}\n' + json.dumps({"text": "klmn"}).encode() + b"\n")
+    found = load(path, skip_bad_rows=True)
+    assert [p.ids for p in found] == [(0, 1, 2, 3), (4, 5, 6, 7), (10, 11, 12, 13)]
+    assert [p.row for p in found] == [0, 7, 10]
+    assert (found.start, found.end, found.skipped) == (0, 11, 1)
+    lines = [*range(2, 8), 10]
+    assert found.describe()["bad_rows"] == [f"rows.jsonl, line {line}" for line in lines]
+    assert all(row.reason.startswith(row.name) for row in found.bad)
+    assert "not UTF-8 text (byte 13 is 0xe9)" in found.bad[-1].reason
+    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 2: no valid JSON.*--skip-bad-rows"):
+        load(path)
+    assert [p.row for p in load(path, start=7, end=8)] == [7], "bad rows before --start harm nobody"
+
+
+def test_a_slice_of_bad_rows_only_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    with pytest.raises(NoPromptError, match=r"each of the 6 rows of rows\.jsonl that were read is bad, .*line 1: no valid JSON"):
+        load(jsonl(tmp_path, *BAD), skip_bad_rows=True)
+
+
+def test_bad_rows_of_a_parquet_file_and_of_a_saved_folder_can_be_skipped(tmp_path: Path) -> None:
+    records = [{"text": "abcd"}, {"text": None}, {"text": "efgh"}]
+    pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), tmp_path / "rows.parquet")
+    pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(tmp_path / "rows")
+    for path in (tmp_path / "rows.parquet", tmp_path / "rows"):
+        assert [p.row for p in load(path, skip_bad_rows=True)] == [0, 2]
+        with pytest.raises(DatasetError, match=r'row 1: "text" is null'):
+            load(path)
+
+
+def test_messages_without_a_template_are_their_contents_joined(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}, {"role": "user", "content": "e"}]
+    for row in ({"messages": messages}, {"prompt": messages}, {"messages": messages, "text": "never"}):
+        [prompt] = load(jsonl(tmp_path, row), prompt_len=7)
+        assert prompt.ids == (0, 1, 26, 2, 3, 26, 4)

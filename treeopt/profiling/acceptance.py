@@ -245,6 +245,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         method=settings.method,
         prompt_sums=tuple(tuple(row) for row, _ in sums),
         prompt_positions=tuple(count for _, count in sums),
+        prompt_set=prompts.describe(),
         provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,

@@ -52,7 +52,7 @@ def load(folders: Path, draft: str | None, device: str = "cpu") -> tuple[Pair, P
     name = None if draft is None else str(folders / draft)
     pair = load_pair(str(folders / "target"), name, device=device, dtype="float32")
     prompts = load_prompts(
-        str(folders / "scenes"), pair.tokenizer, num_prompts=8, prompt_len=4, pictures=pair.pictures, picture_prompt=v.ASKED
+        str(folders / "scenes"), pair.tokenizer, num_prompts=8, prompt_len=64, pictures=pair.pictures, picture_prompt=v.ASKED
     )
     return pair, prompts
 

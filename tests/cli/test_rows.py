@@ -1,0 +1,175 @@
+"""Which rows commands take: held-out ones by default, conversations, bad rows, slices past the end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Pair = tuple[Path, Path]
+TEMPLATE = "{% for m in messages %}w1 {{ m.content }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
+
+
+def models(pair: Pair) -> list[object]:
+    return ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
+
+
+def one_line(outcome: Any, words: str) -> None:
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+
+
+@pytest.fixture
+def grown(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> Path:
+    """A growmap that was profiled on rows 1 to 3 of the eight."""
+    where = ["--dataset", rows, "--num-prompts", 2, "--prompt-len", 8, "--start", 1]
+    outcome = run("profile", "acceptance", *models(pair), *where, "--gen-len", 3, "--max-branch", 2)
+    assert outcome.code == 0, outcome.err
+    outcome = run("generate", "--acceptance", "acceptance.json", "--size", 3, "--depth", 2)
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "tree.pt"
+
+
+def evaluate(run: Any, pair: Pair, growmap: Path, dataset: Path, *options: object) -> Any:
+    where = ["--growmap", growmap, "--dataset", dataset, "--prompt-len", 8, "--gen-len", 2, "--format", "json"]
+    outcome = run("evaluate", *models(pair), *where, *options)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def slice_of(outcome: Any) -> tuple[int, int, int]:
+    used = outcome.json["prompt_set"]
+    return used["start"], used["end"], used["prompts"]
+
+
+def test_profile_and_growmap_record_the_rows_for_programs(grown: Path, tmp_path: Path) -> None:
+    from treespec.growmap import read_growmap
+
+    recorded = json.loads((tmp_path / "acceptance.json").read_text())
+    rows = {"dataset": "rows.jsonl", "start": 1, "end": 4}
+    assert {key: recorded["prompt_set"][key] for key in rows} == rows
+    assert recorded["provenance"]["dataset"] == "rows.jsonl[1:4]"
+    metadata = read_growmap(grown).metadata
+    assert {key: metadata[f"profiled_{key}"] for key in rows} == rows
+
+
+def test_evaluation_takes_the_rows_behind_the_profiled_ones(run: Any, pair: Pair, grown: Path, rows: Path) -> None:
+    outcome = evaluate(run, pair, grown, rows, "--num-prompts", 2)
+    assert slice_of(outcome) == (4, 6, 2)
+    assert "profiled on rows 1 to 3 of rows.jsonl: rows from 4 on are used" in outcome.err
+    assert "which flatters it" not in outcome.err
+
+
+def test_overlap_is_told_where_rows_were_chosen_or_none_lie_behind(run: Any, pair: Pair, grown: Path, rows: Path, tmp_path: Path) -> None:
+    outcome = evaluate(run, pair, grown, rows, "--start", 0, "--num-prompts", 3)
+    assert slice_of(outcome) == (0, 4, 3)
+    assert "2 of the 3 prompts are rows that the growmap was profiled on, which flatters it: pass --start 4" in outcome.err
+    outcome = evaluate(run, pair, grown, rows, "--end", 4)
+    assert slice_of(outcome) == (0, 4, 3)
+    assert "2 of the 3 prompts are rows" in outcome.err
+    assert "no usable one lies behind row 3" in outcome.err
+    outcome = evaluate(run, pair, grown, rows, "--start", 5)
+    assert slice_of(outcome) == (5, 8, 3)
+    assert "profiled" not in outcome.err
+    short = tmp_path / "rows.jsonl"  # the same name, and nothing behind row 3
+    short.write_text("".join(rows.read_text().splitlines(keepends=True)[:4]))
+    outcome = evaluate(run, pair, grown, short)
+    assert slice_of(outcome) == (0, 4, 3)
+    assert "2 of the 3 prompts are rows" in outcome.err
+
+
+def test_other_data_sets_and_growmaps_of_unknown_rows_start_at_0(
+    run: Any, pair: Pair, grown: Path, rows: Path, profiles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    shutil.copy(rows, other)
+    outcome = evaluate(run, pair, grown, other, "--num-prompts", 2)
+    assert slice_of(outcome) == (0, 2, 2)
+    assert "profiled" not in outcome.err
+    run("generate", "--acceptance", profiles[0], "--size", 3, "--depth", 2, "-o", "old.pt")
+    outcome = evaluate(run, pair, tmp_path / "old.pt", rows, "--num-prompts", 2)
+    assert slice_of(outcome) == (0, 2, 2)
+    assert "profiled" not in outcome.err
+
+
+def test_metadata_that_anyone_may_have_written_are_not_believed() -> None:
+    from treeopt.cli.plan import ProfiledRows, profiled_rows
+
+    good = {"profiled_dataset": "cnn", "profiled_start": 0, "profiled_end": 5}
+    assert profiled_rows(good) == ProfiledRows("cnn", 0, 5)
+    for change in (
+        {"profiled_dataset": None},
+        {"profiled_start": "0"},
+        {"profiled_start": True},
+        {"profiled_end": 0},
+        {"profiled_start": -1},
+    ):
+        assert profiled_rows({**good, **change}) is None
+
+
+@pytest.fixture
+def chatty(pair: Pair, tmp_path: Path) -> Pair:
+    """The pair with a chat template in both tokenizers."""
+    folders = tmp_path / "chatty-target", tmp_path / "chatty-draft"
+    for folder, source in zip(folders, pair, strict=True):
+        shutil.copytree(source, folder)
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folders
+
+
+def test_conversations_are_profiled_and_evaluated_whole(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    lengths = (3, 40, 5, 90)
+    contents = [" ".join(f"w{(row + i) % 60}" for i in range(length)) for row, length in enumerate(lengths)]
+    chats.write_text("".join(json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in contents))
+    where = ["--dataset", chats, "--chat", "--gen-len", 4, "--format", "json"]
+    outcome = run("profile", "acceptance", *models(chatty), *where, "--max-branch", 2)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["prompts"] == 4
+    assert json.loads((tmp_path / "acceptance.json").read_text())["prompt_set"]["prompt_len"] == 90 + 3
+    run("generate", "--acceptance", "acceptance.json", "--size", 3, "--depth", 2)
+    outcome = run("evaluate", *models(chatty), *where, "--growmap", "tree.pt", "--prompt-len", 45, "--max-length", 60)
+    assert outcome.code == 0, outcome.err
+    assert slice_of(outcome) == (0, 4, 3)
+    assert outcome.json["lossless"] == "match"
+    assert "1 longer than 45 tokens of 4 rows" in outcome.err
+
+
+def test_chat_without_a_template_is_one_line(run: Any, pair: Pair, rows: Path) -> None:
+    outcome = run("evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--chat")
+    one_line(outcome, "--chat needs a chat template, but the target's tokenizer has none; drop --chat")
+
+
+def test_bad_rows_end_the_run_unless_they_are_to_be_skipped(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": 5}\n' * 12 + rows.read_text())
+    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", broken, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 7]
+    one_line(run(*where), 'broken.jsonl, line 1: "text" is a number')
+    assert not (tmp_path / "report.json").exists()
+    outcome = run(*where, "--skip-bad-rows", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["prompt_set"]["bad_rows"] == [f"broken.jsonl, line {line}" for line in range(1, 13)]
+    assert outcome.err.count("skipped: broken.jsonl, line ") == 10
+    assert "skipped: 2 more bad rows" in outcome.err
+    assert "left out: 12 bad of 20 rows" in outcome.err
+
+
+def test_slices_past_the_end_name_the_rows_there_are(run: Any, pair: Pair, rows: Path) -> None:
+    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2]
+    one_line(run(*where, "--start", 8), "has no row at --start 8: it has 8 rows, counted from 0; pass --start 7 or less")
+    outcome = run(*where, "--start", 6, "--end", 20)
+    assert outcome.code == 0, outcome.err
+    assert "2 prompts of the 16 asked for: none left out of 2 rows; the data set ends with row 7, before --end 20" in outcome.err
+
+
+def test_the_text_may_lie_under_another_key(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(rows.read_text().replace('"text"', '"body"'))
+    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", other, "--prompt-len", 8, "--gen-len", 2]
+    one_line(run(*where), "name the one that holds the text with --field")
+    outcome = run(*where, "--field", "body", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["prompts"] == 7
