@@ -42,8 +42,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if sampling.greedy:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    differences = logits - logits.amax(-1, keepdim=True)  # before the division, which overflows at tiny temperatures
-    probabilities = (differences / min(max(sampling.temperature, _COLDEST), _HOTTEST)).softmax(-1)
+    probabilities = scaled(logits, sampling.temperature).softmax(-1)
     if sampling.top_p >= 1.0:
         return probabilities
     descending, order = probabilities.sort(dim=-1, descending=True, stable=True)
@@ -51,6 +50,12 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     dropped[..., :1].fill_(False)
     kept = torch.zeros_like(probabilities).scatter_(-1, order, descending.masked_fill(dropped, 0.0))
     return kept / kept.sum(-1, keepdim=True)
+
+
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits at a temperature above 0, 0 for the largest of every row; softmax makes probabilities of them. [..., vocabulary]."""
+    differences = logits - logits.amax(-1, keepdim=True)  # before the division, which overflows at tiny temperatures
+    return differences / min(max(temperature, _COLDEST), _HOTTEST)
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:

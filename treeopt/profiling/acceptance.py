@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from treeopt.profiles import AcceptanceProfile
-from treespec.continuation import continue_prompts
+from treeopt.ratio import ratio
+from treeopt.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.drafting import Drafting, Rule, sample_children
-from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.errors import ModelError, ProfileError
 from treespec.journal import Journal
 from treespec.models.loading import Pair
 from treespec.models.tree_model import TreeModel
@@ -24,8 +25,6 @@ from treespec.sampling import Sampling, distribution, prompt_generator
 from treespec.step import finite, require_finite
 
 Progress = Callable[[str, int, int], None]
-_LOGITS_AT_ONCE = 1 << 27
-"""Elements of one [batch, positions, vocabulary] block that a scoring pass may hold."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class AcceptanceSettings:
 
     def __post_init__(self) -> None:
         Drafting(self.drafting, self.draft_temperature)  # checks both
-        if self.method not in ("on-policy", "teacher-forced"):
-            raise ProfileError(f"method is {self.method!r}, but it must be on-policy or teacher-forced")
+        if self.method not in METHODS:
+            raise ProfileError(f"method is {self.method!r}, but it must be {' or '.join(METHODS)}")
         if self.gen_len < 2 or min(self.max_branch, self.batch_size, self.draws) < 1:
             raise ProfileError(
                 f"gen-len {self.gen_len} must be at least 2, max-branch {self.max_branch}, batch size {self.batch_size} and draws {self.draws} at least 1: "
@@ -91,14 +90,10 @@ def profile_acceptance(
         raise ProfileError(
             f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
         )
-    longest = max(len(p.ids) for p in prompts.prompts) + settings.gen_len
-    for role, model in (("target", pair.target), ("draft", draft)):
-        if model.max_positions is not None and longest > model.max_positions:
-            raise CapacityError(
-                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"
-            )
+    require_text(prompts, settings.method)
+    require_positions({"target": pair.target, "draft": draft}, prompts, settings.gen_len)
     sums: dict[int, tuple[list[float], int]] = {}
-    batches = _batches(prompts, settings.batch_size)
+    batches = batches_of(prompts, settings.batch_size)
     with Journal(journal, _fingerprint(pair, prompts, settings)) as log:
         for number, batch in enumerate(batches):
             key = str(number)
@@ -113,18 +108,6 @@ def profile_acceptance(
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
 
 
-def _batches(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
-    """Runs of equally long prompts, each with its index in the set."""
-    batches: list[list[tuple[int, Prompt]]] = []
-    for index, prompt in sorted(enumerate(prompts.prompts), key=lambda item: len(item[1].ids)):
-        last = batches[-1] if batches else []
-        if last and len(last) < size and len(last[0][1].ids) == len(prompt.ids):
-            last.append((index, prompt))
-        else:
-            batches.append([(index, prompt)])
-    return batches
-
-
 def _measure(
     pair: Pair,
     draft: TreeModel,
@@ -134,22 +117,13 @@ def _measure(
     on_token: Callable[[int], None],
 ) -> list[tuple[list[float], int]]:
     """Per prompt: (sum over positions of the chance of each rank, positions)."""
-    device = pair.target.device
-    ids = torch.tensor([p.ids for _, p in batch], device=device)
-    generators = [prompt_generator(settings.seed, index, device) for index, _ in batch]
+    generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
-    if settings.method == "on-policy":
-        embeddings = None if pixels is None else pair.target.embed(ids, pixels)
-        texts, valid = continue_prompts(
-            pair.target.module, ids, settings.gen_len, settings.target, generators, pair.eos_token_ids, vocabulary, on_token, embeddings
-        )
-    else:
-        texts, valid = _own_text(batch, ids, settings.gen_len)
-    valid = valid[:, 1:]  # the first token comes from the prompt pass: position `start` is the first that is drafted
-    rows = max(1, _LOGITS_AT_ONCE // (texts.shape[1] * vocabulary))
+    texts, valid = texts_of(
+        pair, batch, settings.method, settings.gen_len, settings.target, generators, vocabulary=vocabulary, on_token=on_token, pixels=pixels
+    )
     found: list[tuple[list[float], int]] = []
-    for first in range(0, len(batch), rows):
-        part = slice(first, first + rows)
+    for part in chunks(texts, vocabulary):
         seen = None if pixels is None else pixels[part]
         chances = rank_chances(pair, draft, texts[part], valid[part], settings, generators[part], seen)
         found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
@@ -207,30 +181,15 @@ def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators:
     return found.view(*p.shape[:2], branches) / draws
 
 
-def _own_text(batch: list[tuple[int, Prompt]], ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]:
-    """Prompts with their rows' own continuations, padded by repetition. (int64 [batch, length + gen_len], bool [batch, gen_len])."""
-    texts = torch.zeros(len(batch), gen_len, dtype=torch.int64)
-    valid = torch.zeros(len(batch), gen_len, dtype=torch.bool)
-    for row, (_, prompt) in enumerate(batch):
-        own = prompt.continuation[:gen_len]
-        texts[row, : len(own)] = torch.tensor(own, dtype=torch.int64)
-        valid[row, : len(own)] = True
-    return torch.cat([ids, texts.to(ids.device)], dim=1), valid.to(ids.device)
-
-
 def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums: list[tuple[list[float], int]]) -> AcceptanceProfile:
-    totals = np.array([row for row, _ in sums])
-    counts = np.array([count for _, count in sums], dtype=np.float64)
-    positions = int(counts.sum())
+    counts = [count for _, count in sums]
+    positions = sum(counts)
     if positions == 0:
-        raise ProfileError(
-            "no position to measure: every prompt ended with its first token, or rows hold no text after the prompt; use longer rows"
-        )
-    probability = totals.sum(0) / positions
-    residual = totals - counts[:, None] * probability
+        raise ProfileError("no position to measure: the target ended every prompt with its first token; use other prompts")
+    probability, errors = ratio(np.array([row for row, _ in sums]), counts)
     prompts_used = len(sums)
-    correction = prompts_used / (prompts_used - 1) if prompts_used > 1 else float("nan")
-    errors = np.sqrt(correction * (residual**2).sum(0)) / positions if prompts_used > 1 else np.zeros_like(probability)
+    if errors is None:
+        errors = np.zeros_like(probability)
     return AcceptanceProfile(
         drafting=settings.drafting,
         temperature=settings.temperature,

@@ -1,7 +1,7 @@
 """From a local folder or a hub id to a model, a tokenizer or a checked pair of both."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from treespec.models import families, hub
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
+from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_ids
 from treespec.pictures import PictureReader, PictureShape
 from treespec.prompts import Prompt
 from treespec.provenance import Provenance, public_name
@@ -76,9 +77,14 @@ class Pair:
     def provenance(self, **known: Any) -> dict[str, Any]:
         """A provenance record of work done with this pair, as plain JSON."""
         models = {role: model for role, model in (("target", self.target), ("draft", self.draft)) if model is not None}
-        revisions = {role: getattr(model.module.config, "_commit_hash", None) for role, model in models.items()}
-        names = {role: public_name(model.name) + (f"@{revisions[role]}" if revisions[role] else "") for role, model in models.items()}
+        names = {role: recorded_name(model) for role, model in models.items()}
         return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), **known).to_json()
+
+
+def recorded_name(model: TreeModel) -> str:
+    """A model's name in records: without folders, with its revision where one is known."""
+    revision = getattr(model.module.config, "_commit_hash", None)
+    return public_name(model.name) + (f"@{revision}" if revision else "")
 
 
 def load_pair(
@@ -95,43 +101,25 @@ def load_pair(
     Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
     that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
     """
-    tokenizer = _tokenizer_or_none(target, revision)
-    shape = shape_of(target, revision)
-    draft_shape = None if draft is None else shape_of(draft, draft_revision)
-    if draft is not None:
-        _require_same_pictures(target, shape, draft, draft_shape)
-    reader = None if shape is None else load_picture_reader(target, revision)
-    target_module = load_model(target, device=device, dtype=dtype, revision=revision)
-    if draft is None:
-        model = tree_model(target_module, target)
-        return Pair(model, None, tokenizer, _eos(model, tokenizer), reader)
-    draft_tokenizer = _tokenizer_or_none(draft, draft_revision)
-    if shape is not None and draft_shape is None:
-        shared = _shared_vocabulary(target, tokenizer, draft, draft_tokenizer)
-        draft_module = load_model(draft, device=device, dtype=dtype, revision=draft_revision)
-        model = tree_model(target_module, target)
-        blind = TextDraft(draft_module, name=draft, shared=shared, vocabulary=model.vocabulary_size, picture=shape.token_id)
-        return Pair(model, blind, tokenizer, _eos(model, tokenizer), reader)
-    if tokenizer is not None and draft_tokenizer is not None:
-        _require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
-    draft_module = load_model(draft, device=device, dtype=dtype, revision=draft_revision)
-    models = tree_model(target_module, target), tree_model(draft_module, draft)
-    rows = [model.vocabulary_size for model in models]
-    if rows[0] != rows[1]:
-        if tokenizer is None or draft_tokenizer is None:
-            raise ModelError(
-                f"target {target} has {rows[0]} logits and draft {draft} has {rows[1]}, and without both tokenizers their vocabularies "
-                "cannot be compared; use models of one vocabulary, or put the tokenizer files into both folders"
-            )
-        ids = max(tokenizer.get_vocab().values()) + 1
-        if ids > min(rows):
-            raise ModelError(
-                f"the tokenizer has ids up to {ids - 1}, but target {target} has {rows[0]} logits and draft {draft} has {rows[1]}; "
-                "use a draft with the target's whole vocabulary"
-            )
-        models = tree_model(target_module, target, ids), tree_model(draft_module, draft, ids)
-    spoken = tokenizer or draft_tokenizer
-    return Pair(models[0], models[1], spoken, _eos(models[0], spoken), reader)
+    ears = _Ears(target, _tokenizer_or_none(target, revision), shape_of(target, revision))
+    theirs = None if draft is None else _heard(ears, draft, draft_revision)
+    reader = None if ears.shape is None else load_picture_reader(target, revision)
+    module = load_model(target, device=device, dtype=dtype, revision=revision)
+    model = tree_model(module, target)
+    if theirs is None:
+        return Pair(model, None, ears.tokenizer, _eos(model, ears.tokenizer), reader)
+    partner, ids = _partner(model, ears, theirs, device, dtype, draft_revision)
+    if ids is not None:
+        model = tree_model(module, target, ids)
+    spoken = ears.tokenizer or theirs.tokenizer
+    return Pair(model, partner, spoken, _eos(model, spoken), reader)
+
+
+def load_drafts(target: Pair, drafts: Sequence[str], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
+    """Several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
+    seen = target.target.vision
+    ears = _Ears(target.target.name, target.tokenizer, None if seen is None else seen.shape)
+    return tuple(_partner(target.target, ears, _heard(ears, name, None), device, dtype, None)[0] for name in drafts)
 
 
 def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None) -> TreeModel:
@@ -139,6 +127,37 @@ def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None
     if not is_vision(module.config):
         return TreeModel(module, name=name, vocabulary=vocabulary)
     return TreeModel(text_module(module), name=name, vocabulary=vocabulary, vision=Vision(module, name))
+
+
+@dataclass(frozen=True)
+class _Ears:
+    """What a model takes in: tokens (None: no tokenizer comes with it) and pictures (None: it reads text only)."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase | None
+    shape: PictureShape | None
+
+
+def _heard(target: _Ears, draft: str, revision: str | None) -> _Ears:
+    """A draft's, which must fit the target's: found out before any weight is read. Raises ModelError."""
+    found = _Ears(draft, _tokenizer_or_none(draft, revision), shape_of(draft, revision))
+    _require_same_pictures(target.name, target.shape, draft, found.shape)
+    if target.shape is not None and found.shape is None:
+        known_ids(target.name, target.tokenizer, draft, found.tokenizer)
+    elif target.tokenizer is not None and found.tokenizer is not None:
+        require_same_vocabulary(target.name, target.tokenizer, draft, found.tokenizer)
+    return found
+
+
+def _partner(target: TreeModel, ears: _Ears, draft: _Ears, device: str, dtype: str, revision: str | None) -> tuple[TreeModel, int | None]:
+    """(The draft, how many of the target's logits it shares where not all of them.) Raises ModelError."""
+    module = load_model(draft.name, device=device, dtype=dtype, revision=revision)
+    if ears.shape is not None and draft.shape is None:
+        known = known_ids(ears.name, ears.tokenizer, draft.name, draft.tokenizer)
+        return TextDraft(module, name=draft.name, shared=known, vocabulary=target.vocabulary_size, picture=ears.shape.token_id), None
+    model = tree_model(module, draft.name)
+    ids = shared_ids(target, ears.tokenizer, model, draft.tokenizer)
+    return (model if ids is None else tree_model(module, draft.name, ids)), ids
 
 
 def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
@@ -159,6 +178,11 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
         )
     return PictureReader(load_tokenizer(name, revision), processor, shape)
+
+
+def require_model(name: str) -> None:
+    """Raise ModelError where it is known without a look at any file's content that a name leads to no model."""
+    _locate(name, weights=True)
 
 
 def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None) -> PreTrainedModel:
@@ -234,25 +258,6 @@ def _tokenizer_or_none(name: str, revision: str | None) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def _require_same_vocabulary(target: str, tokenizer: PreTrainedTokenizerBase, draft: str, draft_tokenizer: PreTrainedTokenizerBase) -> None:
-    ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    if ours == theirs:
-        return
-    odd = sorted(ours.items() ^ theirs.items(), key=lambda item: (item[1], item[0]))
-    token, index = odd[0]
-    added = set(tokenizer.get_added_vocab()) | set(draft_tokenizer.get_added_vocab())
-    if all(token in added for token, _ in odd):
-        names = ", ".join(repr(token) for token, _ in odd[:4])
-        raise ModelError(
-            f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) share a vocabulary but for added tokens: {names}; "
-            "copy the target's tokenizer files into the draft's folder, with resize_token_embeddings where it has fewer rows"
-        )
-    raise ModelError(
-        f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
-        f"({token!r}): a draft must share the target's tokenizer; use another draft or train one (treeopt train-draft)"
-    )
-
-
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:
     """A draft that sees pictures must see the target's in the same places."""
     if draft_shape is None or draft_shape == shape:
@@ -267,19 +272,6 @@ def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, 
         f"a picture is {shape.rows} rows of {shape.pixels} pixels squared for target {target}, but {draft_shape.rows} rows of {draft_shape.pixels} "
         f"for draft {draft}; use a draft with the target's image_size, patch_size and vision_feature_select_strategy"
     )
-
-
-def _shared_vocabulary(
-    target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None
-) -> int:
-    """How many of the first ids mean the same to a target that sees pictures and to a draft that does not. Raises ModelError."""
-    if tokenizer is None or draft_tokenizer is None:
-        raise ModelError(f"a text-only draft for {target} needs the tokenizers of both; put the tokenizer files into both folders")
-    ours, theirs, added = tokenizer.get_vocab(), draft_tokenizer.get_vocab(), set(tokenizer.get_added_vocab())
-    shared = min((i for _, i in ours.items() ^ theirs.items()), default=len(ours))
-    if any(i >= shared and token not in added for token, i in ours.items()):
-        _require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
-    return shared
 
 
 def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:

@@ -1,0 +1,58 @@
+"""Whether two models speak one vocabulary, and how many of their logits are tokens of it."""
+
+from transformers import PreTrainedTokenizerBase
+
+from treespec.errors import ModelError
+from treespec.models.tree_model import TreeModel
+
+
+def require_same_vocabulary(target: str, tokenizer: PreTrainedTokenizerBase, draft: str, draft_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError where an id means different tokens to two models of these names."""
+    ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
+    if ours == theirs:
+        return
+    odd = sorted(ours.items() ^ theirs.items(), key=lambda item: (item[1], item[0]))
+    token, index = odd[0]
+    added = set(tokenizer.get_added_vocab()) | set(draft_tokenizer.get_added_vocab())
+    if all(token in added for token, _ in odd):
+        names = ", ".join(repr(token) for token, _ in odd[:4])
+        raise ModelError(
+            f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) share a vocabulary but for added tokens: {names}; "
+            "copy the target's tokenizer files into the draft's folder, with resize_token_embeddings where it has fewer rows"
+        )
+    raise ModelError(
+        f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
+        f"({token!r}): a draft must share the target's tokenizer; use another draft or train one (treeopt train-draft)"
+    )
+
+
+def known_ids(target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """How many of the first ids mean the same to a target and to a draft that may lack its added tokens. Raises ModelError."""
+    if tokenizer is None or draft_tokenizer is None:
+        raise ModelError(f"a text-only draft for {target} needs the tokenizers of both; put the tokenizer files into both folders")
+    ours, theirs, added = tokenizer.get_vocab(), draft_tokenizer.get_vocab(), set(tokenizer.get_added_vocab())
+    known = min((i for _, i in ours.items() ^ theirs.items()), default=len(ours))
+    if any(i >= known and token not in added for token, i in ours.items()):
+        require_same_vocabulary(target, tokenizer, draft, draft_tokenizer)
+    return known
+
+
+def shared_ids(
+    target: TreeModel, tokenizer: PreTrainedTokenizerBase | None, draft: TreeModel, draft_tokenizer: PreTrainedTokenizerBase | None
+) -> int | None:
+    """How many logits of both count, where they pad one vocabulary to different numbers; None where all do. Raises ModelError."""
+    rows = target.vocabulary_size, draft.vocabulary_size
+    if rows[0] == rows[1]:
+        return None
+    if tokenizer is None or draft_tokenizer is None:
+        raise ModelError(
+            f"target {target.name} has {rows[0]} logits and draft {draft.name} has {rows[1]}, and without both tokenizers their vocabularies "
+            "cannot be compared; use models of one vocabulary, or put the tokenizer files into both folders"
+        )
+    ids = max(tokenizer.get_vocab().values()) + 1
+    if ids > min(rows):
+        raise ModelError(
+            f"the tokenizer has ids up to {ids - 1}, but target {target.name} has {rows[0]} logits and draft {draft.name} has {rows[1]}; "
+            "use a draft with the target's whole vocabulary"
+        )
+    return ids
