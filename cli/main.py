@@ -11,6 +11,7 @@ from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.evaluate import evaluate
 from treeopt.cli.generate import generate
 from treeopt.cli.inspect_command import inspect
+from treeopt.cli.potential import potential
 from treeopt.cli.profile_command import profile
 
 _QUIET = {
@@ -42,5 +43,5 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, profile, generate, evaluate, inspect, env):
+for command in (demo, potential, profile, generate, evaluate, inspect, env):
     main.add_command(command)

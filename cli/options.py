@@ -99,6 +99,26 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class DraftsOptions:
+    """One target and several drafts."""
+
+    target: str
+    drafts: tuple[str, ...]
+    revision: str | None
+    device: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        twice = [draft for i, draft in enumerate(self.drafts) if draft in self.drafts[:i]]
+        if twice:
+            raise click.UsageError(f"--draft {twice[0]} is given twice; drop one.")
+
+    def with_draft(self, draft: str | None) -> ModelOptions:
+        """The target with one of the drafts, or with none."""
+        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype)
+
+
+@dataclass(frozen=True)
 class PromptOptions:
     """Which rows of which data set to take, and how much of each. `start` and `prompt_len` are None where they were not given."""
 
@@ -120,6 +140,15 @@ class PromptOptions:
     def longest(self, pictures: bool = False) -> int:
         """Tokens of a prompt; of conversations, and of what is asked about pictures, the most that one may have."""
         return self.prompt_len or (WHOLE_PROMPT_LEN if self.chat or pictures else PROMPT_LEN)
+
+
+@dataclass(frozen=True)
+class TargetSamplingOptions:
+    """How the target chooses tokens."""
+
+    temperature: float
+    top_p: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -152,10 +181,29 @@ device_option = click.option(
 )
 
 
-def output_option(default: str) -> Callable[[Command], Command]:
-    """`-o FILE`."""
+def output_option(default: str | None) -> Callable[[Command], Command]:
+    """`-o FILE`; without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
     return click.option("-o", "--output", type=kind, default=default, show_default=True, help="File to write, whole or not at all.")
+
+
+_target = click.option(
+    "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."
+)
+_revision = click.option("--revision", metavar="REV", help="Hub revision of the target.")
+_dtype = click.option(
+    "--dtype",
+    type=dtype_name,
+    metavar="DTYPE",
+    default="auto",
+    show_default=True,
+    help="float32, float16, bfloat16 or auto: float32 on CPU, the checkpoint's half precision on GPU.",
+)
+_temperature = click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target.")
+_top_p = click.option(
+    "--top-p", type=Finite(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus of the target's distribution."
+)
+_seed = click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i).")
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
@@ -163,26 +211,37 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
     return bundle(
         "models",
         ModelOptions,
-        click.option(
-            "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."
-        ),
+        _target,
         click.option(
             "--draft",
             required=draft_required,
             metavar="MODEL",
             help="Folder or hub id of the draft; embedded-draft is the one that comes along.",
         ),
-        click.option("--revision", metavar="REV", help="Hub revision of the target."),
+        _revision,
         click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
         device_option,
+        _dtype,
+    )
+
+
+def drafts_options() -> Callable[[Command], Command]:
+    """`--target --draft (any number) --revision --device --dtype` as `models`."""
+    return bundle(
+        "models",
+        DraftsOptions,
+        _target,
         click.option(
-            "--dtype",
-            type=dtype_name,
-            metavar="DTYPE",
-            default="auto",
-            show_default=True,
-            help="float32, float16, bfloat16 or auto: float32 on CPU, the checkpoint's half precision on GPU.",
+            "--draft",
+            "drafts",
+            required=True,
+            multiple=True,
+            metavar="MODEL",
+            help="Folder or hub id of a draft, or embedded-draft; may be given several times.",
         ),
+        _revision,
+        device_option,
+        _dtype,
     )
 
 
@@ -221,14 +280,8 @@ def sampling_options() -> Callable[[Command], Command]:
     return bundle(
         "sampling",
         SamplingOptions,
-        click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target."),
-        click.option(
-            "--top-p",
-            type=Finite(min=0, max=1, min_open=True),
-            default=1.0,
-            show_default=True,
-            help="Nucleus of the target's distribution.",
-        ),
+        _temperature,
+        _top_p,
         click.option(
             "--drafting",
             type=click.Choice(["topk", "swor", "swr"]),
@@ -239,8 +292,13 @@ def sampling_options() -> Callable[[Command], Command]:
         click.option(
             "--draft-temperature", type=Finite(min=0), help="Of the distribution that children are sampled from. [default: the target's]"
         ),
-        click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i)."),
+        _seed,
     )
+
+
+def target_sampling_options() -> Callable[[Command], Command]:
+    """`--temperature --top-p --seed` as `sampling`."""
+    return bundle("sampling", TargetSamplingOptions, _temperature, _top_p, _seed)
 
 
 def bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeopt.optimizer.search import OptimizationResult
+    from treeopt.potential_report import PotentialReport
     from treeopt.profiles import AcceptanceProfile, LatencyProfile
     from treespec.growmap import GrowMap
     from treespec.tree import SpeculationTree
@@ -65,6 +66,13 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
 def evaluation_summary(report: "EvaluationReport") -> dict[str, Any]:
     """The report without its per-prompt records; the generated ids stay where they were kept."""
     return {key: value for key, value in report.to_json().items() if key not in ("schema", "version", "results")}
+
+
+def potential_summary(report: "PotentialReport") -> dict[str, Any]:
+    """The drafts by rank, without the raw sums."""
+    data = report.to_json()
+    drafts = [{key: value for key, value in draft.items() if key != "sums"} for draft in data["drafts"]]
+    return {key: value for key, value in data.items() if key not in ("schema", "version", "prompt_positions")} | {"drafts": drafts}
 
 
 def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] | None) -> dict[str, Any]:

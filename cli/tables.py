@@ -232,6 +232,36 @@ def library(console: Console, data: Mapping[str, Any]) -> None:
         _line(console, f"measured by {source}")
 
 
+def potential(console: Console, data: Mapping[str, Any]) -> None:
+    """Drafts by rank: how far they are from the target, and the tokens per step that single chains of theirs imply."""
+    at = f"{data['positions']:,} positions of {data['prompts']} prompts, {data['method']}; distributions at temperature {data['distribution_temperature']:g}"
+    _line(console, at)
+    table = _titled(console, "KL(target || draft), nats per token, 95 % intervals over prompts")
+    for column in ("draft", "KL", "above the best", "reverse KL", "total variation", "same top-1"):
+        table.add_column(column, justify="left" if column == "draft" else "right")
+    for place, draft in enumerate(data["drafts"]):
+        kl, above, reverse = draft["kl"], draft["kl_above_best"], draft["reverse_kl"]
+        table.add_row(
+            escape(draft["draft"]),
+            _number(kl["mean"], 4, kl["interval_95"]),
+            _number(above["mean"], 4, above["interval_95"]) if place else "-",
+            _number(None if reverse is None else reverse["mean"], 4),
+            _number(draft["total_variation"]["mean"], 4),
+            _number(draft["top1_agreement"]["mean"], 4),
+        )
+    console.print(table)
+    first = data["drafts"][0]["implied"]["sampled_child"]["tokens_per_step"]
+    table = _titled(console, "implied tokens per step of chains, if every drafted token is accepted with the same chance")
+    for column in ("draft", "child", "temperature", "accepted", *(f"chain of {point['chain']}" for point in first)):
+        table.add_column(column, justify="left" if column in ("draft", "child") else "right")
+    for draft in data["drafts"]:
+        for child, chain in draft["implied"].items():
+            points = (_number(point["tokens_per_step"], 3) for point in chain["tokens_per_step"])
+            chance = f"{chain['temperature']:g}", _number(chain["acceptance"], 4)
+            table.add_row(escape(draft["draft"]), child.removesuffix("_child"), *chance, *points)
+    console.print(table)
+
+
 def pairs(console: Console, data: Mapping[str, Any]) -> None:
     """A flat object as two columns."""
     table = _figures(console, "")

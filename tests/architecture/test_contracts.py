@@ -33,6 +33,8 @@ def test_all_contracts_are_kept(installed):
         ("treespec/files.py", "import treeopt.cli.output", "nothing but treeopt.__main__ imports the command line"),
         ("treeopt/profiles.py", "import treeopt.optimizer.search", "inside treeopt"),
         ("treeopt/optimizer/search.py", "def f():\n    import treeopt.profiling.latency", "inside treeopt"),
+        ("treeopt/potential.py", "import treeopt.profiling.acceptance", "inside treeopt"),
+        ("treeopt/optimizer/search.py", "import treeopt.texts", "inside treeopt"),
         ("treeopt/profiling/latency.py", "import rich.table", "click and rich are for the command line only"),
         ("treespec/verification/runner.py", "def f():\n    import click", "click and rich are for the command line only"),
         ("treespec/decoding.py", "import datasets", "datasets is for treespec.hub_datasets only"),

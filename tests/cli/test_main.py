@@ -15,7 +15,7 @@ from treeopt.cli import env
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
-COMMANDS = ("demo", "profile", "generate", "evaluate", "inspect", "env")
+COMMANDS = ("demo", "potential", "profile", "generate", "evaluate", "inspect", "env")
 
 
 def test_help_lists_the_commands_that_work(run: Any) -> None:
@@ -26,7 +26,7 @@ def test_help_lists_the_commands_that_work(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "profile", "profile acceptance", "profile latency", "generate", "evaluate", "inspect", "env"]
+    "command", ["", "demo", "potential", "profile", "profile acceptance", "profile latency", "generate", "evaluate", "inspect", "env"]
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     script = (
@@ -154,6 +154,10 @@ def test_errors_are_explained_in_one_line(error: Exception, words: str) -> None:
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--dynamic", "--drafting", "swr"],
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--dynamic", "--verifier", "traversal"],
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--dynamic", "--drafting", "swor", "--verifier", "traversal"],
+        ["potential", "--target", "t"],
+        ["potential", "--target", "t", "--draft", "d", "--draft", "d"],
+        ["potential", "--target", "t", "--draft", "d", "--gen-len", "1"],
+        ["potential", "--target", "t", "--draft", "d", "--drafting", "topk"],
         ["generate"],
         ["inspect"],
         ["inspect", "no-such-file.pt"],
@@ -177,6 +181,7 @@ def test_wrong_usage_is_exit_2_and_leaves_stdout_alone(run: Any, arguments: list
             "owner/no-such-target is not in the local cache",
         ),
         (["profile", "acceptance", "--target", "owner/target", "--draft", "d", "--dataset", "cnn"], "data set cnn lives on the hub"),
+        (["potential", "--target", "embedded-target", "--draft", "embedded-draft", "--draft", "a/b"], "a/b is not in the local cache"),
         (["profile", "latency", "--target", "embedded-target", "--draft", "no-such-draft"], "no-such-draft is not in the local cache"),
         (["evaluate", "--target", "embedded-target", "--mode", "baseline", "--dataset", "c4"], "data set c4 lives on the hub"),
     ],

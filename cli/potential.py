@@ -1,0 +1,80 @@
+"""`treeopt potential`: how close drafts come to a target, before anything is tuned."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from treeopt.cli.options import (
+    POSITIVE,
+    DraftsOptions,
+    PromptOptions,
+    TargetSamplingOptions,
+    drafts_options,
+    format_option,
+    output_option,
+    prompt_options,
+    target_sampling_options,
+)
+from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.profile_command import journal_of
+
+
+@click.command()
+@drafts_options()
+@prompt_options(num_prompts=64)
+@click.option(
+    "--gen-len", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens per prompt; the first is never drafted."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["teacher-forced", "on-policy"]),
+    default="teacher-forced",
+    show_default=True,
+    help="Compare on the data set's own text, or on the target's continuations, which decoding meets.",
+)
+@target_sampling_options()
+@click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Prompts per forward pass.")
+@output_option(None)
+@format_option
+def potential(
+    models: DraftsOptions,
+    rows: PromptOptions,
+    gen_len: int,
+    method: str,
+    sampling: TargetSamplingOptions,
+    batch_size: int,
+    output: Path | None,
+    output_format: str,
+) -> None:
+    """Rank drafts by their KL divergence from the target, in nats per token.
+
+    Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
+    """
+    from treeopt.cli import tables
+    from treeopt.cli.inputs import check_hub, load_inputs, resolve_device
+
+    for draft in models.drafts:
+        check_hub(models.with_draft(draft), rows)
+    from treeopt.cli.results import potential_summary
+    from treeopt.potential import PotentialSettings, measure_potential
+    from treespec.files import check_writable
+    from treespec.journal import discard
+    from treespec.models.loading import load_drafts, require_model
+
+    journal = None
+    if output is not None:
+        check_writable(output)
+        journal = journal_of(output)
+    settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
+    for draft in models.drafts:
+        require_model(draft)
+    target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if method == "teacher-forced" else 0)
+    drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
+    with Progress() as progress:
+        report = measure_potential(target, drafts, prompts, settings, journal=journal, progress=progress)
+    if output is not None:
+        report.write(output)
+        discard(journal)
+        note(f"wrote {output}")
+    emit(output_format, potential_summary(report), tables.potential)
