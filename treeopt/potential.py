@@ -73,7 +73,7 @@ def measure_potential(
     """
     if not drafts:
         raise ModelError("a potential needs at least one draft model; pass --draft")
-    vocabulary = min(model.vocabulary_size for model in (target.target, *drafts))
+    vocabulary = min(model.known_tokens for model in (target.target, *drafts))
     require_text(prompts, settings.method)
     names = _distinct([recorded_name(draft) for draft in drafts])
     require_positions({"target": target.target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
@@ -127,18 +127,27 @@ def _measure(
 ) -> list[tuple[int, list[list[float | None]]]]:
     """Per prompt: (positions, per draft the sum of every measure over them)."""
     generators = [prompt_generator(settings.seed, index, target.target.device) for index, _ in batch]
+    pixels = target.pixels(*(prompt for _, prompt in batch))
     texts, valid = texts_of(
-        target, batch, settings.method, settings.gen_len, settings.target, generators, vocabulary=vocabulary, on_token=on_token
+        target,
+        batch,
+        settings.method,
+        settings.gen_len,
+        settings.target,
+        generators,
+        vocabulary=vocabulary,
+        on_token=on_token,
+        pixels=pixels,
     )
     start = texts.shape[1] - valid.shape[1] - 1
     found: list[tuple[int, list[list[float | None]]]] = []
     for part in chunks(texts, vocabulary):
-        read, counted = texts[part, :-1], valid[part]
-        scores = _scores(target.target, read, start, vocabulary, counted, "target")
+        read, counted, seen = texts[part, :-1], valid[part], None if pixels is None else pixels[part]
+        scores = _scores(target.target, read, seen, start, vocabulary, counted, "target")
         side = TargetSide.of(scores, settings)
         per_draft = []
         for draft in drafts:
-            measured = side.against(_scores(draft, read, start, vocabulary, counted, "draft"))
+            measured = side.against(_scores(draft, read, seen, start, vocabulary, counted, "draft"))
             sums = [None if m is None else m.where(counted, 0.0).sum(1, dtype=torch.float64).tolist() for m in measured]
             per_draft.append(sums)
         for row, count in enumerate(counted.sum(1).tolist()):
@@ -146,9 +155,9 @@ def _measure(
     return found
 
 
-def _scores(model: TreeModel, texts: Tensor, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
+def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
     """Logits [batch, positions, vocabulary] behind the tokens from `start` on, finite where `valid`. Raises ModelError."""
-    scores = model.score(texts, start)[..., :vocabulary]
+    scores = model.score(texts, start, pixels)[..., :vocabulary]
     require_finite(int(scores.amax(-1)[valid].isfinite().all()), role=role)
     return scores
 

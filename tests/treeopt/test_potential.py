@@ -146,7 +146,7 @@ def test_the_target_reads_each_batch_once_for_all_drafts(monkeypatch: pytest.Mon
     pair, prompts = tiny_pair(), prompt_set(6, 6, continuation=8)
     score, read = pair.target.score, []
 
-    def counting(ids: torch.Tensor, keep_from: int = 0) -> torch.Tensor:
+    def counting(ids: torch.Tensor, keep_from: int = 0, pixels: None = None) -> torch.Tensor:
         read.append(len(ids))
         return score(ids, keep_from)
 

@@ -34,6 +34,11 @@ class TextDraft(TreeModel):
         self.picture, self.vocabulary_size = picture, vocabulary
         self._instead = min((i for i in self.eos_token_ids if i < shared), default=0)
 
+    @property
+    def known_tokens(self) -> int:
+        """See `TreeModel.known_tokens`."""
+        return self.shared
+
     def allocate(self, capacity: int) -> None:
         """See `TreeModel.allocate`. Nothing is stored, so nothing is left out."""
         super().allocate(capacity)

@@ -89,6 +89,11 @@ class TreeModel:
     """How often the cache was made anew: what is captured belongs to one."""
 
     @property
+    def known_tokens(self) -> int:
+        """How many of the first ids it can give a chance to; no more than `vocabulary_size`."""
+        return self.vocabulary_size
+
+    @property
     def capacity(self) -> int:
         """Cache slots there are now."""
         return 0 if self._cache is None else self._cache.capacity

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tests.reference import vision as v
+from treeopt.potential import PotentialSettings, measure_potential
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.drafting import Drafting
 from treespec.dynamic_tree import DynamicBudget
 from treespec.errors import CapacityError, ModelError
-from treespec.models.loading import Pair, load_model, load_pair, tree_model
+from treespec.models.loading import Pair, load_drafts, load_model, load_pair, tree_model
 from treespec.models.placement import Placement, Prefix
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
@@ -186,6 +187,31 @@ def test_profiled_acceptance_is_what_generate_and_the_drafts_own_ranking_say(fol
         assert profile.positions == positions
         assert profile.rank_probability == pytest.approx([h / positions for h in hits], abs=1e-9)
         assert 0 < profile.rank_probability[0] < 1
+
+
+def test_potential_ranks_drafts_that_see_and_drafts_that_do_not(folders):
+    pair, prompts = load(folders, None)
+    drafts = load_drafts(pair, [str(folders / name) for name in ("draft", "blind", "target")])
+    report = measure_potential(pair, drafts, prompts, PotentialSettings(method="on-policy", gen_len=GEN_LEN))
+    whole = [load_model(str(folders / name), dtype="float32") for name in ("draft", "blind", "target")]
+    sums, positions = [0.0] * 3, 0
+    for prompt, wanted in zip(prompts, generated(folders, pair, prompts), strict=True):
+        ids, pixels = torch.tensor([*prompt.ids, *wanted]), pair.pixels(prompt)
+        with torch.inference_mode():
+            rows = [
+                module(
+                    input_ids=(ids[ids != v.IMAGE_TOKEN] if name == "blind" else ids)[None],
+                    **({} if name == "blind" else {"pixel_values": pixels}),
+                )
+                for module, name in zip(whole, ("draft", "blind", "target"), strict=True)
+            ]
+        logs = [row.logits[0, -len(wanted) : -1, : v.IMAGE_TOKEN].double().log_softmax(-1) for row in rows]
+        positions += len(wanted) - 1
+        for i in range(3):
+            sums[i] += float((logs[2].exp() * (logs[2] - logs[i])).sum())
+    found = {draft.draft.rpartition("/")[2]: sum(draft.sums["kl"]) for draft in report.drafts}
+    assert sum(report.positions) == positions
+    assert [found[name] for name in ("draft", "blind", "target")] == pytest.approx(sums, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize(
