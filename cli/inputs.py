@@ -82,6 +82,7 @@ def load_models(models: ModelOptions) -> "Pair":
         dtype=models.dtype,
         revision=models.revision,
         draft_revision=models.draft_revision,
+        offload=models.offload,
     )
 
 

@@ -96,6 +96,11 @@ class ModelOptions:
     draft_revision: str | None
     device: str
     dtype: str
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload and self.device == "cpu":
+            raise click.UsageError("--offload copies weights from host memory to a GPU; drop it, or pass --device cuda.")
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ _seed = click.option("--seed", type=NATURAL, default=0, show_default=True, help=
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """`--target --draft --revision --draft-revision --device --dtype` as `models`."""
+    """`--target --draft --revision --draft-revision --device --dtype --offload` as `models`."""
     return bundle(
         "models",
         ModelOptions,
@@ -222,6 +227,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
         device_option,
         _dtype,
+        click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
     )
 
 

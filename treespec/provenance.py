@@ -31,6 +31,8 @@ class Provenance:
     models: Mapping[str, str] = field(default_factory=dict)
     """Role ("target", "draft") to hub id, followed by @revision where one is known."""
     dtype: str | None = None
+    offloaded: bool | None = None
+    """Whether every pass of the target copied its weights from host memory."""
     temperature: float | None = None
     top_p: float | None = None
     dataset: str | None = None

@@ -132,6 +132,7 @@ def test_errors_are_explained_in_one_line(error: Exception, words: str) -> None:
         ["profile", "latency", "--target", "t", "--draft", "d", "--sizes", "1,0"],
         ["profile", "latency", "--target", "t", "--draft", "d", "--widths", "1,x"],
         ["profile", "latency", "--target", "t", "--draft", "d", "--dtype", "int8"],
+        ["profile", "latency", "--target", "t", "--draft", "d", "--device", "cpu", "--offload"],
         ["evaluate", "--target", "t"],
         ["evaluate", "--target", "t", "--draft", "d"],
         ["evaluate", "--target", "t", "--mode", "baseline", "--growmap", __file__],

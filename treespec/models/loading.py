@@ -25,7 +25,9 @@ from transformers import (
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError
-from treespec.models import families, hub
+from treespec.models import families, host_memory, hub
+from treespec.models.offload import offload as stream_layers
+from treespec.models.offload import streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
@@ -78,7 +80,8 @@ class Pair:
         """A provenance record of work done with this pair, as plain JSON."""
         models = {role: model for role, model in (("target", self.target), ("draft", self.draft)) if model is not None}
         names = {role: recorded_name(model) for role, model in models.items()}
-        return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), **known).to_json()
+        offloaded = streamed_bytes(self.target.module) > 0
+        return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known).to_json()
 
 
 def recorded_name(model: TreeModel) -> str:
@@ -95,8 +98,9 @@ def load_pair(
     dtype: str = "auto",
     revision: str | None = None,
     draft_revision: str | None = None,
+    offload: bool = False,
 ) -> Pair:
-    """Load both models and check that they speak the same vocabulary.
+    """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
     Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
     that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
@@ -104,7 +108,7 @@ def load_pair(
     ears = _Ears(target, _tokenizer_or_none(target, revision), shape_of(target, revision))
     theirs = None if draft is None else _heard(ears, draft, draft_revision)
     reader = None if ears.shape is None else load_picture_reader(target, revision)
-    module = load_model(target, device=device, dtype=dtype, revision=revision)
+    module = load_model(target, device=device, dtype=dtype, revision=revision, offload=offload)
     model = tree_model(module, target)
     if theirs is None:
         return Pair(model, None, ears.tokenizer, _eos(model, ears.tokenizer), reader)
@@ -185,14 +189,17 @@ def require_model(name: str) -> None:
     _locate(name, weights=True)
 
 
-def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None) -> PreTrainedModel:
+def load_model(
+    name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False
+) -> PreTrainedModel:
     """A causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
 
     `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
     precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
-    no code from the repository is run. The family is checked before any weight is fetched. Raises ModelError.
+    no code from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay
+    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError.
     """
-    where = _device(device)
+    where = _device(device, offload)
     if where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)  # Triton launches on the current device
     if dtype != "auto" and dtype not in DTYPES:
@@ -203,11 +210,14 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
+    wanted = _dtype(dtype, where, config)
     with _explained(name, place, revision):
+        if offload:
+            host_memory.require(_weight_bytes(config, wanted), name)
         loaded: Any = loader.from_pretrained(
             place.path,
             revision=revision,
-            dtype=_dtype(dtype, where, config),
+            dtype=wanted,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=place.offline,
@@ -221,7 +231,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             f"{name}: {len(missing)} weights are missing from its files ({', '.join(missing[:3])} ...); save or download the model again"
         )
     try:
-        model: PreTrainedModel = module.to(where).eval()
+        model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
@@ -286,6 +296,7 @@ def _describe(model: TreeModel) -> dict[str, Any]:
         "revision": getattr(config, "_commit_hash", None),
         "family": model.family.model_type,
         "parameters": sum(p.numel() for p in model.module.parameters()),
+        "offloaded": streamed_bytes(model.module) > 0,
         "layers": config.get_text_config(decoder=True).num_hidden_layers,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": config.get_text_config(decoder=True)._attn_implementation,
@@ -293,7 +304,14 @@ def _describe(model: TreeModel) -> dict[str, Any]:
     }
 
 
-def _device(device: str) -> torch.device:
+def _weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Of a model of this configuration, of which nothing is made but its shapes."""
+    make: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return sum(int(p.numel()) * dtype.itemsize for p in make(config).parameters())
+
+
+def _device(device: str, offload: bool = False) -> torch.device:
     try:
         where = torch.device(device)
     except RuntimeError as error:
@@ -305,6 +323,8 @@ def _device(device: str) -> torch.device:
             raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
     elif where.type != "cpu":
         raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
+    if offload and where.type == "cpu":
+        raise ModelError("offloading copies weights from host memory to a GPU, but the device is cpu; drop --offload or pass --device cuda")
     return where
 
 

@@ -13,6 +13,7 @@ from treespec.errors import CapacityError, ModelError
 from treespec.models import families
 from treespec.models.exactness import verify_exactness
 from treespec.models.families import Family
+from treespec.models.offload import streamed_bytes
 from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import Vision
@@ -283,6 +284,8 @@ def _kernel_pass(module: PreTrainedModel, family: Family) -> "tuple[FusedDecoder
         return None, "triton is not installed"
     if hasattr(module, "_hf_hook") or getattr(module, "hf_device_map", None):
         return None, "its weights are moved by hooks"
+    if streamed_bytes(module):
+        return None, "its weights are streamed from host memory"
     if families.rope_changes(module.config):
         return None, "its rotary positions change with the length of the text"
     from treespec.models import fused, hooked

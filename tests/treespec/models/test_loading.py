@@ -16,8 +16,9 @@ from huggingface_hub import constants
 from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
-from treespec.models import hub, loading
+from treespec.models import host_memory, hub, loading
 from treespec.models.loading import load_model, load_pair, load_tokenizer
+from treespec.models.offload import streamed_bytes
 
 Build = Callable[..., PreTrainedModel]
 
@@ -283,3 +284,58 @@ def small_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_the_hub_says_is_passed_on(name: str, revision: str | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_model(name, revision=revision)
+
+
+def test_offloading_needs_a_gpu(saved: Path) -> None:
+    for load in (load_model, load_pair):
+        with pytest.raises(ModelError, match="to a GPU, but the device is cpu; drop --offload"):
+            load(str(saved / "target"), offload=True)
+
+
+@pytest.fixture
+def _streams_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets offloaded models be loaded here."""
+    monkeypatch.setattr(loading, "_device", lambda device, offload=False: torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("_streams_on_the_cpu")
+def test_the_target_of_a_pair_is_offloaded_and_says_so(saved: Path) -> None:
+    plain = load_pair(str(saved / "target"), str(saved / "draft"))
+    pair = load_pair(str(saved / "target"), str(saved / "draft"), offload=True)
+    assert pair.draft is not None
+    assert streamed_bytes(pair.target.module) > 0
+    assert streamed_bytes(pair.draft.module) == 0
+    record = pair.describe()
+    assert (record["target"]["offloaded"], record["draft"]["offloaded"]) == (True, False)
+    assert record["target"]["parameters"] == plain.describe()["target"]["parameters"]
+    assert (pair.provenance()["offloaded"], plain.provenance()["offloaded"]) == (True, False)
+    ids = torch.arange(9)[None]
+    for _ in range(2):
+        assert torch.equal(pair.target.score(ids), plain.target.score(ids))
+
+
+@pytest.mark.usefixtures("_streams_on_the_cpu")
+def test_weights_larger_than_the_host_are_refused_before_they_are_read(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    needed = sum(p.nbytes for p in load_model(str(saved / "target"), dtype="float16").parameters())
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: needed - 1)
+    broken = _edited(saved, tmp_path, lambda folder: (folder / "model.safetensors").write_bytes(b"never read"))
+    with pytest.raises(ModelError, match=r"of host memory to be streamed from.*are available"):
+        load_model(broken, dtype="float16", offload=True)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: needed)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(broken, dtype="float16", offload=True)
+
+
+@pytest.mark.gpu
+def test_an_offloaded_model_is_never_on_the_gpu_all_at_once(tmp_path: Path, tiny_module: Build) -> None:
+    shape = {"num_hidden_layers": 8, "hidden_size": 640, "intermediate_size": 1792, "num_attention_heads": 8}
+    module = tiny_module("llama", **shape)
+    module.save_pretrained(tmp_path)
+    layer = sum(p.nbytes for p in module.model.layers[0].parameters())
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    load_model(str(tmp_path), device="cuda", dtype="float32", offload=True)
+    assert torch.cuda.max_memory_allocated() - before < 3 * layer
