@@ -25,11 +25,11 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     meminfo = root / "proc/meminfo"
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text(encoding="ascii").splitlines())
-        limits.append(int(fields["MemAvailable"].split()[0]) << 10)
+        limits += [int(fields["MemAvailable"].split()[0]) << 10] if "MemAvailable" in fields else []
     group = root / "sys/fs/cgroup"
     if (group / "memory.max").exists() and (most := (group / "memory.max").read_text(encoding="ascii").strip()) != "max":
         fields = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        cached = int(fields["inactive_file"]) + int(fields["active_file"])  # given back when it is needed
+        cached = sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))  # given back when it is needed
         limits.append(max(0, int(most) - int((group / "memory.current").read_text(encoding="ascii")) + cached))
     return min(limits, default=None)
 

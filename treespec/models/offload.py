@@ -54,7 +54,7 @@ class _Streamed:
         pinned = device.type == "cuda"
         self._backend: Any = torch.cuda if pinned else torch.cpu
         self._side: Any = torch.cuda.Stream(device) if pinned else torch.cpu.Stream()  # type: ignore[no-untyped-call]
-        self.close = weakref.finalize(self, _close, self.host if pinned else [], self._side)
+        weakref.finalize(self, _close, self.host if pinned else [], self._side).atexit = False  # then all memory goes anyway
         for layer, places in enumerate(plans):  # one at a time: a layer's weights are twice in memory, never all
             block = host_memory.block(self.bytes[layer])
             if pinned:

@@ -20,6 +20,7 @@ from treespec.models.tree_model import TreeModel
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep
 from treespec.stepping import EagerSteps, Engine, Room
+from treespec.timing import CudaTimer, now
 from treespec.tree import SpeculationTree
 
 Build = Callable[..., PreTrainedModel]
@@ -309,6 +310,22 @@ def test_a_layer_arrives_while_the_one_before_it_runs(tiny_module: Build) -> Non
     handle.remove()
     torch.cuda.synchronize()
     assert overlapped == [True]
+
+
+@pytest.mark.gpu
+def test_timers_do_not_wait_for_copies_under_way() -> None:
+    """They would lend the next pass its first layers for nothing."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    device = torch.device("cuda")
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(1 << 31)
+    timer = CudaTimer()
+    timer.begin()
+    now(device)
+    timer.mark("nothing")
+    timer.parts()
+    assert not side.query()
+    side.synchronize()
 
 
 @pytest.mark.gpu
