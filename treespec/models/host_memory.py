@@ -62,7 +62,9 @@ def pin(memory: Tensor) -> None:
 
 def unpin(memory: Tensor) -> None:
     """Undo `pin`, before the block goes. Raises RuntimeError."""
-    torch.cuda.check_error(int(_cudart().cudaHostUnregister(memory.data_ptr())))
+    failed = int(_cudart().cudaHostUnregister(memory.data_ptr()))
+    if failed:
+        raise RuntimeError(f"{gib(memory.nbytes)} of host memory cannot be unpinned: CUDA error {failed}")
 
 
 def _cudart() -> Any:

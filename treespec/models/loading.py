@@ -25,9 +25,9 @@ from transformers import (
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError
-from treespec.models import families, host_memory, hub
+from treespec.models import families, hub
 from treespec.models.offload import offload as stream_layers
-from treespec.models.offload import streamed_bytes
+from treespec.models.offload import require_host, streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
@@ -213,7 +213,7 @@ def load_model(
     wanted = _dtype(dtype, where, config)
     with _explained(name, place, revision):
         if offload:
-            host_memory.require(_weight_bytes(config, wanted), name)
+            require_host(loader, config, wanted, name)
         loaded: Any = loader.from_pretrained(
             place.path,
             revision=revision,
@@ -302,13 +302,6 @@ def _describe(model: TreeModel) -> dict[str, Any]:
         "attention": config.get_text_config(decoder=True)._attn_implementation,
         "transformers": transformers.__version__,
     }
-
-
-def _weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Of a model of this configuration, of which nothing is made but its shapes."""
-    make: Any = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        return sum(int(p.numel()) * dtype.itemsize for p in make(config).parameters())
 
 
 def _device(device: str, offload: bool = False) -> torch.device:

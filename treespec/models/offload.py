@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models import host_memory
@@ -90,7 +90,7 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
     A layer is one copy from a pinned block into one of `slots` device buffers, on a stream of its own; it overlaps with the layers before
     it. Everything else (embeddings, last norm, head, buffers, weights that several layers share or that are tied to any of these) moves to
     the device. The weights may be anywhere before; a layer that has its block is freed there. Outside of its own turn a layer's parameters
-    hold whatever its slot does, so the module runs and is not saved. On the CPU the same happens in ordinary memory.
+    hold whatever its slot does: the module runs, and refuses to be saved. On the CPU the same happens in ordinary memory.
 
     Raises ModelError where the layers cannot be found or the memory of host or device does not hold them.
     """
@@ -114,8 +114,19 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
         layer.register_forward_pre_hook(partial(streamed.enter, index))
         layer.register_forward_hook(streamed.leave)
     module._treespec_streamed = streamed  # type: ignore[assignment]
+    module.register_state_dict_pre_hook(partial(_refuse_state, who))  # type: ignore[no-untyped-call]
     nn.Module.to(module, where)
     return module
+
+
+def require_host(auto: Any, config: PreTrainedConfig, dtype: torch.dtype, name: str) -> None:
+    """Raise ModelError if the host's memory does not hold the weights of a model like this, of which nothing is made but the shapes.
+
+    `auto` is transformers' class for models of this configuration.
+    """
+    with torch.device("meta"):
+        needed = sum(int(p.numel()) * dtype.itemsize for p in auto.from_config(config).parameters())
+    host_memory.require(needed, name)
 
 
 def streamed_bytes(module: nn.Module) -> int:
@@ -179,6 +190,12 @@ def _require_device(who: str, device: torch.device, slots: int, largest: int, re
             f"{who} needs {gib(slots * largest)} on {device} for {slots} layers at a time and {gib(resident)} for what is not streamed, but "
             f"{gib(free)} are free; use a smaller --dtype or model, or another --device"
         )
+
+
+def _refuse_state(who: str, *arguments: Any) -> None:
+    raise ModelError(
+        f"{who} is offloaded: between passes its layers' parameters hold other layers' weights; load it without --offload to save it"
+    )
 
 
 def _close(pinned: list[Tensor], side: Any) -> None:

@@ -61,6 +61,8 @@ def text_module(module: Any) -> PreTrainedModel:
     setattr(text, text.base_model_prefix, module.model.language_model)
     text.set_output_embeddings(module.lm_head)
     text.generation_config = module.generation_config
+    if hasattr(module, "_treespec_streamed"):
+        text._treespec_streamed = module._treespec_streamed  # see offload.streamed_bytes
     config._commit_hash = getattr(module.config, "_commit_hash", None)
     left = [name for name, tensor in (*text.named_parameters(), *text.named_buffers()) if tensor.is_meta]
     if left:

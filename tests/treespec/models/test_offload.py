@@ -3,6 +3,7 @@
 import copy
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,6 +175,15 @@ def test_modules_made_and_offloaded_in_inference_mode_run_in_it(tiny_module: Bui
     offload(module, "cpu")
     for _ in range(2):
         assert torch.equal(module(input_ids=tokens).logits, wanted)
+
+
+def test_weights_that_are_not_there_are_not_saved(tiny_module: Build, tmp_path: Path) -> None:
+    module = offload(tiny_module("llama"), "cpu", name="some/llama")
+    with pytest.raises(ModelError, match="^some/llama is offloaded"):
+        module.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is offloaded"):
+        module.state_dict()
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_mixed_types_keep_theirs(tiny_module: Build) -> None:

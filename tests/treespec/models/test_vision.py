@@ -13,6 +13,7 @@ from treespec.drafting import Drafting
 from treespec.dynamic_tree import DynamicBudget
 from treespec.errors import CapacityError, ModelError
 from treespec.models.loading import Pair, load_drafts, load_model, load_pair, tree_model
+from treespec.models.offload import offload, streamed_bytes
 from treespec.models.placement import Placement, Prefix
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
@@ -248,6 +249,16 @@ def test_pixels_and_picture_tokens_must_go_together(folders):
         pair.draft.prefill(torch.tensor([4, *[v.IMAGE_TOKEN] * 16]))
     with pytest.raises(ModelError, match="reads text only"):
         TreeModel(load_model(str(folders / "blind"))).embed(torch.tensor([[1, 2]]), torch.zeros(1, 3, v.SIDE, v.SIDE))
+
+
+@pytest.mark.parametrize("draft", ["draft", "blind"])
+def test_an_offloaded_target_sees_the_same(folders, draft):
+    pair, prompts = load(folders, draft)
+    streamed = tree_model(offload(load_model(str(folders / "target"), dtype="float32"), "cpu"), "target")
+    assert streamed_bytes(streamed.module) > 0
+    for index in range(3):
+        wanted = [r.tokens for r in decode_speculative(pair.target, pair.draft, TREE, request(pair, prompts, index))]
+        assert [r.tokens for r in decode_speculative(streamed, pair.draft, TREE, request(pair, prompts, index))] == wanted
 
 
 @pytest.mark.gpu
