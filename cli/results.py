@@ -26,6 +26,7 @@ _ACCEPTANCE_KEYS = (
     "standard_error",
     "positions",
     "prompts",
+    "prompt_set",
 )
 
 

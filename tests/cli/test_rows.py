@@ -45,12 +45,13 @@ def slice_of(outcome: Any) -> tuple[int, int, int]:
     return used["start"], used["end"], used["prompts"]
 
 
-def test_profile_and_growmap_record_the_rows_for_programs(grown: Path, tmp_path: Path) -> None:
+def test_profile_and_growmap_record_the_rows_for_programs(run: Any, grown: Path, tmp_path: Path) -> None:
     from treespec.growmap import read_growmap
 
     recorded = json.loads((tmp_path / "acceptance.json").read_text())
     rows = {"dataset": "rows.jsonl", "start": 1, "end": 4}
     assert {key: recorded["prompt_set"][key] for key in rows} == rows
+    assert run("inspect", "acceptance.json", "--format", "json").json["prompt_set"] == recorded["prompt_set"]
     assert recorded["provenance"]["dataset"] == "rows.jsonl[1:4]"
     metadata = read_growmap(grown).metadata
     assert {key: metadata[f"profiled_{key}"] for key in rows} == rows

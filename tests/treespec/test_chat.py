@@ -132,3 +132,14 @@ def test_ids_need_no_tokenizer_and_are_never_empty(tmp_path: Path) -> None:
     assert prompt.ids == (1, 2)
     with pytest.raises(DatasetError, match='line 2: "input_ids" is empty'):
         load(path)
+
+
+def test_conversations_in_parquet_files_and_saved_folders_are_the_same(tmp_path: Path) -> None:
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    records = [{"id": i, "messages": MULTI[: 2 + i]} for i in range(4)]
+    lines = load(write(tmp_path, *records), continuation_len=2)
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(records), tmp_path / "chats.parquet")
+    datasets.Dataset.from_list(records).save_to_disk(tmp_path / "saved")
+    assert len(lines) == 4
+    for path in (tmp_path / "chats.parquet", tmp_path / "saved"):
+        assert load(path, continuation_len=2).fingerprint == lines.fingerprint
