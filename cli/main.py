@@ -13,6 +13,7 @@ from treeopt.cli.generate import generate
 from treeopt.cli.inspect_command import inspect
 from treeopt.cli.potential import potential
 from treeopt.cli.profile_command import profile
+from treeopt.cli.train_draft import train_draft
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -43,5 +44,5 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, generate, evaluate, inspect, env):
+for command in (demo, potential, profile, generate, evaluate, train_draft, inspect, env):
     main.add_command(command)

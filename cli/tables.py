@@ -189,6 +189,19 @@ def _verdict(data: Mapping[str, Any]) -> str:
     return "lossless: not applicable (outputs are compared at temperature 0 only)"
 
 
+def training(console: Console, data: Mapping[str, Any]) -> None:
+    """Loss and rank-1 acceptance, before and after."""
+    table = _titled(console, f"training: {data['steps']:,} steps on {data['texts']:,} texts, {data['seconds']:.0f} s")
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_row("loss (nats per token)", _number(data["loss"]["first"], 4), _number(data["loss"]["last"], 4))
+    found = [data["rank1_acceptance"][when] for when in ("before", "after")]
+    shown = ["-" if one is None else f"{one['probability']:.4f} +- {one['standard_error']:.4f}" for one in found]
+    table.add_row("rank-1 acceptance, held-out texts", *shown)
+    console.print(table)
+    _line(console, f"--draft {data['folder']}")
+
+
 def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -> None:
     """The tree drawn with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
     figures = _figures(console, "growmap")

@@ -42,3 +42,7 @@ class CapacityError(TreeoptError):
 
 class OutputError(TreeoptError):
     """A result that cannot be written where it was asked to go."""
+
+
+class TrainingError(TreeoptError):
+    """A training run that cannot start, cannot go on, or was interrupted."""

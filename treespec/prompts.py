@@ -16,7 +16,7 @@ from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
 from treespec.pictures import PROMPT, QUESTION, Picture, PictureReader, find_picture
 from treespec.pictures import SUFFIXES as PICTURE_SUFFIXES
 
-DATASET_NAMES = ("stdlib", *HUB_DATASETS)
+DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
 """Names that `--dataset` takes besides paths."""
 
 
@@ -179,10 +179,11 @@ def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row
 
     `field` is the key that holds the rows' text where it is none of the usual ones.
     """
-    if dataset == "stdlib":
+    if dataset in ("stdlib", "stdlib-train"):
         if field is not None:
-            raise DatasetError(f"data set stdlib is running text without fields; drop --field {field}")
-        return dataset, (Row.of_text(name, text) for name, text in stdlib_source.held_out_rows())
+            raise DatasetError(f"data set {dataset} is running text without fields; drop --field {field}")
+        split: stdlib_source.Split = "held-out" if dataset == "stdlib" else "train"
+        return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
     if dataset in HUB_DATASETS:
         return dataset, hub_rows(dataset, field)
     path = Path(dataset).expanduser()
@@ -192,6 +193,16 @@ def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row
         return path.name, rows_of_file(path, field)
     known = ", ".join(DATASET_NAMES)
     raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
+
+
+def token_ids(row: Row | BadRow, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:
+    """All token ids of a row. Raises DatasetError: a bad row, a picture, text without a tokenizer, ids that the model does not have."""
+    if isinstance(row, Row):
+        taken = _tokens(row, tokenizer, vocabulary_size, False) if row.image is None else _about_picture(row, None, "", False)
+        if isinstance(taken, _Taken):
+            return taken.ids
+        row = taken
+    raise DatasetError(row.reason)
 
 
 def _no_row_at(start: int, rows: int) -> str:

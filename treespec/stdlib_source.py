@@ -2,7 +2,7 @@
 
 The split depends on nothing but the dotted module name, so it is the same on every machine: a module is held out when
 the first byte of the SHA-256 of its name is below `HELD_OUT_BELOW` (1 in 8). The embedded pair is trained on the other
-modules only; the data set `stdlib` serves held-out ones only.
+modules only. The data set `stdlib` serves held-out ones only, `stdlib-train` the others: to train on, never to measure on.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+Split = Literal["train", "held-out"]
 
 HELD_OUT_BELOW = 32
 """Out of 256: the share of modules that training never sees."""
@@ -42,7 +44,7 @@ class Module:
         return self.path.read_text(encoding="utf-8", errors="replace")
 
 
-def modules(split: Literal["train", "held-out"], root: Path | None = None) -> Iterator[Module]:
+def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
     """Modules of one side of the split, sorted by name.
 
     `held-out` leaves out the packages that not every distribution of Python carries, so that its rows are much the
@@ -77,14 +79,14 @@ def pieces(text: str, characters: int = PIECE_CHARACTERS) -> list[str]:
     return found
 
 
-def held_out_rows(root: Path | None = None) -> list[tuple[str, str]]:
-    """(row name, text) of every held-out piece: first pieces of all modules, then all second pieces, and so on.
+def split_rows(split: Split, root: Path | None = None) -> list[tuple[str, str]]:
+    """(row name, text) of every piece of one side of the split: first pieces of all modules, then all second pieces, and so on.
 
     Modules follow one another in the order of their names' hashes, so that any run of rows mixes many modules.
     """
     rows = [
         (index, hashlib.sha256(m.name.encode()).hexdigest(), f"{m.name}#{index}", piece)
-        for m in modules("held-out", root)
+        for m in modules(split, root)
         for index, piece in enumerate(pieces(m.text))
     ]
     return [(name, piece) for _, _, name, piece in sorted(rows)]

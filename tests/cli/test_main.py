@@ -15,7 +15,7 @@ from treeopt.cli import env
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
-COMMANDS = ("demo", "potential", "profile", "generate", "evaluate", "inspect", "env")
+COMMANDS = ("demo", "potential", "profile", "generate", "evaluate", "train-draft", "inspect", "env")
 
 
 def test_help_lists_the_commands_that_work(run: Any) -> None:
@@ -26,7 +26,8 @@ def test_help_lists_the_commands_that_work(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "potential", "profile", "profile acceptance", "profile latency", "generate", "evaluate", "inspect", "env"]
+    "command",
+    ["", "demo", "potential", "profile", "profile acceptance", "profile latency", "generate", "evaluate", "train-draft", "inspect", "env"],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     script = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treespec.stdlib_source import Module, held_out_rows, modules, pieces
+from treespec.stdlib_source import Module, modules, pieces, split_rows
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_pieces_are_whole_lines_of_the_text(lines, characters):
 
 
 def test_rows_mix_modules_and_hold_out_training(library):
-    rows = held_out_rows(library)
+    rows = split_rows("held-out", library)
     held_out = names("held-out", library)
     with_text = {module.name for module in modules("held-out", library) if module.text}
     assert {name.partition("#")[0] for name, _ in rows} == with_text <= set(held_out)
@@ -90,7 +90,7 @@ def test_bytes_that_are_no_text_are_replaced(tmp_path):
 
 
 def test_the_running_python_has_enough_real_text():
-    rows = held_out_rows()
+    rows = split_rows("held-out")
     assert len(rows) > 100
     assert sum(len(piece) >= 3000 for _, piece in rows) > 80
     found = {module.name: module for module in modules("held-out")}

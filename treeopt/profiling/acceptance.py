@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treeopt.profiles import AcceptanceProfile
@@ -200,7 +201,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         none_accepted=max(0.0, 1.0 - float(probability.sum())),
         standard_error=tuple(errors.tolist()),
         positions=positions,
-        prompts=prompts_used,
+        prompts=len(sums),
         method=settings.method,
         prompt_sums=tuple(tuple(row) for row, _ in sums),
         prompt_positions=tuple(count for _, count in sums),
@@ -212,6 +213,19 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
             seed=settings.seed,
         ),
     )
+
+
+def ratio_and_error(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum of `totals` [texts, ranks] over the sum of `counts` [texts], and its standard error: texts are the independent units.
+
+    The linearised ratio estimator. One text alone has no spread: its error is given as 0.
+    """
+    texts, positions = len(counts), counts.sum()
+    ratio = totals.sum(0) / positions
+    if texts == 1:
+        return ratio, np.zeros_like(ratio)
+    residual = totals - counts[:, None] * ratio
+    return ratio, np.sqrt(texts / (texts - 1) * (residual**2).sum(0)) / positions
 
 
 def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) -> Callable[[int], None]:

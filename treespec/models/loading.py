@@ -31,7 +31,7 @@ from treespec.models.offload import require_host, streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
-from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_ids
+from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_rows
 from treespec.pictures import PictureReader, PictureShape
 from treespec.prompts import Prompt
 from treespec.provenance import Provenance, public_name
@@ -105,7 +105,7 @@ def load_pair(
     Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
     that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
     """
-    ears = _Ears(target, _tokenizer_or_none(target, revision), shape_of(target, revision))
+    ears = _Ears(target, tokenizer_or_none(target, revision), shape_of(target, revision))
     theirs = None if draft is None else _heard(ears, draft, draft_revision)
     reader = None if ears.shape is None else load_picture_reader(target, revision)
     module = load_model(target, device=device, dtype=dtype, revision=revision, offload=offload)
@@ -113,7 +113,7 @@ def load_pair(
     if theirs is None:
         return Pair(model, None, ears.tokenizer, _eos(model, ears.tokenizer), reader)
     partner, ids = _partner(model, ears, theirs, device, dtype, draft_revision)
-    if ids is not None:
+    if ids != model.vocabulary_size:
         model = tree_model(module, target, ids)
     spoken = ears.tokenizer or theirs.tokenizer
     return Pair(model, partner, spoken, _eos(model, spoken), reader)
@@ -144,29 +144,32 @@ class _Ears:
 
 def _heard(target: _Ears, draft: str, revision: str | None) -> _Ears:
     """A draft's, which must fit the target's: found out before any weight is read. Raises ModelError."""
-    found = _Ears(draft, _tokenizer_or_none(draft, revision), shape_of(draft, revision))
+    found = _Ears(draft, tokenizer_or_none(draft, revision), shape_of(draft, revision))
     _require_same_pictures(target.name, target.shape, draft, found.shape)
     if target.shape is not None and found.shape is None:
         known_ids(target.name, target.tokenizer, draft, found.tokenizer)
-    elif target.tokenizer is not None and found.tokenizer is not None:
+    else:
         require_same_vocabulary(target.name, target.tokenizer, draft, found.tokenizer)
     return found
 
 
-def _partner(target: TreeModel, ears: _Ears, draft: _Ears, device: str, dtype: str, revision: str | None) -> tuple[TreeModel, int | None]:
-    """(The draft, how many of the target's logits it shares where not all of them.) Raises ModelError."""
+def _partner(target: TreeModel, ears: _Ears, draft: _Ears, device: str, dtype: str, revision: str | None) -> tuple[TreeModel, int]:
+    """(The draft, how many of the target's logits count beside it.) Raises ModelError."""
     module = load_model(draft.name, device=device, dtype=dtype, revision=revision)
     if ears.shape is not None and draft.shape is None:
         known = known_ids(ears.name, ears.tokenizer, draft.name, draft.tokenizer)
-        return TextDraft(module, name=draft.name, shared=known, vocabulary=target.vocabulary_size, picture=ears.shape.token_id), None
+        return TextDraft(
+            module, name=draft.name, shared=known, vocabulary=target.vocabulary_size, picture=ears.shape.token_id
+        ), target.vocabulary_size
     model = tree_model(module, draft.name)
-    ids = shared_ids(target, ears.tokenizer, model, draft.tokenizer)
-    return (model if ids is None else tree_model(module, draft.name, ids)), ids
+    rows = target.vocabulary_size, model.vocabulary_size
+    ids = shared_rows(ears.name, ears.tokenizer, rows[0], draft.name, draft.tokenizer, rows[1])
+    return (model if rows == (ids, ids) else tree_model(module, draft.name, ids)), ids
 
 
 def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
     """What pictures are to a model, from its configuration alone; None for one that reads text only. Raises ModelError."""
-    config = _config(name, _locate(name), revision)
+    config = load_config(name, revision)
     return picture_shape(config, name) if is_vision(config) else None
 
 
@@ -239,6 +242,11 @@ def load_model(
     return model
 
 
+def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """A model's configuration, which needs no weights. Raises ModelError."""
+    return _config(name, _locate(name), revision)
+
+
 def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:
     with _explained(name, place, revision):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -249,7 +257,7 @@ def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfi
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder, a hub id, `embedded-target` or `embedded-draft`. Raises ModelError."""
-    tokenizer = _tokenizer_or_none(name, revision)
+    tokenizer = tokenizer_or_none(name, revision)
     if tokenizer is None:
         raise ModelError(
             f"{name} holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); copy the files of the model's tokenizer into the folder"
@@ -257,7 +265,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     return tokenizer
 
 
-def _tokenizer_or_none(name: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer; None where the local folder holds none. Raises ModelError."""
     place = _locate(name)
     if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
         return None

@@ -3,11 +3,14 @@
 from transformers import PreTrainedTokenizerBase
 
 from treespec.errors import ModelError
-from treespec.models.tree_model import TreeModel
 
 
-def require_same_vocabulary(target: str, tokenizer: PreTrainedTokenizerBase, draft: str, draft_tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ModelError where an id means different tokens to two models of these names."""
+def require_same_vocabulary(
+    target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """Raise ModelError where an id means different tokens to two models of these names; without both tokenizers that cannot be told."""
+    if tokenizer is None or draft_tokenizer is None:
+        return
     ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
     if ours == theirs:
         return
@@ -37,22 +40,26 @@ def known_ids(target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str
     return known
 
 
-def shared_ids(
-    target: TreeModel, tokenizer: PreTrainedTokenizerBase | None, draft: TreeModel, draft_tokenizer: PreTrainedTokenizerBase | None
-) -> int | None:
-    """How many logits of both count, where they pad one vocabulary to different numbers; None where all do. Raises ModelError."""
-    rows = target.vocabulary_size, draft.vocabulary_size
-    if rows[0] == rows[1]:
-        return None
+def shared_rows(
+    target: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    target_rows: int,
+    draft: str,
+    draft_tokenizer: PreTrainedTokenizerBase | None,
+    draft_rows: int,
+) -> int:
+    """How many of the first logits of target and draft count, where they may pad one vocabulary to different numbers. Raises ModelError."""
+    if target_rows == draft_rows:
+        return target_rows
     if tokenizer is None or draft_tokenizer is None:
         raise ModelError(
-            f"target {target.name} has {rows[0]} logits and draft {draft.name} has {rows[1]}, and without both tokenizers their vocabularies "
+            f"target {target} has {target_rows} logits and draft {draft} has {draft_rows}, and without both tokenizers their vocabularies "
             "cannot be compared; use models of one vocabulary, or put the tokenizer files into both folders"
         )
     ids = max(tokenizer.get_vocab().values()) + 1
-    if ids > min(rows):
+    if ids > min(target_rows, draft_rows):
         raise ModelError(
-            f"the tokenizer has ids up to {ids - 1}, but target {target.name} has {rows[0]} logits and draft {draft.name} has {rows[1]}; "
+            f"the tokenizer has ids up to {ids - 1}, but target {target} has {target_rows} logits and draft {draft} has {draft_rows}; "
             "use a draft with the target's whole vocabulary"
         )
     return ids

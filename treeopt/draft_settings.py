@@ -1,0 +1,81 @@
+"""How a draft is trained."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from treeopt.draft_losses import Loss
+from treespec.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What is minimised, on which text, for how long. Lengths are in tokens; `batch_size` is rows per process and pass.
+
+    `ce` is cross-entropy with the data set's text. `distill` lowers a divergence from the target, at `temperature`, on the
+    data set's text (`own`) or on the target's continuations of its rows (`target`, sampled at `text_temperature`);
+    `sampled-ce` is cross-entropy with these continuations. `steps` or `epochs`, not both; neither is 1,000 steps.
+    """
+
+    objective: Literal["ce", "distill"] = "distill"
+    divergence: Literal["forward-kl", "reverse-kl", "sampled-ce"] = "forward-kl"
+    text: Literal["own", "target"] = "own"
+    temperature: float = 1.0
+    text_temperature: float = 1.0
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    seq_len: int = 512
+    learning_rate: float = 3e-4
+    warmup: float = 0.05
+    """Share of the steps, or a number of them from 1 on; then the rate follows a cosine down to 0."""
+    dtype: str = "auto"
+    """Of the arithmetic: float32, bfloat16 (autocast), auto: bfloat16 on a GPU that has it. Trained weights are float32."""
+    eval_prompts: int = 64
+    prompt_len: int = 128
+    gen_len: int = 128
+    eval_steps: int = 100
+    save_steps: int = 100
+    save_limit: int = 2
+    text_batch: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        small = {"batch-size": self.batch_size, "gradient-accumulation": self.gradient_accumulation, "eval-steps": self.eval_steps}
+        small |= {
+            "save-steps": self.save_steps,
+            "save-limit": self.save_limit,
+            "text-batch": self.text_batch,
+            "prompt-len": self.prompt_len,
+        }
+        for name, value in small.items():
+            if value < 1:
+                raise TrainingError(f"--{name} is {value}, but it must be 1 or more")
+        if self.steps is not None and self.epochs is not None:
+            raise TrainingError(f"training ends after {self.steps} steps or {self.epochs} epochs; pass one of --steps and --epochs")
+        if (self.steps is not None and self.steps < 1) or (self.epochs is not None and self.epochs <= 0):
+            raise TrainingError("there is nothing to train: --steps must be 1 or more, --epochs more than 0")
+        if self.seq_len < 2 or self.gen_len < 2:
+            raise TrainingError(f"--seq-len {self.seq_len} and --gen-len {self.gen_len} must be 2 or more: a first token is never drafted")
+        if self.temperature <= 0 or self.text_temperature < 0 or self.learning_rate <= 0 or self.warmup < 0 or self.eval_prompts < 0:
+            raise TrainingError(
+                f"--temperature {self.temperature} and --learning-rate {self.learning_rate} must be more than 0, "
+                f"--text-temperature {self.text_temperature}, --warmup {self.warmup} and --eval-prompts {self.eval_prompts} 0 or more"
+            )
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise TrainingError(
+                f"--dtype is {self.dtype}, but training runs in float32 or bfloat16: float16 overflows without loss scaling"
+            )
+        if self.objective == "ce" and self.text == "target":
+            raise TrainingError("cross-entropy with the target's text is --objective distill --divergence sampled-ce")
+        if self.objective == "distill" and self.divergence == "sampled-ce" and self.text == "own":
+            raise TrainingError("sampled-ce learns the target's own samples; pass --text target, or leave --text out")
+        if self.text == "target" and self.seq_len <= self.prompt_len:
+            raise TrainingError(
+                f"--seq-len {self.seq_len} leaves nothing to write after --prompt-len {self.prompt_len}; pass --seq-len {self.prompt_len + 2} or more"
+            )
+
+    @property
+    def loss(self) -> Loss:
+        """What is computed per position."""
+        return cast(Loss, self.divergence) if self.objective == "distill" and self.divergence != "sampled-ce" else "ce"

@@ -1,0 +1,173 @@
+"""What training starts from: the target, of which often the tokenizer is enough, and the draft, new or old."""
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from treespec.errors import ModelError, TrainingError
+from treespec.files import read_bytes
+from treespec.models import families
+from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer_or_none
+from treespec.models.tree_model import TreeModel
+from treespec.models.vocabularies import require_same_vocabulary, shared_rows
+
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-68m": _LLAMA | {"num_hidden_layers": 2},
+    "llama-160m": _LLAMA | {"num_hidden_layers": 12},
+}
+"""The drafts of SpecInfer (Miao et al., arXiv 2305.09781), as JackFram/llama-68m and llama-160m have them on the hub; the vocabulary, theirs
+of 32,000, is the target's."""
+
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrainSources:
+    """Which models and which rows. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file).
+
+    `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
+    of training, or on rows of `eval_dataset`.
+    """
+
+    target: str
+    dataset: str
+    draft: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    draft_revision: str | None = None
+    start: int = 0
+    end: int | None = None
+    num_rows: int = 10_000
+    eval_dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.draft is None) == (self.config is None):
+            raise TrainingError("a draft is trained further or made from a configuration; pass exactly one of --draft and --config")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound)."""
+
+    module: PreTrainedModel
+    vocabulary: int
+    max_positions: int | None
+
+
+class Target:
+    """What the target's configuration and tokenizer say at once; its weights are loaded when they are asked for, once."""
+
+    def __init__(self, name: str, revision: str | None, dtype: str, device: str) -> None:
+        """Raises ModelError: no such model, or one that cannot run trees exactly."""
+        self.name, self.revision, self.dtype, self.device = name, revision, dtype, device
+        config = load_config(name, revision)
+        self.config = config.get_text_config(decoder=True)
+        self.max_positions = families.check(config, name).max_positions
+        self.vocabulary = int(self.config.vocab_size)
+        self.tokenizer: PreTrainedTokenizerBase | None = tokenizer_or_none(name, revision)
+        self._model: TreeModel | None = None
+
+    @property
+    def key(self) -> str:
+        """What the texts that it writes depend on."""
+        return json.dumps(
+            [self.name, self.revision or getattr(self.config, "_commit_hash", None), self.dtype, torch.device(self.device).type]
+        )
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token that ends a text."""
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        ids: list[int] | int | None = self.config.eos_token_id if own is None else own
+        return ids[0] if isinstance(ids, list) else ids
+
+    def require_weights(self, remedy: str) -> None:
+        """Raise TrainingError for a local folder without weights."""
+        folder = EMBEDDED.get(self.name) or Path(self.name).expanduser()
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
+
+    def load(self) -> tuple[TreeModel, frozenset[int]]:
+        """The model in eval mode and its EOS ids. Raises ModelError."""
+        if self._model is None:
+            module = load_model(self.name, device=self.device, dtype=self.dtype, revision=self.revision).requires_grad_(False)
+            self._model = TreeModel(module, name=self.name, kernels=False)
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        return self._model, self._model.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
+
+    def forget(self) -> None:
+        """Give the weights' memory back."""
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
+    """The draft to train, on the CPU in float32. Raises ModelError: not found, another vocabulary, cannot run trees exactly."""
+    if sources.config is not None:
+        module = new_model(sources.config, target, seed)
+        name, rows = sources.config, target.vocabulary
+    else:
+        assert sources.draft is not None
+        name = sources.draft
+        tokenizer = tokenizer_or_none(name, sources.draft_revision)
+        require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
+        module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        own = int(module.config.get_text_config(decoder=True).vocab_size)
+        rows = shared_rows(target.name, target.tokenizer, target.vocabulary, name, tokenizer, own)
+    model = TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
+    return Draft(module, rows, model.max_positions)
+
+
+def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
+    """A model with random weights, with the target's vocabulary and special tokens. Raises ModelError."""
+    settings = CONFIGS[config] if config in CONFIGS else _read_config(Path(config))
+    special = {f"{token}_token_id": getattr(target.config, f"{token}_token_id", None) for token in ("bos", "eos", "pad")}
+    ends = special["eos_token_id"] if isinstance(special["eos_token_id"], list) else [special["eos_token_id"]]
+    if special["pad_token_id"] in [special["bos_token_id"], *ends]:
+        special["pad_token_id"] = None  # the padding token's embedding is not trained, but those of the others are
+    try:
+        made: PreTrainedConfig = AutoConfig.for_model(**{**settings, **special, "vocab_size": target.vocabulary})
+        family = families.check(made, config)
+        attention: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **attention)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"no model can be made from configuration {config}: {lines[0]}") from error
+    return model
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A transformers configuration file; what names code or the precision of saved weights is left out."""
+    if not path.suffix and not path.exists():
+        raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
+    try:
+        found = json.loads(read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError))
+    except ValueError as e:
+        raise ModelError(f"{path} is no JSON: {e}") from e
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ModelError(f'{path} is no configuration of transformers: it names no "model_type"')
+    return {
+        key: value
+        for key, value in found.items()
+        if key not in ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version")
+    }

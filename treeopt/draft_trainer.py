@@ -1,0 +1,170 @@
+"""transformers' Trainer for drafts: a loss against the target, rank-1 acceptance while training, a stop that loses nothing."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from treeopt.draft_losses import IGNORED, Loss, summed_loss
+from treeopt.draft_texts import Texts
+from treeopt.ratio import ratio
+from treespec.errors import TrainingError
+
+Progress = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
+_LOGITS_AT_ONCE = 1 << 27
+"""Elements of one [texts, positions, vocabulary] block that an evaluation pass may hold."""
+
+
+class _Rows(Dataset[dict[str, Tensor]]):
+    """Texts as the Trainer reads them."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        tokens = self.texts.tokens[index].long()
+        return {"input_ids": tokens, "labels": tokens.masked_fill(~self.texts.counts[index], IGNORED)}
+
+
+class DraftTrainer(Trainer):
+    """Trains a draft on texts. `teacher` is the target (None for `ce`), `vocabulary` the number of tokens that both have.
+
+    The loss is the mean over all tokens that count in a step, whatever batches, accumulation steps and processes they are
+    spread over. With `held_out`, rank-1 acceptance on it is logged when `evaluate` is called.
+    """
+
+    loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
+
+    def __init__(
+        self,
+        draft: PreTrainedModel,
+        texts: Texts,
+        arguments: TrainingArguments,
+        *,
+        loss: Loss,
+        vocabulary: int,
+        teacher: PreTrainedModel | None = None,
+        temperature: float = 1.0,
+        held_out: Texts | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for several processes, not for torch's DataParallel
+        super().__init__(model=draft, args=arguments, train_dataset=_Rows(texts), callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+        self.model_accepts_loss_kwargs = True  # so that the tokens of a step are counted for every family
+        self.draft = draft  # accelerate gives this very module its autocast
+        self.draft_loss, self.vocabulary, self.teacher, self.temperature, self.held_out = loss, vocabulary, teacher, temperature, held_out
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum over this batch's tokens over the number of those in the whole step; scaled for the mean over processes."""
+        ids = inputs["input_ids"]
+        labels = F.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
+        outputs = model(input_ids=ids, use_cache=False)
+        target = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                target = self.teacher(input_ids=ids, use_cache=False).logits[..., : self.vocabulary].flatten(0, 1)
+        draft = outputs.logits[..., : self.vocabulary].flatten(0, 1)
+        loss = summed_loss(self.draft_loss, draft, labels, target, self.temperature)
+        whole = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = loss / whole
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.inference_mode()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Rank-1 acceptance on `held_out` and its standard error over texts, logged. Texts are shared out among processes."""
+        if self.held_out is None:
+            raise TrainingError("there are no held-out texts to measure acceptance on; pass --eval-prompts 1 or more")
+        self.draft.train(False)
+        processes, rank, device = self.args.world_size, self.args.process_index, self.args.device
+        hits = torch.zeros(len(self.held_out), dtype=torch.float64, device=device)
+        step = max(1, _LOGITS_AT_ONCE // (self.held_out.tokens.shape[1] * self.vocabulary))
+        for rows in torch.split(torch.arange(rank, len(self.held_out), processes), step):
+            tokens = self.held_out.tokens[rows].to(device)
+            first = self.draft(input_ids=tokens[:, :-1], use_cache=False).logits[..., : self.vocabulary].argmax(-1)
+            hits[rows.to(device)] = ((first == tokens[:, 1:]) & self.held_out.counts[rows, 1:].to(device)).sum(-1).double()
+        hits = self.accelerator.reduce(hits, reduction="sum")
+        chance, error = ratio(hits[:, None].cpu().numpy(), self.held_out.counts[:, 1:].sum(-1).tolist())
+        metrics = {"rank1_acceptance": float(chance[0]), "rank1_standard_error": 0.0 if error is None else float(error[0])}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class Watch(TrainerCallback):
+    """Says what is logged, asks for evaluations, and turns a Ctrl-C into a checkpoint and an orderly end.
+
+    All processes stop at the same step: the one that was interrupted tells the others.
+    """
+
+    def __init__(self, eval_steps: int | None, progress: Progress, notice: Notice) -> None:
+        self.eval_steps, self.progress, self.notice = eval_steps, progress, notice
+        self.interrupted = False
+        self.trainer: DraftTrainer | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within, the first SIGINT or SIGTERM asks for a stop; a second one of its kind acts as it did before."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for what is due after this step."""
+        last = state.global_step >= state.max_steps
+        self.progress("training", state.global_step, state.max_steps)
+        control.should_log = control.should_log or last
+        if self.eval_steps is not None and (last or state.global_step % self.eval_steps == 0):
+            control.should_evaluate = True
+        if self._anywhere(self.interrupted) and not last:
+            self.interrupted = True
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the loss or the acceptance; end a run whose loss is no number."""
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise TrainingError(
+                    f"the loss is {logs['loss']} at step {state.global_step}; go on from the last checkpoint with a lower --learning-rate in another folder"
+                )
+            self.notice(f"step {state.global_step}: loss {logs['loss']:.4f}")
+        if "rank1_acceptance" in logs:
+            self.notice(
+                f"step {state.global_step}: rank-1 acceptance {logs['rank1_acceptance']:.4f} +- {logs['rank1_standard_error']:.4f} on held-out texts"
+            )
+
+    def _anywhere(self, flag: bool) -> bool:
+        assert self.trainer is not None
+        if self.trainer.args.world_size == 1:
+            return flag
+        found = self.trainer.accelerator.reduce(torch.tensor(float(flag), device=self.trainer.args.device), reduction="sum")
+        return bool(found > 0)

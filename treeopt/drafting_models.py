@@ -1,0 +1,274 @@
+"""Make a draft for a target: pretrain one from a configuration, fine-tune one, or distil the target into it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from treeopt.draft_folder import RECORD, SCHEMA, open_run, require_free, write_model
+from treeopt.draft_settings import TrainSettings
+from treeopt.draft_sources import Draft, Target, TrainSources, open_draft
+from treeopt.draft_texts import Continuing, Shares, Split, Texts, own_windows, split_rows, target_texts
+from treeopt.draft_trainer import DraftTrainer, Watch
+from treespec.errors import CapacityError, TrainingError
+from treespec.files import write_json
+from treespec.prompts import load_prompts
+from treespec.provenance import Provenance, public_name
+
+Progress = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. `before` and `after` are (rank-1 acceptance, standard error), None where it was not measured."""
+
+    folder: Path
+    steps: int
+    loss_first: float
+    loss_last: float
+    before: tuple[float, float] | None
+    after: tuple[float, float] | None
+    seconds: float
+    """Of this call; a resumed run's earlier time is not in it."""
+    record: Mapping[str, Any]
+    """What training.json holds."""
+
+
+def train_draft(
+    sources: TrainSources,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    notice: Notice = lambda message: None,
+) -> TrainResult:
+    """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
+
+    What can be refused is refused before weights are read. Under a launcher every process calls this; only the first
+    writes. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised. Raises TreeoptError.
+    """
+    started = time.perf_counter()
+    arguments = _arguments(settings, folder, device)
+    shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
+    if shares.rank == 0:
+        require_free(folder, resume=resume)
+    target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
+    draft = open_draft(sources, target, settings.seed)
+    _require_positions(settings, target, draft)
+    if settings.objective == "distill":
+        target.require_weights("distilling needs them, --objective ce does not")
+    elif settings.eval_prompts:
+        target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
+    split = _rows(sources, settings, target)
+    own, prompts = _material(split, settings, target, settings.batch_size * shares.processes)
+    known = {
+        "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},
+        "settings": asdict(settings),
+        "rows": {"training_rows": len(split.training), "held_out_rows": len(split.held_out), "sha256": split.fingerprint},
+        "machine": {"processes": shares.processes},
+    }
+    shares.wait()
+    checkpoint = open_run(folder, known) if shares.rank == 0 else None
+    shares.wait()
+    if shares.rank:
+        checkpoint = open_run(folder, known)
+    held_out = _held_out(split, settings, target, draft.vocabulary, folder, shares, progress)
+    texts = own
+    if prompts is not None:
+        how = Continuing(target.key, settings.seq_len, settings.text_temperature, draft.vocabulary, settings.seed, settings.text_batch)
+        texts = _continue(target, prompts, how, folder, "texts", shares, progress)
+    teacher = target.load()[0].module if settings.loss != "ce" else None
+    if teacher is None:
+        target.forget()
+    watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice if shares.rank == 0 else lambda message: None)
+    arguments.eval_on_start = held_out is not None and checkpoint is None
+    trainer = watch.trainer = DraftTrainer(
+        draft.module,
+        texts,
+        arguments,
+        loss=settings.loss,
+        vocabulary=draft.vocabulary,
+        teacher=teacher,
+        temperature=settings.temperature,
+        held_out=held_out,
+        callbacks=[watch],
+    )
+    if checkpoint is not None:
+        watch.notice(f"going on from {checkpoint.name}")
+    with watch.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    steps = trainer.state.global_step
+    if watch.interrupted and steps < trainer.state.max_steps:
+        raise TrainingError(
+            f"interrupted after step {steps} of {trainer.state.max_steps}, which is saved; run the same with --resume to go on"
+        )
+    record = _record(known, trainer, texts, split, target, time.perf_counter() - started)
+    if shares.rank == 0:
+        draft.module.config.use_cache = True
+        write_model(folder, draft.module, target.tokenizer)
+        write_json(folder / RECORD, record)
+    shares.wait()
+    if shares.processes > 1:
+        trainer.accelerator.end_training()
+    ranks = [(entry["rank1_acceptance"], entry["rank1_standard_error"]) for entry in record["history"] if "rank1_acceptance" in entry]
+    before, after = (ranks[0], ranks[-1]) if ranks else (None, None)
+    return TrainResult(folder, steps, record["loss"]["first"], record["loss"]["last"], before, after, record["seconds"], record)
+
+
+def _arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
+    """The Trainer's settings; making them also joins the other processes, if a launcher has started some."""
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise TrainingError(
+            f"training runs on cuda:0 or on one GPU per process of a launcher; for {device} set CUDA_VISIBLE_DEVICES={device[5:]}"
+        )
+    cpu = device == "cpu"
+    if not cpu and not torch.cuda.is_available():
+        raise TrainingError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
+    bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and torch.cuda.is_bf16_supported())
+    length: dict[str, Any] = {"num_train_epochs": settings.epochs} if settings.epochs is not None else {"max_steps": settings.steps or 1000}
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=cpu,
+        bf16=bf16,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type="cosine",
+        adam_beta2=0.95,
+        weight_decay=0.1,
+        **length,
+        logging_steps=10,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a loss that is no number ends the run
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=settings.save_limit,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=not cpu,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_timeout=24 * 3600,  # processes wait for one another while the target writes texts
+        ddp_find_unused_parameters=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+    )
+
+
+def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
+    state = arguments.distributed_state
+    return (lambda: None) if state is None else state.wait_for_everyone
+
+
+def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
+    """Raise CapacityError where a model has fewer positions than texts have tokens."""
+    needs = {
+        "--seq-len": settings.seq_len,
+        "--prompt-len and --gen-len": settings.prompt_len + settings.gen_len if settings.eval_prompts else 0,
+    }
+    for role, most in (("draft", draft.max_positions), ("target", target.max_positions)):
+        for names, tokens in needs.items():
+            if most is not None and tokens > most:
+                raise CapacityError(f"{names} ask for {tokens} tokens, but the {role} has {most} positions; lower them")
+
+
+def _rows(sources: TrainSources, settings: TrainSettings, target: Target) -> Split:
+    """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
+    if sources.eval_dataset is not None and sources.eval_dataset == sources.dataset:
+        raise TrainingError(f"--eval-dataset {sources.dataset} is the data set trained on; leave it out, and its first rows are held out")
+    split = split_rows(
+        sources.dataset,
+        target.tokenizer,
+        target.vocabulary,
+        start=sources.start,
+        end=sources.end,
+        num_rows=sources.num_rows,
+        held_out=settings.eval_prompts if sources.eval_dataset is None else 0,
+        prompt_len=settings.prompt_len,
+    )
+    if sources.eval_dataset is None or settings.eval_prompts == 0:
+        return split
+    prompts = load_prompts(
+        sources.eval_dataset,
+        target.tokenizer,
+        num_prompts=settings.eval_prompts,
+        prompt_len=settings.prompt_len,
+        vocabulary_size=target.vocabulary,
+    )
+    return Split(split.training, torch.tensor([prompt.ids for prompt in prompts]), split.dataset, split.start, split.end)
+
+
+def _held_out(
+    split: Split, settings: TrainSettings, target: Target, vocabulary: int, folder: Path, shares: Shares, progress: Progress
+) -> Texts | None:
+    """The target's greedy continuations of the held-out prompts: at the tokens after its first, the draft's first rank is held against it."""
+    if not len(split.held_out):
+        return None
+    how = Continuing(target.key, settings.prompt_len + settings.gen_len, 0.0, vocabulary, settings.seed, settings.text_batch)
+    texts = _continue(target, split.held_out, how, folder, "held-out", shares, progress)
+    counts = texts.counts.clone()
+    counts[:, settings.prompt_len] = False  # it comes from the prompt pass and is never drafted
+    if not counts.any():
+        raise TrainingError(
+            "the target ends every held-out prompt at once, so there is no position to measure acceptance at; use other rows"
+        )
+    return Texts(texts.tokens, counts)
+
+
+def _material(split: Split, settings: TrainSettings, target: Target, batch: int) -> tuple[Texts, torch.Tensor | None]:
+    """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `batch`."""
+    if settings.text == "own":
+        texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
+        found, what = len(texts), f"{settings.seq_len} tokens (--seq-len), {sum(map(len, split.training)):,} tokens in all"
+    else:
+        rows = [row[: settings.prompt_len] for row in split.training if len(row) >= settings.prompt_len]
+        texts = own_windows((), settings.seq_len, None)
+        prompts = torch.stack(rows).long() if rows else None
+        found, what = len(rows), f"{settings.prompt_len} tokens to continue (--prompt-len)"
+    if found < batch:
+        raise TrainingError(
+            f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a batch needs {batch}; "
+            "give more or longer rows, or lower these lengths or --batch-size"
+        )
+    return texts, prompts
+
+
+def _continue(target: Target, prompts: torch.Tensor, how: Continuing, folder: Path, name: str, shares: Shares, progress: Progress) -> Texts:
+    path = folder / f"{name}-{how.fingerprint(prompts)[:16]}.jsonl"
+    return target_texts(target.load, prompts, how, path, shares, lambda done, total: progress(f"writing {name}", done, total))
+
+
+def _record(known: Mapping[str, Any], trainer: DraftTrainer, texts: Texts, split: Split, target: Target, seconds: float) -> dict[str, Any]:
+    """training.json of a finished run."""
+    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    models = {"target": target.name} | {role: name for role in ("draft", "config") if (name := known["sources"][role])}
+    provenance = Provenance.collect(
+        models=models,
+        dtype="bfloat16" if trainer.args.bf16 else "float32",
+        dataset=f"{split.dataset}[{split.start}:{split.end}]",
+        seed=trainer.args.seed,
+    )
+    return {
+        "schema": SCHEMA,
+        "version": 1,
+        "finished": True,
+        **known,
+        "texts": {"rows": len(texts), "tokens_that_count": texts.counted},
+        "steps": trainer.state.global_step,
+        "loss": {"first": losses[0], "last": losses[-1]},
+        "seconds": seconds,
+        "history": history,
+        "provenance": provenance.to_json(),
+    }
