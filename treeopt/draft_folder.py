@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,31 @@ def require_free(folder: Path, *, resume: bool) -> None:
         raise TrainingError(f"{folder} holds another model ({foreign[0]}), which training would overwrite; pass another folder")
 
 
-def open_run(folder: Path, known: Mapping[str, Any]) -> Path | None:
-    """Record a new run, or check that a run that is there is `known`; returns the newest whole checkpoint, if there is one.
+@dataclass(frozen=True)
+class Run:
+    """How far a run has come: its record once it is finished, else its newest whole checkpoint, else nothing."""
+
+    record: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]] | None:
+        """What was logged, where the checkpoint is that of the last step, so that there is nothing left to train."""
+        if self.checkpoint is None:
+            return None
+        state = json.loads((self.checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        history: list[dict[str, Any]] = state["log_history"]
+        return history if state["global_step"] >= state["max_steps"] else None
+
+
+def open_run(folder: Path, known: Mapping[str, Any]) -> Run:
+    """Record a new run, or check that a run that is there is `known` and say how far it has come.
 
     `known` is plain JSON: groups of named values that decide what is trained. Raises TrainingError that names what differs.
     """
     if not (folder / RECORD).exists():
         write_json(folder / RECORD, {"schema": SCHEMA, "version": 1, "finished": False, **known})
-        return None
+        return Run()
     found = read_json(folder / RECORD, schema=SCHEMA, version=1, error=TrainingError)
     for group, values in json.loads(json.dumps(known)).items():
         before = found.get(group)
@@ -55,7 +73,7 @@ def open_run(folder: Path, known: Mapping[str, Any]) -> Path | None:
                     f"{folder} was trained with {name.replace('_', '-')} {_short(before.get(name))}, and now it is {_short(value)}; "
                     "resume with the same, or train into another folder"
                 )
-    return newest_checkpoint(folder)
+    return Run(record=found) if found.get("finished") else Run(checkpoint=newest_checkpoint(folder))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

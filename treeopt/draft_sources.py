@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from treespec.errors import ModelError, TrainingError
@@ -150,9 +151,9 @@ def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
         attention: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **attention)  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"no model can be made from configuration {config}: {lines[0]}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"no model can be made from configuration {config}: {reason[0]}") from error
     return model
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import TrainingArguments
 
 from treeopt.draft_folder import RECORD, SCHEMA, open_run, require_free, write_model
-from treeopt.draft_settings import TrainSettings
+from treeopt.draft_settings import TrainSettings, training_arguments
 from treeopt.draft_sources import Draft, Target, TrainSources, open_draft
 from treeopt.draft_texts import Continuing, Shares, Split, Texts, own_windows, split_rows, target_texts
 from treeopt.draft_trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError, TrainingError
 from treespec.files import write_json
+from treespec.models.loading import load_model
 from treespec.prompts import load_prompts
 from treespec.provenance import Provenance, public_name
 
@@ -51,11 +53,12 @@ def train_draft(
 ) -> TrainResult:
     """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
 
-    What can be refused is refused before weights are read. Under a launcher every process calls this; only the first
+    What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
     writes. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised. Raises TreeoptError.
     """
     started = time.perf_counter()
-    arguments = _arguments(settings, folder, device)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress has one way to be shown
+    arguments = training_arguments(settings, folder, device)
     shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
     if shares.rank == 0:
         require_free(folder, resume=resume)
@@ -75,19 +78,46 @@ def train_draft(
         "machine": {"processes": shares.processes},
     }
     shares.wait()
-    checkpoint = open_run(folder, known) if shares.rank == 0 else None
+    run = open_run(folder, known) if shares.rank == 0 else None
     shares.wait()
-    if shares.rank:
-        checkpoint = open_run(folder, known)
+    run = run or open_run(folder, known)
+    if run.record is not None:
+        notice(f"{folder} is finished; nothing is left to train")
+        return _result(folder, run.record)
     held_out = _held_out(split, settings, target, draft.vocabulary, folder, shares, progress)
     texts = own
     if prompts is not None:
         how = Continuing(target.key, settings.seq_len, settings.text_temperature, draft.vocabulary, settings.seed, settings.text_batch)
         texts = _continue(target, prompts, how, folder, "texts", shares, progress)
+    module, history = draft.module, run.history
+    if history is None:
+        watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice if shares.rank == 0 else lambda message: None)
+        history = _fit(draft, texts, held_out, target, settings, arguments, watch, run.checkpoint)
+    else:
+        module = load_model(str(run.checkpoint), dtype="float32")
+    record = _record(known, history, texts, split, arguments, time.perf_counter() - started)
+    if shares.rank == 0:
+        module.config.use_cache = True
+        write_model(folder, module, target.tokenizer)
+        write_json(folder / RECORD, record)
+    shares.wait()
+    return _result(folder, record)
+
+
+def _fit(
+    draft: Draft,
+    texts: Texts,
+    held_out: Texts | None,
+    target: Target,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    watch: Watch,
+    checkpoint: Path | None,
+) -> list[dict[str, Any]]:
+    """Train the draft to its last step, from a checkpoint on if there is one; returns what was logged. Raises TrainingError."""
     teacher = target.load()[0].module if settings.loss != "ce" else None
     if teacher is None:
         target.forget()
-    watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice if shares.rank == 0 else lambda message: None)
     arguments.eval_on_start = held_out is not None and checkpoint is None
     trainer = watch.trainer = DraftTrainer(
         draft.module,
@@ -104,66 +134,16 @@ def train_draft(
         watch.notice(f"going on from {checkpoint.name}")
     with watch.listening():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    steps = trainer.state.global_step
-    if watch.interrupted and steps < trainer.state.max_steps:
-        raise TrainingError(
-            f"interrupted after step {steps} of {trainer.state.max_steps}, which is saved; run the same with --resume to go on"
-        )
-    record = _record(known, trainer, texts, split, target, time.perf_counter() - started)
-    if shares.rank == 0:
-        draft.module.config.use_cache = True
-        write_model(folder, draft.module, target.tokenizer)
-        write_json(folder / RECORD, record)
-    shares.wait()
-    if shares.processes > 1:
-        trainer.accelerator.end_training()
+    steps, most = trainer.state.global_step, trainer.state.max_steps
+    if steps < most:
+        raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with --resume to go on")
+    return trainer.state.log_history
+
+
+def _result(folder: Path, record: Mapping[str, Any]) -> TrainResult:
     ranks = [(entry["rank1_acceptance"], entry["rank1_standard_error"]) for entry in record["history"] if "rank1_acceptance" in entry]
     before, after = (ranks[0], ranks[-1]) if ranks else (None, None)
-    return TrainResult(folder, steps, record["loss"]["first"], record["loss"]["last"], before, after, record["seconds"], record)
-
-
-def _arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
-    """The Trainer's settings; making them also joins the other processes, if a launcher has started some."""
-    if device.startswith("cuda:") and device != "cuda:0":
-        raise TrainingError(
-            f"training runs on cuda:0 or on one GPU per process of a launcher; for {device} set CUDA_VISIBLE_DEVICES={device[5:]}"
-        )
-    cpu = device == "cpu"
-    if not cpu and not torch.cuda.is_available():
-        raise TrainingError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
-    bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and torch.cuda.is_bf16_supported())
-    length: dict[str, Any] = {"num_train_epochs": settings.epochs} if settings.epochs is not None else {"max_steps": settings.steps or 1000}
-    return TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=cpu,
-        bf16=bf16,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup,
-        lr_scheduler_type="cosine",
-        adam_beta2=0.95,
-        weight_decay=0.1,
-        **length,
-        logging_steps=10,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that is no number ends the run
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=settings.save_limit,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=not cpu,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_timeout=24 * 3600,  # processes wait for one another while the target writes texts
-        ddp_find_unused_parameters=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        log_level_replica="error",
-    )
+    return TrainResult(folder, record["steps"], record["loss"]["first"], record["loss"]["last"], before, after, record["seconds"], record)
 
 
 def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
@@ -249,16 +229,22 @@ def _continue(target: Target, prompts: torch.Tensor, how: Continuing, folder: Pa
     return target_texts(target.load, prompts, how, path, shares, lambda done, total: progress(f"writing {name}", done, total))
 
 
-def _record(known: Mapping[str, Any], trainer: DraftTrainer, texts: Texts, split: Split, target: Target, seconds: float) -> dict[str, Any]:
+def _record(
+    known: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    texts: Texts,
+    split: Split,
+    arguments: TrainingArguments,
+    seconds: float,
+) -> dict[str, Any]:
     """training.json of a finished run."""
-    history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    models = {"target": target.name} | {role: name for role in ("draft", "config") if (name := known["sources"][role])}
+    models = {role: name for role in ("target", "draft", "config") if (name := known["sources"][role])}
     provenance = Provenance.collect(
         models=models,
-        dtype="bfloat16" if trainer.args.bf16 else "float32",
+        dtype="bfloat16" if arguments.bf16 else "float32",
         dataset=f"{split.dataset}[{split.start}:{split.end}]",
-        seed=trainer.args.seed,
+        seed=arguments.seed,
     )
     return {
         "schema": SCHEMA,
@@ -266,7 +252,7 @@ def _record(known: Mapping[str, Any], trainer: DraftTrainer, texts: Texts, split
         "finished": True,
         **known,
         "texts": {"rows": len(texts), "tokens_that_count": texts.counted},
-        "steps": trainer.state.global_step,
+        "steps": history[-1]["step"],
         "loss": {"first": losses[0], "last": losses[-1]},
         "seconds": seconds,
         "history": history,
