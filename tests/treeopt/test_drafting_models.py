@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -363,6 +365,37 @@ def test_exactly_one_start_is_needed() -> None:
     for draft, config in ((None, None), ("d", "llama-68m")):
         with pytest.raises(TrainingError, match="exactly one of --draft and --config"):
             TrainSources("t", "rows", draft=draft, config=config)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(sources: TrainSources, tmp_path: Path) -> None:
+    """Half the batch each, launched by torchrun; only the first prints. The texts that the target writes are shared out too."""
+    one = train_draft(sources, replace(SETTINGS, steps=12, text_batch=16), tmp_path / "one")
+    command = (
+        f"train-draft --target {sources.target} --draft {sources.draft} --dataset {sources.dataset} --text target --steps 12 --batch-size 8"
+    )
+    command += (
+        " --seq-len 24 --learning-rate 0.003 --prompt-len 8 --gen-len 16 --eval-prompts 12 --eval-steps 30 --text-batch 16 --device cpu"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "treeopt"]
+    done = subprocess.run(
+        [*launch, *command.split(), "-o", str(tmp_path / "two"), "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    found = [
+        (printed["rank1_acceptance"][when]["probability"], printed["rank1_acceptance"][when]["standard_error"])
+        for when in ("before", "after")
+    ]
+    assert found == [pytest.approx(one.before), pytest.approx(one.after)]
+    assert printed["loss"] == pytest.approx({"first": one.loss_first, "last": one.loss_last}, rel=1e-5)
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(float((ours[key] - theirs[key]).abs().max()) < 1e-5 for key in ours)
+    assert len(list((tmp_path / "two").glob("checkpoint-12/rng_state_*.pth"))) == 2
 
 
 @pytest.mark.gpu
