@@ -57,7 +57,7 @@ def evaluate(
     from treeopt.cli.inputs import check_hub, load_inputs, note_unused
 
     note_unused(sampling)
-    check_hub(models, rows)
+    check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap

@@ -38,7 +38,7 @@ def note_unused(sampling: SamplingOptions) -> None:
         note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
 
 
-def check_hub(models: ModelOptions, rows: PromptOptions | None = None) -> None:
+def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
     """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
 
     Raises DatasetError or ModelError. Folders and cached models are left to their loader.
@@ -46,7 +46,7 @@ def check_hub(models: ModelOptions, rows: PromptOptions | None = None) -> None:
     from treespec.hub_datasets import HUB_DATASETS
     from treespec.models import hub
 
-    dataset = rows.dataset if rows is not None and rows.dataset in HUB_DATASETS else None
+    dataset = dataset if dataset in HUB_DATASETS else None
     wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
     remote = [(name, revision) for name, revision in wanted if _is_hub_name(name)]
     if (dataset is None and not remote) or hub.is_reachable():

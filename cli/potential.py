@@ -55,7 +55,7 @@ def potential(
     from treeopt.cli.inputs import check_hub, load_inputs, resolve_device
 
     for draft in models.drafts:
-        check_hub(models.with_draft(draft), rows)
+        check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
     from treeopt.potential import PotentialSettings, measure_potential
     from treespec.files import check_writable

@@ -61,7 +61,7 @@ def acceptance(
     from treeopt.cli.inputs import check_hub, load_inputs, note_unused
 
     note_unused(sampling)
-    check_hub(models, rows)
+    check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
     from treespec.files import check_writable

@@ -240,11 +240,11 @@ def train_draft(
     from dataclasses import asdict
 
     from treeopt.cli.inputs import check_hub, resolve_device
-    from treeopt.cli.options import ModelOptions, PromptOptions
+    from treeopt.cli.options import ModelOptions
 
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, length.dtype)
     for dataset in filter(None, (sources.dataset, sources.eval_dataset)):
-        check_hub(models, PromptOptions(dataset, 1, 1, 0, None))
+        check_hub(models, dataset)
     from treeopt.draft_settings import TrainSettings
     from treeopt.draft_sources import TrainSources
     from treeopt.drafting_models import train_draft as train

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from treeopt.profiles import AcceptanceProfile
@@ -188,7 +187,6 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
     if positions == 0:
         raise ProfileError("no position to measure: the target ended every prompt with its first token; use other prompts")
     probability, errors = ratio(np.array([row for row, _ in sums]), counts)
-    prompts_used = len(sums)
     if errors is None:
         errors = np.zeros_like(probability)
     return AcceptanceProfile(
@@ -213,19 +211,6 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
             seed=settings.seed,
         ),
     )
-
-
-def ratio_and_error(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of `totals` [texts, ranks] over the sum of `counts` [texts], and its standard error: texts are the independent units.
-
-    The linearised ratio estimator. One text alone has no spread: its error is given as 0.
-    """
-    texts, positions = len(counts), counts.sum()
-    ratio = totals.sum(0) / positions
-    if texts == 1:
-        return ratio, np.zeros_like(ratio)
-    residual = totals - counts[:, None] * ratio
-    return ratio, np.sqrt(texts / (texts - 1) * (residual**2).sum(0)) / positions
 
 
 def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) -> Callable[[int], None]:
