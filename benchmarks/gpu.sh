@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command, on a machine without network: tests, then the whole loop on the embedded pair
 # grown to the shapes of Llama-2-7B and llama-68m. A stage that fails does not stop those that need nothing of it.
-# Usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [engine] [sampling]   (all by default; a quarter of an hour on an H200)
+# Usage: benchmarks/gpu.sh RESULTS_FOLDER [STAGE ...]   (all stages by default: half an hour on an H200)
+# Stages: tests loop decoding engine sampling training vision offload
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [tests] [loop] [decoding] [engine] [sampling]}
+out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [STAGE ...]}
 shift
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -41,8 +42,20 @@ sampling() {
     python3 -m benchmarks.sampling --inflate --prompts 6 --no-budgets --out "$out/sampling-gpu.json"
 }
 
+training() {
+    python3 -m benchmarks.train_draft --out "$out/training-gpu.json"
+}
+
+vision() {
+    python3 -m benchmarks.vision --out "$out/vision-gpu.json"
+}
+
+offload() {
+    python3 -m benchmarks.offload --out "$out/offload-gpu.json"
+}
+
 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
-for stage in ${@:-tests loop decoding engine sampling}; do
+for stage in ${@:-tests loop decoding engine sampling training vision offload}; do
     echo "== $stage"
     SECONDS=0
     "$stage" || failed="$failed $stage"
