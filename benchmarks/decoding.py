@@ -24,7 +24,7 @@ from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.decoding import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.files import write_json
-from treespec.models.loading import Pair, load_pair
+from treespec.models.pairs import Pair, load_pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import load_prompts
 from treespec.stepping import Engine

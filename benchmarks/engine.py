@@ -25,7 +25,7 @@ from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.files import write_json
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep

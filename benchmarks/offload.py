@@ -33,8 +33,8 @@ from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.files import write_json
 from treespec.models import host_memory
-from treespec.models.loading import Pair, load_pair
 from treespec.models.offload import offload, streamed_bytes
+from treespec.models.pairs import Pair, load_pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import PromptSet, load_prompts
 from treespec.stepping import Engine

@@ -25,7 +25,7 @@ from treespec.acceptance import Verifier, verify
 from treespec.decoding import Request, decode_autoregressive
 from treespec.drafting import Drafting, StaticDrafter
 from treespec.files import write_json
-from treespec.models.loading import Pair, load_pair
+from treespec.models.pairs import Pair, load_pair
 from treespec.models.placement import Placement, Prefix
 from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling, distribution, prompt_generator

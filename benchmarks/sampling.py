@@ -28,7 +28,7 @@ from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.drafting import Drafting, Rule
 from treespec.dynamic_tree import DynamicBudget
 from treespec.files import write_json
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling, distribution, prompt_generator
 from treespec.step import Plan

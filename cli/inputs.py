@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treeopt.cli.plan import ProfiledRows
-    from treespec.models.loading import Pair
+    from treespec.models.pairs import Pair
     from treespec.pictures import PictureReader
     from treespec.prompts import PromptSet, Tokenizer
 
@@ -73,7 +73,7 @@ def _is_hub_name(name: str) -> bool:
 
 def load_models(models: ModelOptions) -> "Pair":
     """The pair; its draft is None if there is none."""
-    from treespec.models.loading import load_pair
+    from treespec.models.pairs import load_pair
 
     return load_pair(
         models.target,

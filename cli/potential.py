@@ -60,7 +60,8 @@ def potential(
     from treeopt.potential import PotentialSettings, measure_potential
     from treespec.files import check_writable
     from treespec.journal import discard
-    from treespec.models.loading import load_drafts, require_model
+    from treespec.models.loading import require_model
+    from treespec.models.pairs import load_drafts
 
     journal = None
     if output is not None:

@@ -12,7 +12,7 @@ from treeopt.profiles import AcceptanceProfile, LatencyProfile
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.files import check_writable, make_folder
-from treespec.models.loading import load_pair
+from treespec.models.pairs import load_pair
 from treespec.prompts import load_prompts
 from treespec.verification.report import EvaluationReport, Prediction
 from treespec.verification.runner import EvaluationSettings, evaluate

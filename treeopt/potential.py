@@ -15,7 +15,7 @@ from treeopt.potential_report import MEASURES, DraftPotential, PotentialReport
 from treeopt.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.errors import ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.loading import Pair, recorded_name
+from treespec.models.pairs import Pair, recorded_name
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import PromptSet
 from treespec.sampling import Sampling, distribution, prompt_generator, scaled

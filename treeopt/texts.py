@@ -7,7 +7,7 @@ from torch import Tensor
 
 from treespec.continuation import continue_prompts
 from treespec.errors import CapacityError, ProfileError
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling

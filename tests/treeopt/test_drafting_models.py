@@ -26,7 +26,7 @@ from treeopt.draft_texts import Continuing, Shares, target_texts
 from treeopt.drafting_models import TrainResult, train_draft
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.errors import CapacityError, ModelError, TrainingError
-from treespec.models.loading import load_pair
+from treespec.models.pairs import load_pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import load_prompts
 

@@ -16,7 +16,7 @@ from treeopt.potential import PotentialSettings, TargetSide, measure_potential
 from treeopt.potential_report import MEASURES, DraftPotential, PotentialReport, chain_tokens_per_step, read_potential
 from treespec.decoding import Request, decode_autoregressive
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import PromptSet
 from treespec.sampling import Sampling, prompt_generator

@@ -17,7 +17,7 @@ from treeopt.texts import METHODS, batches_of, chunks, require_positions, requir
 from treespec.drafting import Drafting, Rule, sample_children
 from treespec.errors import ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.residual import residual_chain

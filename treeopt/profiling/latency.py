@@ -12,7 +12,7 @@ import torch
 from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step
 from treespec.stepping import CapturedSteps, EagerSteps, Engine, Room, Stepper

@@ -10,7 +10,7 @@ from scipy import stats
 
 from treeopt.profiling.acceptance import AcceptanceSettings, rank_chances
 from treespec.errors import ModelError, ProfileError
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.prompts import PromptSet
 from treespec.sampling import prompt_generator
 from treespec.tree import SpeculationTree

@@ -13,7 +13,7 @@ from treespec.decoding import Request, StepRecord, decode_autoregressive, decode
 from treespec.drafting import Drafting
 from treespec.errors import CapacityError, ModelError
 from treespec.journal import Journal
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, prompt_generator

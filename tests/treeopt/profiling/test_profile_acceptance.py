@@ -11,7 +11,7 @@ from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.decoding import Request, decode_autoregressive
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.models.loading import Pair
+from treespec.models.pairs import Pair
 from treespec.prompts import PromptSet
 from treespec.sampling import Sampling, distribution
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models import host_memory, hub, loading
-from treespec.models.loading import load_model, load_pair, load_tokenizer
+from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.offload import streamed_bytes
+from treespec.models.pairs import load_pair
 
 Build = Callable[..., PreTrainedModel]
 

@@ -12,8 +12,9 @@ from treespec.decoding import Request, decode_autoregressive, decode_speculative
 from treespec.drafting import Drafting
 from treespec.dynamic_tree import DynamicBudget
 from treespec.errors import CapacityError, ModelError
-from treespec.models.loading import Pair, load_drafts, load_model, load_pair, tree_model
+from treespec.models.loading import load_model
 from treespec.models.offload import offload, streamed_bytes
+from treespec.models.pairs import Pair, load_drafts, load_pair, tree_model
 from treespec.models.placement import Placement, Prefix
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
