@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -122,7 +123,13 @@ class Watch(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first SIGINT or SIGTERM asks for a stop; a second one of its kind acts as it did before."""
+        """Within, the first SIGINT or SIGTERM asks for a stop; a second one of its kind acts as it did before.
+
+        Signals reach a process's main thread only: in another thread nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(number: int, frame: FrameType | None) -> None:

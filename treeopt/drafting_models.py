@@ -70,6 +70,10 @@ def train_draft(
     elif settings.eval_prompts:
         target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
     split = _rows(sources, settings, target)
+    if len(split.held_out) < settings.eval_prompts:
+        notice(
+            f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
+        )
     own, prompts = _material(split, settings, target, settings.batch_size * shares.processes)
     known = {
         "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},

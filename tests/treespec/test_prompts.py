@@ -121,6 +121,13 @@ def test_a_text_file_is_cut_at_line_ends_into_runs(tmp_path: Path) -> None:
     assert prompts.prompts[1].name == "book.txt#1"
 
 
+def test_stdlib_train_has_none_of_the_modules_of_stdlib() -> None:
+    train = {prompt.name.partition("#")[0] for prompt in load("stdlib-train", num_prompts=30, prompt_len=64)}
+    assert train <= {module.name for module in stdlib_source.modules("train")}
+    assert len(train) > 20
+    assert not train & {module.name for module in stdlib_source.modules("held-out")}
+
+
 def test_stdlib_rows_are_held_out_modules() -> None:
     prompts = load("stdlib", num_prompts=5, prompt_len=64)
     held_out = {module.name for module in stdlib_source.modules("held-out")}
