@@ -69,7 +69,7 @@ def train_draft(
         target.require_weights("distilling needs them, --objective ce does not")
     elif settings.eval_prompts:
         target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
-    split = _rows(sources, settings, target)
+    split = _rows(sources, settings, target, draft.vocabulary)
     if len(split.held_out) < settings.eval_prompts:
         notice(
             f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
@@ -87,7 +87,7 @@ def train_draft(
     run = run or open_run(folder, known)
     if run.record is not None:
         notice(f"{folder} is finished; nothing is left to train")
-        return _result(folder, run.record)
+        return _result(folder, run.record, shares)
     held_out = _held_out(split, settings, target, draft.vocabulary, folder, shares, progress)
     texts = own
     if prompts is not None:
@@ -104,8 +104,7 @@ def train_draft(
         module.config.use_cache = True
         write_model(folder, module, target.tokenizer)
         write_json(folder / RECORD, record)
-    shares.wait()
-    return _result(folder, record)
+    return _result(folder, record, shares)
 
 
 def _fit(
@@ -144,7 +143,11 @@ def _fit(
     return trainer.state.log_history
 
 
-def _result(folder: Path, record: Mapping[str, Any]) -> TrainResult:
+def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainResult:
+    """What the record says, when all processes are done; they part here."""
+    shares.wait()
+    if shares.processes > 1:
+        torch.distributed.destroy_process_group()
     ranks = [(entry["rank1_acceptance"], entry["rank1_standard_error"]) for entry in record["history"] if "rank1_acceptance" in entry]
     before, after = (ranks[0], ranks[-1]) if ranks else (None, None)
     return TrainResult(folder, record["steps"], record["loss"]["first"], record["loss"]["last"], before, after, record["seconds"], record)
@@ -167,14 +170,14 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
                 raise CapacityError(f"{names} ask for {tokens} tokens, but the {role} has {most} positions; lower them")
 
 
-def _rows(sources: TrainSources, settings: TrainSettings, target: Target) -> Split:
+def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
     """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
     if sources.eval_dataset is not None and sources.eval_dataset == sources.dataset:
         raise TrainingError(f"--eval-dataset {sources.dataset} is the data set trained on; leave it out, and its first rows are held out")
     split = split_rows(
         sources.dataset,
         target.tokenizer,
-        target.vocabulary,
+        vocabulary,
         start=sources.start,
         end=sources.end,
         num_rows=sources.num_rows,
@@ -188,7 +191,7 @@ def _rows(sources: TrainSources, settings: TrainSettings, target: Target) -> Spl
         target.tokenizer,
         num_prompts=settings.eval_prompts,
         prompt_len=settings.prompt_len,
-        vocabulary_size=target.vocabulary,
+        vocabulary_size=vocabulary,
     )
     return Split(split.training, torch.tensor([prompt.ids for prompt in prompts]), split.dataset, split.start, split.end)
 

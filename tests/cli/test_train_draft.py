@@ -71,6 +71,20 @@ def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pa
     assert (Path("out") / "tokenizer.json").is_file()
 
 
+def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from treeopt import drafting_models
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drafting_models, "target_texts", stop)
+        outcome = run(*start(pair, rows), "--draft", pair[1])
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: interrupted; run the same with --resume to go on with what is finished\n"
+    assert run(*start(pair, rows), "--draft", pair[1], "--resume").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
