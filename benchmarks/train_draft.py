@@ -26,7 +26,8 @@ from treeopt.drafting_models import train_draft
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.files import make_folder, write_json
-from treespec.models.loading import load_model, load_pair, load_tokenizer
+from treespec.models.loading import load_model, load_tokenizer
+from treespec.models.pairs import load_pair
 from treespec.prompts import load_prompts
 
 WAYS: dict[str, dict[str, Any]] = {
