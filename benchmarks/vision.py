@@ -91,6 +91,7 @@ def run(gen_len: int) -> dict[str, Any]:
     weights = torch.cuda.memory_allocated()
     target, draft = (TreeModel(text_module(m), name=name, vision=Vision(m, name)) for name, m in modules.items())
     assert target.vision is not None
+    torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(1)
     pixels = torch.randn(1, 3, 336, 336, device="cuda")
     rows = target.vision.shape.rows

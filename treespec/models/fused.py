@@ -76,6 +76,8 @@ class FusedDecoder:
         self.layers = [_layer(layer) for layer in model.layers]
         self.final = _norm(model.norm)
         self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
+        if module.device.type == "cuda":
+            torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
 

@@ -283,7 +283,7 @@ def wide(tiny_module: Build, layers: int = 8) -> PreTrainedModel:
 
 
 @pytest.mark.gpu
-@torch.inference_mode()
+@torch.no_grad()
 def test_device_memory_holds_two_layers_and_the_rest(tiny_module: Build) -> None:
     wide(tiny_module, layers=1).to("cuda")(input_ids=ids(16, 1, "cuda")[None])  # makes cuBLAS's workspaces
     module = wide(tiny_module)
@@ -299,7 +299,7 @@ def test_device_memory_holds_two_layers_and_the_rest(tiny_module: Build) -> None
 
 
 @pytest.mark.gpu
-@torch.inference_mode()
+@torch.no_grad()
 def test_a_layer_arrives_while_the_one_before_it_runs(tiny_module: Build) -> None:
     module = offload(wide(tiny_module), "cuda")
     tokens = ids(4, 1, "cuda")[None]
