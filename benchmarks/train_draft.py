@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from treeopt.draft_settings import TrainSettings
-from treeopt.draft_sources import TrainSources
 from treeopt.drafting_models import train_draft
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.training.settings import TrainSettings
+from treeopt.training.sources import TrainSources
 from treespec.files import make_folder, write_json
 from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.pairs import load_pair

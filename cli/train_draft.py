@@ -245,9 +245,9 @@ def train_draft(
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, length.dtype)
     for dataset in filter(None, (sources.dataset, sources.eval_dataset)):
         check_hub(models, dataset)
-    from treeopt.draft_settings import TrainSettings
-    from treeopt.draft_sources import TrainSources
     from treeopt.drafting_models import train_draft as train
+    from treeopt.training.settings import TrainSettings
+    from treeopt.training.sources import TrainSources
     from treespec.errors import TrainingError
 
     settings = TrainSettings(**goal.settings(), **asdict(length), **asdict(checks))

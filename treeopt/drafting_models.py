@@ -10,11 +10,11 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from treeopt.draft_folder import RECORD, SCHEMA, open_run, require_free, write_model
-from treeopt.draft_settings import TrainSettings, training_arguments
-from treeopt.draft_sources import Draft, Target, TrainSources, open_draft
-from treeopt.draft_texts import Continuing, Shares, Split, Texts, own_windows, split_rows, target_texts
-from treeopt.draft_trainer import DraftTrainer, Watch
+from treeopt.training.folder import RECORD, SCHEMA, open_run, require_free, write_model
+from treeopt.training.settings import TrainSettings, training_arguments
+from treeopt.training.sources import Draft, Target, TrainSources, open_draft
+from treeopt.training.texts import Continuing, Shares, Split, Texts, own_windows, split_rows, target_texts
+from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError, TrainingError
 from treespec.files import write_json
 from treespec.models.loading import load_model

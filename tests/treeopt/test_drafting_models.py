@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.reference.folders import names
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from treeopt import drafting_models
-from treeopt.draft_folder import newest_checkpoint
-from treeopt.draft_settings import TrainSettings
-from treeopt.draft_sources import CONFIGS, Target, TrainSources, new_model
-from treeopt.draft_texts import Continuing, Shares, target_texts
 from treeopt.drafting_models import TrainResult, train_draft
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.training.folder import newest_checkpoint
+from treeopt.training.settings import TrainSettings
+from treeopt.training.sources import CONFIGS, Target, TrainSources, new_model
+from treeopt.training.texts import Continuing, Shares, target_texts
 from treespec.errors import CapacityError, ModelError, TrainingError
 from treespec.models.pairs import load_pair
 from treespec.models.tree_model import TreeModel

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from transformers import TrainingArguments
 
-from treeopt.draft_losses import Loss
+from treeopt.training.losses import Loss
 from treespec.errors import TrainingError
 
 

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
-from treeopt.draft_texts import Texts, own_windows
-from treeopt.draft_trainer import DraftTrainer, Watch
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.training.texts import Texts, own_windows
+from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.continuation import continue_prompts
 from treespec.errors import TrainingError
 from treespec.sampling import Sampling

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from treeopt import draft_losses
-from treeopt.draft_losses import IGNORED, Loss, summed_loss
+from treeopt.training import losses
+from treeopt.training.losses import IGNORED, Loss, summed_loss
 
 ROWS, VOCABULARY = 11, 7
 
@@ -45,7 +45,7 @@ def by_hand(loss: Loss, draft: np.ndarray, target: np.ndarray, labels: np.ndarra
 def test_losses_are_the_sums_over_counted_positions(
     case: tuple[torch.Tensor, ...], loss: Loss, temperature: float, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draft_losses, "_LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
+    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
     draft, target, labels = case
     found = summed_loss(loss, draft, labels, None if loss == "ce" else target, temperature)
     assert float(found) == pytest.approx(by_hand(loss, draft.numpy(), target.numpy(), labels.numpy(), temperature), rel=1e-5)
@@ -54,7 +54,7 @@ def test_losses_are_the_sums_over_counted_positions(
 @pytest.mark.parametrize("rows_at_once", [3, 64])
 def test_gradients_are_those_of_the_textbook(case: tuple[torch.Tensor, ...], rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """d KL(p, q) = (q - p) / T; d KL(q, p) = q (log q/p - KL(q, p)) / T; d CE = q - onehot; 0 where nothing counts."""
-    monkeypatch.setattr(draft_losses, "_LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
+    monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
     draft, target, labels = case
     temperature, counts = 0.7, (labels != IGNORED)[:, None].numpy()
     p, q = (np.stack([softmax(row, temperature) for row in logits.numpy()]) for logits in (target, draft))

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from treeopt.draft_losses import IGNORED, Loss, summed_loss
-from treeopt.draft_texts import Texts
 from treeopt.ratio import ratio
+from treeopt.training.losses import IGNORED, Loss, summed_loss
+from treeopt.training.texts import Texts
 from treespec.errors import TrainingError
 
 Progress = Callable[[str, int, int], None]
