@@ -80,7 +80,7 @@ def evaluate(
         breakdown=breakdown,
     )
     profiled = None if grown is None else profiled_rows(grown.metadata)
-    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
+    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, gen_len=gen_len, profiled=profiled)
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
     report.write(output)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions
-from treeopt.cli.output import note
+from treeopt.cli.output import Progress, note
 from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
@@ -87,12 +87,19 @@ def load_models(models: ModelOptions) -> "Pair":
 
 
 def load_inputs(
-    models: ModelOptions, rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
+    models: ModelOptions,
+    rows: PromptOptions,
+    *,
+    gen_len: int,
+    own_text: bool = False,
+    profiled: "ProfiledRows | None" = None,
 ) -> "tuple[Pair, PromptSet]":
     """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail.
 
-    Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
+    `gen_len` tokens are to follow each: the rows' own, with `own_text`, or else the target's, which then also replies between the turns of
+    a user. Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
+    continuation_len = gen_len if own_text else 0
     from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
 
     folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
@@ -103,7 +110,13 @@ def load_inputs(
     pictures = load_picture_reader(models.target, models.revision) if seeing else None
     tokenizer = load_tokenizer(models.target, revision=models.revision)
     prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, None)
-    return load_models(models), prompts
+    pair = load_models(models)
+    if own_text or not any(prompt.turns for prompt in prompts):
+        return pair, prompts
+    from treespec.conversations import answered
+
+    with Progress() as progress:
+        return pair, answered(pair, prompts, gen_len, rows.longest(), progress)
 
 
 def _read(

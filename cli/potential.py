@@ -70,7 +70,7 @@ def potential(
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
     for draft in models.drafts:
         require_model(draft)
-    target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if method == "teacher-forced" else 0)
+    target, prompts = load_inputs(models.with_draft(None), rows, gen_len=gen_len, own_text=method == "teacher-forced")
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with Progress() as progress:
         report = measure_potential(target, drafts, prompts, settings, journal=journal, progress=progress)

@@ -71,7 +71,7 @@ def acceptance(
     settings = AcceptanceSettings(
         **asdict(sampling), draws=draws, gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size
     )
-    pair, prompts = load_inputs(models, rows, continuation_len=gen_len if method == "teacher-forced" else 0)
+    pair, prompts = load_inputs(models, rows, gen_len=gen_len, own_text=method == "teacher-forced")
     with Progress() as progress:
         measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
     measured.write(output)

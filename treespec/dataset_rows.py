@@ -23,7 +23,8 @@ class Row:
     """One row: a text, token ids that are taken as they are, or a picture and what is asked about it. `name` says where it comes from.
 
     `messages` are the same text as a conversation that ends with what the user says last, `reply` is what the row answers to
-    that, where it does. Both are for chat templates; a row of ids has neither.
+    that, where it does; `turns` are what the user says after replies that are not known. They are for chat templates; a row of ids
+    has none of them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     ids: tuple[int, ...] | None = None
     messages: tuple[Message, ...] = ()
     reply: str | None = None
+    turns: tuple[str, ...] = ()
     image: Path | None = None
 
     @classmethod
@@ -51,7 +53,7 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TE
     """The row that a JSON object or a data set record stands for: the value of the first of `keys` that it has.
 
     `input_ids` holds whole numbers. Any other key holds a string, a list of strings (the user's turns, whose replies are not
-    known: as text they are joined by line ends, as a conversation the first one counts), or a list of
+    known: as text they are joined by line ends, as a conversation the first one begins it), or a list of
     `{"role": ..., "content": ...}` (as text the contents are joined, as a conversation they count up to the user's last).
     A row of `image`, the path of a picture, has what is asked about it in `prompt`, or nothing. Raises DatasetError that begins
     with `name`.
@@ -72,7 +74,7 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TE
     if isinstance(value, str):
         return Row.of_text(name, value)
     if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
-        return Row(name, text="\n".join(value), messages=(("user", value[0]),))
+        return Row(name, text="\n".join(value), messages=(("user", value[0]),), turns=tuple(value[1:]))
     if isinstance(value, list | tuple) and value and all(isinstance(message, Mapping) for message in value):
         return _conversation(value, key, name)
     wanted = "a string, a list of strings or a list of messages"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from treespec import stdlib_source
 from treespec.chat import chat_ids, reply_ids, require_template
-from treespec.dataset_rows import SUFFIXES, BadRow, Row, rows_of_file
+from treespec.dataset_rows import SUFFIXES, BadRow, Message, Row, rows_of_file
 from treespec.errors import DatasetError, NoPromptError
 from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
 from treespec.pictures import PROMPT, QUESTION, Picture, PictureReader, find_picture
@@ -45,6 +45,10 @@ class Prompt:
     ids: tuple[int, ...]
     continuation: tuple[int, ...] = ()
     picture: Picture | None = None
+    messages: tuple[Message, ...] = ()
+    """The conversation that it is, where it is one."""
+    turns: tuple[str, ...] = ()
+    """What the user says next, after replies that are not known."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ def load_prompts(
             others.append(len(ids))
             continue
         rest = taken.reply if whole else ids[prompt_len:]
-        prompts.append(Prompt(read - 1, row.name, ids[:prompt_len], rest[:continuation_len], taken.picture))
+        talk = (row.messages, row.turns) if chat and isinstance(row, Row) else ()
+        prompts.append(Prompt(read - 1, row.name, ids[:prompt_len], rest[:continuation_len], taken.picture, *talk))
         if len(prompts) == num_prompts:
             break
     if read <= start:

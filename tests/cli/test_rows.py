@@ -139,6 +139,18 @@ def test_conversations_are_profiled_and_evaluated_whole(run: Any, chatty: Pair, 
     assert "1 longer than 45 tokens of 4 rows" in outcome.err
 
 
+def test_every_turn_of_the_user_is_a_prompt_of_its_own(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5 w6", "w7"]}\n{"turns": ["w8"]}\n')
+    where = ["--dataset", chats, "--chat", "--gen-len", 4, "--format", "json"]
+    outcome = run("profile", "acceptance", *models(chatty), *where, "--max-branch", 2)
+    assert (outcome.code, outcome.json["prompts"], outcome.json["positions"]) == (0, 3, 9), outcome.err
+    assert "writing replies: 1/1" in outcome.err
+    outcome = run("evaluate", *models(chatty), *where, "--dynamic", "--size", 4, "--depth", 2, "--save-tokens")
+    assert (outcome.code, outcome.json["prompts"], outcome.json["lossless"]) == (0, 3, "match"), outcome.err
+    assert outcome.json["prompt_set"]["prompt_len"] > 5
+
+
 def test_chat_without_a_template_is_one_line(run: Any, pair: Pair, rows: Path) -> None:
     outcome = run("evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--chat")
     one_line(outcome, "--chat needs a chat template, but the target's tokenizer has none; drop --chat")
