@@ -99,9 +99,9 @@ def load_inputs(
     `gen_len` tokens are to follow each: the rows' own, with `own_text`, or else the target's, which then also replies between the turns of
     a user. Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
-    continuation_len = gen_len if own_text else 0
     from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
 
+    continuation_len = gen_len if own_text else 0
     folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         pair = load_models(models)
