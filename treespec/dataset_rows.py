@@ -10,7 +10,10 @@ from treespec.errors import DatasetError
 from treespec.stdlib_source import PIECE_CHARACTERS, pieces
 
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
-"""Where a row's text is looked for, in this order; `input_ids` comes before all of them."""
+"""Where a row's text is looked for, in this order."""
+
+KEYS = ("image", "input_ids", *TEXT_KEYS)
+"""Where a row's content is looked for, in this order; `prompt` is what is asked about an `image`."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
@@ -49,8 +52,8 @@ class BadRow:
     reason: str
 
 
-def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TEXT_KEYS)) -> Row:
-    """The row that a JSON object or a data set record stands for: the value of the first of `keys` that it has.
+def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
+    """The row that a JSON object or a data set record stands for: the value of the first of `keys` that it has and that is not null.
 
     `input_ids` holds whole numbers. Any other key holds a string, a list of strings (the user's turns, whose replies are not
     known: as text they are joined by line ends, as a conversation the first one begins it), or a list of
@@ -60,9 +63,10 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TE
     """
     if not isinstance(record, Mapping):
         raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
-    if "image" in record:
+    if record.get("image") is not None and "image" in keys:
         return _picture_row(record, name)
-    key = next((key for key in keys if key in record), None)
+    there = [key for key in keys if key in record]
+    key = next((key for key in there if record[key] is not None), there[0] if there else None)
     if key is None:
         found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
         raise DatasetError(f"{name}: the row has {_none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
@@ -71,9 +75,11 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TE
         if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
             raise DatasetError(f'{name}: "input_ids" must be a list of whole numbers; {_first_wrong(value)}')
         return Row(name, ids=tuple(value))
+    where = f'{name}: "{key}"'
     if isinstance(value, str):
-        return Row.of_text(name, value)
+        return Row.of_text(name, _require_text(value, where))
     if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
+        _require_text("\n".join(value), where)
         return Row(name, text="\n".join(value), messages=(("user", value[0]),), turns=tuple(value[1:]))
     if isinstance(value, list | tuple) and value and all(isinstance(message, Mapping) for message in value):
         return _conversation(value, key, name)
@@ -81,7 +87,15 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TE
     raise DatasetError(f'{name}: "{key}" is {_kind(value)}, but it must be {wanted}')
 
 
-def read_row(record: object, *, name: str, keys: Sequence[str] = ("input_ids", *TEXT_KEYS)) -> Row | BadRow:
+def _require_text(text: str, where: str) -> str:
+    """Raise DatasetError for half a surrogate pair, which no tokenizer takes."""
+    at = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+    if at is not None:
+        raise DatasetError(f"{where} holds half a surrogate pair (\\u{ord(text[at]):04x} at character {at}), which is no text")
+    return text
+
+
+def read_row(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row | BadRow:
     """`row_of`, or why there is no row: whoever reads a data set decides what that means."""
     try:
         return row_of(record, name=name, keys=keys)
@@ -96,7 +110,7 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
         if not isinstance(role, str) or not isinstance(content, str):
             part, value = ("role", role) if not isinstance(role, str) else ("content", content)
             raise DatasetError(f'{name}: the "{part}" of message {number} in "{key}" is {_kind(value)}, but it must be a string')
-        found.append((role, content))
+        found.append((role, _require_text(content, f'{name}: "{key}"')))
     end = max((i + 1 for i, (role, _) in enumerate(found) if role == "user"), default=0)
     reply = found[end][1] if 0 < end < len(found) and found[end][0] == "assistant" else None
     return Row(name, text="\n".join(content for _, content in found), messages=tuple(found[:end]), reply=reply)
@@ -108,7 +122,7 @@ def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
         raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     if prompt is not None and not isinstance(prompt, str):
         raise DatasetError(f'{name}: "prompt" is {_kind(prompt)}, but it must be a string')
-    return Row(name, text=prompt, image=Path(image))
+    return Row(name, text=prompt and _require_text(prompt, f'{name}: "prompt"'), image=Path(image))
 
 
 def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]:
@@ -140,7 +154,7 @@ def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]
 
 def keys_of(field: str | None) -> tuple[str, ...]:
     """The keys to look for a row's content under: `field` alone, where one is named."""
-    return ("input_ids", *TEXT_KEYS) if field is None else (field,)
+    return KEYS if field is None else (field,)
 
 
 def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
@@ -163,10 +177,12 @@ def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
 
 
 def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):
+    with path.open(encoding="utf-8-sig") as file:
+        beginning = next((line.lstrip() for line in file if line.strip()), "")
+    if not beginning.startswith("["):
         yield from _json_lines(path, keys)
         return
+    text = path.read_text(encoding="utf-8-sig")
     for number, record in enumerate(_parse(text, path.name), start=1):
         yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
 
@@ -179,6 +195,8 @@ def _parse(text: str, name: str) -> Any:
         raise DatasetError(f"{name}{line}: no valid JSON: {e.msg} at column {e.colno}") from e
     except RecursionError as e:
         raise DatasetError(f"{name}: its JSON is nested too deeply") from e
+    except ValueError as e:  # a number of too many digits
+        raise DatasetError(f"{name}: no valid JSON: {e}") from e
 
 
 def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -196,6 +214,8 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
                     f"{path} has {_none_of(keys, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
                 )
             number = 0
+            if wanted == ["image"] and "prompt" in names:
+                wanted.append("prompt")
             for batch in file.iter_batches(batch_size=64, columns=wanted):
                 for record in batch.to_pylist():
                     yield read_row(record, name=f"{path.name}, row {number}", keys=wanted)

@@ -295,7 +295,7 @@ def test_the_text_may_lie_under_a_key_that_is_named(tmp_path: Path, suffix: str)
     else:
         path.write_text(json.dumps(records) if suffix == "json" else "".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     assert [p.row for p in load(path, field="body")] == [0, 2, 3]
-    with pytest.raises(DatasetError, match=r"none of the (key|column)s \"input_ids\", .*body.*--field"):
+    with pytest.raises(DatasetError, match=r"none of the (key|column)s \"image\", \"input_ids\", .*body.*--field"):
         load(path)
     with pytest.raises(DatasetError, match=r"no (key|column) \"boddy\" .*number.*body"):
         load(path, field="boddy")
@@ -348,3 +348,30 @@ def test_messages_without_a_template_are_their_contents_joined(tmp_path: Path) -
     for row in ({"messages": messages}, {"prompt": messages}, {"messages": messages, "text": "never"}):
         [prompt] = load(jsonl(tmp_path, row), prompt_len=7)
         assert prompt.ids == (0, 1, 26, 2, 3, 26, 4)
+
+
+def test_half_a_surrogate_pair_and_numbers_without_end_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "abc \\ud83d def"}\n{"text": "abcd", "n": ' + "9" * 5000 + '}\n{"text": "efgh"}\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match=r'line 1: "text" holds half a surrogate pair \(\\ud83d at character 4\)'):
+        load(path)
+    with pytest.raises(DatasetError, match="line 2: no valid JSON: Exceeds the limit"):
+        load(path, start=1)
+    found = load(path, skip_bad_rows=True)
+    assert ([p.row for p in found], len(found.bad)) == ([2], 2)
+
+
+def test_keys_that_are_null_are_passed_over(tmp_path: Path) -> None:
+    assert [
+        p.row for p in load(jsonl(tmp_path, {"image": None, "messages": None, "text": "abcd"}, {"input_ids": None, "text": "efgh"}))
+    ] == [0, 1]
+    pictured = jsonl(tmp_path, {"image": "a.png", "text": "abcd"})
+    with pytest.raises(DatasetError, match="is a picture"):
+        load(pictured)
+    assert len(load(pictured, field="text")) == 1
+
+
+def test_a_json_file_of_lines_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('\n{"text": "abcd"}\nnot json\n', encoding="utf-8")
+    assert [p.row for p in load(path, num_prompts=1)] == [0]
