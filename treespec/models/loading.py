@@ -1,5 +1,6 @@
 """From a local folder or a hub id to a model, a tokenizer or what reads pictures."""
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,7 +110,31 @@ def load_model(
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
         ) from error
+    model._treespec_weights = weights_digest(name)  # type: ignore[assignment]
     return model
+
+
+_PAGES, _PAGE = 256, 4096
+
+
+def weights_digest(name: str) -> str | None:
+    """SHA-256 over a local folder's configuration and over headers and evenly spread pages of its weights; None for a hub id.
+
+    Cheap beside reading the weights, and other after they have been trained on or written anew. Raises ModelError.
+    """
+    place = _locate(name)
+    if not place.local:
+        return None
+    with _explained(name, place, None):
+        digest = hashlib.sha256((Path(place.path) / "config.json").read_bytes())
+        for path in sorted(Path(place.path).glob("*.safetensors")):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for start in sorted({*(size * page // _PAGES for page in range(_PAGES)), max(0, size - _PAGE)}):
+                    file.seek(start)
+                    digest.update(file.read(_PAGE))
+    return digest.hexdigest()
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:

@@ -44,7 +44,7 @@ class Pair:
         return torch.cat([self.pictures.pixels(picture) for picture in found]).to(self.target.device)
 
     def describe(self) -> dict[str, Any]:
-        """What a provenance record needs: names, revisions, families, sizes, dtypes, device."""
+        """What tells work with this pair from other work: names, revisions, weights, families, sizes, dtypes, device."""
         return {
             "target": _describe(self.target),
             "draft": None if self.draft is None else _describe(self.draft),
@@ -170,6 +170,7 @@ def _describe(model: TreeModel) -> dict[str, Any]:
         "name": model.name,
         "revision": getattr(config, "_commit_hash", None),
         "family": model.family.model_type,
+        "weights": getattr(model.module, "_treespec_weights", None),
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "offloaded": streamed_bytes(model.module) > 0,
         "layers": config.get_text_config(decoder=True).num_hidden_layers,

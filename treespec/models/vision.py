@@ -63,6 +63,7 @@ def text_module(module: Any) -> PreTrainedModel:
     text.generation_config = module.generation_config
     if hasattr(module, "_treespec_streamed"):
         text._treespec_streamed = module._treespec_streamed  # see offload.streamed_bytes
+    text._treespec_weights = getattr(module, "_treespec_weights", None)
     config._commit_hash = getattr(module.config, "_commit_hash", None)
     left = [name for name, tensor in (*text.named_parameters(), *text.named_buffers()) if tensor.is_meta]
     if left:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models import host_memory, hub, loading
-from treespec.models.loading import load_model, load_tokenizer
+from treespec.models.loading import load_model, load_tokenizer, weights_digest
 from treespec.models.offload import streamed_bytes
 from treespec.models.pairs import load_pair
 
@@ -83,6 +83,21 @@ def test_a_pair_is_described(saved: Path) -> None:
     assert record["target"]["family"] == "llama"
     assert record["target"]["parameters"] == sum(p.numel() for p in pair.target.module.parameters())
     assert (record["device"], record["dtype"], record["vocabulary_size"]) == ("cpu", "float32", 97)
+
+
+def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: Path) -> None:
+    """So that a run is not resumed with another model than it was begun with."""
+    for name in ("a", "b", "copy"):
+        shutil.copytree(saved / "target", tmp_path / name)
+    module = load_model(str(tmp_path / "b"))
+    with torch.no_grad():
+        module.get_output_embeddings().weight[3, 5] += 1.0
+    module.save_pretrained(tmp_path / "b")
+    digests = {name: weights_digest(str(tmp_path / name)) for name in ("a", "b", "copy")}
+    assert digests["a"] == digests["copy"] != digests["b"]
+    described = {name: load_pair(str(tmp_path / name)).describe()["target"]["weights"] for name in digests}
+    assert described == digests
+    assert weights_digest("someone/model") is None
 
 
 def test_a_target_alone_is_a_pair_without_draft(saved: Path) -> None:
