@@ -16,9 +16,8 @@ from treeopt.cli.options import (
     prompt_options,
     sampling_options,
 )
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
-from treeopt.cli.profile_command import journal_of
 
 
 @click.command()
@@ -49,20 +48,20 @@ def evaluate(
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     plan.check(sampling, has_draft=models.draft is not None)
-    if max_length is not None and not rows.chat and max_length < rows.longest() + gen_len:
+    cut = not rows.chat and not Path(rows.dataset).is_dir()  # whole prompts may be shorter than --prompt-len
+    if max_length is not None and cut and max_length < rows.longest() + gen_len:
         raise click.UsageError(
             f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
         )
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_inputs, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
 
     note_unused(sampling)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap
-    from treespec.journal import discard
-    from treespec.verification.runner import EvaluationSettings
+    from treespec.verification.runner import EvaluationSettings, check_fits
     from treespec.verification.runner import evaluate as run
 
     check_writable(output)
@@ -80,10 +79,13 @@ def evaluate(
         breakdown=breakdown,
     )
     profiled = None if grown is None else profiled_rows(grown.metadata)
-    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, gen_len=gen_len, profiled=profiled)
+    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
+    for prompt in prompts:
+        check_fits(pair, tree, len(prompt.ids), settings)
+    prompts = converse(pair, prompts, rows, gen_len, output)
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
     report.write(output)
-    discard(journal_of(output))
+    discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, evaluation_summary(report), tables.evaluation)

@@ -1,11 +1,12 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions
-from treeopt.cli.output import Progress, note
+from treeopt.cli.output import REPLIES, Progress, journal_of, note
 from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
@@ -90,18 +91,15 @@ def load_inputs(
     models: ModelOptions,
     rows: PromptOptions,
     *,
-    gen_len: int,
-    own_text: bool = False,
+    continuation_len: int = 0,
     profiled: "ProfiledRows | None" = None,
 ) -> "tuple[Pair, PromptSet]":
     """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail.
 
-    `gen_len` tokens are to follow each: the rows' own, with `own_text`, or else the target's, which then also replies between the turns of
-    a user. Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
+    Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
     from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
 
-    continuation_len = gen_len if own_text else 0
     folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         pair = load_models(models)
@@ -110,13 +108,24 @@ def load_inputs(
     pictures = load_picture_reader(models.target, models.revision) if seeing else None
     tokenizer = load_tokenizer(models.target, revision=models.revision)
     prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, None)
-    pair = load_models(models)
-    if own_text or not any(prompt.turns for prompt in prompts):
-        return pair, prompts
+    return load_models(models), prompts
+
+
+def converse(pair: "Pair", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None) -> "PromptSet":
+    """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known."""
+    if not any(prompt.turns for prompt in prompts):
+        return prompts
     from treespec.conversations import answered
 
+    journal = journal_of(output, REPLIES)
     with Progress() as progress:
-        return pair, answered(pair, prompts, gen_len, rows.longest(), progress)
+        found = answered(pair, prompts, gen_len, rows.longest(), skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+    for turn in found.bad[len(prompts.bad) :][:_BAD_ROWS_SHOWN]:
+        note(f"skipped: {turn.reason}")
+    lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
+    if lost:
+        note(f"left out: {lost} turns, with which conversations are longer than the models or --prompt-len allow, or which are bad")
+    return found
 
 
 def _read(
@@ -128,7 +137,7 @@ def _read(
     vocabulary_size: int | None,
 ) -> "PromptSet":
     """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
-    from treespec.prompts import load_prompts, open_rows
+    from treespec.prompts import load_prompts
 
     longest = rows.longest(pictures is not None)
     read = partial(
@@ -146,7 +155,7 @@ def _read(
         pictures=pictures,
         picture_prompt=rows.prompt,
     )
-    if profiled is not None and open_rows(rows.dataset, rows.field)[0] != profiled.dataset:
+    if profiled is not None and not _is_profiled(rows, profiled):
         profiled = None
     prompts = None if profiled is None or rows.start is not None else _behind(profiled, rows, read)
     if prompts is None:
@@ -156,13 +165,25 @@ def _read(
         return prompts
     shared = sum(profiled.start <= prompt.row < profiled.end for prompt in prompts)
     if shared:
-        remedy = (
-            f"pass --start {profiled.end} for held-out ones"
-            if rows.start is not None
-            else f"no usable one lies behind row {profiled.end - 1}"
-        )
+        if rows.start is not None:
+            remedy = f"pass --start {profiled.end} for held-out ones"
+        elif rows.end is not None and rows.end <= profiled.end:
+            remedy = f"--end {rows.end} leaves none behind row {profiled.end - 1}"
+        else:
+            remedy = f"no usable one lies behind row {profiled.end - 1}"
         note(f"{shared} of the {len(prompts)} prompts are rows that the growmap was profiled on, which flatters it: {remedy}")
     return prompts
+
+
+def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows") -> bool:
+    """Whether the data set is the one whose rows were profiled: of files and folders, the content counts and not the name."""
+    from treespec.dataset_rows import Row
+    from treespec.prompts import DATASET_NAMES, open_rows
+
+    if rows.dataset in DATASET_NAMES or profiled.row_sha256 is None:
+        return rows.dataset == profiled.dataset or open_rows(rows.dataset, rows.field)[0] == profiled.dataset
+    found = next(islice(open_rows(rows.dataset, rows.field)[1], profiled.row, None), None)
+    return isinstance(found, Row) and found.sha256 == profiled.row_sha256
 
 
 def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., PromptSet]") -> "PromptSet | None":

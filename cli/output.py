@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+REPLIES = "replies"
+"""The part of a command's work that writes the target's replies in conversations."""
 
 _LOG_SECONDS = 10.0
 """Where stderr is no terminal, a line of progress at most this often."""
@@ -33,6 +37,21 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
 def note(message: str) -> None:
     """A line for people, on stderr."""
     click.echo(message, err=True)
+
+
+def journal_of(output: Path | None, part: str = "") -> Path | None:
+    """Where unfinished work on a file is kept, so that the same command goes on with it; None beside devices and pipes."""
+    if output is None or (output.exists() and not output.is_file()):
+        return None
+    return output.with_name(f"{output.name}{part and '.' + part}.journal")
+
+
+def discard_journals(output: Path | None) -> None:
+    """The file is written: what led to it is not needed any more."""
+    from treespec.journal import discard
+
+    for part in ("", REPLIES):
+        discard(journal_of(output, part))
 
 
 class Progress:

@@ -136,6 +136,9 @@ class ProfiledRows:
     dataset: str
     start: int
     end: int
+    row: int = 0
+    """One of them, and the SHA-256 of its content where the growmap says it."""
+    row_sha256: str | None = None
 
 
 def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
@@ -143,6 +146,9 @@ def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
     dataset, start, end = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end"))
     if not isinstance(dataset, str) or type(start) is not int or type(end) is not int or not 0 <= start < end:
         return None
+    row, digest = metadata.get("profiled_row"), metadata.get("profiled_row_sha256")
+    if type(row) is int and row >= 0 and isinstance(digest, str):
+        return ProfiledRows(dataset, start, end, row, digest)
     return ProfiledRows(dataset, start, end)
 
 

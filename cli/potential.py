@@ -16,8 +16,7 @@ from treeopt.cli.options import (
     prompt_options,
     target_sampling_options,
 )
-from treeopt.cli.output import Progress, emit, note
-from treeopt.cli.profile_command import journal_of
+from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
 
 
 @click.command()
@@ -52,30 +51,30 @@ def potential(
     Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_inputs, resolve_device
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, resolve_device
 
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
     from treeopt.potential import PotentialSettings, measure_potential
     from treespec.files import check_writable
-    from treespec.journal import discard
     from treespec.models.loading import require_model
     from treespec.models.pairs import load_drafts
 
-    journal = None
     if output is not None:
         check_writable(output)
-        journal = journal_of(output)
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
     for draft in models.drafts:
         require_model(draft)
-    target, prompts = load_inputs(models.with_draft(None), rows, gen_len=gen_len, own_text=method == "teacher-forced")
+    own_text = method == "teacher-forced"
+    target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if own_text else 0)
+    if not own_text:
+        prompts = converse(target, prompts, rows, gen_len, output)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with Progress() as progress:
-        report = measure_potential(target, drafts, prompts, settings, journal=journal, progress=progress)
+        report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
     if output is not None:
         report.write(output)
-        discard(journal)
+        discard_journals(output)
         note(f"wrote {output}")
     emit(output_format, potential_summary(report), tables.potential)

@@ -17,7 +17,7 @@ from treeopt.cli.options import (
     prompt_options,
     sampling_options,
 )
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
 
 
 @click.group()
@@ -58,24 +58,26 @@ def acceptance(
 ) -> None:
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_inputs, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
 
     note_unused(sampling)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
     from treespec.files import check_writable
-    from treespec.journal import discard
 
     check_writable(output)
     settings = AcceptanceSettings(
         **asdict(sampling), draws=draws, gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size
     )
-    pair, prompts = load_inputs(models, rows, gen_len=gen_len, own_text=method == "teacher-forced")
+    own_text = method == "teacher-forced"
+    pair, prompts = load_inputs(models, rows, continuation_len=gen_len if own_text else 0)
+    if not own_text:
+        prompts = converse(pair, prompts, rows, gen_len, output)
     with Progress() as progress:
         measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
     measured.write(output)
-    discard(journal_of(output))
+    discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, acceptance_summary(measured), tables.acceptance)
 
@@ -112,7 +114,6 @@ def latency(
     from treeopt.cli.results import latency_summary
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
     from treespec.files import check_writable
-    from treespec.journal import discard
 
     check_writable(output)
     device = resolve_device(models.device)
@@ -123,13 +124,6 @@ def latency(
     with Progress() as progress:
         measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)
     measured.write(output)
-    discard(journal_of(output))
+    discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, latency_summary(measured), tables.latency)
-
-
-def journal_of(output: Path) -> Path | None:
-    """Where unfinished work on a file is kept, so that the same command goes on with it; None beside devices and pipes."""
-    if output.exists() and not output.is_file():
-        return None
-    return output.with_name(output.name + ".journal")

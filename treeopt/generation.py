@@ -86,7 +86,7 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         "top_p": profile.top_p,
         "draft_temperature": profile.draft_temperature,
         "rank_probability": acceptance_rows(profile, smoothing).tolist(),
-        **{f"profiled_{key}": rows[key] for key in ("dataset", "start", "end") if key in rows},
+        **{f"profiled_{key}": rows[key] for key in ("dataset", "start", "end", "row", "row_sha256") if key in rows},
         **made_from,
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}

@@ -1,5 +1,6 @@
 """Rows of a data set before they become prompts: what a row may look like, and the readers of plain files."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,11 @@ class Row:
     reply: str | None = None
     turns: tuple[str, ...] = ()
     image: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of its content, whatever it is called."""
+        return hashlib.sha256(json.dumps([self.text, self.ids, None if self.image is None else self.image.name]).encode()).hexdigest()
 
     @classmethod
     def of_text(cls, name: str, text: str) -> "Row":

@@ -1,6 +1,7 @@
 """Journal: finished pieces of a long piece of work, so that the same command can go on where it stopped."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from treespec.errors import OutputError
 from treespec.files import StrPath, refuse, write_all
 
 _log = logging.getLogger(__name__)
@@ -19,7 +21,8 @@ class Journal:
     Whoever saves the result calls `discard` afterwards, so that a write that fails loses nothing.
 
     The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
-    a warning, and `restarted` is True. A last line torn by a crash is dropped. With `path` None nothing is kept.
+    a warning, and `restarted` is True. A last line torn by a crash is dropped. One run at a time writes a journal. With `path` None
+    nothing is kept.
     """
 
     def __init__(self, path: StrPath | None, fingerprint: str) -> None:
@@ -33,8 +36,10 @@ class Journal:
         if self.path is None:
             return
         try:
-            self._recover(self.path, fingerprint)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+            self._descriptor = self._claim(self.path)
+            if self._recover(self.path, fingerprint):
+                os.close(self._descriptor)
+                self._descriptor = self._claim(self.path)
             os.ftruncate(self._descriptor, self._end)
         except OSError as e:
             refuse(self.path, e)
@@ -72,10 +77,21 @@ class Journal:
         """Close."""
         self.close()
 
-    def _recover(self, path: Path, fingerprint: str) -> None:
-        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends."""
-        if not path.exists():
-            return
+    def _claim(self, path: Path) -> int:
+        """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            os.close(descriptor)
+            raise OutputError(f"another run is writing {path} now; wait for it, or name another output with -o") from e
+        return descriptor
+
+    def _recover(self, path: Path, fingerprint: str) -> bool:
+        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends.
+
+        True where the file was of other work, and is moved.
+        """
         content = path.read_bytes()
         lines = content.split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
         records = [_record(line) for line in lines]
@@ -84,14 +100,15 @@ class Journal:
             _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
             os.replace(path, aside)
             self.restarted = True
-            return
+            return True
         for line, record in zip(lines, records, strict=True):
             if record is None:
                 _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
-                return
+                return False
             if "key" in record:
                 self._entries[str(record["key"])] = record.get("value")
             self._end += len(line) + 1
+        return False
 
     def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(record, allow_nan=False).encode() + b"\n"

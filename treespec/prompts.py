@@ -67,6 +67,8 @@ class PromptSet:
     too_long: int = 0
     bad: tuple[BadRow, ...] = ()
     chat: bool = False
+    row_sha256: str = ""
+    """Of the content of the first prompt's row: tells data sets of one name apart."""
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -94,6 +96,7 @@ class PromptSet:
             "bad_rows": [row.name for row in self.bad],
             "prompt_len": max((len(prompt.ids) for prompt in self.prompts), default=0),
             "chat": self.chat,
+            **({"row": self.prompts[0].row, "row_sha256": self.row_sha256} if self.prompts else {}),
             "sha256": self.fingerprint,
         }
 
@@ -146,7 +149,7 @@ def load_prompts(
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     others: list[int] = []  # lengths of rows that are too short, or as conversations too long
-    read = 0
+    read, first = 0, ""
     for read, row in enumerate(islice(rows, end), start=1):
         if read <= start:
             continue
@@ -162,12 +165,14 @@ def load_prompts(
                 raise DatasetError(f"{taken.reason} (--skip-bad-rows goes on without such rows)")
             bad.append(taken)
             continue
+        assert isinstance(row, Row)
         ids = taken.ids
         if len(ids) > prompt_len if whole else len(ids) < prompt_len:
             others.append(len(ids))
             continue
         rest = taken.reply if whole else ids[prompt_len:]
-        talk = (row.messages, row.turns) if chat and isinstance(row, Row) else ()
+        first = first or row.sha256
+        talk = (row.messages, row.turns) if chat else ()
         prompts.append(Prompt(read - 1, row.name, ids[:prompt_len], rest[:continuation_len], taken.picture, *talk))
         if len(prompts) == num_prompts:
             break
@@ -176,7 +181,7 @@ def load_prompts(
     if not prompts:
         raise NoPromptError(_no_prompt(name, prompt_len, others, bad, whole))
     skipped, too_long = (0, len(others)) if whole else (len(others), 0)
-    return PromptSet(tuple(prompts), name, start, read, skipped, too_long, tuple(bad), chat)
+    return PromptSet(tuple(prompts), name, start, read, skipped, too_long, tuple(bad), chat, first)
 
 
 def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row | BadRow]]:

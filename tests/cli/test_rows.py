@@ -71,7 +71,7 @@ def test_overlap_is_told_where_rows_were_chosen_or_none_lie_behind(run: Any, pai
     outcome = evaluate(run, pair, grown, rows, "--end", 4)
     assert slice_of(outcome) == (0, 4, 3)
     assert "2 of the 3 prompts are rows" in outcome.err
-    assert "no usable one lies behind row 3" in outcome.err
+    assert "--end 4 leaves none behind row 3" in outcome.err
     outcome = evaluate(run, pair, grown, rows, "--start", 5)
     assert slice_of(outcome) == (5, 8, 3)
     assert "profiled" not in outcome.err
@@ -80,15 +80,27 @@ def test_overlap_is_told_where_rows_were_chosen_or_none_lie_behind(run: Any, pai
     outcome = evaluate(run, pair, grown, short)
     assert slice_of(outcome) == (0, 4, 3)
     assert "2 of the 3 prompts are rows" in outcome.err
+    assert "no usable one lies behind row 3" in outcome.err
+
+
+def test_a_data_set_is_known_by_its_content_and_not_by_its_name(run: Any, pair: Pair, grown: Path, rows: Path, tmp_path: Path) -> None:
+    same = tmp_path / "other.jsonl"
+    shutil.copy(rows, same)
+    outcome = evaluate(run, pair, grown, same, "--num-prompts", 2)
+    assert slice_of(outcome) == (4, 6, 2)
+    (tmp_path / "else").mkdir()
+    other = tmp_path / "else" / "rows.jsonl"
+    other.write_text("".join(reversed(rows.read_text().splitlines(keepends=True))))
+    outcome = evaluate(run, pair, grown, other, "--num-prompts", 2)
+    assert slice_of(outcome) == (0, 2, 2)
+    assert "profiled" not in outcome.err
 
 
 def test_other_data_sets_and_growmaps_of_unknown_rows_start_at_0(
     run: Any, pair: Pair, grown: Path, rows: Path, profiles: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.jsonl"
-    shutil.copy(rows, other)
-    outcome = evaluate(run, pair, grown, other, "--num-prompts", 2)
-    assert slice_of(outcome) == (0, 2, 2)
+    outcome = evaluate(run, pair, grown, "stdlib", "--num-prompts", 2)
+    assert slice_of(outcome)[0] == 0
     assert "profiled" not in outcome.err
     run("generate", "--acceptance", profiles[0], "--size", 3, "--depth", 2, "-o", "old.pt")
     outcome = evaluate(run, pair, tmp_path / "old.pt", rows, "--num-prompts", 2)
@@ -149,6 +161,78 @@ def test_every_turn_of_the_user_is_a_prompt_of_its_own(run: Any, chatty: Pair, t
     outcome = run("evaluate", *models(chatty), *where, "--dynamic", "--size", 4, "--depth", 2, "--save-tokens")
     assert (outcome.code, outcome.json["prompts"], outcome.json["lossless"]) == (0, 3, "match"), outcome.err
     assert outcome.json["prompt_set"]["prompt_len"] > 5
+
+
+def test_replies_survive_an_interruption_and_are_not_written_before_what_cannot_fit(
+    run: Any, chatty: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treespec import conversations
+    from treespec.verification import runner
+
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5 w6", "w7", "w9"]}\n{"turns": ["w8", "w1"]}\n')
+    command = [
+        "evaluate",
+        *models(chatty),
+        "--dataset",
+        chats,
+        "--chat",
+        "--gen-len",
+        4,
+        "--mode",
+        "baseline",
+        "--save-tokens",
+        "--format",
+        "json",
+    ]
+    whole = run(*command, "-o", tmp_path / "whole.json").json["outputs"]
+    written, decode, prompt = [], conversations.decode_autoregressive, runner._Run.prompt
+
+    def counting(target: Any, request: Any, **options: Any) -> Any:
+        written.append(request.prompt)
+        return decode(target, request, **options)
+
+    def stop(self: Any, prompt: Any, index: int) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversations, "decode_autoregressive", counting)
+    monkeypatch.setattr(runner._Run, "prompt", stop)
+    assert run(*command, "-o", tmp_path / "r.json").code != 0
+    monkeypatch.setattr(runner._Run, "prompt", prompt)
+    assert run(*command, "-o", tmp_path / "r.json").json["outputs"] == whole
+    assert len(written) == len(set(written)) == 3
+    assert not list(tmp_path.glob("*.journal"))
+    assert run(*command, "-o", tmp_path / "s.json", "--max-length", 8).code == 1
+    assert len(written) == 3
+
+
+def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5", "w7", "w9"]}\n{"turns": ["w8", "w1"]}\n')
+    command = ["evaluate", *models(chatty), "--dataset", chats, "--chat", "--gen-len", 4, "--mode", "baseline", "--format", "json"]
+    outcome = run(*command, "--prompt-len", 20)
+    assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
+    assert "left out: 1 turns" in outcome.err
+    assert "writing replies: 3/3" in outcome.err
+    template = chatty[0] / "chat_template.jinja"
+    template.write_text("{% if messages|length > 3 %}{{ raise_exception('no more') }}{% endif %}" + template.read_text())
+    one_line(
+        run(*command, "--num-prompts", 2),
+        "line 1, turn 3: the tokenizer's chat template refuses the conversation: no more (--skip-bad-rows",
+    )
+    outcome = run(*command, "--skip-bad-rows")
+    assert (outcome.json["prompts"], outcome.json["prompt_set"]["bad_rows"]) == (4, ["turns.jsonl, line 1, turn 3"])
+
+
+def test_turns_are_conversations_too_where_only_the_draft_has_a_tokenizer(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (chatty[0] / name).unlink(missing_ok=True)
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5", "w7"]}\n')
+    outcome = run(
+        "profile", "acceptance", *models(chatty), "--dataset", chats, "--chat", "--gen-len", 4, "--max-branch", 2, "--format", "json"
+    )
+    assert (outcome.code, outcome.json["prompts"]) == (0, 2), outcome.err
 
 
 def test_chat_without_a_template_is_one_line(run: Any, pair: Pair, rows: Path) -> None:

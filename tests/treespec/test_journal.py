@@ -123,3 +123,17 @@ def test_a_journal_with_nothing_in_it_leaves_no_file(tmp_path):
     assert names(tmp_path) == []
     discard(tmp_path / "j")
     discard(None)
+
+
+def test_one_run_at_a_time_writes_a_journal(tmp_path):
+    path = tmp_path / "work.journal"
+    with Journal(path, "work") as first:
+        first.put("a", 1)
+        for fingerprint in ("work", "other work"):
+            with pytest.raises(
+                OutputError, match=r"another run is writing .*work\.journal now; wait for it, or name another output with -o"
+            ):
+                Journal(path, fingerprint)
+        first.put("b", 2)
+    with Journal(path, "work") as second:
+        assert (second.get("a"), second.get("b")) == (1, 2)
