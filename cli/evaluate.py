@@ -47,8 +47,10 @@ def evaluate(
 
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
+    from treeopt.cli.inputs import sees
+
     plan.check(sampling, has_draft=models.draft is not None)
-    cut = not rows.chat and not Path(rows.dataset).is_dir()  # whole prompts may be shorter than --prompt-len
+    cut = not rows.chat and not sees(models.target)  # whole prompts may be shorter than --prompt-len
     if max_length is not None and cut and max_length < rows.longest() + gen_len:
         raise click.UsageError(
             f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
@@ -81,7 +83,7 @@ def evaluate(
     profiled = None if grown is None else profiled_rows(grown.metadata)
     pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
     for prompt in prompts:
-        check_fits(pair, tree, len(prompt.ids), settings)
+        check_fits(pair, tree, prompt.ids, settings)
     prompts = converse(pair, prompts, rows, gen_len, output)
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)

@@ -1,5 +1,6 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
+import json
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,15 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def sees(target: str) -> bool:
+    """Whether a target reads pictures, as far as a local folder says so at once."""
+    try:
+        config = json.loads((Path(target).expanduser() / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "vision_config" in config
 
 
 def note_unused(sampling: SamplingOptions) -> None:
@@ -106,7 +116,7 @@ def load_inputs(
         return pair, _read(rows, profiled, pair.tokenizer, None, continuation_len, pair.target.vocabulary_size)
     seeing = shape_of(models.target, models.revision) is not None
     pictures = load_picture_reader(models.target, models.revision) if seeing else None
-    tokenizer = load_tokenizer(models.target, revision=models.revision)
+    tokenizer = pictures.tokenizer if pictures is not None else load_tokenizer(models.target, revision=models.revision)
     prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, None)
     return load_models(models), prompts
 
@@ -139,6 +149,8 @@ def _read(
     """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
     from treespec.prompts import load_prompts
 
+    if rows.prompt is not None and pictures is None:
+        note("--prompt is what is asked about pictures, and the target reads text only: it changes nothing")
     longest = rows.longest(pictures is not None)
     read = partial(
         load_prompts,

@@ -91,8 +91,8 @@ def require_text(prompts: PromptSet, method: str) -> None:
 
 def require_positions(models: Mapping[str, TreeModel], prompts: PromptSet, gen_len: int) -> None:
     """Raise CapacityError where the longest prompt and its continuation have more tokens than a model knows positions."""
-    longest = max(len(prompt.ids) for prompt in prompts) + gen_len
     for role, model in models.items():
+        longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
         if model.max_positions is not None and longest > model.max_positions:
             raise CapacityError(
                 f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"

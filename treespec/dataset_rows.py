@@ -123,7 +123,10 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
 
 
 def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
-    image, prompt = record["image"], record.get("prompt")
+    image, prompt = record["image"], record.get("prompt", record.get("text"))
+    others = [key for key in ("messages", "turns", "article") if record.get(key) is not None]
+    if prompt is None and others:
+        raise DatasetError(f'{name}: what is asked about a picture stands under "prompt", but the row has "{others[0]}"')
     if not isinstance(image, str) or not image:
         raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     if prompt is not None and not isinstance(prompt, str):
@@ -148,14 +151,19 @@ def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]
         raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
     try:
         for row in reader(path, keys_of(field)):
-            if isinstance(row, Row) and row.image is not None:
-                yield replace(row, image=path.parent / row.image.expanduser())
-            else:
-                yield row
+            yield row if isinstance(row, BadRow) or row.image is None else _beside(path, row, row.image)
     except UnicodeDecodeError as e:
         raise DatasetError(f"{path} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); save it as UTF-8") from e
     except OSError as e:
         raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
+
+
+def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
+    """The row with its picture's path as seen from the file's folder."""
+    try:
+        return replace(row, image=path.parent / image.expanduser())
+    except RuntimeError as e:  # the home of somebody who has none
+        return BadRow(row.name, f"{row.name}: {image}: {e}")
 
 
 def keys_of(field: str | None) -> tuple[str, ...]:

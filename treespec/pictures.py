@@ -1,6 +1,7 @@
 """Pictures of prompts: found to be readable when prompts are loaded, made pixels when they are decoded. No torch."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from treespec.files import read_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Of the files in a folder of pictures."""
 
 QUESTION = "What is in this picture?"
@@ -21,6 +22,8 @@ PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
 """Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form. A chat template has a form of its own."""
 
 _MAX_BYTES = 256 << 20
+_MOST_THIN = 50
+"""Longer side over shorter: image processors scale the shorter side first, and keep the other while they do."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class PictureReader:
     processor: Any
     shape: PictureShape
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of how pictures become pixels."""
+        known = [self.processor.to_dict(), self.shape.token_id, self.shape.rows, self.shape.pixels]
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
     def ids(self, text: str, name: str, chat: bool = False) -> tuple[int, ...]:
         """Token ids of a prompt with one picture, whose token stands once per row; in front where the text does not say where.
 
@@ -60,7 +69,9 @@ class PictureReader:
             raise DatasetError(f"{name}: the prompt has {count} times {mark}, but a row has one picture; write it once")
         if chat:
             parts = [{"type": "image"}, {"type": "text", "text": text.replace(mark, "").strip()}]
-            whole = templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False)
+            whole = str(templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False))
+            if mark not in whole:
+                raise DatasetError(f"{name}: the tokenizer's chat template has no place for a picture ({mark}); drop --chat")
         else:
             whole = text if count else f"{mark}\n{text}"
         spread = whole.replace(mark, mark * self.shape.rows)
@@ -87,8 +98,12 @@ class PictureReader:
 
 def find_picture(path: Path, name: str) -> Picture:
     """A picture that can be decoded. Raises DatasetError beginning with `name`."""
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{name}: {path} is no file; name a picture")
     content = _content(path)
-    _decoded(content, name)
+    width, height = _decoded(content, name).size
+    if max(width, height) > _MOST_THIN * min(width, height):
+        raise DatasetError(f"{name}: the picture is {width} x {height} pixels, thinner than 1 to {_MOST_THIN}; cut or remove it")
     return Picture(path, hashlib.sha256(content).hexdigest())
 
 
@@ -98,10 +113,18 @@ def _content(path: Path) -> bytes:
 
 def _decoded(content: bytes, name: str) -> Any:
     """An RGB image, turned as its camera says."""
+    import numpy as np
     from PIL import Image, ImageOps
 
     try:
         with Image.open(BytesIO(content)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            try:
+                upright = ImageOps.exif_transpose(image)
+            except Exception:  # whatever a damaged header raises: it says nothing of how the camera was held
+                image.load()
+                upright = image
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which converting would cut off at 255
+                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
+            return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
         raise DatasetError(f"{name}: the picture cannot be decoded ({e}); repair or remove it") from e

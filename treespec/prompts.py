@@ -227,8 +227,8 @@ def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[
         return f"each of the {len(bad)} rows of {name} that were read is bad, the first because of this: {bad[0].reason}"
     if whole:
         return (
-            f"no conversation of {name} is short enough: --prompt-len is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
-            f"tokens; pass --prompt-len {min(others)} or more, or shorter conversations"
+            f"no whole prompt of {name} is short enough: --prompt-len is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
+            f"tokens; pass --prompt-len {min(others)} or more, or shorter ones"
         )
     return (
         f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {max(others)} tokens; "
@@ -264,7 +264,7 @@ def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: b
     """Raises DatasetError for a row of the other kind: pictures for a model that reads text, or the reverse."""
     if pictures is None:
         raise DatasetError(
-            f"{row.name} is a picture, which needs a vision-language target; this one reads text only: pass a data set of text"
+            f"{row.name} is a picture, which needs a vision-language target (of the kind llava); here text is read only: pass a data set of text"
         )
     if row.image is None:
         raise DatasetError(

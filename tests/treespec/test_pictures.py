@@ -1,11 +1,13 @@
 """Pictures in folders and in rows: what is found, how often its token stands in a prompt, and what is wrong with bad ones."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.models.clip import CLIPImageProcessorPil
 
 from tests.reference import vision as v
@@ -118,6 +120,56 @@ def test_a_chat_template_says_where_the_picture_stands(tmp_path):
     )
     words = known.tokenizer.convert_tokens_to_ids
     assert list(prompt.ids) == [1, words("USER:"), *[v.IMAGE_TOKEN] * ROWS, *words(["what", "is", "here", "ASSISTANT:"])]
+
+
+def test_thin_pictures_are_refused_before_they_are_scaled(tmp_path):
+    Image.new("RGB", (900, 10)).save(tmp_path / "thin.png")
+    with pytest.raises(DatasetError, match=r"thin\.png: the picture is 900 x 10 pixels, thinner than 1 to 50"):
+        load(tmp_path)
+    Image.new("RGB", (500, 10)).save(tmp_path / "thin.png")
+    assert len(load(tmp_path)) == 1
+
+
+def test_a_damaged_header_does_not_turn_a_picture(tmp_path, monkeypatch):
+    v.write_scenes(tmp_path, range(1))
+    wanted = reader().pixels(find_picture(tmp_path / "scene-0000.png", "x"))
+
+    def broken(image: Image.Image) -> Image.Image:
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", broken)
+    assert reader().pixels(load(tmp_path).prompts[0].picture).equal(wanted)
+
+
+def test_sixteen_bits_of_grey_keep_their_shades(tmp_path):
+    ramp = np.linspace(0, 65535, v.SIDE * v.SIDE).reshape(v.SIDE, v.SIDE)
+    Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray((ramp / 257).astype(np.uint8)).save(tmp_path / "plain.png")
+    deep, plain = (reader().pixels(find_picture(tmp_path / name, name)) for name in ("deep.png", "plain.png"))
+    assert (deep - plain).abs().max() < 0.02 < deep.std()
+
+
+def test_other_pixels_are_other_work():
+    other = PictureReader(v.tokenizer(), CLIPImageProcessorPil(size={"shortest_edge": v.SIDE}, image_mean=[0.1, 0.2, 0.3]), reader().shape)
+    assert reader().digest == reader().digest != other.digest != reader(pixels=64).digest
+
+
+def test_what_is_asked_stands_where_it_is_read(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    asked = {"image": "scene-0000.png", "text": "is it red"}
+    assert load(rows(tmp_path, asked)).prompts[0].ids == tuple([v.IMAGE_TOKEN] * ROWS + v.tokenizer().encode("is it red"))
+    with pytest.raises(DatasetError, match='stands under "prompt", but the row has "messages"'):
+        load(rows(tmp_path, {"image": "scene-0000.png", "messages": [{"role": "user", "content": "is it red"}]}))
+    (bad,) = load(rows(tmp_path, {"image": "~nobody-here/a.png"}, asked), skip_bad_rows=True).bad
+    assert "~nobody-here" in bad.reason
+
+
+def test_a_template_without_a_place_for_pictures_is_told(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    known = reader()
+    known.tokenizer.chat_template = "USER: what is here ASSISTANT:"
+    with pytest.raises(DatasetError, match="has no place for a picture"):
+        load_prompts(str(tmp_path), known.tokenizer, num_prompts=1, prompt_len=64, pictures=known, chat=True)
 
 
 def test_half_a_picture_is_not_a_picture(tmp_path):

@@ -1,6 +1,7 @@
 """From a local folder or a hub id to a model, a tokenizer or what reads pictures."""
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import transformers
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -22,13 +24,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError
 from treespec.models import families, hub
 from treespec.models.offload import offload as stream_layers
 from treespec.models.offload import require_host
-from treespec.models.vision import is_vision, picture_shape
+from treespec.models.vision import KINDS, is_vision, picture_shape
 from treespec.pictures import PictureReader, PictureShape
 
 EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
@@ -55,7 +58,19 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
         )
-    return PictureReader(load_tokenizer(name, revision), processor, shape)
+        older = cached_file(
+            place.path,
+            "chat_template.json",
+            revision=revision,
+            local_files_only=place.offline,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        template = None if older is None else json.loads(Path(older).read_text(encoding="utf-8"))["chat_template"]
+    tokenizer: Any = load_tokenizer(name, revision)
+    if getattr(tokenizer, "chat_template", None) is None:  # processors kept it in a file of their own before tokenizers did
+        tokenizer.chat_template = template
+    return PictureReader(tokenizer, processor, shape)
 
 
 def require_model(name: str) -> None:
@@ -83,6 +98,10 @@ def load_model(
     config = _config(name, place, revision)
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
+        raise ModelError(
+            f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
+        )
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
     with _explained(name, place, revision):

@@ -52,6 +52,7 @@ class Pair:
             "dtype": str(self.target.dtype).removeprefix("torch."),
             "vocabulary_size": self.target.vocabulary_size,
             "eos_token_ids": sorted(self.eos_token_ids),
+            "pictures": None if self.pictures is None else self.pictures.digest,
         }
 
     def provenance(self, **known: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """TextDraft: a text-only draft for a target that sees pictures, or knows tokens that the draft does not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -31,8 +32,13 @@ class TextDraft(TreeModel):
         self._skipped = torch.zeros(1, dtype=torch.int64, device=module.device)
         self._known_skipped, self._instead, self.shared, self.picture = 0, 0, shared, -1
         super().__init__(module, name=name, vocabulary=shared, kernels=kernels)  # may try out a tree, without pictures
+        self.shared = shared = self.vocabulary_size  # no more than it has logits
         self.picture, self.vocabulary_size = picture, vocabulary
         self._instead = min((i for i in self.eos_token_ids if i < shared), default=0)
+
+    def positions_of(self, prompt: Sequence[int]) -> int:
+        """See `TreeModel.positions_of`: words alone."""
+        return sum(token != self.picture for token in prompt)
 
     @property
     def known_tokens(self) -> int:
@@ -63,11 +69,11 @@ class TextDraft(TreeModel):
         super().move(self._own(prefix), rows, first)
 
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
-        """See `TreeModel.score`; rows must have equally many picture tokens, all before `keep_from`."""
-        seen = ids != self.picture
+        """See `TreeModel.score`; pictures stand before `keep_from`, in each row as many. Picture tokens behind it are unknown ones."""
+        seen = (ids != self.picture) | (torch.arange(ids.shape[1], device=ids.device) >= keep_from)
         words = int(seen[0].sum())
-        if not bool((seen.sum(1) == words).all()) or not bool(seen[:, keep_from:].all()):
-            raise CapacityError("rows of one batch must hold the same number of picture tokens, all of them in their prompts")
+        if not bool((seen.sum(1) == words).all()):
+            raise CapacityError("rows of one batch must hold the same number of picture tokens in their prompts")
         return self._widened(super().score(self._readable(ids[seen].view(ids.shape[0], words)), keep_from - (ids.shape[1] - words)))
 
     def _skip(self, count: int) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +89,10 @@ class TreeModel:
 
     generation: int
     """How often the cache was made anew: what is captured belongs to one."""
+
+    def positions_of(self, prompt: Sequence[int]) -> int:
+        """How many positions a prompt takes."""
+        return len(prompt)
 
     @property
     def known_tokens(self) -> int:
@@ -192,13 +197,18 @@ class TreeModel:
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, pictures in their places, row by row. Raises ModelError."""
+        """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, equally many pictures in each row, in their places.
+
+        A row's pictures stand at its first picture tokens; any that a model wrote itself behind them are tokens like others. Raises
+        ModelError.
+        """
         if self.vision is None:
             raise ModelError(f"{self.name} reads text only; use a vision-language model for prompts with pictures")
         shape = self.vision.shape
+        wanted = pixels.shape[0] * shape.rows // tokens.shape[0]
         here = tokens == shape.token_id
-        wanted = pixels.shape[0] * shape.rows
-        if int(here.sum()) != wanted:
+        here &= here.cumsum(1) <= wanted
+        if not bool((here.sum(1) == wanted).all()):
             raise ModelError(
                 f"{int(here.sum())} picture tokens stand for {pixels.shape[0]} pictures of {shape.rows} rows each ({self.name})"
             )

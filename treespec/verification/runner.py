@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def evaluate(
     """
     sampling = Sampling(settings.temperature, settings.top_p)
     for prompt in prompts.prompts:
-        check_fits(pair, plan, len(prompt.ids), settings)
+        check_fits(pair, plan, prompt.ids, settings)
     run = _Run(pair, plan, settings, sampling, notice)
     results: list[PromptResult] = []
     warm = False
@@ -94,8 +94,9 @@ def evaluate(
     )
 
 
-def check_fits(pair: Pair, plan: Plan | None, prompt_len: int, settings: EvaluationSettings) -> None:
+def check_fits(pair: Pair, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
     """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would."""
+    prompt_len = len(prompt)
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
     if settings.max_length is not None and needed > settings.max_length:
@@ -105,9 +106,10 @@ def check_fits(pair: Pair, plan: Plan | None, prompt_len: int, settings: Evaluat
             f"pass --max-length {needed} or more, or a smaller tree"
         )
     for role, model in (("target", pair.target), ("draft", pair.draft if plan else None)):
-        if model is not None and model.max_positions is not None and prompt_len + settings.gen_len > model.max_positions:
+        needed = 0 if model is None else model.positions_of(prompt) + settings.gen_len
+        if model is not None and model.max_positions is not None and needed > model.max_positions:
             raise CapacityError(
-                f"{prompt_len} prompt and {settings.gen_len} generated tokens need {prompt_len + settings.gen_len} positions, "
+                f"{needed - settings.gen_len} prompt and {settings.gen_len} generated tokens need {needed} positions, "
                 f"but the {role} model has {model.max_positions}; lower --prompt-len or --gen-len"
             )
 
@@ -122,10 +124,13 @@ class _Run:
         self.device = pair.target.device
         draft = None if plan is None else pair.draft
         self.engine = Engine(pair.target, draft, notice) if self.device.type == "cuda" else None
-        models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
-        self.vocabulary = min(m.vocabulary_size for m in models)
-        limits = [m.max_positions for m in models if m.max_positions is not None]
-        self.capacity = min([*limits, *([settings.max_length] if settings.max_length else [])], default=None)
+        self.models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
+        self.vocabulary = min(m.vocabulary_size for m in self.models)
+
+    def capacity(self, prompt: tuple[int, ...]) -> int | None:
+        """Cache slots that a prompt may take with what follows it; None: as many as it likes."""
+        limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.models if m.max_positions is not None]
+        return min([*limits, *([self.settings.max_length] if self.settings.max_length else [])], default=None)
 
     def describe(self) -> str:
         """How steps run."""
@@ -135,7 +140,7 @@ class _Run:
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
         """Both decodings of one prompt, the tree's first for even rows."""
         request = Request(
-            prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity, self.pair.pixels(prompt)
+            prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity(prompt.ids), self.pair.pixels(prompt)
         )
         decoders = {"baseline": lambda: self._baseline(request, index)}
         if self.plan is not None:

@@ -100,6 +100,15 @@ def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: 
     assert weights_digest("someone/model") is None
 
 
+def test_models_that_see_in_other_ways_are_named(tmp_path: Path) -> None:
+    from transformers import Blip2Config
+
+    Blip2Config().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="is a blip-2, which is no causal language model; of models that see pictures, llava will do"):
+        load_model(str(tmp_path))
+
+
 def test_a_target_alone_is_a_pair_without_draft(saved: Path) -> None:
     pair = load_pair(str(saved / "target"))
     assert pair.draft is None

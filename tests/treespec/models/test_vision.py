@@ -1,9 +1,11 @@
 """Vision-language pairs: what a tree decodes is what transformers' own generate says, and pictures are really seen."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from tests.reference import vision as v
 from treeopt.potential import PotentialSettings, measure_potential
@@ -23,6 +25,7 @@ from treespec.prompts import PromptSet, load_prompts
 from treespec.sampling import Sampling, prompt_generator
 from treespec.stepping import Engine
 from treespec.tree import SpeculationTree
+from treespec.verification.runner import EvaluationSettings, evaluate
 
 GEN_LEN = 14
 EOS = frozenset({2})
@@ -250,6 +253,75 @@ def test_pixels_and_picture_tokens_must_go_together(folders):
         pair.draft.prefill(torch.tensor([4, *[v.IMAGE_TOKEN] * 16]))
     with pytest.raises(ModelError, match="reads text only"):
         TreeModel(load_model(str(folders / "blind"))).embed(torch.tensor([[1, 2]]), torch.zeros(1, 3, v.SIDE, v.SIDE))
+
+
+@pytest.mark.parametrize("draft", ["draft", "blind"])
+def test_a_picture_token_that_the_target_writes_is_a_token_like_others(folders, draft):
+    """Random targets write one now and then; profiling reads such texts as decoding does."""
+    pair, prompts = load(folders, draft)
+    prompt = prompts.prompts[0]
+    ids, pixels = torch.tensor([*prompt.ids, 8, v.IMAGE_TOKEN, 9]), pair.pixels(prompt)
+    for model in (pair.target, pair.draft):
+        model.allocate(64)
+        scored = model.score(ids[None], len(prompt.ids) - 1, pixels)[0]
+        found = [model.prefill(ids[: len(prompt.ids)], pixels)]
+        rows = torch.arange(3)
+        place = Placement(Prefix.of(len(prompt.ids), "cpu"), rows, rows, rows <= rows[:, None])
+        found += model.forward(ids[-3:], place)
+        for one, other in zip(scored, found, strict=True):
+            assert torch.allclose(one[: v.IMAGE_TOKEN], other[: v.IMAGE_TOKEN], atol=1e-5)
+
+
+def test_a_text_only_draft_knows_no_more_tokens_than_it_has_logits(folders, tmp_path):
+    module = load_model(str(folders / "blind"), dtype="float32")
+    module.resize_token_embeddings(20)
+    v.save(module, tmp_path / "small")
+    pair = load_pair(str(folders / "target"), str(tmp_path / "small"), dtype="float32")
+    assert isinstance(pair.draft, TextDraft)
+    assert (pair.draft.known_tokens, pair.draft.vocabulary_size) == (20, v.IMAGE_TOKEN + 1)
+    pair.draft.allocate(16)
+    assert pair.draft.prefill(torch.tensor([4, 5, 22, 24]))[20:].isneginf().all()
+
+
+def test_positions_of_a_text_only_draft_count_words(folders):
+    pair, prompts = load(folders, "blind")
+    prompt = prompts.prompts[0].ids
+    assert pair.target.positions_of(prompt) == len(prompt) == pair.draft.positions_of(prompt) + 16
+    pair.draft.max_positions = pair.draft.positions_of(prompt) + GEN_LEN
+    report = evaluate(pair, TREE, replace(prompts, prompts=prompts.prompts[:1]), EvaluationSettings(gen_len=GEN_LEN))
+    assert report.lossless == "match"
+    pair.draft.max_positions -= 1
+    with pytest.raises(CapacityError, match=r"5 prompt and 14 generated tokens need 19 positions, but the draft model has 18"):
+        evaluate(pair, TREE, prompts, EvaluationSettings(gen_len=GEN_LEN))
+
+
+@pytest.mark.parametrize("draft", ["draft", "blind"])
+def test_sampled_output_follows_the_targets_distribution(folders, draft):
+    """The second token, whatever the first was, by the chi-square statistic."""
+    pair, prompts = load(folders, draft)
+    prompt = prompts.prompts[0]
+    pixels, hot, count = pair.pixels(prompt), Sampling(1.5), 300
+    first = torch.tensor([prompt.ids])
+    with torch.inference_mode():
+        start = pair.target.score(first, len(prompt.ids) - 1, pixels)[0, -1].double().div(1.5).softmax(-1)
+    for rule in ("topk", "swor"):
+        seen = torch.zeros_like(start)
+        for index in range(count):
+            stream = prompt_generator(index, 0, torch.device("cpu"))
+            request = Request(prompt.ids, 3, frozenset(), hot, pixels=pixels)
+            tokens = [
+                t for r in decode_speculative(pair.target, pair.draft, TREE, request, stream, drafting=Drafting(rule)) for t in r.tokens
+            ]
+            seen[tokens[1]] += 1
+        following = torch.zeros_like(start)
+        for token in range(len(start)):
+            ids = torch.tensor([[*prompt.ids, token]])
+            following += start[token] * pair.target.score(ids, len(prompt.ids), pixels)[0, -1].double().div(1.5).softmax(-1)
+        often = following * count > 5
+        expected = torch.cat([following[often], following[~often].sum()[None]]) * count
+        found = torch.cat([seen[often], seen[~often].sum()[None]])
+        statistic, freedom = float(((found - expected) ** 2 / expected.clamp_min(1e-9)).sum()), len(expected) - 1
+        assert chi2.sf(statistic, freedom) > 1e-3, (rule, statistic, freedom)
 
 
 @pytest.mark.parametrize("draft", ["draft", "blind"])
