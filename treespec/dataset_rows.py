@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import DatasetError
-from treespec.stdlib_source import PIECE_CHARACTERS, pieces
+from treespec.stdlib_source import pieces
 
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
 """Where a row's text is looked for, in this order."""
@@ -172,8 +172,10 @@ def keys_of(field: str | None) -> tuple[str, ...]:
 
 
 def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
-    for index, piece in enumerate(pieces(path.read_text(encoding="utf-8-sig"), PIECE_CHARACTERS)):
-        yield Row.of_text(f"{path.name}#{index}", piece)
+    with path.open(encoding="utf-8-sig") as file:
+        lines = (part for line in file for part in line.splitlines(keepends=True))
+        for index, piece in enumerate(pieces(lines)):
+            yield Row.of_text(f"{path.name}#{index}", piece)
 
 
 def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:

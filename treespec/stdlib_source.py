@@ -7,7 +7,7 @@ modules only. The data set `stdlib` serves held-out ones only, `stdlib-train` th
 
 import hashlib
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,21 +62,20 @@ def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
             yield module
 
 
-def pieces(text: str, characters: int = PIECE_CHARACTERS) -> list[str]:
-    """Cut a text at line ends into pieces of about `characters`; a short rest joins the piece before it."""
-    found: list[str] = []
-    piece = ""
-    for line in text.splitlines(keepends=True):
+def pieces(lines: Iterable[str], characters: int = PIECE_CHARACTERS) -> Iterator[str]:
+    """Runs of whole lines of `characters` or a little more; a last one of less than half joins the one before it."""
+    held, piece = "", ""
+    for line in lines:
         piece += line
         if len(piece) >= characters:
-            found.append(piece)
-            piece = ""
-    if not found:
-        return [piece] if piece else []
-    if piece and len(piece) >= characters // 2:
-        return [*found, piece]
-    found[-1] += piece
-    return found
+            if held:
+                yield held
+            held, piece = piece, ""
+    if held and len(piece) >= characters // 2:
+        yield held
+        held = ""
+    if held + piece:
+        yield held + piece
 
 
 def split_rows(split: Split, root: Path | None = None) -> list[tuple[str, str]]:
@@ -87,6 +86,6 @@ def split_rows(split: Split, root: Path | None = None) -> list[tuple[str, str]]:
     rows = [
         (index, hashlib.sha256(m.name.encode()).hexdigest(), f"{m.name}#{index}", piece)
         for m in modules(split, root)
-        for index, piece in enumerate(pieces(m.text))
+        for index, piece in enumerate(pieces(m.text.splitlines(keepends=True)))
     ]
     return [(name, piece) for _, _, name, piece in sorted(rows)]

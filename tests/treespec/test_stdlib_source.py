@@ -57,7 +57,7 @@ def test_what_is_left_out(library):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=60), st.integers(2, 100))
 def test_pieces_are_whole_lines_of_the_text(lines, characters):
     text = "\n".join(lines)
-    found = pieces(text, characters)
+    found = list(pieces(text.splitlines(keepends=True), characters))
     assert "".join(found) == text
     whole = text.splitlines(keepends=True)
     assert all(piece for piece in found)
