@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,8 +35,8 @@ StrPath = str | os.PathLike[str]
 # -- writing ------------------------------------------------------------------------------------------------------------
 
 
-def write_bytes(path: StrPath, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, fsync, rename.
+def write_bytes(path: StrPath, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, in one piece or piece by piece, whole or not at all: a temporary file in the same folder, fsync, rename.
 
     A symbolic link keeps pointing where it did; a device or pipe is written to directly. Whatever happens on the way,
     Ctrl-C included, the old content stays and no temporary file is left. Raises OutputError with the reason.
@@ -53,7 +53,7 @@ def write_json(path: StrPath, data: Mapping[str, Any]) -> None:
     write_bytes(path, text.encode() + b"\n")
 
 
-def write_together(files: Sequence[tuple[StrPath, bytes]]) -> None:
+def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> None:
     """Write a file and those that describe it, so that no moment leaves a description of something else.
 
     All are staged first; then old descriptions are removed, and everything is renamed into place in order. Raises
@@ -62,18 +62,21 @@ def write_together(files: Sequence[tuple[StrPath, bytes]]) -> None:
     staged: list[tuple[str, str]] = []
     path: StrPath = ""
     try:
-        for path, data in files:
+        for path, content in files:
+            pieces = [content] if isinstance(content, bytes) else content
             target = os.path.realpath(path)
             if _is_special(target):
                 with open(target, "wb", buffering=0) as device:
-                    write_all(device.fileno(), data)
+                    for piece in pieces:
+                        write_all(device.fileno(), piece)
                 continue
             _refuse_unwritable(target)
             temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
             staged.append((temporary, target))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                write_all(descriptor, data)
+                for piece in pieces:
+                    write_all(descriptor, piece)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,14 +23,14 @@ class Journal:
 
     The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
     a warning, and `restarted` is True. A last line torn by a crash is dropped. One run at a time writes a journal. With `path` None
-    nothing is kept.
+    nothing is kept. Memory holds where the pieces are, not the pieces.
     """
 
     def __init__(self, path: StrPath | None, fingerprint: str) -> None:
         """Open or create the journal. Raises OutputError if it cannot be written."""
         self.path = None if path is None else Path(path)
         self.restarted = False
-        self._entries: dict[str, Any] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # first byte and length of the line that holds a key
         self._descriptor: int | None = None
         self._end = 0
         self._header = {"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint}
@@ -46,20 +47,36 @@ class Journal:
 
     def __len__(self) -> int:
         """Number of keys kept."""
-        return len(self._entries)
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether something was put under a key."""
+        return key in self._places
 
     def get(self, key: str) -> Any | None:
         """What was put under a key, in this run or in an earlier one; None if nothing was."""
-        return self._entries.get(key)
+        if key not in self._places:
+            return None
+        start, length = self._places[key]
+        return json.loads(os.pread(self._open(), length, start))["value"]
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, Any]) -> None:
+        """Keep several values, which are on the disk together when this returns. Raises OutputError (then the file is as it was)."""
         if self.path is None:
             return
-        if self._end == 0:
-            self._append(self._header)
-        self._append({"key": key, "value": value})
-        self._entries[key] = json.loads(json.dumps(value))  # a resumed run and this one see the same types
+        lines = [] if self._end else [_line(self._header)]
+        places: dict[str, tuple[int, int]] = {}
+        end = self._end + sum(map(len, lines))
+        for key, value in values.items():
+            lines.append(_line({"key": key, "value": value}))
+            places[key] = (end, len(lines[-1]))
+            end += len(lines[-1])
+        self._append(b"".join(lines))
+        self._places |= places
 
     def close(self) -> None:
         """Stop writing and leave the file for a later run, unless there is nothing in it."""
@@ -79,7 +96,7 @@ class Journal:
 
     def _claim(self, path: Path) -> int:
         """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
@@ -90,48 +107,56 @@ class Journal:
     def _recover(self, path: Path, fingerprint: str) -> bool:
         """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends.
 
-        True where the file was of other work, and is moved.
+        True where the file is of other work, and was moved.
         """
-        content = path.read_bytes()
-        lines = content.split(b"\n")[:-1]  # what follows the last line end is torn, or nothing
-        records = [_record(line) for line in lines]
-        if content and (not lines or (records[0] or {}).get("fingerprint") != fingerprint):
-            aside = path.with_name(path.name + ".old")
-            _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
-            os.replace(path, aside)
-            self.restarted = True
-            return True
-        for line, record in zip(lines, records, strict=True):
-            if record is None:
-                _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
-                return False
-            if "key" in record:
-                self._entries[str(record["key"])] = record.get("value")
-            self._end += len(line) + 1
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                whole = line.endswith(b"\n")  # else it is torn
+                record = _record(line) if whole else None
+                if number == 0 and (record or {}).get("fingerprint") != fingerprint:
+                    aside = path.with_name(path.name + ".old")
+                    _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
+                    os.replace(path, aside)
+                    self.restarted = True
+                    return True
+                if record is None:
+                    if whole:
+                        _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
+                    return False
+                if "key" in record:
+                    self._places[str(record["key"])] = (self._end, len(line))
+                self._end += len(line)
         return False
 
-    def _append(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    def _append(self, data: bytes) -> None:
+        descriptor = self._open()
         assert self.path is not None
-        if self._descriptor is None:
-            raise ValueError(f"journal {self.path} is closed")
         try:
-            os.lseek(self._descriptor, self._end, os.SEEK_SET)
-            write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
+            os.lseek(descriptor, self._end, os.SEEK_SET)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
         except BaseException as e:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._end)
+                os.ftruncate(descriptor, self._end)
             if isinstance(e, OSError):
                 refuse(self.path, e)
             raise
-        self._end += len(line)
+        self._end += len(data)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"journal {self.path} is closed")
+        return self._descriptor
 
 
 def discard(path: StrPath | None) -> None:
     """The result is saved: delete its journal, if there is one."""
     if path is not None:
         Path(path).unlink(missing_ok=True)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

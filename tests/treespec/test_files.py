@@ -225,3 +225,17 @@ def test_files_that_are_not_there_or_too_big(tmp_path):
 
 
 # -- resuming -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_written_piece_by_piece_is_whole_or_not_there(tmp_path):
+    write_bytes(tmp_path / "f", (bytes([i]) for i in range(5)))
+    assert (tmp_path / "f").read_bytes() == bytes(range(5))
+
+    def broken():
+        yield b"x"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_bytes(tmp_path / "f", broken())
+    assert (tmp_path / "f").read_bytes() == bytes(range(5))
+    assert names(tmp_path) == ["f"]

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -137,3 +138,39 @@ def test_one_run_at_a_time_writes_a_journal(tmp_path):
         first.put("b", 2)
     with Journal(path, "work") as second:
         assert (second.get("a"), second.get("b")) == (1, 2)
+
+
+def test_values_put_together_are_there_together_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "j"
+    write = os.write
+
+    def fail_late(descriptor, data):
+        write(descriptor, bytes(data[:-5]))
+        raise OSError(errno.ENOSPC, "full")
+
+    with Journal(path, "work") as journal:
+        journal.put_all({"a": 1, "b": [2, {"c": "ü"}]})
+        monkeypatch.setattr(files.os, "write", fail_late)
+        with pytest.raises(OutputError):
+            journal.put_all({"b": 3, "d": 4})
+        monkeypatch.undo()
+        assert [journal.get(key) for key in "abd"] == [1, [2, {"c": "ü"}], None]
+        journal.put_all({})
+    with Journal(path, "work") as journal:
+        assert [journal.get(key) for key in "abd"] == [1, [2, {"c": "ü"}], None]
+        assert len(journal) == 2
+
+
+def test_a_journal_takes_no_memory_for_what_it_holds(tmp_path):
+    """1 MB of numbers in ten pieces: recovered and read one by one, some hundred kB at a time."""
+    value = list(range(10_000, 26_000))
+    with Journal(tmp_path / "j", "work") as journal:
+        for key in range(10):
+            journal.put(str(key), value)
+    assert (tmp_path / "j").stat().st_size > 1 << 20
+    tracemalloc.start()
+    with Journal(tmp_path / "j", "work") as journal:
+        held, _ = tracemalloc.get_traced_memory()
+        assert journal.get("7") == value
+    tracemalloc.stop()
+    assert held < 20_000
