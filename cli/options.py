@@ -47,13 +47,16 @@ class GrowmapFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Find the file; a usage error, with the names that are near, where there is none."""
-        if os.path.exists(value) or os.path.dirname(value):  # names have no folder before them
+        folder = os.path.isdir(value)
+        if os.path.dirname(value) or (os.path.exists(value) and not folder):  # names have no folder before them
             return super().convert(value, param, ctx)
         from treeopt.growmap_library import find
 
         try:
             return find(os.fspath(value))
         except GrowMapError as error:
+            if folder:
+                return super().convert(value, param, ctx)
             self.fail(str(error), param, ctx)
 
 

@@ -54,6 +54,11 @@ def test_a_file_of_that_name_wins(run: Any, tmp_path: Path) -> None:
     assert run("inspect", "68m_7b-64", "--format", "json").json["size"] == 3
 
 
+def test_a_folder_of_that_name_hides_nothing(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "68m_7b-64").mkdir()
+    assert run("inspect", "68m_7b-64", "--format", "json").json["size"] == 64
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
