@@ -25,7 +25,7 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 @click.option("--max-nodes", type=POSITIVE, default=48, show_default=True, help="Most nodes of a growmap to draw, the likeliest first.")
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
-    """Show a growmap (.pt, or the name of one that comes with treeopt), a profile or a report (.json)."""
+    """Show a growmap (.pt, or the name of one that comes with treeopt), a profile, a report or a training.json."""
     if listing == (file is not None):
         raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
     data, render = _library() if file is None else _read(file, acceptance, max_nodes)
@@ -66,7 +66,14 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         from treeopt.potential_report import read_potential
 
         return results.potential_summary(read_potential(file)), tables.potential
-    raise ProfileError(f"{file} has the schema {schema!r}, which is no growmap, acceptance, latency, evaluation or potential of treeopt")
+    if schema == "treeopt.training":
+        from treeopt.training.record import read_record
+
+        record, outcome = read_record(file)
+        return results.training_summary(outcome, record, file.parent), tables.trained
+    raise ProfileError(
+        f"{file} has the schema {schema!r}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt"
+    )
 
 
 def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:

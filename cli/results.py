@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from treeopt.optimizer.search import OptimizationResult
     from treeopt.potential_report import PotentialReport
     from treeopt.profiles import AcceptanceProfile, LatencyProfile
+    from treeopt.training.record import Outcome
     from treespec.growmap import GrowMap
     from treespec.tree import SpeculationTree
     from treespec.verification.report import EvaluationReport
@@ -28,6 +29,10 @@ _ACCEPTANCE_KEYS = (
     "prompts",
     "prompt_set",
 )
+
+_SOURCES = ("target", "draft", "config", "dataset")
+_SETTINGS = ("objective", "divergence", "text", "batch_size", "gradient_accumulation", "seq_len", "learning_rate", "warmup", "seed")
+"""What `inspect` shows of how a draft was trained."""
 
 
 def acceptance_summary(profile: "AcceptanceProfile") -> dict[str, Any]:
@@ -74,6 +79,24 @@ def potential_summary(report: "PotentialReport") -> dict[str, Any]:
     data = report.to_json()
     drafts = [{key: value for key, value in draft.items() if key != "sums"} for draft in data["drafts"]]
     return {key: value for key, value in data.items() if key not in ("schema", "version", "prompt_positions")} | {"drafts": drafts}
+
+
+def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run came to (null where it is not finished), and how it was trained."""
+    ends = {"before": None, "after": None} if outcome is None else {"before": outcome.before, "after": outcome.after}
+    chosen = {name: record["sources"].get(name) for name in _SOURCES} | {name: record["settings"].get(name) for name in _SETTINGS}
+    return {
+        "finished": outcome is not None,
+        "steps": outcome and outcome.steps,
+        "loss": {"first": outcome and outcome.loss_first, "last": outcome and outcome.loss_last},
+        "rank1_acceptance": {
+            when: None if found is None else {"probability": found[0], "standard_error": found[1]} for when, found in ends.items()
+        },
+        "texts": outcome and outcome.texts,
+        "seconds": outcome and outcome.seconds,
+        "folder": str(folder),
+        "settings": chosen,
+    }
 
 
 def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] | None) -> dict[str, Any]:

@@ -190,16 +190,27 @@ def _verdict(data: Mapping[str, Any]) -> str:
 
 
 def training(console: Console, data: Mapping[str, Any]) -> None:
-    """Loss and rank-1 acceptance, before and after."""
+    """Loss and rank-1 acceptance, before and after; for a run that is not finished, how it is trained."""
+    if not data["finished"]:
+        pairs(console, data["settings"])
+        _line(console, f"not finished; the same train-draft with --resume -o {data['folder']} goes on")
+        return
     table = _titled(console, f"training: {data['steps']:,} steps on {data['texts']:,} texts, {data['seconds']:.0f} s")
     for column in ("", "before", "after"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("loss (nats per token)", _number(data["loss"]["first"], 4), _number(data["loss"]["last"], 4))
     found = [data["rank1_acceptance"][when] for when in ("before", "after")]
-    shown = ["-" if one is None else f"{one['probability']:.4f} +- {one['standard_error']:.4f}" for one in found]
+    shown = ["-" if one is None else f"{one['probability']:.4f} +- {_number(one['standard_error'], 4)}" for one in found]
     table.add_row("rank-1 acceptance, held-out texts", *shown)
     console.print(table)
     _line(console, f"--draft {data['folder']}")
+
+
+def trained(console: Console, data: Mapping[str, Any]) -> None:
+    """A run from its record: how it was trained, then what came of it."""
+    if data["finished"]:
+        pairs(console, data["settings"])
+    training(console, data)
 
 
 def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -> None:

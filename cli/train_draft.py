@@ -1,18 +1,15 @@
 """`treeopt train-draft`: make a draft for a target."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from treeopt.cli.options import NATURAL, POSITIVE, Command, Finite, bundle, device_option, dtype_name, format_option
 from treeopt.cli.output import Progress, emit, note
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _TOKENS = click.IntRange(min=2)
 
@@ -31,14 +28,23 @@ class SourceOptions:
     end: int | None
     num_rows: int
     eval_dataset: str | None
+    field: str | None
+    eval_field: str | None
+    skip_bad_rows: bool
 
     def __post_init__(self) -> None:
         if (self.draft is None) == (self.config is None):
             raise click.UsageError("pass exactly one of --draft, a model to train further, and --config, the shape of a new one.")
         if self.end is not None and self.end <= self.start:
             raise click.UsageError(f"--end {self.end} leaves no rows from --start {self.start}; pass --end {self.start + 1} or more.")
-        if self.eval_dataset == self.dataset:
-            raise click.UsageError(f"--eval-dataset {self.dataset} is trained on; leave it out, and its first rows are held out.")
+        if self.eval_dataset is None:
+            if self.eval_field is not None:
+                raise click.UsageError("--eval-field is for --eval-dataset; rows of --dataset have their text under --field.")
+            return
+        from treespec.prompts import same_dataset
+
+        if same_dataset(self.eval_dataset, self.dataset):
+            raise click.UsageError(f"--eval-dataset {self.eval_dataset} is trained on; leave it out, and its first rows are held out.")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise click.UsageError("pass one of --steps and --epochs.")
+        steps = 1000 if self.steps is None else self.steps
+        if self.epochs is None and int(self.warmup) >= steps:
+            raise click.UsageError(f"--warmup {self.warmup:g} takes all of the {steps} steps; lower it, or raise --steps.")
         if self.dtype == "float16":
             raise click.UsageError("--dtype float16 overflows without loss scaling; pass bfloat16 or float32.")
 
@@ -135,6 +144,11 @@ def source_options() -> Callable[[Command], Command]:
             "--eval-dataset",
             metavar="NAME|PATH",
             help="Rows to measure acceptance on. [default: the first of --dataset, left out of training]",
+        ),
+        click.option("--field", metavar="NAME", help="Key or column that holds the text of --dataset, where it is none of the usual ones."),
+        click.option("--eval-field", metavar="NAME", help="The same for --eval-dataset."),
+        click.option(
+            "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
         ),
     )
 
@@ -245,6 +259,8 @@ def train_draft(
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, length.dtype)
     for dataset in filter(None, (sources.dataset, sources.eval_dataset)):
         check_hub(models, dataset)
+    from treeopt.cli import tables
+    from treeopt.cli.results import training_summary
     from treeopt.drafting_models import train_draft as train
     from treeopt.training.settings import TrainSettings
     from treeopt.training.sources import TrainSources
@@ -268,25 +284,4 @@ def train_draft(
     if not first:
         return
     note(f"wrote {output}")
-    emit(output_format, summary(result), _render)
-
-
-def summary(result: Any) -> dict[str, Any]:
-    """The keys that stay: steps, loss, rank1_acceptance, seconds, folder."""
-    measured = {"before": result.before, "after": result.after}
-    return {
-        "steps": result.steps,
-        "loss": {"first": result.loss_first, "last": result.loss_last},
-        "rank1_acceptance": {
-            when: None if found is None else {"probability": found[0], "standard_error": found[1]} for when, found in measured.items()
-        },
-        "texts": result.record["texts"]["rows"],
-        "seconds": result.seconds,
-        "folder": str(result.folder),
-    }
-
-
-def _render(console: "Console", data: Mapping[str, Any]) -> None:
-    from treeopt.cli import tables
-
-    tables.training(console, data)
+    emit(output_format, training_summary(result, result.record, output), tables.training)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +10,30 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from treeopt.training.folder import RECORD, SCHEMA, open_run, require_free, write_model
-from treeopt.training.settings import TrainSettings, training_arguments
-from treeopt.training.sources import Draft, Target, TrainSources, open_draft
-from treeopt.training.texts import Continuing, Shares, Split, Texts, own_windows, split_rows, target_texts
+from treeopt.training.folder import Run, drop_later, open_run, require_free, write_model
+from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
+from treeopt.training.settings import FREE, TrainSettings, training_arguments
+from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
+from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError, TrainingError
 from treespec.files import write_json
 from treespec.models.loading import load_model
-from treespec.prompts import load_prompts
 from treespec.provenance import Provenance, public_name
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
 
 
+_BAD_ROWS_SHOWN = 10
+"""More are only counted."""
+
+
 @dataclass(frozen=True)
-class TrainResult:
-    """What a run came to. `before` and `after` are (rank-1 acceptance, standard error), None where it was not measured."""
+class TrainResult(Outcome):
+    """What a run came to, and where it is."""
 
     folder: Path
-    steps: int
-    loss_first: float
-    loss_last: float
-    before: tuple[float, float] | None
-    after: tuple[float, float] | None
-    seconds: float
-    """Of this call; a resumed run's earlier time is not in it."""
     record: Mapping[str, Any]
     """What training.json holds."""
 
@@ -70,21 +67,17 @@ def train_draft(
     elif settings.eval_prompts:
         target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
     split = _rows(sources, settings, target, draft.vocabulary)
-    if len(split.held_out) < settings.eval_prompts:
-        notice(
-            f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
-        )
+    _note_rows(split, sources, settings, notice if shares.rank == 0 else lambda message: None)
     own, prompts = _material(split, settings, target, settings.batch_size * shares.processes)
     known = {
+        "contents": contents(sources, target, draft),
         "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},
         "settings": asdict(settings),
         "rows": {"training_rows": len(split.training), "held_out_rows": len(split.held_out), "sha256": split.fingerprint},
         "machine": {"processes": shares.processes},
     }
-    shares.wait()
-    run = open_run(folder, known) if shares.rank == 0 else None
-    shares.wait()
-    run = run or open_run(folder, known)
+    split = replace(split, training=())  # `own` and `prompts` hold what is needed of them
+    run = _open(folder, known, shares)
     if run.record is not None:
         notice(f"{folder} is finished; nothing is left to train")
         return _result(folder, run.record, shares)
@@ -102,9 +95,21 @@ def train_draft(
     record = _record(known, history, texts, split, arguments, time.perf_counter() - started)
     if shares.rank == 0:
         module.config.use_cache = True
-        write_model(folder, module, target.tokenizer)
-        write_json(folder / RECORD, record)
+        write_model(folder, module, target.tokenizer, draft.picture_files)
+        write_json(folder / NAME, record)
     return _result(folder, record, shares)
+
+
+def _open(folder: Path, known: Mapping[str, Any], shares: Shares) -> Run:
+    """The run in the folder, recorded by the first process; what it has of torn checkpoints goes."""
+    shares.wait()
+    run = None
+    if shares.rank == 0:
+        run = open_run(folder, known, FREE)
+        if run.record is None:
+            drop_later(folder, run.checkpoint)
+    shares.wait()
+    return run or open_run(folder, known, FREE)
 
 
 def _fit(
@@ -148,9 +153,9 @@ def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainRes
     shares.wait()
     if shares.processes > 1:
         torch.distributed.destroy_process_group()
-    ranks = [(entry["rank1_acceptance"], entry["rank1_standard_error"]) for entry in record["history"] if "rank1_acceptance" in entry]
-    before, after = (ranks[0], ranks[-1]) if ranks else (None, None)
-    return TrainResult(folder, record["steps"], record["loss"]["first"], record["loss"]["last"], before, after, record["seconds"], record)
+    found = outcome(record, folder / NAME)
+    assert found is not None, "only finished runs have a result"
+    return TrainResult(**vars(found), folder=folder, record=record)
 
 
 def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
@@ -159,41 +164,44 @@ def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
 
 
 def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
-    """Raise CapacityError where a model has fewer positions than texts have tokens."""
-    needs = {
-        "--seq-len": settings.seq_len,
-        "--prompt-len and --gen-len": settings.prompt_len + settings.gen_len if settings.eval_prompts else 0,
-    }
-    for role, most in (("draft", draft.max_positions), ("target", target.max_positions)):
-        for names, tokens in needs.items():
+    """Raise CapacityError where a model has fewer positions than the texts that it reads have tokens."""
+    trained = "--seq-len", settings.seq_len
+    measured = "--prompt-len and --gen-len", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
+    taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
+    for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
+        for names, tokens in needs:
             if most is not None and tokens > most:
                 raise CapacityError(f"{names} ask for {tokens} tokens, but the {role} has {most} positions; lower them")
 
 
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
     """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
-    if sources.eval_dataset is not None and sources.eval_dataset == sources.dataset:
-        raise TrainingError(f"--eval-dataset {sources.dataset} is the data set trained on; leave it out, and its first rows are held out")
     split = split_rows(
-        sources.dataset,
+        Rows(sources.dataset, sources.field, sources.start, sources.end, sources.skip_bad_rows),
         target.tokenizer,
         vocabulary,
-        start=sources.start,
-        end=sources.end,
         num_rows=sources.num_rows,
         held_out=settings.eval_prompts if sources.eval_dataset is None else 0,
         prompt_len=settings.prompt_len,
+        keep=settings.prompt_len if settings.text == "target" else None,
     )
     if sources.eval_dataset is None or settings.eval_prompts == 0:
         return split
-    prompts = load_prompts(
-        sources.eval_dataset,
-        target.tokenizer,
-        num_prompts=settings.eval_prompts,
-        prompt_len=settings.prompt_len,
-        vocabulary_size=vocabulary,
-    )
-    return Split(split.training, torch.tensor([prompt.ids for prompt in prompts]), split.dataset, split.start, split.end)
+    measured = Rows(sources.eval_dataset, sources.eval_field, skip_bad=sources.skip_bad_rows)
+    prompts, bad = held_out_prompts(measured, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len)
+    return replace(split, held_out=prompts, bad=(*split.bad, *bad))
+
+
+def _note_rows(split: Split, sources: TrainSources, settings: TrainSettings, notice: Notice) -> None:
+    """Say which rows were skipped, and where fewer are held out than asked for."""
+    for row in split.bad[:_BAD_ROWS_SHOWN]:
+        notice(f"skipped: {row.reason}")
+    if len(split.bad) > _BAD_ROWS_SHOWN:
+        notice(f"skipped: {len(split.bad) - _BAD_ROWS_SHOWN} more bad rows")
+    if len(split.held_out) < settings.eval_prompts:
+        notice(
+            f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
+        )
 
 
 def _held_out(
@@ -221,7 +229,7 @@ def _material(split: Split, settings: TrainSettings, target: Target, batch: int)
     else:
         rows = [row[: settings.prompt_len] for row in split.training if len(row) >= settings.prompt_len]
         texts = own_windows((), settings.seq_len, None)
-        prompts = torch.stack(rows).long() if rows else None
+        prompts = torch.stack(rows) if rows else None
         found, what = len(rows), f"{settings.prompt_len} tokens to continue (--prompt-len)"
     if found < batch:
         raise TrainingError(
@@ -255,7 +263,7 @@ def _record(
     )
     return {
         "schema": SCHEMA,
-        "version": 1,
+        "version": VERSION,
         "finished": True,
         **known,
         "texts": {"rows": len(texts), "tokens_that_count": texts.counted},

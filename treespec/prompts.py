@@ -162,7 +162,7 @@ def load_prompts(
             taken = _tokens(row, tokenizer, vocabulary_size, chat)
         if isinstance(taken, BadRow):
             if not skip_bad_rows:
-                raise DatasetError(f"{taken.reason} (--skip-bad-rows goes on without such rows)")
+                raise refused(taken)
             bad.append(taken)
             continue
         assert isinstance(row, Row)
@@ -205,14 +205,22 @@ def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row
     raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
 
 
-def token_ids(row: Row | BadRow, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...]:
-    """All token ids of a row. Raises DatasetError: a bad row, a picture, text without a tokenizer, ids that the model does not have."""
-    if isinstance(row, Row):
-        taken = _tokens(row, tokenizer, vocabulary_size, False) if row.image is None else _about_picture(row, None, "", False)
-        if isinstance(taken, _Taken):
-            return taken.ids
-        row = taken
-    raise DatasetError(row.reason)
+def token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...] | BadRow:
+    """All token ids of a row, or why it has none that the model knows. Raises DatasetError: text without a tokenizer."""
+    taken = _tokens(row, tokenizer, vocabulary_size, False)
+    return taken if isinstance(taken, BadRow) else taken.ids
+
+
+def refused(row: BadRow) -> DatasetError:
+    """The error that a bad row is where bad rows are not skipped."""
+    return DatasetError(f"{row.reason} (--skip-bad-rows goes on without such rows)")
+
+
+def same_dataset(one: str, other: str) -> bool:
+    """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
+    if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def _no_row_at(start: int, rows: int) -> str:

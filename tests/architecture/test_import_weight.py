@@ -24,6 +24,7 @@ WITHOUT_HEAVY = [
     "treeopt.potential_report",
     "treeopt.profiles",
     "treeopt.ratio",
+    "treeopt.training.record",
     "treeopt.optimizer",
     "treeopt.optimizer.best_first",
     "treeopt.optimizer.dynamic_program",

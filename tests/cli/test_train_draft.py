@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.reference.vision import write_scenes
+
 Pair = tuple[Path, Path]
 
 SIZES = ["--seq-len", 16, "--batch-size", 2, "--prompt-len", 6, "--gen-len", 8, "--eval-prompts", 2, "--steps", 4, "--eval-steps", 2]
@@ -103,6 +105,10 @@ def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypat
         (["--draft", "d", "--seq-len", "1"], "--seq-len"),
         (["--draft", "d", "--start", "5", "--end", "5"], "leaves no rows"),
         (["--draft", "d", "--dataset", "x", "--eval-dataset", "x"], "is trained on"),
+        (["--draft", "d", "--dataset", "x.jsonl", "--eval-dataset", "./x.jsonl"], "--eval-dataset ./x.jsonl is trained on"),
+        (["--draft", "d", "--eval-field", "body"], "--eval-field is for --eval-dataset"),
+        (["--draft", "d", "--steps", "20", "--warmup", "20"], "--warmup 20 takes all of the 20 steps; lower it, or raise --steps"),
+        (["--draft", "d", "--warmup", "1000"], "--warmup 1000 takes all of the 1000 steps"),
         (["--draft", "d", "--objective", "rl"], "--objective"),
     ],
 )
@@ -129,3 +135,62 @@ def test_a_failure_is_one_line_and_exit_1(run: Any, pair: Pair, rows: Path, argu
     assert (outcome.code, outcome.out) == (1, ""), outcome
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_one_held_out_text_has_no_standard_error(run: Any, pair: Pair, rows: Path) -> None:
+    arguments = [*start(pair, rows), "--draft", pair[1], "--eval-prompts", 1]
+    found = run(*arguments, "-o", "a", "--format", "json").json["rank1_acceptance"]
+    assert [found[when]["standard_error"] for when in ("before", "after")] == [None, None]
+    shown = run(*arguments, "-o", "b").out
+    assert f"{found['before']['probability']:.4f} +- -" in shown
+
+
+def test_texts_lie_under_a_field_and_bad_rows_can_be_skipped(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    texts = [json.loads(line)["text"] for line in rows.read_text().splitlines()]
+    for name, key in (("train.jsonl", "body"), ("eval.jsonl", "story")):
+        lines = [json.dumps({key: text, "text": 3}) for text in texts]
+        (tmp_path / name).write_text("\n".join([lines[0], '{"text": "odd"}', *lines[1:]]))
+    arguments = [*start(pair, tmp_path / "train.jsonl"), "--draft", pair[1], "--eval-dataset", tmp_path / "eval.jsonl"]
+    arguments += ["--field", "body", "--eval-field", "story"]
+    refused = run(*arguments, "-o", "a")
+    assert refused.code == 1
+    assert refused.err.startswith('error: train.jsonl, line 2: the row has no key "body"')
+    assert refused.err.endswith("(--skip-bad-rows goes on without such rows)\n")
+    outcome = run(*arguments, "-o", "a", "--skip-bad-rows")
+    assert outcome.code == 0, outcome.err
+    for name in ("train", "eval"):
+        assert f"skipped: {name}.jsonl, line 2: " in outcome.err
+    assert json.loads(Path("a/training.json").read_text())["rows"] | {"sha256": ""} == {
+        "training_rows": 8,
+        "held_out_rows": 2,
+        "sha256": "",
+    }
+
+
+def test_pictures_are_refused_by_what_reads_text_only(run: Any, pair: Pair, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pictures", range(2))
+    outcome = run(*start(pair, tmp_path / "pictures"), "--draft", pair[1])
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: pictures/scene-0000.png is a picture, but train-draft reads text only; pass a data set of text\n"
+
+
+def test_inspect_shows_a_run_from_its_record(run: Any, pair: Pair, rows: Path) -> None:
+    trained = run(*start(pair, rows), "--draft", pair[1], "-o", "out", "--format", "json")
+    shown = run("inspect", "out/training.json", "--format", "json")
+    assert shown.code == 0, shown.err
+    assert shown.json == trained.json
+    assert (
+        shown.json["settings"] | {"target": "target", "draft": "draft", "objective": "distill", "batch_size": 2} == shown.json["settings"]
+    )
+    table = run("inspect", "out/training.json").out
+    for words in ("learning rate", "0.0003", "rank-1 acceptance, held-out texts", f"{trained.json['loss']['last']:.4f}", "--draft out"):
+        assert words in table
+    record = json.loads(Path("out/training.json").read_text())
+    Path("out/training.json").write_text(json.dumps(record | {"finished": False}))
+    assert "not finished; the same train-draft with --resume -o out goes on" in run("inspect", "out/training.json").out
+    assert run("inspect", "out/training.json", "--format", "json").json["steps"] is None
+    del record["loss"]
+    Path("out/training.json").write_text(json.dumps(record))
+    broken = run("inspect", "out/training.json")
+    assert broken.code == 1
+    assert broken.err.startswith("error: out/training.json has no 'loss'")

@@ -3,38 +3,50 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import struct
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from treeopt.training.record import NAME as RECORD
+from treeopt.training.record import SCHEMA, VERSION
 from treespec.errors import OutputError, TrainingError
-from treespec.files import check_writable, make_folder, read_json, refuse, write_json
+from treespec.files import check_writable, make_folder, read_json, write_json
 
-SCHEMA = "treeopt.training"
-RECORD = "training.json"
 _STAGING = ".saving"
 _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 """What every checkpoint has beside weights and states of random streams; the last one is written last."""
+_MADE = ("checkpoint-*", "texts-*", "held-out-*")
+"""What a run leaves in its folder that is worth keeping, before it is finished."""
+_MAX_HEADER = 100 << 20
+"""Bytes of a safetensors header, by its format."""
 
 
 def require_free(folder: Path, *, resume: bool) -> None:
     """Make the folder where it is missing. Raises OutputError where it cannot be written, TrainingError where it is taken.
 
     A folder that holds a model or checkpoints without a record of training belongs to something else. One that holds a
-    record needs `resume`; with it, an empty folder is as good as a new one.
+    record needs `resume`; with it, an empty folder is as good as a new one. A record alone, of a run that ended before it had
+    written a text or a checkpoint, is as good as none and is removed.
     """
     make_folder(folder)
     check_writable(folder / RECORD)
-    if (folder / RECORD).exists():
+    begun = (folder / RECORD).exists()
+    if begun and (any(next(folder.glob(pattern), None) for pattern in _MADE) or _read(folder).get("finished")):
         if not resume:
             raise TrainingError(f"{folder} holds a training run already; pass --resume to go on with it, or another folder")
         return
     foreign = sorted(path.name for pattern in ("config.json", "*.safetensors", "checkpoint-*") for path in folder.glob(pattern))
     if foreign:
         raise TrainingError(f"{folder} holds another model ({foreign[0]}), which training would overwrite; pass another folder")
+    if begun:
+        (folder / RECORD).unlink()
 
 
 @dataclass(frozen=True)
@@ -54,21 +66,22 @@ class Run:
         return history if state["global_step"] >= state["max_steps"] else None
 
 
-def open_run(folder: Path, known: Mapping[str, Any]) -> Run:
+def open_run(folder: Path, known: Mapping[str, Any], free: Collection[str] = ()) -> Run:
     """Record a new run, or check that a run that is there is `known` and say how far it has come.
 
-    `known` is plain JSON: groups of named values that decide what is trained. Raises TrainingError that names what differs.
+    `known` is plain JSON: groups of named values, of which all but those named in `free` decide what is trained. Raises
+    TrainingError that names what differs.
     """
     if not (folder / RECORD).exists():
-        write_json(folder / RECORD, {"schema": SCHEMA, "version": 1, "finished": False, **known})
+        write_json(folder / RECORD, {"schema": SCHEMA, "version": VERSION, "finished": False, **known})
         return Run()
-    found = read_json(folder / RECORD, schema=SCHEMA, version=1, error=TrainingError)
+    found = _read(folder)
     for group, values in json.loads(json.dumps(known)).items():
         before = found.get(group)
         if not isinstance(before, dict):
             raise TrainingError(f"{folder / RECORD} has no {group}; it was not written by this treeopt, pass another folder")
         for name, value in values.items():
-            if before.get(name) != value:
+            if name not in free and before.get(name) != value:
                 raise TrainingError(
                     f"{folder} was trained with {name.replace('_', '-')} {_short(before.get(name))}, and now it is {_short(value)}; "
                     "resume with the same, or train into another folder"
@@ -77,38 +90,95 @@ def open_run(folder: Path, known: Mapping[str, Any]) -> Run:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that was written to its end; those that were not are passed over."""
-    steps = {int(number): path for path in folder.glob("checkpoint-*") if (number := path.name.removeprefix("checkpoint-")).isdecimal()}
-    return next((path for step, path in sorted(steps.items(), reverse=True) if _is_whole(path, step)), None)
+    """The checkpoint of the highest step that is whole; those that are not are passed over."""
+    return next((path for step, path in sorted(_checkpoints(folder).items(), reverse=True) if _is_whole(path, step)), None)
+
+
+def drop_later(folder: Path, checkpoint: Path | None) -> None:
+    """Remove the checkpoints after the newest whole one: the Trainer would count them among those to keep, or write over them."""
+    for step, path in _checkpoints(folder).items():
+        if checkpoint is None or step > _step(checkpoint):
+            shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    return {_step(path): path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()}
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _is_whole(checkpoint: Path, step: int) -> bool:
-    if not all((checkpoint / name).is_file() for name in _WHOLE):
-        return False
-    if not any(checkpoint.glob("*.safetensors")) or not any(checkpoint.glob("rng_state*.pth")):
+    """Whether all files are there and of the length that they say, the pickles' checksums included."""
+    weights, states = list(checkpoint.glob("*.safetensors")), list(checkpoint.glob("rng_state*.pth"))
+    if not weights or not states or not all((checkpoint / name).is_file() for name in _WHOLE):
         return False
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:  # torn
+        index = checkpoint / "model.safetensors.index.json"
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+        archives = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *states]
+        return (
+            state["global_step"] == step
+            and shards <= {path.name for path in weights}
+            and all(_has_its_length(path) for path in weights)
+            and all(_is_archive(path) for path in archives)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):  # a torn file of JSON
         return False
-    return isinstance(state, dict) and state.get("global_step") == step
 
 
-def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Save a model and its tokenizer as a plain folder, file by file whole, the configuration last. Raises OutputError."""
-    staging = folder / _STAGING
+def _has_its_length(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says. Raises ValueError, KeyError, TypeError for a header that is none."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
+        if length > _MAX_HEADER:
+            return False
+        header = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return path.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file of torch.save is a zip archive whose members have their checksums."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError):
+        return False
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Within, what libraries raise for a file that cannot be written becomes OutputError with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have errors of their own for a full disk
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
+        raise OutputError(
+            f"cannot save {path}: {reason}; free some space, or mend what else is in the way, then run the same with --resume"
+        ) from e
+
+
+def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, others: Collection[Path] = ()) -> None:
+    """Save a model, its tokenizer and `others` as a plain folder, file by file whole, the configuration last. Raises OutputError."""
+    staging = folder / _STAGING
+    with saving(folder):
         shutil.rmtree(staging, ignore_errors=True)
         model.save_pretrained(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+        for path in others:
+            shutil.copyfile(path, staging / path.name)
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
         staging.rmdir()
-    except OSError as e:
-        refuse(folder, e)
-    except Exception as e:  # safetensors has an error of its own for a full disk
-        raise OutputError(f"cannot write the model to {folder}: {' '.join(str(e).split())[:200]}") from e
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return read_json(folder / RECORD, schema=SCHEMA, version=VERSION, error=TrainingError)
 
 
 def _short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """How a draft is trained."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -9,6 +10,9 @@ from transformers import TrainingArguments
 
 from treeopt.training.losses import Loss
 from treespec.errors import TrainingError
+
+FREE = ("eval_steps", "save_steps", "save_limit", "text_batch", "skip_bad_rows")
+"""Settings and sources that may change from call to call of one run: they decide nothing about what is trained."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class TrainSettings:
                 f"--temperature {self.temperature} and --learning-rate {self.learning_rate} must be more than 0, "
                 f"--text-temperature {self.text_temperature}, --warmup {self.warmup} and --eval-prompts {self.eval_prompts} 0 or more"
             )
+        if self.epochs is None and self.warmup_steps(self.most_steps) >= self.most_steps:
+            raise TrainingError(f"--warmup {self.warmup:g} takes all of the {self.most_steps} steps; lower it, or raise --steps")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise TrainingError(
                 f"--dtype is {self.dtype}, but training runs in float32 or bfloat16: float16 overflows without loss scaling"
@@ -78,6 +84,15 @@ class TrainSettings:
             raise TrainingError(
                 f"--seq-len {self.seq_len} leaves nothing to write after --prompt-len {self.prompt_len}; pass --seq-len {self.prompt_len + 2} or more"
             )
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a run that is not bounded by epochs."""
+        return self.steps or 1000
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of so many steps, those until the learning rate is reached; a share leaves at least one."""
+        return int(self.warmup) if self.warmup >= 1 else min(math.ceil(steps * self.warmup), steps - 1)
 
     @property
     def loss(self) -> Loss:
@@ -95,7 +110,9 @@ def training_arguments(settings: TrainSettings, folder: Path, device: str) -> Tr
     if not cpu and not torch.cuda.is_available():
         raise TrainingError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
     bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and torch.cuda.is_bf16_supported())
-    length: dict[str, Any] = {"num_train_epochs": settings.epochs} if settings.epochs is not None else {"max_steps": settings.steps or 1000}
+    length: dict[str, Any] = {"num_train_epochs": settings.epochs, "warmup_steps": settings.warmup}
+    if settings.epochs is None:
+        length = {"max_steps": settings.most_steps, "warmup_steps": settings.warmup_steps(settings.most_steps)}
     return TrainingArguments(
         output_dir=str(folder),
         use_cpu=cpu,
@@ -103,7 +120,6 @@ def training_arguments(settings: TrainSettings, folder: Path, device: str) -> Tr
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup,
         lr_scheduler_type="cosine",
         adam_beta2=0.95,
         weight_decay=0.1,

@@ -1,6 +1,7 @@
 """What training starts from: the target, of which often the tokenizer is enough, and the draft, new or old."""
 
 import gc
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,24 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.hub import cached_file
 
 from treespec.errors import ModelError, TrainingError
 from treespec.files import read_bytes
 from treespec.models import families
-from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer_or_none
+from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer_or_none, weights_digest
 from treespec.models.tree_model import TreeModel
+from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
+from treespec.prompts import same_dataset
 
 _LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -37,6 +48,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 of 32,000, is the target's."""
 
 _MAX_CONFIG_BYTES = 1 << 20
+_NOT_SHAPE = ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
+"""Keys of a configuration that say how its own weights are kept, by what code or precision they are run."""
+
+_PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class TrainSources:
     """Which models and which rows. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file).
 
     `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
-    of training, or on rows of `eval_dataset`.
+    of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text where it is no usual one.
     """
 
     target: str
@@ -57,19 +72,30 @@ class TrainSources:
     end: int | None = None
     num_rows: int = 10_000
     eval_dataset: str | None = None
+    field: str | None = None
+    eval_field: str | None = None
+    skip_bad_rows: bool = False
 
     def __post_init__(self) -> None:
         if (self.draft is None) == (self.config is None):
             raise TrainingError("a draft is trained further or made from a configuration; pass exactly one of --draft and --config")
+        if self.eval_dataset is not None and same_dataset(self.eval_dataset, self.dataset):
+            raise TrainingError(
+                f"--eval-dataset {self.eval_dataset} is the data set trained on; leave it out, and its first rows are held out"
+            )
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound)."""
+    """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound).
+
+    Of a vision-language model the text model alone is to be trained; `picture_files` belong into its folder as well.
+    """
 
     module: PreTrainedModel
     vocabulary: int
     max_positions: int | None
+    picture_files: tuple[Path, ...] = ()
 
 
 class Target:
@@ -79,7 +105,7 @@ class Target:
         """Raises ModelError: no such model, or one that cannot run trees exactly."""
         self.name, self.revision, self.dtype, self.device = name, revision, dtype, device
         config = load_config(name, revision)
-        self.config = config.get_text_config(decoder=True)
+        self.config, self.commit = config.get_text_config(decoder=True), getattr(config, "_commit_hash", None)
         self.max_positions = families.check(config, name).max_positions
         self.vocabulary = int(self.config.vocab_size)
         self.tokenizer: PreTrainedTokenizerBase | None = tokenizer_or_none(name, revision)
@@ -87,10 +113,13 @@ class Target:
 
     @property
     def key(self) -> str:
-        """What the texts that it writes depend on."""
-        return json.dumps(
-            [self.name, self.revision or getattr(self.config, "_commit_hash", None), self.dtype, torch.device(self.device).type]
-        )
+        """What the texts that it writes depend on: its name, its weights or revision, the arithmetic. Raises ModelError."""
+        return json.dumps([self.name, self.contents, self.dtype, torch.device(self.device).type])
+
+    @property
+    def contents(self) -> str | None:
+        """What tells its weights from others of the same name: their digest, of a hub id the commit. Raises ModelError."""
+        return weights_digest(self.name) or self.revision or self.commit
 
     @property
     def end_of_text(self) -> int | None:
@@ -135,7 +164,33 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
         own = int(module.config.get_text_config(decoder=True).vocab_size)
         rows = shared_rows(target.name, target.tokenizer, target.vocabulary, name, tokenizer, own)
     model = TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
-    return Draft(module, rows, model.max_positions)
+    if not is_vision(module.config):
+        return Draft(module, rows, model.max_positions)
+    module.requires_grad_(False)
+    text_module(module).requires_grad_(True)
+    return Draft(module, rows, model.max_positions, _picture_files(name, sources.draft_revision))
+
+
+def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, str | None]:
+    """What tells the files behind the names of models and configuration from others of these names. Raises ModelError."""
+    found = {"target_weights": target.contents, "draft_weights": None, "config_file": None}
+    if sources.draft is not None:
+        commit = getattr(draft.module.config, "_commit_hash", None)
+        found["draft_weights"] = weights_digest(sources.draft) or sources.draft_revision or commit
+    elif sources.config not in CONFIGS:
+        assert sources.config is not None
+        content = read_bytes(Path(sources.config), limit=_MAX_CONFIG_BYTES, error=ModelError)
+        found["config_file"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _picture_files(name: str, revision: str | None) -> tuple[Path, ...]:
+    """The files of a vision-language model that say how pictures are prepared, as far as it has them."""
+    folder = Path(name).expanduser()
+    place = str(folder) if folder.is_dir() else name
+    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = (cached_file(place, file, revision=revision, **missing) for file in _PICTURE_FILES)
+    return tuple(Path(path) for path in found if path is not None)
 
 
 def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
@@ -145,6 +200,10 @@ def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
     ends = special["eos_token_id"] if isinstance(special["eos_token_id"], list) else [special["eos_token_id"]]
     if special["pad_token_id"] in [special["bos_token_id"], *ends]:
         special["pad_token_id"] = None  # the padding token's embedding is not trained, but those of the others are
+    if settings["model_type"] not in CONFIG_MAPPING:
+        raise ModelError(
+            f'configuration {config} has the model_type "{settings["model_type"]:.40}", which transformers does not know; correct it (llama, qwen2 ...)'
+        )
     try:
         made: PreTrainedConfig = AutoConfig.for_model(**{**settings, **special, "vocab_size": target.vocabulary})
         family = families.check(made, config)
@@ -153,12 +212,12 @@ def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **attention)  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"no model can be made from configuration {config}: {reason[0]}") from error
+        raise ModelError(f"no model can be made from configuration {config}: {reason[0][:200]}") from error
     return model
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """A transformers configuration file; what names code or the precision of saved weights is left out."""
+    """A transformers configuration file; what belongs to the model that it comes from, and not to its shape, is left out."""
     if not path.suffix and not path.exists():
         raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
     try:
@@ -167,8 +226,4 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is no JSON: {e}") from e
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ModelError(f'{path} is no configuration of transformers: it names no "model_type"')
-    return {
-        key: value
-        for key, value in found.items()
-        if key not in ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version")
-    }
+    return {key: value for key, value in found.items() if key not in _NOT_SHAPE and not key.startswith("_")}

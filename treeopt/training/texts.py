@@ -2,26 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from treespec.continuation import continue_prompts
-from treespec.dataset_rows import Row, rows_of_file
-from treespec.errors import TrainingError
+from treespec.dataset_rows import BadRow, Row, rows_of_file
+from treespec.errors import DatasetError, TrainingError
 from treespec.files import write_bytes
 from treespec.journal import Journal, discard
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Tokenizer, open_rows, token_ids
+from treespec.prompts import Tokenizer, open_rows, refused, token_ids
 from treespec.sampling import Sampling, prompt_generator
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Token rows of one length and what counts in each: `tokens` int64 [rows, length], `counts` bool [rows, length].
+    """Token rows of one length and what counts in each: `tokens` int32 [rows, length], `counts` bool [rows, length].
 
     Training takes a loss at the tokens that count; rank-1 acceptance is the share of them that the draft ranks first.
     """
@@ -40,16 +42,29 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Which rows of a data set: those from `start` up to `end` (left out), their text under `field` where it is no usual key."""
+
+    dataset: str
+    field: str | None = None
+    start: int = 0
+    end: int | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
 class Split:
     """Rows of a data set as token ids: the first ones long enough are held out as prompts, the others are for training."""
 
     training: tuple[Tensor, ...]
     """int32 [tokens] each."""
     held_out: Tensor
-    """int64 [prompts, prompt_len]: the first tokens of the held-out rows."""
+    """int32 [prompts, prompt_len]: the first tokens of the held-out rows."""
     dataset: str
     start: int
     end: int
+    bad: tuple[BadRow, ...] = ()
+    """Rows that were skipped."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,41 +85,83 @@ class Shares:
 
 
 def split_rows(
-    dataset: str,
+    rows: Rows,
     tokenizer: Tokenizer | None,
     vocabulary: int,
     *,
-    start: int,
-    end: int | None,
     num_rows: int,
     held_out: int,
     prompt_len: int,
+    keep: int | None = None,
 ) -> Split:
-    """Rows `start` to `end` - 1 in file order, at most `num_rows` to train on and `held_out` held-out ones before them.
+    """Rows in file order, at most `num_rows` to train on, of each the first `keep` tokens, and `held_out` held-out ones before them.
 
-    Raises DatasetError (no such data set, a bad row), TrainingError (fewer than `held_out` rows of `prompt_len` tokens).
+    Raises DatasetError (no such data set, pictures, a bad row that is not to be skipped), TrainingError (fewer than `held_out` rows
+    of `prompt_len` tokens).
     """
-    name, rows = open_rows(dataset)
+    name, found = open_rows(rows.dataset, rows.field)
     training: list[Tensor] = []
-    prompts: list[tuple[int, ...]] = []
-    position = start
-    for number, row in enumerate(rows):
-        if number < start:
-            continue
-        if len(training) == num_rows or (end is not None and number >= end):
-            break
+    prompts: list[Tensor] = []
+    bad: list[BadRow] = []
+    position = rows.start
+    for number, ids in _token_rows(found, rows, tokenizer, vocabulary, bad):
         position = number + 1
-        ids = token_ids(row, tokenizer, vocabulary)
         if len(prompts) < held_out and len(ids) >= prompt_len:
-            prompts.append(ids[:prompt_len])
+            prompts.append(_tensor(ids[:prompt_len]))
         elif ids:
-            training.append(torch.tensor(ids, dtype=torch.int32))
+            training.append(_tensor(ids[:keep]))
+        if len(training) == num_rows:
+            break
     if len(prompts) < held_out:
         raise TrainingError(
             f"{held_out} rows of {name} are to be held out to measure acceptance, but {len(prompts)} have {prompt_len} tokens or more; "
             "lower --eval-prompts or --prompt-len, or name longer rows with --eval-dataset"
         )
-    return Split(tuple(training), torch.tensor(prompts, dtype=torch.int64).view(len(prompts), prompt_len), name, start, position)
+    return Split(tuple(training), _stacked(prompts, prompt_len), name, rows.start, position, tuple(bad))
+
+
+def held_out_prompts(
+    rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, *, count: int, prompt_len: int
+) -> tuple[Tensor, tuple[BadRow, ...]]:
+    """The first `prompt_len` tokens of the first `count` rows that have so many, int32 [prompts, prompt_len], and the bad rows among them.
+
+    There may be fewer prompts. Raises DatasetError as `split_rows` does, TrainingError where there is none.
+    """
+    name, found = open_rows(rows.dataset, rows.field)
+    bad: list[BadRow] = []
+    long = (_tensor(ids[:prompt_len]) for _, ids in _token_rows(found, rows, tokenizer, vocabulary, bad) if len(ids) >= prompt_len)
+    prompts = list(islice(long, count))
+    if not prompts:
+        raise TrainingError(
+            f"no row of {name} has {prompt_len} tokens or more; lower --prompt-len, or name longer rows with --eval-dataset"
+        )
+    return _stacked(prompts, prompt_len), tuple(bad)
+
+
+def _token_rows(
+    found: Iterable[Row | BadRow], rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(number, token ids) of each row that is one; those that are not go to `bad` or end it."""
+    for number, row in enumerate(islice(found, rows.end)):
+        if number < rows.start:
+            continue
+        if isinstance(row, Row) and row.image is not None:
+            raise DatasetError(f"{row.name} is a picture, but train-draft reads text only; pass a data set of text")
+        ids = row if isinstance(row, BadRow) else token_ids(row, tokenizer, vocabulary)
+        if not isinstance(ids, BadRow):
+            yield number, ids
+        elif rows.skip_bad:
+            bad.append(ids)
+        else:
+            raise refused(ids)
+
+
+def _tensor(ids: Sequence[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int32)  # a vocabulary has fewer than 2^31 tokens
+
+
+def _stacked(prompts: Sequence[Tensor], prompt_len: int) -> Tensor:
+    return torch.stack(list(prompts)) if prompts else torch.empty(0, prompt_len, dtype=torch.int32)
 
 
 def own_windows(rows: Sequence[Tensor], seq_len: int, end_of_text: int | None) -> Texts:
@@ -112,19 +169,19 @@ def own_windows(rows: Sequence[Tensor], seq_len: int, end_of_text: int | None) -
 
     All tokens count but a window's first. int32 [windows, seq_len]; there may be none.
     """
-    mark = torch.tensor([] if end_of_text is None else [end_of_text], dtype=torch.int32)
+    mark = _tensor([] if end_of_text is None else [end_of_text])
     stream = torch.cat([part for row in rows for part in (row, mark)]) if rows else mark
     tokens = stream[: len(stream) // seq_len * seq_len].view(-1, seq_len)
-    counts = torch.ones_like(tokens, dtype=torch.bool)
-    counts[:, 0] = False
+    counts = (torch.arange(seq_len) > 0).expand(len(tokens), seq_len)
     return Texts(tokens, counts)
 
 
 @dataclass(frozen=True)
 class Continuing:
-    """How the target continues prompts. `target` names it, revision and dtype included; row i draws from the stream of (seed, i)."""
+    """How the target continues prompts; row i draws from the stream of (seed, i)."""
 
     target: str
+    """What its texts depend on: name, revision, weights, dtype, kind of device (`Target.key`)."""
     length: int
     """Tokens of a text at most, prompt included."""
     temperature: float
@@ -133,9 +190,9 @@ class Continuing:
     batch_size: int = 32
 
     def fingerprint(self, prompts: Tensor) -> str:
-        """SHA-256 of everything that the texts depend on."""
-        known = [self.target, self.length, self.temperature, self.vocabulary, self.seed, prompts.tolist()]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        """SHA-256 of everything that the texts depend on; `batch_size` changes no more than rounding does."""
+        known = [self.target, self.length, self.temperature, self.vocabulary, self.seed, *prompts.shape]
+        return hashlib.sha256(json.dumps(known).encode() + prompts.numpy().tobytes()).hexdigest()
 
 
 def target_texts(
@@ -146,69 +203,70 @@ def target_texts(
     shares: Shares = Shares(),
     on_tokens: Callable[[int, int], None] = lambda done, total: None,
 ) -> Texts:
-    """The target's own continuations of `prompts` int64 [rows, prompt_len]; its own tokens count, up to the first EOS.
+    """The target's own continuations of `prompts` int32 [rows, prompt_len]; its own tokens count, up to the first EOS.
 
     They are kept in `path`, rows of `input_ids`, and read from there where they are. Else `target` is called for the model
-    and its EOS ids; finished batches survive an interruption in a journal; each process does its share. Raises OutputError,
+    and its EOS ids; finished rows survive an interruption in a journal; each process does its share. Raises OutputError,
     ModelError (logits that are not finite), TrainingError (a file that holds other texts).
     """
     if not path.exists():
         journals = [path.with_name(f"{path.name}.{rank}.journal") for rank in range(shares.processes)]
-        batches = torch.split(torch.arange(len(prompts)), how.batch_size)
-        mine = range(shares.rank, len(batches), shares.processes)
+        mine = range(shares.rank, len(prompts), shares.processes)
         gen_len = how.length - prompts.shape[1]
         with Journal(journals[shares.rank], how.fingerprint(prompts)) as log:
-            for place, number in enumerate(mine):
-                if log.get(str(number)) is None:
-                    log.put(str(number), _continued(*target(), prompts, batches[number], how, _part(on_tokens, place, len(mine), gen_len)))
-                on_tokens((place + 1) * gen_len, len(mine) * gen_len)
+            todo = [row for row in mine if str(row) not in log]
+            done = (len(mine) - len(todo)) * gen_len
+            for batch in (todo[start : start + how.batch_size] for start in range(0, len(todo), how.batch_size)):
+                texts = _continued(*target(), prompts, batch, how, _part(on_tokens, done, len(batch), len(mine) * gen_len))
+                log.put_all({str(row): text for row, text in zip(batch, texts, strict=True)})
+                done += len(batch) * gen_len
+                on_tokens(done, len(mine) * gen_len)
         shares.wait()
         if shares.rank == 0:
-            _gather(path, journals, how.fingerprint(prompts), len(batches))
+            _gather(path, journals, how.fingerprint(prompts), len(prompts))
         shares.wait()
     return _read(path, prompts, how.length)
 
 
 def _continued(
-    model: TreeModel, eos: frozenset[int], prompts: Tensor, rows: Tensor, how: Continuing, on_token: Callable[[int], None]
+    model: TreeModel, eos: frozenset[int], prompts: Tensor, rows: Sequence[int], how: Continuing, on_token: Callable[[int], None]
 ) -> list[list[int]]:
     """The texts of some rows, cut behind their last token that counts."""
-    generators = [prompt_generator(how.seed, index, model.device) for index in rows.tolist()]
-    ids, prompt_len = prompts[rows].to(model.device), prompts.shape[1]
+    generators = [prompt_generator(how.seed, index, model.device) for index in rows]
+    ids, prompt_len = prompts[list(rows)].long().to(model.device), prompts.shape[1]
     sampling = Sampling(how.temperature)
     texts, valid = continue_prompts(model.module, ids, how.length - prompt_len, sampling, generators, eos, how.vocabulary, on_token)
     return [text[: prompt_len + count] for text, count in zip(texts.tolist(), valid.sum(1).tolist(), strict=True)]
 
 
-def _gather(path: Path, journals: Sequence[Path], fingerprint: str, batches: int) -> None:
-    """Write what all processes have done as one file; the journals go."""
-    done: dict[int, list[list[int]]] = {}
-    for journal in journals:
-        with Journal(journal, fingerprint) as log:
-            done |= {number: rows for number in range(batches) if (rows := log.get(str(number))) is not None}
-    write_bytes(path, "".join(json.dumps({"input_ids": row}) + "\n" for number in range(batches) for row in done[number]).encode())
+def _gather(path: Path, journals: Sequence[Path], fingerprint: str, rows: int) -> None:
+    """Write what all processes have done as one file, row by row; the journals go."""
+    with ExitStack() as opened:
+        logs = [opened.enter_context(Journal(journal, fingerprint)) for journal in journals]
+        write_bytes(path, (json.dumps({"input_ids": logs[row % len(logs)].get(str(row))}).encode() + b"\n" for row in range(rows)))
     for journal in journals:
         discard(journal)
 
 
 def _read(path: Path, prompts: Tensor, length: int) -> Texts:
-    """The texts in a file; raises TrainingError where they are not continuations of the prompts."""
-    rows = [row.ids or () if isinstance(row, Row) else () for row in rows_of_file(path)]
+    """The texts in a file, read row by row; raises TrainingError where they are not continuations of the prompts."""
     tokens = torch.zeros(len(prompts), length, dtype=torch.int32)
     counts = torch.zeros(len(prompts), length, dtype=torch.bool)
     prompt_len = prompts.shape[1]
-    whole = len(rows) == len(prompts) and all(
-        prompt_len < len(ids) <= length and list(ids[:prompt_len]) == prompt for ids, prompt in zip(rows, prompts.tolist(), strict=True)
-    )
-    if not whole:
+    read = 0
+    for read, row in enumerate(rows_of_file(path), start=1):
+        ids = row.ids or () if isinstance(row, Row) else ()
+        if read > len(prompts) or not prompt_len < len(ids) <= length or ids[:prompt_len] != tuple(prompts[read - 1].tolist()):
+            read = -1
+            break
+        tokens[read - 1, : len(ids)] = _tensor(ids)
+        counts[read - 1, prompt_len : len(ids)] = True
+    if read != len(prompts):
         raise TrainingError(
             f"{path} does not hold {len(prompts)} continued texts of {prompt_len + 1} to {length} tokens; delete it, and it is made again"
         )
-    for index, ids in enumerate(rows):
-        tokens[index, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
-        counts[index, prompt_len : len(ids)] = True
     return Texts(tokens, counts)
 
 
-def _part(on_tokens: Callable[[int, int], None], place: int, batches: int, gen_len: int) -> Callable[[int], None]:
-    return lambda done: on_tokens(place * gen_len + done, batches * gen_len)
+def _part(on_tokens: Callable[[int, int], None], done: int, rows: int, total: int) -> Callable[[int], None]:
+    return lambda tokens: on_tokens(done + rows * tokens, total)

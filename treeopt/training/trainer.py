@@ -1,10 +1,12 @@
 """transformers' Trainer for drafts: a loss against the target, rank-1 acceptance while training, a stop that loses nothing."""
 
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,9 +17,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from treeopt.ratio import ratio
+from treeopt.training.folder import newest_checkpoint, saving
 from treeopt.training.losses import IGNORED, Loss, summed_loss
 from treeopt.training.texts import Texts
-from treespec.errors import TrainingError
+from treespec.errors import OutputError, TrainingError
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
@@ -90,8 +93,8 @@ class DraftTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     @torch.inference_mode()
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Rank-1 acceptance on `held_out` and its standard error over texts, logged. Texts are shared out among processes."""
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
+        """Rank-1 acceptance on `held_out` and its standard error over texts (None of a single one), logged. Texts are shared out among processes."""
         if self.held_out is None:
             raise TrainingError("there are no held-out texts to measure acceptance on; pass --eval-prompts 1 or more")
         self.draft.train(False)
@@ -104,10 +107,34 @@ class DraftTrainer(Trainer):
             hits[rows.to(device)] = ((first == tokens[:, 1:]) & self.held_out.counts[rows, 1:].to(device)).sum(-1).double()
         hits = self.accelerator.reduce(hits, reduction="sum")
         chance, error = ratio(hits[:, None].cpu().numpy(), self.held_out.counts[:, 1:].sum(-1).tolist())
-        metrics = {"rank1_acceptance": float(chance[0]), "rank1_standard_error": 0.0 if error is None else float(error[0])}
+        metrics: dict[str, Any] = {"rank1_acceptance": float(chance[0]), "rank1_standard_error": None if error is None else float(error[0])}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """The Trainer's, but never of weights that are no numbers. Raises TrainingError, OutputError (nothing torn is left)."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.draft.parameters()):
+            raise diverged("weights are not finite", self.state.global_step, Path(str(self.args.output_dir)))
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            with saving(folder):
+                super()._save_checkpoint(model, trial)
+        except OutputError:
+            shutil.rmtree(folder, ignore_errors=True)  # it is of no use and takes up space
+            raise
+
+
+def diverged(what: str, step: int, folder: Path) -> TrainingError:
+    """What ended a run, and how to train on from its newest checkpoint, whose weights are finite as those of all that are saved."""
+    good = newest_checkpoint(folder)
+    if good is None:
+        remedy = (
+            "there is no checkpoint yet; start over with a lower --learning-rate, in another folder if the target wrote texts into this one"
+        )
+    else:
+        remedy = f"train on from the last checkpoint before it, with a lower --learning-rate: --draft {good} -o OTHER"
+    return TrainingError(f"{what} at step {step}; {remedy}")
 
 
 class Watch(TrainerCallback):
@@ -144,30 +171,37 @@ class Watch(TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the intervals of this call, not those of the checkpoint; say where the warm-up is too long."""
+        state.save_steps = int(args.save_steps)
+        warmup: int = args.get_warmup_steps(state.max_steps)
+        if warmup >= state.max_steps:
+            self.notice(
+                f"--warmup is {warmup} of {state.max_steps} steps: the learning rate is never reached; lower it, or train for longer"
+            )
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for what is due after this step."""
         last = state.global_step >= state.max_steps
         self.progress("training", state.global_step, state.max_steps)
-        control.should_log = control.should_log or last
+        control.should_log = control.should_log or last or control.should_save  # a loss that is no number is found before it is saved
         if self.eval_steps is not None and (last or state.global_step % self.eval_steps == 0):
             control.should_evaluate = True
         if self._anywhere(self.interrupted) and not last:
             self.interrupted = True
-            control.should_save = control.should_training_stop = True
+            control.should_log = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the loss or the acceptance; end a run whose loss is no number."""
-        logs: dict[str, float] = kwargs["logs"]
+        """Show the loss or the acceptance; end a run whose loss or gradient is no number."""
+        logs: dict[str, Any] = kwargs["logs"]
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise TrainingError(
-                    f"the loss is {logs['loss']} at step {state.global_step}; go on from the last checkpoint with a lower --learning-rate in another folder"
-                )
+            for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise diverged(f"{what} is {logs[name]}", state.global_step, Path(str(args.output_dir)))
             self.notice(f"step {state.global_step}: loss {logs['loss']:.4f}")
         if "rank1_acceptance" in logs:
-            self.notice(
-                f"step {state.global_step}: rank-1 acceptance {logs['rank1_acceptance']:.4f} +- {logs['rank1_standard_error']:.4f} on held-out texts"
-            )
+            error = "" if logs["rank1_standard_error"] is None else f" +- {logs['rank1_standard_error']:.4f}"
+            self.notice(f"step {state.global_step}: rank-1 acceptance {logs['rank1_acceptance']:.4f}{error} on held-out texts")
 
     def _anywhere(self, flag: bool) -> bool:
         assert self.trainer is not None
