@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from treeopt.cli.options import (
-    POSITIVE,
     ModelOptions,
     PromptOptions,
     SamplingOptions,
@@ -18,6 +17,7 @@ from treeopt.cli.options import (
 )
 from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
+from treeopt.cli.values import POSITIVE
 
 
 @click.command()

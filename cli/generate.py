@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from treeopt.cli.options import INPUT_FILE, POSITIVE, format_option, output_option
+from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import emit, note
+from treeopt.cli.values import INPUT_FILE, POSITIVE
 
 
 @click.command()

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from treeopt.cli.options import GROWMAP_FILE, INPUT_FILE, POSITIVE, format_option
+from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
 from treeopt.cli.plan import probability_rows
+from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 
 Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.options import GROWMAP_FILE, POSITIVE, Command, ModelOptions, SamplingOptions, bundle
+from treeopt.cli.options import Command, ModelOptions, SamplingOptions, bundle
 from treeopt.cli.output import note
+from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from treeopt.cli.options import (
-    POSITIVE,
     DraftsOptions,
     PromptOptions,
     TargetSamplingOptions,
@@ -17,6 +16,7 @@ from treeopt.cli.options import (
     target_sampling_options,
 )
 from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
+from treeopt.cli.values import POSITIVE
 
 
 @click.command()

@@ -6,18 +6,17 @@ from pathlib import Path
 import click
 
 from treeopt.cli.options import (
-    POSITIVE,
     ModelOptions,
     PromptOptions,
     SamplingOptions,
     format_option,
-    int_list,
     model_options,
     output_option,
     prompt_options,
     sampling_options,
 )
 from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
+from treeopt.cli.values import POSITIVE, int_list
 
 
 @click.group()

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from treeopt.cli.options import NATURAL, POSITIVE, Command, Finite, bundle, device_option, dtype_name, format_option
+from treeopt.cli.options import Command, bundle, device_option, format_option
 from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
 
 _TOKENS = click.IntRange(min=2)
 

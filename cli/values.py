@@ -1,0 +1,80 @@
+"""What the values of options may be."""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from treespec.errors import GrowMapError
+
+POSITIVE = click.IntRange(min=1)
+NATURAL = click.IntRange(min=0)
+INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+class Finite(click.FloatRange):
+    """A float within a range that is neither infinite nor NaN."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse and check; a usage error otherwise."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class GrowmapFile(click.Path):
+    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file; the file wins."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Find the file; a usage error, with the names that are near, where there is none."""
+        folder = os.path.isdir(value)
+        if os.path.dirname(value) or (os.path.exists(value) and not folder):  # names have no folder before them
+            return super().convert(value, param, ctx)
+        from treeopt.growmap_library import find
+
+        try:
+            return find(os.fspath(value))
+        except GrowMapError as error:
+            if folder:
+                return super().convert(value, param, ctx)
+            self.fail(str(error), param, ctx)
+
+
+GROWMAP_FILE = GrowmapFile()
+
+
+def int_list(value: str) -> tuple[int, ...]:
+    """Whole numbers of 1 or more, separated by commas: `4,1,2` -> (1, 2, 4), sorted, each once; a usage error otherwise."""
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 1,2,4.") from e
+    if numbers[0] < 1:
+        raise click.BadParameter(f"{numbers[0]} is not in the range x>=1.")
+    return tuple(numbers)
+
+
+def device_name(value: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N`, by its form only: whether the device is there is found out when it is used."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N.")
+    return value
+
+
+def dtype_name(value: str) -> str:
+    """The torch name of a floating point type given by it or by its short one (fp32, fp16, bf16); `auto` stays."""
+    name = _DTYPES.get(value, value)
+    if name not in ("auto", *_DTYPES.values()):
+        raise click.BadParameter(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).")
+    return name
