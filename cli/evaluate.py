@@ -84,7 +84,8 @@ def evaluate(
     pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
     for prompt in prompts:
         check_fits(pair, tree, prompt.ids, settings)
-    prompts = converse(pair, prompts, rows, gen_len, output)
+    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
+    prompts = converse(pair, prompts, rows, gen_len, output, room)
     with Progress() as progress:
         report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
     report.write(output)

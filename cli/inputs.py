@@ -121,20 +121,28 @@ def load_inputs(
     return load_models(models), prompts
 
 
-def converse(pair: "Pair", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None) -> "PromptSet":
-    """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known."""
+def converse(
+    pair: "Pair", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None, room: int | None = None
+) -> "PromptSet":
+    """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known.
+
+    None is longer than `room` tokens, where that is given.
+    """
     if not any(prompt.turns for prompt in prompts):
         return prompts
     from treespec.conversations import answered
 
     journal = journal_of(output, REPLIES)
+    longest = rows.longest() if room is None else min(rows.longest(), room)
     with Progress() as progress:
-        found = answered(pair, prompts, gen_len, rows.longest(), skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+        found = answered(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     for turn in found.bad[len(prompts.bad) :][:_BAD_ROWS_SHOWN]:
         note(f"skipped: {turn.reason}")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
     if lost:
-        note(f"left out: {lost} turns, with which conversations are longer than the models or --prompt-len allow, or which are bad")
+        note(
+            f"left out: {lost} turns, with which conversations are longer than the models, --prompt-len or --max-length allow, or which are bad"
+        )
     return found
 
 

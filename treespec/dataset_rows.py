@@ -123,7 +123,8 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
 
 
 def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
-    image, prompt = record["image"], record.get("prompt", record.get("text"))
+    image, prompt = record["image"], record.get("prompt")
+    prompt = record.get("text") if prompt is None else prompt
     others = [key for key in ("messages", "turns", "article") if record.get(key) is not None]
     if prompt is None and others:
         raise DatasetError(f'{name}: what is asked about a picture stands under "prompt", but the row has "{others[0]}"')

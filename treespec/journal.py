@@ -1,6 +1,7 @@
 """Journal: finished pieces of a long piece of work, so that the same command can go on where it stopped."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -102,6 +103,11 @@ class Journal:
         except BlockingIOError as e:
             os.close(descriptor)
             raise OutputError(f"another run is writing {path} now; wait for it, or name another output with -o") from e
+        except OSError as e:
+            if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                os.close(descriptor)
+                raise
+            _log.warning("the file system of %s has no locks: see to it that no other run writes it", path)
         return descriptor
 
     def _recover(self, path: Path, fingerprint: str) -> bool:

@@ -214,6 +214,8 @@ def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, cha
     assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
     assert "left out: 1 turns" in outcome.err
     assert "writing replies: 3/3" in outcome.err
+    outcome = run(*command, "--max-length", 20)
+    assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
     template = chatty[0] / "chat_template.jinja"
     template.write_text("{% if messages|length > 3 %}{{ raise_exception('no more') }}{% endif %}" + template.read_text())
     one_line(
