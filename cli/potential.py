@@ -68,9 +68,9 @@ def potential(
         require_model(draft)
     own_text = method == "teacher-forced"
     target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if own_text else 0)
+    drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     if not own_text:
         prompts = converse(target, prompts, rows, gen_len, output)
-    drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with Progress() as progress:
         report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
     if output is not None:
