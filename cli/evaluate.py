@@ -15,7 +15,7 @@ from treeopt.cli.options import (
     prompt_options,
     sampling_options,
 )
-from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
 from treeopt.cli.values import POSITIVE
 
@@ -47,14 +47,7 @@ def evaluate(
 
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
-    from treeopt.cli.inputs import sees
-
     plan.check(sampling, has_draft=models.draft is not None)
-    cut = not rows.chat and not sees(models.target)  # whole prompts may be shorter than --prompt-len
-    if max_length is not None and cut and max_length < rows.longest() + gen_len:
-        raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
-        )
     from treeopt.cli import tables
     from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
 
@@ -63,9 +56,19 @@ def evaluate(
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable
     from treespec.growmap import read_growmap
+    from treespec.models.loading import shape_of
     from treespec.verification.runner import EvaluationSettings, check_fits
     from treespec.verification.runner import evaluate as run
 
+    if (
+        max_length is not None
+        and not rows.chat
+        and max_length < rows.longest() + gen_len
+        and shape_of(models.target, models.revision) is None
+    ):
+        raise click.UsageError(
+            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
+        )
     check_writable(output)
     drafting = drafting_of(plan, sampling)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)
@@ -85,10 +88,11 @@ def evaluate(
     for prompt in prompts:
         check_fits(pair, tree, prompt.ids, settings)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
-    prompts = converse(pair, prompts, rows, gen_len, output, room)
-    with Progress() as progress:
-        report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
-    report.write(output)
-    discard_journals(output)
+    with claimed(output):
+        prompts = converse(pair, prompts, rows, gen_len, output, room)
+        with Progress() as progress:
+            report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
+        report.write(output)
+        discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, evaluation_summary(report), tables.evaluation)

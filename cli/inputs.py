@@ -1,6 +1,5 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
-import json
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,15 +31,6 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def sees(target: str) -> bool:
-    """Whether a target reads pictures, as far as a local folder says so at once."""
-    try:
-        config = json.loads((Path(target).expanduser() / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "vision_config" in config
 
 
 def note_unused(sampling: SamplingOptions) -> None:
@@ -203,7 +193,10 @@ def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows") -> bool:
     if rows.dataset in DATASET_NAMES or profiled.row_sha256 is None:
         return rows.dataset == profiled.dataset or open_rows(rows.dataset, rows.field)[0] == profiled.dataset
     found = next(islice(open_rows(rows.dataset, rows.field)[1], profiled.row, None), None)
-    return isinstance(found, Row) and found.sha256 == profiled.row_sha256
+    try:
+        return isinstance(found, Row) and found.sha256 == profiled.row_sha256
+    except DatasetError:  # a picture that cannot be read is not the one that was profiled
+        return False
 
 
 def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., PromptSet]") -> "PromptSet | None":

@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,18 @@ def journal_of(output: Path | None, part: str = "") -> Path | None:
     if output is None or (output.exists() and not output.is_file()):
         return None
     return output.with_name(f"{output.name}{part and '.' + part}.journal")
+
+
+@contextmanager
+def claimed(output: Path | None) -> Iterator[None]:
+    """Within, no other run writes this file or its journals. Raises OutputError where one does."""
+    if output is None or journal_of(output) is None:
+        yield
+        return
+    from treespec.locks import alone
+
+    with alone(output.with_name(f"{output.name}.lock"), output):
+        yield
 
 
 def discard_journals(output: Path | None) -> None:

@@ -15,7 +15,7 @@ from treeopt.cli.options import (
     prompt_options,
     target_sampling_options,
 )
-from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.values import POSITIVE
 
 
@@ -69,12 +69,13 @@ def potential(
     own_text = method == "teacher-forced"
     target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if own_text else 0)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
-    if not own_text:
-        prompts = converse(target, prompts, rows, gen_len, output)
-    with Progress() as progress:
-        report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
-    if output is not None:
-        report.write(output)
-        discard_journals(output)
-        note(f"wrote {output}")
+    with claimed(output):
+        if not own_text:
+            prompts = converse(target, prompts, rows, gen_len, output)
+        with Progress() as progress:
+            report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
+        if output is not None:
+            report.write(output)
+            discard_journals(output)
+            note(f"wrote {output}")
     emit(output_format, potential_summary(report), tables.potential)

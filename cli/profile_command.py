@@ -15,7 +15,7 @@ from treeopt.cli.options import (
     prompt_options,
     sampling_options,
 )
-from treeopt.cli.output import Progress, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.values import POSITIVE, int_list
 
 
@@ -71,12 +71,13 @@ def acceptance(
     )
     own_text = method == "teacher-forced"
     pair, prompts = load_inputs(models, rows, continuation_len=gen_len if own_text else 0)
-    if not own_text:
-        prompts = converse(pair, prompts, rows, gen_len, output)
-    with Progress() as progress:
-        measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
-    measured.write(output)
-    discard_journals(output)
+    with claimed(output):
+        if not own_text:
+            prompts = converse(pair, prompts, rows, gen_len, output)
+        with Progress() as progress:
+            measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
+        measured.write(output)
+        discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, acceptance_summary(measured), tables.acceptance)
 
@@ -120,9 +121,10 @@ def latency(
         sizes=sizes or default_sizes(device), widths=widths or default_widths(device), contexts=contexts, repetitions=repetitions
     )
     pair = load_models(models)
-    with Progress() as progress:
-        measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)
-    measured.write(output)
-    discard_journals(output)
+    with claimed(output):
+        with Progress() as progress:
+            measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)
+        measured.write(output)
+        discard_journals(output)
     note(f"wrote {output}")
     emit(output_format, latency_summary(measured), tables.latency)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from treeopt.training.folder import Run, drop_later, open_run, require_free, write_model
+from treeopt.training.folder import LOCK, Run, drop_later, open_run, require_free, write_model
 from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
 from treeopt.training.settings import FREE, TrainSettings, training_arguments
 from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
 from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError, TrainingError
-from treespec.files import write_json
+from treespec.files import make_folder, write_json
+from treespec.locks import alone
 from treespec.models.loading import load_model
 from treespec.provenance import Provenance, public_name
 
@@ -51,14 +53,31 @@ def train_draft(
     """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
 
     What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
-    writes. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised. Raises TreeoptError.
+    writes, and keeps other runs out of the folder. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised.
+    Raises TreeoptError.
     """
     started = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress has one way to be shown
     arguments = training_arguments(settings, folder, device)
     shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
-    if shares.rank == 0:
-        require_free(folder, resume=resume)
+    with ExitStack() as held:
+        if shares.rank == 0:
+            held.enter_context(alone(make_folder(folder) / LOCK, folder))
+            require_free(folder, resume=resume)
+        return _train(sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None)
+
+
+def _train(
+    sources: TrainSources,
+    settings: TrainSettings,
+    folder: Path,
+    arguments: TrainingArguments,
+    shares: Shares,
+    started: float,
+    progress: Progress,
+    notice: Notice,
+) -> TrainResult:
+    """`train_draft` in a folder that is free; `notice` says something in the first process only."""
     target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
     draft = open_draft(sources, target, settings.seed)
     _require_positions(settings, target, draft)
@@ -67,7 +86,7 @@ def train_draft(
     elif settings.eval_prompts:
         target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
     split = _rows(sources, settings, target, draft.vocabulary)
-    _note_rows(split, sources, settings, notice if shares.rank == 0 else lambda message: None)
+    _note_rows(split, sources, settings, notice)
     own, prompts = _material(split, settings, target, settings.batch_size * shares.processes)
     known = {
         "contents": contents(sources, target, draft),
@@ -88,7 +107,7 @@ def train_draft(
         texts = _continue(target, prompts, how, folder, "texts", shares, progress)
     module, history = draft.module, run.history
     if history is None:
-        watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice if shares.rank == 0 else lambda message: None)
+        watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice)
         history = _fit(draft, texts, held_out, target, settings, arguments, watch, run.checkpoint)
     else:
         module = load_model(str(run.checkpoint), dtype="float32")

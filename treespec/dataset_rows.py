@@ -41,13 +41,22 @@ class Row:
 
     @property
     def sha256(self) -> str:
-        """Of its content, whatever it is called."""
-        return hashlib.sha256(json.dumps([self.text, self.ids, None if self.image is None else self.image.name]).encode()).hexdigest()
+        """Of its content, whatever it is called. Raises DatasetError for a picture that cannot be read."""
+        image = None if self.image is None else _digest(self.image)
+        return hashlib.sha256(json.dumps([self.text, self.ids, image]).encode()).hexdigest()
 
     @classmethod
     def of_text(cls, name: str, text: str) -> "Row":
         """A plain text, which as a conversation is one message of the user."""
         return cls(name, text=text, messages=(("user", text),))
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
 
 
 @dataclass(frozen=True)

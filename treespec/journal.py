@@ -1,8 +1,6 @@
 """Journal: finished pieces of a long piece of work, so that the same command can go on where it stopped."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -11,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from treespec.errors import OutputError
 from treespec.files import StrPath, refuse, write_all
+from treespec.locks import claim
 
 _log = logging.getLogger(__name__)
 
@@ -99,15 +97,10 @@ class Journal:
         """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
+            claim(descriptor, path)
+        except BaseException:
             os.close(descriptor)
-            raise OutputError(f"another run is writing {path} now; wait for it, or name another output with -o") from e
-        except OSError as e:
-            if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                os.close(descriptor)
-                raise
-            _log.warning("the file system of %s has no locks: see to it that no other run writes it", path)
+            raise
         return descriptor
 
     def _recover(self, path: Path, fingerprint: str) -> bool:

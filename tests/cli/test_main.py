@@ -138,7 +138,7 @@ def test_errors_are_explained_in_one_line(error: Exception, words: str) -> None:
         ["evaluate", "--target", "t", "--draft", "d"],
         ["evaluate", "--target", "t", "--mode", "baseline", "--growmap", __file__],
         ["evaluate", "--target", "t", "--growmap", __file__],
-        ["evaluate", "--target", "t", "--mode", "baseline", "--prompt-len", "100", "--gen-len", "50", "--max-length", "149"],
+        ["evaluate", "--target", "embedded-target", "--mode", "baseline", "--prompt-len", "100", "--gen-len", "50", "--max-length", "149"],
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--verifier", "traversal"],
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--drafting", "swor", "--verifier", "upwards"],
         ["evaluate", "--target", "t", "--draft", "d", "--growmap", __file__, "--draft-temperature", "nan"],

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from treespec.locks import alone
+
 Pair = tuple[Path, Path]
 TEMPLATE = "{% for m in messages %}w1 {{ m.content }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
 
@@ -204,6 +206,29 @@ def test_replies_survive_an_interruption_and_are_not_written_before_what_cannot_
     assert not list(tmp_path.glob("*.journal"))
     assert run(*command, "-o", tmp_path / "s.json", "--max-length", 8).code == 1
     assert len(written) == 3
+
+
+def test_replies_are_not_written_where_another_run_writes_the_same_output(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    """Whatever its options, and whatever it is at: replies, what they are for, or the output."""
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5 w6", "w7"]}\n')
+    where = [*models(chatty), "--dataset", chats, "--chat", "-o", "o.json"]
+    commands = [
+        ["evaluate", *where, "--mode", "baseline", "--gen-len", 4],
+        ["profile", "acceptance", *where, "--gen-len", 4, "--max-branch", 2],
+        ["profile", "latency", *models(chatty), "--sizes", "1,2", "--widths", "1", "--repetitions", 1, "--context", 8, "-o", "o.json"],
+        ["potential", *where, "--method", "on-policy", "--gen-len", 5],
+    ]
+    for command in commands:
+        with alone(tmp_path / "o.json.lock", "o.json"):
+            outcome = run(*command)
+            assert (outcome.code, outcome.out) == (1, "")
+            assert outcome.err.endswith("another run is writing o.json now; wait for it, or name another output with -o\n")
+            assert "writing replies" not in outcome.err
+        assert not list(tmp_path.glob("o.json*"))
+        assert run(*command).code == 0
+        assert [path.name for path in tmp_path.glob("o.json*")] == ["o.json"]
+        (tmp_path / "o.json").unlink()
 
 
 def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, chatty: Pair, tmp_path: Path) -> None:

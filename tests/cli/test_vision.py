@@ -1,6 +1,7 @@
 """The commands on a vision-language pair: pictures in, the target's own captions out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,52 @@ def test_rows_ask_questions_of_their_own(home: Path, run: Run) -> None:
     done = run("evaluate", *only, "--dataset", home / "asked.jsonl", "--num-prompts", 4, "-o", "r.json")
     assert done.code == 0, done.err
     assert done.json["prompt_set"]["prompt_len"] == 16 + 5
+
+
+def test_pictures_are_known_again_by_what_they_show(home: Path, run: Run, tmp_path: Path) -> None:
+    """Not by the names of their files; and one that cannot be read any more is not the one that was profiled."""
+    pair = ["--target", home / "target", "--draft", home / "draft", "--device", "cpu", "--dtype", "float32", "--format", "json"]
+    profiled = run("profile", "acceptance", *pair, "--dataset", home / "scenes", "--num-prompts", 2, "--gen-len", 4, "--max-branch", 4)
+    assert profiled.code == 0, profiled.err
+    assert run("generate", "--acceptance", "acceptance.json", "--size", 3, "--depth", 2, "-o", "tree.pt").code == 0
+
+    def starts_at(folder: Path) -> int:
+        done = run("evaluate", *pair, "--dataset", folder, "--growmap", "tree.pt", "--num-prompts", 1, "--gen-len", 4, "--skip-bad-rows")
+        assert done.code == 0, done.err
+        return int(done.json["prompt_set"]["start"])
+
+    scenes = sorted((home / "scenes").iterdir())
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder, contents in ((same, scenes), (other, scenes[::-1])):
+        folder.mkdir()
+        for number, (scene, content) in enumerate(zip(scenes, contents, strict=True)):
+            shutil.copy(content, folder / (scene.name if folder is other else f"renamed-{number}.png"))
+    assert starts_at(home / "scenes") == starts_at(same) == 2
+    assert starts_at(other) == 0
+    (other / scenes[0].name).unlink()
+    (other / scenes[0].name).symlink_to(other / "gone.png")
+    assert starts_at(other) == 0
+
+
+def test_a_bound_on_slots_is_held_against_the_prompts_that_there_are(home: Path, run: Run) -> None:
+    """Prompts about pictures are as long as they are, not as long as --prompt-len."""
+    command = [
+        "evaluate",
+        "--target",
+        home / "target",
+        "--mode",
+        "baseline",
+        "--device",
+        "cpu",
+        "--dataset",
+        home / "scenes",
+        "--gen-len",
+        4,
+    ]
+    assert run(*command, "--num-prompts", 2, "--prompt-len", 64, "--max-length", 64).code == 0
+    refused = run(*command, "--num-prompts", 2, "--prompt-len", 64, "--max-length", 16)
+    assert refused.code == 1
+    assert "--max-length" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ from tests.reference.training import SETTINGS, equal, weights
 from treeopt import drafting_models
 from treeopt.drafting_models import TrainResult, train_draft
 from treeopt.training import trainer
-from treeopt.training.folder import newest_checkpoint
+from treeopt.training.folder import LOCK, newest_checkpoint
 from treeopt.training.sources import Target, TrainSources
 from treespec.errors import CapacityError, ModelError, OutputError, TrainingError
+from treespec.locks import alone
 from treespec.models.loading import load_model
 
 SHORT = replace(SETTINGS, text="own", eval_prompts=0, steps=12, save_steps=5)
@@ -89,7 +90,7 @@ def test_another_model_of_the_same_name_is_not_gone_on_with(sources: TrainSource
 def test_texts_are_those_of_the_targets_weights_not_of_its_name(sources: TrainSources, tmp_path: Path) -> None:
     given = copied(sources, tmp_path)
     before = Target(given.target, None, "auto", "cpu").key
-    assert Target(given.target, None, "auto", "cpu").key == before
+    assert Target(given.target, None, "auto", "cpu").key == Target(os.path.relpath(given.target), None, "auto", "cpu").key == before
     module = load_model(given.target)
     with torch.no_grad():
         module.model.norm.weight *= 1.5
@@ -199,6 +200,27 @@ def test_a_first_call_that_came_to_nothing_locks_no_folder(sources: TrainSources
     with pytest.raises(TrainingError, match="holds a training run already; pass --resume"):
         train_draft(sources, SHORT, tmp_path)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+
+
+def test_one_run_at_a_time_trains_in_a_folder(sources: TrainSources, tmp_path: Path) -> None:
+    """From the first look at the folder to its last file."""
+    out = tmp_path / "out"
+    refusal = r"another run is writing .*out now; wait for it, or name another output with -o"
+    refused = []
+
+    def second() -> None:
+        with pytest.raises(OutputError, match=refusal), alone(out / LOCK, out):
+            pytest.fail("two runs are within")
+        refused.append(True)
+
+    assert train_draft(sources, SHORT, out, progress=stopping(7, second)).steps == SHORT.steps
+    assert refused
+    assert LOCK not in names(out)
+    before = names(out)
+    for resume in (True, False):
+        with alone(out / LOCK, out), pytest.raises(OutputError, match=refusal):
+            train_draft(sources, SHORT, out, resume=resume)
+        assert names(out) == before
 
 
 def test_texts_that_the_target_wrote_are_no_empty_folder(sources: TrainSources, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from treeopt.training.record import NAME as RECORD
 from treeopt.training.record import SCHEMA, VERSION
 from treespec.errors import OutputError, TrainingError
-from treespec.files import check_writable, make_folder, read_json, write_json
+from treespec.files import check_writable, read_json, write_json
 
+LOCK = ".lock"
+"""The file that keeps a second run out, as long as one trains."""
 _STAGING = ".saving"
 _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 """What every checkpoint has beside weights and states of random streams; the last one is written last."""
@@ -29,13 +31,12 @@ _MAX_HEADER = 100 << 20
 
 
 def require_free(folder: Path, *, resume: bool) -> None:
-    """Make the folder where it is missing. Raises OutputError where it cannot be written, TrainingError where it is taken.
+    """Raise OutputError where a folder cannot be written, TrainingError where it is taken.
 
     A folder that holds a model or checkpoints without a record of training belongs to something else. One that holds a
     record needs `resume`; with it, an empty folder is as good as a new one. A record alone, of a run that ended before it had
     written a text or a checkpoint, is as good as none and is removed.
     """
-    make_folder(folder)
     check_writable(folder / RECORD)
     begun = (folder / RECORD).exists()
     if begun and (any(next(folder.glob(pattern), None) for pattern in _MADE) or _read(folder).get("finished")):

@@ -113,8 +113,9 @@ class Target:
 
     @property
     def key(self) -> str:
-        """What the texts that it writes depend on: its name, its weights or revision, the arithmetic. Raises ModelError."""
-        return json.dumps([self.name, self.contents, self.dtype, torch.device(self.device).type])
+        """What the texts that it writes depend on: its weights (of a hub id its name and revision), the arithmetic. Raises ModelError."""
+        weights = weights_digest(self.name) or [self.name, self.contents]
+        return json.dumps([weights, self.dtype, torch.device(self.device).type])
 
     @property
     def contents(self) -> str | None:
