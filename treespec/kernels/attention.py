@@ -1,6 +1,6 @@
 """Attention of a tree's nodes over a static cache: cost follows the committed length, which only the device knows.
 
-The cache holds the committed tokens first, seen by every node, and the tree's own rows behind them, seen as a mask says. Few nodes
+The cache holds the committed tokens first, seen by every node, and the tree's own rows behind them, seen as ancestor bits say. Few nodes
 attend to many slots, so reading keys and values takes the time: the query heads of a group are packed into one block of rows that
 shares them, and the slots are split over programs that fill the device (flash-decoding); a second, small kernel combines the splits.
 Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
@@ -15,9 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.product import MULTIPROCESSORS
 
-MULTIPROCESSORS = 132
-"""What splits are chosen for: an H100 or H200."""
 MAX_SPLITS = 16
 _LOG2_E = 1.4426950408889634
 
@@ -30,6 +29,49 @@ class Tiling:
     slots: int
     warps: int
     stages: int
+    together: int = 2
+    """Programs on one multiprocessor, where there are enough of them."""
+    least: int = 1
+    """Tiles that a program takes at least."""
+
+
+@dataclass(frozen=True)
+class Ancestors:
+    """What each node sees of the `slots` rows behind the committed ones, as bits."""
+
+    words: Tensor
+    """int64 [n, slots / 64, rounded up]; bit b of word w: slot 64 w + b."""
+    slots: int
+
+
+def reference_pack(visible: Tensor) -> Ancestors:
+    """The twin that defines `pack`."""
+    n, m = visible.shape
+    count = -(-m // 64)
+    wide = torch.zeros(n, 64 * count, dtype=torch.int64, device=visible.device)
+    wide[:, :m] = visible
+    places = torch.arange(64, device=visible.device)
+    return Ancestors((wide.view(n, count, 64) << places).sum(-1), m)
+
+
+def pack(visible: Tensor) -> Ancestors:
+    """Bits of bool [n, m], of any strides, in one launch."""
+    n, m = visible.shape
+    words = torch.empty(n, triton.cdiv(m, 64), dtype=torch.int64, device=visible.device)
+    rows = min(32, triton.next_power_of_2(n))
+    _pack_kernel[(triton.cdiv(n, rows), words.shape[1])](
+        visible,
+        words,
+        n,
+        m,
+        visible.stride(0),
+        visible.stride(1),
+        ROWS=rows,
+        OVERLAP=overlaps(visible.device),
+        num_warps=4,
+        **early(visible.device),
+    )
+    return Ancestors(words, m)
 
 
 def reference_attention(
@@ -65,7 +107,7 @@ def tree_attention(
     keys: Tensor,
     values: Tensor,
     length: Tensor,
-    visible: Tensor,
+    visible: Tensor | Ancestors,
     *,
     scale: float,
     window: int | None = None,
@@ -77,24 +119,25 @@ def tree_attention(
 
     `query` [heads, n, dim]; `keys` [kv_heads, capacity, dim] and `values` [kv_heads, capacity, value_dim], float16, bfloat16 or
     float32, of any strides with a contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length`
-    int64 [1]: the first `length` slots are committed and seen by all nodes; `visible` bool [n, m]: which of the m slots behind them
-    each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
+    int64 [1]: the first `length` slots are committed and seen by all nodes; `visible` bool [n, m], or what `pack` makes of it: which of the
+    m slots behind them each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
     length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a
     `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
     strides it cannot read and a window without depths.
     """
     heads, n, dim = query.shape
     kv_heads, capacity, value_dim = values.shape
-    if query.stride(2) != 1 or keys.stride(2) != 1 or values.stride(2) != 1 or (visible.shape[1] > 1 and visible.stride(1) != 1):
-        raise ValueError("query, keys, values and visible need a last dimension of stride 1; pass them through contiguous()")
+    if query.stride(2) != 1 or keys.stride(2) != 1 or values.stride(2) != 1:
+        raise ValueError("query, keys and values need a last dimension of stride 1; pass them through contiguous()")
     if window is not None and depths is None:
         raise ValueError(f"window {window} counts back from each node's position; pass depths")
+    seen = visible if isinstance(visible, Ancestors) else pack(visible)
     group = heads // kv_heads
-    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype)
+    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads)
     blocks = triton.cdiv(n * group, plan.rows)
     if splits is None:
-        reach = capacity if window is None else min(capacity, window + visible.shape[1])
-        splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots))
+        reach = capacity if window is None else min(capacity, window + seen.slots)
+        splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
     out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
     partial, logs = out, None
     if splits > 1:
@@ -105,14 +148,14 @@ def tree_attention(
         keys,
         values,
         length,
-        visible,
+        seen.words,
         depths,
         partial,
         logs,
         n,
-        visible.shape[1],
+        seen.slots,
         0 if window is None else window,
-        visible.stride(0),
+        seen.words.shape[1],
         query.stride(0),
         query.stride(1),
         keys.stride(0),
@@ -158,35 +201,57 @@ def tree_attention(
     return out
 
 
-def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill next to no registers on Hopper."""
+def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int = 1) -> Tiling:
+    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill no registers on Hopper."""
     height = max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
     if dim > 128:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
-    return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 2 if height >= 64 else 3)
+    if height < 64 or dim <= 64:
+        return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 3)
+    filled = kv_heads * triton.cdiv(rows, 64) >= 0.75 * MULTIPROCESSORS
+    return Tiling(64, 64, 4, 4 if filled else 3, together=1, least=4)
 
 
-def choose_splits(programs: int, tiles: int) -> int:
+def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
     """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
-    return max(1, min(2 * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))
+    return max(1, min(plan.together * MULTIPROCESSORS // programs, MAX_SPLITS, tiles // plan.least))
 
 
-@triton.jit(do_not_specialize=["length", "visible", "depths", "n", "m", "window", "visible_stride"])
+@triton.jit(do_not_specialize=["n", "m", "row_stride", "column_stride"])
+def _pack_kernel(
+    visible: "Any",
+    words: "Any",
+    n: "Any",
+    m: "Any",
+    row_stride: "Any",
+    column_stride: "Any",
+    ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    wait_for_inputs(OVERLAP)
+    row, word, bit = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1), tl.arange(0, 64)
+    slot = word * 64 + bit
+    there = (row < n)[:, None] & (slot < m)[None, :]
+    seen = tl.load(visible + row[:, None].to(tl.int64) * row_stride + slot[None, :] * column_stride, mask=there, other=0)
+    tl.store(words + row * tl.num_programs(1) + word, tl.sum(seen.to(tl.int64) << bit[None, :].to(tl.int64), axis=1), mask=row < n)
+
+
+@triton.jit(do_not_specialize=["length", "bits", "depths", "n", "m", "window", "words"])
 def _attention_kernel(
     query: "Any",
     keys: "Any",
     values: "Any",
     length: "Any",
-    visible: "Any",
+    bits: "Any",
     depths: "Any",
     out: "Any",
     logs: "Any",
     n: "Any",
     m: "Any",
     window: "Any",
-    visible_stride: "Any",
+    words: "Any",
     query_head: "Any",
     query_node: "Any",
     key_head: "Any",
@@ -218,13 +283,13 @@ def _attention_kernel(
 
     prefix = tl.load(length).to(tl.int32)
     total = prefix + m
-    first, near = 0, 0  # the first tile that any row sees; the slot from which on all rows see all that is committed
+    first = 0  # the first tile that any row sees
     oldest = row * 0
     if WINDOWED:
         oldest = prefix - window + 1 + tl.load(depths + node, mask=there, other=0).to(tl.int32)
         first = tl.minimum(tl.maximum(tl.min(oldest, axis=0), 0), prefix) // SLOTS
-        near = tl.max(oldest, axis=0)
-    tiles = tl.cdiv(total, SLOTS) - first
+    committed = tl.cdiv(prefix, SLOTS)
+    tiles = committed + tl.cdiv(m, SLOTS) - first
     begin, end = first + tiles * split // splits, first + tiles * (split + 1) // splits
 
     q_at = query + (head * query_head + node.to(tl.int64) * query_node)[:, None] + place[None, :]
@@ -232,31 +297,30 @@ def _attention_kernel(
     slot = tl.arange(0, SLOTS)
     k_at = slot[:, None] * key_slot + place[None, :]
     v_at = slot[:, None] * value_slot + value_place[None, :]
-    keys += kv_head * key_head + begin.to(tl.int64) * SLOTS * key_slot
-    values += kv_head * value_head + begin.to(tl.int64) * SLOTS * value_slot
-    seen_at = node * visible_stride
+    keys += kv_head * key_head
+    values += kv_head * value_head
+    bits += node * words
 
     highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     mass = tl.zeros((ROWS,), dtype=tl.float32)
     sums = tl.zeros((ROWS, VALUE_WIDE), dtype=tl.float32)
     for tile in tl.range(begin, end):
-        at = tile * SLOTS + slot
-        k = tl.load(keys + k_at, mask=(at < total)[:, None] & (place < DIM)[None, :], other=0.0)
-        v = tl.load(values + v_at, mask=(at < total)[:, None] & (value_place < VALUE_DIM)[None, :], other=0.0)
-        keys += SLOTS * key_slot
-        values += SLOTS * value_slot
+        behind = tile >= committed  # of the tree's own rows, which begin a tile of their own
+        start = tl.where(behind, prefix + (tile - committed) * SLOTS, tile * SLOTS)
+        there_are = tl.minimum(tl.where(behind, total, prefix) - start, SLOTS)
+        inside = (slot < there_are)[:, None]
+        k = tl.load(keys + start.to(tl.int64) * key_slot + k_at, mask=inside & (place < DIM)[None, :], other=0.0)
+        v = tl.load(values + start.to(tl.int64) * value_slot + v_at, mask=inside & (value_place < VALUE_DIM)[None, :], other=0.0)
+        own = (start - prefix) * behind.to(tl.int32)
+        whole = tl.where(there_are < SLOTS, (1 << (there_are % 64).to(tl.int64)) - 1, -1)
+        word = tl.load(bits + own // 64, mask=there & behind, other=whole) >> (own % 64)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor
         if CAPPED:
             small = tl.exp2(-tl.abs(scores))  # e^(-2 |s| / cap)
             scores = tl.where(scores < 0, -cap, cap) * (1 - small) / (1 + small)
-        seen = tl.full((ROWS, SLOTS), 1, dtype=tl.int1)
-        if (tile * SLOTS < near) | ((tile + 1) * SLOTS > prefix):
-            inside = (at >= prefix) & (at < total)
-            seen = tl.load(visible + (seen_at[:, None] + (at - prefix)[None, :]), mask=there[:, None] & inside[None, :], other=0)
-            committed = (at < prefix)[None, :]
-            if WINDOWED:
-                committed = committed & (at[None, :] >= oldest[:, None])
-            seen = seen | committed
+        seen = (word[:, None] >> slot[None, :].to(tl.int64)) & 1 != 0
+        if WINDOWED:
+            seen = seen & (behind | (start + slot[None, :] >= oldest[:, None]))
         scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         against = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet

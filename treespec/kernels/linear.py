@@ -16,6 +16,7 @@ from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import (
+    MULTIPROCESSORS,
     SHARED,
     Activation,
     Norm,
@@ -188,11 +189,13 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
     few = rows <= 16
     if gated:
-        plan = Tiling(32, 128 if few else 64, 1, 4, 4)
+        plan = Tiling(64 if columns >= 64 * MULTIPROCESSORS else 32, 128, 1, 4, 4) if few else Tiling(32, 64, 1, 4, 4)
     elif columns >= 16_384:
-        plan = Tiling(128, 128, 1, 4 if few else 8, 4)
-    elif few and columns > 5120:
+        plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
+    elif columns > 8192 and few:
         plan = Tiling(32, 128, 1, 4, 6)
+    elif columns > 5120:
+        plan = Tiling(64, 256, 1, 4, 4) if few else Tiling(64, 128, 1, 4, 5)
     else:
         plan = Tiling(64 if few else 32, 256 if inner >= 2048 else 128, 1, 4, 4)
     return fitting(plan, rows, triton.cdiv(columns, plan.columns), inner, 2 if gated else 1, shared)

@@ -13,6 +13,8 @@ Activation = Literal["silu", "gelu_tanh"]
 
 LARGEST = 64
 """Rows up to which these kernels are used; cuBLAS is faster beyond."""
+MULTIPROCESSORS = 132
+"""What tiles and splits are chosen for: an H100 or H200."""
 SHARED = 200_000
 """Bytes of shared memory that a program may take on Hopper."""
 _TILES = 1 << 14
@@ -86,13 +88,18 @@ def shared_bytes(device: torch.device) -> int:
 
 
 def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
-    """The tiling with as many splits as fill the device, and an inner size whose stages fit into shared memory."""
+    """The tiling with as many splits as fill the device, an inner size whose stages fit into shared memory, and stages that let all run at once.
+
+    A second wave of a few programs would take as long as the first, so several share a multiprocessor where that leaves each three stages.
+    """
     splits, at_once = 1, plan.inner
-    while tiles * splits < 110 and inner // (splits * 2) >= 512:
+    while tiles * splits < 96 and inner // (splits * 2) >= 512:
         splits *= 2
     while at_once > 32 and plan.stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
         at_once //= 2
-    return replace(plan, inner=at_once, splits=splits)
+    together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
+    stages = (shared * 8 // 7 // together - 1024) // (at_once * 2 * (pairs * plan.columns + block_of(rows)))
+    return replace(plan, inner=at_once, splits=splits, stages=min(plan.stages, stages) if stages >= 3 else plan.stages)
 
 
 @triton.jit

@@ -122,7 +122,8 @@ def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtyp
     """Tiles that keep an H200 reading. `heads` counts those of queries, keys and values."""
     if dtype == torch.float32:
         return Tiling(16, 32, 1, 4, 2)
-    plan = Tiling(16, 128, 1, 4, 3)
+    wide = heads * triton.cdiv(dim // 2, 32) >= 96
+    plan = Tiling(32 if wide else 16, 128, 1, 4, 5 if wide else 3)
     return fitting(plan, rows, heads * triton.cdiv(dim // 2, plan.columns), inner, 2, shared)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treespec.kernels import linear as lin
-from treespec.kernels.attention import tree_attention
+from treespec.kernels.attention import Ancestors, pack, tree_attention
 from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
 from treespec.kernels.product import LARGEST, Norm, Workspace
 from treespec.kernels.qkv import project
@@ -100,8 +100,9 @@ class FusedDecoder:
         `near`: what layers with a window see of the tree; `table`: the embeddings that tokens are rows of, where not the model's own.
         """
         table = self.embedding if table is None else table
+        tree, edge = pack(place.visible), None if near is None else pack(near)
         if tokens.shape[0] > LARGEST:
-            return self._wide(tokens, place, near, cache, keep, table)
+            return self._wide(tokens, place, tree, edge, cache, keep, table)
         space = self.workspace
         stream = lin.start(table, tokens, self.layers[0].before)
         for index, layer in enumerate(self.layers):
@@ -111,7 +112,7 @@ class FusedDecoder:
                 query = project(stream, layer.qkv.weight, space, *where, bias=layer.qkv.bias)
             else:
                 query = rotate_and_store(lin.linear(stream, layer.qkv.weight, space, bias=layer.qkv.bias), *where, layer.heads)
-            seen = self._attend(query, keys, values, layer, place, near)
+            seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
             stream = lin.linear_add(seen, layer.out.weight, stream.plain, layer.after, space, bias=layer.out.bias)
             inner = lin.linear(stream, layer.gate_up.weight, space, bias=layer.gate_up.bias, gated="silu")
             following = self.layers[index + 1].before if index + 1 < len(self.layers) else self.final
@@ -119,7 +120,16 @@ class FusedDecoder:
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
 
-    def _wide(self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor) -> Tensor:
+    def _wide(
+        self,
+        tokens: Tensor,
+        place: Placement,
+        tree: Ancestors,
+        edge: Ancestors | None,
+        cache: TreeCache,
+        keep: Tensor | None,
+        table: Tensor,
+    ) -> Tensor:
         x = F.embedding(tokens, table)
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
@@ -127,7 +137,7 @@ class FusedDecoder:
             keys, values = cache.rows(index)
             qkv = F.linear(normed, layer.qkv.weight, layer.qkv.bias)
             query = rotate_and_store(qkv, *self._where(place, keys, values), layer.heads)
-            seen = self._attend(query, keys, values, layer, place, near)
+            seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
             x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
             inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias), "silu")
             delta = F.linear(inner, layer.down.weight, layer.down.bias)
@@ -140,11 +150,10 @@ class FusedDecoder:
         assert self._tables is not None
         return (place.prefix.length, place.depths, place.rows, *self._tables, keys, values)
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, near: Tensor | None) -> Tensor:
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, seen: Ancestors) -> Tensor:
         """[q, heads dim] of query [q, heads, dim], over K/V rows that are stored."""
-        visible = place.visible if layer.window is None or near is None else near
         return tree_attention(
-            query.transpose(0, 1), keys, values, place.prefix.length, visible, scale=layer.scale, window=layer.window, depths=place.depths
+            query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
         ).flatten(1)
 
 

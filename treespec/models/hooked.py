@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from treespec.kernels.attention import tree_attention
+from treespec.kernels.attention import Ancestors, pack, tree_attention
 from treespec.models.families import Family
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
@@ -23,7 +23,10 @@ class _Running:
     """The pass that the attention layers are in."""
 
     place: Placement | None = None
-    near: Tensor | None = None
+    tree: Ancestors | None = None
+    """What layers see of the tree."""
+    edge: Ancestors | None = None
+    """The same for layers with a window."""
     calls: int = 0
 
 
@@ -76,7 +79,8 @@ class HookedDecoder:
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         usual = self._config._attn_implementation
-        self.running.place, self.running.near, self.running.calls = place, near, 0
+        self.running.place, self.running.calls = place, 0
+        self.running.tree, self.running.edge = pack(place.visible), None if near is None else pack(near)
         self._config._attn_implementation = NAME
         try:
             output = self.module(
@@ -88,7 +92,7 @@ class HookedDecoder:
             )
         finally:
             self._config._attn_implementation = usual
-            self.running.place = self.running.near = None
+            self.running.place = self.running.tree = self.running.edge = None
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
@@ -117,7 +121,7 @@ def _attend(
         key[0],
         value[0],
         place.prefix.length,
-        place.visible if sliding_window is None or running.near is None else running.near,
+        running.tree if sliding_window is None or running.edge is None else running.edge,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         depths=place.depths,

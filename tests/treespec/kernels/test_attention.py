@@ -11,7 +11,16 @@ import torch
 import triton
 from torch import Tensor
 
-from treespec.kernels.attention import MAX_SPLITS, MULTIPROCESSORS, choose_splits, choose_tiling, reference_attention, tree_attention
+from treespec.kernels.attention import (
+    MAX_SPLITS,
+    MULTIPROCESSORS,
+    choose_splits,
+    choose_tiling,
+    pack,
+    reference_attention,
+    reference_pack,
+    tree_attention,
+)
 from treespec.tree import SpeculationTree
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -251,7 +260,28 @@ def test_what_cannot_be_read_is_refused(device: str) -> None:
     with pytest.raises(ValueError, match="stride 1"):
         replace(case, keys=case.keys.transpose(1, 2).contiguous().transpose(1, 2)).run()
     with pytest.raises(ValueError, match="stride 1"):
-        replace(case, visible=case.visible.T).run()
+        replace(case, query=case.query.transpose(1, 2).contiguous().transpose(1, 2)).run()
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 64), (33, 65), (5, 200), (64, 64), (70, 1024)])
+def test_bits_are_what_each_node_sees(device: str, n: int, m: int) -> None:
+    """In whatever order the flags lie, and with nothing in the bits that no slot has."""
+    flags = torch.rand(m, n, generator=torch.Generator().manual_seed(n + m)).to(device) < 0.5
+    whole = torch.zeros(m + 3, n, 2, dtype=torch.bool, device=device)
+    whole[:m, :, 1] = flags
+    exact = [[sum(int(flags[64 * w + b, row]) << b for b in range(min(64, m - 64 * w))) for w in range(-(-m // 64))] for row in range(n)]
+    signed = [[word - (1 << 64) * (word >> 63) for word in row] for row in exact]
+    for visible in (flags.T, flags.T.contiguous(), whole[:m, :, 1].T):
+        for made in (pack(visible), reference_pack(visible)):
+            assert (made.slots, made.words.tolist()) == (m, signed)
+
+
+def test_a_mask_may_come_packed_and_of_any_strides(device: str) -> None:
+    case = a_case(device, TREES["random"], 70)
+    wanted = case.run()
+    assert torch.equal(replace(case, visible=case.visible.T.contiguous().T).run(), wanted)
+    packed = tree_attention(case.query, case.keys, case.values, case.length, pack(case.visible), scale=case.query.shape[2] ** -0.5)
+    assert torch.equal(packed, wanted)
     with pytest.raises(ValueError, match="pass depths"):
         case.run(window=4, depths=None)
 
@@ -261,12 +291,15 @@ def test_what_cannot_be_read_is_refused(device: str) -> None:
 
 @pytest.mark.parametrize("programs", [1, 2, 8, 32, 64, 98, 99, 132, 1000])
 @pytest.mark.parametrize("tiles", [1, 5, 512])
-def test_splits_fill_the_device_once_or_twice(programs: int, tiles: int) -> None:
-    splits = choose_splits(programs, tiles)
-    assert 1 <= splits <= min(MAX_SPLITS, tiles)
-    assert splits == 1 or programs * splits <= 2 * MULTIPROCESSORS
-    if splits not in (MAX_SPLITS, tiles):
-        assert programs * splits >= 0.75 * MULTIPROCESSORS
+@pytest.mark.parametrize("rows", [16, 64])
+def test_splits_fill_the_device_and_have_tiles_to_take(programs: int, tiles: int, rows: int) -> None:
+    plan = choose_tiling(rows, 128, torch.float16)
+    room = plan.together * MULTIPROCESSORS
+    splits = choose_splits(programs, tiles, plan)
+    assert 1 <= splits <= min(MAX_SPLITS, max(1, tiles // plan.least))
+    assert splits == 1 or programs * splits <= room
+    if programs <= room and splits not in (MAX_SPLITS, max(1, tiles // plan.least)):
+        assert programs * splits > room / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
