@@ -58,15 +58,14 @@ def pack(visible: Tensor) -> Ancestors:
     """Bits of bool [n, m], of any strides, in one launch."""
     n, m = visible.shape
     words = torch.empty(n, triton.cdiv(m, 64), dtype=torch.int64, device=visible.device)
-    rows = min(32, triton.next_power_of_2(n))
-    _pack_kernel[(triton.cdiv(n, rows), words.shape[1])](
+    _pack_kernel[(triton.cdiv(n, 32), words.shape[1])](
         visible,
         words,
         n,
         m,
         visible.stride(0),
         visible.stride(1),
-        ROWS=rows,
+        ROWS=32,
         OVERLAP=overlaps(visible.device),
         num_warps=4,
         **early(visible.device),
@@ -133,7 +132,7 @@ def tree_attention(
         raise ValueError(f"window {window} counts back from each node's position; pass depths")
     seen = visible if isinstance(visible, Ancestors) else pack(visible)
     group = heads // kv_heads
-    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads)
+    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype)
     blocks = triton.cdiv(n * group, plan.rows)
     if splits is None:
         reach = capacity if window is None else min(capacity, window + seen.slots)
@@ -201,8 +200,8 @@ def tree_attention(
     return out
 
 
-def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int = 1) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill no registers on Hopper."""
+def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
+    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill no registers on Hopper (benchmarks/NOTES.md)."""
     height = max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
@@ -210,8 +209,7 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int = 1) ->
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
     if height < 64 or dim <= 64:
         return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 3)
-    filled = kv_heads * triton.cdiv(rows, 64) >= 0.75 * MULTIPROCESSORS
-    return Tiling(64, 64, 4, 4 if filled else 3, together=1, least=4)
+    return Tiling(64, 64, 4, 4, together=1, least=4)
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:

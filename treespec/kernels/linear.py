@@ -189,7 +189,7 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
     few = rows <= 16
     if gated:
-        plan = Tiling(64 if columns >= 64 * MULTIPROCESSORS else 32, 128, 1, 4, 4) if few else Tiling(32, 64, 1, 4, 4)
+        plan = Tiling(64 if columns > 96 * MULTIPROCESSORS else 32, 128, 1, 4, 4) if few else Tiling(32, 64, 1, 4, 4)
     elif columns >= 16_384:
         plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
     elif columns > 8192 and few:

@@ -88,18 +88,20 @@ def shared_bytes(device: torch.device) -> int:
 
 
 def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
-    """The tiling with as many splits as fill the device, an inner size whose stages fit into shared memory, and stages that let all run at once.
+    """The tiling with as many splits as fill the device, and an inner size whose stages fit into shared memory.
 
-    A second wave of a few programs would take as long as the first, so several share a multiprocessor where that leaves each three stages.
+    Of many rows, a second wave of a few programs would take as long as the first: several share a multiprocessor where three stages each fit.
     """
-    splits, at_once = 1, plan.inner
+    splits, at_once, stages = 1, plan.inner, plan.stages
     while tiles * splits < 96 and inner // (splits * 2) >= 512:
         splits *= 2
-    while at_once > 32 and plan.stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
+    while at_once > 32 and stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
         at_once //= 2
     together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
-    stages = (shared * 8 // 7 // together - 1024) // (at_once * 2 * (pairs * plan.columns + block_of(rows)))
-    return replace(plan, inner=at_once, splits=splits, stages=min(plan.stages, stages) if stages >= 3 else plan.stages)
+    fit = (shared * 8 // 7 // together - 1024) // (at_once * 2 * (pairs * plan.columns + block_of(rows)))
+    if block_of(rows) == LARGEST and fit >= 3:
+        stages = min(stages, fit)
+    return replace(plan, inner=at_once, splits=splits, stages=stages)
 
 
 @triton.jit
