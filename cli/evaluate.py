@@ -60,14 +60,10 @@ def evaluate(
     from treespec.verification.runner import EvaluationSettings, check_fits
     from treespec.verification.runner import evaluate as run
 
-    if (
-        max_length is not None
-        and not rows.chat
-        and max_length < rows.longest() + gen_len
-        and shape_of(models.target, models.revision) is None
-    ):
+    least = rows.longest() + gen_len + 1
+    if max_length is not None and not rows.chat and max_length < least and shape_of(models.target, models.revision) is None:
         raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {rows.longest() + gen_len} or more."
+            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {least} or more."
         )
     check_writable(output)
     drafting = drafting_of(plan, sampling)

@@ -49,13 +49,14 @@ def journal_of(output: Path | None, part: str = "") -> Path | None:
 
 @contextmanager
 def claimed(output: Path | None) -> Iterator[None]:
-    """Within, no other run writes this file or its journals. Raises OutputError where one does."""
+    """Within, no other run writes this file, by whatever link, or its journals. Raises OutputError where one does."""
     if output is None or journal_of(output) is None:
         yield
         return
     from treespec.locks import alone
 
-    with alone(output.with_name(f"{output.name}.lock"), output):
+    file = output.resolve()
+    with alone(file.with_name(f".treeopt-{file.name}.lock"), output):
         yield
 
 

@@ -31,11 +31,14 @@ def claim(descriptor: int, what: StrPath) -> None:
 
 @contextmanager
 def alone(lock: Path, what: StrPath) -> Iterator[None]:
-    """Within, no other run is within: `lock` is the file that says so, and goes at the end. Raises OutputError that names `what`."""
+    """Within, no other run is within: `lock` is the file that says so, and goes at the end; a killed run leaves it, unlocked.
+
+    Raises OutputError that names `what`, or the lock where it cannot be had.
+    """
     try:
         descriptor = _open(lock, what)
     except OSError as e:
-        refuse(what, e)
+        refuse(lock, e)
     try:
         yield
     finally:
@@ -47,7 +50,10 @@ def alone(lock: Path, what: StrPath) -> Iterator[None]:
 def _open(lock: Path, what: StrPath) -> int:
     """The locked file of that name: not one that its holder has removed since it was opened here."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # left by another user's run that was killed
+            descriptor = os.open(lock, os.O_RDONLY)
         try:
             claim(descriptor, what)
         except BaseException:

@@ -220,15 +220,26 @@ def test_replies_are_not_written_where_another_run_writes_the_same_output(run: A
         ["potential", *where, "--method", "on-policy", "--gen-len", 5],
     ]
     for command in commands:
-        with alone(tmp_path / "o.json.lock", "o.json"):
+        with alone(tmp_path / ".treeopt-o.json.lock", "o.json"):
             outcome = run(*command)
             assert (outcome.code, outcome.out) == (1, "")
             assert outcome.err.endswith("another run is writing o.json now; wait for it, or name another output with -o\n")
             assert "writing replies" not in outcome.err
-        assert not list(tmp_path.glob("o.json*"))
+        assert not list(tmp_path.glob("*o.json*"))
         assert run(*command).code == 0
-        assert [path.name for path in tmp_path.glob("o.json*")] == ["o.json"]
+        assert [path.name for path in tmp_path.glob("*o.json*")] == ["o.json"]
         (tmp_path / "o.json").unlink()
+
+
+def test_a_link_to_an_output_is_the_output(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("o.json")
+    command = ["evaluate", *models(pair), "--dataset", rows, "--prompt-len", 5, "--gen-len", 4, "--mode", "baseline", "-o", "link.json"]
+    with alone(tmp_path / ".treeopt-o.json.lock", "o.json"):
+        outcome = run(*command)
+    assert outcome.code == 1
+    assert "another run is writing link.json now" in outcome.err
+    assert run(*command).code == 0
+    assert (tmp_path / "o.json").is_file()
 
 
 def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, chatty: Pair, tmp_path: Path) -> None:

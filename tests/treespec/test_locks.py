@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -89,13 +90,30 @@ def test_where_there_are_no_locks_work_goes_on_with_a_warning(
     with caplog.at_level(logging.WARNING), alone(tmp_path / "lock", "report.json"):
         assert "the file system of report.json has no locks" in caplog.text
     monkeypatch.setattr(fcntl, "flock", refuse(errno.EIO))
-    with pytest.raises(OutputError, match="cannot write report.json"), alone(tmp_path / "lock", "report.json"):
+    with pytest.raises(OutputError, match="cannot write .*lock"), alone(tmp_path / "lock", "report.json"):
         pytest.fail("the lock cannot be had")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(OutputError, match=r"cannot write report\.json: its folder does not exist"),
+        pytest.raises(OutputError, match=r"cannot write .*a/b: its folder does not exist"),
         alone(tmp_path / "a" / "b", "report.json"),
     ):
         pytest.fail("there is no such folder")
+
+
+def test_the_lock_that_another_users_killed_run_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be read, and its folder written to."""
+    (tmp_path / "lock").touch()
+    real = os.open
+
+    def for_reading(path: Any, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "no")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", for_reading)
+    with alone(tmp_path / "lock", "report.json"), pytest.raises(OutputError), alone(tmp_path / "lock", "report.json"):
+        pytest.fail("two runs are within")
+    monkeypatch.undo()
+    assert names(tmp_path) == []

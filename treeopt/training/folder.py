@@ -19,7 +19,7 @@ from treeopt.training.record import SCHEMA, VERSION
 from treespec.errors import OutputError, TrainingError
 from treespec.files import check_writable, read_json, write_json
 
-LOCK = ".lock"
+LOCK = ".treeopt.lock"
 """The file that keeps a second run out, as long as one trains."""
 _STAGING = ".saving"
 _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
