@@ -96,11 +96,7 @@ class Journal:
     def _claim(self, path: Path) -> int:
         """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            claim(descriptor, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        claim(descriptor, path)
         return descriptor
 
     def _recover(self, path: Path, fingerprint: str) -> bool:

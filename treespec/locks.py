@@ -15,16 +15,18 @@ _log = logging.getLogger(__name__)
 
 
 def claim(descriptor: int, what: StrPath) -> None:
-    """Lock an open file for this process until it is closed. Raises OutputError that names `what` where another run holds it.
+    """Lock an open file for this process until it is closed, which it is at once where another run holds it: OutputError names `what`.
 
     On a file system without locks it warns and goes on.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
+        os.close(descriptor)
         raise OutputError(f"another run is writing {os.fspath(what)} now; wait for it, or name another output with -o") from e
     except OSError as e:
         if e.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            os.close(descriptor)
             raise
         _log.warning("the file system of %s has no locks: see to it that no other run writes it", what)
 
@@ -54,11 +56,7 @@ def _open(lock: Path, what: StrPath) -> int:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except PermissionError:  # left by another user's run that was killed
             descriptor = os.open(lock, os.O_RDONLY)
-        try:
-            claim(descriptor, what)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        claim(descriptor, what)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
                 return descriptor

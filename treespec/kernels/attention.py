@@ -201,7 +201,7 @@ def tree_attention(
 
 
 def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill no registers on Hopper (benchmarks/NOTES.md)."""
+    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md)."""
     height = max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)

@@ -92,13 +92,13 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
 
     Of many rows, a second wave of a few programs would take as long as the first: several share a multiprocessor where three stages each fit.
     """
-    splits, at_once, stages = 1, plan.inner, plan.stages
+    splits, at_once, stages, width = 1, plan.inner, plan.stages, 2 * (pairs * plan.columns + block_of(rows))
     while tiles * splits < 96 and inner // (splits * 2) >= 512:
         splits *= 2
-    while at_once > 32 and stages * at_once * 2 * (pairs * plan.columns + block_of(rows)) > shared:
+    while at_once > 32 and stages * at_once * width > shared:
         at_once //= 2
     together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
-    fit = (shared * 8 // 7 // together - 1024) // (at_once * 2 * (pairs * plan.columns + block_of(rows)))
+    fit = (shared * 8 // 7 // together - 1024) // (at_once * width)
     if block_of(rows) == LARGEST and fit >= 3:
         stages = min(stages, fit)
     return replace(plan, inner=at_once, splits=splits, stages=stages)
