@@ -122,20 +122,22 @@ def tree_attention(
     m slots behind them each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
     length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a
     `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
-    strides it cannot read and a window without depths.
+    strides it cannot read, a scale that is not positive and a window without depths.
     """
     heads, n, dim = query.shape
     kv_heads, capacity, value_dim = values.shape
     if query.stride(2) != 1 or keys.stride(2) != 1 or values.stride(2) != 1:
         raise ValueError("query, keys and values need a last dimension of stride 1; pass them through contiguous()")
+    if scale <= 0:
+        raise ValueError(f"scale {scale} is not positive; negate the query instead")
     if window is not None and depths is None:
         raise ValueError(f"window {window} counts back from each node's position; pass depths")
     seen = visible if isinstance(visible, Ancestors) else pack(visible)
     group = heads // kv_heads
-    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype)
+    reach = capacity if window is None else min(capacity, window + seen.slots)
+    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads, reach)
     blocks = triton.cdiv(n * group, plan.rows)
     if splits is None:
-        reach = capacity if window is None else min(capacity, window + seen.slots)
         splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
     out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
     partial, logs = out, None
@@ -200,8 +202,11 @@ def tree_attention(
     return out
 
 
-def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head), of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md)."""
+def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) -> Tiling:
+    """Tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
+
+    Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md).
+    """
     height = max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
@@ -209,7 +214,11 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype) -> Tiling:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
     if height < 64 or dim <= 64:
         return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 3)
-    return Tiling(64, 64, 4, 4, together=1, least=4)
+    low, tall, tiles = Tiling(64, 64, 4, 4, together=1, least=4), Tiling(128, 64, 8, 3, together=1, least=4), triton.cdiv(reach, 64)
+    programs = triton.cdiv(rows, tall.rows) * kv_heads
+    splits = choose_splits(programs, tiles, tall)
+    unsplit = splits == 1 or choose_splits(triton.cdiv(rows, low.rows) * kv_heads, tiles, low) > 1
+    return tall if height >= 128 and unsplit and programs * splits >= MULTIPROCESSORS * 7 // 8 else low
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
@@ -280,18 +289,20 @@ def _attention_kernel(
     place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
 
     prefix = tl.load(length).to(tl.int32)
+    q_at = query + (head * query_head + node.to(tl.int64) * query_node)[:, None] + place[None, :]
+    q = tl.load(q_at, mask=there[:, None] & (place < DIM)[None, :], other=0.0)
     total = prefix + m
     first = 0  # the first tile that any row sees
     oldest = row * 0
+    newest = 0
     if WINDOWED:
         oldest = prefix - window + 1 + tl.load(depths + node, mask=there, other=0).to(tl.int32)
         first = tl.minimum(tl.maximum(tl.min(oldest, axis=0), 0), prefix) // SLOTS
+        newest = tl.max(oldest, axis=0)
     committed = tl.cdiv(prefix, SLOTS)
     tiles = committed + tl.cdiv(m, SLOTS) - first
     begin, end = first + tiles * split // splits, first + tiles * (split + 1) // splits
 
-    q_at = query + (head * query_head + node.to(tl.int64) * query_node)[:, None] + place[None, :]
-    q = tl.load(q_at, mask=(there & (begin < end))[:, None] & (place < DIM)[None, :], other=0.0)
     slot = tl.arange(0, SLOTS)
     k_at = slot[:, None] * key_slot + place[None, :]
     v_at = slot[:, None] * value_slot + value_place[None, :]
@@ -299,6 +310,7 @@ def _attention_kernel(
     values += kv_head * value_head
     bits += node * words
 
+    raw = 1.0 if CAPPED else factor  # makes scores exponents of two
     highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     mass = tl.zeros((ROWS,), dtype=tl.float32)
     sums = tl.zeros((ROWS, VALUE_WIDE), dtype=tl.float32)
@@ -312,24 +324,26 @@ def _attention_kernel(
         own = (start - prefix) * behind.to(tl.int32)
         whole = tl.where(there_are < SLOTS, (1 << (there_are % 64).to(tl.int64)) - 1, -1)
         word = tl.load(bits + own // 64, mask=there & behind, other=whole) >> (own % 64)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if CAPPED:
+            scores *= factor
             small = tl.exp2(-tl.abs(scores))  # e^(-2 |s| / cap)
             scores = tl.where(scores < 0, -cap, cap) * (1 - small) / (1 + small)
-        seen = (word[:, None] >> slot[None, :].to(tl.int64)) & 1 != 0
-        if WINDOWED:
-            seen = seen & (behind | (start + slot[None, :] >= oldest[:, None]))
-        scores = tl.where(seen, scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        if behind or there_are < SLOTS or (WINDOWED and start < newest):  # not all rows see all slots
+            seen = (word[:, None] >> slot[None, :].to(tl.int64)) & 1 != 0
+            if WINDOWED:
+                seen = seen & (behind | (start + slot[None, :] >= oldest[:, None]))
+            scores = tl.where(seen, scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1) * raw)
         against = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen nothing yet
-        weights = tl.exp2(scores - against[:, None])
+        weights = tl.exp2(scores * raw - against[:, None])
         shrink = tl.exp2(highest - against)
         mass = mass * shrink + tl.sum(weights, axis=1)
         sums = tl.dot(weights.to(v.dtype), v, sums * shrink[:, None], input_precision=PRECISION)
         highest = higher
 
     mass = tl.where(mass > 0, mass, 1.0)
-    sums = sums / mass[:, None]
+    sums = sums * (1 / mass)[:, None]
     target = node.to(tl.int64) * HEADS + head
     if SPLIT:
         target += split.to(tl.int64) * n * HEADS

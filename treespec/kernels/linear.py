@@ -16,7 +16,6 @@ from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import (
-    MULTIPROCESSORS,
     SHARED,
     Activation,
     Norm,
@@ -28,9 +27,11 @@ from treespec.kernels.product import (
     collect,
     deposit,
     fitting,
+    load_squares,
     multiply,
     norm_factors,
     shared_bytes,
+    shares,
     slice_of,
 )
 
@@ -39,13 +40,13 @@ def reference_start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
     """The twin that defines `start`."""
     plain = embedding[tokens]
     weighted = (plain.float() * norm.weight.float()).to(plain.dtype)
-    return Stream(plain, weighted, plain.float().square().sum(-1)[None], norm.epsilon)
+    return Stream(plain, weighted, plain.float().square().sum(-1, keepdim=True), norm.epsilon)
 
 
 def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None = None, gated: Activation | None = None) -> Tensor:
     """The twin that defines `linear`, in float32. See there."""
     if isinstance(x, Stream):
-        mean = x.squares.sum(0) / x.plain.shape[1]
+        mean = x.squares.sum(1) / x.plain.shape[1]
         out = (x.weighted.float() @ weight.float().T) * torch.rsqrt(mean + x.epsilon)[:, None]
     else:
         out = x.float() @ weight.float().T
@@ -63,14 +64,14 @@ def reference_linear_add(x: Tensor, weight: Tensor, residual: Tensor, norm: Norm
     if bias is not None:
         out = out + bias.float()
     plain = out.to(x.dtype)
-    return Stream(plain, (plain.float() * norm.weight.float()).to(x.dtype), plain.float().square().sum(-1)[None], norm.epsilon)
+    return Stream(plain, (plain.float() * norm.weight.float()).to(x.dtype), plain.float().square().sum(-1, keepdim=True), norm.epsilon)
 
 
 def start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
     """The residual stream before the first layer. embedding [vocabulary, inner], tokens int64 [rows]."""
     rows, inner = tokens.shape[0], embedding.shape[1]
     plain = torch.empty(rows, inner, dtype=embedding.dtype, device=embedding.device)
-    weighted, squares = torch.empty_like(plain), torch.empty(1, rows, dtype=torch.float32, device=embedding.device)
+    weighted, squares = torch.empty_like(plain), torch.empty(rows, 1, dtype=torch.float32, device=embedding.device)
     _start_kernel[(rows,)](
         embedding,
         tokens,
@@ -122,7 +123,7 @@ def linear_add(
     rows, columns = residual.shape
     plan = tiling or choose_tiling(rows, columns, x.shape[1], False, weight.dtype, shared_bytes(weight.device))
     plain, weighted = torch.empty_like(residual), torch.empty_like(residual)
-    squares = torch.empty(triton.cdiv(columns, plan.columns), rows, dtype=torch.float32, device=x.device)
+    squares = torch.empty(rows, triton.cdiv(columns, plan.columns), dtype=torch.float32, device=x.device)
     _launch_linear(x, weight, workspace, bias, residual, norm, None, plain, weighted, squares, plan)
     return Stream(plain, weighted, squares, norm.epsilon)
 
@@ -144,8 +145,8 @@ def _launch_linear(
     (rows, inner), columns = read.shape, out.shape[1]
     block = block_of(rows)
     plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
-    tiles = triton.cdiv(columns, plan.columns)
-    partial = workspace.floats(tiles * plan.splits * block * plan.columns * (2 if gated else 1)) if plan.splits > 1 else None
+    tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
+    partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
     overlap = overlaps(weight.device)
     _linear_kernel[(tiles, plan.splits)](
         read,
@@ -161,16 +162,17 @@ def _launch_linear(
         workspace.counters,
         rows,
         plan.splits,
-        x.squares.shape[0] if isinstance(x, Stream) else 0,
+        x.squares.shape[1] if isinstance(x, Stream) else 0,
         columns,
         inner,
         x.epsilon if isinstance(x, Stream) else 0.0,
         BLOCK=block,
         COLUMNS=plan.columns,
+        WIDE=wide,
         INNER=plan.inner,
         SPLIT=plan.splits > 1,
         SCALED=isinstance(x, Stream),
-        PARTS=triton.next_power_of_2(x.squares.shape[0]) if isinstance(x, Stream) else 1,
+        PARTS=triton.next_power_of_2(x.squares.shape[1]) if isinstance(x, Stream) else 1,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
         GATED=gated or "",
@@ -188,16 +190,19 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
     if dtype == torch.float32:
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
     few = rows <= 16
+    share = shares(columns, 128)
     if gated:
-        plan = Tiling(64 if columns > 96 * MULTIPROCESSORS else 32, 128, 1, 4, 4) if few else Tiling(32, 64, 1, 4, 4)
+        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else Tiling(32, 128 if few else 64, 1, 4, 4)
     elif columns >= 16_384:
         plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
-    elif columns > 8192 and few:
-        plan = Tiling(32, 128, 1, 4, 6)
-    elif columns > 5120:
-        plan = Tiling(64, 256, 1, 4, 4) if few else Tiling(64, 128, 1, 4, 5)
+    elif few and columns > 8192:
+        plan = Tiling(share, 128, 1, 4, 5)
+    elif few:
+        plan = Tiling(64, 256 if inner >= 2048 else 128, 1, 4, 4)
+    elif share > 32:
+        plan = Tiling(share, 128, 1, 4 if share <= 64 else 8, 5)
     else:
-        plan = Tiling(64 if few else 32, 256 if inner >= 2048 else 128, 1, 4, 4)
+        plan = Tiling(32, 256 if inner >= 2048 else 128, 1, 4, 4)
     return fitting(plan, rows, triton.cdiv(columns, plan.columns), inner, 2 if gated else 1, shared)
 
 
@@ -225,7 +230,7 @@ def _start_kernel(
     tl.store(squares + row, tl.sum(wide * wide, axis=0))
 
 
-@triton.jit(do_not_specialize=["rows", "splits", "parts"])
+@triton.jit(do_not_specialize=["rows", "splits"])
 def _linear_kernel(
     x: "Any",
     weight: "Any",
@@ -246,6 +251,7 @@ def _linear_kernel(
     epsilon: "Any",
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
     INNER: tl.constexpr,
     SPLIT: tl.constexpr,
     SCALED: tl.constexpr,
@@ -259,37 +265,48 @@ def _linear_kernel(
     OVERLAP: tl.constexpr,
 ) -> None:
     tile, split = tl.program_id(0), tl.program_id(1)
-    row, column = tl.arange(0, BLOCK), tile * COLUMNS + tl.arange(0, COLUMNS)
+    row, column = tl.arange(0, BLOCK), tile * COLUMNS + tl.arange(0, WIDE)
     there = row < rows
-    inside = column < columns
+    inside = column < tl.minimum((tile + 1) * COLUMNS, columns)
     first, stop = slice_of(inner, split, splits, INNER)
     w_row = weight + column.to(tl.int64) * inner
     u_row = weight + (columns + column).to(tl.int64) * inner
+    where = row[:, None].to(tl.int64) * columns + column[None, :]
+    written = there[:, None] & inside[None, :]
+    # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
+    if BIAS:
+        main_bias = tl.load(bias + column, mask=inside, other=0.0)
+        if GATED != "":
+            other_bias = tl.load(bias + columns + column, mask=inside, other=0.0)
+    if RESIDUAL:
+        factor = tl.load(norm + column, mask=inside, other=0.0)
     wait_for_inputs(OVERLAP)
-    main, other = multiply(x, w_row, u_row, rows, inside, first, stop, inner, BLOCK, COLUMNS, INNER, GATED != "", EVEN, PRECISION, STAGES)
+    if SCALED:
+        loaded = load_squares(squares_in, rows, parts, BLOCK, PARTS)
+    if RESIDUAL:
+        before = tl.load(residual + where, mask=written, other=0.0)
+    main, other = multiply(x, w_row, u_row, rows, inside, first, stop, inner, BLOCK, WIDE, INNER, GATED != "", EVEN, PRECISION, STAGES)
     last = True
     if SPLIT:
-        last = deposit(main, other, partial, counters, tile, split, splits, BLOCK, COLUMNS, GATED != "")
+        last = deposit(main, other, partial, counters, tile, split, splits, BLOCK, WIDE, GATED != "")
     if last:
         if SPLIT:
-            main, other = collect(partial, counters, tile, splits, BLOCK, COLUMNS, GATED != "")
+            main, other = collect(partial, counters, tile, splits, BLOCK, WIDE, GATED != "")
         if SCALED:
-            scale = norm_factors(squares_in, rows, parts, inner, epsilon, BLOCK, PARTS)
+            scale = norm_factors(loaded, inner, epsilon)
             main *= scale[:, None]
             other *= scale[:, None]
         if BIAS:
-            main += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+            main += main_bias.to(tl.float32)[None, :]
             if GATED != "":
-                other += tl.load(bias + columns + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+                other += other_bias.to(tl.float32)[None, :]
         if GATED != "":
             main = activate(main, GATED) * other
-        where = row[:, None].to(tl.int64) * columns + column[None, :]
-        written = there[:, None] & inside[None, :]
         kind = out.dtype.element_ty
         if RESIDUAL:
-            main += tl.load(residual + where, mask=written, other=0.0).to(tl.float32)
+            main += before.to(tl.float32)
             rounded = main.to(kind).to(tl.float32)
-            factor = tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
-            tl.store(weighted + where, (rounded * factor[None, :]).to(kind), mask=written)
-            tl.store(squares_out + tile * rows + row, tl.sum(tl.where(written, rounded * rounded, 0.0), axis=1), mask=there)
+            tl.store(weighted + where, (rounded * factor.to(tl.float32)[None, :]).to(kind), mask=written)
+            squares = tl.sum(tl.where(written, rounded * rounded, 0.0), axis=1)
+            tl.store(squares_out + row * tl.num_programs(0) + tile, squares, mask=there)
         tl.store(out + where, main.to(kind), mask=written)

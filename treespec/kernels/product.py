@@ -15,7 +15,7 @@ LARGEST = 64
 """Rows up to which these kernels are used; cuBLAS is faster beyond."""
 MULTIPROCESSORS = 132
 """What tiles and splits are chosen for: an H100 or H200."""
-SHARED = 200_000
+SHARED = 209_000
 """Bytes of shared memory that a program may take on Hopper."""
 _TILES = 1 << 14
 
@@ -38,7 +38,7 @@ class Stream:
     weighted: Tensor
     """[rows, inner]; times the weight of the next norm."""
     squares: Tensor
-    """float32 [parts, rows]; sums of squares of `plain` over parts of the inner dimension."""
+    """float32 [rows, parts]; sums of squares of `plain` over parts of the inner dimension."""
     epsilon: float
     """Of the next norm."""
 
@@ -67,6 +67,7 @@ class Tiling:
     """How one product is spread over the device."""
 
     columns: int
+    """Of a tile, any number; the tensor cores multiply the next power of two."""
     inner: int
     splits: int
     warps: int
@@ -82,23 +83,33 @@ def block_of(rows: int) -> int:
 def shared_bytes(device: torch.device) -> int:
     """Shared memory that a program may take, with some left for what the compiler adds."""
     if device.type != "cuda":
-        return 200_000
+        return SHARED
     properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin) * 7 // 8
+    return int(properties.shared_memory_per_block_optin) * 9 // 10
+
+
+def shares(columns: int, most: int) -> int:
+    """Columns of tiles that all multiprocessors have as many of, at most `most` columns each: a multiple of 4, for wide stores."""
+    waves = triton.cdiv(columns, most * MULTIPROCESSORS)
+    return 4 * int(triton.cdiv(columns, 4 * waves * MULTIPROCESSORS))
 
 
 def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
-    """The tiling with as many splits as fill the device, and an inner size whose stages fit into shared memory.
+    """The tiling with as many splits as fill the device, and stages, at least three unless the plan has fewer, that fit into shared memory.
 
     Of many rows, a second wave of a few programs would take as long as the first: several share a multiprocessor where three stages each fit.
     """
-    splits, at_once, stages, width = 1, plan.inner, plan.stages, 2 * (pairs * plan.columns + block_of(rows))
+    splits, at_once, stages = 1, plan.inner, plan.stages
+    width = 2 * (pairs * triton.next_power_of_2(plan.columns) + block_of(rows))
+    spared = int(block_of(rows) != LARGEST)  # a stage for which Triton needs no memory where the tensor cores read registers
     while tiles * splits < 96 and inner // (splits * 2) >= 512:
         splits *= 2
-    while at_once > 32 and stages * at_once * width > shared:
+    while stages > 3 and (stages - spared) * at_once * width > shared:
+        stages -= 1
+    while at_once > 32 and (stages - spared) * at_once * width > shared:
         at_once //= 2
     together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
-    fit = (shared * 8 // 7 // together - 1024) // (at_once * width)
+    fit = (shared * 10 // 9 // together - 1024) // (at_once * width)
     if block_of(rows) == LARGEST and fit >= 3:
         stages = min(stages, fit)
     return replace(plan, inner=at_once, splits=splits, stages=stages)
@@ -214,11 +225,14 @@ def collect(
 
 
 @triton.jit
-def norm_factors(
-    squares: "Any", rows: "Any", parts: "Any", inner: "Any", epsilon: "Any", BLOCK: tl.constexpr, PARTS: tl.constexpr
-) -> "Any":
-    """float32 [BLOCK]: what RMSNorm multiplies each row with. squares [parts, rows], as in `Stream`."""
+def load_squares(squares: "Any", rows: "Any", parts: "Any", BLOCK: tl.constexpr, PARTS: tl.constexpr) -> "Any":
+    """float32 [BLOCK, PARTS] of squares [rows, parts], as in `Stream`, for `norm_factors`: before the product, which hides that they are far."""
     row, part = tl.arange(0, BLOCK), tl.arange(0, PARTS)
-    there = (part < parts)[:, None] & (row < rows)[None, :]
-    loaded = tl.load(squares + part[:, None] * rows + row[None, :], mask=there, other=0.0)
-    return 1 / tl.sqrt(tl.sum(loaded, axis=0) / inner + epsilon)
+    there = (row < rows)[:, None] & (part < parts)[None, :]
+    return tl.load(squares + row[:, None] * parts + part[None, :], mask=there, other=0.0)
+
+
+@triton.jit
+def norm_factors(loaded: "Any", inner: "Any", epsilon: "Any") -> "Any":
+    """float32 [BLOCK]: what RMSNorm multiplies each row with."""
+    return 1 / tl.sqrt(tl.sum(loaded, axis=1) / inner + epsilon)

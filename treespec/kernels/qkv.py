@@ -23,6 +23,7 @@ from treespec.kernels.product import (
     collect,
     deposit,
     fitting,
+    load_squares,
     multiply,
     norm_factors,
     shared_bytes,
@@ -91,7 +92,7 @@ def project(
         workspace.counters,
         count,
         plan.splits,
-        x.squares.shape[0],
+        x.squares.shape[1],
         inner,
         x.epsilon,
         cos.shape[0],
@@ -106,7 +107,7 @@ def project(
         COLUMNS=plan.columns,
         INNER=plan.inner,
         SPLIT=plan.splits > 1,
-        PARTS=triton.next_power_of_2(x.squares.shape[0]),
+        PARTS=triton.next_power_of_2(x.squares.shape[1]),
         BIAS=bias is not None,
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
@@ -122,13 +123,17 @@ def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtyp
     """Tiles that keep an H200 reading. `heads` counts those of queries, keys and values."""
     if dtype == torch.float32:
         return Tiling(16, 32, 1, 4, 2)
-    wide = heads * triton.cdiv(dim // 2, 32) >= 96
-    plan = Tiling(32 if wide else 16, 128, 1, 4, 5 if wide else 3)
+    if heads >= 96 and rows > 16:
+        plan = Tiling(triton.next_power_of_2(dim // 2), 128, 1, 4, 4)
+    elif heads * triton.cdiv(dim // 2, 32) >= 96:
+        plan = Tiling(32, 128, 1, 4, 5)
+    else:
+        plan = Tiling(16, 128, 1, 4, 3)
     return fitting(plan, rows, heads * triton.cdiv(dim // 2, plan.columns), inner, 2, shared)
 
 
 # Strides are specialised: multiples of 16 for all usual dims and any capacity, which makes wide stores of far fewer registers.
-@triton.jit(do_not_specialize=["count", "splits", "parts", "positions"])
+@triton.jit(do_not_specialize=["count", "splits", "positions"])
 def _project_kernel(
     x: "Any",
     weight: "Any",
@@ -180,7 +185,8 @@ def _project_kernel(
     low_row = weight + low_column.to(tl.int64) * inner
     high_row = weight + (HALF + low_column).to(tl.int64) * inner
     wait_for_inputs(OVERLAP)
-    committed = tl.load(length).to(tl.int32)  # here, so that the memory answers while the weights stream
+    loaded = load_squares(squares, count, parts, BLOCK, PARTS)  # here, so that the memory answers while the weights stream
+    committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
     low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, COLUMNS, INNER, True, EVEN, PRECISION, STAGES)
@@ -190,7 +196,7 @@ def _project_kernel(
     if last:
         if SPLIT:
             low, high = collect(partial, counters, tile, splits, BLOCK, COLUMNS, True)
-        scale = norm_factors(squares, count, parts, inner, epsilon, BLOCK, PARTS)[:, None]
+        scale = norm_factors(loaded, inner, epsilon)[:, None]
         low *= scale
         high *= scale
         if BIAS:

@@ -284,6 +284,8 @@ def test_a_mask_may_come_packed_and_of_any_strides(device: str) -> None:
     assert torch.equal(packed, wanted)
     with pytest.raises(ValueError, match="pass depths"):
         case.run(window=4, depths=None)
+    with pytest.raises(ValueError, match=r"scale 0\.0 is not positive"):
+        case.run(scale=0.0)
 
 
 # -- how it is launched -------------------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ def test_a_mask_may_come_packed_and_of_any_strides(device: str) -> None:
 @pytest.mark.parametrize("tiles", [1, 5, 512])
 @pytest.mark.parametrize("rows", [16, 64])
 def test_splits_fill_the_device_and_have_tiles_to_take(programs: int, tiles: int, rows: int) -> None:
-    plan = choose_tiling(rows, 128, torch.float16)
+    plan = choose_tiling(rows, 128, torch.float16, 8, 4096)
     room = plan.together * MULTIPROCESSORS
     splits = choose_splits(programs, tiles, plan)
     assert 1 <= splits <= min(MAX_SPLITS, max(1, tiles // plan.least))
@@ -306,9 +308,21 @@ def test_splits_fill_the_device_and_have_tiles_to_take(programs: int, tiles: int
 @pytest.mark.parametrize("dim", [64, 96, 128, 256])
 def test_tiles_are_powers_of_two_that_the_tensor_cores_take(dim: int, dtype: torch.dtype) -> None:
     for rows in (1, 16, 17, 33, 65, 129, 8192):
-        plan = choose_tiling(rows, dim, dtype)
-        assert plan.rows in (16, 32, 64, 128)
-        assert plan.rows < 2 * max(rows, 16)
+        for reach in (64, 4096):
+            plan = choose_tiling(rows, dim, dtype, 8, reach)
+            assert plan.rows in (16, 32, 64, 128)
+            assert plan.rows < 2 * max(rows, 16)
+
+
+def test_tall_tiles_only_where_they_fill_the_device_and_add_no_splits() -> None:
+    def tall(rows: int, kv_heads: int, reach: int) -> bool:
+        return choose_tiling(rows, 128, torch.float16, kv_heads, reach).rows == 128
+
+    assert tall(256, 8, 4160)  # 8 splits of 16 programs, where low tiles would take 4 of 32
+    assert tall(512, 32, 700)  # no splits
+    assert not tall(256, 8, 320)  # too few tiles of slots to split
+    assert not tall(256, 32, 1300)  # low tiles fill the device unsplit
+    assert not tall(64, 8, 4160)
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------

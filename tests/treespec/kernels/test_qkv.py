@@ -87,7 +87,7 @@ def a_case(
         return (torch.randn(*size, generator=draw, device=device) * like + mean).to(dtype)
 
     plain, weight = some(count, inner, like=2.0), some(inner, like=0.3, mean=1.0)
-    squares = torch.stack([part.float().square().sum(-1) for part in plain.tensor_split(parts, dim=-1)])
+    squares = torch.stack([part.float().square().sum(-1) for part in plain.tensor_split(parts, dim=-1)], dim=-1)
     angles = torch.arange(positions, device=device)[:, None] * 0.7 ** torch.arange(dim // 2, device=device)
     return Case(
         Stream(plain, (plain.float() * weight.float()).to(dtype), squares, 1e-2),
@@ -254,7 +254,7 @@ def test_planted_mistakes_are_seen(device: str) -> None:
         replace(case, length=case.length + 1),
         replace(case, rows=case.rows.roll(1)),
         replace(case, bias=case.bias.roll(1)),
-        replace(case, x=replace(case.x, squares=case.x.squares[:2])),
+        replace(case, x=replace(case.x, squares=case.x.squares[:, :2].contiguous())),
         replace(case, x=replace(case.x, epsilon=0.1)),
     ):
         query, keys, values = wrong.exact()
