@@ -164,6 +164,7 @@ def rotate_and_store(
         q_norm.weight if q_norm else None,
         k_norm.weight if k_norm else None,
         q_norm.epsilon if q_norm else 0.0,
+        k_norm.epsilon if k_norm else 0.0,
         cos.shape[0],
         keys.stride(0),
         keys.stride(1),
@@ -195,7 +196,8 @@ def _rotate_kernel(
     values: "Any",
     q_norm: "Any",
     k_norm: "Any",
-    epsilon: "Any",
+    q_epsilon: "Any",
+    k_epsilon: "Any",
     positions: "Any",
     k_head: "Any",
     k_slot: "Any",
@@ -226,7 +228,8 @@ def _rotate_kernel(
     is_query = (head < HEADS)[:, None]
     is_key = ((head >= HEADS) & (head < HEADS + KV_HEADS))[:, None]
     if NORMS:
-        scale = 1 / tl.sqrt((tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF) + epsilon)
+        mean = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF)
+        scale = 1 / tl.sqrt(mean + tl.where(head < HEADS, q_epsilon, k_epsilon))
         q_low = tl.load(q_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
         q_high = tl.load(q_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
         k_low = tl.load(k_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]

@@ -72,7 +72,7 @@ class Rows:
     @classmethod
     def of(cls, heads: int, kv_heads: int, dim: int, normed: bool, device: str, dtype: torch.dtype, nodes: int = 6) -> "Rows":
         angles = torch.arange(40, device=device)[:, None] * 0.8 ** torch.arange(dim // 2, device=device)
-        norms = tuple(Norm(some(dim, device=device, dtype=dtype, seed=seed) + 1, 1e-2) for seed in (3, 4))
+        norms = tuple(Norm(some(dim, device=device, dtype=dtype, seed=seed) + 1, 10.0**-seed) for seed in (1, 2))
         return cls(
             some(nodes, (heads + 2 * kv_heads) * dim, device=device, dtype=dtype),
             torch.tensor([11], device=device),
