@@ -214,11 +214,15 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
     if height < 64 or dim <= 64:
         return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 3)
-    low, tall, tiles = Tiling(64, 64, 4, 4, together=1, least=4), Tiling(128, 64, 8, 3, together=1, least=4), triton.cdiv(reach, 64)
-    programs = triton.cdiv(rows, tall.rows) * kv_heads
-    splits = choose_splits(programs, tiles, tall)
-    unsplit = splits == 1 or choose_splits(triton.cdiv(rows, low.rows) * kv_heads, tiles, low) > 1
-    return tall if height >= 128 and unsplit and programs * splits >= MULTIPROCESSORS * 7 // 8 else low
+    low, tall = Tiling(64, 64, 4, 4, together=1, least=4), Tiling(128, 64, 8, 3, together=1, least=4)
+
+    def programs_and_splits(plan: Tiling) -> tuple[int, int]:
+        programs = triton.cdiv(rows, plan.rows) * kv_heads
+        return programs, choose_splits(programs, triton.cdiv(reach, plan.slots), plan)
+
+    (programs, splits), (_, otherwise) = programs_and_splits(tall), programs_and_splits(low)
+    fills = programs * splits >= MULTIPROCESSORS * 7 // 8
+    return tall if height >= 128 and fills and (splits == 1 or otherwise > 1) else low
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
