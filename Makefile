@@ -4,7 +4,7 @@
 #   make lint     the checks without the tests
 #   make format   rewrite the sources in the project's style
 #   make growmaps derive the growmaps in growmaps/ anew from the profiles in growmaps/profiles/
-#   make bench    the benchmarks that need no GPU, into benchmarks/results/
+#   make bench    the optimizer's benchmark, into benchmarks/results/
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin

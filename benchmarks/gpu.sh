@@ -25,7 +25,7 @@ loop() {
         python3 -m treeopt profile acceptance $pair --dataset stdlib --num-prompts 64 -o "$out/acceptance.json" &&
         python3 -m treeopt profile latency $pair --context 256,1024 -o "$out/latency.json" &&
         python3 -m treeopt generate --acceptance "$out/acceptance.json" --latency "$out/latency.json" --context 256 -o "$out/tree.pt" &&
-        python3 -m treeopt evaluate $pair --growmap "$out/tree.pt" --dataset stdlib --start 64 --num-prompts 12 --breakdown -o "$out/report.json"
+        python3 -m treeopt evaluate $pair --growmap "$out/tree.pt" --dataset stdlib --num-prompts 12 --breakdown -o "$out/report.json"
 }
 
 decoding() {
@@ -39,7 +39,8 @@ engine() {
 }
 
 sampling() {
-    python3 -m benchmarks.sampling --inflate --prompts 6 --no-budgets --out "$out/sampling-gpu.json"
+    python3 -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1 --out "$out/sampling-gpu.json" &&
+        python3 -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.2 0.6 --out "$out/sampling-gpu-mid.json"
 }
 
 training() {

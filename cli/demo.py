@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @device_option
 @format_option
 def demo(out: Path, device: str, output_format: str) -> None:
-    """Profile, generate and evaluate on a tiny embedded pair and real text: offline, in two minutes on a CPU."""
+    """Profile, generate and evaluate on a tiny embedded pair and real text: offline, in about a minute on a CPU."""
     from treeopt.cli.inputs import resolve_device
     from treeopt.cli.results import acceptance_summary, evaluation_summary, generation_summary, latency_summary
     from treeopt.demo import FILES, run_demo

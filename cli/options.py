@@ -192,9 +192,16 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             default="stdlib",
             show_default=True,
             metavar="NAME|PATH",
-            help="stdlib, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; a folder saved by `datasets` or of pictures.",
+            help="stdlib, stdlib-train, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; "
+            "a folder saved by `datasets` or of pictures.",
         ),
-        click.option("--num-prompts", type=POSITIVE, default=num_prompts, show_default=True, help="Prompts to use at most."),
+        click.option(
+            "--num-prompts",
+            type=POSITIVE,
+            default=num_prompts,
+            show_default=True,
+            help="Rows to use at most; with --chat a prompt per turn.",
+        ),
         click.option(
             "--prompt-len",
             type=POSITIVE,

@@ -39,7 +39,8 @@ class PlanOptions:
             extra = "--growmap" if self.growmap is not None else "--dynamic"
             raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
         if budget and not self.dynamic:
-            raise click.UsageError(f"{' and '.join(budget)} only bound dynamic trees; pass --dynamic as well, or drop them.")
+            bound = "bounds" if len(budget) == 1 else "bound"
+            raise click.UsageError(f"{' and '.join(budget)} {bound} dynamic trees only; pass --dynamic as well, or drop them.")
         if self.mode == "tree" and self.growmap is None and not self.dynamic:
             raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
         if self.dynamic and self.growmap is None and (self.size is None or self.depth is None):
