@@ -27,6 +27,8 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
     """Show a growmap (.pt, or the name of one that comes with treeopt), a profile, a report or a training.json."""
+    if listing and acceptance is not None:
+        raise click.UsageError("--acceptance is for one growmap; drop it, or --list.")
     if listing == (file is not None):
         raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
     data, render = _library() if file is None else _read(file, acceptance, max_nodes)
@@ -49,6 +51,8 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
             if schema is not None:
                 raise
             return _vector(file, error)
+    if acceptance is not None:
+        raise click.UsageError(f"--acceptance is for growmaps, and {file} has the schema {schema!r}; drop it.")
     from treeopt.cli import results, tables
 
     if schema == "treeopt.acceptance":

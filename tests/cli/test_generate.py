@@ -181,6 +181,14 @@ def test_inspect_takes_probabilities_from_a_profile(run: Any, profiles: tuple[Pa
     assert data["path_probability"] == pytest.approx([0.6, 0.2, 0.36])
 
 
+def test_inspect_refuses_a_profile_for_what_is_no_growmap(run: Any, profiles: tuple[Path, Path]) -> None:
+    for other, said in ((profiles[1], "has the schema 'treeopt.latency'"), ("--list", "is for one growmap")):
+        outcome = run("inspect", other, "--acceptance", profiles[0])
+        assert outcome.code == 2
+        assert "--acceptance is for" in outcome.err
+        assert said in outcome.err
+
+
 def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
     data = run("inspect", profiles[0], "--format", "json").json
     assert data["rank_probability"] == [0.6, 0.2, 0.1, 0.0]

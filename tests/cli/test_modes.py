@@ -141,6 +141,13 @@ def test_a_promise_for_other_drafting_is_pointed_out(evaluate: Any, growmap: Pat
     assert in_json(outcome)["draft_temperature"] is None
 
 
+def test_a_baseline_says_that_it_drafts_nothing(evaluate: Any) -> None:
+    outcome = evaluate("--mode", "baseline", "--temperature", 1, "--drafting", "swor")
+    assert outcome.code == 0
+    assert "so --drafting swor changes nothing" in outcome.err
+    assert "changes nothing" not in evaluate("--mode", "baseline", "--temperature", 1).err
+
+
 def test_profiled_ranks_stand_beside_observed_ones(evaluate: Any, run: Any, growmap: Path, tmp_path: Path) -> None:
     outcome = evaluate("--growmap", growmap, "--temperature", 1, "--drafting", "swor")
     assert outcome.code == 0, outcome.err
