@@ -51,9 +51,7 @@ def evaluate(
     from treeopt.cli import tables
     from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
 
-    note_unused(sampling)
-    if plan.mode == "baseline" and sampling.drafting != "topk":
-        note(f"--mode baseline drafts nothing, so --drafting {sampling.drafting} changes nothing")
+    note_unused(sampling, mode=plan.mode)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable

@@ -33,8 +33,10 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def note_unused(sampling: SamplingOptions) -> None:
+def note_unused(sampling: SamplingOptions, *, mode: str = "tree") -> None:
     """Say on stderr that an option that was given changes nothing."""
+    if mode == "baseline" and sampling.drafting != "topk":
+        note(f"--mode baseline drafts nothing, so --drafting {sampling.drafting} changes nothing")
     if sampling.drafting == "topk" and sampling.draft_temperature is not None:
         note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
 
