@@ -201,6 +201,8 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
         plan = Tiling(64, 256 if inner >= 2048 else 128, 1, 4, 4)
     elif share > 32:
         plan = Tiling(share, 128, 1, 4 if share <= 64 else 8, 5)
+    elif inner > 8192:  # half as many tiles, each split in two, read the inputs half as often
+        plan = Tiling(64, 128, 1, 4, 5)
     else:
         plan = Tiling(32, 256 if inner >= 2048 else 128, 1, 4, 4)
     return fitting(plan, rows, triton.cdiv(columns, plan.columns), inner, 2 if gated else 1, shared)

@@ -101,12 +101,11 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
     """
     splits, at_once, stages = 1, plan.inner, plan.stages
     width = 2 * (pairs * triton.next_power_of_2(plan.columns) + block_of(rows))
-    spared = int(block_of(rows) != LARGEST)  # a stage for which Triton needs no memory where the tensor cores read registers
     while tiles * splits < 96 and inner // (splits * 2) >= 512:
         splits *= 2
-    while stages > 3 and (stages - spared) * at_once * width > shared:
+    while stages > 3 and stages * at_once * width > shared:
         stages -= 1
-    while at_once > 32 and (stages - spared) * at_once * width > shared:
+    while at_once > 32 and stages * at_once * width > shared:
         at_once //= 2
     together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
     fit = (shared * 10 // 9 // together - 1024) // (at_once * width)
