@@ -93,7 +93,7 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
     else:
-        rows = probability_rows(growmap.metadata.get("rank_probability"))
+        rows = probability_rows(growmap.metadata)
     return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes)
 
 

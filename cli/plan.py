@@ -125,9 +125,9 @@ def resolve(
     _note_other_models(grown.provenance, models)
     _note_other_conditions(promised, sampling, drafting)
     return grown.tree, Prediction(
-        _figure(promised.get("expected_tokens_per_step")),
-        _figure(promised.get("predicted_seconds_per_step")),
-        probability_rows(promised.get("rank_probability")),
+        promised.get("expected_tokens_per_step"),
+        promised.get("predicted_seconds_per_step"),
+        probability_rows(promised),
     )
 
 
@@ -144,27 +144,17 @@ class ProfiledRows:
 
 
 def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
-    """The profiled rows that a growmap's metadata name, which anyone may have written; None if they name none."""
-    dataset, start, end = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end"))
-    if not isinstance(dataset, str) or type(start) is not int or type(end) is not int or not 0 <= start < end:
+    """The profiled rows that a growmap's metadata name; None if they name none."""
+    dataset, start, end, row, digest = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end", "row", "row_sha256"))
+    if dataset is None or start is None or end is None or start >= end:
         return None
-    row, digest = metadata.get("profiled_row"), metadata.get("profiled_row_sha256")
-    if type(row) is int and row >= 0 and isinstance(digest, str):
-        return ProfiledRows(dataset, start, end, row, digest)
-    return ProfiledRows(dataset, start, end)
+    return ProfiledRows(dataset, start, end) if row is None or digest is None else ProfiledRows(dataset, start, end, row, digest)
 
 
-def probability_rows(value: object) -> tuple[tuple[float, ...], ...] | None:
-    """p[depth][rank] from a growmap's metadata, which anyone may have written; None if it is anything else."""
-    if not isinstance(value, list) or not value:
-        return None
-    rows = [tuple(row) for row in value if isinstance(row, list) and row and all(isinstance(p, int | float) and 0 <= p <= 1 for p in row)]
-    return tuple(rows) if len(rows) == len(value) else None
-
-
-def _figure(value: object) -> float | None:
-    """A number from a growmap's metadata."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def probability_rows(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
+    """p[depth][rank] from a growmap's metadata; None if they do not tell."""
+    rows = metadata.get("rank_probability")
+    return None if rows is None else tuple(map(tuple, rows))
 
 
 def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
@@ -181,10 +171,10 @@ def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOption
 
     used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [
-        ("temperature", _figure(promised.get("temperature")), sampling.temperature),
-        ("top_p", _figure(promised.get("top_p")), sampling.top_p),
+        ("temperature", promised.get("temperature"), sampling.temperature),
+        ("top_p", promised.get("top_p"), sampling.top_p),
     ]
-    made_at, rule = _figure(promised.get("draft_temperature")), promised.get("drafting")
+    made_at, rule = promised.get("draft_temperature"), promised.get("drafting")
     if rule in ("topk", "swor", "swr"):
         made_by, run_by = _effective(rule, made_at), _effective(drafting.rule, used)
         conditions.append(("drafting", made_by, run_by))

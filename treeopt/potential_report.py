@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treeopt.profile_fields import Fields, count, counts, listed, mapping, number, numbers, text
 from treeopt.ratio import ratio
 from treespec.errors import ProfileError
+from treespec.fields import Fields, count, counts, listed, mapping, number, numbers, text
 from treespec.files import read_json, write_json
 
 SCHEMA, VERSION = "treeopt.potential", 1

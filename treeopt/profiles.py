@@ -10,8 +10,8 @@ from typing import Any
 
 from treeopt.acceptance_vector import read_vector
 from treeopt.latency_model import LatencyModel
-from treeopt.profile_fields import Fields, count, counts, listed, mapping, number, numbers, rows
 from treespec.errors import ProfileError
+from treespec.fields import Fields, count, counts, listed, mapping, number, numbers, rows
 from treespec.files import read_json, write_json
 
 ACCEPTANCE_SCHEMA = "treeopt.acceptance"

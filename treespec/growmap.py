@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
+from treespec.fields import ROWS, Fields, amount, chances, checked, natural, text
 from treespec.files import StrPath, json_text, read_bytes, read_json, write_together
 from treespec.provenance import Provenance
 from treespec.pt_files import dump_pt, load_pt
@@ -23,6 +24,16 @@ MAX_GROWMAP_SIZE = 2048
 """Largest tree size that a growmap file may hold: the format stores size x size integers of 8 bytes (32 MiB here)."""
 
 MAX_FILE_BYTES = 64 << 20
+
+_METADATA = {
+    **dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap"), amount),
+    **dict.fromkeys(("temperature", "top_p", "draft_temperature"), amount),
+    **dict.fromkeys(("name", "solver", "smoothing", "drafting", "source", "latency_source"), text),
+    **dict.fromkeys(("context", "max_depth"), natural),
+    "rank_probability": chances,
+    **{f"profiled_{key}": read for key, read in ROWS.items()},
+}
+"""How the metadata that treeopt writes are read; others are left alone."""
 
 _KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
 
@@ -88,10 +99,7 @@ def read_growmap(path: StrPath) -> GrowMap:
     sidecar = sidecar_path(path)
     if sidecar.exists() and sidecar != Path(path) and _is_sidecar(sidecar):
         return _with_sidecar(path, sidecar, tree)
-    metadata = content.get("treeopt", {})
-    if not isinstance(metadata, dict):
-        raise GrowMapError(f"{path}: treeopt is a {type(metadata).__name__}, but it must be a dict of metadata")
-    return GrowMap(tree, metadata)
+    return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", _metadata, {}))
 
 
 def read_sidecar(path: StrPath) -> GrowMap:
@@ -222,7 +230,12 @@ def _with_sidecar(path: StrPath, sidecar: Path, tree: SpeculationTree) -> GrowMa
 
 def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
     """The tree with the metadata and the provenance of its sidecar's content."""
-    metadata, provenance = content.get("metadata", {}), content.get("provenance")
-    if not isinstance(metadata, dict) or not isinstance(provenance, dict | None):
-        raise GrowMapError(f"{sidecar}: metadata must be an object and provenance an object or null")
-    return GrowMap(tree, metadata, None if provenance is None else Provenance.from_json(provenance))
+    data = Fields(sidecar, content, GrowMapError)
+    return GrowMap(tree, data.get("metadata", _metadata, {}), data.optional("provenance", Provenance.from_json))
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    """Metadata, which anyone may have written: those that are known are what they should be, the others plain JSON."""
+    found = checked(_METADATA)(value)
+    json_text({text(key): item for key, item in found.items()})
+    return found

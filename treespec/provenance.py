@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from treespec.fields import checked, count, flag, number, text, texts
+
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -74,9 +76,19 @@ class Provenance:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> "Provenance":
-        """The inverse of `to_json`; keys of later versions are ignored, missing ones are None."""
-        names = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in (data or {}).items() if key in names})
+        """The inverse of `to_json`; keys of later versions are ignored, missing ones are None.
+
+        Raises TypeError, ValueError for values that no provenance has.
+        """
+        known = provenance_fields({} if data is None else data)
+        return cls(**{key: value for key, value in known.items() if key in _NAMES and value is not None})
+
+
+_NAMES = [f.name for f in fields(Provenance)]
+_READERS = {"models": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
+
+provenance_fields = checked({name: _READERS.get(name, text) for name in _NAMES})
+"""Reads a provenance as it is, keys that `Provenance` does not have included."""
 
 
 def public_name(name: str | os.PathLike[str]) -> str:

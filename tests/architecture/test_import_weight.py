@@ -10,6 +10,7 @@ HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "
 WITHOUT_HEAVY = [
     "treespec",
     "treespec.errors",
+    "treespec.fields",
     "treespec.files",
     "treespec.tree",
     "treespec.growmap",

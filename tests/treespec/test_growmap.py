@@ -84,7 +84,9 @@ def test_sequoia_reads_what_is_written(tmp_path, tree):
 
 @given(
     parents=st.lists(st.integers(0, 10**6), max_size=20).map(lambda xs: [-1, *(x % (i + 1) for i, x in enumerate(xs))]),
-    metadata=st.dictionaries(st.text(), st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text())),
+    metadata=st.dictionaries(
+        st.text().map("my {}".format), st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text())
+    ),
 )
 def test_round_trip(tmp_path_factory, parents, metadata):
     path = tmp_path_factory.mktemp("growmap") / "t.pt"
@@ -198,7 +200,14 @@ BAD_CONTENT = {
     ),
     "mask sees a sibling": (with_item("mask", 2, 1, 1), r"mask disagrees with Successors at \[2, 1\]"),
     "mask misses the root": (with_item("mask", 5, 0, 0), r"mask disagrees with Successors at \[5, 0\]"),
-    "metadata are a list": (with_changes(treeopt=[1]), "treeopt is a list, but it must be a dict"),
+    "metadata are a list": (with_changes(treeopt=[1]), r"has a 'treeopt' that cannot be: \[1\] is no object"),
+    "metadata under a number": (with_changes(treeopt={1: 2}), "has a 'treeopt' that cannot be: 1 is no text"),
+    "metadata are tensors": (with_changes(treeopt={"x": torch.zeros(2)}), "has a 'treeopt' that cannot be: .*Tensor"),
+    "metadata are not finite": (with_changes(treeopt={"x": float("nan")}), "has a 'treeopt' that cannot be: .*float"),
+    "a promise that is no number": (
+        with_changes(treeopt={"expected_tokens_per_step": float("nan")}),
+        "has a 'treeopt' that cannot be: expected_tokens_per_step: nan is not finite; make the file again, or correct it",
+    ),
 }
 
 
@@ -331,8 +340,17 @@ def test_a_sidecar_of_another_file_is_refused(tmp_path):
         ({"parents": [-1]}, "describes another file"),
         ({"sha256": None}, "describes another file"),
         ({"version": 2}, "version 2, but this treeopt reads version 1"),
-        ({"metadata": []}, "metadata must be an object"),
-        ({"provenance": 1}, "provenance an object or null"),
+        ({"metadata": []}, r"t.json has a 'metadata' that cannot be: \[\] is no object"),
+        ({"metadata": {"expected_tokens_per_step": 10**400}}, "expected_tokens_per_step: 10000.* is not finite"),
+        ({"metadata": {"predicted_seconds_per_step": -1}}, "predicted_seconds_per_step: -1 is below 0"),
+        ({"metadata": {"temperature": "0"}}, "temperature: '0' is no number"),
+        ({"metadata": {"drafting": 1}}, "drafting: 1 is no text"),
+        ({"metadata": {"rank_probability": [[0.5], []]}}, r"rank_probability: \[\[0.5\], \[\]\] is not made of rows of probabilities"),
+        ({"metadata": {"rank_probability": [[1.5]]}}, "is not made of rows of probabilities"),
+        ({"metadata": {"profiled_row": 10**30}}, "profiled_row: 1000.* is not in 0 to 9223372036854775807"),
+        ({"metadata": {"profiled_start": True}}, "profiled_start: True is no whole number"),
+        ({"provenance": 1}, "t.json has a 'provenance' that cannot be: 1 is no object"),
+        ({"provenance": {"models": 5}}, "t.json has a 'provenance' that cannot be: models: 5 is no object"),
         ({"metadata": {"x": float("nan")}}, "NaN is not a JSON number"),
     ],
 )
@@ -358,7 +376,7 @@ def test_a_sidecar_alone_tells_what_the_growmap_holds(tmp_path):
         ({"parents": [-1, 0.0]}, "t.json: parents must be a list of whole numbers"),
         ({"parents": [-1, 1]}, r"t.json: parents\[1\] is 1"),
         ({"schema": "other"}, "schema 'other'"),
-        ({"metadata": []}, "metadata must be an object"),
+        ({"metadata": []}, "t.json has a 'metadata' that cannot be"),
     ],
 )
 def test_a_sidecar_alone_is_not_believed_either(tmp_path, change, message):

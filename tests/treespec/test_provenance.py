@@ -30,6 +30,23 @@ def test_round_trip():
     assert Provenance.from_json({}) == Provenance.from_json(None) == Provenance()
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "is no object"),
+        ({"models": 5}, "models: 5 is no object"),
+        ({"models": {"target": None}}, "models: None is no text"),
+        ({"dataset": 3}, "dataset: 3 is no text"),
+        ({"temperature": 10**400}, "temperature: 1000.* is not finite"),
+        ({"seed": 0.5}, "seed: 0.5 is no whole number"),
+        ({"offloaded": 1}, "offloaded: 1 is neither true nor false"),
+    ],
+)
+def test_what_no_provenance_holds_is_refused(data, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Provenance.from_json(data)
+
+
 def test_known_fields_overrule_what_is_found():
     found = Provenance.collect(gpu="Some GPU", python="3.99")
     assert (found.gpu, found.python) == ("Some GPU", "3.99")

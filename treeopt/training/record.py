@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from treeopt.profile_fields import Fields, count, listed, mapping, number
 from treespec.errors import ProfileError
+from treespec.fields import Fields, count, listed, mapping, number
 from treespec.files import read_json
 
 SCHEMA, VERSION = "treeopt.training", 1

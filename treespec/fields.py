@@ -1,0 +1,156 @@
+"""Typed reading of what a JSON file, or metadata that anyone may have written, says under its keys."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from treespec.errors import ProfileError, TreeoptError
+
+T = TypeVar("T")
+Reader = Callable[[Any], Any]
+
+
+class Fields:
+    """The fields of one file; what is missing or of another type raises `error` with the file, the key and the value."""
+
+    def __init__(self, path: str | os.PathLike[str], data: Mapping[str, Any], error: type[TreeoptError] = ProfileError) -> None:
+        self._path = path
+        self._data = data
+        self._error = error
+
+    def get(self, key: str, read: Callable[[Any], T], default: Any = None) -> T:
+        """The value of `key` as `read` takes it; the default's where the key is absent and there is a default."""
+        value = self._data.get(key, default)
+        if value is None:
+            self._refuse(f"has no {key!r}; make the file again, or add the key")
+        try:
+            return read(value)
+        except (TypeError, ValueError, KeyError, RecursionError) as e:
+            self._refuse(f"has a {key!r} that cannot be: {e}; make the file again, or correct it")
+
+    def optional(self, key: str, read: Callable[[Any], T]) -> T | None:
+        """The value of `key`, or None where it is absent or null."""
+        return None if self._data.get(key) is None else self.get(key, read)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The text under `key`."""
+        return self.get(key, text, default)
+
+    def build(self, make: Callable[[], T]) -> T:
+        """What `make` makes; its errors get the name of the file."""
+        try:
+            return make()
+        except self._error as e:
+            if str(e).startswith(str(self._path)):
+                raise
+            raise self._error(f"{self._path}: {e}") from e
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise self._error(f"{self._path} {what}")
+
+
+def number(value: Any) -> float:
+    """A finite int or float, as float; no bool."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    if not abs(value) <= sys.float_info.max:  # also true for NaN
+        raise ValueError(f"{value!r:.40} is not finite")
+    return float(value)
+
+
+def amount(value: Any) -> float:
+    """A number of 0 or more."""
+    if number(value) < 0:
+        raise ValueError(f"{value!r:.40} is below 0")
+    return float(value)
+
+
+def count(value: Any) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value
+
+
+def natural(value: Any) -> int:
+    """A whole number that can count the rows of a file, or the items of a list."""
+    if not 0 <= count(value) <= sys.maxsize:
+        raise ValueError(f"{value!r:.40} is not in 0 to {sys.maxsize}")
+    return int(value)
+
+
+def text(value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is neither true nor false")
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is no list")
+    return value
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.40} is no object")
+    return value
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """A list of numbers."""
+    return tuple(number(x) for x in listed(value))
+
+
+def counts(value: Any) -> tuple[int, ...]:
+    """A list of whole numbers."""
+    return tuple(count(x) for x in listed(value))
+
+
+def rows(value: Any) -> tuple[tuple[float, ...], ...]:
+    """A list of lists of numbers."""
+    return tuple(numbers(row) for row in listed(value))
+
+
+def chances(value: Any) -> tuple[tuple[float, ...], ...]:
+    """p[depth][rank]: at least one row, none of them empty."""
+    found = rows(value)
+    if not found or not all(row and all(0 <= p <= 1 for p in row) for row in found):
+        raise ValueError(f"{value!r:.40} is not made of rows of probabilities")
+    return found
+
+
+def checked(readers: Mapping[str, Reader]) -> Callable[[Any], dict[str, Any]]:
+    """A reader of an object as it is, once the known ones of its keys could be read; null stands for what is not known."""
+
+    def read(value: Any) -> dict[str, Any]:
+        found = mapping(value)
+        for key, reader in readers.items():
+            if found.get(key) is not None:
+                try:
+                    reader(found[key])
+                except (TypeError, ValueError) as e:
+                    raise ValueError(f"{key}: {e}") from e
+        return found
+
+    return read
+
+
+def texts(value: Any) -> dict[str, str]:
+    """An object of texts."""
+    return {key: text(item) for key, item in mapping(value).items()}
+
+
+ROWS: Mapping[str, Reader] = {"dataset": text, "start": natural, "end": natural, "row": natural, "row_sha256": text}
+"""Which rows of a data set were read: `start` to `end` - 1; one of them, and the SHA-256 of its content."""
