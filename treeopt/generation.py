@@ -10,6 +10,7 @@ from treeopt.optimizer.search import OptimizationResult, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
 from treespec.errors import ProfileError
+from treespec.fields import ROWS
 from treespec.files import read_bytes
 from treespec.growmap import GrowMap, refuse_size
 from treespec.provenance import Provenance
@@ -86,7 +87,7 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         "top_p": profile.top_p,
         "draft_temperature": profile.draft_temperature,
         "rank_probability": acceptance_rows(profile, smoothing).tolist(),
-        **{f"profiled_{key}": rows[key] for key in ("dataset", "start", "end", "row", "row_sha256") if key in rows},
+        **{f"profiled_{key}": rows[key] for key in ROWS if key in rows},
         **made_from,
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}

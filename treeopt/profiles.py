@@ -11,12 +11,16 @@ from typing import Any
 from treeopt.acceptance_vector import read_vector
 from treeopt.latency_model import LatencyModel
 from treespec.errors import ProfileError
-from treespec.fields import Fields, count, counts, listed, mapping, number, numbers, rows
+from treespec.fields import ROWS, Fields, checked, count, counts, listed, mapping, number, numbers, rows
 from treespec.files import read_json, write_json
+from treespec.provenance import provenance_fields
 
 ACCEPTANCE_SCHEMA = "treeopt.acceptance"
 LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
+
+DRAFTINGS = ("topk", "swor", "swr", "unknown")
+"""The rules of `treespec.drafting`; acceptance vectors do not tell theirs."""
 
 _SUM_SLACK = 1e-3
 
@@ -58,6 +62,10 @@ class AcceptanceProfile:
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
+        if self.drafting not in DRAFTINGS:
+            raise ProfileError(
+                f"drafting is {self.drafting!r:.40}, but it must be one of {', '.join(DRAFTINGS)}; profile with one of these"
+            )
         if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ProfileError(f"temperature is {self.temperature}, but it must be 0 (greedy) or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -143,8 +151,8 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
-            prompt_set=data.optional("prompt_set", mapping),
-            provenance=data.optional("provenance", mapping),
+            prompt_set=data.optional("prompt_set", checked(ROWS)),
+            provenance=data.optional("provenance", provenance_fields),
         )
     )
 
@@ -281,7 +289,7 @@ def read_latency(path: StrPath) -> LatencyProfile:
             draft=data.get("draft", levels),
             overhead_seconds=data.get("overhead_seconds", numbers),
             autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
-            provenance=data.optional("provenance", mapping),
+            provenance=data.optional("provenance", provenance_fields),
         )
     )
 

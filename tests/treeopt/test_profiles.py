@@ -90,7 +90,13 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
         ({"prompt_sums": [[1.0, 1.0]]}, "prompt_sums has 1 rows, prompt_positions 0"),
         ({"prompt_sums": [[1.0]], "prompt_positions": [4]}, r"prompt_sums\[0\]"),
         ({"drafting": 3}, "3 is no text"),
+        ({"drafting": "beam"}, "drafting is 'beam', but it must be one of topk, swor, swr, unknown"),
         ({"provenance": []}, r"\[\] is no object"),
+        ({"provenance": {"models": 5}}, "'provenance' that cannot be: models: 5 is no object"),
+        ({"provenance": {"models": {"target": None}}}, "models: None is no text"),
+        ({"provenance": {"dataset": 3}}, "dataset: 3 is no text"),
+        ({"prompt_set": {"dataset": 3}}, "'prompt_set' that cannot be: dataset: 3 is no text"),
+        ({"prompt_set": {"row": 10**30}}, "row: 1000.* is not in 0 to"),
     ],
 )
 def test_acceptance_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -223,6 +229,7 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
         ({"target": [{"size": 1, "seconds": [1.0]}]}, "an entry without context"),
         ({"draft": [{"width": 1.5, "context": 4, "seconds": [1.0]}]}, "1.5 is no whole number"),
         ({"draft": {"width": 1}}, "is no list"),
+        ({"provenance": {"gpu": 5}}, "'provenance' that cannot be: gpu: 5 is no text"),
     ],
 )
 def test_latency_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
