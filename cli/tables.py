@@ -101,7 +101,9 @@ def _drafting(data: Mapping[str, Any]) -> str:
     """How children were drafted, where that is not the draft's most likely tokens."""
     if data.get("drafting") in (None, "topk"):
         return ""
-    return f", {data['drafting']} at draft temperature {data['draft_temperature']:g}, {data['verifier']} verification"
+    temperature = data["draft_temperature"]
+    at = "" if temperature is None else f" at draft temperature {temperature:g}"
+    return f", {data['drafting']}{at}, {data['verifier']} verification"
 
 
 def _prediction(console: Console, data: Mapping[str, Any]) -> None:

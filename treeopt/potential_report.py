@@ -23,6 +23,10 @@ CHAIN_LENGTHS = (1, 2, 4, 8)
 """Chains of drafted tokens for which tokens per step are implied; 1 is a single child."""
 
 
+_MOST_NATS, _SLACK = 1e30, 1e-3
+"""Models are not further apart than that, and what is derived from it stays finite; room for rounding."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean per position, its standard error and 95 % interval (Student's t) over prompts; None with fewer than two prompts."""
@@ -73,12 +77,17 @@ class PotentialReport:
             raise ProfileError("a potential report needs a draft and a position to measure it at; use longer rows")
         for draft in self.drafts:
             for name in MEASURES:
-                sums = draft.sums.get(name)
+                sums, most = draft.sums.get(name), _MOST_NATS if name in ("kl", "reverse_kl") else 1.0
                 if sums is None and name == "reverse_kl":
                     continue
-                if sums is None or len(sums) != len(self.positions) or not all(map(math.isfinite, sums)):
+                if (
+                    sums is None
+                    or len(sums) != len(self.positions)
+                    or not all(abs(total) <= (most + _SLACK) * count for total, count in zip(sums, self.positions, strict=True))
+                ):
                     raise ProfileError(
-                        f"draft {draft.draft}: {name} must have one finite sum for each of the {len(self.positions)} prompts"
+                        f"draft {draft.draft}: {name} must have one sum for each of the {len(self.positions)} prompts, "
+                        f"at most {most:g} per position; measure again"
                     )
 
     @property

@@ -10,6 +10,8 @@ from treespec.errors import ProfileError, TreeoptError
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
 
+MOST_SECONDS = 1e12
+
 
 class Fields:
     """The fields of one file; what is missing or of another type raises `error` with the file, the key and the value."""
@@ -66,6 +68,13 @@ def amount(value: Any) -> float:
     return float(value)
 
 
+def seconds(value: Any) -> float:
+    """Seconds of something that ended: sums and ratios of them stay finite."""
+    if amount(value) > MOST_SECONDS:
+        raise ValueError(f"{value!r:.40} is above {MOST_SECONDS:g} seconds")
+    return float(value)
+
+
 def count(value: Any) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -114,8 +123,8 @@ def numbers(value: Any) -> tuple[float, ...]:
 
 
 def counts(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers."""
-    return tuple(count(x) for x in listed(value))
+    """A list of whole numbers that can be reached by counting."""
+    return tuple(natural(x) for x in listed(value))
 
 
 def rows(value: Any) -> tuple[tuple[float, ...], ...]:
@@ -131,13 +140,13 @@ def chances(value: Any) -> tuple[tuple[float, ...], ...]:
     return found
 
 
-def checked(readers: Mapping[str, Reader]) -> Callable[[Any], dict[str, Any]]:
-    """A reader of an object as it is, once the known ones of its keys could be read; null stands for what is not known."""
+def checked(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[Any], dict[str, Any]]:
+    """A reader of an object as it is, once the known ones of its keys could be read; with `null`, any of them may be null."""
 
     def read(value: Any) -> dict[str, Any]:
         found = mapping(value)
         for key, reader in readers.items():
-            if found.get(key) is not None:
+            if key in found and not (null and found[key] is None):
                 try:
                     reader(found[key])
                 except (TypeError, ValueError) as e:

@@ -1,5 +1,7 @@
 """Draft potential against numpy and scipy, position by position, from one plain forward pass each."""
 
+import copy
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -224,10 +226,23 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
     assert [draft.draft for draft in report.drafts] == ["draft (1)", "draft (2)"]
     assert "somewhere" not in (tmp_path / "potential.json").read_text()
     assert report.to_json()["prompt_set"]["dataset"] == "random"
-    for old, new, words in (('"kl": [', '"kl": [1.0, ', "one finite sum"), ('"drafts"', '"drifts"', "has no 'drafts'")):
+    for old, new, words in (('"kl": [', '"kl": [1.0, ', "one sum for each of"), ('"drafts"', '"drifts"', "has no 'drafts'")):
         (tmp_path / "broken.json").write_text((tmp_path / "potential.json").read_text().replace(old, new))
         with pytest.raises(ProfileError, match=words):
             read_potential(tmp_path / "broken.json")
+    data = json.loads((tmp_path / "potential.json").read_text())
+    for name, huge, words in (
+        ("greedy_child", 1e308, "draft .*: greedy_child must have one sum for each of .* prompts, at most 1 per position"),
+        ("kl", -1e308, "kl must have .* at most 1e[+]30 per position"),
+    ):
+        broken = copy.deepcopy(data)
+        broken["drafts"][1]["sums"][name][0] = huge
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        with pytest.raises(ProfileError, match=words):
+            read_potential(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_text(json.dumps(data | {"prompt_positions": [10**400] * len(report.positions)}))
+    with pytest.raises(ProfileError, match="has a 'prompt_positions' that cannot be: 1000.* is not in 0 to"):
+        read_potential(tmp_path / "broken.json")
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:

@@ -27,14 +27,20 @@ def accepted_by_depth(steps: Iterable[Sequence[int]], tree: Mapping[str, Any] | 
     `steps`: per step, the ranks on the way from the root to the last accepted node; `tree`: the report's. Steps whose tree was
     cut at the end of the cache count as if it was whole. Raises ProfileError for ranks that lead out of the tree.
     """
-    limit = int(tree["depth"]) if tree else 0
+    limit = tree["depth"] if tree else 0
     shape = SpeculationTree(tuple(tree["parents"])) if tree and "parents" in tree else None
-    visits, accepted, offered = [0] * limit, [dict[int, int]() for _ in range(limit)], [dict[int, int]() for _ in range(limit)]
+    visits: list[int] = []
+    accepted: list[dict[int, int]] = []
+    offered: list[dict[int, int]] = []
     for ranks in steps:
         node = 0
         for depth, rank in enumerate((*ranks, None)):
             if depth >= limit:
                 break
+            if depth == len(visits):
+                visits.append(0)
+                accepted.append({})
+                offered.append({})
             visits[depth] += 1
             children = shape.children[node] if shape is not None else ()
             for k in range(len(children)):
@@ -48,8 +54,7 @@ def accepted_by_depth(steps: Iterable[Sequence[int]], tree: Mapping[str, Any] | 
                 node = children[rank]
     return tuple(
         DepthAcceptance(depth, visits[depth], _by_rank(accepted[depth]), None if shape is None else _by_rank(offered[depth]))
-        for depth in range(limit)
-        if visits[depth]
+        for depth in range(len(visits))
     )
 
 

@@ -10,11 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import ProfileError
+from treespec.fields import Fields, amount, chances, checked, count, counts, listed, mapping, natural, number, seconds, text
 from treespec.files import read_json, write_json
+from treespec.provenance import provenance_fields
+from treespec.tree import SpeculationTree
 from treespec.verification.observed import DepthAcceptance, accepted_by_depth
 
 SCHEMA, VERSION = "treeopt.evaluation", 1
 _RESAMPLES = 10_000
+_MODES = ("tree", "dynamic", "baseline")
+_MOST_RANKS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class PromptResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
-        """The inverse of `dataclasses.asdict`."""
-        mismatch = data.get("mismatch")
+        """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
+        mismatch = _RESULT(data).get("mismatch")
         return cls(
             **{
                 **data,
@@ -60,6 +65,27 @@ class PromptResult:
                 "mismatch": Mismatch(**mismatch) if mismatch else None,
             }
         )
+
+
+def _ranks(value: Any) -> tuple[int, ...]:
+    if any(rank >= _MOST_RANKS for rank in counts(value)):
+        raise ValueError(f"{value!r:.40} holds a rank beyond {_MOST_RANKS}, which no vocabulary has")
+    return counts(value)
+
+
+_MISMATCH = checked({"position": natural, "tree_token": natural, "baseline_token": natural, "logit_gap": number}, null=False)
+_RESULT = checked(
+    {
+        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
+        **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
+        "name": text,
+        "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
+        "mismatch": lambda value: None if value is None else Mismatch(**_MISMATCH(value)),
+        "output": counts,
+        "parts": lambda value: [seconds(part) for part in mapping(value).values()],
+    },
+    null=False,
+)
 
 
 @dataclass(frozen=True)
@@ -165,9 +191,9 @@ class EvaluationReport:
             "tokens": self.tokens,
             "steps": self.steps,
             "tokens_per_step": self.tokens_per_step,
-            "tokens_per_second": 1 / spt if spt else None,
+            "tokens_per_second": _inverse(spt),
             "seconds_per_token": spt,
-            "baseline": {"tokens_per_second": 1 / base if base else None, "seconds_per_token": base},
+            "baseline": {"tokens_per_second": _inverse(base), "seconds_per_token": base},
             "speedup": self.speedup,
             "intervals_95": self.intervals,
             "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
@@ -209,25 +235,37 @@ class EvaluationReport:
 
 
 def read_report(path: Path) -> EvaluationReport:
-    """Read a report back; derived figures are computed anew. Raises ProfileError for another schema or version."""
-    data = read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError)
-    try:
-        return EvaluationReport(
-            mode=data["mode"],
-            results=tuple(PromptResult.from_json(r) for r in data["results"]),
-            temperature=data["temperature"],
-            predicted=Prediction(**data["predicted"], rank_probability=_rows(data.get("profiled_acceptance"))),
-            tree=data["tree"],
-            prompts=data["prompt_set"],
-            settings=data["settings"],
-            provenance=data["provenance"],
-        )
-    except (KeyError, TypeError) as error:
-        raise ProfileError(f"{path}: the report lacks or misnames {error}; evaluate again to write a new one") from error
+    """Read a report back; derived figures are computed anew. Raises ProfileError for what no run can have written."""
+    data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
+    profiled = data.optional("profiled_acceptance", chances)
+    report = EvaluationReport(
+        mode=data.get("mode", _mode),
+        results=data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value))),
+        temperature=data.get("temperature", amount),
+        predicted=data.get("predicted", lambda value: Prediction(**_PREDICTED(value), rank_probability=profiled)),
+        tree=data.optional("tree", _tree),
+        prompts=data.get("prompt_set", mapping),
+        settings=data.get("settings", checked({"drafting": text, "verifier": text, "draft_temperature": amount})),
+        provenance=data.get("provenance", provenance_fields),
+    )
+    data.build(lambda: report.observed)  # whether the ranks are of this tree
+    return report
 
 
-def _rows(value: list[list[float]] | None) -> tuple[tuple[float, ...], ...] | None:
-    return None if value is None else tuple(tuple(row) for row in value)
+_PREDICTED = checked({"tokens_per_step": amount, "seconds_per_step": seconds})
+
+
+def _mode(value: Any) -> Any:
+    if value not in _MODES:
+        raise ValueError(f"{value!r:.40} is none of {', '.join(_MODES)}")
+    return value
+
+
+def _tree(value: Any) -> dict[str, Any]:
+    found = checked({"depth": natural, "parents": lambda parents: SpeculationTree(tuple(map(count, listed(parents))))}, null=False)(value)
+    if "depth" not in found:
+        raise ValueError("it has no depth")
+    return found
 
 
 _Sums = dict[str, Any]
@@ -237,6 +275,11 @@ _Figure = Callable[[_Sums], Any]
 def _ratio(above: Any, below: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
+
+
+def _inverse(figure: float | None) -> float | None:
+    inverse = 1 / figure if figure else float("inf")
+    return inverse if np.isfinite(inverse) else None
 
 
 def _tokens_per_step(s: _Sums) -> Any:

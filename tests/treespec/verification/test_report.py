@@ -1,7 +1,9 @@
 """The report: figures by hand, intervals that cover, JSON there and back."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +127,45 @@ def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Pat
     write_json(tmp_path / "r.json", data)
     with pytest.raises(ProfileError, match="results"):
         read_report(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["mode"], "forest", "has a 'mode' that cannot be: 'forest' is none of tree, dynamic, baseline"),
+        (["results"], 5, "has a 'results' that cannot be: 5 is no list"),
+        (["results", 0], 5, "5 is no object"),
+        (["results", 0, "tokens"], 10**400, "tokens: 1000.* is not in 0 to"),
+        (["results", 0, "steps"], None, "steps: None is no whole number"),
+        (["results", 0, "seconds"], 1e308, r"seconds: 1e\+308 is above 1e\+12 seconds"),
+        (["results", 0, "baseline_seconds"], -1, "baseline_seconds: -1 is below 0"),
+        (["results", 0, "accepted_ranks", 0], [10**9], r"accepted_ranks: \[1000000000\] holds a rank beyond 1048576"),
+        (["results", 0, "accepted_ranks", 0], [3], "r.json: accepted ranks .* lead out of the report's tree"),
+        (["results", 1, "mismatch"], {"position": 1}, "mismatch: .*missing.*tree_token"),
+        (["results", 1, "parts", "drafting"], {}, "parts: {} is no number"),
+        (["temperature"], "hot", "'hot' is no number"),
+        (["predicted", "tokens_per_step"], 10**400, "tokens_per_step: 1000.* is not finite"),
+        (["profiled_acceptance"], [[2]], "is not made of rows of probabilities"),
+        (["tree"], {}, "has a 'tree' that cannot be: it has no depth"),
+        (["tree", "depth"], "2", "depth: '2' is no whole number"),
+        (["tree", "parents"], [0], r"parents: node 0 is the root"),
+        (["settings", "draft_temperature"], "1", "draft_temperature: '1' is no number"),
+        (["provenance", "models"], 5, "models: 5 is no object"),
+    ],
+)
+def test_damaged_reports_are_refused_in_one_line(tmp_path: Path, place: list[Any], value: object, message: str) -> None:
+    data = json.loads(json.dumps(REPORT.to_json()))
+    inside = data
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    with pytest.raises(ProfileError, match=message) as caught:
+        read_report(tmp_path / "r.json")
+    assert "r.json" in str(caught.value)
+
+
+def test_a_depth_that_nothing_reached_costs_nothing_and_times_near_zero_give_no_rate() -> None:
+    grown = replace(REPORT, mode="dynamic", tree={"size": 5, "depth": 10**18, "width": 3})
+    assert [row.depth for row in grown.observed] == [0, 1]
+    assert replace(REPORT, results=(replace(ONE, seconds=5e-324),)).to_json()["tokens_per_second"] is None
