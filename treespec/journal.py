@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,9 @@ class Journal:
 
     Whoever saves the result calls `discard` afterwards, so that a write that fails loses nothing.
 
-    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` with
-    a warning, and `restarted` is True. A last line torn by a crash is dropped. One run at a time writes a journal. With `path` None
+    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` (where there
+    is one, to `NAME.old-2` and so on) with a warning, and `restarted` is True. A last line torn by a crash is dropped, a damaged one
+    with all that follow, with a warning. One run at a time writes a journal. With `path` None
     nothing is kept. Memory holds where the pieces are, not the pieces.
     """
 
@@ -109,17 +111,17 @@ class Journal:
                 whole = line.endswith(b"\n")  # else it is torn
                 record = _record(line) if whole else None
                 if number == 0 and (record or {}).get("fingerprint") != fingerprint:
-                    aside = path.with_name(path.name + ".old")
+                    aside = _free(path.with_name(path.name + ".old"))
                     _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
                     os.replace(path, aside)
                     self.restarted = True
                     return True
-                if record is None:
+                if record is None or (number and not (isinstance(record.get("key"), str) and "value" in record)):
                     if whole:
                         _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
                     return False
-                if "key" in record:
-                    self._places[str(record["key"])] = (self._end, len(line))
+                if number:
+                    self._places[record["key"]] = (self._end, len(line))
                 self._end += len(line)
         return False
 
@@ -150,6 +152,12 @@ def discard(path: StrPath | None) -> None:
         Path(path).unlink(missing_ok=True)
 
 
+def _free(path: Path) -> Path:
+    """The path, or the first of PATH-2, PATH-3, ... where nothing lies."""
+    others = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(place for place in chain([path], others) if not os.path.lexists(place))
+
+
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, allow_nan=False).encode() + b"\n"
 
@@ -157,6 +165,6 @@ def _line(record: dict[str, Any]) -> bytes:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -55,13 +55,17 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
         assert [journal.get(key) for key in ("first", "second", "third")] == [1, None, 3]
 
 
-def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog):
+DAMAGED = [b"\x00\x00", b"[" * 100_000, b"5", b"{}", b'{"key": "b"}', b'{"value": 1}', b'{"key": ["b"], "value": 1}']
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda line: line[:20].decode())
+def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog, damaged):
     path = tmp_path / "j"
     with Journal(path, "work") as journal:
         for key in "abc":
             journal.put(key, 1)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b"\x00\x00\n", *lines[3:]]))
+    path.write_bytes(b"".join([*lines[:2], damaged + b"\n", *lines[3:]]))
     with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
         assert [journal.get(key) for key in "abc"] == [1, None, None]
     assert "is damaged after" in caplog.text
@@ -77,6 +81,17 @@ def test_other_work_is_set_aside(tmp_path, caplog, content):
     assert ("the work starts anew" in caplog.text) == bool(content)
     if content:
         assert (tmp_path / "j.old").read_bytes() == content
+
+
+def test_what_was_set_aside_before_stays(tmp_path, caplog):
+    path = tmp_path / "j"
+    for number, work in enumerate("abcd"):
+        with Journal(path, work) as journal:
+            journal.put("of", work)
+            assert journal.restarted == bool(number)
+    assert names(tmp_path) == ["j", "j.old", "j.old-2", "j.old-3"]
+    assert [b'"value": "%s"' % work in (tmp_path / name).read_bytes() for work, name in ((b"a", "j.old"), (b"c", "j.old-3"))] == [True] * 2
+    assert "it is now j.old-3" in caplog.text
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
