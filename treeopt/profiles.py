@@ -11,7 +11,7 @@ from typing import Any
 from treeopt.acceptance_vector import read_vector
 from treeopt.latency_model import LatencyModel
 from treespec.errors import ProfileError
-from treespec.fields import ROWS, Fields, checked, count, counts, listed, mapping, number, numbers, rows
+from treespec.fields import MOST_SECONDS, ROWS, Fields, checked, count, counts, listed, mapping, number, numbers, rows
 from treespec.files import read_json, write_json
 from treespec.provenance import provenance_fields
 
@@ -220,7 +220,7 @@ class DraftSample:
 class LatencyProfile:
     """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
 
-    Raises ProfileError for empty, negative or repeated measurements.
+    Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
     """
 
     target: tuple[LatencySample, ...]
@@ -307,12 +307,12 @@ def _check_samples(name: str, unit: str, samples: Sequence[tuple[int, int, tuple
         _check_seconds(f"{name} {unit} {nodes} at context {context}", seconds)
 
 
-def _check_seconds(name: str, seconds: Sequence[float], least: float | None = None) -> None:
+def _check_seconds(name: str, seconds: Sequence[float], least: float = 1e-12) -> None:
     if not seconds:
         raise ProfileError(f"{name} has no samples; at least one is needed")
     for value in seconds:
-        if not math.isfinite(value) or value < 0 or (least is None and value == 0):
-            raise ProfileError(f"{name} has a sample of {value} seconds, which no pass can take; measure again")
+        if not least <= value <= MOST_SECONDS:  # also true for NaN
+            raise ProfileError(f"{name} has a sample of {value} seconds, but it takes {least:g} to {MOST_SECONDS:g}; measure again")
 
 
 def _next_context(context: int | None, measured: tuple[int, ...], model: str) -> int:

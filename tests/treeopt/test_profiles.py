@@ -229,6 +229,10 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
         ({"target": [{"size": 1, "seconds": [1.0]}]}, "an entry without context"),
         ({"draft": [{"width": 1.5, "context": 4, "seconds": [1.0]}]}, "1.5 is no whole number"),
         ({"draft": {"width": 1}}, "is no list"),
+        ({"overhead_seconds": [1e308]}, r"overhead_seconds has a sample of 1e\+308 seconds, but it takes 0 to 1e\+12; measure again"),
+        ({"target": [{"size": 1, "context": 4, "seconds": [1e308]}]}, r"size 1 at context 4 has a sample of 1e\+308 seconds"),
+        ({"draft": [{"width": 1, "context": 4, "seconds": [5e-324]}]}, "has a sample of 5e-324 seconds, but it takes 1e-12 to"),
+        ({"autoregressive_overhead_seconds": [1e308]}, "autoregressive_overhead_seconds has a sample of"),
         ({"provenance": {"gpu": 5}}, "'provenance' that cannot be: gpu: 5 is no text"),
     ],
 )

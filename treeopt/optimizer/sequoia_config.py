@@ -14,6 +14,7 @@ from treeopt.optimizer.frontier import largest_size
 from treeopt.optimizer.search import OptimizationResult, solve
 from treeopt.profiles import AcceptanceProfile, read_acceptance
 from treespec.errors import OptimizerError
+from treespec.fields import MOST_SECONDS
 from treespec.files import read_bytes
 from treespec.tree import MAX_SIZE
 
@@ -143,7 +144,8 @@ def _list(path: StrPath, data: dict[str, Any], key: str, kind: type) -> list[Any
 
 
 def _checked(path: StrPath, key: str, value: Any, kind: type) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        words = {int: "a whole number", float: "a number", str: "text", list: "a list"}
+    allowed = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, allowed) or (kind is float and not abs(value) <= MOST_SECONDS):
+        words = {int: "a whole number", float: f"a number up to {MOST_SECONDS:g}", str: "text", list: "a list"}
         raise OptimizerError(f"{path} has {key} {value!r:.40}, but {words[kind]} is needed there")
     return value

@@ -104,6 +104,8 @@ def test_the_vector_may_lie_in_the_current_folder(config: Callable[..., Path], t
         ({"max_depth": "ten"}, "max_depth 'ten', but a whole number"),
         ({"max_depth": True}, "max_depth True, but a whole number"),
         ({"draft_time": [1]}, "but a number"),
+        ({"draft_time": 10**400}, r"draft_time 1000.*, but a number up to 1e\+12 is needed"),
+        ({"target_time": [10, 10, 10, 12, 14, 1e308]}, r"target_time 1e\+308, but a number up to 1e\+12 is needed"),
         ({"max_depth": 0}, "max_depth is 0"),
         ({"max_depth": 10**9}, "max_depth is 1000000000"),
         ({"valid_budget": [1, 2]}, "valid_budget has 2 entries and target_time 6"),
