@@ -10,20 +10,23 @@ from rich.tree import Tree
 
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
-    """Rank probabilities with standard errors, of the first `ranks` ranks; those that accept nothing are left out."""
+    """Rank probabilities with standard errors, of the first `ranks` ranks; those that accept nothing are left out, and that is said."""
     temperature = "" if data.get("temperature") is None else f", temperature {data['temperature']:g}"
     title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}{temperature}"
     table = _titled(console, title)
     for column in ("rank", "P(accepted)", "standard error", "P(one of the first)"):
         table.add_column(column, justify="right")
     errors: Sequence[float] = data.get("standard_error") or ()
-    total = 0.0
+    total, left_out = 0.0, False
     for rank, value in enumerate(data["rank_probability"]):
         total += value
-        if (value > 0 or rank == 0) and rank < (ranks or rank + 1):
+        if value == 0 and rank > 0:
+            left_out = True
+        elif rank < (ranks or rank + 1):
             table.add_row(str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}")
     console.print(table)
-    _line(console, f"no rank accepted: {data['none_accepted']:.4f}")
+    never = "; ranks that were never accepted are not shown" if left_out else ""
+    _line(console, f"no rank accepted: {data['none_accepted']:.4f}{never}")
 
 
 def latency(console: Console, data: Mapping[str, Any]) -> None:

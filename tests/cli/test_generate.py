@@ -192,7 +192,11 @@ def test_inspect_refuses_a_profile_for_what_is_no_growmap(run: Any, profiles: tu
 def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
     data = run("inspect", profiles[0], "--format", "json").json
     assert data["rank_probability"] == [0.6, 0.2, 0.1, 0.0]
-    assert "0.6000" in run("inspect", profiles[0]).out
+    shown = run("inspect", profiles[0]).out
+    assert "0.6000" in shown
+    assert "no rank accepted: 0.1000; ranks that were never accepted are not shown\n" in shown
+    profiles[0].write_text(profiles[0].read_text().replace("0.1, 0.0]", "0.05, 0.05]"))
+    assert "no rank accepted: 0.1000\n" in run("inspect", profiles[0]).out
     data = run("inspect", profiles[1], "--format", "json").json
     assert data["target"][0] == {"size": 1, "context": 64, "median_seconds": pytest.approx(0.0101)}
     assert data["draft"][0] == {"width": 1, "context": 64, "median_seconds": 0.0005}
