@@ -29,14 +29,15 @@ class DynamicBudget:
             if value < 1:
                 raise TreeError(f"{name} is {value}, but a dynamic tree needs at least 1")
         if self.size < self.depth + 1:
+            shallower = f", or --depth {self.size - 1} or less" if self.size > 1 else ""
             raise TreeError(
                 f"size {self.size} is too small for depth {self.depth}: such a tree has at least {self.depth + 1} nodes, the root "
-                f"included; pass --size {self.depth + 1} or more, or --depth {max(1, self.size - 1)} or less"
+                f"included; pass --size {self.depth + 1} or more{shallower}"
             )
         if self.size > self.candidates:
             raise TreeError(
                 f"size {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
-                f"included; pass --width {-(-(self.size - 1) // self.depth)} or more"
+                f"included; pass --size {self.candidates} or less, or --width {-(-(self.size - 1) // self.depth)} or more"
             )
 
     @classmethod
@@ -62,7 +63,11 @@ class DynamicDrafter:
         self.draft, self.budget, self.vocabulary = draft, budget, vocabulary
         self.size, self.slots = budget.size, budget.candidates
         if budget.width > vocabulary:
-            raise ModelError(f"width is {budget.width}, but the vocabulary has {vocabulary} tokens; pass --width {vocabulary} or less")
+            most = 1 + budget.depth * vocabulary
+            smaller = f" and --size {most} or less" if budget.size > most else ""
+            raise ModelError(
+                f"width is {budget.width}, but the vocabulary has {vocabulary} tokens; pass --width {vocabulary} or less{smaller}"
+            )
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the tree has `room` nodes and at most `room - 1` levels."""

@@ -238,9 +238,11 @@ def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[
             f"no whole prompt of {name} is short enough: --prompt-len is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
             f"tokens; pass --prompt-len {min(others)} or more, or shorter ones"
         )
+    longest = max(others)
+    shorter = {0: "", 1: "--prompt-len 1, or "}.get(longest, f"--prompt-len {longest} or less, or ")
     return (
-        f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {max(others)} tokens; "
-        f"pass --prompt-len {max(*others, 1)} or less, or longer rows"
+        f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {longest} tokens; "
+        f"pass {shorter}longer rows"
     )
 
 

@@ -200,8 +200,8 @@ def test_two_hundred_thousand_steps_follow_the_target(right: bool) -> None:
         (5, 0, 2, "depth is 0, but a dynamic tree needs at least 1"),
         (5, 2, 0, "width is 0, but a dynamic tree needs at least 1"),
         (4, 4, 2, "size 4 is too small for depth 4.*at least 5 nodes.*--size 5 or more, or --depth 3 or less"),
-        (1, 1, 2, "size 1 is too small for depth 1.*--size 2 or more, or --depth 1 or less"),
-        (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*--width 5 or more"),
+        (1, 1, 2, "size 1 is too small for depth 1.*; pass --size 2 or more$"),
+        (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass --size 9 or less, or --width 5 or more"),
     ],
 )
 def test_budgets_that_cannot_be_met_are_errors(size: int, depth: int, width: int, message: str) -> None:
@@ -223,6 +223,9 @@ def test_a_width_is_chosen_where_none_is_given() -> None:
 def test_a_dynamic_tree_needs_topk_and_enough_tokens() -> None:
     with pytest.raises(ModelError, match="width is 8, but the vocabulary has 7 tokens; pass --width 7 or less"):
         DynamicDrafter(pair()[1], DynamicBudget(9, 2, 8), VOCABULARY)
+    with pytest.raises(ModelError, match="; pass --width 7 or less and --size 15 or less"):
+        DynamicDrafter(pair()[1], DynamicBudget(16, 2, 8), VOCABULARY)
+    DynamicDrafter(pair()[1], DynamicBudget(15, 2, 7), VOCABULARY)
     for rule in ("swor", "swr"):
         with pytest.raises(ModelError, match=f"cannot be drafted by {rule}; use topk"):
             list(decode_speculative(*pair(), BUDGETS[2], Request(PROMPT, 4), drafting=Drafting(rule)))

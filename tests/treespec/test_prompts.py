@@ -185,6 +185,11 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": text} for text in ROWS))
     with pytest.raises(DatasetError, match="--prompt-len is 9, but the longest of 4 rows has 8 tokens; pass --prompt-len 8 or less"):
         load(path, prompt_len=9)
+    for text, remedy in (("ab", "pass --prompt-len 2 or less, or longer rows"), ("a", "pass --prompt-len 1, or longer rows")):
+        with pytest.raises(DatasetError, match=f"the longest of 1 rows has {len(text)} tokens; {remedy}$"):
+            load(jsonl(tmp_path, {"text": text}), prompt_len=9)
+    with pytest.raises(DatasetError, match="the longest of 1 rows has 0 tokens; pass longer rows$"):
+        load(jsonl(tmp_path, {"input_ids": []}), prompt_len=1)
 
 
 def test_no_rows_at_all(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step
 from treespec.stepping import CapturedSteps, EagerSteps, Engine, Room, Stepper
 from treespec.timing import Timer, now, timer_for
-from treespec.tree import SpeculationTree
+from treespec.tree import MAX_SIZE, SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 Sample = tuple[float, float, float, float]
@@ -42,9 +42,15 @@ class LatencySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, values, least in (("sizes", self.sizes, 1), ("widths", self.widths, 1), ("context", self.contexts, 2)):
-            if not values or min(values) < least:
-                raise ProfileError(f"{name} is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers of {least} or more")
+        widest = (MAX_SIZE - 1) // 2  # of two levels behind a root
+        for name, values, least, most in (
+            ("sizes", self.sizes, 1, MAX_SIZE),
+            ("widths", self.widths, 1, widest),
+            ("context", self.contexts, 2, None),
+        ):
+            if not values or min(values) < least or (most is not None and max(values) > most):
+                limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+                raise ProfileError(f"{name} is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
         if self.repetitions < 1:
             raise ProfileError(f"repetitions is {self.repetitions}, but each cell needs at least 1")
 

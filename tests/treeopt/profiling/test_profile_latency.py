@@ -8,7 +8,8 @@ import torch
 from tests.reference.pairs import tiny_pair
 from treeopt.profiling import latency
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treespec.errors import CapacityError, ProfileError
+from treespec.errors import CapacityError, ProfileError, TreeError
+from treespec.tree import SpeculationTree
 
 SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), repetitions=5)
 
@@ -68,6 +69,18 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path, monkeyp
 def test_settings_that_measure_nothing_are_errors(changes: dict[str, object]) -> None:
     with pytest.raises(ProfileError):
         LatencySettings(**{"sizes": (1,), "widths": (1,), **changes})  # type: ignore[arg-type]
+
+
+def test_sizes_and_widths_beyond_any_tree_are_named_as_they_were_given() -> None:
+    for changes, message in (
+        ({"widths": (1, 99_999)}, "widths is 1,99999, but it needs whole numbers from 1 to 32767"),
+        ({"sizes": (99_999,)}, "sizes is 99999, but it needs whole numbers from 1 to 65536"),
+    ):
+        with pytest.raises(ProfileError, match=message):
+            LatencySettings(**{"sizes": (1,), "widths": (1,), **changes})
+    SpeculationTree.k_chains(32_767, 2)
+    with pytest.raises(TreeError):
+        SpeculationTree.k_chains(32_768, 2)
 
 
 def test_a_context_beyond_the_model_is_an_error() -> None:
