@@ -66,8 +66,9 @@ class AcceptanceProfile:
             raise ProfileError(
                 f"drafting is {self.drafting!r:.40}, but it must be one of {', '.join(DRAFTINGS)}; profile with one of these"
             )
-        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ProfileError(f"temperature is {self.temperature}, but it must be 0 (greedy) or more")
+        for name, heat in (("temperature", self.temperature), ("draft_temperature", self.draft_temperature)):
+            if heat is not None and not (math.isfinite(heat) and heat >= 0):
+                raise ProfileError(f"{name} is {heat}, but it must be 0 (greedy) or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ProfileError(f"top_p is {self.top_p}, but it must lie in (0, 1]")
         _check_row("rank_probability", self.rank_probability)

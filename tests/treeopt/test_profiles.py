@@ -83,6 +83,7 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
         ({"positions": 1.5}, "1.5 is no whole number"),
         ({"prompts": -1}, "counts"),
         ({"temperature": -1}, "temperature is -1"),
+        ({"draft_temperature": -1}, "draft_temperature is -1"),
         ({"top_p": 0}, "top_p is 0"),
         ({"by_depth": [[0.5]]}, r"by_depth\[0\] has 1 ranks"),
         ({"by_depth": [[0.5, 2.0]]}, r"by_depth\[0\]\[1\] is 2.0"),

@@ -144,8 +144,8 @@ def _list(path: StrPath, data: dict[str, Any], key: str, kind: type) -> list[Any
 
 
 def _checked(path: StrPath, key: str, value: Any, kind: type) -> Any:
-    allowed = (int, float) if kind is float else kind
-    if isinstance(value, bool) or not isinstance(value, allowed) or (kind is float and not abs(value) <= MOST_SECONDS):
+    fits = isinstance(value, int | float) and abs(value) <= MOST_SECONDS if kind is float else isinstance(value, kind)
+    if isinstance(value, bool) or not fits:
         words = {int: "a whole number", float: f"a number up to {MOST_SECONDS:g}", str: "text", list: "a list"}
         raise OptimizerError(f"{path} has {key} {value!r:.40}, but {words[kind]} is needed there")
     return value

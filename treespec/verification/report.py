@@ -252,7 +252,7 @@ def read_report(path: Path) -> EvaluationReport:
     return report
 
 
-_PREDICTED = checked({"tokens_per_step": amount, "seconds_per_step": seconds})
+_PREDICTED = checked({"tokens_per_step": amount, "seconds_per_step": amount})
 
 
 def _mode(value: Any) -> Any:

@@ -152,6 +152,7 @@ def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Pat
         (["settings", "draft_temperature"], "1", "draft_temperature: '1' is no number"),
         (["provenance", "models"], 5, "models: 5 is no object"),
     ],
+    ids=lambda part: str(part)[:30],
 )
 def test_damaged_reports_are_refused_in_one_line(tmp_path: Path, place: list[Any], value: object, message: str) -> None:
     data = json.loads(json.dumps(REPORT.to_json()))
