@@ -64,12 +64,12 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
     try:
         for path, content in files:
             pieces = [content] if isinstance(content, bytes) else content
-            target = os.path.realpath(path)
-            if _is_special(target):
-                with open(target, "wb", buffering=0) as device:
+            if _is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
+                with open(path, "wb", buffering=0) as device:
                     for piece in pieces:
                         write_all(device.fileno(), piece)
                 continue
+            target = os.path.realpath(path)
             _refuse_unwritable(target)
             temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
             staged.append((temporary, target))
@@ -97,11 +97,11 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
 
 def check_writable(path: StrPath) -> None:
     """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace."""
-    target = os.path.realpath(path)
     try:
-        _refuse_unwritable(target)
-        if _is_special(target):
+        _refuse_unwritable(path)
+        if _is_special(path):
             return
+        target = os.path.realpath(path)
         probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         os.unlink(probe)
@@ -153,19 +153,19 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _is_special(target: str) -> bool:
+def _is_special(path: StrPath) -> bool:
     """Whether something other than a regular file or a folder is there: a device, a pipe."""
     try:
-        mode = os.stat(target).st_mode
+        mode = os.stat(path).st_mode
     except OSError:
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _refuse_unwritable(target: str) -> None:
-    if os.path.isdir(target):
+def _refuse_unwritable(path: StrPath) -> None:
+    if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "")
-    if os.path.exists(target) and not os.access(target, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "")
 
 

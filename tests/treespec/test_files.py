@@ -86,6 +86,16 @@ def test_a_device_is_written_to_and_not_replaced():
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="needs /dev/fd")
+def test_a_pipe_is_written_to_by_its_number():
+    reading, writing = os.pipe()
+    check_writable(f"/dev/fd/{writing}")
+    write_bytes(f"/dev/fd/{writing}", b"x")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"x"
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_not_written(tmp_path, number):
     with pytest.raises(OutputError, match="no NaN and no infinity"):
