@@ -167,7 +167,7 @@ def _read(
         pictures=pictures,
         picture_prompt=rows.prompt,
     )
-    if profiled is not None and not _is_profiled(rows, profiled):
+    if profiled is not None and not _is_profiled(rows, profiled, pictures is not None):
         profiled = None
     prompts = None if profiled is None or rows.start is not None else _behind(profiled, rows, read)
     if prompts is None:
@@ -187,14 +187,14 @@ def _read(
     return prompts
 
 
-def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows") -> bool:
+def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows", pictures: bool) -> bool:
     """Whether the data set is the one whose rows were profiled: of files and folders, the content counts and not the name."""
     from treespec.dataset_rows import Row
     from treespec.prompts import DATASET_NAMES, open_rows
 
     if rows.dataset in DATASET_NAMES or profiled.row_sha256 is None:
         return rows.dataset == profiled.dataset or open_rows(rows.dataset, rows.field)[0] == profiled.dataset
-    found = next(islice(open_rows(rows.dataset, rows.field)[1], profiled.row, None), None)
+    found = next(islice(open_rows(rows.dataset, rows.field, pictures=pictures)[1], profiled.row, None), None)
     try:
         return isinstance(found, Row) and found.sha256 == profiled.row_sha256
     except DatasetError:  # a picture that cannot be read is not the one that was profiled

@@ -212,7 +212,11 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
         click.option("--end", type=POSITIVE, help="Row to stop before."),
         click.option("--prompt", metavar="TEXT", help="Asked about pictures that come without a prompt; <image> stands for the picture."),
         click.option("--chat", is_flag=True, help="Prompts are whole conversations in the tokenizer's chat template."),
-        click.option("--field", metavar="NAME", help="Key or column that holds the rows' text, where it is none of the usual ones."),
+        click.option(
+            "--field",
+            metavar="NAME",
+            help="Key or column of the rows' text, or of what is asked about pictures, where it is none of the usual.",
+        ),
         click.option(
             "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
         ),

@@ -73,18 +73,17 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
     `input_ids` holds whole numbers. Any other key holds a string, a list of strings (the user's turns, whose replies are not
     known: as text they are joined by line ends, as a conversation the first one begins it), or a list of
     `{"role": ..., "content": ...}` (as text the contents are joined, as a conversation they count up to the user's last).
-    A row of `image`, the path of a picture, has what is asked about it in `prompt`, or nothing. Raises DatasetError that begins
-    with `name`.
+    A row of `image`, the path of a picture, has what is asked about it in `prompt` or under the only other key, or nothing. Raises
+    DatasetError that begins with `name`.
     """
     if not isinstance(record, Mapping):
         raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
     if record.get("image") is not None and "image" in keys:
-        return _picture_row(record, name)
+        return _picture_row(record, name, keys)
     there = [key for key in keys if key in record]
     key = next((key for key in there if record[key] is not None), there[0] if there else None)
     if key is None:
-        found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
-        raise DatasetError(f"{name}: the row has {_none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
+        raise _lacking(record, name, keys)
     value = record[key]
     if key == "input_ids":
         if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
@@ -100,6 +99,11 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
         return _conversation(value, key, name)
     wanted = "a string, a list of strings or a list of messages"
     raise DatasetError(f'{name}: "{key}" is {_kind(value)}, but it must be {wanted}')
+
+
+def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> DatasetError:
+    found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
+    return DatasetError(f"{name}: the row has {_none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
 
 
 def _require_text(text: str, where: str) -> str:
@@ -131,25 +135,33 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
     return Row(name, text="\n".join(content for _, content in found), messages=tuple(found[:end]), reply=reply)
 
 
-def _picture_row(record: Mapping[Any, Any], name: str) -> Row:
-    image, prompt = record["image"], record.get("prompt")
-    prompt = record.get("text") if prompt is None else prompt
+def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Row:
+    image, asked = record["image"], _asked(keys)
+    key = next((key for key in asked if record.get(key) is not None), asked[0])
+    if key not in record and keys != KEYS:
+        raise _lacking(record, name, asked)
+    prompt = record.get(key)
     others = [key for key in ("messages", "turns", "article") if record.get(key) is not None]
-    if prompt is None and others:
+    if prompt is None and others and keys == KEYS:
         raise DatasetError(f'{name}: what is asked about a picture stands under "prompt", but the row has "{others[0]}"')
     if not isinstance(image, str) or not image:
         raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     if prompt is not None and not isinstance(prompt, str):
-        raise DatasetError(f'{name}: "prompt" is {_kind(prompt)}, but it must be a string')
-    return Row(name, text=prompt and _require_text(prompt, f'{name}: "prompt"'), image=Path(image))
+        raise DatasetError(f'{name}: "{key}" is {_kind(prompt)}, but it must be a string')
+    return Row(name, text=prompt and _require_text(prompt, f'{name}: "{key}"'), image=Path(image))
 
 
-def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]:
+def _asked(keys: Sequence[str]) -> Sequence[str]:
+    """Where what is asked about a picture is looked for."""
+    return ("prompt", "text") if keys == KEYS else keys[1:]
+
+
+def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False) -> Iterator[Row | BadRow]:
     """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
 
     A .json file holds one array of rows, or a row per line as .jsonl does. A .txt file is one running text: its rows are
-    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, where it is none of
-    TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
+    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, or with `pictures` what is
+    asked about one, where it is none of TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
     """
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
     reader = readers.get(path.suffix.lower())
@@ -160,10 +172,12 @@ def rows_of_file(path: Path, field: str | None = None) -> Iterator[Row | BadRow]
     if field is not None and reader is _text:
         raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
     try:
-        for row in reader(path, keys_of(field)):
+        for row in reader(path, keys_of(field, pictures)):
             yield row if isinstance(row, BadRow) or row.image is None else _beside(path, row, row.image)
     except UnicodeDecodeError as e:
-        raise DatasetError(f"{path} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); save it as UTF-8") from e
+        raise DatasetError(not_utf8(str(path), e)) from e
+    except FileNotFoundError as e:
+        raise DatasetError(f"there is no file {path}; check the path") from e
     except OSError as e:
         raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
 
@@ -176,9 +190,16 @@ def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
         return BadRow(row.name, f"{row.name}: {image}: {e}")
 
 
-def keys_of(field: str | None) -> tuple[str, ...]:
-    """The keys to look for a row's content under: `field` alone, where one is named."""
-    return KEYS if field is None else (field,)
+def keys_of(field: str | None, pictures: bool = False) -> tuple[str, ...]:
+    """The keys to look for a row's content under: where a `field` is named, it alone, or beside a picture."""
+    if field is None:
+        return KEYS
+    return ("image", field) if pictures else (field,)
+
+
+def not_utf8(name: str, e: UnicodeDecodeError) -> str:
+    """Why a file or a row of that name is no text."""
+    return f"{name} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); write it as UTF-8"
 
 
 def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
@@ -195,9 +216,9 @@ def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.strip():
-                    yield read_row(_parse(text, name), name=name, keys=keys)
+                    yield read_row(_parse(text, name, _ONE_A_LINE), name=name, keys=keys)
             except UnicodeDecodeError as e:
-                yield BadRow(name, f"{name} is not UTF-8 text (byte {e.start} is 0x{line[e.start]:02x}); save it as UTF-8")
+                yield BadRow(name, not_utf8(name, e))
             except DatasetError as e:
                 yield BadRow(name, str(e))
 
@@ -213,12 +234,15 @@ def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
         yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
 
 
-def _parse(text: str, name: str) -> Any:
+_ONE_A_LINE = "each line must hold one whole object: correct it, or put all objects into one array in a .json file"
+
+
+def _parse(text: str, name: str, remedy: str = "correct it there") -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.rstrip())
     except json.JSONDecodeError as e:
         line = f", line {e.lineno}" if "\n" in text.strip() else ""
-        raise DatasetError(f"{name}{line}: no valid JSON: {e.msg} at column {e.colno}") from e
+        raise DatasetError(f"{name}{line}: no valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}; {remedy}") from e
     except RecursionError as e:
         raise DatasetError(f"{name}: its JSON is nested too deeply") from e
     except ValueError as e:  # a number of too many digits
@@ -234,17 +258,23 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = [key for key in keys if key in names][:1]
-            if not wanted:
+            sought = keys if keys == KEYS else keys[-1:]
+            if not any(key in names for key in sought):
                 raise DatasetError(
-                    f"{path} has {_none_of(keys, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
+                    f"{path} has {_none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
                 )
+            wanted = [key for key in keys if key in names][:1]
+            if wanted == ["image"]:
+                wanted += [key for key in _asked(keys) if key in names]
             number = 0
-            if wanted == ["image"] and "prompt" in names:
-                wanted.append("prompt")
             for batch in file.iter_batches(batch_size=64, columns=wanted):
-                for record in batch.to_pylist():
-                    yield read_row(record, name=f"{path.name}, row {number}", keys=wanted)
+                for index in range(len(batch)):
+                    name = f"{path.name}, row {number}"
+                    try:
+                        [record] = batch.slice(index, 1).to_pylist()
+                        yield read_row(record, name=name, keys=keys)
+                    except UnicodeDecodeError as e:
+                        yield BadRow(name, not_utf8(name, e))
                     number += 1
     except pyarrow.ArrowInvalid as e:
         raise DatasetError(f"{path} is not a parquet file: {str(e).splitlines()[0]}") from e

@@ -1,11 +1,11 @@
 """Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that it saved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treespec.dataset_rows import BadRow, Row, keys_of, read_row
+from treespec.dataset_rows import BadRow, Row, keys_of, not_utf8, read_row
 from treespec.errors import DatasetError
 
 _EVALUATION_SPLITS = ("test", "validation", "train")
@@ -51,7 +51,7 @@ def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
         number += 1
 
 
-def saved_rows(folder: Path, field: str | None = None) -> tuple[str, Iterator[Row | BadRow]]:
+def saved_rows(folder: Path, field: str | None = None, *, pictures: bool = False) -> tuple[str, Iterator[Row | BadRow]]:
     """(name, rows) of a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`.
 
     Of several splits, `test` is taken, else `validation`, else `train`; a split has a folder of its own, which can be
@@ -68,8 +68,16 @@ def saved_rows(folder: Path, field: str | None = None) -> tuple[str, Iterator[Ro
         if split is None:
             raise DatasetError(f"{folder} holds no split; save a data set with rows")
         name, data = f"{folder.name}/{split}", data[split]
-    keys = keys_of(field)
-    return name, (read_row(record, name=f"{name}, row {number}", keys=keys) for number, record in enumerate(data))
+    return name, _saved(data, name, keys_of(field, pictures))
+
+
+def _saved(data: Any, name: str, keys: Sequence[str]) -> Iterator[Row | BadRow]:
+    for number in range(len(data)):
+        row = f"{name}, row {number}"
+        try:
+            yield read_row(data[number], name=row, keys=keys)
+        except UnicodeDecodeError as e:
+            yield BadRow(row, not_utf8(row, e))
 
 
 _REMEDY = "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"

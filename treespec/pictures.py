@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -98,9 +99,12 @@ class PictureReader:
 
 def find_picture(path: Path, name: str) -> Picture:
     """A picture that can be decoded. Raises DatasetError beginning with `name`."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise DatasetError(f"{name}: {path} is no file; name a picture")
-    content = _content(path)
+    try:
+        content = _content(path)
+    except DatasetError as e:
+        raise DatasetError(f"{name}: {e}") from e
     width, height = _decoded(content, name).size
     if max(width, height) > _MOST_THIN * min(width, height):
         raise DatasetError(f"{name}: the picture is {width} x {height} pixels, thinner than 1 to {_MOST_THIN}; cut or remove it")
@@ -114,7 +118,7 @@ def _content(path: Path) -> bytes:
 def _decoded(content: bytes, name: str) -> Any:
     """An RGB image, turned as its camera says."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(content)) as image:
@@ -127,4 +131,5 @@ def _decoded(content: bytes, name: str) -> Any:
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
-        raise DatasetError(f"{name}: the picture cannot be decoded ({e}); repair or remove it") from e
+        reason = "of no known format" if isinstance(e, UnidentifiedImageError) else e
+        raise DatasetError(f"{name}: the picture cannot be decoded ({reason}); repair or remove it") from e

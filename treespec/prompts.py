@@ -145,7 +145,9 @@ def load_prompts(
         require_template(tokenizer)
     whole = chat or pictures is not None
     asked = picture_prompt or (QUESTION if chat else PROMPT)
-    name, rows = open_rows(dataset, field)
+    if pictures is not None and dataset in DATASET_NAMES:
+        raise DatasetError(f"data set {dataset} is text, but the target reads pictures; {_PICTURED}")
+    name, rows = open_rows(dataset, field, pictures=pictures is not None)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     others: list[int] = []  # lengths of rows that are too short, or as conversations too long
@@ -184,10 +186,10 @@ def load_prompts(
     return PromptSet(tuple(prompts), name, start, read, skipped, too_long, tuple(bad), chat, first)
 
 
-def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row | BadRow]]:
+def open_rows(dataset: str, field: str | None = None, *, pictures: bool = False) -> tuple[str, Iterable[Row | BadRow]]:
     """(name for provenance, rows read as they are asked for) of a data set. Raises DatasetError if there is no such one.
 
-    `field` is the key that holds the rows' text where it is none of the usual ones.
+    `field` is the key that holds the rows' text, or with `pictures` what is asked about one, where it is none of the usual ones.
     """
     if dataset in ("stdlib", "stdlib-train"):
         if field is not None:
@@ -198,9 +200,9 @@ def open_rows(dataset: str, field: str | None = None) -> tuple[str, Iterable[Row
         return dataset, hub_rows(dataset, field)
     path = Path(dataset).expanduser()
     if path.is_dir():
-        return _open_folder(path, field)
+        return _open_folder(path, field, pictures)
     if path.exists() or path.suffix.lower() in SUFFIXES:
-        return path.name, rows_of_file(path, field)
+        return path.name, rows_of_file(path, field, pictures=pictures)
     known = ", ".join(DATASET_NAMES)
     raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
 
@@ -246,19 +248,24 @@ def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[
     )
 
 
-def _open_folder(folder: Path, field: str | None) -> tuple[str, Iterable[Row | BadRow]]:
+def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return saved_rows(folder, field)
+        return saved_rows(folder, field, pictures=pictures)
     try:
         files = sorted(folder.iterdir())
     except OSError as e:
         raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
     images = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
     if images:
+        if field is not None:
+            raise DatasetError(f"{folder} holds pictures, which have no fields; drop --field {field}")
         return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
     readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
     hint = f"; name a file in it, such as {readable}" if readable else ""
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
+
+
+_PICTURED = 'pass a folder of pictures, or rows of {"image": PATH, "prompt": ...}'
 
 
 @dataclass(frozen=True)
@@ -271,15 +278,13 @@ class _Taken:
 
 
 def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: bool) -> _Taken | BadRow:
-    """Raises DatasetError for a row of the other kind: pictures for a model that reads text, or the reverse."""
+    """Raises DatasetError for a model that reads text only."""
     if pictures is None:
         raise DatasetError(
             f"{row.name} is a picture, which needs a vision-language target (of the kind llava); here text is read only: pass a data set of text"
         )
     if row.image is None:
-        raise DatasetError(
-            f'{row.name} has no picture, but the target reads pictures; pass a folder of pictures, or rows of {{"image": PATH, "prompt": ...}}'
-        )
+        return BadRow(row.name, f"{row.name} has no picture, but the target reads pictures; {_PICTURED}")
     try:
         return _Taken(pictures.ids(asked if row.text is None else row.text, row.name, chat), picture=find_picture(row.image, row.name))
     except DatasetError as e:

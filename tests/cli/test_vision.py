@@ -82,6 +82,19 @@ def test_pictures_are_known_again_by_what_they_show(home: Path, run: Run, tmp_pa
     assert starts_at(other) == 0
 
 
+def test_rows_that_were_profiled_under_a_field_are_known_again(home: Path, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    images = sorted((home / "scenes").iterdir())[:3]
+    path.write_text("".join(json.dumps({"image": str(image), "question": "what is on the left"}) + "\n" for image in images))
+    pair = ["--target", home / "target", "--draft", home / "draft", "--device", "cpu", "--dtype", "float32", "--format", "json"]
+    rows = ["--dataset", path, "--field", "question", "--num-prompts", 2, "--gen-len", 4]
+    assert run("profile", "acceptance", *pair, *rows, "--max-branch", 4).code == 0
+    assert run("generate", "--acceptance", "acceptance.json", "--size", 3, "--depth", 2, "-o", "tree.pt").code == 0
+    done = run("evaluate", *pair, *rows, "--growmap", "tree.pt")
+    assert done.code == 0, done.err
+    assert done.json["prompt_set"]["start"] == 2
+
+
 def test_a_bound_on_slots_is_held_against_the_prompts_that_there_are(home: Path, run: Run) -> None:
     """Prompts about pictures are as long as they are, not as long as --prompt-len."""
     command = [

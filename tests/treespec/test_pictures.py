@@ -83,10 +83,12 @@ def test_pixels_are_the_processors_own_of_the_upright_picture(tmp_path):
 
 def test_bad_pictures_are_named(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing")
-    with pytest.raises(DatasetError, match=r"/torn\.png: the picture cannot be decoded"):
+    with pytest.raises(DatasetError, match=r"/torn\.png: the picture cannot be decoded \(of no known format\); repair or remove it"):
         load(tmp_path)
-    with pytest.raises(DatasetError, match=r"there is no file .*gone\.png"):
+    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 1: there is no file .*gone\.png; check the path \(--skip-bad-rows"):
         load(rows(tmp_path, {"image": "gone.png"}))
+    with pytest.raises(DatasetError, match="^rows.jsonl, line 1: cannot read .*: File name too long"):
+        load(rows(tmp_path, {"image": "x" * 300}))
     with pytest.raises(DatasetError, match='rows.jsonl, line 1: "image" is'):
         load(rows(tmp_path, {"image": 3}))
     with pytest.raises(DatasetError, match='"prompt" is'):
@@ -99,6 +101,44 @@ def test_bad_pictures_are_left_out_where_that_is_asked_for_and_counted(tmp_path)
     prompts = load(tmp_path, skip_bad_rows=True)
     assert [prompt.row for prompt in prompts] == [0, 2]
     assert [row.name.split("/")[-1] for row in prompts.bad] == ["scene-0001.png"]
+
+
+def test_bad_rows_of_pictures_are_left_out_too(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    good = {"image": "scene-0000.png"}
+    path = rows(tmp_path, good, {"text": "no picture"}, {"image": "gone.png"}, {"image": None, "prompt": "is it red"}, good)
+    found = load(path, skip_bad_rows=True)
+    assert [prompt.row for prompt in found] == [0, 4]
+    assert [row.name for row in found.bad] == [f"rows.jsonl, line {line}" for line in (2, 3, 4)]
+    assert all(row.reason.startswith(row.name) for row in found.bad)
+    with pytest.raises(DatasetError, match="line 2 has no picture, .*--skip-bad-rows goes on"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "folder"])
+def test_what_is_asked_about_a_picture_may_lie_under_a_key_that_is_named(tmp_path, suffix):
+    v.write_scenes(tmp_path, range(1))
+    image = str(tmp_path / "scene-0000.png")
+    records = [{"image": image, "prompt": "no", "question": "is it red"}, {"image": image, "prompt": "no", "question": None}]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "folder":
+        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
+    elif suffix == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
+    else:
+        rows(tmp_path, *records)
+    words = v.tokenizer()
+    asked, not_asked = load(path, field="question").prompts
+    assert asked.ids == tuple([v.IMAGE_TOKEN] * ROWS + words.encode("is it red"))
+    assert not_asked.ids == tuple(words.encode(v.ASKED.replace("<image>", "<image>" * ROWS)))
+    with pytest.raises(DatasetError, match=r'no (key|column) "answer" .*--field'):
+        load(path, field="answer")
+
+
+def test_pictures_in_a_folder_have_no_fields(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    with pytest.raises(DatasetError, match="holds pictures, which have no fields; drop --field question"):
+        load(tmp_path, field="question")
 
 
 def test_prompts_that_are_too_long_are_left_out_whole(tmp_path):
@@ -196,6 +236,8 @@ def test_pictures_and_models_must_go_together(tmp_path):
         load_prompts(str(tmp_path), v.tokenizer(), num_prompts=1, prompt_len=64)
     with pytest.raises(DatasetError, match="has no picture, but the target reads pictures"):
         load(rows(tmp_path, {"text": "what is here"}))
+    with pytest.raises(DatasetError, match="data set stdlib is text, but the target reads pictures; pass a folder of pictures"):
+        load("stdlib", skip_bad_rows=True)
     with pytest.raises(DatasetError, match="the prompt has 2 times <image>"):
         load(rows(tmp_path, {"image": "scene-0000.png", "prompt": "<image> and <image>"}))
     prompt = load(tmp_path).prompts[0]

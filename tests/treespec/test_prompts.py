@@ -220,7 +220,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
 
 
 def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"cannot read .*missing\.jsonl: No such file"):
+    with pytest.raises(DatasetError, match=r"there is no file .*missing\.jsonl; check the path"):
         load(tmp_path / "missing.jsonl")
     other = tmp_path / "table.csv"
     other.write_text("text\nabc\n", encoding="utf-8")
@@ -346,6 +346,36 @@ def test_bad_rows_of_a_parquet_file_and_of_a_saved_folder_can_be_skipped(tmp_pat
         assert [p.row for p in load(path, skip_bad_rows=True)] == [0, 2]
         with pytest.raises(DatasetError, match=r'row 1: "text" is null'):
             load(path)
+
+
+def test_rows_of_a_table_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    texts = pyarrow.array([b"abcd", b"caf\xe9", b"efgh"])
+    table = pyarrow.table({"text": pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "rows.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "rows")
+    for path in (tmp_path / "rows.parquet", tmp_path / "rows"):
+        with pytest.raises(
+            DatasetError, match=rf"^{path.name}, row 1 is not UTF-8 text \(byte 3 is 0xe9\); write it as UTF-8 \(--skip-bad"
+        ):
+            load(path)
+        found = load(path, skip_bad_rows=True)
+        assert ([p.row for p in found], [row.name for row in found.bad]) == ([0, 2], [f"{path.name}, row 1"])
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{\n  "text": "abcd"\n}\n', "Expecting property name enclosed in double quotes at column 2"),
+        ('{"text": "abcd"\n', "Expecting ',' delimiter at column 16"),
+        ('{"text": "abcd\n', "Unterminated string starting at column 10"),
+    ],
+)
+def test_an_object_that_does_not_end_with_its_line_is_told(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match=f"{name}, line 1: no valid JSON: {reason}; each line must hold one whole object: .*one array"):
+        load(tmp_path / name)
 
 
 def test_messages_without_a_template_are_their_contents_joined(tmp_path: Path) -> None:
