@@ -33,12 +33,14 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def note_unused(sampling: SamplingOptions, *, mode: str = "tree") -> None:
+def note_unused(sampling: SamplingOptions, *, mode: str = "tree", draws: int | None = None) -> None:
     """Say on stderr that an option that was given changes nothing."""
     if mode == "baseline" and sampling.drafting != "topk":
         note(f"--mode baseline drafts nothing, so --drafting {sampling.drafting} changes nothing")
     if sampling.drafting == "topk" and sampling.draft_temperature is not None:
         note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
+    if sampling.drafting == "topk" and draws is not None:
+        note("topk samples no children, so --draws changes nothing")
 
 
 def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
@@ -183,7 +185,7 @@ def _read(
             remedy = f"--end {rows.end} leaves none behind row {profiled.end - 1}"
         else:
             remedy = f"no usable one lies behind row {profiled.end - 1}"
-        note(f"{shared} of the {len(prompts)} prompts are rows that the growmap was profiled on, which flatters it: {remedy}")
+        note(f"{shared} of the {len(prompts)} {_what(rows)} are rows that the growmap was profiled on, which flatters it: {remedy}")
     return prompts
 
 
@@ -215,6 +217,11 @@ def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., 
     return prompts
 
 
+def _what(rows: PromptOptions) -> str:
+    """What rows make: prompts, or conversations, of which `converse` makes a prompt for every turn."""
+    return "conversations" if rows.chat else "prompts"
+
+
 def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
     """Say on stderr which rows were left out, and where there were fewer than asked for."""
     for row in prompts.bad[:_BAD_ROWS_SHOWN]:
@@ -232,6 +239,6 @@ def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> N
     if lacks and rows.end is not None and prompts.end < rows.end:
         found += f"; the data set ends with row {prompts.end - 1}, before --end {rows.end}"
     if lacks:
-        note(f"{len(prompts)} prompts of the {rows.num_prompts} asked for: {found}")
+        note(f"{len(prompts)} {_what(rows)} of the {rows.num_prompts} asked for: {found}")
     elif left_out:
         note(f"left out: {found}")

@@ -69,6 +69,8 @@ class PromptOptions:
     skip_bad_rows: bool
 
     def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            raise click.UsageError("--prompt is empty; pass what is to be asked about pictures, or leave it out for a question.")
         first = self.start or 0
         if self.end is not None and self.end <= first:
             raise click.UsageError(f"--end {self.end} leaves no rows from --start {first}; pass --end {first + 1} or more.")

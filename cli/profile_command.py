@@ -32,7 +32,7 @@ def profile() -> None:
 )
 @sampling_options()
 @click.option("--max-branch", type=POSITIVE, default=32, show_default=True, help="Ranks to profile.")
-@click.option("--draws", type=POSITIVE, default=8, show_default=True, help="How often the children of a position are sampled (swor, swr).")
+@click.option("--draws", type=POSITIVE, help="How often the children of a position are sampled (swor, swr). [default: 8]")
 @click.option(
     "--method",
     type=click.Choice(["on-policy", "teacher-forced"]),
@@ -49,7 +49,7 @@ def acceptance(
     sampling: SamplingOptions,
     gen_len: int,
     max_branch: int,
-    draws: int,
+    draws: int | None,
     method: str,
     batch_size: int,
     output: Path,
@@ -59,7 +59,7 @@ def acceptance(
     from treeopt.cli import tables
     from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
 
-    note_unused(sampling)
+    note_unused(sampling, draws=draws)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
@@ -67,7 +67,12 @@ def acceptance(
 
     check_writable(output)
     settings = AcceptanceSettings(
-        **asdict(sampling), draws=draws, gen_len=gen_len, max_branch=max_branch, method=method, batch_size=batch_size
+        **asdict(sampling),
+        draws=draws or AcceptanceSettings.draws,
+        gen_len=gen_len,
+        max_branch=max_branch,
+        method=method,
+        batch_size=batch_size,
     )
     own_text = method == "teacher-forced"
     pair, prompts = load_inputs(models, rows, continuation_len=gen_len if own_text else 0)

@@ -286,6 +286,33 @@ def test_bad_rows_end_the_run_unless_they_are_to_be_skipped(run: Any, pair: Pair
     assert "left out: 12 bad of 20 rows" in outcome.err
 
 
+def test_where_rows_are_conversations_they_are_counted_as_such(run: Any, chatty: Pair, tmp_path: Path) -> None:
+    chats = tmp_path / "turns.jsonl"
+    chats.write_text('{"turns": ["w5", "w7"]}\n{"turns": ["w8", "w1"]}\n')
+    where = ["--mode", "baseline", "--dataset", chats, "--chat", "--gen-len", 4, "--num-prompts", 3]
+    outcome = run("evaluate", *models(chatty), *where, "--format", "json")
+    assert outcome.json["prompts"] == 4
+    assert "2 conversations of the 3 asked for: none left out of 2 rows" in outcome.err
+
+
+def test_a_prompt_about_pictures_must_ask_something_and_is_told_where_there_are_none(run: Any, pair: Pair, rows: Path) -> None:
+    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 1]
+    outcome = run(*where, "--prompt", " ")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--prompt is empty; pass what is to be asked" in outcome.err
+    assert "the target reads text only: it changes nothing" in run(*where, "--prompt", "what is it").err
+
+
+def test_draws_that_change_nothing_are_told(run: Any, pair: Pair, rows: Path) -> None:
+    where = ["profile", "acceptance", *models(pair), "--dataset", rows, "--prompt-len", 8, "--gen-len", 3, "--num-prompts", 1]
+    where += ["--max-branch", 2, "--format", "json"]
+    assert "topk samples no children, so --draws changes nothing" in run(*where, "--draws", 3).err
+    assert "changes nothing" not in run(*where).err
+    sampled = [*where, "--drafting", "swor", "--temperature", 1]
+    assert [run(*sampled, *draws).json["draws"] for draws in ([], ["--draws", 3])] == [8, 3]
+    assert "changes nothing" not in run(*sampled, "--draws", 3).err
+
+
 def test_slices_past_the_end_name_the_rows_there_are(run: Any, pair: Pair, rows: Path) -> None:
     where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2]
     one_line(run(*where, "--start", 8), "has no row at --start 8: it has 8 rows, counted from 0; pass --start 7 or less")
