@@ -179,7 +179,7 @@ def load_prompts(
         if len(prompts) == num_prompts:
             break
     if read <= start:
-        raise NoPromptError(f"data set {name} {_no_row_at(start, read)}")
+        raise no_row_at(start, name, read)
     if not prompts:
         raise NoPromptError(_no_prompt(name, prompt_len, others, bad, whole))
     skipped, too_long = (0, len(others)) if whole else (len(others), 0)
@@ -218,17 +218,19 @@ def refused(row: BadRow) -> DatasetError:
     return DatasetError(f"{row.reason} (--skip-bad-rows goes on without such rows)")
 
 
+def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
+    """The error that a slice is which begins behind a data set's last row."""
+    if not rows:
+        return NoPromptError(f"data set {name} has no rows; name one that has some")
+    count = f"{rows} row{'s' if rows > 1 else ''}"
+    return NoPromptError(f"data set {name} has no row at --start {start}: it has {count}, counted from 0; pass --start {rows - 1} or less")
+
+
 def same_dataset(one: str, other: str) -> bool:
     """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
     if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
         return one == other
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def _no_row_at(start: int, rows: int) -> str:
-    if not rows:
-        return "has no rows"
-    return f"has no row at --start {start}: it has {rows} row{'s' if rows > 1 else ''}, counted from 0; pass --start {rows - 1} or less"
 
 
 def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:

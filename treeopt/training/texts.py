@@ -17,7 +17,7 @@ from treespec.errors import DatasetError, TrainingError
 from treespec.files import write_bytes
 from treespec.journal import Journal, discard
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Tokenizer, open_rows, refused, token_ids
+from treespec.prompts import Tokenizer, no_row_at, open_rows, refused, token_ids
 from treespec.sampling import Sampling, prompt_generator
 
 
@@ -96,15 +96,15 @@ def split_rows(
 ) -> Split:
     """Rows in file order, at most `num_rows` to train on, of each the first `keep` tokens, and `held_out` held-out ones before them.
 
-    Raises DatasetError (no such data set, pictures, a bad row that is not to be skipped), TrainingError (fewer than `held_out` rows
-    of `prompt_len` tokens).
+    Raises DatasetError (no such data set, no row at `start`, pictures, a bad row that is not to be skipped), TrainingError (fewer than
+    `held_out` rows of `prompt_len` tokens, or no others).
     """
     name, found = open_rows(rows.dataset, rows.field)
     training: list[Tensor] = []
     prompts: list[Tensor] = []
     bad: list[BadRow] = []
     position = rows.start
-    for number, ids in _token_rows(found, rows, tokenizer, vocabulary, bad):
+    for number, ids in _token_rows(name, found, rows, tokenizer, vocabulary, bad):
         position = number + 1
         if len(prompts) < held_out and len(ids) >= prompt_len:
             prompts.append(_tensor(ids[:prompt_len]))
@@ -116,6 +116,11 @@ def split_rows(
         raise TrainingError(
             f"{held_out} rows of {name} are to be held out to measure acceptance, but {len(prompts)} have {prompt_len} tokens or more; "
             "lower --eval-prompts or --prompt-len, or name longer rows with --eval-dataset"
+        )
+    if prompts and not training:
+        raise TrainingError(
+            f"all {held_out} rows of {name} are held out to measure acceptance, and none is left to train on; "
+            "give more rows, lower --eval-prompts, or name others with --eval-dataset"
         )
     return Split(tuple(training), _stacked(prompts, prompt_len), name, rows.start, position, tuple(bad))
 
@@ -129,7 +134,7 @@ def held_out_prompts(
     """
     name, found = open_rows(rows.dataset, rows.field)
     bad: list[BadRow] = []
-    long = (_tensor(ids[:prompt_len]) for _, ids in _token_rows(found, rows, tokenizer, vocabulary, bad) if len(ids) >= prompt_len)
+    long = (_tensor(ids[:prompt_len]) for _, ids in _token_rows(name, found, rows, tokenizer, vocabulary, bad) if len(ids) >= prompt_len)
     prompts = list(islice(long, count))
     if not prompts:
         raise TrainingError(
@@ -139,9 +144,10 @@ def held_out_prompts(
 
 
 def _token_rows(
-    found: Iterable[Row | BadRow], rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
+    name: str, found: Iterable[Row | BadRow], rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(number, token ids) of each row that is one; those that are not go to `bad` or end it."""
+    """(number, token ids) of each row that is one; those that are not go to `bad` or end it. Raises DatasetError where there is none."""
+    number = -1
     for number, row in enumerate(islice(found, rows.end)):
         if number < rows.start:
             continue
@@ -154,6 +160,8 @@ def _token_rows(
             bad.append(ids)
         else:
             raise refused(ids)
+    if number < rows.start:
+        raise no_row_at(rows.start, name, number + 1)
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

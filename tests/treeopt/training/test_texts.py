@@ -12,7 +12,7 @@ from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from tests.reference.vision import write_scenes
 from treeopt.training import texts
 from treeopt.training.texts import Continuing, Rows, held_out_prompts, own_windows, split_rows, target_texts
-from treespec.errors import DatasetError, TrainingError
+from treespec.errors import DatasetError, NoPromptError, TrainingError
 from treespec.models.tree_model import TreeModel
 
 
@@ -94,6 +94,18 @@ def test_bad_rows_are_said_or_skipped_and_a_field_is_found(tmp_path: Path) -> No
     assert (prompts.tolist(), len(bad)) == ([[1, 2, 3], [4, 5, 6]], 1)
     with pytest.raises(TrainingError, match="no row of r.jsonl has 4 tokens or more; lower --prompt-len"):
         held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=4)
+
+
+def test_slices_without_a_row_to_train_on_say_what_there_is(tmp_path: Path) -> None:
+    path, empty = write(tmp_path / "r.jsonl", [{"input_ids": [1, 2, 3]}] * 3), write(tmp_path / "empty.jsonl", [])
+    with pytest.raises(NoPromptError, match="r.jsonl has no row at --start 5: it has 3 rows, counted from 0; pass --start 2 or less"):
+        split_rows(Rows(path, start=5), None, 50, num_rows=9, held_out=1, prompt_len=2)
+    with pytest.raises(NoPromptError, match="data set empty.jsonl has no rows; name one that has some"):
+        held_out_prompts(Rows(empty), None, 50, count=9, prompt_len=2)
+    with pytest.raises(
+        TrainingError, match="all 3 rows of r.jsonl are held out .*; give more rows, lower --eval-prompts, or .*--eval-dataset"
+    ):
+        split_rows(Rows(path), None, 50, num_rows=9, held_out=3, prompt_len=2)
 
 
 def test_pictures_are_no_text_to_train_on(tmp_path: Path) -> None:
