@@ -3,6 +3,13 @@
 The command line prints the message alone and exits with 1. Anything else that escapes is a bug in treeopt.
 """
 
+from textwrap import shorten
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's error says, in one line that can be read."""
+    return shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...").rstrip(".")
+
 
 class TreeoptError(Exception):
     """Base of every error that the user can act on."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treespec.chat import templated
-from treespec.errors import DatasetError, ModelError
+from treespec.errors import DatasetError, ModelError, reason_of
 from treespec.files import read_bytes
 
 if TYPE_CHECKING:
@@ -88,7 +88,14 @@ class PictureReader:
         content = _content(picture.path)
         if hashlib.sha256(content).hexdigest() != picture.sha256:
             raise DatasetError(f"{picture.path} changed while prompts were decoded; run again")
-        found: Tensor = self.processor(images=_decoded(content, str(picture.path)), return_tensors="pt")["pixel_values"]
+        return self.processed(_decoded(content, str(picture.path)))
+
+    def processed(self, image: Any) -> "Tensor":
+        """The same of an RGB image of PIL. Raises ModelError for an image processor that does not do for the model."""
+        try:
+            found: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        except Exception as e:  # whatever numpy and PIL raise for its settings
+            raise ModelError(f"the image processor makes no pixels of a picture ({reason_of(e)}); correct preprocessor_config.json") from e
         wanted = (1, 3, self.shape.pixels, self.shape.pixels)
         if tuple(found.shape) != wanted:
             raise ModelError(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -19,7 +18,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from treespec.errors import ModelError, TrainingError
+from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files import read_bytes
 from treespec.models import families
 from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer_or_none, weights_digest
@@ -205,15 +204,17 @@ def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
         raise ModelError(
             f'configuration {config} has the model_type "{settings["model_type"]:.40}", which transformers does not know; correct it (llama, qwen2 ...)'
         )
+    families.require_sizes(settings, config)
     try:
         made: PreTrainedConfig = AutoConfig.for_model(**{**settings, **special, "vocab_size": target.vocabulary})
         family = families.check(made, config)
         attention: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.float32, **attention)  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"no model can be made from configuration {config}: {reason[0][:200]}") from error
+    except (TreeoptError, MemoryError):
+        raise
+    except Exception as error:  # transformers checks settings here and there, in its own ways
+        raise ModelError(f"no model can be made from configuration {config}: {reason_of(error)}; correct it") from error
     return model
 
 

@@ -123,6 +123,12 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
 _WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_window", "local_window_size", "window_size", "attention_chunk_size")
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "head_dim"),
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("n_embd", "n_layer", "n_head", "ffn_dim"),
+)
+"""What no model can have less than one of."""
 _PLAIN_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
 
 
@@ -137,6 +143,7 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
     reason = REFUSED.get(str(config.model_type)) or REFUSED.get(model_type) or _refusal(config, text)
     if reason:
         raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example one of: {', '.join(VERIFIED)}")
+    require_sizes(vars(text), name)
     sliding = _window(text)
     if sliding is not None and model_type not in VERIFIED:
         raise ModelError(
@@ -151,6 +158,14 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
         attention="eager" if getattr(text, "attn_logit_softcapping", None) else None,
         verified=str(config.model_type) in VERIFIED,  # a verified text model inside an unknown wrapper is not
     )
+
+
+def require_sizes(settings: Mapping[str, Any], name: str) -> None:
+    """Raise ModelError for a configuration's settings that no model can have."""
+    for key in _SIZES:
+        value = settings.get(key)
+        if isinstance(value, int) and value < 1:
+            raise ModelError(f"{name or 'this model'}: {key} is {value}, but it must be 1 or more; correct its configuration")
 
 
 def _refusal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:

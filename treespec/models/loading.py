@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
+from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
-from treespec.errors import ModelError
+from treespec.errors import ModelError, TreeoptError, reason_of
 from treespec.models import families, hub
 from treespec.models.offload import offload as stream_layers
 from treespec.models.offload import require_host
@@ -54,7 +54,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
         raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
     place = _locate(name)
     loader: Any = AutoImageProcessor
-    with _explained(name, place, revision):
+    with _explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
         )
@@ -70,7 +70,9 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     tokenizer: Any = load_tokenizer(name, revision)
     if getattr(tokenizer, "chat_template", None) is None:  # processors kept it in a file of their own before tokenizers did
         tokenizer.chat_template = template
-    return PictureReader(tokenizer, processor, shape)
+    reader = PictureReader(tokenizer, processor, shape)
+    reader.processed(Image.new("RGB", (shape.pixels, shape.pixels)))  # settings that will not do are found out now
+    return reader
 
 
 def require_model(name: str) -> None:
@@ -104,7 +106,7 @@ def load_model(
         )
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
-    with _explained(name, place, revision):
+    with _explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
         loaded: Any = loader.from_pretrained(
@@ -115,9 +117,17 @@ def load_model(
             trust_remote_code=False,
             local_files_only=place.offline,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **kwargs,
         )
     module, report = loaded
+    others = sorted(report.get("mismatched_keys") or ())
+    if others:
+        weight, found, asked = others[0]
+        raise ModelError(
+            f"{name}: {weight} has the shape {list(found)}, but config.json asks for {list(asked)} ({len(others)} weights differ); "
+            "correct config.json, or save or download the model again"
+        )
     missing = sorted(report.get("missing_keys") or ())
     if missing:
         raise ModelError(
@@ -144,7 +154,7 @@ def weights_digest(name: str) -> str | None:
     place = _locate(name)
     if not place.local:
         return None
-    with _explained(name, place, None):
+    with _explained(name, place, None, "its weights or config.json"):
         digest = hashlib.sha256((Path(place.path) / "config.json").read_bytes())
         for path in sorted(Path(place.path).glob("*.safetensors")):
             size = path.stat().st_size
@@ -162,7 +172,7 @@ def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 
 
 def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:
-    with _explained(name, place, revision):
+    with _explained(name, place, revision, "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -184,7 +194,7 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
     place = _locate(name)
     if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
         return None
-    with _explained(name, place, revision):
+    with _explained(name, place, revision, "its tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -230,6 +240,8 @@ class _Place:
 
 def _locate(name: str, weights: bool = False) -> _Place:
     """Find a name's files, or say why it has none before any library is asked."""
+    if not name:
+        raise ModelError("the name of a model is empty; give a folder, a hub id (owner/name), embedded-target or embedded-draft")
     folder = EMBEDDED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         _require_files(name, folder, weights)
@@ -253,11 +265,13 @@ def _require_files(name: str, folder: Path, weights: bool) -> None:
 
 
 @contextmanager
-def _explained(name: str, place: _Place, revision: str | None) -> Iterator[None]:
-    """Turn what the libraries raise into one sentence for people."""
+def _explained(name: str, place: _Place, revision: str | None, part: str) -> Iterator[None]:
+    """Turn whatever the libraries raise for a `part` of a model into one sentence for people."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
+    except (TreeoptError, MemoryError):
+        raise
+    except Exception as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
         causes = list(_chain(error))
         if any(isinstance(cause, GatedRepoError) for cause in causes):
             message = f"{name} is gated on the hub: accept its terms there and log in (hf auth login), or give a local folder"
@@ -270,7 +284,7 @@ def _explained(name: str, place: _Place, revision: str | None) -> Iterator[None]
         elif "trust_remote_code" in str(error):
             message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
         else:
-            message = f"{name} cannot be loaded: {_first_line(error)}"
+            message = f"{name} cannot be loaded: {part}: {reason_of(error)}; correct that, or save or download the model again"
         raise ModelError(message) from error
 
 
@@ -279,11 +293,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _quiet_bars() -> None:

@@ -190,9 +190,13 @@ def _half_file(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights; save"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin, a pickle"),
-        (_half_file, "cannot be loaded"),
+        (_half_file, "cannot be loaded: its weights or config.json: SafetensorError: .*; correct that, or save or download"),
         (_config(num_hidden_layers=3), "weights are missing"),
-        (_config(hidden_size=64), "cannot be loaded"),
+        (_config(hidden_size=64), r"lm_head.weight has the shape \[97, 48\], but config.json asks for \[97, 64\] \(21 weights differ\)"),
+        (_config(hidden_size="abc"), "config.json: .* 'hidden_size' expected int, got str .value: 'abc'.; correct that"),
+        (_config(num_attention_heads=0), "config.json: ZeroDivisionError: "),
+        (_config(num_hidden_layers=-1), "num_hidden_layers is -1, but it must be 1 or more"),
+        (_config(pad_token_id=500), "its weights or config.json: AssertionError: "),
         (_config(model_type="never_heard_of"), "cannot be loaded"),
         (_config(model_type="never_heard_of", auto_map={"AutoConfig": "code.Config"}), "which is never run|cannot be loaded"),
         (_config(model_type="mamba"), "mamba.*running state"),
@@ -205,7 +209,20 @@ def test_damaged_folders(edit: Callable[[Path], object], message: str, saved: Pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "../a/b", "/no/such/folder", "~/no-such-model", "a/b/c", "nowhere/", ""])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"added_tokens": [], "model": {"type": "Never"}}'])
+def test_a_broken_tokenizer_is_one_line(content: str, saved: Path, tmp_path: Path) -> None:
+    name = _edited(saved, tmp_path, lambda folder: (folder / "tokenizer.json").write_text(content))
+    with pytest.raises(ModelError, match=f"^{name} cannot be loaded: its tokenizer: .*; correct that, or save or download") as caught:
+        load_tokenizer(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_name_is_told_so() -> None:
+    with pytest.raises(ModelError, match="the name of a model is empty; give a folder, a hub id"):
+        load_model("")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "../a/b", "/no/such/folder", "~/no-such-model", "a/b/c", "nowhere/"])
 def test_paths_that_lead_nowhere_never_reach_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "is_reachable", lambda: pytest.fail("asked the hub"))
     with pytest.raises(ModelError, match=r"no folder|no config\.json"):
