@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 
 from tests.reference import vision as v
 from treespec.errors import DatasetError, ModelError
+from treespec.models.loading import load_picture_reader
 from treespec.pictures import PictureReader, PictureShape, find_picture
 from treespec.prompts import PromptSet, load_prompts
 
@@ -32,6 +34,36 @@ def rows(folder: Path, *records: object) -> Path:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def changed(file: str, **changes: object) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        settings = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**settings, **changes}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (changed("config.json", vision_feature_layer=99), "vision_feature_layer is 99, but it must be -3 to 2; correct its config.json"),
+        (changed("config.json", vision_feature_layer=[-2, -4]), "vision_feature_layer is -4, but it must be -3 to 2"),
+        (changed("config.json", image_token_index=-3), "image_token_id is -3, but it must be 0 to 25"),
+        (changed("config.json", image_token_index=26), "image_token_id is 26, but it must be 0 to 25"),
+        (changed("preprocessor_config.json", image_mean=["a", "b"]), "makes no pixels of a picture .ValueError: .*; correct preprocessor"),
+        (changed("preprocessor_config.json", image_mean=["a", "b", "c"]), "makes no pixels of a picture .*; correct preprocessor"),
+        (changed("preprocessor_config.json", crop_size={"height": 8, "width": 8}), r"makes \(1, 3, 8, 8\) of a picture"),
+        (changed("preprocessor_config.json", image_processor_type="No"), "cannot be loaded: preprocessor_config.json: .*; correct that"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "cannot be loaded: preprocessor_config.json: .*; correct that"),
+    ],
+)
+def test_pictures_that_a_model_could_not_read_are_refused_before_it_is_loaded(edit, message, tmp_path):
+    edit(v.save(v.llava(0), tmp_path))
+    with pytest.raises(ModelError, match=message) as caught:
+        load_picture_reader(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_a_folder_is_its_pictures_by_name_each_asked_the_same(tmp_path):

@@ -22,7 +22,7 @@ def is_vision(config: PreTrainedConfig) -> bool:
 
 
 def picture_shape(config: Any, name: str) -> PictureShape:
-    """Of a LLaVA configuration. Raises ModelError for a vision tower that is not known."""
+    """Of a LLaVA configuration. Raises ModelError for a vision tower that is not known, and for what the models in it do not have."""
     tower, strategy = config.vision_config, str(config.vision_feature_select_strategy)
     if str(tower.model_type) not in _TOWERS:
         raise ModelError(
@@ -30,9 +30,18 @@ def picture_shape(config: Any, name: str) -> PictureShape:
         )
     if strategy not in ("default", "full"):
         raise ModelError(f"{name}: vision_feature_select_strategy is {strategy!r}, but it must be default or full; correct its config.json")
+    token, layers, depth = int(config.image_token_id), config.vision_feature_layer, int(tower.num_hidden_layers)
+    bounds = [
+        ("image_token_id", token, 0, int(config.get_text_config(decoder=True).vocab_size) - 1),
+        *(("vision_feature_layer", layer, -depth - 1, depth) for layer in ([layers] if isinstance(layers, int) else layers)),
+        ("patch_size", int(tower.patch_size), 1, int(tower.image_size)),
+    ]
+    for key, value, least, most in bounds:
+        if not least <= value <= most:
+            raise ModelError(f"{name}: {key} is {value}, but it must be {least} to {most}; correct its config.json")
     patches = (int(tower.image_size) // int(tower.patch_size)) ** 2
     rows = patches + _TOWERS[str(tower.model_type)] - (strategy == "default")
-    return PictureShape(int(config.image_token_id), rows, int(tower.image_size))
+    return PictureShape(token, rows, int(tower.image_size))
 
 
 class Vision:
