@@ -102,7 +102,7 @@ def load_inputs(
 
     Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
-    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, load_picture_reader, load_tokenizer, shape_of
+    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, embedding_rows, load_picture_reader, load_tokenizer, shape_of
 
     folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -111,7 +111,7 @@ def load_inputs(
     seeing = shape_of(models.target, models.revision) is not None
     pictures = load_picture_reader(models.target, models.revision) if seeing else None
     tokenizer = pictures.tokenizer if pictures is not None else load_tokenizer(models.target, revision=models.revision)
-    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, None)
+    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, embedding_rows(models.target, models.revision))
     return load_models(models), prompts
 
 
@@ -146,7 +146,7 @@ def _read(
     tokenizer: "Tokenizer | None",
     pictures: "PictureReader | None",
     continuation_len: int,
-    vocabulary_size: int | None,
+    vocabulary_size: int,
 ) -> "PromptSet":
     """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
     from treespec.prompts import load_prompts

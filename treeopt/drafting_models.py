@@ -17,10 +17,11 @@ from treeopt.training.settings import FREE, TrainSettings, training_arguments
 from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
 from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
-from treespec.errors import CapacityError, TrainingError
+from treespec.errors import CapacityError, ModelError, TrainingError
 from treespec.files import make_folder, write_json
 from treespec.locks import alone
 from treespec.models.loading import load_model
+from treespec.prompts import unreadable
 from treespec.provenance import Provenance, public_name
 
 Progress = Callable[[str, int, int], None]
@@ -81,6 +82,9 @@ def _train(
     target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
     draft = open_draft(sources, target, settings.seed)
     _require_positions(settings, target, draft)
+    ends = target.end_of_text if settings.text == "own" else None
+    if ends is not None and (reason := unreadable((ends,), draft.vocabulary)):
+        raise ModelError(f"the end of a text, the tokenizer's EOS, is {reason}")
     if settings.objective == "distill":
         target.require_weights("distilling needs them, --objective ce does not")
     elif settings.eval_prompts:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from treespec.continuation import continue_prompts
-from treespec.errors import CapacityError, ProfileError
+from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Prompt, PromptSet
+from treespec.prompts import Prompt, PromptSet, unreadable
 from treespec.sampling import Sampling
 
 METHODS = ("on-policy", "teacher-forced")
@@ -90,8 +90,11 @@ def require_text(prompts: PromptSet, method: str) -> None:
 
 
 def require_positions(models: Mapping[str, TreeModel], prompts: PromptSet, gen_len: int) -> None:
-    """Raise CapacityError where the longest prompt and its continuation have more tokens than a model knows positions."""
+    """Raise CapacityError for more tokens in a prompt and its continuation than a model knows positions, ModelError for unknown ones."""
+    highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
     for role, model in models.items():
+        if reason := unreadable((highest,), model.vocabulary_size):
+            raise ModelError(f"a text for the {role} has {reason}")
         longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
         if model.max_positions is not None and longest > model.max_positions:
             raise CapacityError(

@@ -121,7 +121,8 @@ def load_prompts(
 
     `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`; `field` is the
     key that holds the rows' text where it is none of the usual ones. Rows of fewer tokens are skipped and counted; rows of
-    `input_ids` are taken as they are, and need no tokenizer but its `vocabulary_size`. Fewer than `num_prompts` prompts come
+    `input_ids` are taken as they are, and need no tokenizer. `vocabulary_size` is how many embedding rows the model has, which may be
+    fewer than its tokenizer has tokens: rows with others are bad. Fewer than `num_prompts` prompts come
     back where the rows end.
 
     With `chat`, a prompt is a row's whole conversation in the tokenizer's chat template, up to where the model is to answer;
@@ -139,8 +140,6 @@ def load_prompts(
         )
     if end is not None and end <= start:
         raise DatasetError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more")
-    if vocabulary_size is None and tokenizer is not None:
-        vocabulary_size = len(tokenizer)
     if chat and tokenizer is not None:
         require_template(tokenizer)
     whole = chat or pictures is not None
@@ -161,7 +160,8 @@ def load_prompts(
         elif pictures is not None or row.image is not None:
             taken = _about_picture(row, pictures, asked, chat)
         else:
-            taken = _tokens(row, tokenizer, vocabulary_size, chat)
+            taken = _tokens(row, tokenizer, chat)
+        taken = _readable(taken, row.name, vocabulary_size)
         if isinstance(taken, BadRow):
             if not skip_bad_rows:
                 raise refused(taken)
@@ -209,8 +209,19 @@ def open_rows(dataset: str, field: str | None = None, *, pictures: bool = False)
 
 def token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...] | BadRow:
     """All token ids of a row, or why it has none that the model knows. Raises DatasetError: text without a tokenizer."""
-    taken = _tokens(row, tokenizer, vocabulary_size, False)
+    taken = _readable(_tokens(row, tokenizer, False), row.name, vocabulary_size)
     return taken if isinstance(taken, BadRow) else taken.ids
+
+
+def unreadable(ids: Sequence[int], vocabulary_size: int | None) -> str | None:
+    """Why a model of so many embedding rows (None: not known) cannot read these ids; None where it can."""
+    wrong = max(ids, default=0)
+    if vocabulary_size is None or wrong < vocabulary_size:
+        return None
+    return (
+        f"token {wrong}, but the model has {vocabulary_size} embedding rows, for ids 0 to {vocabulary_size - 1} only; "
+        "give it rows for added tokens (resize_token_embeddings), or use text and tokenizer files that belong to it"
+    )
 
 
 def refused(row: BadRow) -> DatasetError:
@@ -293,7 +304,13 @@ def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: b
         return BadRow(row.name, str(e))
 
 
-def _tokens(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None, chat: bool) -> _Taken | BadRow:
+def _readable(taken: _Taken | BadRow, name: str, vocabulary_size: int | None) -> _Taken | BadRow:
+    """The same, or why the model cannot read it."""
+    reason = None if isinstance(taken, BadRow) else unreadable((*taken.ids, *taken.reply), vocabulary_size)
+    return taken if reason is None else BadRow(name, f"{name}: the row has {reason}")
+
+
+def _tokens(row: Row, tokenizer: Tokenizer | None, chat: bool) -> _Taken | BadRow:
     """Raises DatasetError for text without a tokenizer."""
     if row.ids is None:
         if tokenizer is None:
@@ -306,9 +323,10 @@ def _tokens(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None, 
             return BadRow(row.name, str(e))
     if chat and not row.ids:
         return BadRow(row.name, f'{row.name}: "input_ids" is empty, but a prompt has at least one token')
-    wrong = next((i for i in row.ids if i < 0 or (vocabulary_size is not None and i >= vocabulary_size)), None)
+    known = None if tokenizer is None else len(tokenizer)
+    wrong = next((i for i in row.ids if i < 0 or (known is not None and i >= known)), None)
     if wrong is None:
         return _Taken(row.ids)
-    limit = "0 or more" if vocabulary_size is None else f"0 to {vocabulary_size - 1}"
+    limit = "0 or more" if known is None else f"0 to {known - 1}"
     reason = f'"input_ids" holds {wrong}, but the model has ids {limit} only; the row is for another model'
     return BadRow(row.name, f"{row.name}: {reason}")

@@ -329,3 +329,47 @@ def test_the_text_may_lie_under_another_key(run: Any, pair: Pair, rows: Path, tm
     outcome = run(*where, "--field", "body", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["prompts"] == 7
+
+
+def test_a_token_without_an_embedding_row_is_one_line_everywhere(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    """The tokenizers have a token that was added after the models' last resize."""
+    from transformers import AutoTokenizer
+
+    larger = tmp_path / "target", tmp_path / "draft"
+    for old, new in zip(pair, larger, strict=True):
+        shutil.copytree(old, new)
+        tokenizer = AutoTokenizer.from_pretrained(new)
+        tokenizer.add_tokens(["<added>"])
+        tokenizer.save_pretrained(new)
+    lines = rows.read_text().splitlines()
+    words = json.loads(lines[0])["text"].split()
+    refusal = ", line 2: the row has token 61, but the model has 61 embedding rows, for ids 0 to 60 only; give it rows for added tokens"
+    draw = ["--num-prompts", 3, "--prompt-len", 8, "--gen-len", 4, "--format", "json"]
+    train = ["--objective", "ce", "--eval-prompts", 0, "--steps", 1, "--batch-size", 1, "--seq-len", 8, "--format", "json"]
+    odd = {"text.jsonl": {"text": " ".join(["<added>", *words])}, "ids.jsonl": {"input_ids": [*range(8), 61]}}
+    for name, row in odd.items():
+        (tmp_path / name).write_text("\n".join([lines[0], json.dumps(row), *lines[1:]]))
+        commands: list[list[object]] = [
+            ["evaluate", "--mode", "baseline", *draw],
+            ["profile", "acceptance", *draw],
+            ["potential", *draw],
+            ["train-draft", *train],
+        ]
+        for command in commands:
+            whole = [*command, *models(larger), "--dataset", tmp_path / name, "-o", f"{name}-{command[0]}"]
+            one_line(run(*whole), name + refusal)
+            outcome = run(*whole, "--skip-bad-rows")
+            assert outcome.code == 0, outcome.err
+            assert f"skipped: {name}{refusal}" in outcome.err
+
+
+def test_an_end_of_text_without_an_embedding_row_is_refused(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(pair[0], tmp_path / "target")
+    tokenizer = AutoTokenizer.from_pretrained(pair[0])
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    tokenizer.save_pretrained(tmp_path / "target")
+    same = tmp_path / "target"
+    outcome = run("train-draft", "--target", same, "--draft", same, "--device", "cpu", "--dataset", rows, "--seq-len", 8)
+    one_line(outcome, "the end of a text, the tokenizer's EOS, is token 61, but the model has 61 embedding rows")

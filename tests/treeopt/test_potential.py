@@ -20,7 +20,7 @@ from treespec.decoding import Request, decode_autoregressive
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import PromptSet
+from treespec.prompts import Prompt, PromptSet
 from treespec.sampling import Sampling, prompt_generator
 
 SETTINGS = PotentialSettings(gen_len=8, batch_size=2)
@@ -243,6 +243,14 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text(json.dumps(data | {"prompt_positions": [10**400] * len(report.positions)}))
     with pytest.raises(ProfileError, match="has a 'prompt_positions' that cannot be: 1000.* is not in 0 to"):
         read_potential(tmp_path / "broken.json")
+
+
+def test_a_token_that_a_model_has_no_row_for_is_named() -> None:
+    pair = tiny_pair()
+    assert pair.draft is not None
+    odd = replace(prompt_set(), prompts=(Prompt(0, "odd", (5, 6), (7, VOCABULARY)),))
+    with pytest.raises(ModelError, match="a text for the target has token 61, but the model has 61 embedding rows"):
+        measure_potential(pair, (pair.draft,), odd, PotentialSettings(gen_len=4))
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:

@@ -213,6 +213,19 @@ def test_text_needs_a_tokenizer_but_ids_do_not(tmp_path: Path) -> None:
         load_prompts(str(jsonl(tmp_path, {"text": "abc"})), None, num_prompts=1, prompt_len=2)
 
 
+@pytest.mark.parametrize("bad", [{"text": "abcdz"}, {"input_ids": [1, 2, 3, 25]}])
+def test_tokens_without_an_embedding_row_make_a_bad_row(bad: object, tmp_path: Path) -> None:
+    """The tokenizer knows 27 tokens, added ones among them, but the model has rows for 25 only."""
+    path = jsonl(tmp_path, {"text": "abcd"}, bad)
+    with pytest.raises(
+        DatasetError, match=r"line 2: the row has token 25, but the model has 25 embedding rows, for ids 0 to 24 only; give"
+    ):
+        load(path, vocabulary_size=25)
+    found = load(path, vocabulary_size=25, skip_bad_rows=True)
+    assert (len(found), [row.name for row in found.bad]) == (1, ["rows.jsonl, line 2"])
+    assert len(load(path, vocabulary_size=26)) == 2
+
+
 @pytest.mark.parametrize("name", ["imagenet", "./missing-folder/", "C4"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(DatasetError, match="stdlib, cnn, openwebtext, c4, wikitext, mt-bench"):

@@ -171,6 +171,11 @@ def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     return _config(name, _locate(name), revision)
 
 
+def embedding_rows(name: str, revision: str | None = None) -> int:
+    """How many tokens a model's embeddings have rows for, which its tokenizer may exceed. Raises ModelError."""
+    return int(load_config(name, revision).get_text_config(decoder=True).vocab_size)
+
+
 def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:
     with _explained(name, place, revision, "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(

@@ -15,7 +15,7 @@ from treespec.errors import CapacityError, ModelError
 from treespec.journal import Journal
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Prompt, PromptSet
+from treespec.prompts import Prompt, PromptSet, unreadable
 from treespec.sampling import Sampling, prompt_generator
 from treespec.step import Plan
 from treespec.stepping import Engine
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def check_fits(pair: Pair, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
-    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would."""
+    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens."""
     prompt_len = len(prompt)
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
@@ -106,8 +106,12 @@ def check_fits(pair: Pair, plan: Plan | None, prompt: Sequence[int], settings: E
             f"pass --max-length {needed} or more, or a smaller tree"
         )
     for role, model in (("target", pair.target), ("draft", pair.draft if plan else None)):
-        needed = 0 if model is None else model.positions_of(prompt) + settings.gen_len
-        if model is not None and model.max_positions is not None and needed > model.max_positions:
+        if model is None:
+            continue
+        if reason := unreadable(prompt, model.vocabulary_size):
+            raise ModelError(f"a prompt for the {role} has {reason}")
+        needed = model.positions_of(prompt) + settings.gen_len
+        if model.max_positions is not None and needed > model.max_positions:
             raise CapacityError(
                 f"{needed - settings.gen_len} prompt and {settings.gen_len} generated tokens need {needed} positions, "
                 f"but the {role} model has {model.max_positions}; lower --prompt-len or --gen-len"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reference.pairs import prompt_set, tiny_pair
+from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from treespec.acceptance import Verifier
 from treespec.decoding import Request, decode_autoregressive
 from treespec.drafting import Drafting, Rule
@@ -55,6 +55,14 @@ def test_baseline_alone_needs_no_draft() -> None:
 def test_a_tree_without_a_draft_is_an_error() -> None:
     with pytest.raises(ModelError, match="--draft"):
         evaluate(replace(tiny_pair(), draft=None), TREE, prompt_set(), SETTINGS)
+
+
+@pytest.mark.parametrize("plan", [None, TREE])
+def test_a_token_that_a_model_has_no_row_for_is_named(plan: Plan | None) -> None:
+    prompts = prompt_set()
+    odd = replace(prompts, prompts=(*prompts.prompts, replace(prompts.prompts[0], ids=(5, VOCABULARY))))
+    with pytest.raises(ModelError, match="a prompt for the target has token 61, but the model has 61 embedding rows, for ids 0 to 60 only"):
+        evaluate(tiny_pair(), plan, odd, SETTINGS)
 
 
 def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
