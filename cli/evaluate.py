@@ -49,9 +49,10 @@ def evaluate(
     """
     plan.check(sampling, has_draft=models.draft is not None)
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused
 
     note_unused(sampling, mode=plan.mode)
+    note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
     from treespec.files import check_writable

@@ -43,6 +43,17 @@ def note_unused(sampling: SamplingOptions, *, mode: str = "tree", draws: int | N
         note("topk samples no children, so --draws changes nothing")
 
 
+def note_revisions(models: ModelOptions) -> None:
+    """The same of revisions, which only models on the hub have."""
+    for option, revision, name in (
+        ("--revision", models.revision, models.target),
+        ("--draft-revision", models.draft_revision, models.draft),
+    ):
+        if revision is not None and (name is None or not _is_hub_name(name)):
+            where = "there is no --draft" if name is None else f"{name} is not on the hub"
+            note(f"{option} {revision} changes nothing: {where}")
+
+
 def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
     """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
 

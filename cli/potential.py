@@ -51,8 +51,9 @@ def potential(
     Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, resolve_device
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, resolve_device
 
+    note_revisions(models.with_draft(None))
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary

@@ -57,9 +57,10 @@ def acceptance(
 ) -> None:
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused
 
     note_unused(sampling, draws=draws)
+    note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
@@ -113,8 +114,9 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_models, resolve_device
+    from treeopt.cli.inputs import check_hub, load_models, note_revisions, resolve_device
 
+    note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency

@@ -254,10 +254,13 @@ def train_draft(
     """
     from dataclasses import asdict
 
-    from treeopt.cli.inputs import check_hub, resolve_device
+    from treeopt.cli.inputs import check_hub, note_revisions, resolve_device
     from treeopt.cli.options import ModelOptions
 
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, length.dtype)
+    first = os.environ.get("RANK", "0") == "0"  # launchers number the processes
+    if first:
+        note_revisions(models)
     for dataset in filter(None, (sources.dataset, sources.eval_dataset)):
         check_hub(models, dataset)
     from treeopt.cli import tables
@@ -268,7 +271,6 @@ def train_draft(
     from treespec.errors import TrainingError
 
     settings = TrainSettings(**goal.settings(), **asdict(length), **asdict(checks))
-    first = os.environ.get("RANK", "0") == "0"  # launchers number the processes
     try:
         with Progress() as progress:
             result = train(
