@@ -85,6 +85,8 @@ def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folde
     """What a run came to (null where it is not finished), and how it was trained."""
     ends = {"before": None, "after": None} if outcome is None else {"before": outcome.before, "after": outcome.after}
     chosen = {name: record["sources"].get(name) for name in _SOURCES} | {name: record["settings"].get(name) for name in _SETTINGS}
+    if chosen["objective"] == "ce":
+        chosen["divergence"] = None  # older records name one
     return {
         "finished": outcome is not None,
         "steps": outcome and outcome.steps,

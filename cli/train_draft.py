@@ -207,7 +207,13 @@ def run_options() -> Callable[[Command], Command]:
             show_default=True,
             help="float32, bfloat16 or auto: bfloat16 arithmetic on a GPU that has it, the target as for the other commands. The draft is saved in float32.",
         ),
-        click.option("--seed", type=NATURAL, default=0, show_default=True, help="Of new weights, the order of texts, and samples."),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**32 - 1),
+            default=0,
+            show_default=True,
+            help="Of new weights, the order of texts, and samples.",
+        ),
     )
 
 

@@ -11,15 +11,14 @@ import torch
 import transformers
 from transformers import TrainingArguments
 
-from treeopt.training.folder import LOCK, Run, drop_later, open_run, require_free, write_model
+from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free, write_model
 from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
 from treeopt.training.settings import FREE, TrainSettings, training_arguments
 from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
 from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError, ModelError, TrainingError
-from treespec.files import make_folder, write_json
-from treespec.locks import alone
+from treespec.files import write_json
 from treespec.models.loading import load_model
 from treespec.prompts import unreadable
 from treespec.provenance import Provenance, public_name
@@ -63,7 +62,7 @@ def train_draft(
     shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
     with ExitStack() as held:
         if shares.rank == 0:
-            held.enter_context(alone(make_folder(folder) / LOCK, folder))
+            held.enter_context(claimed(folder))
             require_free(folder, resume=resume)
         return _train(sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None)
 
@@ -95,7 +94,7 @@ def _train(
     known = {
         "contents": contents(sources, target, draft),
         "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},
-        "settings": asdict(settings),
+        "settings": settings.to_json(),
         "rows": {"training_rows": len(split.training), "held_out_rows": len(split.held_out), "sha256": split.fingerprint},
         "machine": {"processes": shares.processes},
     }
@@ -168,7 +167,7 @@ def _fit(
     steps, most = trainer.state.global_step, trainer.state.max_steps
     if steps < most:
         raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with --resume to go on")
-    return trainer.state.log_history
+    return [entry for entry in trainer.state.log_history if "train_loss" not in entry]  # a mean over the steps of this call alone
 
 
 def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainResult:

@@ -110,6 +110,7 @@ def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypat
         (["--draft", "d", "--steps", "20", "--warmup", "20"], "--warmup 20 takes all of the 20 steps; lower it, or raise --steps"),
         (["--draft", "d", "--warmup", "1000"], "--warmup 1000 takes all of the 1000 steps"),
         (["--draft", "d", "--objective", "rl"], "--objective"),
+        (["--draft", "d", "--seed", "4294967296"], "4294967296 is not in the range 0<=x<=4294967295"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(run: Any, arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -131,10 +132,23 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Any, arguments: list[str], word
     ],
 )
 def test_a_failure_is_one_line_and_exit_1(run: Any, pair: Pair, rows: Path, arguments: list[str], words: str) -> None:
-    outcome = run(*start(pair, rows), "--draft", pair[1], *arguments)
+    outcome = run(*start(pair, rows), "--draft", pair[1], *arguments, "-o", "new/out")
     assert (outcome.code, outcome.out) == (1, ""), outcome
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+    assert not Path("new").exists(), "nothing was written"
+
+
+def test_cross_entropy_with_the_data_sets_text_has_no_divergence(run: Any, pair: Pair, rows: Path) -> None:
+    arguments = [*start(pair, rows), "--draft", pair[1], "--objective", "ce", "--eval-prompts", 0, "-o", "out"]
+    trained = run(*arguments, "--format", "json")
+    assert trained.json["settings"]["divergence"] is None
+    record = json.loads(Path("out/training.json").read_text())
+    assert not {"divergence", "temperature", "text_temperature"} & set(record["settings"])
+    record["settings"]["divergence"] = "forward-kl"  # as records had it once
+    Path("out/training.json").write_text(json.dumps(record))
+    assert run("inspect", "out/training.json", "--format", "json").json == trained.json
+    assert "out is finished; nothing is left to train" in run(*arguments, "--resume").err
 
 
 def test_one_held_out_text_has_no_standard_error(run: Any, pair: Pair, rows: Path) -> None:

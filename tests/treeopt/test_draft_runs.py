@@ -138,6 +138,38 @@ def test_a_run_that_diverges_at_once_has_no_checkpoint_to_offer(
     train_draft(sources, SHORT, tmp_path / "out")
 
 
+def test_a_loss_that_is_no_number_at_the_first_step_is_not_the_learning_rates_doing(
+    sources: TrainSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, after=0)
+    with pytest.raises(
+        TrainingError, match=r"is nan at step 1; nothing has been learned yet, so no learning rate helps; pass --dtype float32"
+    ):
+        train_draft(sources, SHORT, tmp_path / "out")
+
+
+def test_a_draft_whose_weights_are_no_numbers_is_refused(sources: TrainSources, tmp_path: Path) -> None:
+    given = copied(sources, tmp_path)
+    assert given.draft is not None
+    module = load_model(given.draft)
+    with torch.no_grad():
+        module.lm_head.weight[3, 5] = float("nan")
+    module.save_pretrained(given.draft)
+    with pytest.raises(ModelError, match=r"weak cannot be trained: lm_head.weight holds numbers that are not finite; use another draft"):
+        train_draft(given, SHORT, tmp_path / "out")
+
+
+def test_what_was_logged_is_that_of_all_calls(sources: TrainSources, tmp_path: Path) -> None:
+    plain = train_draft(sources, SHORT, tmp_path / "plain").record["history"]
+    with pytest.raises(TrainingError, match="interrupted after step 7"):
+        train_draft(sources, SHORT, tmp_path / "out", progress=stopping(7, interrupt))
+    history = train_draft(sources, SHORT, tmp_path / "out", resume=True).record["history"]
+    assert [entry["step"] for entry in plain] == [1, 5, 10, 12]
+    assert [entry["step"] for entry in history] == [1, 5, 7, 10, 12]
+    assert (history[0], history[-1]) == (plain[0], plain[-1])
+    assert (2 * history[2]["loss"] + 3 * history[3]["loss"]) / 5 == pytest.approx(plain[2]["loss"])
+
+
 def test_weights_that_are_no_numbers_are_never_saved(sources: TrainSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one step's gradient, while the loss was still a number."""
     opened: list[torch.nn.Module] = []

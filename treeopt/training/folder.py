@@ -6,7 +6,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from treeopt.training.record import NAME as RECORD
 from treeopt.training.record import SCHEMA, VERSION
 from treespec.errors import OutputError, TrainingError
-from treespec.files import check_writable, read_json, write_json
+from treespec.files import check_writable, make_folder, read_json, write_json
+from treespec.locks import alone
 
 LOCK = ".treeopt.lock"
 """The file that keeps a second run out, as long as one trains."""
@@ -28,6 +29,19 @@ _MADE = ("checkpoint-*", "texts-*", "held-out-*")
 """What a run leaves in its folder that is worth keeping, before it is finished."""
 _MAX_HEADER = 100 << 20
 """Bytes of a safetensors header, by its format."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within, no other run trains in a folder, which is made if need be and goes again if nothing is left in it. Raises OutputError."""
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        with alone(make_folder(folder) / LOCK, folder):
+            yield
+    finally:
+        with suppress(OSError):  # there is something in it
+            for path in new:
+                path.rmdir()
 
 
 def require_free(folder: Path, *, resume: bool) -> None:

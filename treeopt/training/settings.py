@@ -1,7 +1,7 @@
 """How a draft is trained."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,6 +13,9 @@ from treespec.errors import TrainingError
 
 FREE = ("eval_steps", "save_steps", "save_limit", "text_batch", "skip_bad_rows")
 """Settings and sources that may change from call to call of one run: they decide nothing about what is trained."""
+
+MAX_SEED = 2**32 - 1
+"""NumPy's limit."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class TrainSettings:
             )
         if self.epochs is None and self.warmup_steps(self.most_steps) >= self.most_steps:
             raise TrainingError(f"--warmup {self.warmup:g} takes all of the {self.most_steps} steps; lower it, or raise --steps")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise TrainingError(f"--seed is {self.seed}, but it must be 0 to {MAX_SEED}")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise TrainingError(
                 f"--dtype is {self.dtype}, but training runs in float32 or bfloat16: float16 overflows without loss scaling"
@@ -93,6 +98,11 @@ class TrainSettings:
     def warmup_steps(self, steps: int) -> int:
         """Of so many steps, those until the learning rate is reached; a share leaves at least one."""
         return int(self.warmup) if self.warmup >= 1 else min(math.ceil(steps * self.warmup), steps - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, without what cross-entropy with the data set's text makes no use of."""
+        unused = ("divergence", "temperature", "text_temperature") if self.objective == "ce" else ()
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @property
     def loss(self) -> Loss:

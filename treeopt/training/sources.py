@@ -161,6 +161,9 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
         module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        odd = next((weight for weight, values in module.named_parameters() if not bool(values.isfinite().all())), None)
+        if odd is not None:
+            raise ModelError(f"draft {name} cannot be trained: {odd} holds numbers that are not finite; use another draft or checkpoint")
         own = int(module.config.get_text_config(decoder=True).vocab_size)
         rows = shared_rows(target.name, target.tokenizer, target.vocabulary, name, tokenizer, own)
     model = TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact

@@ -128,7 +128,9 @@ class DraftTrainer(Trainer):
 def diverged(what: str, step: int, folder: Path) -> TrainingError:
     """What ended a run, and how to train on from its newest checkpoint, whose weights are finite as those of all that are saved."""
     good = newest_checkpoint(folder)
-    if good is None:
+    if step == 1:
+        remedy = "nothing has been learned yet, so no learning rate helps; pass --dtype float32, or use another target or draft"
+    elif good is None:
         remedy = (
             "there is no checkpoint yet; start over with a lower --learning-rate, in another folder if the target wrote texts into this one"
         )
