@@ -220,7 +220,7 @@ def unreadable(ids: Sequence[int], vocabulary_size: int | None) -> str | None:
         return None
     return (
         f"token {wrong}, but the model has {vocabulary_size} embedding rows, for ids 0 to {vocabulary_size - 1} only; "
-        "give it rows for added tokens (resize_token_embeddings), or use text and tokenizer files that belong to it"
+        "give it rows for added tokens (resize_token_embeddings), or use rows and tokenizer files that belong to it"
     )
 
 
