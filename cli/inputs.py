@@ -203,7 +203,7 @@ def _read(
 def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows", pictures: bool) -> bool:
     """Whether the data set is the one whose rows were profiled: of files and folders, the content counts and not the name."""
     from treespec.dataset_rows import Row
-    from treespec.prompts import DATASET_NAMES, open_rows
+    from treespec.dataset_sources import DATASET_NAMES, open_rows
 
     if rows.dataset in DATASET_NAMES or profiled.row_sha256 is None:
         return rows.dataset == profiled.dataset or open_rows(rows.dataset, rows.field)[0] == profiled.dataset

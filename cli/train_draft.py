@@ -42,7 +42,7 @@ class SourceOptions:
             if self.eval_field is not None:
                 raise click.UsageError("--eval-field is for --eval-dataset; rows of --dataset have their text under --field.")
             return
-        from treespec.prompts import same_dataset
+        from treespec.dataset_sources import same_dataset
 
         if same_dataset(self.eval_dataset, self.dataset):
             raise click.UsageError(f"--eval-dataset {self.eval_dataset} is trained on; leave it out, and its first rows are held out.")

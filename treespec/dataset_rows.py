@@ -1,22 +1,19 @@
-"""Rows of a data set before they become prompts: what a row may look like, and the readers of plain files."""
+"""Rows of a data set before they become prompts: what a row may look like."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treespec.errors import DatasetError
-from treespec.stdlib_source import pieces
 
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
 """Where a row's text is looked for, in this order."""
 
 KEYS = ("image", "input_ids", *TEXT_KEYS)
 """Where a row's content is looked for, in this order; `prompt` is what is asked about an `image`."""
-
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
 Message = tuple[str, str]
 """(role, content) of one message of a conversation."""
@@ -103,7 +100,7 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
 
 def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> DatasetError:
     found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
-    return DatasetError(f"{name}: the row has {_none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
+    return DatasetError(f"{name}: the row has {none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
 
 
 def _require_text(text: str, where: str) -> str:
@@ -136,7 +133,7 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
 
 
 def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Row:
-    image, asked = record["image"], _asked(keys)
+    image, asked = record["image"], asked_keys(keys)
     key = next((key for key in asked if record.get(key) is not None), asked[0])
     if key not in record and keys != KEYS:
         raise _lacking(record, name, asked)
@@ -151,43 +148,9 @@ def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> R
     return Row(name, text=prompt and _require_text(prompt, f'{name}: "{key}"'), image=Path(image))
 
 
-def _asked(keys: Sequence[str]) -> Sequence[str]:
+def asked_keys(keys: Sequence[str]) -> Sequence[str]:
     """Where what is asked about a picture is looked for."""
     return ("prompt", "text") if keys == KEYS else keys[1:]
-
-
-def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False) -> Iterator[Row | BadRow]:
-    """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
-
-    A .json file holds one array of rows, or a row per line as .jsonl does. A .txt file is one running text: its rows are
-    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, or with `pictures` what is
-    asked about one, where it is none of TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
-    """
-    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DatasetError(
-            f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`"
-        )
-    if field is not None and reader is _text:
-        raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
-    try:
-        for row in reader(path, keys_of(field, pictures)):
-            yield row if isinstance(row, BadRow) or row.image is None else _beside(path, row, row.image)
-    except UnicodeDecodeError as e:
-        raise DatasetError(not_utf8(str(path), e)) from e
-    except FileNotFoundError as e:
-        raise DatasetError(f"there is no file {path}; check the path") from e
-    except OSError as e:
-        raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
-
-
-def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
-    """The row with its picture's path as seen from the file's folder."""
-    try:
-        return replace(row, image=path.parent / image.expanduser())
-    except RuntimeError as e:  # the home of somebody who has none
-        return BadRow(row.name, f"{row.name}: {image}: {e}")
 
 
 def keys_of(field: str | None, pictures: bool = False) -> tuple[str, ...]:
@@ -202,85 +165,8 @@ def not_utf8(name: str, e: UnicodeDecodeError) -> str:
     return f"{name} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); write it as UTF-8"
 
 
-def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        lines = (part for line in file for part in line.splitlines(keepends=True))
-        for index, piece in enumerate(pieces(lines)):
-            yield Row.of_text(f"{path.name}#{index}", piece)
-
-
-def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            name = f"{path.name}, line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield read_row(_parse(text, name, _ONE_A_LINE), name=name, keys=keys)
-            except UnicodeDecodeError as e:
-                yield BadRow(name, not_utf8(name, e))
-            except DatasetError as e:
-                yield BadRow(name, str(e))
-
-
-def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    with path.open(encoding="utf-8-sig") as file:
-        beginning = next((line.lstrip() for line in file if line.strip()), "")
-    if not beginning.startswith("["):
-        yield from _json_lines(path, keys)
-        return
-    text = path.read_text(encoding="utf-8-sig")
-    for number, record in enumerate(_parse(text, path.name), start=1):
-        yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
-
-
-_ONE_A_LINE = "each line must hold one whole object: correct it, or put all objects into one array in a .json file"
-
-
-def _parse(text: str, name: str, remedy: str = "correct it there") -> Any:
-    try:
-        return json.loads(text.rstrip())
-    except json.JSONDecodeError as e:
-        line = f", line {e.lineno}" if "\n" in text.strip() else ""
-        raise DatasetError(f"{name}{line}: no valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}; {remedy}") from e
-    except RecursionError as e:
-        raise DatasetError(f"{name}: its JSON is nested too deeply") from e
-    except ValueError as e:  # a number of too many digits
-        raise DatasetError(f"{name}: no valid JSON: {e}") from e
-
-
-def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as e:
-        raise DatasetError(f"reading {path} needs the library pyarrow: pip install pyarrow, or convert the file to .jsonl") from e
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            sought = keys if keys == KEYS else keys[-1:]
-            if not any(key in names for key in sought):
-                raise DatasetError(
-                    f"{path} has {_none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
-                )
-            wanted = [key for key in keys if key in names][:1]
-            if wanted == ["image"]:
-                wanted += [key for key in _asked(keys) if key in names]
-            number = 0
-            for batch in file.iter_batches(batch_size=64, columns=wanted):
-                for index in range(len(batch)):
-                    name = f"{path.name}, row {number}"
-                    try:
-                        [record] = batch.slice(index, 1).to_pylist()
-                        yield read_row(record, name=name, keys=keys)
-                    except UnicodeDecodeError as e:
-                        yield BadRow(name, not_utf8(name, e))
-                    number += 1
-    except pyarrow.ArrowInvalid as e:
-        raise DatasetError(f"{path} is not a parquet file: {str(e).splitlines()[0]}") from e
-
-
-def _none_of(keys: Sequence[str], what: str = "key") -> str:
+def none_of(keys: Sequence[str], what: str = "key") -> str:
+    """That a row or a table has none of these keys or columns."""
     names = [f'"{key}"' for key in keys]
     return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {', '.join(names[:-1])} and {names[-1]}"
 

@@ -2,22 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
-from treespec import stdlib_source
 from treespec.chat import chat_ids, reply_ids, require_template
-from treespec.dataset_rows import SUFFIXES, BadRow, Message, Row, rows_of_file
+from treespec.dataset_rows import BadRow, Message, Row
+from treespec.dataset_sources import DATASET_NAMES, open_rows
 from treespec.errors import DatasetError, NoPromptError
-from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
 from treespec.pictures import PROMPT, QUESTION, Picture, PictureReader, find_picture
-from treespec.pictures import SUFFIXES as PICTURE_SUFFIXES
-
-DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
-"""Names that `--dataset` takes besides paths."""
 
 
 class Tokenizer(Protocol):
@@ -186,27 +180,6 @@ def load_prompts(
     return PromptSet(tuple(prompts), name, start, read, skipped, too_long, tuple(bad), chat, first)
 
 
-def open_rows(dataset: str, field: str | None = None, *, pictures: bool = False) -> tuple[str, Iterable[Row | BadRow]]:
-    """(name for provenance, rows read as they are asked for) of a data set. Raises DatasetError if there is no such one.
-
-    `field` is the key that holds the rows' text, or with `pictures` what is asked about one, where it is none of the usual ones.
-    """
-    if dataset in ("stdlib", "stdlib-train"):
-        if field is not None:
-            raise DatasetError(f"data set {dataset} is running text without fields; drop --field {field}")
-        split: stdlib_source.Split = "held-out" if dataset == "stdlib" else "train"
-        return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
-    if dataset in HUB_DATASETS:
-        return dataset, hub_rows(dataset, field)
-    path = Path(dataset).expanduser()
-    if path.is_dir():
-        return _open_folder(path, field, pictures)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        return path.name, rows_of_file(path, field, pictures=pictures)
-    known = ", ".join(DATASET_NAMES)
-    raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
-
-
 def token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...] | BadRow:
     """All token ids of a row, or why it has none that the model knows. Raises DatasetError: text without a tokenizer."""
     taken = _readable(_tokens(row, tokenizer, False), row.name, vocabulary_size)
@@ -237,13 +210,6 @@ def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
     return NoPromptError(f"data set {name} has no row at --start {start}: it has {count}, counted from 0; pass --start {rows - 1} or less")
 
 
-def same_dataset(one: str, other: str) -> bool:
-    """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
-    if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
-        return one == other
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
 def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:
     """Why a slice that has rows makes no prompt."""
     if not others:
@@ -259,23 +225,6 @@ def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[
         f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {longest} tokens; "
         f"pass {shorter}longer rows"
     )
-
-
-def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return saved_rows(folder, field, pictures=pictures)
-    try:
-        files = sorted(folder.iterdir())
-    except OSError as e:
-        raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
-    images = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
-    if images:
-        if field is not None:
-            raise DatasetError(f"{folder} holds pictures, which have no fields; drop --field {field}")
-        return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
-    readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
-    hint = f"; name a file in it, such as {readable}" if readable else ""
-    raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
 
 
 _PICTURED = 'pass a folder of pictures, or rows of {"image": PATH, "prompt": ...}'

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from treespec.dataset_sources import open_rows
 from treespec.errors import DatasetError
 from treespec.hub_datasets import HUB_DATASETS
 from treespec.models import hub
-from treespec.prompts import load_prompts, open_rows
+from treespec.prompts import load_prompts
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")

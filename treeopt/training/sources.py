@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from treespec.dataset_sources import same_dataset
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files import read_bytes
 from treespec.models import families
@@ -25,7 +26,6 @@ from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
-from treespec.prompts import same_dataset
 
 _LLAMA: dict[str, Any] = {
     "model_type": "llama",

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from treespec.continuation import continue_prompts
-from treespec.dataset_rows import BadRow, Row, rows_of_file
+from treespec.dataset_rows import BadRow, Row
+from treespec.dataset_sources import open_rows, rows_of_file
 from treespec.errors import DatasetError, TrainingError
 from treespec.files import write_bytes
 from treespec.journal import Journal, discard
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Tokenizer, no_row_at, open_rows, refused, token_ids
+from treespec.prompts import Tokenizer, no_row_at, refused, token_ids
 from treespec.sampling import Sampling, prompt_generator
 
 
