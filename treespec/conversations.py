@@ -37,8 +37,8 @@ def answered(
     than `longest` tokens, or longer than the pair can go on from; that turn and those after it are counted in `too_long`. Replies
     survive an interruption in `journal`, which the caller discards once the work that they are for is done.
 
-    Raises ModelError (no tokenizer), DatasetError (a turn that the template refuses, or with a token that the target lacks; with
-    `skip_bad_rows` the conversation ends there).
+    Raises ModelError (no tokenizer), DatasetError (a turn that the template refuses or makes no tokens of, or with a token that the
+    target lacks; with `skip_bad_rows` the conversation ends there).
     """
     total = sum(len(prompt.turns) for prompt in prompts)
     if not total:
@@ -66,7 +66,7 @@ def answered(
                 name, left = f"{prompt.name}, turn {number}", len(prompt.turns) - number + 2
                 try:
                     ids = chat_ids(pair.tokenizer, Row(name, messages=messages))
-                    if reason := unreadable(ids, pair.target.vocabulary_size):
+                    if reason := unreadable(ids, pair.target.vocabulary_size, whole=True):
                         raise DatasetError(f"{name}: the turn has {reason}")
                 except DatasetError as e:
                     if not skip_bad_rows:

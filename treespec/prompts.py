@@ -155,7 +155,7 @@ def load_prompts(
             taken = _about_picture(row, pictures, asked, chat)
         else:
             taken = _tokens(row, tokenizer, chat)
-        taken = _readable(taken, row.name, vocabulary_size)
+        taken = _readable(taken, row.name, vocabulary_size, whole)
         if isinstance(taken, BadRow):
             if not skip_bad_rows:
                 raise refused(taken)
@@ -186,8 +186,10 @@ def token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None
     return taken if isinstance(taken, BadRow) else taken.ids
 
 
-def unreadable(ids: Sequence[int], vocabulary_size: int | None) -> str | None:
-    """Why a model of so many embedding rows (None: not known) cannot read these ids; None where it can."""
+def unreadable(ids: Sequence[int], vocabulary_size: int | None, *, whole: bool = False) -> str | None:
+    """Why a model of so many embedding rows (None: not known) cannot read these ids, as a `whole` prompt if they are; None where it can."""
+    if whole and not ids:
+        return "no tokens, but a prompt has at least one"
     wrong = max(ids, default=0)
     if vocabulary_size is None or wrong < vocabulary_size:
         return None
@@ -253,9 +255,11 @@ def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: b
         return BadRow(row.name, str(e))
 
 
-def _readable(taken: _Taken | BadRow, name: str, vocabulary_size: int | None) -> _Taken | BadRow:
+def _readable(taken: _Taken | BadRow, name: str, vocabulary_size: int | None, whole: bool = False) -> _Taken | BadRow:
     """The same, or why the model cannot read it."""
-    reason = None if isinstance(taken, BadRow) else unreadable((*taken.ids, *taken.reply), vocabulary_size)
+    if isinstance(taken, BadRow):
+        return taken
+    reason = unreadable(taken.ids, vocabulary_size, whole=whole) or unreadable(taken.reply, vocabulary_size)
     return taken if reason is None else BadRow(name, f"{name}: the row has {reason}")
 
 
@@ -270,8 +274,6 @@ def _tokens(row: Row, tokenizer: Tokenizer | None, chat: bool) -> _Taken | BadRo
             return _Taken(chat_ids(tokenizer, row), reply_ids(tokenizer, row)) if chat else _Taken(tuple(tokenizer.encode(row.text or "")))
         except DatasetError as e:
             return BadRow(row.name, str(e))
-    if chat and not row.ids:
-        return BadRow(row.name, f'{row.name}: "input_ids" is empty, but a prompt has at least one token')
     known = None if tokenizer is None else len(tokenizer)
     wrong = next((i for i in row.ids if i < 0 or (known is not None and i >= known)), None)
     if wrong is None:

@@ -130,8 +130,18 @@ def test_ids_need_no_tokenizer_and_are_never_empty(tmp_path: Path) -> None:
     path = write(tmp_path, {"input_ids": [1, 2]}, {"input_ids": []})
     [prompt] = load_prompts(str(path), None, num_prompts=1, prompt_len=9, vocabulary_size=3, chat=True)
     assert prompt.ids == (1, 2)
-    with pytest.raises(DatasetError, match='line 2: "input_ids" is empty'):
+    with pytest.raises(DatasetError, match="line 2: the row has no tokens, but a prompt has at least one"):
         load(path)
+
+
+def test_a_conversation_of_no_tokens_is_a_bad_row(tmp_path: Path) -> None:
+    """Which a template makes that writes neither a BOS nor who speaks."""
+    bare = chat_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
+    path = write(tmp_path, {"text": "a b"}, {"text": ""}, {"text": "c"})
+    with pytest.raises(DatasetError, match=r"^chats\.jsonl, line 2: the row has no tokens, but a prompt has at least one"):
+        load(path, bare)
+    found = load(path, bare, skip_bad_rows=True)
+    assert ([words(p.ids) for p in found], [row.name for row in found.bad]) == (["a b", "c"], ["chats.jsonl, line 2"])
 
 
 def test_conversations_in_parquet_files_and_saved_folders_are_the_same(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.treespec.test_chat import WORDS, chat_tokenizer, load, words, write
 from treespec.conversations import answered
-from treespec.errors import ModelError
+from treespec.errors import DatasetError, ModelError
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 
@@ -71,3 +71,15 @@ def test_a_target_without_a_tokenizer_cannot_converse(tmp_path: Path, pair: Pair
     prompts = load(write(tmp_path, {"turns": ["a", "b"]}))
     with pytest.raises(ModelError, match="conversations need the target's tokenizer"):
         answered(Pair(pair.target, None, None, pair.eos_token_ids), prompts, 5, 90)
+
+
+def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Pair) -> None:
+    """Which a template makes that writes the last message alone."""
+    bare = chat_tokenizer("{{ messages[-1].content }}")
+    prompts = load(write(tmp_path, {"turns": ["a", "", "b"]}, {"turns": ["c", "d"]}), bare)
+    talker = Pair(pair.target, None, bare, pair.eos_token_ids)
+    with pytest.raises(DatasetError, match=r"^chats\.jsonl, line 1, turn 2: the turn has no tokens, but a prompt has at least one"):
+        answered(talker, prompts, 3, 90)
+    found = answered(talker, prompts, 3, 90, skip_bad_rows=True)
+    assert [words(p.ids) for p in found] == ["a", "c", "d"]
+    assert [row.name for row in found.bad] == ["chats.jsonl, line 1, turn 2"]
