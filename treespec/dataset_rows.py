@@ -25,7 +25,7 @@ class Row:
 
     `messages` are the same text as a conversation that ends with what the user says last, `reply` is what the row answers to
     that, where it does; `turns` are what the user says after replies that are not known. They are for chat templates; a row of ids
-    has none of them.
+    has none of them. `unread` are the keys of text beside a picture of which nothing is asked.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Row:
     reply: str | None = None
     turns: tuple[str, ...] = ()
     image: Path | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -75,12 +76,12 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
     """
     if not isinstance(record, Mapping):
         raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
-    if record.get("image") is not None and "image" in keys:
-        return _picture_row(record, name, keys)
     there = [key for key in keys if key in record]
     key = next((key for key in there if record[key] is not None), there[0] if there else None)
     if key is None:
         raise _lacking(record, name, keys)
+    if key == "image" and len(keys) > 1:
+        return _picture_row(record, name, keys)
     value = record[key]
     if key == "input_ids":
         if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
@@ -133,22 +134,28 @@ def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str)
 
 
 def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Row:
-    image, asked = record["image"], asked_keys(keys)
+    image, asked = record["image"], _asked(keys)
+    if not isinstance(image, str) or not image:
+        raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     key = next((key for key in asked if record.get(key) is not None), asked[0])
     if key not in record and keys != KEYS:
         raise _lacking(record, name, asked)
     prompt = record.get(key)
-    others = [key for key in ("messages", "turns", "article") if record.get(key) is not None]
-    if prompt is None and others and keys == KEYS:
-        raise DatasetError(f'{name}: what is asked about a picture stands under "prompt", but the row has "{others[0]}"')
-    if not isinstance(image, str) or not image:
-        raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
     if prompt is not None and not isinstance(prompt, str):
         raise DatasetError(f'{name}: "{key}" is {_kind(prompt)}, but it must be a string')
-    return Row(name, text=prompt and _require_text(prompt, f'{name}: "{key}"'), image=Path(image))
+    unread = [
+        str(key) for key, value in record.items() if key != "image" and value and _is_said(value) and not str(key).lower().endswith("id")
+    ]
+    asks = prompt is not None or keys != KEYS
+    return Row(name, text=prompt and _require_text(prompt, f'{name}: "{key}"'), image=Path(image), unread=() if asks else tuple(unread))
 
 
-def asked_keys(keys: Sequence[str]) -> Sequence[str]:
+def _is_said(value: object) -> bool:
+    """Whether it is a text, or a list of texts or of messages."""
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(part, str | Mapping) for part in value))
+
+
+def _asked(keys: Sequence[str]) -> Sequence[str]:
     """Where what is asked about a picture is looked for."""
     return ("prompt", "text") if keys == KEYS else keys[1:]
 
@@ -176,6 +183,8 @@ def _kind(value: object) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return "an empty list" if not value else "a list with something else than strings in it"
+    if value == "":
+        return "an empty string"
     names = {dict: "an object", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
     return names.get(type(value), f"a {type(value).__name__}")
 

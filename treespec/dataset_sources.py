@@ -1,13 +1,15 @@
 """A data set's name or path -> its rows: what there is behind a name, and the readers of plain files."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from treespec import stdlib_source
-from treespec.dataset_rows import KEYS, BadRow, Row, asked_keys, keys_of, none_of, not_utf8, read_row
+from treespec.dataset_rows import KEYS, BadRow, Row, keys_of, none_of, not_utf8, read_row
 from treespec.errors import DatasetError
 from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
 from treespec.pictures import SUFFIXES as PICTURE_SUFFIXES
@@ -19,11 +21,18 @@ DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
 
-def open_rows(dataset: str, field: str | None = None, *, pictures: bool = False) -> tuple[str, Iterable[Row | BadRow]]:
-    """(name for provenance, rows read as they are asked for) of a data set. Raises DatasetError if there is no such one.
+def open_rows(
+    dataset: str, field: str | None = None, *, pictures: bool = False, end: int | None = None
+) -> tuple[str, Iterator[Row | BadRow]]:
+    """(name for provenance, rows up to `end`, read as they are asked for) of a data set. Raises DatasetError if there is no such one.
 
     `field` is the key that holds the rows' text, or with `pictures` what is asked about one, where it is none of the usual ones.
     """
+    name, rows = _open(dataset, field, pictures)
+    return name, islice(rows, None if end is None else min(end, sys.maxsize))
+
+
+def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
     if dataset in ("stdlib", "stdlib-train"):
         if field is not None:
             raise DatasetError(f"data set {dataset} is running text without fields; drop --field {field}")
@@ -32,12 +41,12 @@ def open_rows(dataset: str, field: str | None = None, *, pictures: bool = False)
     if dataset in HUB_DATASETS:
         return dataset, hub_rows(dataset, field)
     path = Path(dataset).expanduser()
+    if not dataset or not (path.exists() or path.suffix.lower() in SUFFIXES):
+        known = ", ".join(DATASET_NAMES)
+        raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
     if path.is_dir():
         return _open_folder(path, field, pictures)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        return path.name, rows_of_file(path, field, pictures=pictures)
-    known = ", ".join(DATASET_NAMES)
-    raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
+    return path.name, rows_of_file(path, field, pictures=pictures)
 
 
 def same_dataset(one: str, other: str) -> bool:
@@ -74,9 +83,8 @@ def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DatasetError(
-            f"{path} ends in {path.suffix or 'nothing'!r}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`"
-        )
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise DatasetError(f"{path} {ending}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`")
     if field is not None and reader is _text:
         raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
     try:
@@ -159,9 +167,8 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
                 raise DatasetError(
                     f"{path} has {none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
                 )
-            wanted = [key for key in keys if key in names][:1]
-            if wanted == ["image"]:
-                wanted += [key for key in asked_keys(keys) if key in names]
+            first = next(key for key in keys if key in names)
+            wanted = names if first == "image" else [first]  # whatever stands beside a picture may be what is asked about it
             number = 0
             for batch in file.iter_batches(batch_size=64, columns=wanted):
                 for index in range(len(batch)):

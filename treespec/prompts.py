@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 from treespec.chat import chat_ids, reply_ids, require_template
@@ -123,7 +122,7 @@ def load_prompts(
     rows of `input_ids` are whole prompts too; those of more than `prompt_len` tokens are skipped and counted.
 
     With `pictures`, rows are pictures (a folder of them, or rows of `image` and `prompt`), and a prompt is all that is asked about one:
-    the row's own, else `picture_prompt`, else a question for a description.
+    the row's own, else `picture_prompt`, else a question for a description, unless the row has text of its own elsewhere: then it is bad.
 
     Raises DatasetError: no such data set, no chat template, or a bad row (which `skip_bad_rows` skips, and keeps count of);
     NoPromptError: no row at `start`, or none that makes a prompt.
@@ -137,22 +136,21 @@ def load_prompts(
     if chat and tokenizer is not None:
         require_template(tokenizer)
     whole = chat or pictures is not None
-    asked = picture_prompt or (QUESTION if chat else PROMPT)
     if pictures is not None and dataset in DATASET_NAMES:
         raise DatasetError(f"data set {dataset} is text, but the target reads pictures; {_PICTURED}")
-    name, rows = open_rows(dataset, field, pictures=pictures is not None)
+    name, rows = open_rows(dataset, field, pictures=pictures is not None, end=end)
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
     others: list[int] = []  # lengths of rows that are too short, or as conversations too long
     read, first = 0, ""
-    for read, row in enumerate(islice(rows, end), start=1):
+    for read, row in enumerate(rows, start=1):
         if read <= start:
             continue
         taken: _Taken | BadRow
         if isinstance(row, BadRow):
             taken = row
         elif pictures is not None or row.image is not None:
-            taken = _about_picture(row, pictures, asked, chat)
+            taken = _about_picture(row, pictures, picture_prompt, chat)
         else:
             taken = _tokens(row, tokenizer, chat)
         taken = _readable(taken, row.name, vocabulary_size, whole)
@@ -241,7 +239,7 @@ class _Taken:
     picture: Picture | None = None
 
 
-def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: bool) -> _Taken | BadRow:
+def _about_picture(row: Row, pictures: PictureReader | None, prompt: str | None, chat: bool) -> _Taken | BadRow:
     """Raises DatasetError for a model that reads text only."""
     if pictures is None:
         raise DatasetError(
@@ -249,8 +247,15 @@ def _about_picture(row: Row, pictures: PictureReader | None, asked: str, chat: b
         )
     if row.image is None:
         return BadRow(row.name, f"{row.name} has no picture, but the target reads pictures; {_PICTURED}")
+    if row.unread and prompt is None:
+        return BadRow(
+            row.name,
+            f'{row.name}: nothing is asked about the picture under "prompt" or "text", but the row has text under {", ".join(map(repr, row.unread))}; '
+            "name the key of what is asked with --field, or pass --prompt TEXT to ask the same about each",
+        )
+    asked = row.text if row.text is not None else prompt or (QUESTION if chat else PROMPT)
     try:
-        return _Taken(pictures.ids(asked if row.text is None else row.text, row.name, chat), picture=find_picture(row.image, row.name))
+        return _Taken(pictures.ids(asked, row.name, chat), picture=find_picture(row.image, row.name))
     except DatasetError as e:
         return BadRow(row.name, str(e))
 

@@ -167,6 +167,30 @@ def test_what_is_asked_about_a_picture_may_lie_under_a_key_that_is_named(tmp_pat
         load(path, field="answer")
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "folder"])
+def test_what_may_be_asked_about_a_picture_is_not_passed_over(tmp_path, suffix):
+    v.write_scenes(tmp_path, range(1))
+    image = str(tmp_path / "scene-0000.png")
+    key, value = ("question", "is it red") if suffix != "jsonl" else ("messages", [{"role": "user", "content": "is it red"}])
+    records = [{"image": image, "question_id": "a1", "size": 3, key: None}, {"image": image, "question_id": "a2", "size": 3, key: value}]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "folder":
+        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
+    elif suffix == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
+    else:
+        rows(tmp_path, *records)
+    known = reader()
+    plain = {"num_prompts": 9, "prompt_len": 64, "pictures": known}
+    with pytest.raises(
+        DatasetError,
+        match=rf'(line 2|row 1): nothing is asked .* "prompt" or "text", but the row has text under .{key}.; .*--field, or pass --prompt',
+    ):
+        load_prompts(str(path), known.tokenizer, **plain)
+    assert [prompt.row for prompt in load_prompts(str(path), known.tokenizer, **plain, skip_bad_rows=True)] == [0]
+    assert len(load(path)) == 2, "with a prompt for all, nothing is in doubt"
+
+
 def test_pictures_in_a_folder_have_no_fields(tmp_path):
     v.write_scenes(tmp_path, range(1))
     with pytest.raises(DatasetError, match="holds pictures, which have no fields; drop --field question"):
@@ -230,8 +254,6 @@ def test_what_is_asked_stands_where_it_is_read(tmp_path):
     v.write_scenes(tmp_path, range(1))
     asked = {"image": "scene-0000.png", "text": "is it red"}
     assert load(rows(tmp_path, asked)).prompts[0].ids == tuple([v.IMAGE_TOKEN] * ROWS + v.tokenizer().encode("is it red"))
-    with pytest.raises(DatasetError, match='stands under "prompt", but the row has "messages"'):
-        load(rows(tmp_path, {"image": "scene-0000.png", "messages": [{"role": "user", "content": "is it red"}]}))
     (bad,) = load(rows(tmp_path, {"image": "~nobody-here/a.png"}, asked), skip_bad_rows=True).bad
     assert "~nobody-here" in bad.reason
 

@@ -77,6 +77,7 @@ def test_rows_are_bounded_by_start_end_and_num_prompts(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": text} for text in ROWS))
     assert [p.row for p in load(path, start=1)] == [2, 3]
     assert [p.row for p in load(path, end=3)] == [0, 2]
+    assert [p.row for p in load(path, end=10**30)] == [0, 2, 3]
     two = load(path, num_prompts=2)
     assert [p.row for p in two] == [0, 2]
     assert (two.end, two.skipped) == (3, 1)
@@ -146,6 +147,8 @@ def test_stdlib_rows_are_held_out_modules() -> None:
         ({"text": 5}, '"text" is a number, but it must be a string'),
         ({"text": None}, '"text" is null'),
         ({"turns": []}, '"turns" is an empty list'),
+        ({"image": ""}, '"image" is an empty string, but it must be the path of a picture'),
+        ({"image": None}, '"image" is null, but it must be the path of a picture'),
         ({"turns": ["a", 1]}, '"turns" is a list with something else than strings'),
         ({"input_ids": "abc"}, '"input_ids" must be a list of whole numbers; it is a string'),
         ({"input_ids": [1, 2.5]}, "number 1 of them is 2.5"),
@@ -226,7 +229,7 @@ def test_tokens_without_an_embedding_row_make_a_bad_row(bad: object, tmp_path: P
     assert len(load(path, vocabulary_size=26)) == 2
 
 
-@pytest.mark.parametrize("name", ["imagenet", "./missing-folder/", "C4"])
+@pytest.mark.parametrize("name", ["imagenet", "./missing-folder/", "C4", ""])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(DatasetError, match="stdlib, cnn, openwebtext, c4, wikitext, mt-bench"):
         load(name)
@@ -237,8 +240,10 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
         load(tmp_path / "missing.jsonl")
     other = tmp_path / "table.csv"
     other.write_text("text\nabc\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"ends in '\.csv'"):
+    with pytest.raises(DatasetError, match=r"table\.csv ends in '\.csv'; --dataset reads"):
         load(other)
+    with pytest.raises(DatasetError, match="table has no ending; --dataset reads"):
+        load(other.rename(tmp_path / "table"))
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(DatasetError, match=r"no state\.json"):
@@ -417,6 +422,7 @@ def test_keys_that_are_null_are_passed_over(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is a picture"):
         load(pictured)
     assert len(load(pictured, field="text")) == 1
+    assert len(load(pictured, field="image")) == 1
 
 
 def test_a_json_file_of_lines_is_read_as_it_is_asked_for(tmp_path: Path) -> None:

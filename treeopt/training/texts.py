@@ -100,7 +100,7 @@ def split_rows(
     Raises DatasetError (no such data set, no row at `start`, pictures, a bad row that is not to be skipped), TrainingError (fewer than
     `held_out` rows of `prompt_len` tokens, or no others).
     """
-    name, found = open_rows(rows.dataset, rows.field)
+    name, found = open_rows(rows.dataset, rows.field, end=rows.end)
     training: list[Tensor] = []
     prompts: list[Tensor] = []
     bad: list[BadRow] = []
@@ -133,7 +133,7 @@ def held_out_prompts(
 
     There may be fewer prompts. Raises DatasetError as `split_rows` does, TrainingError where there is none.
     """
-    name, found = open_rows(rows.dataset, rows.field)
+    name, found = open_rows(rows.dataset, rows.field, end=rows.end)
     bad: list[BadRow] = []
     long = (_tensor(ids[:prompt_len]) for _, ids in _token_rows(name, found, rows, tokenizer, vocabulary, bad) if len(ids) >= prompt_len)
     prompts = list(islice(long, count))
@@ -149,7 +149,7 @@ def _token_rows(
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """(number, token ids) of each row that is one; those that are not go to `bad` or end it. Raises DatasetError where there is none."""
     number = -1
-    for number, row in enumerate(islice(found, rows.end)):
+    for number, row in enumerate(found):
         if number < rows.start:
             continue
         if isinstance(row, Row) and row.image is not None:
