@@ -82,9 +82,10 @@ def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
 
 
 def _is_hub_name(name: str) -> bool:
+    from treespec.files import user_path
     from treespec.models import hub
 
-    return name not in EMBEDDED_NAMES and not Path(name).expanduser().exists() and hub.is_repository_id(name)
+    return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
 
 def load_models(models: ModelOptions) -> "Pair":

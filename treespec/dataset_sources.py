@@ -11,6 +11,7 @@ from typing import Any
 from treespec import stdlib_source
 from treespec.dataset_rows import KEYS, BadRow, Row, keys_of, none_of, not_utf8, read_row
 from treespec.errors import DatasetError
+from treespec.files import user_path
 from treespec.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
 from treespec.pictures import SUFFIXES as PICTURE_SUFFIXES
 from treespec.stdlib_source import pieces
@@ -40,7 +41,7 @@ def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterabl
         return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
     if dataset in HUB_DATASETS:
         return dataset, hub_rows(dataset, field)
-    path = Path(dataset).expanduser()
+    path = user_path(dataset, DatasetError)
     if not dataset or not (path.exists() or path.suffix.lower() in SUFFIXES):
         known = ", ".join(DATASET_NAMES)
         raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
@@ -53,7 +54,7 @@ def same_dataset(one: str, other: str) -> bool:
     """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
     if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
         return one == other
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return user_path(one, DatasetError).resolve() == user_path(other, DatasetError).resolve()
 
 
 def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
@@ -101,9 +102,9 @@ def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False
 def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
     """The row with its picture's path as seen from the file's folder."""
     try:
-        return replace(row, image=path.parent / image.expanduser())
-    except RuntimeError as e:  # the home of somebody who has none
-        return BadRow(row.name, f"{row.name}: {image}: {e}")
+        return replace(row, image=path.parent / user_path(image, DatasetError))
+    except DatasetError as e:
+        return BadRow(row.name, f"{row.name}: {e}")
 
 
 def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:

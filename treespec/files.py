@@ -187,6 +187,14 @@ def refuse(path: StrPath, e: OSError) -> NoReturn:
 # -- reading ------------------------------------------------------------------------------------------------------------
 
 
+def user_path(path: StrPath, error: type[TreeoptError]) -> Path:
+    """The path with the folder that a leading `~` or `~NAME` stands for; raises `error` where it stands for none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise error(f"{path} begins with the home folder of a user who has none; give the whole path") from e
+
+
 def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
     """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
     try:

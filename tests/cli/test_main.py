@@ -202,6 +202,26 @@ def test_an_unreachable_hub_is_found_out_before_the_slow_imports(arguments: list
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--target", "~nobody-here/m", "--mode", "baseline"],
+        ["evaluate", "--target", "embedded-target", "--mode", "baseline", "--dataset", "~nobody-here/m"],
+        ["profile", "latency", "--target", "embedded-target", "--draft", "~nobody-here/m"],
+        ["potential", "--target", "embedded-target", "--draft", "~nobody-here/m"],
+        ["train-draft", "--target", "~nobody-here/m", "--draft", "embedded-draft"],
+        ["train-draft", "--target", "embedded-target", "--draft", "embedded-draft", "--eval-dataset", "~nobody-here/m"],
+        ["train-draft", "--target", "embedded-target", "--draft", "d", "--dataset", "x", "--eval-dataset", "~nobody-here/m"],
+    ],
+    ids=" ".join,
+)
+def test_the_home_folder_of_nobody_is_a_meant_error(run: Any, arguments: list[str], tmp_path: Path) -> None:
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: ~nobody-here/m begins with the home folder of a user who has none; give the whole path\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_embedded_names_are_those_of_the_loader() -> None:
     from treeopt.cli.inputs import EMBEDDED_NAMES
     from treespec.models.loading import EMBEDDED

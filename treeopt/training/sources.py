@@ -22,7 +22,7 @@ from treespec.dataset_sources import same_dataset
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files import read_bytes
 from treespec.models import families
-from treespec.models.loading import EMBEDDED, load_config, load_model, tokenizer_or_none, weights_digest
+from treespec.models.loading import folder_of, load_config, load_model, tokenizer_or_none, weights_digest
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
@@ -130,7 +130,7 @@ class Target:
 
     def require_weights(self, remedy: str) -> None:
         """Raise TrainingError for a local folder without weights."""
-        folder = EMBEDDED.get(self.name) or Path(self.name).expanduser()
+        folder = folder_of(self.name)
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
 
@@ -189,7 +189,7 @@ def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, s
 
 def _picture_files(name: str, revision: str | None) -> tuple[Path, ...]:
     """The files of a vision-language model that say how pictures are prepared, as far as it has them."""
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     place = str(folder) if folder.is_dir() else name
     missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = (cached_file(place, file, revision=revision, **missing) for file in _PICTURE_FILES)

@@ -28,6 +28,7 @@ from transformers.utils.hub import cached_file
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError, TreeoptError, reason_of
+from treespec.files import user_path
 from treespec.models import families, hub
 from treespec.models.offload import offload as stream_layers
 from treespec.models.offload import require_host
@@ -39,6 +40,11 @@ EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def folder_of(name: str) -> Path:
+    """The folder that a name leads to where it is no hub id; there may be none. Raises ModelError."""
+    return EMBEDDED.get(name) or user_path(name, ModelError)
 
 
 def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
@@ -247,7 +253,7 @@ def _locate(name: str, weights: bool = False) -> _Place:
     """Find a name's files, or say why it has none before any library is asked."""
     if not name:
         raise ModelError("the name of a model is empty; give a folder, a hub id (owner/name), embedded-target or embedded-draft")
-    folder = EMBEDDED.get(name) or Path(name).expanduser()
+    folder = folder_of(name)
     if folder.is_dir():
         _require_files(name, folder, weights)
         return _Place(str(folder), local=True, offline=True)
