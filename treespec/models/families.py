@@ -166,6 +166,12 @@ def require_sizes(settings: Mapping[str, Any], name: str) -> None:
         value = settings.get(key)
         if isinstance(value, int) and value < 1:
             raise ModelError(f"{name or 'this model'}: {key} is {value}, but it must be 1 or more; correct its configuration")
+    heads, shared = (settings.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise ModelError(
+            f"{name or 'this model'}: num_attention_heads is {heads}, but it must be a multiple of num_key_value_heads, which is {shared}; "
+            "correct its configuration"
+        )
 
 
 def _refusal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:

@@ -108,6 +108,13 @@ def test_a_rope_that_changes_with_length_bounds_the_positions(rope: dict[str, ob
     assert families.check(config).max_positions == limit
 
 
+def test_heads_that_cannot_share_keys_are_refused(tiny_config: Build) -> None:
+    config = tiny_config("llama", num_attention_heads=4)
+    config.num_key_value_heads = 3
+    with pytest.raises(ModelError, match="draft: num_attention_heads is 4, but it must be a multiple of num_key_value_heads, which is 3"):
+        families.check(config, "draft")
+
+
 def test_learned_positions_are_a_limit(tiny_config: Build) -> None:
     assert families.check(tiny_config("gpt2")).max_positions == 128
     assert families.check(tiny_config("opt")).max_positions == 128
