@@ -70,7 +70,7 @@ def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
     if dataset is not None:
         raise DatasetError(
             f"data set {dataset} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); "
-            "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"
+            "name a local .jsonl, .parquet or .txt file instead, or stdlib, which needs no network"
         )
     from huggingface_hub import try_to_load_from_cache
 

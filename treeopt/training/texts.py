@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -116,12 +117,12 @@ def split_rows(
     if len(prompts) < held_out:
         raise TrainingError(
             f"{held_out} rows of {name} are to be held out to measure acceptance, but {len(prompts)} have {prompt_len} tokens or more; "
-            "lower --eval-prompts or --prompt-len, or name longer rows with --eval-dataset"
+            f"lower --eval-prompts or --prompt-len, or name longer rows with --eval-dataset{_besides(bad)}"
         )
     if prompts and not training:
         raise TrainingError(
             f"all {held_out} rows of {name} are held out to measure acceptance, and none is left to train on; "
-            "give more rows, lower --eval-prompts, or name others with --eval-dataset"
+            f"give more rows, lower --eval-prompts, or name others with --eval-dataset{_besides(bad)}"
         )
     return Split(tuple(training), _stacked(prompts, prompt_len), name, rows.start, position, tuple(bad))
 
@@ -131,15 +132,19 @@ def held_out_prompts(
 ) -> tuple[Tensor, tuple[BadRow, ...]]:
     """The first `prompt_len` tokens of the first `count` rows that have so many, int32 [prompts, prompt_len], and the bad rows among them.
 
-    There may be fewer prompts. Raises DatasetError as `split_rows` does, TrainingError where there is none.
+    There may be fewer prompts. Raises DatasetError as `split_rows` does, with the options of --eval-dataset, TrainingError where there is none.
     """
-    name, found = open_rows(rows.dataset, rows.field, end=rows.end)
     bad: list[BadRow] = []
-    long = (_tensor(ids[:prompt_len]) for _, ids in _token_rows(name, found, rows, tokenizer, vocabulary, bad) if len(ids) >= prompt_len)
-    prompts = list(islice(long, count))
+    try:
+        name, found = open_rows(rows.dataset, rows.field, end=rows.end)
+        numbered = _token_rows(name, found, rows, tokenizer, vocabulary, bad)
+        prompts = list(islice((_tensor(ids[:prompt_len]) for _, ids in numbered if len(ids) >= prompt_len), count))
+    except DatasetError as e:
+        raise type(e)(_for_held_out(str(e))) from e
+    bad = [replace(row, reason=_for_held_out(row.reason)) for row in bad]
     if not prompts:
         raise TrainingError(
-            f"no row of {name} has {prompt_len} tokens or more; lower --prompt-len, or name longer rows with --eval-dataset"
+            f"no row of {name} has {prompt_len} tokens or more; lower --prompt-len, or name longer rows with --eval-dataset{_besides(bad)}"
         )
     return _stacked(prompts, prompt_len), tuple(bad)
 
@@ -163,6 +168,16 @@ def _token_rows(
             raise refused(ids)
     if number < rows.start:
         raise no_row_at(rows.start, name, number + 1)
+
+
+def _for_held_out(reason: str) -> str:
+    """The same about rows of --eval-dataset, which has a field option of its own."""
+    return re.sub(r"(?<!\S)--(field|dataset)\b", r"--eval-\1", reason)
+
+
+def _besides(bad: Sequence[BadRow]) -> str:
+    """That rows were skipped, where too few are left."""
+    return f" ({len(bad)} bad rows were skipped, the first because of this: {bad[0].reason})" if bad else ""
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:

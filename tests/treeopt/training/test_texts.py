@@ -96,6 +96,35 @@ def test_bad_rows_are_said_or_skipped_and_a_field_is_found(tmp_path: Path) -> No
         held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=4)
 
 
+def test_too_few_rows_besides_bad_ones_say_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", [{"text": 3}, {"input_ids": [1, 2]}, {"text": 4}])
+    rows, bad = (
+        Rows(path, skip_bad=True),
+        r'.*--eval-dataset \(2 bad rows were skipped, the first because of this: r.jsonl, line 1: "text" is a number',
+    )
+    with pytest.raises(TrainingError, match=f"2 rows of r.jsonl are to be held out .*, but 1 have 2 tokens or more{bad}"):
+        split_rows(rows, None, 50, num_rows=9, held_out=2, prompt_len=2)
+    with pytest.raises(TrainingError, match=f"all 1 rows of r.jsonl are held out .* none is left to train on{bad}"):
+        split_rows(rows, None, 50, num_rows=9, held_out=1, prompt_len=2)
+    with pytest.raises(TrainingError, match=f"no row of r.jsonl has 3 tokens or more{bad}"):
+        held_out_prompts(rows, None, 50, count=9, prompt_len=3)
+
+
+def test_held_out_rows_have_options_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", [{"other": "x"}, {"input_ids": [1, 2]}])
+    (tmp_path / "r.csv").touch()
+    for rows, message in (
+        (Rows(path), "name the one that holds the text with --eval-field"),
+        (Rows("stdlib", "body"), "drop --eval-field body"),
+        (Rows("no-such"), "check --eval-dataset"),
+        (Rows(str(tmp_path / "r.csv")), "--eval-dataset reads .jsonl"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            held_out_prompts(rows, None, 50, count=9, prompt_len=2)
+    _, (bad,) = held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=2)
+    assert bad.reason.endswith("with --eval-field")
+
+
 def test_slices_without_a_row_to_train_on_say_what_there_is(tmp_path: Path) -> None:
     path, empty = write(tmp_path / "r.jsonl", [{"input_ids": [1, 2, 3]}] * 3), write(tmp_path / "empty.jsonl", [])
     with pytest.raises(NoPromptError, match="r.jsonl has no row at --start 5: it has 3 rows, counted from 0; pass --start 2 or less"):
