@@ -50,6 +50,13 @@ class Drafting:
         """Whether children are random; if not, they are distinct and the target's choice decides."""
         return self.rule == "swr" or (self.rule == "swor" and not self.sampling(target).greedy)
 
+    def require_tokens(self, tree: SpeculationTree, vocabulary: int) -> None:
+        """Raise ModelError where a node's children cannot all be distinct, as they are but with replacement."""
+        if self.rule != "swr" and tree.max_branch > vocabulary:
+            raise ModelError(
+                f"the tree has a node with {tree.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
+            )
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -85,15 +92,12 @@ class StaticDrafter:
     """The same tree at every step."""
 
     def __init__(self, draft: SlotModel, tree: SpeculationTree, vocabulary: int, target: Sampling, drafting: Drafting) -> None:
+        drafting.require_tokens(tree, vocabulary)
         self.draft, self.tree, self.vocabulary = draft, tree, vocabulary
         self.rule: Rule = drafting.rule if drafting.samples(target) else "topk"
         self.sampling = drafting.sampling(target)
         self.size = self.slots = tree.size
         self._tensors = {tree.size: StaticTensors.on(tree, draft.device)}
-        if self.rule != "swr" and tree.max_branch > vocabulary:
-            raise ModelError(
-                f"the tree has a node with {tree.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
-            )
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the first `room` nodes are used."""

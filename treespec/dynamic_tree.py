@@ -13,6 +13,7 @@ from treespec.errors import ModelError, TreeError
 from treespec.models.placement import Prefix
 from treespec.models.protocol import SlotModel
 from treespec.timing import Timer
+from treespec.tree import MAX_SIZE
 from treespec.tree_tensors import TreeTensors
 
 
@@ -40,11 +41,26 @@ class DynamicBudget:
                 f"included; pass --size {self.candidates} or less, or --width {-(-(self.size - 1) // self.depth)} or more"
             )
 
+        if self.candidates > MAX_SIZE:
+            raise TreeError(
+                f"{self.depth} levels of width {self.width} have {self.candidates} nodes, the root included, which is above the limit of "
+                f"{MAX_SIZE}; pass a smaller --size, --depth or --width"
+            )
+
     @classmethod
     def of(cls, size: int, depth: int, width: int | None = None) -> "DynamicBudget":
         """With twice the average level width where none is given, so that likely levels may be wide."""
         most = max(1, size - 1)
         return cls(size, depth, min(most, -(-2 * most // max(1, depth))) if width is None else width)
+
+    def require_tokens(self, vocabulary: int) -> None:
+        """Raise ModelError where a vocabulary has too few tokens for a level."""
+        if self.width > vocabulary:
+            most = 1 + self.depth * vocabulary
+            smaller = f" and --size {most} or less" if self.size > most else ""
+            raise ModelError(
+                f"width is {self.width}, but the vocabulary has {vocabulary} tokens; pass --width {vocabulary} or less{smaller}"
+            )
 
     @property
     def candidates(self) -> int:
@@ -60,14 +76,9 @@ class DynamicDrafter:
     """
 
     def __init__(self, draft: SlotModel, budget: DynamicBudget, vocabulary: int) -> None:
+        budget.require_tokens(vocabulary)
         self.draft, self.budget, self.vocabulary = draft, budget, vocabulary
         self.size, self.slots = budget.size, budget.candidates
-        if budget.width > vocabulary:
-            most = 1 + budget.depth * vocabulary
-            smaller = f" and --size {most} or less" if budget.size > most else ""
-            raise ModelError(
-                f"width is {budget.width}, but the vocabulary has {vocabulary} tokens; pass --width {vocabulary} or less{smaller}"
-            )
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the tree has `room` nodes and at most `room - 1` levels."""

@@ -202,6 +202,13 @@ def test_two_hundred_thousand_steps_follow_the_target(right: bool) -> None:
         (4, 4, 2, "size 4 is too small for depth 4.*at least 5 nodes.*--size 5 or more, or --depth 3 or less"),
         (1, 1, 2, "size 1 is too small for depth 1.*; pass --size 2 or more$"),
         (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass --size 9 or less, or --width 5 or more"),
+        (
+            2_000_000,
+            600,
+            6667,
+            "600 levels of width 6667 have 4000201 nodes, .* above the limit of 65536; pass a smaller --size, --depth or --width",
+        ),
+        (6, 3, 10**20, "above the limit of 65536"),
     ],
 )
 def test_budgets_that_cannot_be_met_are_errors(size: int, depth: int, width: int, message: str) -> None:

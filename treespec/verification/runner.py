@@ -95,7 +95,16 @@ def evaluate(
 
 
 def check_fits(pair: Pair, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
-    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens."""
+    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
+
+    ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
+    """
+    if plan is not None and pair.draft is not None:
+        vocabulary = min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
+        if isinstance(plan, SpeculationTree):
+            settings.drafting.require_tokens(plan, vocabulary)
+        else:
+            plan.require_tokens(vocabulary)
     prompt_len = len(prompt)
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size

@@ -158,6 +158,20 @@ def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (DynamicBudget(20, 2, VOCABULARY + 1), f"width is {VOCABULARY + 1}, but the vocabulary has {VOCABULARY} tokens"),
+        (SpeculationTree.k_chains(VOCABULARY + 1, 1), f"a node with {VOCABULARY + 1} children, but the vocabulary has {VOCABULARY} tokens"),
+    ],
+)
+def test_trees_of_more_tokens_than_there_are_are_refused_before_anything_is_allocated(plan: Plan, message: str) -> None:
+    pair = tiny_pair()
+    with pytest.raises(ModelError, match=message):
+        evaluate(pair, plan, prompt_set(), SETTINGS)
+    assert pair.target.capacity == 0
+
+
 def test_unfinished_work_of_another_rule_is_not_taken_up(tmp_path: Path) -> None:
     done: list[int] = []
     prompts, journal = prompt_set(2), tmp_path / "journal"
