@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,10 @@ from treeopt.cli.options import (
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
 from treeopt.cli.values import POSITIVE
+
+if TYPE_CHECKING:
+    from treespec.models.pairs import PairOutline
+    from treespec.prompts import PromptSet
 
 
 @click.command()
@@ -81,9 +86,12 @@ def evaluate(
         breakdown=breakdown,
     )
     profiled = None if grown is None else profiled_rows(grown.metadata)
-    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, profiled=profiled)
-    for prompt in prompts:
-        check_fits(pair, tree, prompt.ids, settings)
+
+    def check(known: "PairOutline", prompts: "PromptSet") -> None:
+        for prompt in prompts:
+            check_fits(known, tree, prompt.ids, settings)
+
+    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, check, profiled=profiled)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
         prompts = converse(pair, prompts, rows, gen_len, output, room)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treeopt.cli.plan import ProfiledRows
-    from treespec.models.pairs import Pair
+    from treespec.models.pairs import Pair, PairOutline
     from treespec.pictures import PictureReader
     from treespec.prompts import PromptSet, Tokenizer
 
@@ -88,43 +88,43 @@ def _is_hub_name(name: str) -> bool:
     return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
 
-def load_models(models: ModelOptions) -> "Pair":
-    """The pair; its draft is None if there is none."""
-    from treespec.models.pairs import load_pair
+def load_models(models: ModelOptions, check: "Callable[[PairOutline], None]") -> "Pair":
+    """The pair, once what its files say has passed the `check`; its draft is None if there is none."""
+    known = _outline(models)
+    check(known)
+    return _load(known, models)
 
-    return load_pair(
-        models.target,
-        models.draft,
-        device=resolve_device(models.device),
-        dtype=models.dtype,
-        revision=models.revision,
-        draft_revision=models.draft_revision,
-        offload=models.offload,
-    )
+
+def _outline(models: ModelOptions) -> "PairOutline":
+    from treespec.models.pairs import PairOutline
+
+    return PairOutline.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
+
+
+def _load(known: "PairOutline", models: ModelOptions) -> "Pair":
+    return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
 
 
 def load_inputs(
     models: ModelOptions,
     rows: PromptOptions,
+    check: "Callable[[PairOutline, PromptSet], None]",
     *,
     continuation_len: int = 0,
     profiled: "ProfiledRows | None" = None,
 ) -> "tuple[Pair, PromptSet]":
-    """The pair and the prompts: these first, where the target comes with a tokenizer, since they are quick to fail.
+    """The prompts, and the pair once these and what its files say have passed the `check`.
 
     Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
-    from treespec.models.loading import EMBEDDED, TOKENIZER_FILES, embedding_rows, load_picture_reader, load_tokenizer, shape_of
+    from treespec.models.loading import load_picture_reader
 
-    folder = EMBEDDED.get(models.target) or Path(models.target).expanduser()
-    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        pair = load_models(models)
-        return pair, _read(rows, profiled, pair.tokenizer, None, continuation_len, pair.target.vocabulary_size)
-    seeing = shape_of(models.target, models.revision) is not None
-    pictures = load_picture_reader(models.target, models.revision) if seeing else None
-    tokenizer = pictures.tokenizer if pictures is not None else load_tokenizer(models.target, revision=models.revision)
-    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, embedding_rows(models.target, models.revision))
-    return load_models(models), prompts
+    known = _outline(models)
+    pictures = None if known.target.shape is None else load_picture_reader(models.target, models.revision)
+    tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
+    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
+    check(known, prompts)
+    return _load(known, models), prompts
 
 
 def converse(

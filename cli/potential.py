@@ -57,18 +57,21 @@ def potential(
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
-    from treeopt.potential import PotentialSettings, measure_potential
+    from treeopt.potential import PotentialSettings, measure_potential, require_fit
     from treespec.files import check_writable
-    from treespec.models.loading import require_model
-    from treespec.models.pairs import load_drafts
+    from treespec.models.pairs import PairOutline, load_drafts
+    from treespec.prompts import PromptSet
 
     if output is not None:
         check_writable(output)
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
-    for draft in models.drafts:
-        require_model(draft)
+    known = list(filter(None, (PairOutline.of(models.target, draft, revision=models.revision).draft for draft in models.drafts)))
+
+    def check(alone: PairOutline, prompts: PromptSet) -> None:
+        require_fit(alone.target, known, prompts, settings)
+
     own_text = method == "teacher-forced"
-    target, prompts = load_inputs(models.with_draft(None), rows, continuation_len=gen_len if own_text else 0)
+    target, prompts = load_inputs(models.with_draft(None), rows, check, continuation_len=gen_len if own_text else 0)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:

@@ -1,6 +1,7 @@
 """`treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -63,7 +64,7 @@ def acceptance(
     note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
-    from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+    from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, require_fit
     from treespec.files import check_writable
 
     check_writable(output)
@@ -76,7 +77,8 @@ def acceptance(
         batch_size=batch_size,
     )
     own_text = method == "teacher-forced"
-    pair, prompts = load_inputs(models, rows, continuation_len=gen_len if own_text else 0)
+    continuation_len = gen_len if own_text else 0
+    pair, prompts = load_inputs(models, rows, partial(require_fit, settings=settings), continuation_len=continuation_len)
     with claimed(output):
         if not own_text:
             prompts = converse(pair, prompts, rows, gen_len, output)
@@ -119,7 +121,7 @@ def latency(
     note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
-    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit
     from treespec.files import check_writable
 
     check_writable(output)
@@ -127,7 +129,7 @@ def latency(
     settings = LatencySettings(
         sizes=sizes or default_sizes(device), widths=widths or default_widths(device), contexts=contexts, repetitions=repetitions
     )
-    pair = load_models(models)
+    pair = load_models(models, partial(require_fit, settings=settings))
     with claimed(output):
         with Progress() as progress:
             measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)

@@ -15,9 +15,10 @@ from treeopt.potential_report import MEASURES, DraftPotential, PotentialReport
 from treeopt.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.errors import ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.pairs import Pair, recorded_name
+from treespec.models.pairs import Outline, Pair, recorded_name
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import PromptSet
+from treespec.provenance import public_name
 from treespec.sampling import Sampling, distribution, prompt_generator, scaled
 from treespec.step import require_finite
 
@@ -71,12 +72,9 @@ def measure_potential(
     Finished batches survive an interruption in `journal`, which the caller discards once the report is saved. Raises
     CapacityError, ModelError (no draft, non-finite logits), ProfileError (nothing to measure).
     """
-    if not drafts:
-        raise ModelError("a potential needs at least one draft model; pass --draft")
+    require_fit(target.target, drafts, prompts, settings)
     vocabulary = min(model.known_tokens for model in (target.target, *drafts))
-    require_text(prompts, settings.method)
     names = _distinct([recorded_name(draft) for draft in drafts])
-    require_positions({"target": target.target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
     batches = batches_of(prompts, settings.batch_size)
     whole = len(batches) * settings.gen_len
     found: dict[int, list[Any]] = {}
@@ -115,6 +113,17 @@ def measure_potential(
         prompt_set=prompts.describe(),
         provenance={**provenance, "models": {**provenance["models"], **{f"draft {i}": name for i, name in enumerate(names)}}},
     )
+
+
+def require_fit(
+    target: TreeModel | Outline, drafts: Sequence[TreeModel | Outline], prompts: PromptSet, settings: PotentialSettings
+) -> None:
+    """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be measured on."""
+    if not drafts:
+        raise ModelError("a potential needs at least one draft model; pass --draft")
+    require_text(prompts, settings.method)
+    names = _distinct([public_name(draft.name) for draft in drafts])
+    require_positions({"target": target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
 
 
 def _measure(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from treespec.continuation import continue_prompts
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Outline, Pair
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet, unreadable
 from treespec.sampling import Sampling
@@ -89,7 +89,7 @@ def require_text(prompts: PromptSet, method: str) -> None:
         )
 
 
-def require_positions(models: Mapping[str, TreeModel], prompts: PromptSet, gen_len: int) -> None:
+def require_positions(models: Mapping[str, TreeModel | Outline], prompts: PromptSet, gen_len: int) -> None:
     """Raise CapacityError for more tokens in a prompt and its continuation than a model knows positions, ModelError for unknown ones."""
     highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
     for role, model in models.items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,55 @@ def test_bad_input_is_one_line_and_nothing_written(run: Any, pair: Pair, rows: P
     one_line(run(*evaluate, "--growmap", profiles[0]), "not a .pt file")
     one_line(run(*evaluate, "--growmap", "tree.pt", "--dataset", "cnn"), "name a local .jsonl, .parquet or .txt file instead, or stdlib")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def _edited(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("part", "edit", "message"),
+    [
+        ("draft", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        ("draft", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin, a pickle"),
+        ("draft", lambda f: (f / "config.json").write_text("{"), "draft cannot be loaded: config.json: "),
+        ("draft", lambda f: _edited(f, vocab_size=0), "draft: vocab_size is 0, but it must be 1 or more"),
+        ("draft", lambda f: _edited(f, model_type="mamba"), "running state"),
+        ("draft", lambda f: _edited(f, max_position_embeddings=20), "but the draft"),
+        ("target", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        ("target", lambda f: _edited(f, vocab_size=0), "target: vocab_size is 0, but it must be 1 or more"),
+        ("target", lambda f: _edited(f, max_position_embeddings=20), "but the target"),
+    ],
+)
+def test_what_files_rule_out_is_told_before_a_weight_is_read(
+    run: Any, pair: Pair, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, edit: Any, message: str
+) -> None:
+    from treespec.models import loading
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda *names, **options: pytest.fail("weights were read"))
+    used = tmp_path / "target", tmp_path / "draft"
+    for source, folder in zip(pair, used, strict=True):
+        shutil.copytree(source, folder)
+    edit(tmp_path / part)
+    for command in (
+        ["evaluate", *texts(rows), "--dynamic", "--size", 3, "--depth", 2],
+        ["profile", "acceptance", *texts(rows)],
+        ["profile", "latency", "--context", 64],
+        ["potential", *texts(rows), "--gen-len", 32],
+    ):
+        one_line(run(*command, *models(used)), message)
+
+
+def test_what_the_vocabulary_rules_out_is_told_before_a_weight_is_read(
+    run: Any, pair: Pair, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treespec.models import loading
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda *names, **options: pytest.fail("weights were read"))
+    one_line(run("profile", "acceptance", *models(pair), *texts(rows), "--max-branch", 62), "--max-branch 61")
+    wide = ["--dynamic", "--size", 70, "--depth", 2, "--width", 62]
+    one_line(run("evaluate", *models(pair), *texts(rows), *wide), "pass --width 61 or less")
 
 
 def test_interrupted_work_goes_on_where_it_stopped(

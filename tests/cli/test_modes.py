@@ -113,9 +113,10 @@ def test_bad_budgets_are_one_line(evaluate: Any, growmap: Path, tmp_path: Path) 
     refused(evaluate("--growmap", growmap, "--dynamic", "--depth", 6), "size 6 is too small for depth 6")
     refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--width", 3), "pass --size 7 or less, or --width 4 or more")
     refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--width", 62), "pass --width 61 or less")
-    many = ["--dynamic", "--size", 100_000, "--depth", 3]
-    refused(evaluate(*many, "--width", 61), "pass --size 184 or less, or --width 33333 or more")
-    refused(evaluate(*many, "--width", 33_333), "pass --width 61 or less and --size 184 or less")
+    many = ["--dynamic", "--size", 60_000, "--depth", 3]
+    refused(evaluate(*many, "--width", 61), "pass --size 184 or less, or --width 20000 or more")
+    refused(evaluate(*many, "--width", 20_000), "pass --width 61 or less and --size 184 or less")
+    refused(evaluate("--dynamic", "--size", 9_999_999_999, "--depth", 3), "which is above the limit of 65536; pass a smaller --size")
     refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--max-length", 30), "pass --max-length 33 or more")
     assert list(tmp_path.iterdir()) == []
 

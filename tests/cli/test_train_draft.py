@@ -139,6 +139,15 @@ def test_a_failure_is_one_line_and_exit_1(run: Any, pair: Pair, rows: Path, argu
     assert not Path("new").exists(), "nothing was written"
 
 
+def test_a_draft_is_known_by_its_configuration_before_its_tokenizer(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair[1], tmp_path / "bad")
+    (tmp_path / "bad" / "config.json").write_text("{")
+    outcome = run(*start(pair, rows), "--draft", "bad", "-o", "out")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: bad cannot be loaded: config.json: ")
+    assert not Path("out").exists()
+
+
 def test_cross_entropy_with_the_data_sets_text_has_no_divergence(run: Any, pair: Pair, rows: Path) -> None:
     arguments = [*start(pair, rows), "--draft", pair[1], "--objective", "ce", "--eval-prompts", 0, "-o", "out"]
     trained = run(*arguments, "--format", "json")

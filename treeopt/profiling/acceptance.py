@@ -17,7 +17,7 @@ from treeopt.texts import METHODS, batches_of, chunks, require_positions, requir
 from treespec.drafting import Drafting, Rule, sample_children
 from treespec.errors import ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Pair, PairOutline
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet
 from treespec.residual import residual_chain
@@ -82,16 +82,10 @@ def profile_acceptance(
     Finished batches survive an interruption in `journal`, which the caller discards once the profile is saved. Raises
     CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
     """
+    require_fit(pair, prompts, settings)
     draft = pair.draft
-    if draft is None:
-        raise ModelError("an acceptance profile needs a draft model; pass --draft")
+    assert draft is not None
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
-    if settings.max_branch > vocabulary and settings.drafting != "swr":
-        raise ProfileError(
-            f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
-        )
-    require_text(prompts, settings.method)
-    require_positions({"target": pair.target, "draft": draft}, prompts, settings.gen_len)
     sums: dict[int, tuple[list[float], int]] = {}
     batches = batches_of(prompts, settings.batch_size)
     with Journal(journal, _fingerprint(pair, prompts, settings)) as log:
@@ -106,6 +100,20 @@ def profile_acceptance(
             sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
+
+
+def require_fit(pair: Pair | PairOutline, prompts: PromptSet, settings: AcceptanceSettings) -> None:
+    """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
+    draft = pair.draft
+    if draft is None:
+        raise ModelError("an acceptance profile needs a draft model; pass --draft")
+    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
+    if settings.max_branch > vocabulary and settings.drafting != "swr":
+        raise ProfileError(
+            f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
+        )
+    require_text(prompts, settings.method)
+    require_positions({"target": pair.target, "draft": draft}, prompts, settings.gen_len)
 
 
 def _measure(

@@ -12,7 +12,7 @@ import torch
 from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.journal import Journal
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Pair, PairOutline
 from treespec.sampling import Sampling
 from treespec.step import AutoregressiveStep, SpeculativeStep, Step
 from treespec.stepping import CapturedSteps, EagerSteps, Engine, Room, Stepper
@@ -87,16 +87,8 @@ def profile_latency(
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
     ModelError.
     """
-    draft = pair.draft
-    if draft is None:
-        raise ModelError("a latency profile needs a draft model; pass --draft")
+    require_fit(pair, settings)
     cells = _cells(settings)
-    for role, model in (("target", pair.target), ("draft", draft)):
-        if model.max_positions is not None and max(settings.contexts) + 2 > model.max_positions:
-            raise CapacityError(
-                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has "
-                f"{model.max_positions}; pass a smaller --context"
-            )
     bench = _Bench(pair, cells, settings, notice)
     bursts = -(-settings.repetitions // _BURST)
     rounds: list[list[list[Sample]]] = []
@@ -109,6 +101,18 @@ def profile_latency(
             rounds.append(known)
             progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
+
+
+def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
+    """Raise ModelError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
+    if pair.draft is None:
+        raise ModelError("a latency profile needs a draft model; pass --draft")
+    for role, most in (("target", pair.target.max_positions), ("draft", pair.draft.max_positions)):
+        if most is not None and max(settings.contexts) + 2 > most:
+            raise CapacityError(
+                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}; "
+                "pass a smaller --context"
+            )
 
 
 def _cells(settings: LatencySettings) -> list[Cell]:

@@ -22,7 +22,7 @@ from treespec.dataset_sources import same_dataset
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files import read_bytes
 from treespec.models import families
-from treespec.models.loading import folder_of, load_config, load_model, tokenizer_or_none, weights_digest
+from treespec.models.loading import folder_of, load_config, load_model, require_model, tokenizer_or_none, weights_digest
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
@@ -158,6 +158,7 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
     else:
         assert sources.draft is not None
         name = sources.draft
+        require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
         module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)

@@ -81,9 +81,15 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     return reader
 
 
-def require_model(name: str) -> None:
-    """Raise ModelError where it is known without a look at any file's content that a name leads to no model."""
-    _locate(name, weights=True)
+def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """A model's configuration. Raises ModelError where its files or its configuration rule it out: no weight is looked at."""
+    config = _config(name, _locate(name, weights=True), revision)
+    families.check(config, name)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
+        raise ModelError(
+            f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
+        )
+    return config
 
 
 def load_model(
@@ -101,15 +107,10 @@ def load_model(
         torch.cuda.set_device(where)  # Triton launches on the current device
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
-    place = _locate(name, weights=True)
     _quiet_bars()
-    config = _config(name, place, revision)
+    config, place = require_model(name, revision), _locate(name)
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
-        raise ModelError(
-            f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
-        )
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
     with _explained(name, place, revision, "its weights or config.json"):
@@ -175,11 +176,6 @@ def weights_digest(name: str) -> str | None:
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """A model's configuration, which needs no weights. Raises ModelError."""
     return _config(name, _locate(name), revision)
-
-
-def embedding_rows(name: str, revision: str | None = None) -> int:
-    """How many tokens a model's embeddings have rows for, which its tokenizer may exceed. Raises ModelError."""
-    return int(load_config(name, revision).get_text_config(decoder=True).vocab_size)
 
 
 def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:

@@ -1,7 +1,7 @@
 """Two models that decode together: checked to read the same tokens and pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treespec.errors import ModelError
-from treespec.models.loading import load_model, load_picture_reader, shape_of, tokenizer_or_none
+from treespec.models import families
+from treespec.models.loading import load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.offload import streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
-from treespec.models.vision import Vision, is_vision, text_module
+from treespec.models.vision import Vision, is_vision, picture_shape, text_module
 from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_rows
 from treespec.pictures import PictureReader, PictureShape
 from treespec.prompts import Prompt
@@ -69,6 +70,63 @@ def recorded_name(model: TreeModel) -> str:
     return public_name(model.name) + (f"@{revision}" if revision else "")
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a model's files say before a weight is read, under the names that `TreeModel` has for it."""
+
+    name: str
+    revision: str | None
+    tokenizer: PreTrainedTokenizerBase | None
+    """None where none comes with the model."""
+    shape: PictureShape | None
+    """None where it reads text only."""
+    vocabulary_size: int
+    """Embedding rows, which its tokenizer may exceed; in a pair, the logits that count beside the other."""
+    max_positions: int | None
+    passed_over: int | None = None
+    """The target's picture token, for a draft that reads text only."""
+
+    @classmethod
+    def of(cls, name: str, revision: str | None = None) -> "Outline":
+        """Of a folder or a hub id. Raises ModelError for what its files or its configuration rule out."""
+        config = require_model(name, revision)
+        shape = picture_shape(config, name) if is_vision(config) else None
+        rows = int(config.get_text_config(decoder=True).vocab_size)
+        return cls(name, revision, tokenizer_or_none(name, revision), shape, rows, families.check(config, name).max_positions)
+
+    def positions_of(self, prompt: Sequence[int]) -> int:
+        """How many positions a prompt takes."""
+        return sum(token != self.passed_over for token in prompt)
+
+
+@dataclass(frozen=True)
+class PairOutline:
+    """A target and its draft (None: the target alone) that were found to fit each other before a weight is read."""
+
+    target: Outline
+    draft: Outline | None
+
+    @classmethod
+    def of(cls, target: str, draft: str | None = None, *, revision: str | None = None, draft_revision: str | None = None) -> "PairOutline":
+        """Of folders or hub ids. Raises ModelError as `load_pair` does, but for weights and devices."""
+        known = Outline.of(target, revision)
+        return cls(known, None) if draft is None else cls(*_fitting(known, Outline.of(draft, draft_revision)))
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """See `Pair`."""
+        return self.target.tokenizer or (None if self.draft is None else self.draft.tokenizer)
+
+    def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Pair:
+        """See `load_pair`. Raises ModelError."""
+        name, revision = self.target.name, self.target.revision
+        reader = None if self.target.shape is None else load_picture_reader(name, revision)
+        module = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload)
+        model = tree_model(module, name, self.target.vocabulary_size)
+        draft = None if self.draft is None else _load_draft(self.target, self.draft, device, dtype)
+        return Pair(model, draft, self.tokenizer, _eos(model, self.tokenizer), reader)
+
+
 def load_pair(
     target: str,
     draft: str | None = None,
@@ -82,27 +140,19 @@ def load_pair(
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
     Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
-    that the tokenizer has ids for: no padding row is ever drafted or emitted. Raises ModelError.
+    that the tokenizer has ids for: no padding row is ever drafted or emitted. What their files rule out is found out before
+    any weight is read. Raises ModelError.
     """
-    side = _Side(target, tokenizer_or_none(target, revision), shape_of(target, revision))
-    theirs = None if draft is None else _fitting(side, draft, draft_revision)
-    reader = None if side.shape is None else load_picture_reader(target, revision)
-    module = load_model(target, device=device, dtype=dtype, revision=revision, offload=offload)
-    model = tree_model(module, target)
-    if theirs is None:
-        return Pair(model, None, side.tokenizer, _eos(model, side.tokenizer), reader)
-    partner, ids = _partner(model, side, theirs, device, dtype, draft_revision)
-    if ids != model.vocabulary_size:
-        model = tree_model(module, target, ids)
-    spoken = side.tokenizer or theirs.tokenizer
-    return Pair(model, partner, spoken, _eos(model, spoken), reader)
+    known = PairOutline.of(target, draft, revision=revision, draft_revision=draft_revision)
+    return known.load(device=device, dtype=dtype, offload=offload)
 
 
 def load_drafts(target: Pair, drafts: Sequence[str], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
     """Several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
-    seen = target.target.vision
-    side = _Side(target.target.name, target.tokenizer, None if seen is None else seen.shape)
-    return tuple(_partner(target.target, side, _fitting(side, name, None), device, dtype, None)[0] for name in drafts)
+    model = target.target
+    shape = None if model.vision is None else model.vision.shape
+    known = Outline(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
+    return tuple(_load_draft(known, _fitting(known, Outline.of(name))[1], device, dtype) for name in drafts)
 
 
 def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None) -> TreeModel:
@@ -112,36 +162,25 @@ def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None
     return TreeModel(text_module(module), name=name, vocabulary=vocabulary, vision=Vision(module, name))
 
 
-@dataclass(frozen=True)
-class _Side:
-    """What a model takes in: tokens (None: no tokenizer comes with it) and pictures (None: it reads text only)."""
-
-    name: str
-    tokenizer: PreTrainedTokenizerBase | None
-    shape: PictureShape | None
-
-
-def _fitting(target: _Side, draft: str, revision: str | None) -> _Side:
-    """A draft's, which must fit the target's: found out before any weight is read. Raises ModelError."""
-    found = _Side(draft, tokenizer_or_none(draft, revision), shape_of(draft, revision))
-    _require_same_pictures(target.name, target.shape, draft, found.shape)
-    if target.shape is not None and found.shape is None:
-        known_ids(target.name, target.tokenizer, draft, found.tokenizer)
-    else:
-        require_same_vocabulary(target.name, target.tokenizer, draft, found.tokenizer)
-    return found
+def _fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
+    """The same two as they decode together. Raises ModelError where they do not read the same."""
+    _require_same_pictures(target.name, target.shape, draft.name, draft.shape)
+    if target.shape is not None and draft.shape is None:
+        known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
+        return target, replace(draft, vocabulary_size=target.vocabulary_size, passed_over=target.shape.token_id)
+    require_same_vocabulary(target.name, target.tokenizer, draft.name, draft.tokenizer)
+    rows = target.vocabulary_size, draft.vocabulary_size
+    ids = shared_rows(target.name, target.tokenizer, rows[0], draft.name, draft.tokenizer, rows[1])
+    return replace(target, vocabulary_size=ids), replace(draft, vocabulary_size=ids)
 
 
-def _partner(target: TreeModel, side: _Side, draft: _Side, device: str, dtype: str, revision: str | None) -> tuple[TreeModel, int]:
-    """(The draft, how many of the target's logits count beside it.) Raises ModelError."""
-    module = load_model(draft.name, device=device, dtype=dtype, revision=revision)
-    if side.shape is not None and draft.shape is None:
-        known, all_of_them = known_ids(side.name, side.tokenizer, draft.name, draft.tokenizer), target.vocabulary_size
-        return TextDraft(module, name=draft.name, shared=known, vocabulary=all_of_them, picture=side.shape.token_id), all_of_them
-    model = tree_model(module, draft.name)
-    rows = target.vocabulary_size, model.vocabulary_size
-    ids = shared_rows(side.name, side.tokenizer, rows[0], draft.name, draft.tokenizer, rows[1])
-    return (model if rows == (ids, ids) else tree_model(module, draft.name, ids)), ids
+def _load_draft(target: Outline, draft: Outline, device: str, dtype: str) -> TreeModel:
+    """A draft that fits its target. Raises ModelError."""
+    module = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
+    if draft.passed_over is None:
+        return tree_model(module, draft.name, draft.vocabulary_size)
+    known = known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
+    return TextDraft(module, name=draft.name, shared=known, vocabulary=draft.vocabulary_size, picture=draft.passed_over)
 
 
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:

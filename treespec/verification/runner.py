@@ -13,7 +13,7 @@ from treespec.decoding import Request, StepRecord, decode_autoregressive, decode
 from treespec.drafting import Drafting
 from treespec.errors import CapacityError, ModelError
 from treespec.journal import Journal
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Pair, PairOutline
 from treespec.models.tree_model import TreeModel
 from treespec.prompts import Prompt, PromptSet, unreadable
 from treespec.sampling import Sampling, prompt_generator
@@ -94,7 +94,7 @@ def evaluate(
     )
 
 
-def check_fits(pair: Pair, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
+def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
     """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
 
     ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
