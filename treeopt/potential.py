@@ -13,7 +13,9 @@ from torch import Tensor
 
 from treeopt.potential_report import MEASURES, DraftPotential, PotentialReport
 from treeopt.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
+from treespec import fields
 from treespec.errors import ModelError, ProfileError
+from treespec.fields import exactly, natural
 from treespec.journal import Journal
 from treespec.models.pairs import Outline, Pair, recorded_name
 from treespec.models.tree_model import TreeModel
@@ -78,7 +80,13 @@ def measure_potential(
     batches = batches_of(prompts, settings.batch_size)
     whole = len(batches) * settings.gen_len
     found: dict[int, list[Any]] = {}
-    with Journal(journal, _fingerprint(target, drafts, prompts, settings)) as log:
+
+    def read(key: str, value: Any) -> list[Any]:
+        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
+        per_draft = [(natural(count), [exactly(len(MEASURES), sums) for sums in exactly(len(drafts), found)]) for count, found in rows]
+        return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
+
+    with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
             measured = log.get(str(number))
             if measured is None:

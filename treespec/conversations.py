@@ -12,6 +12,7 @@ from treespec.chat import chat_ids
 from treespec.dataset_rows import BadRow, Row
 from treespec.decoding import Request, decode_autoregressive
 from treespec.errors import DatasetError, ModelError
+from treespec.fields import text
 from treespec.journal import Journal
 from treespec.models.pairs import Pair
 from treespec.prompts import Prompt, PromptSet, unreadable
@@ -50,7 +51,7 @@ def answered(
     engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
     found: list[Prompt] = []
     bad, too_long, done = list(prompts.bad), prompts.too_long, 0
-    with Journal(journal, _fingerprint(pair, prompts, reply_len)) as log:
+    with Journal(journal, _fingerprint(pair, prompts, reply_len), lambda key, value: text(value)) as log:
         for prompt in prompts:
             found.append(prompt)
             for number, turn in enumerate(prompt.turns, start=2):

@@ -110,6 +110,13 @@ def listed(value: Any) -> list[Any]:
     return value
 
 
+def exactly(length: int, value: Any) -> list[Any]:
+    """A list of so many items."""
+    if len(listed(value)) != length:
+        raise ValueError(f"{value!r:.40} has {len(value)} items, not {length}")
+    return listed(value)
+
+
 def mapping(value: Any) -> dict[str, Any]:
     """An object."""
     if not isinstance(value, dict):

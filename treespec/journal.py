@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,16 @@ class Journal:
 
     The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` (where there
     is one, to `NAME.old-2` and so on) with a warning, and `restarted` is True. A last line torn by a crash is dropped, a damaged one
-    with all that follow, with a warning. One run at a time writes a journal. With `path` None
-    nothing is kept. Memory holds where the pieces are, not the pieces.
+    with all that follow, with a warning: one is damaged too where `read`, which is given a key and its value and returns what `get`
+    does, raises LookupError, TypeError or ValueError. One run at a time writes a journal. With `path` None nothing is kept.
+    Memory holds where the pieces are, not the pieces.
     """
 
-    def __init__(self, path: StrPath | None, fingerprint: str) -> None:
+    def __init__(self, path: StrPath | None, fingerprint: str, read: Callable[[str, Any], Any] = lambda key, value: value) -> None:
         """Open or create the journal. Raises OutputError if it cannot be written."""
         self.path = None if path is None else Path(path)
         self.restarted = False
+        self._read = read
         self._places: dict[str, tuple[int, int]] = {}  # first byte and length of the line that holds a key
         self._descriptor: int | None = None
         self._end = 0
@@ -59,7 +61,7 @@ class Journal:
         if key not in self._places:
             return None
         start, length = self._places[key]
-        return json.loads(os.pread(self._open(), length, start))["value"]
+        return self._read(key, json.loads(os.pread(self._open(), length, start))["value"])
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
@@ -116,7 +118,7 @@ class Journal:
                     os.replace(path, aside)
                     self.restarted = True
                     return True
-                if record is None or (number and not (isinstance(record.get("key"), str) and "value" in record)):
+                if record is None or (number and not self._is_entry(record)):
                     if whole:
                         _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
                     return False
@@ -124,6 +126,13 @@ class Journal:
                     self._places[record["key"]] = (self._end, len(line))
                 self._end += len(line)
         return False
+
+    def _is_entry(self, record: Mapping[str, Any]) -> bool:
+        try:
+            self._read(record["key"], record["value"])
+        except (LookupError, TypeError, ValueError):
+            return False
+        return isinstance(record["key"], str)
 
     def _append(self, data: bytes) -> None:
         descriptor = self._open()

@@ -1,5 +1,6 @@
 """Conversations of which the user's turns are known: the target's own replies stand between them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,13 @@ def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Pair) -
     found = answered(talker, prompts, 3, 90, skip_bad_rows=True)
     assert [words(p.ids) for p in found] == ["a", "c", "d"]
     assert [row.name for row in found.bad] == ["chats.jsonl, line 1, turn 2"]
+
+
+@pytest.mark.parametrize("odd", [3, None, ["a"]], ids=repr)
+def test_a_journal_whose_reply_is_no_text_is_not_believed(odd: object, tmp_path: Path, pair: Pair) -> None:
+    prompts, journal = load(write(tmp_path, {"turns": ["a b", "c"]}), prompt_len=90), tmp_path / "journal"
+    first = answered(pair, prompts, 5, 90, journal=journal)
+    header, line = journal.read_text().splitlines()
+    journal.write_text(f"{header}\n{json.dumps({**json.loads(line), 'value': odd})}\n")
+    assert answered(pair, prompts, 5, 90, journal=journal) == first
+    assert journal.read_text().splitlines() == [header, line]

@@ -71,6 +71,17 @@ def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog, damaged):
     assert "is damaged after" in caplog.text
 
 
+def test_a_value_that_cannot_be_read_is_a_damaged_line(tmp_path, caplog):
+    values = {"0": 2, "1": "x", "2": 2}
+    with Journal(tmp_path / "j", "work") as journal:
+        journal.put_all(values)
+    with caplog.at_level(logging.WARNING), Journal(tmp_path / "j", "work", lambda key, value: [5, 6, 7][int(key)] * int(value)) as journal:
+        assert [journal.get(key) for key in values] == [10, None, None]
+        journal.put("1", 3)
+        assert journal.get("1") == 18
+    assert "is damaged after" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"", b'{"fingerprint": "other"}\n{"key": "a", "value": 1}\n', b"no line end", b"\x00\n", b"[1]\n"])
 def test_other_work_is_set_aside(tmp_path, caplog, content):
     path = tmp_path / "j"

@@ -16,6 +16,7 @@ from treeopt.ratio import ratio
 from treeopt.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.drafting import Drafting, Rule, sample_children
 from treespec.errors import ModelError, ProfileError
+from treespec.fields import exactly, natural, numbers
 from treespec.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 from treespec.models.tree_model import TreeModel
@@ -88,7 +89,12 @@ def profile_acceptance(
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
     sums: dict[int, tuple[list[float], int]] = {}
     batches = batches_of(prompts, settings.batch_size)
-    with Journal(journal, _fingerprint(pair, prompts, settings)) as log:
+
+    def read(key: str, value: Any) -> list[tuple[list[float], int]]:
+        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
+        return [(list(numbers(exactly(settings.max_branch, chances))), natural(count)) for chances, count in rows]
+
+    with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
             key = str(number)
             measured = log.get(key)

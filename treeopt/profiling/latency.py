@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
 from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.fields import exactly, seconds
 from treespec.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 from treespec.sampling import Sampling
@@ -92,7 +94,11 @@ def profile_latency(
     bench = _Bench(pair, cells, settings, notice)
     bursts = -(-settings.repetitions // _BURST)
     rounds: list[list[list[Sample]]] = []
-    with Journal(journal, _fingerprint(pair, settings)) as log:
+
+    def read(key: str, value: Any) -> list[list[list[float]]]:
+        return [[[seconds(s) for s in exactly(4, sample)] for sample in exactly(_BURST, cell)] for cell in exactly(len(cells), value)]
+
+    with Journal(journal, _fingerprint(pair, settings), read) as log:
         for number in range(bursts):
             known = log.get(str(number))
             if known is None:

@@ -65,11 +65,11 @@ def evaluate(
     run = _Run(pair, plan, settings, sampling, notice)
     results: list[PromptResult] = []
     warm = False
-    with Journal(journal, _fingerprint(pair, plan, prompts, settings)) as log:
+    with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
         for index, prompt in enumerate(prompts.prompts):
             known = log.get(str(index))
             if known is not None:
-                results.append(PromptResult.from_json(known))
+                results.append(known)
                 continue
             if not warm:
                 run.prompt(prompt, index)
