@@ -63,6 +63,7 @@ def evaluate(
     from treespec.files import check_writable
     from treespec.growmap import read_growmap
     from treespec.models.loading import shape_of
+    from treespec.verification.report import SCHEMA
     from treespec.verification.runner import EvaluationSettings, check_fits
     from treespec.verification.runner import evaluate as run
 
@@ -71,7 +72,7 @@ def evaluate(
         raise click.UsageError(
             f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {least} or more."
         )
-    check_writable(output)
+    check_writable(output, SCHEMA)
     drafting = drafting_of(plan, sampling)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)
     tree, predicted = resolve(plan, grown, models, sampling, drafting)

@@ -62,10 +62,9 @@ def generate(
     from treeopt import generation
     from treeopt.cli import tables
     from treeopt.cli.results import generation_summary
-    from treespec.files import check_writable
+    from treespec.growmap import check_growmap_writable
 
-    check_writable(output)
-    check_writable(output.with_suffix(".json"))
+    check_growmap_writable(output)
     if sequoia_config is not None:
         made = generation.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing)
     else:

@@ -58,12 +58,13 @@ def potential(
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
     from treeopt.potential import PotentialSettings, measure_potential, require_fit
+    from treeopt.potential_report import SCHEMA
     from treespec.files import check_writable
     from treespec.models.pairs import PairOutline, load_drafts
     from treespec.prompts import PromptSet
 
     if output is not None:
-        check_writable(output)
+        check_writable(output, SCHEMA)
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
     known = list(filter(None, (PairOutline.of(models.target, draft, revision=models.revision).draft for draft in models.drafts)))
 

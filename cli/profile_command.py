@@ -64,10 +64,11 @@ def acceptance(
     note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
+    from treeopt.profiles import ACCEPTANCE_SCHEMA
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, require_fit
     from treespec.files import check_writable
 
-    check_writable(output)
+    check_writable(output, ACCEPTANCE_SCHEMA)
     settings = AcceptanceSettings(
         **asdict(sampling),
         draws=draws or AcceptanceSettings.draws,
@@ -121,10 +122,11 @@ def latency(
     note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
+    from treeopt.profiles import LATENCY_SCHEMA
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit
     from treespec.files import check_writable
 
-    check_writable(output)
+    check_writable(output, LATENCY_SCHEMA)
     device = resolve_device(models.device)
     settings = LatencySettings(
         sizes=sizes or default_sizes(device), widths=widths or default_widths(device), contexts=contexts, repetitions=repetitions

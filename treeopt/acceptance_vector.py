@@ -1,11 +1,10 @@
 """Sequoia's acceptance vectors: `.pt` files with one float tensor, read without trusting them."""
 
-import io
 import math
 import os
 
 from treespec.errors import ProfileError
-from treespec.files import read_bytes
+from treespec.pt_files import load_pt
 
 _NONE_COLUMN_SLACK = 5e-4
 _LIMIT = 16 << 20
@@ -18,13 +17,7 @@ def read_vector(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], float]
     """
     import torch
 
-    content = read_bytes(path, limit=_LIMIT, error=ProfileError)
-    try:
-        vector = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises whatever the damaged bytes lead to; none of it runs code of the file's
-        raise ProfileError(
-            f"{path} is no acceptance vector: torch cannot read it as plain tensors; save one float tensor with torch.save"
-        ) from e
+    vector = load_pt(path, limit=_LIMIT, error=ProfileError)
     if not isinstance(vector, torch.Tensor) or vector.ndim != 1 or not vector.is_floating_point() or len(vector) < 2:
         plain = isinstance(vector, torch.Tensor)
         kind = f"a {vector.dtype} tensor of shape {list(vector.shape)}" if plain else f"a {type(vector).__name__}"

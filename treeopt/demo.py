@@ -8,13 +8,14 @@ from pathlib import Path
 
 from treeopt.generation import generate
 from treeopt.optimizer.search import OptimizationResult
-from treeopt.profiles import AcceptanceProfile, LatencyProfile
+from treeopt.profiles import ACCEPTANCE_SCHEMA, LATENCY_SCHEMA, AcceptanceProfile, LatencyProfile
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.files import check_writable, make_folder
+from treespec.growmap import check_growmap_writable
 from treespec.models.pairs import load_pair
 from treespec.prompts import load_prompts
-from treespec.verification.report import EvaluationReport, Prediction
+from treespec.verification.report import SCHEMA, EvaluationReport, Prediction
 from treespec.verification.runner import EvaluationSettings, evaluate
 
 Progress = Callable[[str, int, int], None]
@@ -64,8 +65,10 @@ def run_demo(
     TreeoptError, OutputError before any work if `out` cannot be written.
     """
     make_folder(out)
-    for name in FILES:
-        check_writable(out / name)
+    check_writable(out / "acceptance.json", ACCEPTANCE_SCHEMA)
+    check_writable(out / "latency.json", LATENCY_SCHEMA)
+    check_growmap_writable(out / "tree.pt")
+    check_writable(out / "report.json", SCHEMA)
     seconds: dict[str, float] = {}
     with _timed("load", seconds):
         pair = load_pair("embedded-target", "embedded-draft", device=device, dtype="auto")

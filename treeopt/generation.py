@@ -1,6 +1,5 @@
 """From profile files to a growmap that remembers what it was made from and what it promises."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,10 @@ from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.search import OptimizationResult, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
-from treespec.errors import ProfileError
 from treespec.fields import ROWS
-from treespec.files import read_bytes
+from treespec.files import ReadOnce
 from treespec.growmap import GrowMap, refuse_size
 from treespec.provenance import Provenance
-
-_MAX_PROFILE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,13 @@ def generate(
     `size` that no growmap may have.
     """
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    profile = read_acceptance(acceptance)
-    times = None if latency is None else read_latency(latency)
+    chances, seconds = ReadOnce(acceptance), None if latency is None else ReadOnce(latency)
+    profile = read_acceptance(chances)
+    times = None if seconds is None else read_latency(seconds)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
-    made_from: dict[str, Any] = {"acceptance_sha256": _sha256(acceptance)}
-    if latency is not None and times is not None:
-        made_from |= {"latency_sha256": _sha256(latency), "context": times.at_context(context).context}
+    made_from: dict[str, Any] = {"acceptance_sha256": chances.sha256}
+    if seconds is not None and times is not None:
+        made_from |= {"latency_sha256": seconds.sha256, "context": times.at_context(context).context}
     return Generated(_growmap(result, profile, smoothing, made_from), result)
 
 
@@ -66,10 +63,12 @@ def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = 
 
     Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
     """
-    meaning = read_sequoia_config(config)
-    profile = read_acceptance(meaning.acceptance_path)
+    asked = ReadOnce(config)
+    meaning = read_sequoia_config(asked)
+    chances = ReadOnce(meaning.acceptance_path)
+    profile = read_acceptance(chances)
     result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
-    made_from = {"acceptance_sha256": _sha256(meaning.acceptance_path), "sequoia_config_sha256": _sha256(config)}
+    made_from = {"acceptance_sha256": chances.sha256, "sequoia_config_sha256": asked.sha256}
     return Generated(_growmap(result, profile, smoothing, made_from), result)
 
 
@@ -95,7 +94,3 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         temperature=profile.temperature, top_p=profile.top_p, **{k: v for k, v in known.items() if v is not None}
     )
     return GrowMap(result.tree, metadata, provenance)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(read_bytes(path, limit=_MAX_PROFILE_BYTES, error=ProfileError)).hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ _REMEDIES = {
     errno.EEXIST: "there is a file of that name; choose another path",
     errno.EISDIR: "it is a folder; name a file in it",
     errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; remove them, or choose another path",
 }
 
 StrPath = str | os.PathLike[str]
@@ -95,8 +97,11 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
                 os.unlink(temporary)
 
 
-def check_writable(path: StrPath) -> None:
-    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace."""
+def check_writable(path: StrPath, schema: str | None = None) -> None:
+    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace.
+
+    With a schema, also where a file is there that is neither empty nor JSON of that schema: it is somebody's only copy.
+    """
     try:
         _refuse_unwritable(path)
         if _is_special(path):
@@ -105,10 +110,20 @@ def check_writable(path: StrPath) -> None:
         probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         os.unlink(probe)
-        with contextlib.suppress(FileNotFoundError):
-            os.lstat(target)  # a name that the file system cannot hold fails here
     except OSError as e:
         refuse(path, e)
+    if schema is not None and has_content(path) and not is_json_of(path, schema):
+        refuse_to_replace(path, f"{schema} file")
+
+
+def has_content(path: StrPath) -> bool:
+    """Whether something would be lost if the file were replaced."""
+    return os.path.isfile(path) and os.path.getsize(path) > 0
+
+
+def refuse_to_replace(path: StrPath, kind: str) -> NoReturn:
+    """Raise OutputError for a file that is no `kind`, which was to be written there."""
+    raise OutputError(f"{os.fspath(path)} would be overwritten but is no {kind}; name another output, or delete that file")
 
 
 def make_folder(path: StrPath) -> Path:
@@ -163,10 +178,11 @@ def _is_special(path: StrPath) -> bool:
 
 
 def _refuse_unwritable(path: StrPath) -> None:
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "")
-    if os.path.exists(path) and not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "")
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "")
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "")
 
 
 def _sync_folder(folder: str) -> None:
@@ -195,8 +211,32 @@ def user_path(path: StrPath, error: type[TreeoptError]) -> Path:
         raise error(f"{path} begins with the home folder of a user who has none; give the whole path") from e
 
 
+class ReadOnce(os.PathLike[str]):
+    """A path whose content is kept by the first `read_bytes`: a pipe has none to give to a second."""
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = os.fspath(path)
+        self.content: bytes | None = None
+
+    def __fspath__(self) -> str:
+        """The path."""
+        return self._path
+
+    __str__ = __fspath__
+
+    @property
+    def sha256(self) -> str:
+        """Of the content, once it was read."""
+        assert self.content is not None
+        return hashlib.sha256(self.content).hexdigest()
+
+
 def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
     """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
+    if isinstance(path, ReadOnce):
+        if path.content is None:
+            path.content = read_bytes(os.fspath(path), limit=limit, error=error)
+        return path.content
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
@@ -232,6 +272,15 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
     if type(found) is not int or found != version:
         raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads version {version}; make the file again")
     return content
+
+
+def is_json_of(path: StrPath, schema: str) -> bool:
+    """Whether a file holds a JSON object of this schema, of any version."""
+    try:
+        content = json.loads(read_bytes(path, limit=MAX_JSON_BYTES, error=OutputError))
+    except (OutputError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("schema") == schema
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,17 @@ from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
 from treespec.fields import ROWS, Fields, amount, chances, checked, natural, text
-from treespec.files import StrPath, json_text, read_bytes, read_json, write_together
+from treespec.files import (
+    StrPath,
+    check_writable,
+    has_content,
+    is_json_of,
+    json_text,
+    read_bytes,
+    read_json,
+    refuse_to_replace,
+    write_together,
+)
 from treespec.provenance import Provenance
 from treespec.pt_files import dump_pt, load_pt
 from treespec.tree import SpeculationTree
@@ -50,11 +60,11 @@ class GrowMap:
         """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all.
 
         Equal trees and metadata give an equal `.pt`, byte for byte. Raises GrowMapError for a tree above
-        `MAX_GROWMAP_SIZE` or a path whose sidecar would replace some other file, OutputError if it cannot be written.
+        `MAX_GROWMAP_SIZE`, OutputError if it cannot be written or its sidecar would replace some other file.
         """
         sidecar = sidecar_path(path)
-        if sidecar.exists() and not _is_sidecar(sidecar):
-            raise GrowMapError(f"{sidecar} would be overwritten but is no growmap's sidecar; choose another name than {path}")
+        if has_content(sidecar) and not is_json_of(sidecar, SCHEMA):
+            refuse_to_replace(sidecar, "growmap's sidecar")
         metadata = json.loads(json.dumps(dict(self.metadata)))
         data = dump_pt(self._sequoia_dict(metadata))
         description = {
@@ -117,6 +127,18 @@ def read_sidecar(path: StrPath) -> GrowMap:
     except TreeError as e:
         raise GrowMapError(f"{sidecar}: {e}") from e
     return _described(sidecar, content, tree)
+
+
+def check_growmap_writable(path: StrPath) -> None:
+    """Raise OutputError now if a growmap cannot be written to `path`, or would replace a file of another kind, as its sidecar might."""
+    sidecar = sidecar_path(path)
+    check_writable(path)
+    check_writable(sidecar, SCHEMA)
+    if has_content(path):
+        try:
+            _checked_tree(path, load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError))
+        except GrowMapError:
+            refuse_to_replace(path, "growmap")
 
 
 def sidecar_path(path: StrPath) -> Path:

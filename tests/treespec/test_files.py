@@ -1,6 +1,7 @@
 """Files are whole or not there, whatever goes wrong; journals give back what was put into them."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -11,7 +12,7 @@ from hypothesis import given
 from tests.reference.folders import VALUES, names
 from treespec import files
 from treespec.errors import OutputError, ProfileError
-from treespec.files import check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
+from treespec.files import ReadOnce, check_writable, json_text, make_folder, read_bytes, read_json, write_bytes, write_json, write_together
 from treespec.journal import Journal
 
 # -- writing ------------------------------------------------------------------------------------------------------------
@@ -150,6 +151,35 @@ def test_check_writable_leaves_no_trace(tmp_path):
     assert (tmp_path / "old").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(
+    "content", ['{"text": "a row"}\n{"text": "another"}\n', '{"schema": "treeopt.other"}', "[1]", "[" * 200_000, "\x00"]
+)
+def test_a_file_of_another_kind_is_not_replaced(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    (tmp_path / "link").symlink_to(path)
+    for name in ("rows.jsonl", "link"):
+        with pytest.raises(OutputError, match=f"{name} would be overwritten but is no treeopt.thing file; name another output, or delete"):
+            check_writable(tmp_path / name, "treeopt.thing")
+    assert path.read_text() == content
+
+
+def test_an_earlier_output_an_empty_file_and_devices_make_way(tmp_path):
+    (tmp_path / "earlier").write_text('{"schema": "treeopt.thing", "version": 99}')
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("earlier", "empty", "pipe", "new", os.devnull):
+        check_writable(tmp_path / place, "treeopt.thing")
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    for attempt in (check_writable, lambda path: write_bytes(path, b"x")):
+        with pytest.raises(OutputError, match="links lead in a circle; remove them, or choose another path"):
+            attempt(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("failing", range(2))
 def test_files_written_together_never_contradict_each_other(tmp_path, monkeypatch, failing):
     """However far it comes, the second file, which describes the first, is the first one's or absent."""
@@ -232,6 +262,17 @@ def test_files_that_are_not_there_or_too_big(tmp_path):
     with pytest.raises(ProfileError, match="there is no file|cannot read"):
         read(tmp_path / "a" / "b")
     assert read_bytes(tmp_path / "a", limit=101, error=ProfileError) == b" " * 101
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b'{"schema": "treeopt.thing", "version": 1}')
+    os.close(writing)
+    pipe = ReadOnce(f"/dev/fd/{reading}")
+    assert read(pipe)["version"] == 1
+    assert read(pipe)["version"] == 1
+    assert pipe.sha256 == hashlib.sha256(b'{"schema": "treeopt.thing", "version": 1}').hexdigest()
+    os.close(reading)
 
 
 # -- resuming -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treespec.errors import GrowMapError, OutputError
-from treespec.growmap import MAX_FILE_BYTES, MAX_GROWMAP_SIZE, GrowMap, read_growmap, read_sidecar, sidecar_path
+from treespec.growmap import MAX_FILE_BYTES, MAX_GROWMAP_SIZE, GrowMap, check_growmap_writable, read_growmap, read_sidecar, sidecar_path
 from treespec.provenance import Provenance
 from treespec.tree import SpeculationTree
 
@@ -399,9 +399,23 @@ def test_files_of_other_tools_beside_a_growmap_are_left_alone(tmp_path):
     other = '{"schema": "treeopt.latency", "version": 1}'
     (tmp_path / "t.json").write_text(other)
     assert read_growmap(path) == GrowMap(TREE)
-    with pytest.raises(GrowMapError, match=r"t.json would be overwritten but is no growmap's sidecar; choose another name"):
-        GrowMap(TREE).write(path)
+    for attempt in (GrowMap(TREE).write, check_growmap_writable):
+        with pytest.raises(
+            OutputError, match=r"t.json would be overwritten but is no growmap's sidecar|treeopt.growmap file; name another"
+        ):
+            attempt(path)
     assert (tmp_path / "t.json").read_text() == other
+
+
+@pytest.mark.parametrize("content", [torch.tensor([0.0, 0.6, 0.4]), {"weights": [1]}])
+def test_only_growmaps_make_way_for_growmaps(tmp_path, content):
+    torch.save(content, tmp_path / "vec.pt")
+    with pytest.raises(OutputError, match=r"vec.pt would be overwritten but is no growmap; name another output, or delete that file"):
+        check_growmap_writable(tmp_path / "vec.pt")
+    GrowMap(TREE).write(tmp_path / "t.pt")
+    (tmp_path / "empty.pt").touch()
+    for name in ("t.pt", "empty.pt", "new.pt"):
+        check_growmap_writable(tmp_path / name)
 
 
 # -- writing ------------------------------------------------------------------------------------------------------------
