@@ -7,6 +7,9 @@ import click
 
 from treespec.errors import TreeoptError
 
+_LONGEST = 400
+"""Characters of a message; of a longer one the beginning and the end are shown, which name the culprit and the remedy."""
+
 _SYSTEM = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
@@ -24,6 +27,10 @@ class TreeoptGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Move `--debug` to the front, so that it may follow the command's own options."""
         options, separator, rest = _split(args)
+        for before, value in zip(["", *options], options, strict=False):
+            if not value or (value.startswith("--") and value.endswith("=")):
+                name = value or (before if before.startswith("-") else "an argument")
+                raise WrongUsage(f"{name.rstrip('=')} is empty; pass a value, or drop it.", ctx)
         if "--debug" in options:
             options = ["--debug", *(a for a in options if a != "--debug")]
         try:
@@ -39,13 +46,11 @@ class TreeoptGroup(click.Group):
             raise one_line(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to go on", err=True)
-            ctx.exit(1)
-        except Exception as error:
-            if ctx.params.get("debug"):
+        except (KeyboardInterrupt, Exception) as error:
+            interrupted = _is_interruption(error)
+            if ctx.params.get("debug") and not interrupted:
                 raise
-            click.echo(f"error: {explain(error)}", err=True)
+            click.echo("interrupted; run the same command again to go on" if interrupted else f"error: {explain(error)}", err=True)
             ctx.exit(1)
 
 
@@ -55,7 +60,7 @@ class WrongUsage(click.UsageError):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print what is wrong and where the help is."""
         where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
-        click.echo(f"error: {' '.join(self.format_message().split())}{where}", file=file, err=file is None)
+        click.echo(f"error: {_in_short(self.format_message())}{where}", file=file, err=file is None)
 
 
 def one_line(error: click.UsageError) -> click.UsageError:
@@ -65,10 +70,14 @@ def one_line(error: click.UsageError) -> click.UsageError:
     return WrongUsage(error.format_message(), error.ctx)
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """One line for an exception: its own words if it was meant to be read, else what it was and how to see more."""
+    return _in_short(_explain(error))
+
+
+def _explain(error: BaseException) -> str:
     if isinstance(error, TreeoptError):
-        return " ".join(str(error).split())
+        return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return where + _SYSTEM.get(error.errno, error.strerror or str(error))
@@ -76,8 +85,26 @@ def explain(error: Exception) -> str:
         return "the GPU's memory is full; use a smaller batch, tree, context or model, or a half precision --dtype"
     if isinstance(error, MemoryError):
         return "memory is full; use a smaller batch, tree, context or model"
-    words = " ".join(str(error).split())
-    return f"unexpected {type(error).__name__}: {words[:300]} (run with --debug to see where)"
+    return f"unexpected {type(error).__name__}: {error} (run with --debug to see where)"
+
+
+def _in_short(message: str) -> str:
+    """The message in one line of at most `_LONGEST` characters."""
+    line = " ".join(message.split())
+    half = (_LONGEST - 5) // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, as it is or in what a library made of it; what treeopt says of it stays."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen and not isinstance(cause, TreeoptError):
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:

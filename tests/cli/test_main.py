@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from treeopt.cli import env
+from treeopt.cli import env, output
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
@@ -88,6 +88,55 @@ def test_control_c_says_how_to_go_on(run: Any, failing: Any) -> None:
     failing(KeyboardInterrupt())
     outcome = run("env")
     assert (outcome.code, outcome.out, outcome.err) == (1, "", "interrupted; run the same command again to go on\n")
+
+
+def test_control_c_is_known_again_in_what_libraries_make_of_it(run: Any, failing: Any) -> None:
+    error = RuntimeError("Error calling __set_name__ on 'x'")
+    error.__cause__ = KeyboardInterrupt()
+    failing(error)
+    assert run("env").err == "interrupted; run the same command again to go on\n"
+    outer = ImportError("no torch")
+    outer.__context__ = error
+    failing(outer)
+    assert run("env").err == "interrupted; run the same command again to go on\n"
+    meant = ModelError("stopped; pass --resume")
+    meant.__cause__ = KeyboardInterrupt()
+    failing(meant)
+    assert run("env").err == "error: stopped; pass --resume\n"
+
+
+@pytest.mark.parametrize("error", [ModelError("the key " + "x" * 5000 + " is bad; drop it"), KeyError("the key " + "x" * 5000)])
+def test_a_long_message_keeps_its_beginning_and_its_end(error: Exception) -> None:
+    shown = explain(error)
+    assert len(shown) <= 400
+    assert "the key xxx" in shown
+    assert " ... " in shown
+    assert shown.endswith(("is bad; drop it", "(run with --debug to see where)"))
+
+
+def test_a_note_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.note("the model a\nb is\tused")
+    assert capsys.readouterr().err == "the model a b is used\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--out", ""], "--out is empty; pass a value, or drop it."),
+        (["demo", "--out="], "--out is empty"),
+        (["train-draft", "--target", "t", "--config", "llama-68m", "-o", ""], "-o is empty"),
+        (["train-draft", "--target", "t", "--config", ""], "--config is empty"),
+        (["evaluate", "--target", "t", "--mode", "baseline", "--revision", ""], "--revision is empty"),
+        (["inspect", ""], "an argument is empty"),
+        (["inspect", "x" * 5000], "--help says more"),
+    ],
+)
+def test_empty_and_endless_values_are_wrong_usage(run: Any, arguments: list[str], words: str, tmp_path: Path) -> None:
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert words in outcome.err
+    assert len(outcome.err) < 500
+    assert list(tmp_path.iterdir()) == []
 
 
 class OutOfMemoryError(RuntimeError):
