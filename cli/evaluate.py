@@ -1,6 +1,5 @@
 """`treeopt evaluate`: run a tree end to end beside autoregressive decoding."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +51,13 @@ def evaluate(
 
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
-    plan.check(sampling, has_draft=models.draft is not None)
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused, without_draft
 
-    note_unused(sampling, mode=plan.mode)
+    if plan.mode == "baseline":
+        models, plan, sampling = without_draft(models, plan, sampling)
+    plan.check(sampling, has_draft=models.draft is not None)
+    note_unused(sampling)
     note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
@@ -92,7 +93,7 @@ def evaluate(
         for prompt in prompts:
             check_fits(known, tree, prompt.ids, settings)
 
-    pair, prompts = load_inputs(models if tree is not None else replace(models, draft=None), rows, check, profiled=profiled)
+    pair, prompts = load_inputs(models, rows, check, profiled=profiled)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
         prompts = converse(pair, prompts, rows, gen_len, output, room)

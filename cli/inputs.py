@@ -1,18 +1,19 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions
+from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions, TargetSamplingOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
 from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treeopt.cli.plan import ProfiledRows
+    from treeopt.cli.plan import PlanOptions, ProfiledRows
     from treespec.models.pairs import Pair, PairOutline
     from treespec.pictures import PictureReader
     from treespec.prompts import PromptSet, Tokenizer
@@ -33,14 +34,40 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def note_unused(sampling: SamplingOptions, *, mode: str = "tree", draws: int | None = None) -> None:
+def note_unused(sampling: SamplingOptions, *, draws: int | None = None) -> None:
     """Say on stderr that an option that was given changes nothing."""
-    if mode == "baseline" and sampling.drafting != "topk":
-        note(f"--mode baseline drafts nothing, so --drafting {sampling.drafting} changes nothing")
+    note_unused_top_p(sampling)
     if sampling.drafting == "topk" and sampling.draft_temperature is not None:
         note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
     if sampling.drafting == "topk" and draws is not None:
         note("topk samples no children, so --draws changes nothing")
+
+
+def note_unused_top_p(sampling: SamplingOptions | TargetSamplingOptions) -> None:
+    """The same of --top-p."""
+    if sampling.temperature == 0 and sampling.top_p < 1:
+        note(f"at --temperature 0 the most likely token is taken, so --top-p {sampling.top_p:g} changes nothing")
+
+
+def without_draft(
+    models: ModelOptions, plan: "PlanOptions", sampling: SamplingOptions
+) -> "tuple[ModelOptions, PlanOptions, SamplingOptions]":
+    """The same options for autoregressive decoding alone; those that are for drafting change nothing, which is said on stderr."""
+    unused = {
+        "--draft": models.draft,
+        "--draft-revision": models.draft_revision,
+        "--drafting": None if sampling.drafting == "topk" else sampling.drafting,
+        "--draft-temperature": sampling.draft_temperature,
+        "--verifier": None if plan.verifier == "sequential" else plan.verifier,
+    }
+    for option, value in unused.items():
+        if value is not None:
+            note(f"--mode baseline drafts nothing, so {option} {value} changes nothing")
+    return (
+        replace(models, draft=None, draft_revision=None),
+        replace(plan, verifier="sequential"),
+        replace(sampling, drafting="topk", draft_temperature=None),
+    )
 
 
 def note_revisions(models: ModelOptions) -> None:

@@ -172,7 +172,7 @@ def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOption
     used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [
         ("temperature", promised.get("temperature"), sampling.temperature),
-        ("top_p", promised.get("top_p"), sampling.top_p),
+        ("top_p", promised.get("top_p") if sampling.temperature > 0 else None, sampling.top_p),
     ]
     made_at, rule = promised.get("draft_temperature"), promised.get("drafting")
     if rule in ("topk", "swor", "swr"):

@@ -51,8 +51,9 @@ def potential(
     Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, resolve_device
+    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused_top_p, resolve_device
 
+    note_unused_top_p(sampling)
     note_revisions(models.with_draft(None))
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)

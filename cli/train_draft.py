@@ -267,7 +267,8 @@ def train_draft(
     first = os.environ.get("RANK", "0") == "0"  # launchers number the processes
     if first:
         note_revisions(models)
-    for dataset in filter(None, (sources.dataset, sources.eval_dataset)):
+        _note_unmeasured(goal, checks)
+    for dataset in filter(None, (sources.dataset, sources.eval_dataset if checks.eval_prompts else None)):
         check_hub(models, dataset)
     from treeopt.cli import tables
     from treeopt.cli.results import training_summary
@@ -294,3 +295,16 @@ def train_draft(
         return
     note(f"wrote {output}")
     emit(output_format, training_summary(result, result.record, output), tables.training)
+
+
+def _note_unmeasured(goal: ObjectiveOptions, checks: CheckOptions) -> None:
+    """Say on stderr which options change nothing where acceptance is not measured."""
+    if checks.eval_prompts:
+        return
+    unused = ["gen_len", "eval_steps", "eval_dataset", "eval_field"]
+    if goal.written_by == "own":  # else the target continues rows to train on
+        unused += ["prompt_len", "text_batch"]
+    given = click.get_current_context().get_parameter_source
+    for name in unused:
+        if given(name) is click.core.ParameterSource.COMMANDLINE:
+            note(f"--eval-prompts 0 measures nothing, so --{name.replace('_', '-')} changes nothing")

@@ -157,11 +157,42 @@ def test_a_revision_of_what_is_not_on_the_hub_is_said_to_change_nothing(evaluate
     assert "--draft-revision v2 changes nothing: there is no --draft\n" in outcome.err
 
 
-def test_a_baseline_says_that_it_drafts_nothing(evaluate: Any) -> None:
-    outcome = evaluate("--mode", "baseline", "--temperature", 1, "--drafting", "swor")
-    assert outcome.code == 0
-    assert "so --drafting swor changes nothing" in outcome.err
-    assert "changes nothing" not in evaluate("--mode", "baseline", "--temperature", 1).err
+def test_a_baseline_says_that_it_drafts_nothing(evaluate: Any, run: Any, pair: Pair, rows: Path) -> None:
+    options = {
+        "--draft": "owner/none",
+        "--draft-revision": "v2",
+        "--drafting": "swor",
+        "--draft-temperature": "0.5",
+        "--verifier": "traversal",
+    }
+    plain = ["--mode", "baseline", "--temperature", 1, "--save-tokens", "--format", "json"]
+    outcome = evaluate(*plain, *(word for option in options.items() for word in option))
+    for option, value in options.items():
+        assert f"--mode baseline drafts nothing, so {option} {value} changes nothing\n" in outcome.err
+    assert outcome.err.count("changes nothing") == 5
+    assert in_json(outcome)["outputs"] == in_json(evaluate(*plain))["outputs"]
+    outcome = run("evaluate", "--target", pair[0], "--device", "cpu", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2, *plain)
+    assert outcome.code == 0, outcome.err
+    assert "changes nothing" not in outcome.err
+    alone = evaluate("--mode", "baseline", "--verifier", "traversal", "--temperature", 1)
+    assert (alone.code, "so --verifier traversal changes nothing" in alone.err) == (0, True)
+
+
+def test_greedy_decoding_says_that_top_p_changes_nothing(evaluate: Any, run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    from treespec.growmap import GrowMap
+    from treespec.tree import SpeculationTree
+
+    GrowMap(SpeculationTree.from_paths(TREE), {"temperature": 0.0, "top_p": 1.0}).write(tmp_path / "greedy.pt")
+    said = "at --temperature 0 the most likely token is taken, so --top-p 0.5 changes nothing\n"
+    outcome = evaluate("--growmap", "greedy.pt", "--top-p", 0.5)
+    assert said in outcome.err
+    assert "does not hold" not in outcome.err
+    warm = evaluate("--growmap", "greedy.pt", "--top-p", 0.5, "--temperature", 1)
+    assert "changes nothing" not in warm.err
+    assert "made for top_p 1, this run has 0.5" in warm.err
+    models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--dataset", rows, "--prompt-len", 8, "--gen-len", 4]
+    for command in (["potential"], ["profile", "acceptance"]):
+        assert said in run(*command, *models, "--num-prompts", 1, "--top-p", 0.5).err
 
 
 def test_profiled_ranks_stand_beside_observed_ones(evaluate: Any, run: Any, growmap: Path, tmp_path: Path) -> None:
