@@ -90,7 +90,7 @@ def _train(
         target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
     split = _rows(sources, settings, target, draft.vocabulary)
     _note_rows(split, sources, settings, notice)
-    own, prompts = _material(split, settings, target, settings.batch_size * shares.processes)
+    own, prompts = _material(split, settings, target, settings.batch_size * settings.gradient_accumulation * shares.processes)
     known = {
         "contents": contents(sources, target, draft),
         "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},
@@ -243,8 +243,8 @@ def _held_out(
     return Texts(texts.tokens, counts)
 
 
-def _material(split: Split, settings: TrainSettings, target: Target, batch: int) -> tuple[Texts, torch.Tensor | None]:
-    """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `batch`."""
+def _material(split: Split, settings: TrainSettings, target: Target, step: int) -> tuple[Texts, torch.Tensor | None]:
+    """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `step`."""
     if settings.text == "own":
         texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
         found, what = len(texts), f"{settings.seq_len} tokens (--seq-len), {sum(map(len, split.training)):,} tokens in all"
@@ -253,10 +253,10 @@ def _material(split: Split, settings: TrainSettings, target: Target, batch: int)
         texts = own_windows((), settings.seq_len, None)
         prompts = torch.stack(rows) if rows else None
         found, what = len(rows), f"{settings.prompt_len} tokens to continue (--prompt-len)"
-    if found < batch:
+    if found < step:
         raise TrainingError(
-            f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a batch needs {batch}; "
-            "give more or longer rows, or lower these lengths or --batch-size"
+            f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a step needs {step}; "
+            "give more or longer rows, or lower these lengths, --batch-size or --gradient-accumulation"
         )
     return texts, prompts
 

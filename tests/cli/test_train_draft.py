@@ -125,7 +125,7 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Any, arguments: list[str], word
     ("arguments", "words"),
     [
         (["--seq-len", "300"], "--seq-len ask for 300 tokens, but the draft has 256 positions"),
-        (["--batch-size", "50"], "but a batch needs 50"),
+        (["--batch-size", "50"], "but a step needs 50"),
         (["--prompt-len", "16", "--divergence", "sampled-ce"], "--seq-len 16 leaves nothing to write after --prompt-len 16"),
         (["--dataset", "no-such.jsonl"], "no-such.jsonl"),
         (["--device", "cuda:7"], "for cuda:7 set CUDA_VISIBLE_DEVICES=7"),
@@ -217,3 +217,22 @@ def test_inspect_shows_a_run_from_its_record(run: Any, pair: Pair, rows: Path) -
     broken = run("inspect", "out/training.json")
     assert broken.code == 1
     assert broken.err.startswith("error: out/training.json has no 'loss'")
+
+
+def test_what_is_not_measured_is_said_to_change_nothing(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    arguments = [*start(pair, rows), "--draft", pair[1], "-o", "out", "--eval-prompts", 0, "--eval-dataset", "stdlib", "--text-batch", 3]
+    outcome = run(*arguments)
+    assert outcome.code == 0, outcome.err
+    for option in ("--gen-len", "--eval-steps", "--eval-dataset", "--prompt-len", "--text-batch"):
+        assert f"--eval-prompts 0 measures nothing, so {option} changes nothing\n" in outcome.err
+    outcome = run(*arguments, "--text", "target", "-o", "other")
+    assert outcome.code == 0, outcome.err
+    assert "so --gen-len changes nothing" in outcome.err
+    assert "--prompt-len changes" not in outcome.err
+    assert "--text-batch changes" not in outcome.err
+
+
+def test_a_step_takes_no_more_texts_than_there_are(run: Any, pair: Pair, rows: Path) -> None:
+    outcome = run(*start(pair, rows), "--draft", pair[1], "--gradient-accumulation", 50)
+    assert outcome.code == 1
+    assert "but a step needs 100; give more or longer rows, or lower these lengths, --batch-size or --gradient-accumulation" in outcome.err

@@ -236,7 +236,7 @@ def test_the_given_configurations_have_the_sizes_of_their_names(sources: TrainSo
         ({"seq_len": 300}, CapacityError, "--seq-len ask for 300 tokens, but the draft has 256 positions"),
         ({"prompt_len": 10, "gen_len": 250}, CapacityError, "--prompt-len and --gen-len ask for 260 tokens"),
         ({"text": "own", "seq_len": 240, "batch_size": 17}, TrainingError, "128 rows of rows.jsonl give 16 texts of 240 tokens"),
-        ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .--prompt-len., but a batch needs 129"),
+        ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .--prompt-len., but a step needs 129"),
         ({"eval_prompts": 150}, TrainingError, "150 rows of rows.jsonl are to be held out to measure acceptance, but 140 have 8 tokens"),
     ],
 )

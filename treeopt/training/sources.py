@@ -228,8 +228,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
     try:
         found = json.loads(read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError))
-    except ValueError as e:
-        raise ModelError(f"{path} is no JSON: {e}") from e
+    except (ValueError, RecursionError) as e:
+        raise ModelError(f"{path} is no JSON: {e}; pass a config.json of transformers") from e
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ModelError(f'{path} is no configuration of transformers: it names no "model_type"')
     return {key: value for key, value in found.items() if key not in _NOT_SHAPE and not key.startswith("_")}

@@ -11,7 +11,7 @@ from tests.reference import vision
 from tests.reference.training import SETTINGS, weights
 from treeopt.drafting_models import train_draft
 from treeopt.training.sources import Target, TrainSources, open_draft
-from treespec.errors import TrainingError
+from treespec.errors import ModelError, TrainingError
 from treespec.models.loading import load_model, load_picture_reader
 
 
@@ -70,3 +70,10 @@ def test_a_data_set_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypatc
             TrainSources("t", "rows.jsonl", draft="d", eval_dataset=other)
     for one, other in (("rows.jsonl", "other.jsonl"), ("stdlib", "./stdlib"), ("stdlib", "stdlib-train")):
         TrainSources("t", one, draft="d", eval_dataset=other)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "{"])
+def test_a_configuration_that_is_no_json_is_refused(sources: TrainSources, tmp_path: Path, content: str) -> None:
+    (tmp_path / "deep.json").write_text(content)
+    with pytest.raises(ModelError, match=r"deep.json is no JSON: .*; pass a config.json of transformers"):
+        train_draft(replace(sources, draft=None, config=str(tmp_path / "deep.json")), SETTINGS, tmp_path / "out")
