@@ -26,6 +26,9 @@ from treespec.step import require_finite
 
 Progress = Callable[[str, int, int], None]
 
+_COLDEST = 1e-20
+"""Below this, what differs in rounding alone is further apart than a report's sums may be."""
+
 
 @dataclass(frozen=True)
 class PotentialSettings:
@@ -41,6 +44,10 @@ class PotentialSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ProfileError(f"method is {self.method!r}, but it must be {' or '.join(METHODS)}")
+        if 0 < self.temperature < _COLDEST:
+            raise ProfileError(
+                f"temperature is {self.temperature:g}, but divergences at it are beyond all bounds; pass {_COLDEST:g} or more, or 0 for greedy decoding"
+            )
         if self.gen_len < 2 or self.batch_size < 1:
             raise ProfileError(
                 f"gen-len {self.gen_len} must be at least 2 and batch size {self.batch_size} at least 1: "

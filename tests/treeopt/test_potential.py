@@ -185,7 +185,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> 
     assert journal.with_name("journal.old").exists(), "other drafts are other work"
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1.0])
+@pytest.mark.parametrize("temperature", [1e-20, 1e-3, 1.0])
 @pytest.mark.parametrize("top_p", [0.5, 1.0])
 def test_chances_too_small_for_a_float_give_no_nan(temperature: float, top_p: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -273,3 +273,10 @@ def test_what_cannot_be_measured_is_an_error() -> None:
     for target, other, role in ((broken, draft, "target"), (pair, broken.target, "draft")):
         with pytest.raises(ModelError, match=f"the {role}'s logits are not finite"):
             measure_potential(target, [other], prompts, SETTINGS)
+
+
+@pytest.mark.parametrize("cold", [1e-30, 1e-320])
+def test_temperatures_that_no_report_holds_are_refused_beforehand(cold: float) -> None:
+    with pytest.raises(ProfileError, match=r"pass 1e-20 or more, or 0 for greedy decoding"):
+        PotentialSettings(temperature=cold)
+    PotentialSettings(temperature=1e-20)
