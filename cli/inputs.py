@@ -115,20 +115,15 @@ def _is_hub_name(name: str) -> bool:
     return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
 
-def load_models(models: ModelOptions, check: "Callable[[PairOutline], None]") -> "Pair":
-    """The pair, once what its files say has passed the `check`; its draft is None if there is none."""
-    known = _outline(models)
-    check(known)
-    return _load(known, models)
-
-
-def _outline(models: ModelOptions) -> "PairOutline":
+def outline_of(models: ModelOptions) -> "PairOutline":
+    """What the models' files say, before a weight is read; its draft is None if there is none."""
     from treespec.models.pairs import PairOutline
 
     return PairOutline.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
 
 
-def _load(known: "PairOutline", models: ModelOptions) -> "Pair":
+def load(known: "PairOutline", models: ModelOptions) -> "Pair":
+    """The pair itself."""
     return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
 
 
@@ -146,12 +141,12 @@ def load_inputs(
     """
     from treespec.models.loading import load_picture_reader
 
-    known = _outline(models)
+    known = outline_of(models)
     pictures = None if known.target.shape is None else load_picture_reader(models.target, models.revision)
     tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
     prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
     check(known, prompts)
-    return _load(known, models), prompts
+    return load(known, models), prompts
 
 
 def converse(

@@ -117,21 +117,26 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load_models, note_revisions, resolve_device
+    from treeopt.cli.inputs import check_hub, load, note_revisions, outline_of, resolve_device
 
     note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
     from treeopt.profiles import LATENCY_SCHEMA
-    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit
+    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit, vocabulary_of
     from treespec.files import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
-    device = resolve_device(models.device)
+    device, known = resolve_device(models.device), outline_of(models)
+    vocabulary = vocabulary_of(known)
     settings = LatencySettings(
-        sizes=sizes or default_sizes(device), widths=widths or default_widths(device), contexts=contexts, repetitions=repetitions
+        sizes=sizes or default_sizes(device, vocabulary),
+        widths=widths or default_widths(device, vocabulary),
+        contexts=contexts,
+        repetitions=repetitions,
     )
-    pair = load_models(models, partial(require_fit, settings=settings))
+    require_fit(known, settings)
+    pair = load(known, models)
     with claimed(output):
         with Progress() as progress:
             measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)

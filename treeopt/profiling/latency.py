@@ -57,18 +57,29 @@ class LatencySettings:
             raise ProfileError(f"repetitions is {self.repetitions}, but each cell needs at least 1")
 
 
-def default_sizes(device: str) -> tuple[int, ...]:
-    """Tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA."""
+def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
+    """Tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA.
+
+    A root has no more children than the vocabulary has tokens.
+    """
+    edges: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
     if device.startswith("cuda"):
         edges = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 65, 80, 96, 112, 128, 129)
-        return (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
-    return (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
+        edges = (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
+    return tuple(size for size in edges if size <= vocabulary + 1)
 
 
-def default_widths(device: str) -> tuple[int, ...]:
+def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     """Draft level widths; trees need them up to their widest level only."""
-    largest = 256 if device.startswith("cuda") else 32
+    largest = min(vocabulary, 256 if device.startswith("cuda") else 32)
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
+
+
+def vocabulary_of(pair: Pair | PairOutline) -> int:
+    """Tokens that both models have. Raises ModelError without a draft."""
+    if pair.draft is None:
+        raise ModelError("a latency profile needs a draft model; pass --draft")
+    return min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
 
 
 @torch.inference_mode()
@@ -87,7 +98,7 @@ def profile_latency(
     Cells take turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in
     decoding. Width 1 is the root's level, which reads two tokens. What a step spends outside the model passes is its overhead.
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
-    ModelError.
+    ModelError, ProfileError.
     """
     require_fit(pair, settings)
     cells = _cells(settings)
@@ -110,9 +121,15 @@ def profile_latency(
 
 
 def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
-    """Raise ModelError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
-    if pair.draft is None:
-        raise ModelError("a latency profile needs a draft model; pass --draft")
+    """Raise ModelError, ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
+    vocabulary = vocabulary_of(pair)
+    for name, found, limit in (("sizes", max(settings.sizes), vocabulary + 1), ("widths", max(settings.widths), vocabulary)):
+        if found > limit:
+            raise ProfileError(
+                f"--{name} {found} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
+                f"pass --{name} of at most {limit}"
+            )
+    assert pair.draft is not None
     for role, most in (("target", pair.target.max_positions), ("draft", pair.draft.max_positions)):
         if most is not None and max(settings.contexts) + 2 > most:
             raise CapacityError(
@@ -135,7 +152,7 @@ class _Bench:
     def __init__(self, pair: Pair, cells: list[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
         assert pair.draft is not None
         self.pair, self.device = pair, pair.target.device
-        vocabulary = min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
+        vocabulary = vocabulary_of(pair)
         text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
         self.text = text.to(self.device)
         size = max(tree.size for _, tree, _ in cells)

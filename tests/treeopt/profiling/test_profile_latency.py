@@ -7,7 +7,7 @@ import torch
 
 from tests.reference.pairs import tiny_pair
 from treeopt.profiling import latency
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, vocabulary_of
 from treespec.errors import CapacityError, ProfileError, TreeError
 from treespec.tree import SpeculationTree
 
@@ -86,6 +86,20 @@ def test_sizes_and_widths_beyond_any_tree_are_named_as_they_were_given() -> None
 def test_a_context_beyond_the_model_is_an_error() -> None:
     with pytest.raises(CapacityError, match="context 300"):
         profile_latency(tiny_pair(), LatencySettings(sizes=(1,), widths=(1,), contexts=(300,)))
+
+
+def test_no_root_has_more_children_than_the_vocabulary_has_tokens() -> None:
+    pair = tiny_pair()
+    known = vocabulary_of(pair)
+    for changes, message in (
+        ({"sizes": (1, known + 2)}, f"--sizes {known + 2} is more than {known + 1}: .* pass --sizes of at most {known + 1}"),
+        ({"widths": (1, known + 1)}, f"--widths {known + 1} is more than {known}: .* pass --widths of at most {known}"),
+    ):
+        with pytest.raises(ProfileError, match=message):
+            profile_latency(pair, LatencySettings(**{"sizes": (1,), "widths": (1,), "contexts": (8,), **changes}))
+    most = LatencySettings(sizes=(known + 1,), widths=(known,), contexts=(8,), repetitions=1)
+    assert profile_latency(pair, most).target[0].size == known + 1
+    assert (default_sizes("cpu", 30)[-1], default_widths("cuda", 30)[-1]) == (28, 24)
 
 
 def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:
