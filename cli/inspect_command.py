@@ -13,6 +13,8 @@ from treeopt.cli.plan import probability_rows
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 
+_MAX_NODES = 48
+
 Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 """(plain data, the function that draws it)."""
 
@@ -23,16 +25,23 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
 @click.option(
     "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
 )
-@click.option("--max-nodes", type=POSITIVE, default=48, show_default=True, help="Most nodes of a growmap to draw, the likeliest first.")
+@click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {_MAX_NODES}]")
 @format_option
-def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int, output_format: str) -> None:
+def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
     """Show a growmap (.pt, or the name of one that comes with treeopt), a profile, a report or a training.json."""
-    if listing and acceptance is not None:
-        raise click.UsageError("--acceptance is for one growmap; drop it, or --list.")
+    if listing:
+        _require_growmap("--list shows all of them", acceptance, max_nodes)
     if listing == (file is not None):
         raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
     data, render = _library() if file is None else _read(file, acceptance, max_nodes)
     emit(output_format, data, render)
+
+
+def _require_growmap(found: str, acceptance: Path | None, max_nodes: int | None) -> None:
+    """A usage error for options of a growmap, where something else was `found`."""
+    for option, value in (("--acceptance", acceptance), ("--max-nodes", max_nodes)):
+        if value is not None:
+            raise click.UsageError(f"{option} is for one growmap, and {found}; drop it.")
 
 
 def _library() -> Shown:
@@ -42,7 +51,7 @@ def _library() -> Shown:
     return results.library_summary(shipped(), folder()), tables.library
 
 
-def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
+def _read(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     schema = _schema_of(file)
     if schema is None or schema == "treeopt.growmap":
         try:
@@ -50,9 +59,10 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         except GrowMapError as error:
             if schema is not None:
                 raise
-            return _vector(file, error)
-    if acceptance is not None:
-        raise click.UsageError(f"--acceptance is for growmaps, and {file} has the schema {schema!r}; drop it.")
+            shown = _vector(file, error)
+            _require_growmap(f"{file} is an acceptance vector", acceptance, max_nodes)
+            return shown
+    _require_growmap(f"{file} has the schema {schema!r:.60}", acceptance, max_nodes)
     from treeopt.cli import results, tables
 
     if schema == "treeopt.acceptance":
@@ -77,11 +87,11 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         record, outcome = read_record(file)
         return results.training_summary(outcome, record, file.parent), tables.trained
     raise ProfileError(
-        f"{file} has the schema {schema!r}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt"
+        f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt; pass one of these"
     )
 
 
-def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
+def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     from treeopt.cli import results, tables
     from treespec.growmap import read_growmap
 
@@ -94,7 +104,7 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int) -> Shown:
         rows = profile.by_depth or (profile.rank_probability,)
     else:
         rows = probability_rows(growmap.metadata)
-    return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes)
+    return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes or _MAX_NODES)
 
 
 def _vector(file: Path, error: GrowMapError) -> Shown:
@@ -115,7 +125,7 @@ def _schema_of(file: Path) -> str | None:
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise ProfileError(f"{file} is no valid JSON ({e})") from e
+        raise ProfileError(f"{file} is no valid JSON ({e}); make it again, or pass a .pt file") from e
     schema = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(schema, str):
         raise ProfileError(f'{file} is JSON without a "schema"; inspect reads growmaps, profiles and reports of treeopt')

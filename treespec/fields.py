@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any, NoReturn, TypeVar
 
 from treespec.errors import ProfileError, TreeoptError
@@ -93,6 +94,8 @@ def text(value: Any) -> str:
     """A string."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is no text")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{value!r:.40} holds half a surrogate pair, which is no text")
     return value
 
 
@@ -165,7 +168,21 @@ def checked(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[An
 
 def texts(value: Any) -> dict[str, str]:
     """An object of texts."""
-    return {key: text(item) for key, item in mapping(value).items()}
+    return {text(key): text(item) for key, item in mapping(value).items()}
+
+
+def made(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], T]:
+    """A reader of an object that holds the fields of a dataclass and nothing else, as that dataclass."""
+
+    def make(value: Any) -> T:
+        found, known = read(value), fields(kind)  # type: ignore[arg-type]
+        odd = found.keys() - {field.name for field in known}
+        lacks = {field.name for field in known if field.default is field.default_factory is MISSING} - found.keys()
+        if odd or lacks:
+            raise ValueError(f"it {'has the unknown key' if odd else 'lacks'} {min(odd or lacks)!r:.40}")
+        return kind(**found)
+
+    return make
 
 
 ROWS: Mapping[str, Reader] = {"dataset": text, "start": natural, "end": natural, "row": natural, "row_sha256": text}

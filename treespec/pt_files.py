@@ -44,15 +44,17 @@ def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > limit:
-                raise error(f"{path} would unpack to more than it holds, which torch.save never writes; refused")
+                raise error(f"{path} would unpack to more than it holds, which torch.save never writes; refused: make it again")
             pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             if len(pickles) == 1:
                 return archive.read(pickles[0])
     except TreeoptError:
         raise
     except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
-        raise error(f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({_first_line(e)})") from e
-    raise error(f"{path} is not a .pt file: {len(pickles)} members of the archive are named data.pkl instead of one")
+        raise error(
+            f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({_first_line(e)}); copy or make it again"
+        ) from e
+    raise error(f"{path} is not a .pt file: {len(pickles)} members of the archive are named data.pkl instead of one; copy or make it again")
 
 
 def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> None:
@@ -62,9 +64,13 @@ def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> Non
             if opcode.name == "GLOBAL" and _PLAIN_GLOBAL.fullmatch(str(argument)):
                 continue
             if opcode.name == "GLOBAL":
-                raise error(f"{path} asks to run {str(argument).replace(' ', '.')} when loaded; refused: it is not plain data")
+                raise error(
+                    f"{path} asks to run {str(argument).replace(' ', '.')} when loaded; refused: save plain tensors and containers instead"
+                )
             if opcode.name in _OPCODES_THAT_BUILD:
-                raise error(f"{path} asks to build Python objects when loaded ({opcode.name}); refused: it is not plain data")
+                raise error(
+                    f"{path} asks to build Python objects when loaded ({opcode.name}); refused: save plain tensors and containers instead"
+                )
     except (ValueError, IndexError) as e:
         raise error(f"{path} is damaged: its pickle ends or breaks off ({_first_line(e)}); copy or make it again") from e
 

@@ -221,3 +221,46 @@ def test_inspect_refuses_what_it_does_not_know(run: Any, tmp_path: Path, name: s
     assert outcome.code == 1
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_options_of_a_growmap_are_refused_where_there_is_none(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    import torch
+
+    torch.save(torch.tensor([0.0, 0.6, 0.4]), tmp_path / "vec.pt")
+    for shown in (profiles[0], "vec.pt", "--list"):
+        for option in (["--max-nodes", 3], ["--acceptance", profiles[0]]):
+            outcome = run("inspect", shown, *option)
+            assert outcome.code == 2, outcome
+            assert f"{option[0]} is for one growmap, and " in outcome.err
+
+
+@pytest.mark.parametrize("name", ["bad.json", "bad.pt"])
+def test_inspect_says_what_to_do_about_a_file_that_it_cannot_read(run: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{")
+    outcome = run("inspect", name)
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "make it again" in outcome.err
+
+
+def test_generate_says_what_a_harmful_vector_would_run(run: Any, tmp_path: Path) -> None:
+    import torch
+
+    class Harmful:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (Path("ran"),))
+
+    torch.save(Harmful(), tmp_path / "v.pt")
+    outcome = run("generate", "--acceptance", "v.pt", "--size", 3, "--depth", 2)
+    assert outcome.code == 1
+    assert "when loaded; refused: save plain tensors and containers instead" in outcome.err
+    assert "asks to run" in outcome.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_half_a_surrogate_pair_is_no_text(run: Any, profiles: tuple[Path, Path]) -> None:
+    profile = json.loads(profiles[0].read_text())
+    for odd in ({"method": "\ud800"}, {"prompt_set": {"dataset": "\udfff"}}, {"provenance": {"models": {"\ud800": "x"}}}):
+        profiles[0].write_text(json.dumps(profile | odd))
+        outcome = run("inspect", profiles[0])
+        assert (outcome.code, outcome.out) == (1, ""), odd
+        assert "holds half a surrogate pair, which is no text" in outcome.err

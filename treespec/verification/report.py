@@ -1,7 +1,7 @@
 """EvaluationReport: raw per-prompt results; every figure that people quote is derived from them. No torch."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import ProfileError
-from treespec.fields import Fields, amount, chances, checked, count, counts, listed, mapping, natural, number, seconds, text
+from treespec.fields import Fields, amount, chances, checked, count, counts, listed, made, mapping, natural, number, seconds, text
 from treespec.files import read_json, write_json
 from treespec.provenance import provenance_fields
 from treespec.tree import SpeculationTree
@@ -56,14 +56,12 @@ class PromptResult:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
         """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
-        mismatch = _RESULT(data).get("mismatch")
-        return cls(
-            **{
-                **data,
-                "accepted_ranks": tuple(tuple(ranks) for ranks in data.get("accepted_ranks", ())),
-                "output": tuple(data.get("output", ())),
-                "mismatch": Mismatch(**mismatch) if mismatch else None,
-            }
+        found = made(cls, _RESULT)(data)
+        return replace(
+            found,
+            accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
+            output=tuple(found.output),
+            mismatch=None if found.mismatch is None else _MISMATCH(found.mismatch),
         )
 
 
@@ -73,16 +71,18 @@ def _ranks(value: Any) -> tuple[int, ...]:
     return counts(value)
 
 
-_MISMATCH = checked({"position": natural, "tree_token": natural, "baseline_token": natural, "logit_gap": number}, null=False)
+_MISMATCH = made(
+    Mismatch, checked({"position": natural, "tree_token": natural, "baseline_token": natural, "logit_gap": number}, null=False)
+)
 _RESULT = checked(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
         "name": text,
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
-        "mismatch": lambda value: None if value is None else Mismatch(**_MISMATCH(value)),
+        "mismatch": lambda value: None if value is None else _MISMATCH(value),
         "output": counts,
-        "parts": lambda value: [seconds(part) for part in mapping(value).values()],
+        "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
     },
     null=False,
 )
@@ -242,7 +242,7 @@ def read_report(path: Path) -> EvaluationReport:
         mode=data.get("mode", _mode),
         results=data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value))),
         temperature=data.get("temperature", amount),
-        predicted=data.get("predicted", lambda value: Prediction(**_PREDICTED(value), rank_probability=profiled)),
+        predicted=data.get("predicted", lambda value: replace(_PREDICTED(value), rank_probability=profiled)),
         tree=data.optional("tree", _tree),
         prompts=data.get("prompt_set", mapping),
         settings=data.get("settings", checked({"drafting": text, "verifier": text, "draft_temperature": amount})),
@@ -252,7 +252,7 @@ def read_report(path: Path) -> EvaluationReport:
     return report
 
 
-_PREDICTED = checked({"tokens_per_step": amount, "seconds_per_step": amount})
+_PREDICTED = made(Prediction, checked({"tokens_per_step": amount, "seconds_per_step": amount}))
 
 
 def _mode(value: Any) -> Any:
