@@ -37,7 +37,7 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    click.echo(" ".join(message.split()), err=True)
+    click.echo(" ".join(message.splitlines()), err=True)
 
 
 def journal_of(output: Path | None, part: str = "") -> Path | None:

@@ -115,8 +115,8 @@ def test_a_long_message_keeps_its_beginning_and_its_end(error: Exception) -> Non
 
 
 def test_a_note_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    output.note("the model a\nb is\tused")
-    assert capsys.readouterr().err == "the model a b is used\n"
+    output.note("the model a\nb is  used")
+    assert capsys.readouterr().err == "the model a b is  used\n"
 
 
 @pytest.mark.parametrize(
