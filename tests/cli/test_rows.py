@@ -17,6 +17,10 @@ def models(pair: Pair) -> list[object]:
     return ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
 
 
+def baseline(pair: Pair) -> list[object]:
+    return ["--target", pair[0], "--device", "cpu", "--mode", "baseline"]
+
+
 def one_line(outcome: Any, words: str) -> None:
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith("error: ")
@@ -239,7 +243,7 @@ def test_a_link_to_an_output_is_the_output(run: Any, pair: Pair, rows: Path, tmp
 def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, chatty: Pair, tmp_path: Path) -> None:
     chats = tmp_path / "turns.jsonl"
     chats.write_text('{"turns": ["w5", "w7", "w9"]}\n{"turns": ["w8", "w1"]}\n')
-    command = ["evaluate", *models(chatty), "--dataset", chats, "--chat", "--gen-len", 4, "--mode", "baseline", "--format", "json"]
+    command = ["evaluate", *baseline(chatty), "--dataset", chats, "--chat", "--gen-len", 4, "--format", "json"]
     outcome = run(*command, "--prompt-len", 20)
     assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
     assert "left out: 1 turns" in outcome.err
@@ -268,14 +272,14 @@ def test_turns_are_conversations_too_where_only_the_draft_has_a_tokenizer(run: A
 
 
 def test_chat_without_a_template_is_one_line(run: Any, pair: Pair, rows: Path) -> None:
-    outcome = run("evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--chat")
+    outcome = run("evaluate", *baseline(pair), "--dataset", rows, "--chat")
     one_line(outcome, "--chat needs a chat template, but the target's tokenizer has none; drop --chat")
 
 
 def test_bad_rows_end_the_run_unless_they_are_to_be_skipped(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": 5}\n' * 12 + rows.read_text())
-    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", broken, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 7]
+    where = ["evaluate", *baseline(pair), "--dataset", broken, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 7]
     one_line(run(*where), 'broken.jsonl, line 1: "text" is a number')
     assert not (tmp_path / "report.json").exists()
     outcome = run(*where, "--skip-bad-rows", "--format", "json")
@@ -296,7 +300,7 @@ def test_where_rows_are_conversations_they_are_counted_as_such(run: Any, chatty:
 
 
 def test_a_prompt_about_pictures_must_ask_something_and_is_told_where_there_are_none(run: Any, pair: Pair, rows: Path) -> None:
-    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 1]
+    where = ["evaluate", *baseline(pair), "--dataset", rows, "--prompt-len", 8, "--gen-len", 2, "--num-prompts", 1]
     outcome = run(*where, "--prompt", " ")
     assert (outcome.code, outcome.out) == (2, "")
     assert "--prompt is empty; pass what is to be asked" in outcome.err
@@ -314,7 +318,7 @@ def test_draws_that_change_nothing_are_told(run: Any, pair: Pair, rows: Path) ->
 
 
 def test_slices_past_the_end_name_the_rows_there_are(run: Any, pair: Pair, rows: Path) -> None:
-    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", rows, "--prompt-len", 8, "--gen-len", 2]
+    where = ["evaluate", *baseline(pair), "--dataset", rows, "--prompt-len", 8, "--gen-len", 2]
     one_line(run(*where, "--start", 8), "has no row at --start 8: it has 8 rows, counted from 0; pass --start 7 or less")
     outcome = run(*where, "--start", 6, "--end", 20)
     assert outcome.code == 0, outcome.err
@@ -324,7 +328,7 @@ def test_slices_past_the_end_name_the_rows_there_are(run: Any, pair: Pair, rows:
 def test_the_text_may_lie_under_another_key(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(rows.read_text().replace('"text"', '"body"'))
-    where = ["evaluate", *models(pair), "--mode", "baseline", "--dataset", other, "--prompt-len", 8, "--gen-len", 2]
+    where = ["evaluate", *baseline(pair), "--dataset", other, "--prompt-len", 8, "--gen-len", 2]
     one_line(run(*where), "name the one that holds the text with --field")
     outcome = run(*where, "--field", "body", "--format", "json")
     assert outcome.code == 0, outcome.err
@@ -350,13 +354,13 @@ def test_a_token_without_an_embedding_row_is_one_line_everywhere(run: Any, pair:
     for name, row in odd.items():
         (tmp_path / name).write_text("\n".join([lines[0], json.dumps(row), *lines[1:]]))
         commands: list[list[object]] = [
-            ["evaluate", "--mode", "baseline", *draw],
-            ["profile", "acceptance", *draw],
-            ["potential", *draw],
-            ["train-draft", *train],
+            ["evaluate", *baseline(larger), *draw],
+            ["profile", "acceptance", *models(larger), *draw],
+            ["potential", *models(larger), *draw],
+            ["train-draft", *models(larger), *train],
         ]
         for command in commands:
-            whole = [*command, *models(larger), "--dataset", tmp_path / name, "-o", f"{name}-{command[0]}"]
+            whole = [*command, "--dataset", tmp_path / name, "-o", f"{name}-{command[0]}"]
             one_line(run(*whole), name + refusal)
             outcome = run(*whole, "--skip-bad-rows")
             assert outcome.code == 0, outcome.err

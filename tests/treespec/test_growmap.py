@@ -251,7 +251,7 @@ def test_a_bare_pickle_is_refused(tmp_path):
 
 def test_a_saved_model_is_refused(tmp_path):
     path = saved(tmp_path / "bad.pt", torch.nn.Linear(2, 2))
-    with pytest.raises(GrowMapError, match="refused: it is not plain data"):
+    with pytest.raises(GrowMapError, match="refused: save plain tensors and containers instead"):
         read_growmap(path)
 
 
