@@ -11,9 +11,10 @@ from treeopt.cli.output import REPLIES, Progress, journal_of, note
 from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from treeopt.cli.plan import PlanOptions, ProfiledRows
+    from treespec.dataset_rows import BadRow
     from treespec.models.pairs import Pair, PairOutline
     from treespec.pictures import PictureReader
     from treespec.prompts import PromptSet, Tokenizer
@@ -164,13 +165,17 @@ def converse(
     longest = rows.longest() if room is None else min(rows.longest(), room)
     with Progress() as progress:
         found = answered(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
-    for turn in found.bad[len(prompts.bad) :][:_BAD_ROWS_SHOWN]:
-        note(f"skipped: {turn.reason}")
+    bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
+    _note_bad(bad, "turns")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
+    counts = [
+        (long, "too long for the models, --prompt-len or --max-length"),
+        (len(bad), "bad"),
+        (lost - long - len(bad), "behind bad ones"),
+    ]
     if lost:
-        note(
-            f"left out: {lost} turns, with which conversations are longer than the models, --prompt-len or --max-length allow, or which are bad"
-        )
+        left_out = ", ".join(f"{count} {why}" for count, why in counts if count)
+        note(f"left out of {lost + len(found) - len(prompts)} later turns: {left_out}")
     return found
 
 
@@ -256,12 +261,16 @@ def _what(rows: PromptOptions) -> str:
     return "conversations" if rows.chat else "prompts"
 
 
+def _note_bad(bad: "Sequence[BadRow]", what: str) -> None:
+    for row in bad[:_BAD_ROWS_SHOWN]:
+        note(f"skipped: {row.reason}")
+    if len(bad) > _BAD_ROWS_SHOWN:
+        note(f"skipped: {len(bad) - _BAD_ROWS_SHOWN} more bad {what}; all are named in the output")
+
+
 def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
     """Say on stderr which rows were left out, and where there were fewer than asked for."""
-    for row in prompts.bad[:_BAD_ROWS_SHOWN]:
-        note(f"skipped: {row.reason}")
-    if len(prompts.bad) > _BAD_ROWS_SHOWN:
-        note(f"skipped: {len(prompts.bad) - _BAD_ROWS_SHOWN} more bad rows; all are named in the output")
+    _note_bad(prompts.bad, "rows")
     lacks = len(prompts) < rows.num_prompts
     counts = [
         (prompts.skipped if lacks else 0, "too short"),

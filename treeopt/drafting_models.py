@@ -188,12 +188,12 @@ def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
 def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
     """Raise CapacityError where a model has fewer positions than the texts that it reads have tokens."""
     trained = "--seq-len", settings.seq_len
-    measured = "--prompt-len and --gen-len", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
+    measured = "--prompt-len or --gen-len", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
     taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
     for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
         for names, tokens in needs:
             if most is not None and tokens > most:
-                raise CapacityError(f"{names} ask for {tokens} tokens, but the {role} has {most} positions; lower them")
+                raise CapacityError(f"texts of {tokens} tokens are longer than the {most} positions of the {role}; lower {names}")
 
 
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:

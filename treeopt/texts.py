@@ -83,9 +83,11 @@ def chunks(texts: Tensor, vocabulary: int) -> Iterator[slice]:
 def require_text(prompts: PromptSet, method: str) -> None:
     """Raise ProfileError where rows hold too little text after their prompts to be measured on any of it."""
     if method == "teacher-forced" and all(len(prompt.continuation) < 2 for prompt in prompts):
+        remedy = "conversations that end with a reply, or " if prompts.chat else "longer rows, a shorter --prompt-len, or "
+        if any(prompt.picture is not None for prompt in prompts):
+            remedy = ""
         raise ProfileError(
-            f"no position to measure: no row of {prompts.dataset} holds two tokens of text after its prompt; "
-            "use longer rows, a shorter --prompt-len, or --method on-policy"
+            f"no position to measure: no row of {prompts.dataset} holds two tokens of text after its prompt; use {remedy}--method on-policy"
         )
 
 

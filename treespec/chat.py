@@ -7,7 +7,7 @@ from treespec.errors import DatasetError
 
 
 def require_template(tokenizer: Any) -> None:
-    """Raise DatasetError for a tokenizer of transformers that has no chat template, or several and no default one."""
+    """Raise DatasetError for a tokenizer of transformers that has no chat template, a broken one, or several and no default one."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise DatasetError(
             "--chat needs a chat template, but the target's tokenizer has none; drop --chat, "
@@ -19,6 +19,16 @@ def require_template(tokenizer: Any) -> None:
         raise DatasetError(
             "--chat needs a chat template, but the target's tokenizer has several and none is the default; drop --chat"
         ) from e
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    except TemplateSyntaxError as e:
+        raise DatasetError(
+            f"the tokenizer's chat template is broken at its line {e.lineno}: {e.message}; correct it in the target's folder, or drop --chat"
+        ) from e
+    except Exception:  # whole templates may refuse this conversation, and take those of the data set
+        return
 
 
 def chat_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Of the files in a folder of pictures."""
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Those of PIL that a file may have, whatever its name: others run programs (EPS) or read other files."""
+
 QUESTION = "What is in this picture?"
 PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
 """Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form. A chat template has a form of its own."""
@@ -64,7 +67,11 @@ class PictureReader:
         With `chat`, the text is a user's message, written by the tokenizer's chat template. Raises DatasetError beginning with `name`
         for more than one picture, ModelError for a tokenizer that does not know the token.
         """
-        mark = str(self.tokenizer.convert_ids_to_tokens(self.shape.token_id))
+        mark = self.tokenizer.convert_ids_to_tokens(self.shape.token_id)
+        if mark is None:
+            raise ModelError(
+                f"the tokenizer has no token {self.shape.token_id}, which stands for a picture; use the tokenizer files that belong to the target"
+            )
         count = text.count(mark)
         if count > 1:
             raise DatasetError(f"{name}: the prompt has {count} times {mark}, but a row has one picture; write it once")
@@ -128,7 +135,7 @@ def _decoded(content: bytes, name: str) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
             try:
                 upright = ImageOps.exif_transpose(image)
             except Exception:  # whatever a damaged header raises: it says nothing of how the camera was held
@@ -138,5 +145,5 @@ def _decoded(content: bytes, name: str) -> Any:
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
-        reason = "of no known format" if isinstance(e, UnidentifiedImageError) else e
+        reason = f"it is none of {', '.join(_FORMATS)}" if isinstance(e, UnidentifiedImageError) else e
         raise DatasetError(f"{name}: the picture cannot be decoded ({reason}); repair or remove it") from e

@@ -246,7 +246,7 @@ def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, cha
     command = ["evaluate", *baseline(chatty), "--dataset", chats, "--chat", "--gen-len", 4, "--format", "json"]
     outcome = run(*command, "--prompt-len", 20)
     assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
-    assert "left out: 1 turns" in outcome.err
+    assert "left out of 3 later turns: 1 too long for the models, --prompt-len or --max-length\n" in outcome.err
     assert "writing replies: 3/3" in outcome.err
     outcome = run(*command, "--max-length", 20)
     assert (outcome.json["prompts"], outcome.json["prompt_set"]["too_long"]) == (4, 1)
@@ -258,6 +258,12 @@ def test_turns_that_do_not_fit_or_that_a_template_refuses_are_told(run: Any, cha
     )
     outcome = run(*command, "--skip-bad-rows")
     assert (outcome.json["prompts"], outcome.json["prompt_set"]["bad_rows"]) == (4, ["turns.jsonl, line 1, turn 3"])
+    assert "skipped: turns.jsonl, line 1, turn 3: the tokenizer's chat template refuses" in outcome.err
+    assert "left out of 3 later turns: 1 bad\n" in outcome.err
+    chats.write_text('{"turns": ["w5", "w7", "w9", "w4"]}\n' * 12)
+    outcome = run(*command, "--skip-bad-rows")
+    assert "skipped: 2 more bad turns; all are named in the output" in outcome.err
+    assert "left out of 36 later turns: 12 bad, 12 behind bad ones\n" in outcome.err
 
 
 def test_turns_are_conversations_too_where_only_the_draft_has_a_tokenizer(run: Any, chatty: Pair, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Any, arguments: list[str], word
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--seq-len", "300"], "--seq-len ask for 300 tokens, but the draft has 256 positions"),
+        (["--seq-len", "300"], "texts of 300 tokens are longer than the 256 positions of the draft; lower --seq-len"),
         (["--batch-size", "50"], "but a step needs 50"),
         (["--prompt-len", "16", "--divergence", "sampled-ce"], "--seq-len 16 leaves nothing to write after --prompt-len 16"),
         (["--dataset", "no-such.jsonl"], "no-such.jsonl"),

@@ -306,9 +306,11 @@ def test_cross_entropy_without_measuring_asks_nothing_of_the_targets_positions(s
     (tmp_path / "target" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20}))
     plain = replace(SHORT, objective="ce", steps=2)
     assert train_draft(given, plain, tmp_path / "out").steps == 2
-    with pytest.raises(CapacityError, match="--seq-len ask for 24 tokens, but the target has 20 positions"):
+    with pytest.raises(CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower --seq-len$"):
         train_draft(given, replace(SHORT, steps=2), tmp_path / "other")
-    with pytest.raises(CapacityError, match="--prompt-len and --gen-len ask for 24 tokens, but the target has 20"):
+    with pytest.raises(
+        CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower --prompt-len or --gen-len$"
+    ):
         train_draft(given, replace(plain, eval_prompts=4), tmp_path / "other")
     assert train_draft(given, replace(plain, eval_prompts=4, gen_len=10), tmp_path / "other").after is not None
 

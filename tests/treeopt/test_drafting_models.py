@@ -233,8 +233,8 @@ def test_the_given_configurations_have_the_sizes_of_their_names(sources: TrainSo
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"seq_len": 300}, CapacityError, "--seq-len ask for 300 tokens, but the draft has 256 positions"),
-        ({"prompt_len": 10, "gen_len": 250}, CapacityError, "--prompt-len and --gen-len ask for 260 tokens"),
+        ({"seq_len": 300}, CapacityError, "texts of 300 tokens are longer than the 256 positions of the draft; lower --seq-len$"),
+        ({"prompt_len": 10, "gen_len": 250}, CapacityError, "texts of 260 tokens are longer .*; lower --prompt-len or --gen-len$"),
         ({"text": "own", "seq_len": 240, "batch_size": 17}, TrainingError, "128 rows of rows.jsonl give 16 texts of 240 tokens"),
         ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .--prompt-len., but a step needs 129"),
         ({"eval_prompts": 150}, TrainingError, "150 rows of rows.jsonl are to be held out to measure acceptance, but 140 have 8 tokens"),

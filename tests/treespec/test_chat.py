@@ -126,6 +126,13 @@ def test_a_tokenizer_without_a_template_is_told_at_once(tmp_path: Path, template
     assert load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), chat=False, prompt_len=2).prompts[0].ids == (1, 6)
 
 
+@pytest.mark.parametrize("template", ["{{ messages[0]['content' }}", "{{ messages|nothing }}", "a\n{% endfor %}"])
+def test_a_broken_template_is_told_at_once_and_no_rows_are_blamed(tmp_path: Path, template: str) -> None:
+    line = 2 if "\n" in template else 1
+    with pytest.raises(DatasetError, match=f"^the tokenizer's chat template is broken at its line {line}: .*; correct it .* drop --chat"):
+        load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), skip_bad_rows=True)
+
+
 def test_ids_need_no_tokenizer_and_are_never_empty(tmp_path: Path) -> None:
     path = write(tmp_path, {"input_ids": [1, 2]}, {"input_ids": []})
     [prompt] = load_prompts(str(path), None, num_prompts=1, prompt_len=9, vocabulary_size=3, chat=True)

@@ -14,7 +14,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 from tests.reference import vision as v
 from treespec.errors import DatasetError, ModelError
 from treespec.models.loading import load_picture_reader
-from treespec.pictures import PictureReader, PictureShape, find_picture
+from treespec.pictures import SUFFIXES, PictureReader, PictureShape, find_picture
 from treespec.prompts import PromptSet, load_prompts
 
 ROWS = 16
@@ -36,10 +36,13 @@ def rows(folder: Path, *records: object) -> Path:
     return path
 
 
-def changed(file: str, **changes: object) -> Callable[[Path], object]:
+def changed(file: str, inside: str | None = None, **changes: object) -> Callable[[Path], object]:
+    """Changes settings in a JSON file, or those of an object in it."""
+
     def edit(folder: Path) -> None:
         settings = json.loads((folder / file).read_text())
-        (folder / file).write_text(json.dumps({**settings, **changes}))
+        (settings if inside is None else settings[inside]).update(changes)
+        (folder / file).write_text(json.dumps(settings))
 
     return edit
 
@@ -51,6 +54,12 @@ def changed(file: str, **changes: object) -> Callable[[Path], object]:
         (changed("config.json", vision_feature_layer=[-2, -4]), "vision_feature_layer is -4, but it must be -3 to 2"),
         (changed("config.json", image_token_index=-3), "image_token_id is -3, but it must be 0 to 25"),
         (changed("config.json", image_token_index=26), "image_token_id is 26, but it must be 0 to 25"),
+        (changed("config.json", image_token_id="x"), "image_token_id is 'x', but it must be 0 to 25; correct its config.json"),
+        (changed("config.json", image_token_id=None), "image_token_id is None, but it must be 0 to 25"),
+        (changed("config.json", vision_feature_layer=[]), r"vision_feature_layer is \[\], but it must be -3 to 2"),
+        (changed("config.json", "vision_config", num_hidden_layers=0), "num_hidden_layers of vision_config is 0, but it must be 1 or more"),
+        (changed("config.json", "vision_config", image_size=0), "image_size is 0, but it must be 1 or more"),
+        (changed("config.json", "vision_config", patch_size=0), "patch_size is 0, but it must be 1 to 32"),
         (changed("preprocessor_config.json", image_mean=["a", "b"]), "makes no pixels of a picture .ValueError: .*; correct preprocessor"),
         (changed("preprocessor_config.json", image_mean=["a", "b", "c"]), "makes no pixels of a picture .*; correct preprocessor"),
         (changed("preprocessor_config.json", crop_size={"height": 8, "width": 8}), r"makes \(1, 3, 8, 8\) of a picture"),
@@ -115,7 +124,10 @@ def test_pixels_are_the_processors_own_of_the_upright_picture(tmp_path):
 
 def test_bad_pictures_are_named(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"nothing")
-    with pytest.raises(DatasetError, match=r"/torn\.png: the picture cannot be decoded \(of no known format\); repair or remove it"):
+    with pytest.raises(
+        DatasetError,
+        match=r"/torn\.png: the picture cannot be decoded \(it is none of PNG, JPEG, WEBP, GIF, BMP, TIFF\); repair or remove it",
+    ):
         load(tmp_path)
     with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 1: there is no file .*gone\.png; check the path \(--skip-bad-rows"):
         load(rows(tmp_path, {"image": "gone.png"}))
@@ -125,6 +137,19 @@ def test_bad_pictures_are_named(tmp_path):
         load(rows(tmp_path, {"image": 3}))
     with pytest.raises(DatasetError, match='"prompt" is'):
         load(rows(tmp_path, {"image": "torn.png", "prompt": 3}))
+
+
+def test_a_picture_is_of_the_formats_that_folders_are_searched_for(tmp_path, monkeypatch):
+    """Others run programs, as Ghostscript for EPS, or read other files."""
+    v.scene(0)[0].save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("a program was to run"))
+    with pytest.raises(DatasetError, match=r"x\.png: the picture cannot be decoded \(it is none of PNG"):
+        load(tmp_path)
+    for suffix in SUFFIXES:
+        (tmp_path / suffix).mkdir()
+        v.scene(0)[0].save(tmp_path / suffix / f"x{suffix}")
+        assert len(load(tmp_path / suffix)) == 1
 
 
 def test_bad_pictures_are_left_out_where_that_is_asked_for_and_counted(tmp_path):
@@ -300,6 +325,14 @@ def test_pictures_and_models_must_go_together(tmp_path):
         reader(pixels=64).pixels(prompt.picture)
     with pytest.raises(ModelError, match="does not read </s> as the one token"):
         load(tmp_path, PictureReader(_Deaf(), None, PictureShape(2, ROWS, v.SIDE)))
+
+
+def test_a_tokenizer_without_the_pictures_token_is_told(tmp_path):
+    v.write_scenes(tmp_path, range(1))
+    with pytest.raises(
+        ModelError, match=f"the tokenizer has no token {v.IMAGE_TOKEN}, which stands for a picture; use the tokenizer files"
+    ):
+        load(tmp_path, PictureReader(v.tokenizer(picture=False), None, reader().shape))
 
 
 class _Deaf:

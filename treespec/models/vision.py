@@ -30,18 +30,22 @@ def picture_shape(config: Any, name: str) -> PictureShape:
         )
     if strategy not in ("default", "full"):
         raise ModelError(f"{name}: vision_feature_select_strategy is {strategy!r}, but it must be default or full; correct its config.json")
-    token, layers, depth = int(config.image_token_id), config.vision_feature_layer, int(tower.num_hidden_layers)
-    bounds = [
-        ("image_token_id", token, 0, int(config.get_text_config(decoder=True).vocab_size) - 1),
-        *(("vision_feature_layer", layer, -depth - 1, depth) for layer in ([layers] if isinstance(layers, int) else layers)),
-        ("patch_size", int(tower.patch_size), 1, int(tower.image_size)),
-    ]
-    for key, value, least, most in bounds:
-        if not least <= value <= most:
-            raise ModelError(f"{name}: {key} is {value}, but it must be {least} to {most}; correct its config.json")
-    patches = (int(tower.image_size) // int(tower.patch_size)) ** 2
-    rows = patches + _TOWERS[str(tower.model_type)] - (strategy == "default")
-    return PictureShape(token, rows, int(tower.image_size))
+
+    def whole(key: str, value: object, least: int, most: int | None = None) -> int:
+        if type(value) is not int or value < least or (most is not None and value > most):
+            limits = f"{least} or more" if most is None else f"{least} to {most}"
+            raise ModelError(f"{name}: {key} is {value!r:.40}, but it must be {limits}; correct its config.json")
+        return value
+
+    vocabulary = whole("vocab_size", config.get_text_config(decoder=True).vocab_size, 1)
+    token = whole("image_token_id", config.image_token_id, 0, vocabulary - 1)
+    depth = whole("num_hidden_layers of vision_config", tower.num_hidden_layers, 1)
+    layers = config.vision_feature_layer
+    for layer in layers if isinstance(layers, list | tuple) and layers else [layers]:
+        whole("vision_feature_layer", layer, -depth - 1, depth)
+    pixels = whole("image_size", tower.image_size, 1)
+    patches = (pixels // whole("patch_size", tower.patch_size, 1, pixels)) ** 2
+    return PictureShape(token, patches + _TOWERS[str(tower.model_type)] - (strategy == "default"), pixels)
 
 
 class Vision:

@@ -109,6 +109,11 @@ def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
     if settings.max_length is not None and needed > settings.max_length:
+        if plan is None:
+            raise CapacityError(
+                f"--max-length {settings.max_length} is too short for {prompt_len} prompt and {settings.gen_len} generated tokens; "
+                f"pass --max-length {needed} or more"
+            )
         raise CapacityError(
             f"the tree has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
             f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "

@@ -89,6 +89,7 @@ def test_bad_rows_are_said_or_skipped_and_a_field_is_found(tmp_path: Path) -> No
     split = split_rows(Rows(path, skip_bad=True), None, 50, num_rows=9, held_out=1, prompt_len=2)
     assert (split.held_out.tolist(), [row.tolist() for row in split.training]) == ([[1, 2]], [[4, 5, 6]])
     assert [row.name for row in split.bad] == ["r.jsonl, line 2"]
+    assert split_rows(Rows(path, end=10**30, skip_bad=True), None, 50, num_rows=9, held_out=1, prompt_len=2).end == split.end
     assert split_rows(Rows(path), None, 50, num_rows=1, held_out=0, prompt_len=2).end == 1, "no row is read that is not needed"
     prompts, bad = held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=3)
     assert (prompts.tolist(), len(bad)) == ([[1, 2, 3], [4, 5, 6]], 1)

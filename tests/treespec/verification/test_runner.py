@@ -151,6 +151,10 @@ def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
     with pytest.raises(CapacityError, match=r"leaves room for 2 .* pass --max-length 25 or more"):
         evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, max_length=20))
+    with pytest.raises(
+        CapacityError, match=r"^--max-length 5 is too short for \d+ prompt and \d+ generated tokens; pass --max-length \d+ or more$"
+    ):
+        evaluate(tiny_pair(), None, prompt_set(), replace(SETTINGS, max_length=5))
     with pytest.raises(CapacityError, match="need 18 positions, but the target model has 16"):
         evaluate(tiny_pair(positions=16), TREE, prompt_set(), SETTINGS)
     assert evaluate(tiny_pair(positions=18), TREE, prompt_set(), SETTINGS).lossless == "match", (
