@@ -61,13 +61,13 @@ def potential(
     from treeopt.potential import PotentialSettings, measure_potential, require_fit
     from treeopt.potential_report import SCHEMA
     from treespec.files import check_writable
-    from treespec.models.pairs import PairOutline, load_drafts
+    from treespec.models.pairs import Outline, PairOutline, drafts_of, load_drafts
     from treespec.prompts import PromptSet
 
     if output is not None:
         check_writable(output, SCHEMA)
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
-    known = list(filter(None, (PairOutline.of(models.target, draft, revision=models.revision).draft for draft in models.drafts)))
+    known = drafts_of(Outline.of(models.target, models.revision), models.drafts)
 
     def check(alone: PairOutline, prompts: PromptSet) -> None:
         require_fit(alone.target, known, prompts, settings)

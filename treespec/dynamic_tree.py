@@ -40,7 +40,6 @@ class DynamicBudget:
                 f"size {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
                 f"included; pass --size {self.candidates} or less, or --width {-(-(self.size - 1) // self.depth)} or more"
             )
-
         if self.candidates > MAX_SIZE:
             raise TreeError(
                 f"{self.depth} levels of width {self.width} have {self.candidates} nodes, the root included, which is above the limit of "

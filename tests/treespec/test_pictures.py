@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from transformers.models.clip import CLIPImageProcessorPil
 
 from tests.reference import vision as v
+from tests.reference.rows import write_records
 from treespec.errors import DatasetError, ModelError
 from treespec.models.loading import load_picture_reader
 from treespec.pictures import SUFFIXES, PictureReader, PictureShape, find_picture
@@ -177,13 +178,7 @@ def test_what_is_asked_about_a_picture_may_lie_under_a_key_that_is_named(tmp_pat
     v.write_scenes(tmp_path, range(1))
     image = str(tmp_path / "scene-0000.png")
     records = [{"image": image, "prompt": "no", "question": "is it red"}, {"image": image, "prompt": "no", "question": None}]
-    path = tmp_path / f"rows.{suffix}"
-    if suffix == "folder":
-        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
-    elif suffix == "parquet":
-        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
-    else:
-        rows(tmp_path, *records)
+    path = write_records(tmp_path / f"rows.{suffix}", records)
     words = v.tokenizer()
     asked, not_asked = load(path, field="question").prompts
     assert asked.ids == tuple([v.IMAGE_TOKEN] * ROWS + words.encode("is it red"))
@@ -198,13 +193,7 @@ def test_what_may_be_asked_about_a_picture_is_not_passed_over(tmp_path, suffix):
     image = str(tmp_path / "scene-0000.png")
     key, value = ("question", "is it red") if suffix != "jsonl" else ("messages", [{"role": "user", "content": "is it red"}])
     records = [{"image": image, "question_id": "a1", "size": 3, key: None}, {"image": image, "question_id": "a2", "size": 3, key: value}]
-    path = tmp_path / f"rows.{suffix}"
-    if suffix == "folder":
-        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
-    elif suffix == "parquet":
-        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
-    else:
-        rows(tmp_path, *records)
+    path = write_records(tmp_path / f"rows.{suffix}", records)
     known = reader()
     plain = {"num_prompts": 9, "prompt_len": 64, "pictures": known}
     with pytest.raises(

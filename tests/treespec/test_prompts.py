@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.reference.rows import write_records
 from treespec import stdlib_source
 from treespec.dataset_rows import row_of
 from treespec.errors import DatasetError, NoPromptError
@@ -310,13 +311,7 @@ def test_input_ids_come_before_text() -> None:
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "folder"])
 def test_the_text_may_lie_under_a_key_that_is_named(tmp_path: Path, suffix: str) -> None:
     records = [{"number": 1, "body": text} for text in ROWS]
-    path = tmp_path / f"rows.{suffix}"
-    if suffix == "folder":
-        pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(path)
-    elif suffix == "parquet":
-        pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), path)
-    else:
-        path.write_text(json.dumps(records) if suffix == "json" else "".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    path = write_records(tmp_path / f"rows.{suffix}", records)
     assert [p.row for p in load(path, field="body")] == [0, 2, 3]
     with pytest.raises(DatasetError, match=r"none of the (key|column)s \"image\", \"input_ids\", .*body.*--field"):
         load(path)
@@ -358,8 +353,8 @@ def test_a_slice_of_bad_rows_only_says_what_is_wrong_with_the_first(tmp_path: Pa
 
 def test_bad_rows_of_a_parquet_file_and_of_a_saved_folder_can_be_skipped(tmp_path: Path) -> None:
     records = [{"text": "abcd"}, {"text": None}, {"text": "efgh"}]
-    pytest.importorskip("pyarrow.parquet").write_table(pytest.importorskip("pyarrow").Table.from_pylist(records), tmp_path / "rows.parquet")
-    pytest.importorskip("datasets").Dataset.from_list(records).save_to_disk(tmp_path / "rows")
+    write_records(tmp_path / "rows.parquet", records)
+    write_records(tmp_path / "rows", records)
     for path in (tmp_path / "rows.parquet", tmp_path / "rows"):
         assert [p.row for p in load(path, skip_bad_rows=True)] == [0, 2]
         with pytest.raises(DatasetError, match=r'row 1: "text" is null'):

@@ -152,7 +152,12 @@ def load_drafts(target: Pair, drafts: Sequence[str], *, device: str = "cpu", dty
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = Outline(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
-    return tuple(_load_draft(known, _fitting(known, Outline.of(name))[1], device, dtype) for name in drafts)
+    return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
+
+
+def drafts_of(target: Outline, drafts: Sequence[str]) -> tuple[Outline, ...]:
+    """Several drafts as each decodes with the target, before a weight is read. Raises ModelError."""
+    return tuple(_fitting(target, Outline.of(name))[1] for name in drafts)
 
 
 def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None) -> TreeModel:
