@@ -2,11 +2,11 @@
 
 The cache holds the committed tokens first, seen by every node, and the tree's own rows behind them, seen as ancestor bits say. Few nodes
 attend to many slots, so reading keys and values takes the time: the query heads of a group are packed into one block of rows that
-shares them, and the slots are split over programs that fill the device (flash-decoding); a second, small kernel combines the splits.
+shares them, and many slots are split over programs that fill the device (flash-decoding); a second, small kernel combines the splits.
 Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any  # quoted below: Triton cannot resolve it in a kernel
 
 import torch
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.kernels.product import MULTIPROCESSORS
+from treespec.kernels.product import MULTIPROCESSORS, SHARED, shared_bytes
 
 MAX_SPLITS = 16
 _LOG2_E = 1.4426950408889634
@@ -27,12 +27,13 @@ class Tiling:
 
     rows: int
     slots: int
+    """128 at most: two words of ancestor bits."""
     warps: int
     stages: int
     together: int = 2
     """Programs on one multiprocessor, where there are enough of them."""
-    least: int = 1
-    """Tiles that a program takes at least."""
+    whole: int = 1
+    """Tiles that one program takes rather than leave them to several; the device, which knows how many there are, decides."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,13 @@ def tree_attention(
     seen = visible if isinstance(visible, Ancestors) else pack(visible)
     group = heads // kv_heads
     reach = capacity if window is None else min(capacity, window + seen.slots)
-    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads, reach)
+    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads, reach, shared_bytes(query.device))
     blocks = triton.cdiv(n * group, plan.rows)
+    whole = 0 if splits is not None else plan.whole
     if splits is None:
         splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
     out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
-    partial, logs = out, None
+    partial, logs = None, None
     if splits > 1:
         partial = torch.empty(splits, n, heads, value_dim, dtype=torch.float32, device=query.device)
         logs = torch.empty(splits, n, heads, dtype=torch.float32, device=query.device)
@@ -151,6 +153,7 @@ def tree_attention(
         length,
         seen.words,
         depths,
+        out,
         partial,
         logs,
         n,
@@ -173,6 +176,7 @@ def tree_attention(
         VALUE_WIDE=triton.next_power_of_2(value_dim),
         ROWS=plan.rows,
         SLOTS=plan.slots,
+        WHOLE=whole,
         WINDOWED=window is not None,
         CAPPED=cap is not None,
         SPLIT=splits > 1,
@@ -189,12 +193,18 @@ def tree_attention(
             partial,
             logs,
             out,
+            length,
+            seen.slots,
+            0 if window is None else window,
             splits,
             n * heads,
             VALUE_DIM=value_dim,
             VALUE_WIDE=triton.next_power_of_2(value_dim),
             SPLITS=parts,
             ROWS=together,
+            SLOTS=plan.slots,
+            WHOLE=whole,
+            WINDOWED=window is not None,
             OVERLAP=overlaps(query.device),
             num_warps=2,
             **early(query.device),
@@ -202,32 +212,61 @@ def tree_attention(
     return out
 
 
-def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) -> Tiling:
+def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int, shared: int = SHARED) -> Tiling:
     """Tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
 
-    Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md).
+    Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor.
     """
+    plan = _tiling(rows, dim, dtype, kv_heads, reach)
+    width = triton.next_power_of_2(dim) * dtype.itemsize
+    return replace(plan, stages=max(1, min(plan.stages, (shared - plan.rows * width) // (2 * plan.slots * width))))
+
+
+def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) -> Tiling:
     height = max(16, triton.next_power_of_2(rows))
     if dtype == torch.float32:
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
     if dim > 128:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
-    if height < 64 or dim <= 64:
-        return Tiling(min(height, 64), 64, 4, 4 if dim <= 64 else 3)
-    low, tall = Tiling(64, 64, 4, 4, together=1, least=4), Tiling(128, 64, 8, 3, together=1, least=4)
+    if dim <= 64:
+        return Tiling(min(height, 64), 64, 4, 4)
+    for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
+        blocks = triton.cdiv(rows, low)
+        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 768):
+            return Tiling(low, 128, 8, 3, whole=12)
+    if height < 64:
+        return Tiling(height, 64, 4, 3, together=1)
+    usual, tall = Tiling(64, 64, 4, 4, together=1, whole=8), Tiling(128, 64, 8, 3, together=1, whole=8)
 
     def programs_and_splits(plan: Tiling) -> tuple[int, int]:
         programs = triton.cdiv(rows, plan.rows) * kv_heads
         return programs, choose_splits(programs, triton.cdiv(reach, plan.slots), plan)
 
-    (programs, splits), (_, otherwise) = programs_and_splits(tall), programs_and_splits(low)
+    (programs, splits), (_, otherwise) = programs_and_splits(tall), programs_and_splits(usual)
     fills = programs * splits >= MULTIPROCESSORS * 7 // 8
-    return tall if height >= 128 and fills and (splits == 1 or otherwise > 1) else low
+    return tall if height >= 128 and fills and (splits == 1 or (otherwise > 1 and reach >= 3072)) else usual
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
     """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
-    return max(1, min(plan.together * MULTIPROCESSORS // programs, MAX_SPLITS, tiles // plan.least))
+    return 1 if tiles <= plan.whole else max(1, min(plan.together * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))
+
+
+@triton.jit
+def _first_bits(count: "Any") -> "Any":
+    """A word whose first `count` bits are set: all beyond 63, none below 1."""
+    return tl.where(count < 64, (1 << tl.maximum(count, 0).to(tl.int64) % 64) - 1, -1)
+
+
+@triton.jit
+def _parts(
+    prefix: "Any", m: "Any", window: "Any", splits: "Any", SLOTS: tl.constexpr, WHOLE: tl.constexpr, WINDOWED: tl.constexpr
+) -> "Any":
+    """Of the programs that run for `splits` parts, how many share the slots that there are."""
+    span = prefix
+    if WINDOWED:
+        span = tl.minimum(prefix, window)
+    return tl.where(tl.cdiv(span, SLOTS) + tl.cdiv(m, SLOTS) > WHOLE, splits, 1)
 
 
 @triton.jit(do_not_specialize=["n", "m", "row_stride", "column_stride"])
@@ -258,6 +297,7 @@ def _attention_kernel(
     bits: "Any",
     depths: "Any",
     out: "Any",
+    partial: "Any",
     logs: "Any",
     n: "Any",
     m: "Any",
@@ -279,6 +319,7 @@ def _attention_kernel(
     VALUE_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
+    WHOLE: tl.constexpr,
     WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -293,6 +334,9 @@ def _attention_kernel(
     place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
 
     prefix = tl.load(length).to(tl.int32)
+    if SPLIT:
+        splits = _parts(prefix, m, window, splits, SLOTS, WHOLE, WINDOWED)
+        there = there & (split < splits)
     q_at = query + (head * query_head + node.to(tl.int64) * query_node)[:, None] + place[None, :]
     q = tl.load(q_at, mask=there[:, None] & (place < DIM)[None, :], other=0.0)
     total = prefix + m
@@ -305,7 +349,8 @@ def _attention_kernel(
         newest = tl.max(oldest, axis=0)
     committed = tl.cdiv(prefix, SLOTS)
     tiles = committed + tl.cdiv(m, SLOTS) - first
-    begin, end = first + tiles * split // splits, first + tiles * (split + 1) // splits
+    # The first programs take a tile more: the last one has the tree's own rows and their masks. Those beyond `splits` take none.
+    begin, end = first + tl.cdiv(tiles * split, splits), first + tl.minimum(tl.cdiv(tiles * (split + 1), splits), tiles)
 
     slot = tl.arange(0, SLOTS)
     k_at = slot[:, None] * key_slot + place[None, :]
@@ -326,15 +371,20 @@ def _attention_kernel(
         k = tl.load(keys + start.to(tl.int64) * key_slot + k_at, mask=inside & (place < DIM)[None, :], other=0.0)
         v = tl.load(values + start.to(tl.int64) * value_slot + v_at, mask=inside & (value_place < VALUE_DIM)[None, :], other=0.0)
         own = (start - prefix) * behind.to(tl.int32)
-        whole = tl.where(there_are < SLOTS, (1 << (there_are % 64).to(tl.int64)) - 1, -1)
-        word = tl.load(bits + own // 64, mask=there & behind, other=whole) >> (own % 64)
+        word = tl.load(bits + own // 64, mask=there & behind, other=_first_bits(there_are)) >> (own % 64)
+        if SLOTS > 64:  # 128
+            beyond = own // 64 + 1
+            second = tl.load(bits + beyond, mask=there & behind & (beyond < words), other=_first_bits(there_are - 64))
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if CAPPED:
             scores *= factor
             small = tl.exp2(-tl.abs(scores))  # e^(-2 |s| / cap)
             scores = tl.where(scores < 0, -cap, cap) * (1 - small) / (1 + small)
         if behind or there_are < SLOTS or (WINDOWED and start < newest):  # not all rows see all slots
-            seen = (word[:, None] >> slot[None, :].to(tl.int64)) & 1 != 0
+            bit = (slot % 64)[None, :].to(tl.int64)
+            seen = (word[:, None] >> bit) & 1 != 0
+            if SLOTS > 64:
+                seen = tl.where(slot[None, :] < 64, seen, (second[:, None] >> bit) & 1 != 0)
             if WINDOWED:
                 seen = seen & (behind | (start + slot[None, :] >= oldest[:, None]))
             scores = tl.where(seen, scores, float("-inf"))
@@ -349,37 +399,46 @@ def _attention_kernel(
     mass = tl.where(mass > 0, mass, 1.0)
     sums = sums * (1 / mass)[:, None]
     target = node.to(tl.int64) * HEADS + head
-    if SPLIT:
+    inside = there[:, None] & (value_place < VALUE_DIM)[None, :]
+    if SPLIT and splits > 1:
         target += split.to(tl.int64) * n * HEADS
         tl.store(logs + target, highest + tl.log2(mass), mask=there)  # -inf where nothing was seen
-    if begin < end or not SPLIT:
-        out_at = out + target[:, None] * VALUE_DIM + value_place[None, :]
-        tl.store(out_at, sums.to(out.dtype.element_ty), mask=there[:, None] & (value_place < VALUE_DIM)[None, :])
+        if begin < end:
+            tl.store(partial + target[:, None] * VALUE_DIM + value_place[None, :], sums, mask=inside)
+    else:
+        tl.store(out + target[:, None] * VALUE_DIM + value_place[None, :], sums.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["splits", "rows"])
+@triton.jit(do_not_specialize=["length", "m", "window", "splits", "rows"])
 def _combine_kernel(
     partial: "Any",
     logs: "Any",
     out: "Any",
+    length: "Any",
+    m: "Any",
+    window: "Any",
     splits: "Any",
     rows: "Any",
     VALUE_DIM: tl.constexpr,
     VALUE_WIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    WINDOWED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     wait_for_inputs(OVERLAP)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
-    there, inside = row < rows, place < VALUE_DIM
-    at = split[None, :].to(tl.int64) * rows + row[:, None]
-    log = tl.load(logs + at, mask=there[:, None] & (split < splits)[None, :], other=float("-inf"))
-    weights = tl.exp2(log - tl.maximum(tl.max(log, axis=1), -1e38)[:, None])
-    part_at = partial + at[:, :, None] * VALUE_DIM + place[None, None, :]
-    parts = tl.load(part_at, mask=(log > float("-inf"))[:, :, None] & inside[None, None, :], other=0.0)
-    mass = tl.sum(weights, axis=1)
-    mixed = tl.sum(parts * weights[:, :, None], axis=1) / tl.where(mass > 0, mass, 1.0)[:, None]
-    out_at = out + row[:, None].to(tl.int64) * VALUE_DIM + place[None, :]
-    tl.store(out_at, mixed.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])
+    if _parts(tl.load(length).to(tl.int32), m, window, splits, SLOTS, WHOLE, WINDOWED) > 1:
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
+        there, inside = row < rows, place < VALUE_DIM
+        at = split[None, :].to(tl.int64) * rows + row[:, None]
+        log = tl.load(logs + at, mask=there[:, None] & (split < splits)[None, :], other=float("-inf"))
+        weights = tl.exp2(log - tl.maximum(tl.max(log, axis=1), -1e38)[:, None])
+        part_at = partial + at[:, :, None] * VALUE_DIM + place[None, None, :]
+        parts = tl.load(part_at, mask=(log > float("-inf"))[:, :, None] & inside[None, None, :], other=0.0)
+        mass = tl.sum(weights, axis=1)
+        mixed = tl.sum(parts * weights[:, :, None], axis=1) / tl.where(mass > 0, mass, 1.0)[:, None]
+        out_at = out + row[:, None].to(tl.int64) * VALUE_DIM + place[None, :]
+        tl.store(out_at, mixed.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])

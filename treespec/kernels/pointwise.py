@@ -10,18 +10,18 @@ from torch import Tensor
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import Activation, Norm, activate
 
-_HEADS_AT_ONCE = 8
+_HEADS_AT_ONCE = 16
 
 
 def reference_add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The twin that defines `add_norm`."""
-    total = x if delta is None else x + delta
+    total = x if delta is None else (x.float() + delta.float().view(-1, *x.shape).sum(0)).to(x.dtype)
     wide = total.float()
     return total, (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight.float()).to(x.dtype)
 
 
 def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(x + delta, its RMSNorm). x, delta [rows, inner], contiguous -> the same twice."""
+    """(x + delta, its RMSNorm). x [rows, inner], delta the same or [parts, rows, inner], to be summed; contiguous -> [rows, inner] twice."""
     rows, inner = x.shape
     total = torch.empty_like(x) if delta is not None else x
     out = torch.empty_like(x)
@@ -33,7 +33,7 @@ def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor
         out,
         inner,
         norm.epsilon,
-        ADD=delta is not None,
+        PARTS=0 if delta is None else delta.numel() // x.numel(),
         BLOCK=triton.next_power_of_2(inner),
         OVERLAP=overlaps(x.device),
         num_warps=8 if inner > 2048 else 4,
@@ -51,22 +51,23 @@ def _add_norm_kernel(
     out: "Any",
     inner: "Any",
     epsilon: "Any",
-    ADD: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    wait_for_inputs(OVERLAP)
     row = tl.program_id(0).to(tl.int64) * inner
     column = tl.arange(0, BLOCK)
     there = column < inner
+    factor = tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
+    wait_for_inputs(OVERLAP)
     value = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
-    if ADD:
-        value += tl.load(delta + row + column, mask=there, other=0.0).to(tl.float32)
+    if PARTS > 0:
+        for part in tl.static_range(PARTS):
+            value += tl.load(delta + part * tl.num_programs(0).to(tl.int64) * inner + row + column, mask=there, other=0.0).to(tl.float32)
         rounded = value.to(total.dtype.element_ty)
         tl.store(total + row + column, rounded, mask=there)
         value = rounded.to(tl.float32)
     scale = 1 / tl.sqrt(tl.sum(value * value, axis=0) / inner + epsilon)
-    factor = tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
     tl.store(out + row + column, (value * scale * factor).to(out.dtype.element_ty), mask=there)
 
 
@@ -211,12 +212,17 @@ def _rotate_kernel(
     NORMS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    wait_for_inputs(OVERLAP)
     node = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * AT_ONCE + tl.arange(0, AT_ONCE)
     column = tl.arange(0, BLOCK)
     inside = (column < HALF)[None, :]
     there = (head < HEADS + 2 * KV_HEADS)[:, None] & inside
+    if NORMS:
+        q_low = tl.load(q_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+        q_high = tl.load(q_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+        k_low = tl.load(k_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+        k_high = tl.load(k_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
+    wait_for_inputs(OVERLAP)
     committed = tl.load(length)
     slot = committed + tl.load(rows + node)
     at = tl.minimum(committed + tl.load(depths + node), positions - 1)
@@ -230,10 +236,6 @@ def _rotate_kernel(
     if NORMS:
         mean = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF)
         scale = 1 / tl.sqrt(mean + tl.where(head < HEADS, q_epsilon, k_epsilon))
-        q_low = tl.load(q_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        q_high = tl.load(q_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        k_low = tl.load(k_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        k_high = tl.load(k_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
         turned = is_query | is_key
         low = tl.where(turned, low * scale[:, None] * tl.where(is_query, q_low, k_low), low)
         high = tl.where(turned, high * scale[:, None] * tl.where(is_query, q_high, k_high), high)

@@ -1,6 +1,6 @@
 """Queries, keys and values of few rows in one launch: the product of `linear`, whose tiles are turned and stored while in registers.
 
-A program owns columns of the lower half of one head and the same columns of its upper half, which the rotary positions mix.
+A program owns columns of the lower halves of heads and the same columns of their upper halves, which the rotary positions mix.
 `reference_project` defines the results.
 """
 
@@ -27,6 +27,7 @@ from treespec.kernels.product import (
     multiply,
     norm_factors,
     shared_bytes,
+    shares,
     slice_of,
 )
 
@@ -65,14 +66,14 @@ def project(
 ) -> Tensor:
     """`linear`, then `rotate_and_store`: see there. Returns queries [n, heads, dim], n <= 64; K/V rows are written.
 
-    weight [(heads + 2 kv_heads) dim, inner], contiguous. A tiling's columns are of half a head.
+    weight [(heads + 2 kv_heads) dim, inner], contiguous. A tiling's columns are of the halves of heads, side by side.
     """
     kv_heads, _, dim = keys.shape
     heads = weight.shape[0] // dim - 2 * kv_heads
     (count, inner), half = x.weighted.shape, dim // 2
     block = block_of(count)
     plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
-    tiles = (heads + 2 * kv_heads) * triton.cdiv(half, plan.columns)
+    tiles, wide = triton.cdiv((heads + 2 * kv_heads) * half, plan.columns), triton.next_power_of_2(plan.columns)
     overlap = overlaps(weight.device)
     query = torch.empty(count, heads, dim, dtype=weight.dtype, device=weight.device)
     _project_kernel[(tiles, plan.splits)](
@@ -88,7 +89,7 @@ def project(
         query,
         keys,
         values,
-        workspace.floats(tiles * plan.splits * block * plan.columns * 2) if plan.splits > 1 else None,
+        workspace.floats(tiles * plan.splits * block * wide * 2) if plan.splits > 1 else None,
         workspace.counters,
         count,
         plan.splits,
@@ -105,6 +106,7 @@ def project(
         HALF=half,
         BLOCK=block,
         COLUMNS=plan.columns,
+        WIDE=wide,
         INNER=plan.inner,
         SPLIT=plan.splits > 1,
         PARTS=triton.next_power_of_2(x.squares.shape[1]),
@@ -123,13 +125,10 @@ def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtyp
     """Tiles that keep an H200 reading. `heads` counts those of queries, keys and values."""
     if dtype == torch.float32:
         return Tiling(16, 32, 1, 4, 2)
-    if heads >= 96 and rows > 16:
-        plan = Tiling(triton.next_power_of_2(dim // 2), 128, 1, 4, 4)
-    elif heads * triton.cdiv(dim // 2, 32) >= 96:
-        plan = Tiling(32, 128, 1, 4, 5)
-    else:
-        plan = Tiling(16, 128, 1, 4, 3)
-    return fitting(plan, rows, heads * triton.cdiv(dim // 2, plan.columns), inner, 2, shared)
+    pairs = heads * (dim // 2)
+    share = shares(pairs, 64)
+    plan = Tiling(share, 128, 1, 4, 4 if share > 32 else 5) if share >= 24 else Tiling(16, 128, 1, 4, 3)
+    return fitting(plan, rows, triton.cdiv(pairs, plan.columns), inner, 2, shared)
 
 
 # Strides are specialised: multiples of 16 for all usual dims and any capacity, which makes wide stores of far fewer registers.
@@ -164,6 +163,7 @@ def _project_kernel(
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
+    WIDE: tl.constexpr,
     INNER: tl.constexpr,
     SPLIT: tl.constexpr,
     PARTS: tl.constexpr,
@@ -174,12 +174,11 @@ def _project_kernel(
     OVERLAP: tl.constexpr,
 ) -> None:
     tile, split = tl.program_id(0), tl.program_id(1)
-    TILES: tl.constexpr = (HALF + COLUMNS - 1) // COLUMNS
-    head = tile // TILES
-    row, column = tl.arange(0, BLOCK), (tile % TILES) * COLUMNS + tl.arange(0, COLUMNS)
+    PAIRS: tl.constexpr = (HEADS + 2 * KV_HEADS) * HALF
+    row, pair = tl.arange(0, BLOCK), tile * COLUMNS + tl.arange(0, WIDE)
+    head, column = pair // HALF, pair % HALF
     there = row < count
-    inside = column < HALF
-    written = there[:, None] & inside[None, :]
+    inside = pair < tl.minimum((tile + 1) * COLUMNS, PAIRS)
     first, stop = slice_of(inner, split, splits, INNER)
     low_column = head * (2 * HALF) + column
     low_row = weight + low_column.to(tl.int64) * inner
@@ -189,13 +188,13 @@ def _project_kernel(
     committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
-    low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, COLUMNS, INNER, True, EVEN, PRECISION, STAGES)
+    low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, WIDE, INNER, True, EVEN, PRECISION, STAGES)
     last = True
     if SPLIT:
-        last = deposit(low, high, partial, counters, tile, split, splits, BLOCK, COLUMNS, True)
+        last = deposit(low, high, partial, counters, tile, split, splits, BLOCK, WIDE, True)
     if last:
         if SPLIT:
-            low, high = collect(partial, counters, tile, splits, BLOCK, COLUMNS, True)
+            low, high = collect(partial, counters, tile, splits, BLOCK, WIDE, True)
         scale = norm_factors(loaded, inner, epsilon)[:, None]
         low *= scale
         high *= scale
@@ -204,21 +203,22 @@ def _project_kernel(
             high += tl.load(bias + low_column + HALF, mask=inside, other=0.0).to(tl.float32)[None, :]
         kind = query.dtype.element_ty
         slot = (committed + offset).to(tl.int64)[:, None]
-        if head >= HEADS + KV_HEADS:
-            value = values + (head - HEADS - KV_HEADS).to(tl.int64) * v_head + slot * v_slot + column[None, :]
-            tl.store(value, low.to(kind), mask=written)
-            tl.store(value + HALF, high.to(kind), mask=written)
-        else:
-            at = tl.minimum(committed + depth, positions - 1)[:, None] * HALF + column[None, :]
-            c = tl.load(cos + at, mask=written, other=0.0)
-            s = tl.load(sin + at, mask=written, other=0.0)
-            new_low = (low * c - high * s).to(kind)
-            new_high = (high * c + low * s).to(kind)
-            if head < HEADS:
-                target = query + (row[:, None] * HEADS + head) * (2 * HALF) + column[None, :]
-                tl.store(target, new_low, mask=written)
-                tl.store(target + HALF, new_high, mask=written)
-            else:
-                key = keys + (head - HEADS).to(tl.int64) * k_head + slot * k_slot + column[None, :]
-                tl.store(key, new_low, mask=written)
-                tl.store(key + HALF, new_high, mask=written)
+        is_value = inside & (head >= HEADS + KV_HEADS)
+        value = values + (head - HEADS - KV_HEADS).to(tl.int64)[None, :] * v_head + slot * v_slot + column[None, :]
+        written = there[:, None] & is_value[None, :]
+        tl.store(value, low.to(kind), mask=written)
+        tl.store(value + HALF, high.to(kind), mask=written)
+        at = tl.minimum(committed + depth, positions - 1)[:, None] * HALF + column[None, :]
+        turned = there[:, None] & (inside & (head < HEADS + KV_HEADS))[None, :]
+        c = tl.load(cos + at, mask=turned, other=0.0)
+        s = tl.load(sin + at, mask=turned, other=0.0)
+        new_low = (low * c - high * s).to(kind)
+        new_high = (high * c + low * s).to(kind)
+        written = there[:, None] & (inside & (head < HEADS))[None, :]
+        target = query + row[:, None] * (HEADS * 2 * HALF) + low_column[None, :]
+        tl.store(target, new_low, mask=written)
+        tl.store(target + HALF, new_high, mask=written)
+        written = there[:, None] & (inside & (head >= HEADS) & (head < HEADS + KV_HEADS))[None, :]
+        key = keys + (head - HEADS).to(tl.int64)[None, :] * k_head + slot * k_slot + column[None, :]
+        tl.store(key, new_low, mask=written)
+        tl.store(key + HALF, new_high, mask=written)

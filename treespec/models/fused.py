@@ -17,13 +17,15 @@ from transformers import PreTrainedModel
 from treespec.kernels import linear as lin
 from treespec.kernels.attention import Ancestors, pack, tree_attention
 from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
-from treespec.kernels.product import LARGEST, Norm, Workspace
+from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
 
 _FEW = 16
 """Rows up to which turning queries and keys in a launch of its own is faster than by the product's programs (benchmarks/NOTES.md)."""
+_TILE, _DEEP = 128, 8192
+"""Rows and columns of cuBLAS's usual tiles; the inner dimension beyond which too few of them leave much of the device idle."""
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers whose layers this is."""
 
@@ -140,9 +142,9 @@ class FusedDecoder:
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
             x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
             inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias), "silu")
-            delta = F.linear(inner, layer.down.weight, layer.down.bias)
+            delta = _summands(inner, layer.down)
         if keep is not None and delta is not None:
-            x, delta = x.index_select(0, keep), delta.index_select(0, keep)
+            x, delta = x.index_select(0, keep), delta.index_select(-2, keep)
         return F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
 
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -155,6 +157,16 @@ class FusedDecoder:
         return tree_attention(
             query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
         ).flatten(1)
+
+
+def _summands(x: Tensor, product: _Product) -> Tensor:
+    """[rows, columns], or [2, rows, columns] to be summed: the product, in halves of its inner dimension where all of it makes few tiles."""
+    (rows, inner), columns = x.shape, product.weight.shape[0]
+    tiles = -(-rows // _TILE) * -(-columns // _TILE)
+    if product.bias is not None or inner % 16 or inner <= _DEEP or tiles > MULTIPROCESSORS * 3 // 4:
+        return F.linear(x, product.weight, product.bias)
+    halves = x.view(rows, 2, inner // 2).transpose(0, 1), product.weight.view(columns, 2, inner // 2).permute(1, 2, 0)
+    return torch.bmm(*halves)
 
 
 def _layer(layer: Any) -> _Layer:

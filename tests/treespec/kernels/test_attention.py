@@ -14,6 +14,7 @@ from torch import Tensor
 from treespec.kernels.attention import (
     MAX_SPLITS,
     MULTIPROCESSORS,
+    Tiling,
     choose_splits,
     choose_tiling,
     pack,
@@ -216,6 +217,29 @@ def test_the_capacity_changes_nothing(device: str) -> None:
     assert torch.equal(small.run(splits=2), large.run(splits=2))
 
 
+@pytest.mark.parametrize("slots", [32, 64, 128])
+@pytest.mark.parametrize("size", [64, 65, 150])
+def test_tiles_of_less_and_more_slots_than_a_word_has_bits(device: str, size: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_: Tiling(64, slots, 8, 2))
+    for prefix in (0, 65):
+        case = a_case(device, random_tree(size, 7), prefix, heads=2, kv_heads=1, dim=32, capacity=300)
+        agree(case)
+        agree(case, splits=2, window=70)
+
+
+@pytest.mark.parametrize("window", [None, 100, 300])
+@pytest.mark.parametrize("prefix", [0, 60, 130, 449])
+def test_few_slots_of_a_large_cache_are_not_split(device: str, prefix: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many programs share the slots hangs on the length; how many are launched does not, and those too many write nothing."""
+    plan = Tiling(16, 64, 4, 2, whole=2)
+    assert choose_splits(2, 10, plan) == 10
+    monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_: plan)
+    case = a_case(device, TREES["chain"], prefix, capacity=600)
+    options = {} if window is None else {"window": window}
+    found, alone = agree(case, **options), case.run(splits=1, **options)
+    assert torch.equal(found, alone) == (min(prefix, window or prefix) <= 64 or window == 100)  # which 107 slots are not split for
+
+
 def test_what_no_node_sees_may_hold_anything_finite(device: str) -> None:
     case = a_case(device, TREES["binary"], 60)
     case.visible[:, 9] = False
@@ -298,9 +322,9 @@ def test_splits_fill_the_device_and_have_tiles_to_take(programs: int, tiles: int
     plan = choose_tiling(rows, 128, torch.float16, 8, 4096)
     room = plan.together * MULTIPROCESSORS
     splits = choose_splits(programs, tiles, plan)
-    assert 1 <= splits <= min(MAX_SPLITS, max(1, tiles // plan.least))
-    assert splits == 1 or programs * splits <= room
-    if programs <= room and splits not in (MAX_SPLITS, max(1, tiles // plan.least)):
+    assert 1 <= splits <= min(MAX_SPLITS, tiles)
+    assert splits == 1 or (programs * splits <= room and tiles > plan.whole)
+    if programs <= room and tiles > plan.whole and splits not in (MAX_SPLITS, tiles):
         assert programs * splits > room / 2
 
 
@@ -321,8 +345,32 @@ def test_tall_tiles_only_where_they_fill_the_device_and_add_no_splits() -> None:
     assert tall(256, 8, 4160)  # 8 splits of 16 programs, where low tiles would take 4 of 32
     assert tall(512, 32, 700)  # no splits
     assert not tall(256, 8, 320)  # too few tiles of slots to split
+    assert not tall(256, 8, 1064)  # too few for that many splits
     assert not tall(256, 32, 1300)  # low tiles fill the device unsplit
     assert not tall(64, 8, 4160)
+
+
+def test_low_blocks_only_where_they_fill_the_device_and_share_few_slots() -> None:
+    def rows_of(rows: int, kv_heads: int, reach: int) -> int:
+        plan = choose_tiling(rows, 128, torch.float16, kv_heads, reach)
+        programs, tiles = triton.cdiv(rows, plan.rows) * kv_heads, triton.cdiv(reach, plan.slots)
+        assert plan.rows >= 64 or rows <= plan.rows or choose_splits(programs, tiles, plan) == 1
+        return plan.rows
+
+    assert [rows_of(64, 32, reach) for reach in (256, 1536, 1537)] == [16, 16, 64]
+    assert [rows_of(256, 8, reach) for reach in (256, 768, 769)] == [16, 16, 64]
+    assert rows_of(128, 32, 256) == 32
+    assert rows_of(256, 32, 256) == 64  # these fill it already
+    assert rows_of(64, 8, 256) == 64  # 32 programs would not
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_stages_fit_into_the_shared_memory_of_smaller_devices(dim: int) -> None:
+    for rows in (1, 64, 512):
+        for shared in (48_000, 90_000, 209_000):
+            plan, width = choose_tiling(rows, dim, torch.float16, 32, 500, shared), 2 * dim
+            assert plan.stages == 1 or plan.rows * width + plan.stages * 2 * plan.slots * width <= shared
+            assert plan.stages <= choose_tiling(rows, dim, torch.float16, 32, 500).stages
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------
@@ -333,8 +381,10 @@ def test_tall_tiles_only_where_they_fill_the_device_and_add_no_splits() -> None:
 @pytest.mark.parametrize("size", [1, 7, 64, 300, 1024])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (14, 2, 64), (32, 32, 96), (8, 4, 256), (16, 2, 128)])
 def test_large(device: str, heads: int, kv_heads: int, dim: int, size: int, dtype: torch.dtype) -> None:
-    for prefix in (0, 777, 8192 - size):
+    for prefix in (0, 300, 777, 8192 - size):
         agree(a_case(device, random_tree(size, 2), prefix, heads=heads, kv_heads=kv_heads, dim=dim, capacity=8192, dtype=dtype))
+    for prefix in (0, 101, 300):
+        agree(a_case(device, random_tree(size, 2), prefix, heads=heads, kv_heads=kv_heads, dim=dim, capacity=size + 301, dtype=dtype))
 
 
 @pytest.mark.gpu

@@ -35,13 +35,16 @@ def close(found: Tensor, wanted: Tensor) -> bool:
 
 @DTYPES
 @pytest.mark.parametrize("inner", [16, 96, 100])
-@pytest.mark.parametrize("adds", [False, True])
-def test_a_norm_of_a_sum(inner: int, adds: bool, dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize("parts", [(), (5,), (1, 5), (2, 5), (3, 5)])
+def test_a_norm_of_a_sum(inner: int, parts: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
     x = some(5, inner, device=device, dtype=dtype)
-    delta = some(5, inner, device=device, dtype=dtype, seed=1) if adds else None
+    delta = some(*parts, inner, device=device, dtype=dtype, seed=1) if parts else None
     norm = Norm(some(inner, device=device, dtype=dtype) + 1, 1e-2)
     for found, wanted in zip(add_norm(x, norm, delta), reference_add_norm(x, norm, delta), strict=True):
         assert close(found, wanted)
+    if delta is not None:
+        assert torch.equal(reference_add_norm(x, norm, delta)[0], (x.float() + delta.float().reshape(-1, 5, inner).sum(0)).to(dtype))
+        assert not close(add_norm(x, norm, delta.roll(1, dims=-2))[0], reference_add_norm(x, norm, delta)[0])
     wrong = replace(norm, epsilon=1.0)
     assert not close(add_norm(x, wrong, delta)[1], reference_add_norm(x, norm, delta)[1])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from treespec.kernels.linear import linear
 from treespec.kernels.pointwise import rotate_and_store
-from treespec.kernels.product import LARGEST, Stream, Tiling, Workspace
+from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Stream, Tiling, Workspace
 from treespec.kernels.qkv import choose_tiling, project, reference_project
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -156,9 +156,15 @@ def test_rows_and_splits(device: str, count: int, splits: int, dtype: torch.dtyp
     agree(a_case(device, count, heads=1, kv_heads=1, inner=128, bias=splits == 2, dtype=dtype), Tiling(16, 32, splits, 4, 2))
 
 
-@pytest.mark.parametrize(("dim", "columns"), [(8, 16), (20, 16), (40, 16), (64, 16), (96, 32)])
-def test_halves_of_heads_that_fill_no_tile(device: str, dim: int, columns: int) -> None:
+@pytest.mark.parametrize(("dim", "columns"), [(8, 16), (20, 16), (40, 16), (64, 16), (96, 32), (64, 24), (128, 48), (32, 12)])
+def test_tiles_that_end_anywhere_in_heads(device: str, dim: int, columns: int) -> None:
     agree(a_case(device, 3, heads=1, kv_heads=1, dim=dim, bias=True), Tiling(columns, 32, 2, 4, 2))
+
+
+@DTYPES
+@pytest.mark.parametrize("columns", [12, 24, 40, 64])
+def test_tiles_of_queries_keys_and_values_at_once(device: str, columns: int, dtype: torch.dtype) -> None:
+    agree(a_case(device, 19, heads=3, kv_heads=2, dim=32, bias=True, dtype=dtype), Tiling(columns, 32, 1, 4, 2))
 
 
 @DTYPES
@@ -267,13 +273,15 @@ def test_planted_mistakes_are_seen(device: str) -> None:
 
 @DTYPES
 @pytest.mark.parametrize(("heads", "dim", "inner"), [(96, 128, 4096), (48, 128, 4096), (18, 64, 896), (32, 128, 1024), (12, 256, 2560)])
-def test_tilings_fill_the_device_with_powers_of_two(heads: int, dim: int, inner: int, dtype: torch.dtype) -> None:
+def test_tilings_fill_the_device_with_equal_shares(heads: int, dim: int, inner: int, dtype: torch.dtype) -> None:
     for count in (1, 16, 32, 33, LARGEST):
         plan = choose_tiling(count, heads, dim, inner, dtype)
-        assert all(n & (n - 1) == 0 for n in (plan.columns, plan.inner, plan.splits, plan.warps))
-        assert plan.stages * plan.inner * dtype.itemsize * (2 * plan.columns + max(16, count)) < 220_000
+        assert all(n & (n - 1) == 0 for n in (plan.inner, plan.splits, plan.warps))
+        assert plan.stages * plan.inner * dtype.itemsize * (2 * triton.next_power_of_2(plan.columns) + max(16, count)) < 220_000
         if dtype == torch.float16:
-            assert heads * triton.cdiv(dim // 2, plan.columns) * plan.splits >= 96 or inner // plan.splits < 1024
+            programs = triton.cdiv(heads * dim // 2, plan.columns) * plan.splits
+            assert programs >= 96 or inner // plan.splits < 1024
+            assert programs <= MULTIPROCESSORS or plan.columns == 16
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------
@@ -309,7 +317,7 @@ def test_large(device: str, heads: int, kv_heads: int, inner: int, bias: bool, d
 @pytest.mark.parametrize("splits", [1, 2, 4])
 @pytest.mark.parametrize("dim", [64, 96, 128])
 def test_large_tilings(device: str, dim: int, splits: int) -> None:
-    for columns, inner, warps in ((16, 128, 4), (32, 64, 4), (64, 64, 8)):
+    for columns, inner, warps in ((16, 128, 4), (24, 128, 4), (32, 64, 4), (48, 128, 4), (64, 64, 8)):
         for count in (3, 64):
             case = a_case(device, count, heads=16, kv_heads=4, dim=dim, inner=2048, capacity=100, dtype=torch.float16)
             agree(case, Tiling(columns, inner, splits, warps, 4))
