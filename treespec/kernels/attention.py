@@ -232,7 +232,7 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
         return Tiling(min(height, 64), 64, 4, 4)
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
         blocks = triton.cdiv(rows, low)
-        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 768):
+        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 512):
             return Tiling(low, 128, 8, 3, whole=12)
     if height < 64:
         return Tiling(height, 64, 4, 3, together=1)

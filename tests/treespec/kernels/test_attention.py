@@ -358,7 +358,7 @@ def test_low_blocks_only_where_they_fill_the_device_and_share_few_slots() -> Non
         return plan.rows
 
     assert [rows_of(64, 32, reach) for reach in (256, 1536, 1537)] == [16, 16, 64]
-    assert [rows_of(256, 8, reach) for reach in (256, 768, 769)] == [16, 16, 64]
+    assert [rows_of(256, 8, reach) for reach in (256, 512, 513)] == [16, 16, 64]
     assert rows_of(128, 32, 256) == 32
     assert rows_of(256, 32, 256) == 64  # these fill it already
     assert rows_of(64, 8, 256) == 64  # 32 programs would not
