@@ -33,6 +33,41 @@ def accept(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors) -
     return Accepted(path=path, emitted=emitted, count=count)
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What a step leaves, on the device."""
+
+    path: Tensor
+    """int64 [d + 1]; see `Accepted`."""
+    report: Tensor
+    """int64 [2 (d + 1) + 3]: committed tokens, ranks on the path, number accepted, health of the target's and the draft's logits."""
+    state: Tensor
+    """int64 [3]: the last two committed tokens, and how many tokens the caches hold."""
+
+
+def settle(accepted: Accepted, tokens: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Settled:
+    """Write down what was accepted of a tree `tokens` int64 [n] behind `length` int64 [1].
+
+    `largest` [n]: each node's largest logit of the target; those of rejected nodes decide nothing. `drafted` [any number]: the draft's.
+    """
+    path, count = accepted.path, accepted.count[None]
+    health = torch.stack([part.isfinite().all() for part in (largest[path], drafted)]).to(torch.int64)
+    report = torch.cat([accepted.emitted, tree.ranks[path], count, health])
+    state = torch.cat([tokens.index_select(0, path[-1:]), accepted.emitted.index_select(0, count), length + count + 1])
+    return Settled(path, report, state)
+
+
+def settle_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Settled:
+    """`last_matching` of the target's `choices` int64 [n], settled; in one launch on CUDA."""
+    if tokens.is_cuda:
+        from treespec.kernels import settling
+
+        if tree.size <= settling.LARGEST:
+            return Settled(*settling.settle_matching(tokens, choices, tree, largest, drafted, length))
+    last = last_matching(tokens, choices, tree)
+    return settle(accept(tokens, last, choices.index_select(0, last[None])[0], tree), tokens, tree, largest, drafted, length)
+
+
 def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
     """Target matching: the deepest node reached by children that are the token which the target chose after their parent.
 

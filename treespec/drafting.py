@@ -1,6 +1,6 @@
 """Propose a tree of tokens for one step with the draft model, level by level: the rules, and static trees."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from treespec.acceptance import Verifier
 from treespec.errors import ModelError
 from treespec.models.placement import Placement, Prefix
 from treespec.models.protocol import SlotModel
-from treespec.sampling import Sampling, distribution, draw, most_likely, race
+from treespec.sampling import Sampling, distribution, draw, kernels_take, most_likely, race
 from treespec.timing import Timer
 from treespec.tree import SpeculationTree
 from treespec.tree_tensors import StaticTensors, TreeTensors
@@ -65,8 +65,8 @@ class Proposal:
     tree: TreeTensors
     tokens: Tensor
     """int64 [n]; the root is the last committed token."""
-    sound: Tensor
-    """bool []; whether every node's largest draft logit was finite."""
+    largest: Tensor
+    """[nodes that the draft read]; each one's largest draft logit, in any order."""
     q: Tensor | None = None
     """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
     rows: Tensor | None = None
@@ -104,26 +104,27 @@ class StaticDrafter:
         tensors = self._cut_to(room)
         tree = tensors.tree
         tokens = torch.empty(tree.size, dtype=torch.int64, device=last.device)
-        tokens[0] = last[1]
-        sound = torch.ones((), dtype=torch.bool, device=last.device)
+        tokens[:1].copy_(last[1:])
+        largest = torch.empty(tree.levels[-1].start, device=last.device)
         drafted: list[Tensor] = []
         for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
-            part = slice(level.start, level.stop)
-            logits = expand(self.draft, last, tokens[part], prefix, depth, level.start, tensors.ancestors[part, : level.stop])
-            logits = logits[:, : self.vocabulary]
-            if self.rule == "topk":
+            part, below = slice(level.start, level.stop), slice(level.stop, tree.levels[depth + 1].stop)
+            logits = expand(self.draft, last, tokens[part], tensors.expanded[depth].behind(prefix))[:, : self.vocabulary]
+            if self.rule == "topk" and kernels_take(logits, branches):
+                from treespec.kernels.vocabulary import plant
+
+                plant(logits, branches, tensors.broods[depth], tokens, largest[part])
+            elif self.rule == "topk":
                 best, children = most_likely(logits, branches)
-                sound &= best[:, 0].isfinite().all()
+                largest[part], tokens[below] = best[:, 0], children[tensors.source[depth]]
             else:
-                sound &= logits.amax(-1).isfinite().all()
                 drafted.append(distribution(logits, self.sampling))
                 children = sample_children(drafted[-1], branches, generator, replacement=self.rule == "swr")
-            below = tree.levels[depth + 1]
-            tokens[below.start : below.stop] = children[tensors.source[depth]]
+                largest[part], tokens[below] = logits.amax(-1), children[tensors.source[depth]]
             timer.mark("drafting")
         if self.rule == "topk":
-            return Proposal(tensors, tokens, sound)
-        return Proposal(tensors, tokens, sound, torch.cat(drafted) if drafted else torch.empty(0, self.vocabulary, device=last.device))
+            return Proposal(tensors, tokens, largest)
+        return Proposal(tensors, tokens, largest, torch.cat(drafted) if drafted else torch.empty(0, self.vocabulary, device=last.device))
 
     def _cut_to(self, room: int) -> StaticTensors:
         size = min(self.tree.size, room)
@@ -143,13 +144,7 @@ def sample_children(q: Tensor, branches: int, generator: torch.Generator | None,
     return race(q, generator).topk(branches, dim=-1).indices
 
 
-def expand(draft: SlotModel, last: Tensor, tokens: Tensor, prefix: Prefix, depth: int, first: int, visible: Tensor) -> Tensor:
-    """Logits [w, vocabulary] of the w nodes of one level, whose rows start `first` slots behind the root's.
-
-    `visible` bool [w, first + w]: what each sees of the tree. The root's level (depth 0) reads the token before it as well.
-    """
-    if depth == 0:
-        place = Placement.causal(0, 2, last.device)
-        return draft.forward(last, replace(place, prefix=prefix.without(1)), keep=place.rows[1:])
-    rows = torch.arange(first, first + tokens.shape[0], device=last.device)
-    return draft.forward(tokens, Placement(prefix, torch.full_like(rows, depth), rows, visible))
+def expand(draft: SlotModel, last: Tensor, tokens: Tensor, place: Placement) -> Tensor:
+    """Logits [w, vocabulary] of the w nodes of one level. Of the root's, `Layout.root`, which reads `last`: those of the root."""
+    at_root = tokens.shape[0] < place.rows.shape[0]
+    return draft.forward(last, place)[1:] if at_root else draft.forward(tokens, place)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from treespec.drafting import Proposal, expand
 from treespec.errors import ModelError, TreeError
-from treespec.models.placement import Prefix
+from treespec.models.placement import Layout, Prefix
 from treespec.models.protocol import SlotModel
 from treespec.timing import Timer
 from treespec.tree import MAX_SIZE
@@ -78,6 +78,7 @@ class DynamicDrafter:
         budget.require_tokens(vocabulary)
         self.draft, self.budget, self.vocabulary = draft, budget, vocabulary
         self.size, self.slots = budget.size, budget.candidates
+        self._root = Layout.root(draft.device)
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter`. With less room, the tree has `room` nodes and at most `room - 1` levels."""
@@ -88,12 +89,13 @@ class DynamicDrafter:
         parents, ranks, depths = torch.zeros_like(tokens), torch.zeros_like(tokens), torch.zeros_like(tokens)
         ancestors = torch.eye(total, dtype=torch.bool, device=device)
         value = torch.zeros(total, device=device)  # log-probability of the path to each node
-        sound = torch.ones((), dtype=torch.bool, device=device)
+        largest = [value[:0]]
         above = slice(0, 1)
         for level in range(depth):
-            part = expand(self.draft, last, tokens[above], prefix, level, above.start, ancestors[above, : above.stop])
-            logits = part[:, : self.vocabulary].float()
-            sound &= logits.amax(-1).isfinite().all()
+            rows = torch.arange(above.start, above.stop, device=device)
+            layout = Layout(torch.full_like(rows, level), rows, ancestors[above, : above.stop]) if level else self._root
+            logits = expand(self.draft, last, tokens[above], layout.behind(prefix))[:, : self.vocabulary].float()
+            largest.append(logits.amax(-1))
             chances, children = logits.log_softmax(-1).topk(width, dim=-1)
             values = (value[above, None] + chances).flatten()
             best = values.sort(descending=True, stable=True).indices[:width]
@@ -108,4 +110,4 @@ class DynamicDrafter:
         kept = value.sort(descending=True, stable=True).indices[:size].sort().values
         ids = torch.zeros_like(tokens).scatter_(0, kept, torch.arange(size, device=device))
         tree = TreeTensors(depth, depths[kept], ids[parents[kept]], ranks[kept], ancestors[kept][:, kept])
-        return Proposal(tree, tokens[kept], sound, rows=kept)
+        return Proposal(tree, tokens[kept], torch.cat(largest), rows=kept)

@@ -70,16 +70,24 @@ def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     NaN counts as the largest. No host synchronisation. On CUDA, ties go to the smaller token; on the CPU, for `count` 1.
     """
-    if logits.is_cuda and logits.dtype != torch.float64:
-        from treespec.kernels import vocabulary
+    if kernels_take(logits, count):
+        from treespec.kernels.vocabulary import top_tokens
 
-        if count <= vocabulary.LARGEST_COUNT and logits.shape[-1] <= vocabulary.LARGEST_VOCABULARY:
-            return vocabulary.top_tokens(logits, count)
+        return top_tokens(logits, count)
     if count == 1:
         tokens = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, tokens), tokens
     best = logits.topk(count, dim=-1)
     return best.values, best.indices
+
+
+def kernels_take(logits: Tensor, count: int) -> bool:
+    """Whether `kernels.vocabulary` finds the most likely tokens of these logits."""
+    if not logits.is_cuda or logits.dtype == torch.float64:
+        return False
+    from treespec.kernels import vocabulary
+
+    return count <= vocabulary.LARGEST_COUNT and logits.shape[-1] <= vocabulary.LARGEST_VOCABULARY
 
 
 def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from treespec.acceptance import Accepted, accept, last_matching, verify
+from treespec.acceptance import Settled, accept, settle, settle_matching, verify
 from treespec.drafting import Drafter, Drafting, Proposal, StaticDrafter
 from treespec.dynamic_tree import DynamicBudget, DynamicDrafter
 from treespec.errors import ModelError
-from treespec.models.placement import Placement, Prefix
+from treespec.models.placement import Prefix
 from treespec.models.protocol import SlotModel
 from treespec.sampling import Sampling, choose, distribution, most_likely, race
 from treespec.timing import NoTimer, Timer
@@ -27,14 +27,20 @@ Plan = SpeculationTree | DynamicBudget
 
 @dataclass(frozen=True)
 class Advance:
-    """The outcome of a step on the device: nothing has been read by the host yet."""
+    """The outcome of a step on the device: nothing has been read by the host yet. See `acceptance.Settled`."""
 
     report: Tensor
-    """int64 [2 (d + 1) + 3]: committed tokens, ranks on the path, number accepted, health of the target's and the draft's logits."""
-    last: Tensor
-    """int64 [2]; the last two committed tokens."""
-    prefix: Tensor
-    """int64 [1]; how many tokens the caches hold now."""
+    state: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """int64 [2]; the last two committed tokens."""
+        return self.state[:2]
+
+    @property
+    def prefix(self) -> Tensor:
+        """int64 [1]; how many tokens the caches hold now."""
+        return self.state[2:]
 
     def read(self, length: int) -> tuple[list[int], list[int]]:
         """See `read_report`; waits for the device."""
@@ -74,18 +80,17 @@ class AutoregressiveStep:
         self.target, self.sampling = target, sampling
         self.timer: Timer = timer or NoTimer()
         self.vocabulary = vocabulary or target.vocabulary_size
+        self._root = StaticTensors.on(SpeculationTree((-1,)), target.device)
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Advance:
         """See `Step`."""
         self.timer.begin()
-        here = torch.zeros_like(prefix.length)
-        place = Placement(prefix, here, here, torch.ones(1, 1, dtype=torch.bool, device=last.device))
-        logits = self.target.forward(last[1:], place)[:, : self.vocabulary]
+        logits = self.target.forward(last[1:], self._root.layout().behind(prefix))[:, : self.vocabulary]
         self.timer.mark("target")
-        choice, sound = choose_checked(logits, self.sampling, generator)
-        report = torch.cat([choice, here, here, sound.to(torch.int64), torch.ones_like(here)])
+        choice, largest = choose_checked(logits, self.sampling, generator)
+        settled = settle_matching(last[1:], choice, self._root, largest, largest[:0], prefix.length)
         self.timer.mark("acceptance")
-        return Advance(report, torch.cat([last[1:], choice]), prefix.length + 1)
+        return Advance(settled.report, settled.state)
 
 
 class SpeculativeStep:
@@ -119,45 +124,37 @@ class SpeculativeStep:
         """See `Step`. With less room than the tree has nodes, it is cut."""
         self.timer.begin()
         proposal = self.drafter.propose(last, prefix, room, generator, self.timer)
-        tree = proposal.tree
-        place = Placement(prefix, tree.depths, torch.arange(tree.size, device=last.device), tree.ancestors)
-        logits = self.target.forward(proposal.tokens, place)[:, : self.vocabulary]
+        logits = self.target.forward(proposal.tokens, proposal.tree.layout().behind(prefix))[:, : self.vocabulary]
         self.timer.mark("target")
-        accepted, rows_sound = self._accept(proposal, logits, generator)
-        sound = rows_sound[accepted.path].all()  # logits of rejected nodes decide nothing
+        settled = self._settle(proposal, logits, prefix.length, generator)
         self.timer.mark("acceptance")
-        rows = accepted.path if proposal.rows is None else proposal.rows[accepted.path]
-        self.target.move(prefix, accepted.path[1:], 1)  # those behind the last accepted one are written again
+        rows = settled.path if proposal.rows is None else proposal.rows[settled.path]
+        self.target.move(prefix, settled.path[1:], 1)  # those behind the last accepted one are written again
         self.draft.move(prefix, rows[1:], 1)
-        count = accepted.count[None]
-        health = torch.stack([sound, proposal.sound]).to(torch.int64)
-        report = torch.cat([accepted.emitted, tree.ranks[accepted.path], count, health])
-        committed = torch.cat([last[1:], accepted.emitted])
-        newest = committed.index_select(0, torch.cat([count, count + 1]))
         self.timer.mark("cache")
-        return Advance(report, newest, prefix.length + count + 1)
+        return Advance(settled.report, settled.state)
 
-    def _accept(self, proposal: Proposal, logits: Tensor, generator: torch.Generator | None) -> tuple[Accepted, Tensor]:
-        """What is accepted, and the health of each row of the target's logits: bool [n]."""
+    def _settle(self, proposal: Proposal, logits: Tensor, length: Tensor, generator: torch.Generator | None) -> Settled:
+        """Verify the proposal by the target's logits."""
         tokens, tree = proposal.tokens, proposal.tree
         if proposal.q is None:
-            choices, sound = choose_checked(logits, self.sampling, generator)
-            last = last_matching(tokens, choices, tree)
-            return accept(tokens, last, choices.index_select(0, last[None])[0], tree), sound
+            choices, largest = choose_checked(logits, self.sampling, generator)
+            return settle_matching(tokens, choices, tree, largest, proposal.largest, length)
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
         p = distribution(logits, self.sampling)
         verdict = verify(tokens, p, proposal.q, tree, replacement=self.drafting.rule == "swr", verifier=self.drafting.verifier)
         last = verdict.last(torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
-        return accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree), logits.amax(-1).isfinite()
+        accepted = accept(tokens, last, race(verdict.rest(last), generator).argmax(), tree)
+        return settle(accepted, tokens, tree, logits.amax(-1), proposal.largest, length)
 
 
 def choose_checked(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """(One token per row, int64 [rows]; whether its largest logit is finite, bool [rows]) of logits [rows, vocabulary]."""
+    """(One token per row, int64 [rows]; its largest logit [rows]) of logits [rows, vocabulary]."""
     if sampling.greedy:
         largest, tokens = most_likely(logits, 1)
-        return tokens[:, 0], largest[:, 0].isfinite()
-    return choose(logits, sampling, generator), logits.amax(-1).isfinite()
+        return tokens[:, 0], largest[:, 0]
+    return choose(logits, sampling, generator), logits.amax(-1)
 
 
 def finite(logits: Tensor) -> Tensor:

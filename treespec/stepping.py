@@ -105,8 +105,8 @@ class CapturedSteps:
         self.step, self.vocabulary = step, step.vocabulary
         self._timed = isinstance(step.timer, CapturedTimer)
         self.ahead = 0 if self._timed else 1
-        self._last = torch.zeros(2, dtype=torch.int64, device=device)
-        self._length = torch.ones(1, dtype=torch.int64, device=device)
+        self._state = torch.tensor([0, 0, 1], device=device)
+        self._last, self._length = self._state[:2], self._state[2:]
         self._generator = torch.Generator(device)
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(self._generator)
@@ -126,11 +126,9 @@ class CapturedSteps:
         torch.cuda.synchronize()
         with torch.cuda.graph(self._graph, pool=pool):
             advance = self.step.advance(self._last, prefix, _AMPLE, self._generator)
-            report = advance.report.clone()
-            self._last.copy_(advance.last)
-            self._length.copy_(advance.prefix)
-        host = [(torch.empty_like(report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
-        return report, host
+            self._state.copy_(advance.state)
+        host = [(torch.empty_like(advance.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
+        return advance.report, host
 
     @torch.inference_mode()
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from treespec.models.placement import Layout
 from treespec.tree import SpeculationTree
 
 
@@ -26,6 +27,10 @@ class TreeTensors:
     def size(self) -> int:
         """Number of nodes."""
         return self.depths.shape[0]
+
+    def layout(self) -> Layout:
+        """Of all nodes, the root at the end of the prefix."""
+        return Layout(self.depths, torch.arange(self.size, device=self.depths.device), self.ancestors)
 
     def path_to(self, node: Tensor) -> Tensor:
         """int64 [depth + 1]: ids from the root down to `node` int64 [], which is repeated to the end."""
@@ -87,6 +92,16 @@ class StaticTensors(TreeTensors):
     """All parents."""
     levels: tuple[Family, ...]
     """Per level 0..d-1: the parents there."""
+    broods: tuple[tuple[Tensor, Tensor], ...]
+    """Per level 0..d-1: (id of each node's first child, how many children it has), both int64 [width]."""
+    nodes: Layout
+    """See `layout`."""
+    expanded: tuple[Layout, ...]
+    """Per level 0..d-1: of its nodes. The root stands beside the token before it."""
+
+    def layout(self) -> Layout:
+        """See `TreeTensors`."""
+        return self.nodes
 
     @classmethod
     def on(cls, tree: SpeculationTree, device: torch.device | str) -> "StaticTensors":
@@ -95,13 +110,15 @@ class StaticTensors(TreeTensors):
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(values, dtype=torch.int64, device=device)
 
-        parents, ranks = tensor(tree.parents), tensor(tree.ranks)
+        parents, ranks, depths = tensor(tree.parents), tensor(tree.ranks), tensor(tree.depths)
+        ancestors, ids = torch.tensor(tree.ancestor_mask, device=device), torch.arange(tree.size, device=device)
+        inner = [slice(level.start, level.stop) for level in tree.levels[:-1]]
         return cls(
             depth=tree.depth,
-            depths=tensor(tree.depths),
+            depths=depths,
             parents=parents.clamp_min(0),
             ranks=ranks,
-            ancestors=torch.tensor(tree.ancestor_mask, device=device),
+            ancestors=ancestors,
             tree=tree,
             source=tuple(
                 (tensor([tree.parents[node] - above.start for node in level]), tensor([tree.ranks[node] for node in level]))
@@ -112,6 +129,15 @@ class StaticTensors(TreeTensors):
             bottom_up=tensor(_bottom_up(tree)),
             whole=Family.of(tree, range(tree.size), device),
             levels=tuple(Family.of(tree, level, device) for level in tree.levels[:-1]),
+            broods=tuple(
+                (tensor([min(tree.children[n], default=0) for n in level]), tensor([len(tree.children[n]) for n in level]))
+                for level in tree.levels[:-1]
+            ),
+            nodes=Layout.fixed(depths, ids, ancestors),
+            expanded=tuple(
+                Layout.root(device) if depth == 0 else Layout.fixed(depths[level], ids[level], ancestors[level, : level.stop])
+                for depth, level in enumerate(inner)
+            ),
         )
 
 

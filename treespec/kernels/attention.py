@@ -16,6 +16,7 @@ from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import MULTIPROCESSORS, SHARED, shared_bytes
+from treespec.models.placement import Placement, pack_bits
 
 MAX_SPLITS = 16
 _LOG2_E = 1.4426950408889634
@@ -41,18 +42,13 @@ class Ancestors:
     """What each node sees of the `slots` rows behind the committed ones, as bits."""
 
     words: Tensor
-    """int64 [n, slots / 64, rounded up]; bit b of word w: slot 64 w + b."""
+    """int64 [n, slots / 64, rounded up], as `placement.pack_bits` makes them."""
     slots: int
 
 
 def reference_pack(visible: Tensor) -> Ancestors:
     """The twin that defines `pack`."""
-    n, m = visible.shape
-    count = -(-m // 64)
-    wide = torch.zeros(n, 64 * count, dtype=torch.int64, device=visible.device)
-    wide[:, :m] = visible
-    places = torch.arange(64, device=visible.device)
-    return Ancestors((wide.view(n, count, 64) << places).sum(-1), m)
+    return Ancestors(pack_bits(visible), visible.shape[1])
 
 
 def pack(visible: Tensor) -> Ancestors:
@@ -72,6 +68,11 @@ def pack(visible: Tensor) -> Ancestors:
         **early(visible.device),
     )
     return Ancestors(words, m)
+
+
+def ancestors_of(place: Placement) -> Ancestors:
+    """What the tokens of a pass see of each other, packed now or before."""
+    return pack(place.visible) if place.bits is None else Ancestors(place.bits, place.visible.shape[1])
 
 
 def reference_attention(
@@ -229,7 +230,7 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
     if dim > 128:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
     if dim <= 64:
-        return Tiling(min(height, 64), 64, 4, 4)
+        return Tiling(min(height, 64), 64, 4, 4, together=1, whole=8)
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
         blocks = triton.cdiv(rows, low)
         if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 512):

@@ -23,6 +23,8 @@ from treespec.kernels.product import (
     Tiling,
     Workspace,
     activate,
+    ahead,
+    ask,
     block_of,
     collect,
     deposit,
@@ -179,6 +181,7 @@ def _launch_linear(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
+        AHEAD=ahead(weight, rows, plan.splits) if overlap else 0,
         OVERLAP=overlap,
         num_warps=plan.warps,
         **early(weight.device),
@@ -192,19 +195,23 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
     few = rows <= 16
     share = shares(columns, 128)
     if gated:
-        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else Tiling(32, 128 if few else 64, 1, 4, 4)
+        small = Tiling(32, 256, 1, 4, 3) if few else Tiling(32, 128, 1, 4, 4)
+        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else small
     elif columns >= 16_384:
         plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
     elif few and columns > 8192:
         plan = Tiling(share, 128, 1, 4, 5)
     elif few:
-        plan = Tiling(64, 256 if inner >= 2048 else 128, 1, 4, 4)
+        deep = 256 if inner >= 2048 else 128
+        plan = Tiling(64, deep, 1, 4, 4) if share > 16 else Tiling(32, deep, 1, 4, 6)
     elif share > 32:
         plan = Tiling(share, 128, 1, 4 if share <= 64 else 8, 5)
     elif inner > 8192:  # half as many tiles, each split in two, read the inputs half as often
         plan = Tiling(64, 128, 1, 4, 5)
-    else:
+    elif share > 16:
         plan = Tiling(32, 256 if inner >= 2048 else 128, 1, 4, 4)
+    else:
+        plan = Tiling(16, 128, 1, 4, 6) if inner >= 2048 else Tiling(32, 256, 1, 4, 3)
     return fitting(plan, rows, triton.cdiv(columns, plan.columns), inner, 2 if gated else 1, shared)
 
 
@@ -264,6 +271,7 @@ def _linear_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -275,6 +283,11 @@ def _linear_kernel(
     u_row = weight + (columns + column).to(tl.int64) * inner
     where = row[:, None].to(tl.int64) * columns + column[None, :]
     written = there[:, None] & inside[None, :]
+    if AHEAD > 0:
+        near = tl.minimum(column, columns - 1).to(tl.int64) * inner
+        ask(weight + near, first, stop, AHEAD)
+        if GATED != "":
+            ask(weight + columns.to(tl.int64) * inner + near, first, stop, AHEAD)
     # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
     if BIAS:
         main_bias = tl.load(bias + column, mask=inside, other=0.0)

@@ -279,7 +279,9 @@ def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> No
         DIM=dim,
         BLOCK=triton.next_power_of_2(dim),
         ROWS=triton.next_power_of_2(count),
+        OVERLAP=overlaps(storage.device),
         num_warps=4,
+        **early(storage.device),
     )
 
 
@@ -294,7 +296,9 @@ def _move_kernel(
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
+    wait_for_inputs(OVERLAP)
     base = storage + tl.program_id(0).to(tl.int64) * capacity * DIM
     row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK)
     committed = tl.load(length)

@@ -17,6 +17,8 @@ MULTIPROCESSORS = 132
 """What tiles and splits are chosen for: an H100 or H200."""
 SHARED = 209_000
 """Bytes of shared memory that a program may take on Hopper."""
+SMALL = 4_000_000
+"""Bytes of matrices whose product takes longer to launch and to start than to read."""
 _TILES = 1 << 14
 
 
@@ -112,6 +114,26 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
     if block_of(rows) == LARGEST and fit >= 3:
         stages = min(stages, fit)
     return replace(plan, inner=at_once, splits=splits, stages=stages)
+
+
+def ahead(weight: Tensor, rows: int, splits: int) -> int:
+    """How many lines of 128 bytes of each row's slice a program asks for before its inputs are there: all of a small matrix, else none.
+
+    While small kernels follow each other, the memory is idle; a large matrix keeps it busy anyhow (benchmarks/NOTES.md).
+    """
+    inner = weight.shape[1]
+    if weight.element_size() != 2 or weight.nbytes > (4 * SMALL if block_of(rows) < LARGEST else SMALL):
+        return 0
+    return int(triton.next_power_of_2(triton.cdiv(triton.cdiv(inner, splits), 64)))
+
+
+@triton.jit
+def ask(w_row: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
+    """Ask L2 for the two-byte weights first .. stop of the rows at `w_row`, without waiting for them."""
+    at = tl.maximum(tl.minimum(first + tl.arange(0, LINES) * 64, stop - 1), 0)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w_row[:, None] + at[None, :]], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit

@@ -19,6 +19,8 @@ from treespec.kernels.product import (
     Stream,
     Tiling,
     Workspace,
+    ahead,
+    ask,
     block_of,
     collect,
     deposit,
@@ -114,6 +116,7 @@ def project(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
+        AHEAD=ahead(weight, count, plan.splits) if overlap else 0,
         OVERLAP=overlap,
         num_warps=plan.warps,
         **early(weight.device),
@@ -127,7 +130,7 @@ def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtyp
         return Tiling(16, 32, 1, 4, 2)
     pairs = heads * (dim // 2)
     share = shares(pairs, 64)
-    plan = Tiling(share, 128, 1, 4, 4 if share > 32 else 5) if share >= 24 else Tiling(16, 128, 1, 4, 3)
+    plan = Tiling(share, 128, 1, 4, 4 if share > 32 else 5) if share >= 24 else Tiling(32 if rows <= 16 else 16, 128, 1, 4, 6)
     return fitting(plan, rows, triton.cdiv(pairs, plan.columns), inner, 2, shared)
 
 
@@ -171,6 +174,7 @@ def _project_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
+    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -183,6 +187,10 @@ def _project_kernel(
     low_column = head * (2 * HALF) + column
     low_row = weight + low_column.to(tl.int64) * inner
     high_row = weight + (HALF + low_column).to(tl.int64) * inner
+    if AHEAD > 0:
+        near = tl.where(inside, low_column, 0).to(tl.int64) * inner
+        ask(weight + near, first, stop, AHEAD)
+        ask(weight + near + HALF * inner, first, stop, AHEAD)
     wait_for_inputs(OVERLAP)
     loaded = load_squares(squares, count, parts, BLOCK, PARTS)  # here, so that the memory answers while the weights stream
     committed = tl.load(length).to(tl.int32)

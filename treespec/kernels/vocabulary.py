@@ -41,13 +41,37 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Raises ValueError for a count, vocabulary, type or layout that the kernels do not take.
     """
     _check(logits, count)
+    values = torch.empty(logits.shape[0], count, dtype=torch.float32, device=logits.device)
+    tokens = torch.empty(logits.shape[0], count, dtype=torch.int64, device=logits.device)
+    _launch(logits, count, values, tokens, None)
+    return values, tokens
+
+
+def reference_plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+    """The twin that defines `plant`. See there."""
+    values, best = reference_top_tokens(logits, count)
+    largest.copy_(values[:, 0])
+    for row, (first, children) in enumerate(zip(*(part.tolist() for part in brood), strict=True)):
+        tokens[first : first + children] = best[row, :children]
+
+
+def plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+    """Put the most likely tokens of each row where its node's children are, and its largest logit into `largest` float32 [rows].
+
+    `brood`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for k < children[r] <= count.
+    Otherwise as `top_tokens`, but that nothing else is written.
+    """
+    _check(logits, count)
+    _launch(logits, count, largest, tokens, brood)
+
+
+def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, brood: tuple[Tensor, Tensor] | None) -> None:
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
     group_bits, groups_bits = _grouping(vocabulary, count_bits)
     groups, per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
-    values = torch.empty(rows, count, dtype=torch.float32, device=logits.device)
-    tokens = torch.empty(rows, count, dtype=torch.int64, device=logits.device)
+    first, children = brood or (None, None)
     overlap, options = overlaps(logits.device), early(logits.device)
     _maxima_kernel[(rows, triton.cdiv(groups, per_tile))](
         logits, maxima, logits.stride(0), vocabulary, groups, GROUP=1 << group_bits, TILE=per_tile, OVERLAP=overlap, num_warps=4, **options
@@ -57,10 +81,13 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         maxima,
         values,
         tokens,
+        first,
+        children,
         logits.stride(0),
         vocabulary,
         groups,
         count,
+        PLANT=brood is not None,
         COUNT_BITS=count_bits,
         GROUP_BITS=group_bits,
         GROUPS_BITS=groups_bits,
@@ -68,7 +95,6 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         num_warps=_warps(max(groups_bits, group_bits + count_bits)),
         **options,
     )
-    return values, tokens
 
 
 def _check(logits: Tensor, count: int) -> None:
@@ -192,10 +218,13 @@ def _select_kernel(
     maxima: "Any",
     values: "Any",
     tokens: "Any",
+    first: "Any",
+    children: "Any",
     stride: "Any",
     vocabulary: "Any",
     groups: "Any",
     count: "Any",
+    PLANT: tl.constexpr,
     COUNT_BITS: tl.constexpr,
     GROUP_BITS: tl.constexpr,
     GROUPS_BITS: tl.constexpr,
@@ -205,6 +234,8 @@ def _select_kernel(
     wait_for_inputs(OVERLAP)
     row = tl.program_id(0)
     group = tl.arange(0, 2**GROUPS_BITS)
+    if PLANT:
+        start, count = tl.load(first + row), tl.load(children + row).to(tl.int32)
     largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
     best = _index(_largest(_keys(largest, group), GROUPS_BITS, COUNT_BITS, False))
 
@@ -217,5 +248,9 @@ def _select_kernel(
     slot = tl.arange(0, 2**COUNT_BITS)
     ordered = (keys >> 32).to(tl.int32)
     value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    tl.store(values + row * count + slot, value, mask=slot < count)
-    tl.store(tokens + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)
+    if PLANT:
+        tl.store(values + row + slot, value, mask=slot == 0)
+        tl.store(tokens + start + slot, _index(keys).to(tl.int64), mask=slot < count)
+    else:
+        tl.store(values + row * count + slot, value, mask=slot < count)
+        tl.store(tokens + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)

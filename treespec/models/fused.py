@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treespec.kernels import linear as lin
-from treespec.kernels.attention import Ancestors, pack, tree_attention
+from treespec.kernels.attention import Ancestors, ancestors_of, pack, tree_attention
 from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
-from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Norm, Workspace
+from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
 
 _FEW = 16
-"""Rows up to which turning queries and keys in a launch of its own is faster than by the product's programs (benchmarks/NOTES.md)."""
+"""Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/NOTES.md)."""
 _TILE, _DEEP = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension beyond which too few of them leave much of the device idle."""
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -102,7 +102,7 @@ class FusedDecoder:
         `near`: what layers with a window see of the tree; `table`: the embeddings that tokens are rows of, where not the model's own.
         """
         table = self.embedding if table is None else table
-        tree, edge = pack(place.visible), None if near is None else pack(near)
+        tree, edge = ancestors_of(place), None if near is None else pack(near)
         if tokens.shape[0] > LARGEST:
             return self._wide(tokens, place, tree, edge, cache, keep, table)
         space = self.workspace
@@ -110,7 +110,7 @@ class FusedDecoder:
         for index, layer in enumerate(self.layers):
             keys, values = cache.rows(index)
             where = self._where(place, keys, values)
-            if tokens.shape[0] > _FEW and layer.heads is None:
+            if layer.heads is None and (tokens.shape[0] > _FEW or layer.qkv.weight.nbytes <= SMALL):
                 query = project(stream, layer.qkv.weight, space, *where, bias=layer.qkv.bias)
             else:
                 query = rotate_and_store(lin.linear(stream, layer.qkv.weight, space, bias=layer.qkv.bias), *where, layer.heads)

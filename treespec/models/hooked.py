@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from treespec.kernels.attention import Ancestors, pack, tree_attention
+from treespec.kernels.attention import Ancestors, ancestors_of, pack, tree_attention
 from treespec.models.families import Family
 from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
@@ -80,7 +80,7 @@ class HookedDecoder:
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         usual = self._config._attn_implementation
         self.running.place, self.running.calls = place, 0
-        self.running.tree, self.running.edge = pack(place.visible), None if near is None else pack(near)
+        self.running.tree, self.running.edge = ancestors_of(place), None if near is None else pack(near)
         self._config._attn_implementation = NAME
         try:
             output = self.module(

@@ -20,22 +20,51 @@ class Prefix:
         """A length that the host knows."""
         return cls(torch.full((1,), length, dtype=torch.int64, device=device), length)
 
-    def without(self, count: int) -> "Prefix":
-        """All but the last `count` tokens."""
-        return Prefix(self.length - count, None if self.known is None else self.known - count)
+
+def pack_bits(visible: Tensor) -> Tensor:
+    """int64 [q, m / 64, rounded up] of bool [q, m]: bit b of word w says what 64 w + b does."""
+    places = torch.arange(64, device=visible.device)
+    return torch.stack([(word.to(torch.int64) << places[: word.shape[1]]).sum(-1) for word in visible.split(64, dim=1)], dim=1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How q tokens stand to each other and to the end of a prefix, whichever that is: what is the same at every step of a static tree."""
+
+    depths: Tensor
+    rows: Tensor
+    visible: Tensor
+    bits: Tensor | None = None
+
+    @classmethod
+    def fixed(cls, depths: Tensor, rows: Tensor, visible: Tensor) -> "Layout":
+        """One that is used again and again: what kernels need is computed now."""
+        return cls(depths, rows, visible, pack_bits(visible) if visible.is_cuda else None)
+
+    @classmethod
+    def root(cls, device: torch.device | str) -> "Layout":
+        """The last token of a prefix, which is read (again), and the one behind it."""
+        places = torch.tensor([-1, 0], device=device)
+        return cls.fixed(places, places, torch.tensor([[False], [True]], device=device))
+
+    def behind(self, prefix: Prefix) -> "Placement":
+        """The tokens in their places."""
+        return Placement(prefix, self.depths, self.rows, self.visible, self.bits)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """q tokens behind a prefix."""
+    """q tokens behind a prefix, or in its last places."""
 
     prefix: Prefix
     depths: Tensor
     """int64 [q]; position - length."""
     rows: Tensor
-    """int64 [q]; slot - length, all different."""
+    """int64 [q]; slot - length, all different. Below 0 the token is one of the prefix, and written again."""
     visible: Tensor
     """bool [q, m]; which of the m slots behind the prefix each token sees, besides the whole prefix. Its own is among them."""
+    bits: Tensor | None = None
+    """The same by `pack_bits`, where it is known beforehand."""
 
     @classmethod
     def causal(cls, start: int, count: int, device: torch.device | str) -> "Placement":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels import vocabulary as kernels
-from treespec.kernels.vocabulary import reference_top_tokens, top_tokens
+from treespec.kernels.vocabulary import plant, reference_plant, reference_top_tokens, top_tokens
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 INF, NAN = float("inf"), float("nan")
@@ -134,6 +134,24 @@ def test_rows_any_distance_apart(device: str) -> None:
         check(logits[::2, :1025], count)
         check(logits[:1, :1025].expand(2, -1), count)
         check(logits[4:, :1025].narrow(0, 0, 1), count)
+
+
+@DTYPES
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_children_are_written_where_they_belong(dtype: torch.dtype, count: int, device: str) -> None:
+    """Nothing else is: neither before the first child, nor behind the last, nor for a node without children."""
+    logits = quantised(4, 1025, dtype=dtype, device=device)
+    logits[3, 5] = INF
+    children = torch.tensor([count, 0, 1, count], device=device)
+    first = 3 + children.cumsum(0) - children
+    found, expected = (torch.full((40,), -9, device=device) for _ in range(2))
+    largest, wanted = (torch.zeros(4, device=device) for _ in range(2))
+    plant(logits, count, (first, children), found, largest)
+    reference_plant(logits, count, (first, children), expected, wanted)
+    assert found.tolist() == expected.tolist()
+    assert largest.tolist() == wanted.tolist()
+    assert (found == -9).sum() == 40 - int(children.sum())
+    assert largest.isfinite().tolist() == [True, True, True, False]
 
 
 def test_a_planted_mistake_is_seen(device: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,141 @@
+"""The end of a step in one launch: the walk down the tree along the target's choices, and what is written down of it.
+
+A step ends with some thirty operations on a few dozen numbers, each of which takes a microsecond or two to launch. One program does them
+all. `reference_settle_matching` defines the result.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from treespec.acceptance import accept, last_matching, settle
+from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.tree_tensors import TreeTensors
+
+LARGEST = 1024
+"""Nodes of a tree that one program takes."""
+
+
+def reference_settle_matching(
+    tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The twin that defines `settle_matching`."""
+    last = last_matching(tokens, choices, tree)
+    settled = settle(accept(tokens, last, choices.index_select(0, last[None])[0], tree), tokens, tree, largest, drafted, length)
+    return settled.path, settled.report, settled.state
+
+
+def settle_matching(
+    tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(path, report, state) as in `acceptance.Settled`.
+
+    `tokens`, `choices` int64 [n], n <= 1,024: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
+    [n] and `drafted` [any number], of any type and stride: the largest logits of the target's and the draft's rows; `length` int64 [1].
+    """
+    n, depth = tree.size, tree.depth
+    device = tokens.device
+    path = torch.empty(depth + 1, dtype=torch.int64, device=device)
+    report = torch.empty(2 * (depth + 1) + 3, dtype=torch.int64, device=device)
+    state = torch.empty(3, dtype=torch.int64, device=device)
+    nodes = triton.next_power_of_2(n)
+    _settle_kernel[(1,)](
+        tokens,
+        choices,
+        largest,
+        drafted,
+        tree.parents,
+        tree.depths,
+        tree.ranks,
+        tree.ancestors,
+        length,
+        path,
+        report,
+        state,
+        n,
+        depth,
+        drafted.shape[0],
+        choices.stride(0),
+        largest.stride(0),
+        NODES=nodes,
+        AT_ONCE=min(64, 16_384 // nodes),
+        LEVELS=triton.next_power_of_2(depth + 1),
+        DRAFTED=triton.next_power_of_2(max(1, drafted.shape[0])),
+        OVERLAP=overlaps(device),
+        num_warps=4 if n <= 128 else 8,
+        **early(device),
+    )
+    return path, report, state
+
+
+@triton.jit
+def _finite(x: "Any") -> "Any":
+    """Neither NaN nor infinite."""
+    return tl.abs(x.to(tl.float32)) < float("inf")
+
+
+@triton.jit(do_not_specialize=["n", "depth", "drafts", "choice_stride", "largest_stride"])
+def _settle_kernel(
+    tokens: "Any",
+    choices: "Any",
+    largest: "Any",
+    drafted: "Any",
+    parents: "Any",
+    depths: "Any",
+    ranks: "Any",
+    ancestors: "Any",
+    length: "Any",
+    path: "Any",
+    report: "Any",
+    state: "Any",
+    n: "Any",
+    depth: "Any",
+    drafts: "Any",
+    choice_stride: "Any",
+    largest_stride: "Any",
+    NODES: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    DRAFTED: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    wait_for_inputs(OVERLAP)
+    node, draft, level = tl.arange(0, NODES), tl.arange(0, DRAFTED), tl.arange(0, LEVELS)
+    there = node < n
+    committed = tl.load(length)
+    token = tl.load(tokens + node, mask=there, other=0)
+    rank = tl.load(ranks + node, mask=there, other=0)
+    deep = tl.load(depths + node, mask=there, other=-1)
+    sound = _finite(tl.load(largest + node * largest_stride, mask=there, other=0.0))
+    drafts_sound = tl.min(_finite(tl.load(drafted + draft, mask=draft < drafts, other=0.0)).to(tl.int64), axis=0)
+
+    blocked = tl.zeros((NODES,), dtype=tl.int32)  # a node, or one above it, is not what the target chose after its parent
+    for first in range(0, n, AT_ONCE):
+        other = first + tl.arange(0, AT_ONCE)
+        inside = other < n
+        wanted = tl.load(choices + tl.load(parents + other, mask=inside, other=0) * choice_stride, mask=inside, other=0)
+        missed = inside & (other > 0) & (tl.load(tokens + other, mask=inside, other=0) != wanted)
+        above = tl.load(ancestors + node[:, None] * n + other[None, :], mask=there[:, None] & inside[None, :], other=0)
+        blocked |= tl.max(((above != 0) & missed[None, :]).to(tl.int32), axis=1)
+    reached = tl.where(blocked == 0, deep, -1)
+    count, last = tl.max(reached, axis=0), tl.argmax(reached, axis=0)
+    choice, token_there, rank_there = tl.load(choices + last * choice_stride), tl.load(tokens + last), tl.load(ranks + last)
+
+    on_path = there & (tl.load(ancestors + last * n + node, mask=there, other=0) != 0)
+    behind = (level > count) & (level <= depth)  # what no one reads, written all the same
+    tl.store(path + deep, node.to(tl.int64), mask=on_path)
+    tl.store(path + level, (last + level * 0).to(tl.int64), mask=behind)
+    tl.store(report + deep - 1, token, mask=on_path & (node > 0))
+    tl.store(report + level, tl.where((level == count) | (level == depth), choice, token_there), mask=behind | (level == count))
+    tl.store(report + depth + 1 + deep, rank, mask=on_path)
+    tl.store(report + depth + 1 + level, rank_there + level * 0, mask=behind)
+    end = report + 2 * (depth + 1)
+    tl.store(end, count)
+    tl.store(end + 1, tl.min((sound | ~on_path).to(tl.int64), axis=0))
+    tl.store(end + 2, drafts_sound)
+    tl.store(state, token_there)
+    tl.store(state + 1, choice)
+    tl.store(state + 2, committed + count + 1)
