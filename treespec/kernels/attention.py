@@ -230,22 +230,24 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
     if dim > 128:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
     if dim <= 64:
-        return Tiling(min(height, 64), 64, 4, 4, together=1, whole=8)
+        return Tiling(min(height, 64), 64, 4, 3, together=1)
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
         blocks = triton.cdiv(rows, low)
-        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 512):
-            return Tiling(low, 128, 8, 3, whole=12)
+        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS:
+            if blocks <= 4 and reach <= 512:  # fewer programs, which start and end sooner
+                return Tiling(64, 64, 4, 4, whole=12)
+            if reach <= (1024 if blocks <= 4 else 512):
+                return Tiling(low, 128, 8, 3, whole=12)
     if height < 64:
         return Tiling(height, 64, 4, 3, together=1)
-    usual, tall = Tiling(64, 64, 4, 4, together=1, whole=8), Tiling(128, 64, 8, 3, together=1, whole=8)
-
-    def programs_and_splits(plan: Tiling) -> tuple[int, int]:
-        programs = triton.cdiv(rows, plan.rows) * kv_heads
-        return programs, choose_splits(programs, triton.cdiv(reach, plan.slots), plan)
-
-    (programs, splits), (_, otherwise) = programs_and_splits(tall), programs_and_splits(usual)
-    fills = programs * splits >= MULTIPROCESSORS * 7 // 8
-    return tall if height >= 128 and fills and (splits == 1 or (otherwise > 1 and reach >= 3072)) else usual
+    if height == 64 or reach < 3072:
+        usual = Tiling(64, 64, 4, 4, together=1, whole=8)
+    else:  # one program multiplies while the other makes weights
+        usual = Tiling(64, 64, 4, 3, together=2, whole=8)
+    tall = Tiling(128, 64, 8, 3, together=1, whole=8)
+    programs = triton.cdiv(rows, tall.rows) * kv_heads
+    unsplit = programs >= MULTIPROCESSORS * 7 // 8 and choose_splits(programs, triton.cdiv(reach, tall.slots), tall) == 1
+    return tall if height >= 128 and unsplit else usual
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
@@ -327,6 +329,7 @@ def _attention_kernel(
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    prefix = tl.load(length).to(tl.int32)
     wait_for_inputs(OVERLAP)
     kv_head, split, splits = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -334,7 +337,6 @@ def _attention_kernel(
     there = node < n
     place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
 
-    prefix = tl.load(length).to(tl.int32)
     if SPLIT:
         splits = _parts(prefix, m, window, splits, SLOTS, WHOLE, WINDOWED)
         there = there & (split < splits)
@@ -429,8 +431,9 @@ def _combine_kernel(
     WINDOWED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    prefix = tl.load(length).to(tl.int32)
     wait_for_inputs(OVERLAP)
-    if _parts(tl.load(length).to(tl.int32), m, window, splits, SLOTS, WHOLE, WINDOWED) > 1:
+    if _parts(prefix, m, window, splits, SLOTS, WHOLE, WINDOWED) > 1:
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
         there, inside = row < rows, place < VALUE_DIM

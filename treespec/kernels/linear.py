@@ -16,6 +16,7 @@ from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import (
+    LARGEST,
     SHARED,
     Activation,
     Norm,
@@ -149,7 +150,7 @@ def _launch_linear(
     plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
     partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
-    overlap = overlaps(weight.device)
+    overlap, lines = overlaps(weight.device), ahead(weight, rows, plan.splits)
     _linear_kernel[(tiles, plan.splits)](
         read,
         weight,
@@ -181,8 +182,8 @@ def _launch_linear(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=ahead(weight, rows, plan.splits) if overlap else 0,
-        OVERLAP=overlap,
+        AHEAD=lines if overlap else 0,
+        OVERLAP=(2 if lines and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )

@@ -222,12 +222,12 @@ def _rotate_kernel(
         q_high = tl.load(q_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
         k_low = tl.load(k_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
         k_high = tl.load(k_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    wait_for_inputs(OVERLAP)
     committed = tl.load(length)
     slot = committed + tl.load(rows + node)
     at = tl.minimum(committed + tl.load(depths + node), positions - 1)
     c = tl.load(cos + at * HALF + column, mask=column < HALF, other=0.0)[None, :]
     s = tl.load(sin + at * HALF + column, mask=column < HALF, other=0.0)[None, :]
+    wait_for_inputs(OVERLAP)
     source = qkv + node * ((HEADS + 2 * KV_HEADS) * 2 * HALF) + head[:, None] * (2 * HALF) + column[None, :]
     low = tl.load(source, mask=there, other=0.0).to(tl.float32)
     high = tl.load(source + HALF, mask=there, other=0.0).to(tl.float32)

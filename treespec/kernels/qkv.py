@@ -15,6 +15,7 @@ from treespec.kernels.linear import reference_linear
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.pointwise import reference_rotate_and_store
 from treespec.kernels.product import (
+    LARGEST,
     SHARED,
     Stream,
     Tiling,
@@ -76,7 +77,7 @@ def project(
     block = block_of(count)
     plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv((heads + 2 * kv_heads) * half, plan.columns), triton.next_power_of_2(plan.columns)
-    overlap = overlaps(weight.device)
+    overlap, lines = overlaps(weight.device), ahead(weight, count, plan.splits)
     query = torch.empty(count, heads, dim, dtype=weight.dtype, device=weight.device)
     _project_kernel[(tiles, plan.splits)](
         x.weighted,
@@ -116,8 +117,8 @@ def project(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=ahead(weight, count, plan.splits) if overlap else 0,
-        OVERLAP=overlap,
+        AHEAD=lines if overlap else 0,
+        OVERLAP=(2 if lines and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )
@@ -191,11 +192,11 @@ def _project_kernel(
         near = tl.where(inside, low_column, 0).to(tl.int64) * inner
         ask(weight + near, first, stop, AHEAD)
         ask(weight + near + HALF * inner, first, stop, AHEAD)
-    wait_for_inputs(OVERLAP)
-    loaded = load_squares(squares, count, parts, BLOCK, PARTS)  # here, so that the memory answers while the weights stream
     committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
+    wait_for_inputs(OVERLAP)
+    loaded = load_squares(squares, count, parts, BLOCK, PARTS)  # here, so that the memory answers while the weights stream
     low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, WIDE, INNER, True, EVEN, PRECISION, STAGES)
     last = True
     if SPLIT:

@@ -342,10 +342,12 @@ def test_tall_tiles_only_where_they_fill_the_device_and_add_no_splits() -> None:
     def tall(rows: int, kv_heads: int, reach: int) -> bool:
         return choose_tiling(rows, 128, torch.float16, kv_heads, reach).rows == 128
 
-    assert tall(256, 8, 4160)  # 8 splits of 16 programs, where low tiles would take 4 of 32
     assert tall(512, 32, 700)  # no splits
+    assert tall(2048, 8, 4160)
+    assert not tall(256, 8, 4160)  # these would split what low tiles, two programs on a multiprocessor, split as well
+    assert choose_tiling(256, 128, torch.float16, 8, 4160).together == 2
     assert not tall(256, 8, 320)  # too few tiles of slots to split
-    assert not tall(256, 8, 1064)  # too few for that many splits
+    assert not tall(256, 8, 1064)
     assert not tall(256, 32, 1300)  # low tiles fill the device unsplit
     assert not tall(64, 8, 4160)
 
@@ -357,9 +359,11 @@ def test_low_blocks_only_where_they_fill_the_device_and_share_few_slots() -> Non
         assert plan.rows >= 64 or rows <= plan.rows or choose_splits(programs, tiles, plan) == 1
         return plan.rows
 
-    assert [rows_of(64, 32, reach) for reach in (256, 1536, 1537)] == [16, 16, 64]
+    assert [rows_of(64, 32, reach) for reach in (256, 512, 513, 1024, 1025)] == [64, 64, 16, 16, 64]
+    assert choose_splits(32, 8, choose_tiling(64, 128, torch.float16, 32, 512)) == 1
     assert [rows_of(256, 8, reach) for reach in (256, 512, 513)] == [16, 16, 64]
-    assert rows_of(128, 32, 256) == 32
+    assert rows_of(128, 32, 256) == 64
+    assert rows_of(128, 32, 600) == 32
     assert rows_of(256, 32, 256) == 64  # these fill it already
     assert rows_of(64, 8, 256) == 64  # 32 programs would not
 
