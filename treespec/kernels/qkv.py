@@ -195,6 +195,10 @@ def _project_kernel(
     committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
+    at = tl.minimum(committed + depth, positions - 1)[:, None] * HALF + column[None, :]
+    turned = there[:, None] & (inside & (head < HEADS + KV_HEADS))[None, :]
+    c = tl.load(cos + at, mask=turned, other=0.0)
+    s = tl.load(sin + at, mask=turned, other=0.0)
     wait_for_inputs(OVERLAP)
     loaded = load_squares(squares, count, parts, BLOCK, PARTS)  # here, so that the memory answers while the weights stream
     low, high = multiply(x, low_row, high_row, count, inside, first, stop, inner, BLOCK, WIDE, INNER, True, EVEN, PRECISION, STAGES)
@@ -217,10 +221,6 @@ def _project_kernel(
         written = there[:, None] & is_value[None, :]
         tl.store(value, low.to(kind), mask=written)
         tl.store(value + HALF, high.to(kind), mask=written)
-        at = tl.minimum(committed + depth, positions - 1)[:, None] * HALF + column[None, :]
-        turned = there[:, None] & (inside & (head < HEADS + KV_HEADS))[None, :]
-        c = tl.load(cos + at, mask=turned, other=0.0)
-        s = tl.load(sin + at, mask=turned, other=0.0)
         new_low = (low * c - high * s).to(kind)
         new_high = (high * c + low * s).to(kind)
         written = there[:, None] & (inside & (head < HEADS))[None, :]
