@@ -229,6 +229,8 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
         return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
     if dim > 128:
         return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
+    if dim <= 64 and height == 16:
+        return Tiling(16, 32, 2, 3, together=1)
     if dim <= 64:
         return Tiling(min(height, 64), 64, 4, 3, together=1)
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are

@@ -196,8 +196,7 @@ def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch
     few = rows <= 16
     share = shares(columns, 128)
     if gated:
-        small = Tiling(32, 256, 1, 4, 3) if few else Tiling(32, 128, 1, 4, 4)
-        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else small
+        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else Tiling(32, 128, 1, 4, 6 if few else 4)
     elif columns >= 16_384:
         plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
     elif few and columns > 8192:

@@ -102,13 +102,13 @@ def _settle_kernel(
     DRAFTED: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    wait_for_inputs(OVERLAP)
     node, draft, level = tl.arange(0, NODES), tl.arange(0, DRAFTED), tl.arange(0, LEVELS)
     there = node < n
     committed = tl.load(length)
-    token = tl.load(tokens + node, mask=there, other=0)
     rank = tl.load(ranks + node, mask=there, other=0)
     deep = tl.load(depths + node, mask=there, other=-1)
+    wait_for_inputs(OVERLAP)
+    token = tl.load(tokens + node, mask=there, other=0)
     sound = _finite(tl.load(largest + node * largest_stride, mask=there, other=0.0))
     drafts_sound = tl.min(_finite(tl.load(drafted + draft, mask=draft < drafts, other=0.0)).to(tl.int64), axis=0)
 

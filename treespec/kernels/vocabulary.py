@@ -231,11 +231,11 @@ def _select_kernel(
     OVERLAP: tl.constexpr,
 ) -> None:
     """One program per row. What is not there ranks below -inf."""
-    wait_for_inputs(OVERLAP)
     row = tl.program_id(0)
     group = tl.arange(0, 2**GROUPS_BITS)
     if PLANT:
         start, count = tl.load(first + row), tl.load(children + row).to(tl.int32)
+    wait_for_inputs(OVERLAP)
     largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
     best = _index(_largest(_keys(largest, group), GROUPS_BITS, COUNT_BITS, False))
 
