@@ -15,10 +15,12 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.kernels.product import MULTIPROCESSORS, SHARED, shared_bytes
+from treespec.kernels.product import MULTIPROCESSORS, SHARED, ask, shared_bytes
 from treespec.models.placement import Placement, pack_bits
 
 MAX_SPLITS = 16
+_NEAR = 128
+"""Slots whose K/V rows are asked for before the pass's own are there, where one program takes all."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -142,6 +144,7 @@ def tree_attention(
     whole = 0 if splits is not None else plan.whole
     if splits is None:
         splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
+    early_rows = overlaps(query.device) and splits == 1 and window is None and keys.element_size() == 2
     out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
     partial, logs = None, None
     if splits > 1:
@@ -181,6 +184,7 @@ def tree_attention(
         WINDOWED=window is not None,
         CAPPED=cap is not None,
         SPLIT=splits > 1,
+        NEAR=_NEAR if early_rows else 0,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         OVERLAP=overlaps(query.device),
         num_warps=plan.warps,
@@ -238,7 +242,7 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
         if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS:
             if blocks <= 4 and reach <= 512:  # fewer programs, which start and end sooner
                 return Tiling(64, 64, 4, 4, whole=12)
-            if reach <= (1024 if blocks <= 4 else 512):
+            if reach <= (1536 if blocks <= 4 else 512):
                 return Tiling(low, 128, 8, 3, whole=12)
     if height < 64:
         return Tiling(height, 64, 4, 3, together=1)
@@ -328,12 +332,19 @@ def _attention_kernel(
     WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
     SPLIT: tl.constexpr,
+    NEAR: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     prefix = tl.load(length).to(tl.int32)
-    wait_for_inputs(OVERLAP)
     kv_head, split, splits = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
+    keys += kv_head * key_head
+    values += kv_head * value_head
+    if NEAR > 0:
+        near = tl.maximum(tl.minimum(tl.arange(0, NEAR), prefix - 1), 0)
+        ask(keys + near * key_slot, 0, DIM, (WIDE + 63) // 64)
+        ask(values + near * value_slot, 0, VALUE_DIM, (VALUE_WIDE + 63) // 64)
+    wait_for_inputs(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     node, head = row // GROUP, kv_head * GROUP + row % GROUP
     there = node < n
@@ -360,8 +371,6 @@ def _attention_kernel(
     slot = tl.arange(0, SLOTS)
     k_at = slot[:, None] * key_slot + place[None, :]
     v_at = slot[:, None] * value_slot + value_place[None, :]
-    keys += kv_head * key_head
-    values += kv_head * value_head
     bits += node * words
 
     raw = 1.0 if CAPPED else factor  # makes scores exponents of two

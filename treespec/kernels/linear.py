@@ -84,7 +84,7 @@ def start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
         squares,
         inner,
         BLOCK=triton.next_power_of_2(inner),
-        OVERLAP=overlaps(embedding.device),
+        OVERLAP=2 if overlaps(embedding.device) else 0,  # see `overlap`
         num_warps=4,
         **early(embedding.device),
     )

@@ -1,6 +1,9 @@
 """Programmatic dependent launch: on Hopper, a kernel starts while the one before it still runs, and waits before it touches its results.
 
 Between the kernels of a small pass, launching and filling the device takes as long as a tenth of the work.
+
+What was there before a pass may be read before the wait: lengths, places, what a static tree is, rotary tables. The pass's first kernel,
+`linear.start`, makes it safe: it lets no other begin before it need not wait itself, so everything older than the pass is written by then.
 """
 
 from functools import cache

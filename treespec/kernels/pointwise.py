@@ -298,10 +298,10 @@ def _move_kernel(
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    wait_for_inputs(OVERLAP)
     base = storage + tl.program_id(0).to(tl.int64) * capacity * DIM
     row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK)
     committed = tl.load(length)
+    wait_for_inputs(OVERLAP)
     there = (row < count)[:, None] & (column < DIM)[None, :]
     slot = committed + tl.load(source + row, mask=row < count, other=0)
     moved = tl.load(base + slot[:, None] * DIM + column[None, :], mask=there, other=0.0)

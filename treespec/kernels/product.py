@@ -129,7 +129,7 @@ def ahead(weight: Tensor, rows: int, splits: int) -> int:
 
 @triton.jit
 def ask(w_row: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
-    """Ask L2 for the two-byte weights first .. stop of the rows at `w_row`, without waiting for them."""
+    """Ask L2 for the two-byte numbers first .. stop of the rows at `w_row`, without waiting for them."""
     at = tl.maximum(tl.minimum(first + tl.arange(0, LINES) * 64, stop - 1), 0)
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w_row[:, None] + at[None, :]], dtype=tl.int32, is_pure=False, pack=1

@@ -101,7 +101,14 @@ def test_any_stride_and_nothing_drafted(device: str) -> None:
     tree = some_tree(20, 2)
     tokens, choices = some_step(tree, 1.0, 1, device)
     wide = torch.stack([choices, choices + 1], dim=1)
-    agree(tokens, wide[:, 0], StaticTensors.on(tree, device), torch.ones(20, 3, device=device)[:, 1], torch.ones(4, device=device), both[0, :1])
+    agree(
+        tokens,
+        wide[:, 0],
+        StaticTensors.on(tree, device),
+        torch.ones(20, 3, device=device)[:, 1],
+        torch.ones(4, device=device),
+        both[0, :1],
+    )
 
 
 def test_a_tree_known_only_on_the_device(device: str) -> None:
