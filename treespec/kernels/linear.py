@@ -24,7 +24,6 @@ from treespec.kernels.product import (
     Tiling,
     Workspace,
     activate,
-    ahead,
     ask,
     block_of,
     collect,
@@ -36,6 +35,7 @@ from treespec.kernels.product import (
     shared_bytes,
     shares,
     slice_of,
+    small,
 )
 
 
@@ -150,7 +150,7 @@ def _launch_linear(
     plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
     partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
-    overlap, lines = overlaps(weight.device), ahead(weight, rows, plan.splits)
+    overlap, asks = overlaps(weight.device), small(weight, rows)
     _linear_kernel[(tiles, plan.splits)](
         read,
         weight,
@@ -182,8 +182,8 @@ def _launch_linear(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=lines if overlap else 0,
-        OVERLAP=(2 if lines and block < LARGEST else 1) if overlap else 0,
+        AHEAD=overlap and asks,
+        OVERLAP=(2 if asks and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )
@@ -283,11 +283,11 @@ def _linear_kernel(
     u_row = weight + (columns + column).to(tl.int64) * inner
     where = row[:, None].to(tl.int64) * columns + column[None, :]
     written = there[:, None] & inside[None, :]
-    if AHEAD > 0:
+    if AHEAD:
         near = tl.minimum(column, columns - 1).to(tl.int64) * inner
-        ask(weight + near, first, stop, AHEAD)
+        ask(weight + near, first, stop, 16)
         if GATED != "":
-            ask(weight + columns.to(tl.int64) * inner + near, first, stop, AHEAD)
+            ask(weight + columns.to(tl.int64) * inner + near, first, stop, 16)
     # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
     if BIAS:
         main_bias = tl.load(bias + column, mask=inside, other=0.0)

@@ -116,24 +116,22 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
     return replace(plan, inner=at_once, splits=splits, stages=stages)
 
 
-def ahead(weight: Tensor, rows: int, splits: int) -> int:
-    """How many lines of 128 bytes of each row's slice a program asks for before its inputs are there: all of a small matrix, else none.
+def small(weight: Tensor, rows: int) -> bool:
+    """Whether programs ask for all of their weights before their inputs are there: the memory is idle while small kernels follow each other.
 
-    While small kernels follow each other, the memory is idle; a large matrix keeps it busy anyhow (benchmarks/NOTES.md).
+    A large matrix keeps it busy anyhow (benchmarks/NOTES.md).
     """
-    inner = weight.shape[1]
-    if weight.element_size() != 2 or weight.nbytes > (4 * SMALL if block_of(rows) < LARGEST else SMALL):
-        return 0
-    return int(triton.next_power_of_2(triton.cdiv(triton.cdiv(inner, splits), 64)))
+    return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block_of(rows) < LARGEST else SMALL)
 
 
 @triton.jit
-def ask(w_row: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
-    """Ask L2 for the two-byte numbers first .. stop of the rows at `w_row`, without waiting for them."""
-    at = tl.maximum(tl.minimum(first + tl.arange(0, LINES) * 64, stop - 1), 0)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [w_row[:, None] + at[None, :]], dtype=tl.int32, is_pure=False, pack=1
-    )
+def ask(rows: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
+    """Ask L2 for the two-byte numbers first .. stop of the rows that `rows` points to, LINES of 128 bytes at once, without waiting for them."""
+    for start in range(first, stop, 64 * LINES):
+        at = tl.minimum(start + tl.arange(0, LINES) * 64, stop - 1)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [rows[:, None] + at[None, :]], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit

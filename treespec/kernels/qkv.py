@@ -20,7 +20,6 @@ from treespec.kernels.product import (
     Stream,
     Tiling,
     Workspace,
-    ahead,
     ask,
     block_of,
     collect,
@@ -32,6 +31,7 @@ from treespec.kernels.product import (
     shared_bytes,
     shares,
     slice_of,
+    small,
 )
 
 
@@ -77,7 +77,7 @@ def project(
     block = block_of(count)
     plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv((heads + 2 * kv_heads) * half, plan.columns), triton.next_power_of_2(plan.columns)
-    overlap, lines = overlaps(weight.device), ahead(weight, count, plan.splits)
+    overlap, asks = overlaps(weight.device), small(weight, count)
     query = torch.empty(count, heads, dim, dtype=weight.dtype, device=weight.device)
     _project_kernel[(tiles, plan.splits)](
         x.weighted,
@@ -117,8 +117,8 @@ def project(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=lines if overlap else 0,
-        OVERLAP=(2 if lines and block < LARGEST else 1) if overlap else 0,
+        AHEAD=overlap and asks,
+        OVERLAP=(2 if asks and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )
@@ -188,10 +188,10 @@ def _project_kernel(
     low_column = head * (2 * HALF) + column
     low_row = weight + low_column.to(tl.int64) * inner
     high_row = weight + (HALF + low_column).to(tl.int64) * inner
-    if AHEAD > 0:
+    if AHEAD:
         near = tl.where(inside, low_column, 0).to(tl.int64) * inner
-        ask(weight + near, first, stop, AHEAD)
-        ask(weight + near + HALF * inner, first, stop, AHEAD)
+        ask(weight + near, first, stop, 16)
+        ask(weight + near + HALF * inner, first, stop, 16)
     committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)

@@ -24,7 +24,7 @@ class Prefix:
 def pack_bits(visible: Tensor) -> Tensor:
     """int64 [q, m / 64, rounded up] of bool [q, m]: bit b of word w says what 64 w + b does."""
     places = torch.arange(64, device=visible.device)
-    return torch.stack([(word.to(torch.int64) << places[: word.shape[1]]).sum(-1) for word in visible.split(64, dim=1)], dim=1)
+    return torch.stack([(word.to(torch.int64) << places[: word.shape[1]]).sum(-1) for word in torch.split(visible, 64, dim=1)], dim=1)
 
 
 @dataclass(frozen=True)
