@@ -12,10 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.acceptance import accept, last_matching, settle
+from treespec.kernels.attention import pack
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.tree_tensors import TreeTensors
+from treespec.tree_tensors import StaticTensors, TreeTensors
 
-LARGEST = 1024
+LARGEST = 512
 """Nodes of a tree that one program takes."""
 
 
@@ -33,15 +34,17 @@ def settle_matching(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(path, report, state) as in `acceptance.Settled`.
 
-    `tokens`, `choices` int64 [n], n <= 1,024: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
+    `tokens`, `choices` int64 [n], n <= 512: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
     [n] and `drafted` [any number], of any type and stride: the largest logits of the target's and the draft's rows; `length` int64 [1].
     """
     n, depth = tree.size, tree.depth
     device = tokens.device
+    bits = tree.nodes.bits if isinstance(tree, StaticTensors) else None
+    bits = pack(tree.ancestors).words if bits is None else bits
     path = torch.empty(depth + 1, dtype=torch.int64, device=device)
     report = torch.empty(2 * (depth + 1) + 3, dtype=torch.int64, device=device)
     state = torch.empty(3, dtype=torch.int64, device=device)
-    nodes = triton.next_power_of_2(n)
+    nodes = max(64, triton.next_power_of_2(n))
     _settle_kernel[(1,)](
         tokens,
         choices,
@@ -50,22 +53,22 @@ def settle_matching(
         tree.parents,
         tree.depths,
         tree.ranks,
-        tree.ancestors,
+        bits,
         length,
         path,
         report,
         state,
         n,
         depth,
+        bits.shape[1],
         drafted.shape[0],
         choices.stride(0),
         largest.stride(0),
         NODES=nodes,
-        AT_ONCE=min(64, 16_384 // nodes),
         LEVELS=triton.next_power_of_2(depth + 1),
         DRAFTED=triton.next_power_of_2(max(1, drafted.shape[0])),
         OVERLAP=overlaps(device),
-        num_warps=4 if n <= 128 else 8,
+        num_warps=max(4, nodes // 64),
         **early(device),
     )
     return path, report, state
@@ -77,7 +80,7 @@ def _finite(x: "Any") -> "Any":
     return tl.abs(x.to(tl.float32)) < float("inf")
 
 
-@triton.jit(do_not_specialize=["n", "depth", "drafts", "choice_stride", "largest_stride"])
+@triton.jit(do_not_specialize=["n", "depth", "words", "drafts", "choice_stride", "largest_stride"])
 def _settle_kernel(
     tokens: "Any",
     choices: "Any",
@@ -86,18 +89,18 @@ def _settle_kernel(
     parents: "Any",
     depths: "Any",
     ranks: "Any",
-    ancestors: "Any",
+    bits: "Any",
     length: "Any",
     path: "Any",
     report: "Any",
     state: "Any",
     n: "Any",
     depth: "Any",
+    words: "Any",
     drafts: "Any",
     choice_stride: "Any",
     largest_stride: "Any",
     NODES: tl.constexpr,
-    AT_ONCE: tl.constexpr,
     LEVELS: tl.constexpr,
     DRAFTED: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -107,24 +110,23 @@ def _settle_kernel(
     committed = tl.load(length)
     rank = tl.load(ranks + node, mask=there, other=0)
     deep = tl.load(depths + node, mask=there, other=-1)
+    parent = tl.load(parents + node, mask=there, other=0)
     wait_for_inputs(OVERLAP)
     token = tl.load(tokens + node, mask=there, other=0)
     sound = _finite(tl.load(largest + node * largest_stride, mask=there, other=0.0))
     drafts_sound = tl.min(_finite(tl.load(drafted + draft, mask=draft < drafts, other=0.0)).to(tl.int64), axis=0)
 
-    blocked = tl.zeros((NODES,), dtype=tl.int32)  # a node, or one above it, is not what the target chose after its parent
-    for first in range(0, n, AT_ONCE):
-        other = first + tl.arange(0, AT_ONCE)
-        inside = other < n
-        wanted = tl.load(choices + tl.load(parents + other, mask=inside, other=0) * choice_stride, mask=inside, other=0)
-        missed = inside & (other > 0) & (tl.load(tokens + other, mask=inside, other=0) != wanted)
-        above = tl.load(ancestors + node[:, None] * n + other[None, :], mask=there[:, None] & inside[None, :], other=0)
-        blocked |= tl.max(((above != 0) & missed[None, :]).to(tl.int32), axis=1)
+    # A node is reached where neither it nor one above it is other than what the target chose after its parent.
+    missed = there & (node > 0) & (token != tl.load(choices + parent * choice_stride, mask=there, other=0))
+    missed_words = tl.sum(tl.reshape(missed.to(tl.int64) << (node % 64).to(tl.int64), [NODES // 64, 64]), axis=1)
+    word = tl.arange(0, NODES // 64)
+    above = tl.load(bits + node[:, None] * words + word[None, :], mask=there[:, None] & (word < words)[None, :], other=0)
+    blocked = tl.max(((above & missed_words[None, :]) != 0).to(tl.int32), axis=1)
     reached = tl.where(blocked == 0, deep, -1)
     count, last = tl.max(reached, axis=0), tl.argmax(reached, axis=0)
     choice, token_there, rank_there = tl.load(choices + last * choice_stride), tl.load(tokens + last), tl.load(ranks + last)
 
-    on_path = there & (tl.load(ancestors + last * n + node, mask=there, other=0) != 0)
+    on_path = there & ((tl.load(bits + last * words + node // 64, mask=there, other=0) >> (node % 64).to(tl.int64)) & 1 != 0)
     behind = (level > count) & (level <= depth)  # what no one reads, written all the same
     tl.store(path + deep, node.to(tl.int64), mask=on_path)
     tl.store(path + level, (last + level * 0).to(tl.int64), mask=behind)

@@ -39,7 +39,7 @@ class Layout:
     @classmethod
     def fixed(cls, depths: Tensor, rows: Tensor, visible: Tensor) -> "Layout":
         """One that is used again and again: what kernels need is computed now."""
-        return cls(depths, rows, visible, pack_bits(visible) if visible.is_cuda else None)
+        return cls(depths, rows, visible, pack_bits(visible))
 
     @classmethod
     def root(cls, device: torch.device | str) -> "Layout":
