@@ -8,7 +8,7 @@ from torch import Tensor
 
 from treespec.acceptance import Verifier
 from treespec.errors import ModelError
-from treespec.models.placement import Placement, Prefix
+from treespec.models.placement import Prefix
 from treespec.models.protocol import SlotModel
 from treespec.sampling import Sampling, distribution, draw, kernels_take, most_likely, race
 from treespec.timing import Timer
@@ -109,7 +109,8 @@ class StaticDrafter:
         drafted: list[Tensor] = []
         for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
             part, below = slice(level.start, level.stop), slice(level.stop, tree.levels[depth + 1].stop)
-            logits = expand(self.draft, last, tokens[part], tensors.expanded[depth].behind(prefix))[:, : self.vocabulary]
+            place = tensors.expanded[depth].behind(prefix)
+            logits = self.draft.forward(tokens[part] if depth else last, place)[-len(level) :, : self.vocabulary]
             if self.rule == "topk" and kernels_take(logits, branches):
                 from treespec.kernels.vocabulary import plant
 
@@ -142,9 +143,3 @@ def sample_children(q: Tensor, branches: int, generator: torch.Generator | None,
     if replacement:
         return draw(q, branches, generator)
     return race(q, generator).topk(branches, dim=-1).indices
-
-
-def expand(draft: SlotModel, last: Tensor, tokens: Tensor, place: Placement) -> Tensor:
-    """Logits [w, vocabulary] of the w nodes of one level. Of the root's, `Layout.root`, which reads `last`: those of the root."""
-    at_root = tokens.shape[0] < place.rows.shape[0]
-    return draft.forward(last, place)[1:] if at_root else draft.forward(tokens, place)

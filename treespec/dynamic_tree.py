@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.drafting import Proposal, expand
+from treespec.drafting import Proposal
 from treespec.errors import ModelError, TreeError
 from treespec.models.placement import Layout, Prefix
 from treespec.models.protocol import SlotModel
@@ -94,7 +94,8 @@ class DynamicDrafter:
         for level in range(depth):
             rows = torch.arange(above.start, above.stop, device=device)
             layout = Layout(torch.full_like(rows, level), rows, ancestors[above, : above.stop]) if level else self._root
-            logits = expand(self.draft, last, tokens[above], layout.behind(prefix))[:, : self.vocabulary].float()
+            read = self.draft.forward(tokens[above] if level else last, layout.behind(prefix))
+            logits = read[above.start - above.stop :, : self.vocabulary].float()
             largest.append(logits.amax(-1))
             chances, children = logits.log_softmax(-1).topk(width, dim=-1)
             values = (value[above, None] + chances).flatten()

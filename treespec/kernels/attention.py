@@ -240,7 +240,7 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
         blocks = triton.cdiv(rows, low)
         if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS:
-            if blocks <= 4 and reach <= 512:  # fewer programs, which start and end sooner
+            if rows <= 64 and reach <= 512:  # fewer programs, which start and end sooner
                 return Tiling(64, 64, 4, 4, whole=12)
             if reach <= (1536 if blocks <= 4 else 512):
                 return Tiling(low, 128, 8, 3, whole=12)
