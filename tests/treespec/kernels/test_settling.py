@@ -1,8 +1,5 @@
 """The end of a step in one launch, against the operations that define it, on trees of every shape and with damaged logits."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,18 +8,7 @@ from treespec.kernels.settling import LARGEST, reference_settle_matching, settle
 from treespec.tree import SpeculationTree
 from treespec.tree_tensors import StaticTensors, TreeTensors
 
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds 0x5A5A...: no token, no node."""
-    empty: Callable[..., Tensor] = torch.empty
-
-    def poisoned(*shape: Any, **options: Any) -> Tensor:
-        out = empty(*shape, **options)
-        out.untyped_storage().fill_(0x5A)  # type: ignore[attr-defined]
-        return out
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+pytestmark = pytest.mark.usefixtures("poison")
 
 
 def some_tree(size: int, seed: int) -> SpeculationTree:

@@ -1,8 +1,5 @@
 """The largest logits of each row, against stable sorts, where ties are frequent and memory holds garbage beforehand."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,21 +7,9 @@ from torch import Tensor
 from treespec.kernels import vocabulary as kernels
 from treespec.kernels.vocabulary import plant, reference_plant, reference_top_tokens, top_tokens
 
+pytestmark = pytest.mark.usefixtures("poison")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 INF, NAN = float("inf"), float("nan")
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New memory holds 0x5A5A...: a large maximum, no token."""
-    empty: Callable[..., Tensor] = torch.empty
-
-    def poisoned(*shape: Any, **options: Any) -> Tensor:
-        out = empty(*shape, **options)
-        out.untyped_storage().fill_(0x5A)  # type: ignore[attr-defined]
-        return out
-
-    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def quantised(rows: int, vocabulary: int, *, levels: int = 9, dtype: torch.dtype = torch.float32, device: str, seed: int = 0) -> Tensor:
