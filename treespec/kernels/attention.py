@@ -25,6 +25,17 @@ _LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
+class Few:
+    """Tiles for few slots: a part of the programs takes all rows, in taller blocks, and the rest has nothing to do."""
+
+    most: int
+    """Slots, committed and the tree's own, up to which these tiles are taken; the device, which knows how many there are, decides."""
+    rows: int = 64
+    slots: int = 64
+    stages: int = 3
+
+
+@dataclass(frozen=True)
 class Tiling:
     """How rows and slots are cut into tiles."""
 
@@ -36,7 +47,9 @@ class Tiling:
     together: int = 2
     """Programs on one multiprocessor, where there are enough of them."""
     whole: int = 1
-    """Tiles that one program takes rather than leave them to several; the device, which knows how many there are, decides."""
+    """Tiles that one program takes rather than leave them to several; the device decides."""
+    few: Few | None = None
+    """What is done instead, without splits, for few slots."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +157,7 @@ def tree_attention(
     whole = 0 if splits is not None else plan.whole
     if splits is None:
         splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
+    few = plan.few if splits == 1 else None
     early_rows = overlaps(query.device) and splits == 1 and window is None and keys.element_size() == 2
     out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
     partial, logs = None, None
@@ -180,7 +194,12 @@ def tree_attention(
         VALUE_WIDE=triton.next_power_of_2(value_dim),
         ROWS=plan.rows,
         SLOTS=plan.slots,
+        STAGES=plan.stages,
         WHOLE=whole,
+        FEW=few.most if few else 0,
+        FEW_ROWS=few.rows if few else 0,
+        FEW_SLOTS=few.slots if few else 0,
+        FEW_STAGES=few.stages if few else 0,
         WINDOWED=window is not None,
         CAPPED=cap is not None,
         SPLIT=splits > 1,
@@ -188,7 +207,6 @@ def tree_attention(
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         OVERLAP=overlaps(query.device),
         num_warps=plan.warps,
-        num_stages=plan.stages,
         **early(query.device),
     )
     if splits > 1:
@@ -223,8 +241,12 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach:
     Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor.
     """
     plan = _tiling(rows, dim, dtype, kv_heads, reach)
-    width = triton.next_power_of_2(dim) * dtype.itemsize
-    return replace(plan, stages=max(1, min(plan.stages, (shared - plan.rows * width) // (2 * plan.slots * width))))
+    width = int(triton.next_power_of_2(dim)) * dtype.itemsize
+
+    def stages(tiles: Tiling | Few) -> int:
+        return max(1, min(tiles.stages, (shared - tiles.rows * width) // (2 * tiles.slots * width)))
+
+    return replace(plan, stages=stages(plan), few=plan.few and replace(plan.few, stages=stages(plan.few)))
 
 
 def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) -> Tiling:
@@ -239,11 +261,8 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
         return Tiling(min(height, 64), 64, 4, 3, together=1)
     for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
         blocks = triton.cdiv(rows, low)
-        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS:
-            if rows <= 64 and reach <= 512:  # fewer programs, which start and end sooner
-                return Tiling(64, 64, 4, 4, whole=12)
-            if reach <= (1536 if blocks <= 4 else 512):
-                return Tiling(low, 128, 8, 3, whole=12)
+        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 512):
+            return Tiling(low, 128, 4, 3, whole=12, few=Few(512 if low == 16 else 768))
     if height < 64:
         return Tiling(height, 64, 4, 3, together=1)
     if height == 64 or reach < 3072:
@@ -297,26 +316,26 @@ def _pack_kernel(
     tl.store(words + row * tl.num_programs(1) + word, tl.sum(seen.to(tl.int64) << bit[None, :].to(tl.int64), axis=1), mask=row < n)
 
 
-@triton.jit(do_not_specialize=["length", "bits", "depths", "n", "m", "window", "words"])
-def _attention_kernel(
+@triton.jit
+def _attend(
     query: "Any",
     keys: "Any",
     values: "Any",
-    length: "Any",
     bits: "Any",
     depths: "Any",
     out: "Any",
     partial: "Any",
     logs: "Any",
+    block: "Any",
+    kv_head: "Any",
+    prefix: "Any",
     n: "Any",
     m: "Any",
     window: "Any",
     words: "Any",
     query_head: "Any",
     query_node: "Any",
-    key_head: "Any",
     key_slot: "Any",
-    value_head: "Any",
     value_slot: "Any",
     factor: "Any",
     cap: "Any",
@@ -328,28 +347,20 @@ def _attention_kernel(
     VALUE_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
+    STAGES: tl.constexpr,
     WHOLE: tl.constexpr,
     WINDOWED: tl.constexpr,
     CAPPED: tl.constexpr,
     SPLIT: tl.constexpr,
-    NEAR: tl.constexpr,
     PRECISION: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ) -> None:
-    prefix = tl.load(length).to(tl.int32)
-    kv_head, split, splits = tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
-    keys += kv_head * key_head
-    values += kv_head * value_head
-    if NEAR > 0:
-        near = tl.maximum(tl.minimum(tl.arange(0, NEAR), prefix - 1), 0)
-        ask(keys + near * key_slot, 0, DIM, (WIDE + 63) // 64)
-        ask(values + near * value_slot, 0, VALUE_DIM, (VALUE_WIDE + 63) // 64)
-    wait_for_inputs(OVERLAP)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """What one program does: one block of rows, of the query heads of one K/V head, over its share of the slots."""
+    row = block * ROWS + tl.arange(0, ROWS)
     node, head = row // GROUP, kv_head * GROUP + row % GROUP
     there = node < n
     place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
 
+    split, splits = tl.program_id(2), tl.num_programs(2)
     if SPLIT:
         splits = _parts(prefix, m, window, splits, SLOTS, WHOLE, WINDOWED)
         there = there & (split < splits)
@@ -377,7 +388,7 @@ def _attention_kernel(
     highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     mass = tl.zeros((ROWS,), dtype=tl.float32)
     sums = tl.zeros((ROWS, VALUE_WIDE), dtype=tl.float32)
-    for tile in tl.range(begin, end):
+    for tile in tl.range(begin, end, num_stages=STAGES):
         behind = tile >= committed  # of the tree's own rows, which begin a tile of their own
         start = tl.where(behind, prefix + (tile - committed) * SLOTS, tile * SLOTS)
         there_are = tl.minimum(tl.where(behind, total, prefix) - start, SLOTS)
@@ -421,6 +432,139 @@ def _attention_kernel(
             tl.store(partial + target[:, None] * VALUE_DIM + value_place[None, :], sums, mask=inside)
     else:
         tl.store(out + target[:, None] * VALUE_DIM + value_place[None, :], sums.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["length", "bits", "depths", "n", "m", "window", "words"])
+def _attention_kernel(
+    query: "Any",
+    keys: "Any",
+    values: "Any",
+    length: "Any",
+    bits: "Any",
+    depths: "Any",
+    out: "Any",
+    partial: "Any",
+    logs: "Any",
+    n: "Any",
+    m: "Any",
+    window: "Any",
+    words: "Any",
+    query_head: "Any",
+    query_node: "Any",
+    key_head: "Any",
+    key_slot: "Any",
+    value_head: "Any",
+    value_slot: "Any",
+    factor: "Any",
+    cap: "Any",
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDE: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    VALUE_WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    STAGES: tl.constexpr,
+    WHOLE: tl.constexpr,
+    FEW: tl.constexpr,
+    FEW_ROWS: tl.constexpr,
+    FEW_SLOTS: tl.constexpr,
+    FEW_STAGES: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    SPLIT: tl.constexpr,
+    NEAR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
+) -> None:
+    prefix = tl.load(length).to(tl.int32)
+    kv_head = tl.program_id(1).to(tl.int64)
+    keys += kv_head * key_head
+    values += kv_head * value_head
+    if NEAR > 0:
+        near = tl.maximum(tl.minimum(tl.arange(0, NEAR), prefix - 1), 0)
+        ask(keys + near * key_slot, 0, DIM, (WIDE + 63) // 64)
+        ask(values + near * value_slot, 0, VALUE_DIM, (VALUE_WIDE + 63) // 64)
+    wait_for_inputs(OVERLAP)
+    block = tl.program_id(0)
+    if FEW > 0 and prefix + m <= FEW:
+        if block % (FEW_ROWS // ROWS) == 0:
+            _attend(
+                query,
+                keys,
+                values,
+                bits,
+                depths,
+                out,
+                partial,
+                logs,
+                block // (FEW_ROWS // ROWS),
+                kv_head,
+                prefix,
+                n,
+                m,
+                window,
+                words,
+                query_head,
+                query_node,
+                key_slot,
+                value_slot,
+                factor,
+                cap,
+                HEADS,
+                GROUP,
+                DIM,
+                WIDE,
+                VALUE_DIM,
+                VALUE_WIDE,
+                FEW_ROWS,
+                FEW_SLOTS,
+                FEW_STAGES,
+                WHOLE,
+                WINDOWED,
+                CAPPED,
+                SPLIT,
+                PRECISION,
+            )
+    else:
+        _attend(
+            query,
+            keys,
+            values,
+            bits,
+            depths,
+            out,
+            partial,
+            logs,
+            block,
+            kv_head,
+            prefix,
+            n,
+            m,
+            window,
+            words,
+            query_head,
+            query_node,
+            key_slot,
+            value_slot,
+            factor,
+            cap,
+            HEADS,
+            GROUP,
+            DIM,
+            WIDE,
+            VALUE_DIM,
+            VALUE_WIDE,
+            ROWS,
+            SLOTS,
+            STAGES,
+            WHOLE,
+            WINDOWED,
+            CAPPED,
+            SPLIT,
+            PRECISION,
+        )
 
 
 @triton.jit(do_not_specialize=["length", "m", "window", "splits", "rows"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from treespec.kernels.attention import (
     MAX_SPLITS,
     MULTIPROCESSORS,
+    Few,
     Tiling,
     choose_splits,
     choose_tiling,
@@ -240,6 +241,24 @@ def test_few_slots_of_a_large_cache_are_not_split(device: str, prefix: int, wind
     assert torch.equal(found, alone) == (min(prefix, window or prefix) <= 64 or window == 100)  # which 107 slots are not split for
 
 
+@pytest.mark.parametrize("window", [None, 90])
+@pytest.mark.parametrize(("size", "heads"), [(23, 2), (33, 2), (50, 4)])
+@pytest.mark.parametrize("prefix", [0, 49, 97, 110, 200])
+def test_few_slots_are_taken_in_taller_blocks(
+    device: str, prefix: int, size: int, heads: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to `most` slots as with taller tiles alone, beyond as with low ones alone, bit for bit."""
+    case = a_case(device, random_tree(size, 3), prefix, heads=heads, kv_heads=2, dim=32, capacity=300)
+    options: dict[str, Any] = {"splits": 1} if window is None else {"splits": 1, "window": window}
+    low, few = Tiling(16, 32, 4, 2), Few(130, 64, 64, 2)
+    found = []
+    for plan in (replace(low, few=few), low, Tiling(64, 64, 4, 2)):
+        monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_, plan=plan: plan)
+        found.append(agree(case, **options))
+    assert torch.equal(found[0], found[2 if prefix + size <= few.most else 1])
+    assert prefix == 0 or not torch.equal(found[1], found[2])  # so that it shows which were taken
+
+
 def test_what_no_node_sees_may_hold_anything_finite(device: str) -> None:
     case = a_case(device, TREES["binary"], 60)
     case.visible[:, 9] = False
@@ -359,12 +378,18 @@ def test_low_blocks_only_where_they_fill_the_device_and_share_few_slots() -> Non
         assert plan.rows >= 64 or rows <= plan.rows or choose_splits(programs, tiles, plan) == 1
         return plan.rows
 
-    assert [rows_of(64, 32, reach) for reach in (256, 512, 513, 1536, 1537)] == [64, 64, 16, 16, 64]
-    assert choose_splits(32, 8, choose_tiling(64, 128, torch.float16, 32, 512)) == 1
+    assert [rows_of(64, 32, reach) for reach in (256, 1536, 1537)] == [16, 16, 64]
     assert [rows_of(256, 8, reach) for reach in (256, 512, 513)] == [16, 16, 64]
     assert rows_of(128, 32, 256) == 32
     assert rows_of(256, 32, 256) == 64  # these fill it already
     assert rows_of(64, 8, 256) == 64  # 32 programs would not
+
+
+def test_the_length_decides_about_taller_blocks_not_the_cache() -> None:
+    plans = [choose_tiling(64, 128, torch.float16, 32, reach) for reach in (256, 1536)]
+    assert plans[0] == plans[1]
+    assert plans[0].few == Few(512, rows=64)
+    assert choose_tiling(1, 128, torch.float16, 32, 256).few is None
 
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
@@ -372,7 +397,8 @@ def test_stages_fit_into_the_shared_memory_of_smaller_devices(dim: int) -> None:
     for rows in (1, 64, 512):
         for shared in (48_000, 90_000, 209_000):
             plan, width = choose_tiling(rows, dim, torch.float16, 32, 500, shared), 2 * dim
-            assert plan.stages == 1 or plan.rows * width + plan.stages * 2 * plan.slots * width <= shared
+            for tiles in (plan, plan.few or plan):
+                assert tiles.stages == 1 or tiles.rows * width + tiles.stages * 2 * tiles.slots * width <= shared
             assert plan.stages <= choose_tiling(rows, dim, torch.float16, 32, 500).stages
 
 
@@ -411,9 +437,17 @@ def test_a_long_cache_of_strides_beyond_32_bits(device: str) -> None:
 
 
 @pytest.mark.gpu
-def test_a_captured_graph_follows_length_and_mask(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kv_heads", "dim", "capacity"), [(2, 64, 4096), (32, 128, 1500)])
+def test_a_captured_graph_follows_length_and_mask(
+    device: str, kv_heads: int, dim: int, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also across the length from which on slots are split, or blocks are low."""
     monkeypatch.undo()
-    first, second = (a_case(device, random_tree(40, seed), prefix, capacity=4096) for seed, prefix in ((4, 100), (5, 3000)))
+    heads = max(4, kv_heads)
+    first, second = (
+        a_case(device, random_tree(40, seed), prefix, heads=heads, kv_heads=kv_heads, dim=dim, capacity=capacity)
+        for seed, prefix in ((4, 100), (5, capacity - 300))
+    )
     first.run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
