@@ -24,6 +24,7 @@ from treespec.kernels.product import (
     Tiling,
     Workspace,
     activate,
+    ahead,
     ask,
     block_of,
     collect,
@@ -150,7 +151,7 @@ def _launch_linear(
     plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
     partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
-    overlap, asks = overlaps(weight.device), small(weight, rows)
+    overlap = overlaps(weight.device)
     _linear_kernel[(tiles, plan.splits)](
         read,
         weight,
@@ -182,8 +183,8 @@ def _launch_linear(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=overlap and asks,
-        OVERLAP=(2 if asks and block < LARGEST else 1) if overlap else 0,
+        AHEAD=ahead(weight, rows, plan.columns * (2 if gated else 1)) if overlap else 0,
+        OVERLAP=(2 if small(weight, rows) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )
@@ -283,11 +284,13 @@ def _linear_kernel(
     u_row = weight + (columns + column).to(tl.int64) * inner
     where = row[:, None].to(tl.int64) * columns + column[None, :]
     written = there[:, None] & inside[None, :]
-    if AHEAD:
-        near = tl.minimum(column, columns - 1).to(tl.int64) * inner
-        ask(weight + near, first, stop, 16)
+    if AHEAD > 0:
+        near = tl.where(inside, column, tile * COLUMNS).to(tl.int64) * inner
+        LINES: tl.constexpr = AHEAD // 64 if AHEAD < 1024 else 16
+        until = tl.minimum(stop, first + AHEAD)
+        ask(weight + near, first, until, LINES)
         if GATED != "":
-            ask(weight + columns.to(tl.int64) * inner + near, first, stop, 16)
+            ask(weight + columns.to(tl.int64) * inner + near, first, until, LINES)
     # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
     if BIAS:
         main_bias = tl.load(bias + column, mask=inside, other=0.0)

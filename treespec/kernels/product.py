@@ -19,6 +19,10 @@ SHARED = 209_000
 """Bytes of shared memory that a program may take on Hopper."""
 SMALL = 4_000_000
 """Bytes of matrices whose product takes longer to launch and to start than to read."""
+ALL = 1 << 20
+"""More numbers than any row of weights has."""
+_AHEAD, _AHEAD_OF_ROW = 1 << 16, 512
+"""Bytes of a large matrix, and numbers of each of its rows, that a program asks for ahead of its inputs, at most."""
 _TILES = 1 << 14
 
 
@@ -117,11 +121,20 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
 
 
 def small(weight: Tensor, rows: int) -> bool:
-    """Whether programs ask for all of their weights before their inputs are there: the memory is idle while small kernels follow each other.
-
-    A large matrix keeps it busy anyhow (benchmarks/NOTES.md).
-    """
+    """Whether the product is over as soon as it has begun, so that the memory is idle for most of it."""
     return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block_of(rows) < LARGEST else SMALL)
+
+
+def ahead(weight: Tensor, rows: int, width: int) -> int:
+    """How many numbers of each of its `width` rows of weights a program asks L2 for before its inputs are there, while the memory is idle.
+
+    All of them, where the matrix is small; else a power of two, since more would keep inputs and first weights waiting (benchmarks/NOTES.md).
+    """
+    if weight.element_size() != 2:
+        return 0
+    if small(weight, rows):
+        return ALL
+    return max(64, min(_AHEAD_OF_ROW, 1 << (_AHEAD // (2 * width)).bit_length() - 1))
 
 
 @triton.jit

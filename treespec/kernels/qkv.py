@@ -20,6 +20,7 @@ from treespec.kernels.product import (
     Stream,
     Tiling,
     Workspace,
+    ahead,
     ask,
     block_of,
     collect,
@@ -77,7 +78,7 @@ def project(
     block = block_of(count)
     plan = tiling or choose_tiling(count, heads + 2 * kv_heads, dim, inner, weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv((heads + 2 * kv_heads) * half, plan.columns), triton.next_power_of_2(plan.columns)
-    overlap, asks = overlaps(weight.device), small(weight, count)
+    overlap = overlaps(weight.device)
     query = torch.empty(count, heads, dim, dtype=weight.dtype, device=weight.device)
     _project_kernel[(tiles, plan.splits)](
         x.weighted,
@@ -117,8 +118,8 @@ def project(
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
-        AHEAD=overlap and asks,
-        OVERLAP=(2 if asks and block < LARGEST else 1) if overlap else 0,
+        AHEAD=ahead(weight, count, 2 * plan.columns) if overlap else 0,
+        OVERLAP=(2 if small(weight, count) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
         **early(weight.device),
     )
@@ -188,10 +189,12 @@ def _project_kernel(
     low_column = head * (2 * HALF) + column
     low_row = weight + low_column.to(tl.int64) * inner
     high_row = weight + (HALF + low_column).to(tl.int64) * inner
-    if AHEAD:
-        near = tl.where(inside, low_column, 0).to(tl.int64) * inner
-        ask(weight + near, first, stop, 16)
-        ask(weight + near + HALF * inner, first, stop, 16)
+    if AHEAD > 0:
+        LINES: tl.constexpr = AHEAD // 64 if AHEAD < 1024 else 16
+        near = weight + tl.where(inside, low_column, 0).to(tl.int64) * inner
+        until = tl.minimum(stop, first + AHEAD)
+        ask(near, first, until, LINES)
+        ask(near + HALF * inner, first, until, LINES)
     committed = tl.load(length).to(tl.int32)
     depth = tl.load(depths + row, mask=there, other=0).to(tl.int32)
     offset = tl.load(rows + row, mask=there, other=0).to(tl.int32)
