@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from treespec.kernels.linear import choose_tiling, linear, linear_add, reference_linear, reference_linear_add, reference_start, start
-from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Activation, Norm, Stream, Tiling, Workspace, shares
+from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Activation, Norm, Stream, Tiling, Workspace, ahead, shares
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""
@@ -368,6 +368,22 @@ def test_shares_are_the_smallest_that_fill_as_few_waves(most: int) -> None:
         waves = -(-columns // (share * MULTIPROCESSORS))
         assert waves == -(-columns // (most * MULTIPROCESSORS))
         assert share == 4 or (share - 4) * MULTIPROCESSORS * waves < columns
+
+
+@pytest.mark.parametrize("rows", [1, LARGEST])
+def test_what_is_asked_for_ahead_is_all_of_a_small_matrix_and_little_of_a_large_one(rows: int) -> None:
+    def asked(columns: int, inner: int, width: int, dtype: torch.dtype = torch.float16) -> int:
+        return ahead(torch.empty(columns, inner, dtype=dtype, device="meta"), rows, width)
+
+    assert asked(768, 768, 32) >= 768
+    for columns, inner in ((22016, 4096), (4096, 11008), (28672, 8192)):
+        for width in (32, 64, 96, 168, 224, 512):
+            numbers = asked(columns, inner, width)
+            assert 64 <= numbers <= 512
+            assert numbers & (numbers - 1) == 0
+            assert 2 * width * numbers <= 1 << 16
+            assert 4 * width * numbers > 1 << 16 or numbers == 512
+    assert asked(768, 768, 32, torch.float32) == 0
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------
