@@ -6,7 +6,7 @@ shares them, and many slots are split over programs that fill the device (flash-
 Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any  # quoted below: Triton cannot resolve it in a kernel
 
 import torch
@@ -14,42 +14,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from treespec.kernels.attention_tiles import choose_splits, choose_tiling
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.kernels.product import MULTIPROCESSORS, SHARED, ask, shared_bytes
+from treespec.kernels.product import ask, shared_bytes
 from treespec.models.placement import Placement, pack_bits
 
-MAX_SPLITS = 16
 _NEAR = 128
 """Slots whose K/V rows are asked for before the pass's own are there, where one program takes all."""
 _LOG2_E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Few:
-    """Tiles for few slots: a part of the programs takes all rows, in taller blocks, and the rest has nothing to do."""
-
-    most: int
-    """Slots, committed and the tree's own, up to which these tiles are taken; the device, which knows how many there are, decides."""
-    rows: int = 64
-    slots: int = 64
-    stages: int = 3
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How rows and slots are cut into tiles."""
-
-    rows: int
-    slots: int
-    """128 at most: two words of ancestor bits."""
-    warps: int
-    stages: int
-    together: int = 2
-    """Programs on one multiprocessor, where there are enough of them."""
-    whole: int = 1
-    """Tiles that one program takes rather than leave them to several; the device decides."""
-    few: Few | None = None
-    """What is done instead, without splits, for few slots."""
 
 
 @dataclass(frozen=True)
@@ -233,51 +205,6 @@ def tree_attention(
             **early(query.device),
         )
     return out
-
-
-def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int, shared: int = SHARED) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
-
-    Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor.
-    """
-    plan = _tiling(rows, dim, dtype, kv_heads, reach)
-    width = int(triton.next_power_of_2(dim)) * dtype.itemsize
-
-    def stages(tiles: Tiling | Few) -> int:
-        return max(1, min(tiles.stages, (shared - tiles.rows * width) // (2 * tiles.slots * width)))
-
-    return replace(plan, stages=stages(plan), few=plan.few and replace(plan.few, stages=stages(plan.few)))
-
-
-def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) -> Tiling:
-    height = max(16, triton.next_power_of_2(rows))
-    if dtype == torch.float32:
-        return Tiling(min(height, 32), 16 if dim > 128 else 32, 8, 2)
-    if dim > 128:
-        return Tiling(min(height, 64), 32, 8 if height > 32 else 4, 3)
-    if dim <= 64 and height == 16:
-        return Tiling(16, 32, 2, 3, together=1)
-    if dim <= 64:
-        return Tiling(min(height, 64), 64, 4, 3, together=1)
-    for low in (16, 32):  # one launch, where such blocks fill the device and all may read what K/V rows there are
-        blocks = triton.cdiv(rows, low)
-        if blocks > 1 and MULTIPROCESSORS // 3 <= blocks * kv_heads <= MULTIPROCESSORS and reach <= (1536 if blocks <= 4 else 512):
-            return Tiling(low, 128, 4, 3, whole=12, few=Few(512 if low == 16 else 768))
-    if height < 64:
-        return Tiling(height, 64, 4, 3, together=1)
-    if height == 64 or reach < 3072:
-        usual = Tiling(64, 64, 4, 4, together=1, whole=8)
-    else:  # one program multiplies while the other makes weights
-        usual = Tiling(64, 64, 4, 3, together=2, whole=8)
-    tall = Tiling(128, 64, 8, 3, together=1, whole=8)
-    programs = triton.cdiv(rows, tall.rows) * kv_heads
-    unsplit = programs >= MULTIPROCESSORS * 7 // 8 and choose_splits(programs, triton.cdiv(reach, tall.slots), tall) == 1
-    return tall if height >= 128 and unsplit else usual
-
-
-def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
-    """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
-    return 1 if tiles <= plan.whole else max(1, min(plan.together * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))
 
 
 @triton.jit

@@ -11,18 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from treespec.kernels.attention import (
-    MAX_SPLITS,
-    MULTIPROCESSORS,
-    Few,
-    Tiling,
-    choose_splits,
-    choose_tiling,
-    pack,
-    reference_attention,
-    reference_pack,
-    tree_attention,
-)
+from treespec.kernels.attention import pack, reference_attention, reference_pack, tree_attention
+from treespec.kernels.attention_tiles import MAX_SPLITS, Few, Tiling, choose_splits, choose_tiling
+from treespec.kernels.product import MULTIPROCESSORS
 from treespec.tree import SpeculationTree
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -242,8 +233,8 @@ def test_few_slots_of_a_large_cache_are_not_split(device: str, prefix: int, wind
 
 
 @pytest.mark.parametrize("window", [None, 90])
-@pytest.mark.parametrize(("size", "heads"), [(23, 2), (33, 2), (50, 4)])
-@pytest.mark.parametrize("prefix", [0, 49, 97, 110, 200])
+@pytest.mark.parametrize(("size", "heads"), [(33, 2), (50, 4)])
+@pytest.mark.parametrize("prefix", [49, 97, 98])
 def test_few_slots_are_taken_in_taller_blocks(
     device: str, prefix: int, size: int, heads: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +247,7 @@ def test_few_slots_are_taken_in_taller_blocks(
         monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_, plan=plan: plan)
         found.append(agree(case, **options))
     assert torch.equal(found[0], found[2 if prefix + size <= few.most else 1])
-    assert prefix == 0 or not torch.equal(found[1], found[2])  # so that it shows which were taken
+    assert not torch.equal(found[1], found[2])  # so that it shows which were taken
 
 
 def test_what_no_node_sees_may_hold_anything_finite(device: str) -> None:
