@@ -22,13 +22,13 @@ from benchmarks.inflate import inflated_pair
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treespec.decoding import Request, StepRecord, decode_autoregressive, decode_speculative
-from treespec.files import write_json
+from treespec.data.prompts import load_prompts
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
+from treespec.decoding.timing import now
+from treespec.files.writing import write_json
 from treespec.models.pairs import Pair, load_pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import load_prompts
-from treespec.stepping import Engine
-from treespec.timing import now
 
 
 def pair_for(arguments: argparse.Namespace) -> Pair:

@@ -23,16 +23,16 @@ from treeopt.optimizer.objective import step_seconds
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treespec.decoding import Request, decode_autoregressive, decode_speculative
-from treespec.files import write_json
+from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.engine import CapturedSteps, Engine
+from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.sampling import Sampling
+from treespec.decoding.step import AutoregressiveStep, SpeculativeStep
+from treespec.decoding.timing import CapturedTimer
+from treespec.evaluation.runner import top2_gap
+from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
-from treespec.prompts import PromptSet, load_prompts
-from treespec.sampling import Sampling
-from treespec.step import AutoregressiveStep, SpeculativeStep
-from treespec.stepping import CapturedSteps, Engine
-from treespec.timing import CapturedTimer
-from treespec.tree import SpeculationTree
-from treespec.verification.runner import top2_gap
+from treespec.trees.tree import SpeculationTree
 
 PROMPT_LEN = 128
 CONTEXT = 192

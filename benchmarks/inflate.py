@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.errors import ModelError, TreeoptError
-from treespec.files import make_folder
+from treespec.files.writing import make_folder
 
 _WRITES_TO_RESIDUAL = ("o_proj", "down_proj", "embed_tokens", "lm_head")
 _NOISE = 0.02
@@ -101,7 +101,7 @@ def inflated(folder: Path, shape: Shape | str, device: torch.device | str, dtype
             raise ModelError(f"there is no shape {shape!r}; the shapes are {', '.join(SHAPES)}")
         shape = SHAPES[shape]
     if not (folder / "model.safetensors").exists():
-        raise ModelError(f"{folder.name} has no weights: train the embedded pair with `python -m treespec.embedded.train`")
+        raise ModelError(f"{folder.name} has no weights: train the embedded pair with `python -m treeopt.training.embedded_pair`")
     small = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = big_config(small.config, shape)
     _require_compatible(small.config, config)

@@ -29,17 +29,17 @@ from benchmarks.decoding import treeopt_seconds
 from benchmarks.inflate import SHAPES, Shape, inflated
 from treeopt.optimizer.search import OptimizationResult, optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treespec.decoding import Request, decode_autoregressive, decode_speculative
+from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.timing import now, timer_for
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
-from treespec.files import write_json
-from treespec.models import host_memory
-from treespec.models.offload import offload, streamed_bytes
+from treespec.files.writing import write_json
+from treespec.models.offload import host_memory
+from treespec.models.offload.streaming import offload, streamed_bytes
 from treespec.models.pairs import Pair, load_pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import PromptSet, load_prompts
-from treespec.stepping import Engine
-from treespec.timing import now, timer_for
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 PROMPT_LEN = 128
 GOALS = {"x bound, autoregressive": 1.25, "x bound, tree": 1.25, "speed-up / tokens per step": 0.9}

@@ -22,8 +22,9 @@ import numpy as np
 
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows
-from treeopt.profiles import AcceptanceProfile, DraftSample, LatencyProfile, LatencySample
-from treespec.files import write_json
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treespec.files.writing import write_json
 
 # JackFram/llama-68m for Llama-2-7B, C4, greedy; L40-class latencies of both: published by
 # AnthonyHuo/An-Empirical-Study-on-Tree-based-Speculative-Decoding

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
 
-from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_model import TreeModel
-from treespec.tree import SpeculationTree
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tree import SpeculationTree
 
 GQA: dict[str, PreTrainedConfig] = {
     "Llama-3.1-8B": LlamaConfig(

@@ -21,17 +21,17 @@ from rich.table import Table
 
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treespec.acceptance import Verifier, verify
-from treespec.decoding import Request, decode_autoregressive
-from treespec.drafting import Drafting, StaticDrafter
-from treespec.files import write_json
+from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.acceptance import Verifier, verify
+from treespec.decoding.drafting import Drafting, StaticDrafter
+from treespec.decoding.loop import Request, decode_autoregressive
+from treespec.decoding.sampling import Sampling, distribution, prompt_generator
+from treespec.decoding.timing import NoTimer
+from treespec.files.writing import write_json
 from treespec.models.pairs import Pair, load_pair
-from treespec.models.placement import Placement, Prefix
-from treespec.prompts import PromptSet, load_prompts
-from treespec.sampling import Sampling, distribution, prompt_generator
-from treespec.timing import NoTimer
-from treespec.tree import SpeculationTree
-from treespec.tree_tensors import StaticTensors
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tensors import StaticTensors
+from treespec.trees.tree import SpeculationTree
 
 WAYS = (
     Drafting("topk"),

@@ -20,22 +20,23 @@ from rich.table import Table
 
 from benchmarks.decoding import pair_for, treeopt_seconds
 from treeopt.optimizer.search import optimize
-from treeopt.profiles import AcceptanceProfile, LatencyProfile
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treeopt.profiling.visited import VisitedAcceptance, visited_acceptance
-from treespec.decoding import Request, decode_autoregressive, decode_speculative
-from treespec.drafting import Drafting, Rule
-from treespec.dynamic_tree import DynamicBudget
-from treespec.files import write_json
+from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.drafting import Drafting, Rule
+from treespec.decoding.dynamic_tree import DynamicBudget
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.sampling import Sampling, distribution, prompt_generator
+from treespec.decoding.step import Plan
+from treespec.decoding.timing import now
+from treespec.evaluation.report import EvaluationReport, PromptResult
+from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
-from treespec.prompts import PromptSet, load_prompts
-from treespec.sampling import Sampling, distribution, prompt_generator
-from treespec.step import Plan
-from treespec.stepping import Engine
-from treespec.timing import now
-from treespec.tree import SpeculationTree
-from treespec.verification.report import EvaluationReport, PromptResult
+from treespec.trees.tree import SpeculationTree
 
 RULES: tuple[Rule, ...] = ("topk", "swor", "swr")
 BUDGETS = ((32, 8), (64, 8), (64, 12))

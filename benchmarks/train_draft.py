@@ -20,15 +20,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from treeopt.drafting_models import train_draft
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.training.settings import TrainSettings
 from treeopt.training.sources import TrainSources
-from treespec.files import make_folder, write_json
+from treeopt.training.train import train_draft
+from treespec.data.prompts import load_prompts
+from treespec.files.writing import make_folder, write_json
 from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.pairs import load_pair
-from treespec.prompts import load_prompts
 
 WAYS: dict[str, dict[str, Any]] = {
     "ce, own text": {"objective": "ce"},

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from treespec.decoding import Request, decode_autoregressive, decode_speculative
-from treespec.files import write_json
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.evaluation.runner import top2_gap
+from treespec.files.provenance import Provenance
+from treespec.files.writing import write_json
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, text_module
-from treespec.provenance import Provenance
-from treespec.stepping import Engine
-from treespec.tree import SpeculationTree
-from treespec.verification.runner import top2_gap
+from treespec.trees.tree import SpeculationTree
 
 TREE = SpeculationTree.k_chains(9, 7)
 """64 nodes."""

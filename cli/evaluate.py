@@ -20,8 +20,8 @@ from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_ro
 from treeopt.cli.values import POSITIVE
 
 if TYPE_CHECKING:
+    from treespec.data.prompts import PromptSet
     from treespec.models.pairs import PairOutline
-    from treespec.prompts import PromptSet
 
 
 @click.command()
@@ -61,12 +61,12 @@ def evaluate(
     note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
-    from treespec.files import check_writable
-    from treespec.growmap import read_growmap
+    from treespec.evaluation.report import SCHEMA
+    from treespec.evaluation.runner import EvaluationSettings, check_fits
+    from treespec.evaluation.runner import evaluate as run
+    from treespec.files.writing import check_writable
     from treespec.models.loading import shape_of
-    from treespec.verification.report import SCHEMA
-    from treespec.verification.runner import EvaluationSettings, check_fits
-    from treespec.verification.runner import evaluate as run
+    from treespec.trees.growmap import read_growmap
 
     least = rows.longest() + gen_len + 1
     if max_length is not None and not rows.chat and max_length < least and shape_of(models.target, models.revision) is None:

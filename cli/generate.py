@@ -59,18 +59,18 @@ def generate(
     Either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D.
     """
     _check_usage(ctx)
-    from treeopt import generation
+    from treeopt import growmap_making
     from treeopt.cli import tables
     from treeopt.cli.results import generation_summary
-    from treespec.growmap import check_growmap_writable
+    from treespec.trees.growmap import check_growmap_writable
 
     check_growmap_writable(output)
     if sequoia_config is not None:
-        made = generation.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing)
+        made = growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing)
     else:
         assert acceptance is not None  # _check_usage has seen to it
-        limits = generation.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
-        made = generation.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
+        limits = growmap_making.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
+        made = growmap_making.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
     made.growmap.write(output)
     note(f"wrote {output}")
     emit(output_format, generation_summary(made.result, frontier=frontier), tables.generation)

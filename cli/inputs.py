@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from treeopt.cli.plan import PlanOptions, ProfiledRows
-    from treespec.dataset_rows import BadRow
+    from treespec.data.pictures import PictureReader
+    from treespec.data.prompts import PromptSet, Tokenizer
+    from treespec.data.rows import BadRow
     from treespec.models.pairs import Pair, PairOutline
-    from treespec.pictures import PictureReader
-    from treespec.prompts import PromptSet, Tokenizer
 
 _BAD_ROWS_SHOWN = 10
 """More are only counted on stderr."""
@@ -87,8 +87,8 @@ def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
 
     Raises DatasetError or ModelError. Folders and cached models are left to their loader.
     """
-    from treespec.hub_datasets import HUB_DATASETS
-    from treespec.models import hub
+    from treespec import hub
+    from treespec.data.hub_datasets import HUB_DATASETS
 
     dataset = dataset if dataset in HUB_DATASETS else None
     wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
@@ -110,8 +110,8 @@ def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
 
 
 def _is_hub_name(name: str) -> bool:
-    from treespec.files import user_path
-    from treespec.models import hub
+    from treespec import hub
+    from treespec.files.reading import user_path
 
     return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
@@ -159,7 +159,7 @@ def converse(
     """
     if not any(prompt.turns for prompt in prompts):
         return prompts
-    from treespec.conversations import answered
+    from treespec.evaluation.conversations import answered
 
     journal = journal_of(output, REPLIES)
     longest = rows.longest() if room is None else min(rows.longest(), room)
@@ -188,7 +188,7 @@ def _read(
     vocabulary_size: int,
 ) -> "PromptSet":
     """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
-    from treespec.prompts import load_prompts
+    from treespec.data.prompts import load_prompts
 
     if rows.prompt is not None and pictures is None:
         note("--prompt is what is asked about pictures, and the target reads text only: it changes nothing")
@@ -230,8 +230,8 @@ def _read(
 
 def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows", pictures: bool) -> bool:
     """Whether the data set is the one whose rows were profiled: of files and folders, the content counts and not the name."""
-    from treespec.dataset_rows import Row
-    from treespec.dataset_sources import DATASET_NAMES, open_rows
+    from treespec.data.rows import Row
+    from treespec.data.sources import DATASET_NAMES, open_rows
 
     if rows.dataset in DATASET_NAMES or profiled.row_sha256 is None:
         return rows.dataset == profiled.dataset or open_rows(rows.dataset, rows.field)[0] == profiled.dataset

@@ -66,19 +66,19 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     from treeopt.cli import results, tables
 
     if schema == "treeopt.acceptance":
-        from treeopt.profiles import read_acceptance
+        from treeopt.profiles.acceptance import read_acceptance
 
         return results.acceptance_summary(read_acceptance(file)), tables.acceptance
     if schema == "treeopt.latency":
-        from treeopt.profiles import read_latency
+        from treeopt.profiles.latency import read_latency
 
         return results.latency_summary(read_latency(file)), tables.latency
     if schema == "treeopt.evaluation":
-        from treespec.verification.report import read_report
+        from treespec.evaluation.report import read_report
 
         return results.evaluation_summary(read_report(file)), tables.evaluation
     if schema == "treeopt.potential":
-        from treeopt.potential_report import read_potential
+        from treeopt.profiles.potential import read_potential
 
         return results.potential_summary(read_potential(file)), tables.potential
     if schema == "treeopt.training":
@@ -93,12 +93,12 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
 
 def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     from treeopt.cli import results, tables
-    from treespec.growmap import read_growmap
+    from treespec.trees.growmap import read_growmap
 
     growmap = read_growmap(file)
     rows: Sequence[Sequence[float]] | None
     if acceptance is not None:
-        from treeopt.profiles import read_acceptance
+        from treeopt.profiles.acceptance import read_acceptance
 
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
@@ -110,7 +110,7 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Show
 def _vector(file: Path, error: GrowMapError) -> Shown:
     """A .pt file that is no growmap may still be one of Sequoia's acceptance vectors."""
     from treeopt.cli import results, tables
-    from treeopt.profiles import read_acceptance
+    from treeopt.profiles.acceptance import read_acceptance
 
     try:
         return results.acceptance_summary(read_acceptance(file)), tables.acceptance

@@ -53,7 +53,7 @@ def claimed(output: Path | None) -> Iterator[None]:
     if output is None or journal_of(output) is None:
         yield
         return
-    from treespec.locks import alone
+    from treespec.files.locks import alone
 
     file = output.resolve()
     with alone(file.with_name(f".treeopt-{file.name}.lock"), output):
@@ -62,7 +62,7 @@ def claimed(output: Path | None) -> Iterator[None]:
 
 def discard_journals(output: Path | None) -> None:
     """The file is written: what led to it is not needed any more."""
-    from treespec.journal import discard
+    from treespec.files.journal import discard
 
     for part in ("", REPLIES):
         discard(journal_of(output, part))

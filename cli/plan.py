@@ -14,11 +14,11 @@ from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treespec.drafting import Drafting
-    from treespec.growmap import GrowMap
-    from treespec.provenance import Provenance
-    from treespec.step import Plan
-    from treespec.verification.report import Prediction
+    from treespec.decoding.drafting import Drafting
+    from treespec.decoding.step import Plan
+    from treespec.evaluation.report import Prediction
+    from treespec.files.provenance import Provenance
+    from treespec.trees.growmap import GrowMap
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def plan_options() -> "Callable[[Command], Command]":
 
 def drafting_of(plan: PlanOptions, sampling: SamplingOptions) -> "Drafting":
     """The drafting rule that the options describe. Raises ModelError."""
-    from treespec.drafting import Drafting
+    from treespec.decoding.drafting import Drafting
 
     return Drafting(sampling.drafting, sampling.draft_temperature, plan.verifier)  # type: ignore[arg-type]  # checked there
 
@@ -110,8 +110,8 @@ def resolve(
     `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises GrowMapError, TreeError
     for a budget that no tree meets.
     """
-    from treespec.dynamic_tree import DynamicBudget
-    from treespec.verification.report import Prediction
+    from treespec.decoding.dynamic_tree import DynamicBudget
+    from treespec.evaluation.report import Prediction
 
     if plan.dynamic:
         size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
@@ -167,7 +167,7 @@ def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
 
 def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOptions, drafting: "Drafting") -> None:
     """A growmap's promise holds for the sampling, and the drafting, that its acceptance was profiled with."""
-    from treespec.sampling import Sampling
+    from treespec.decoding.sampling import Sampling
 
     used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [

@@ -58,11 +58,11 @@ def potential(
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
-    from treeopt.potential import PotentialSettings, measure_potential, require_fit
-    from treeopt.potential_report import SCHEMA
-    from treespec.files import check_writable
+    from treeopt.profiles.potential import SCHEMA
+    from treeopt.profiling.potential import PotentialSettings, measure_potential, require_fit
+    from treespec.data.prompts import PromptSet
+    from treespec.files.writing import check_writable
     from treespec.models.pairs import Outline, PairOutline, drafts_of, load_drafts
-    from treespec.prompts import PromptSet
 
     if output is not None:
         check_writable(output, SCHEMA)

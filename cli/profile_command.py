@@ -64,9 +64,9 @@ def acceptance(
     note_revisions(models)
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
-    from treeopt.profiles import ACCEPTANCE_SCHEMA
+    from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
     from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, require_fit
-    from treespec.files import check_writable
+    from treespec.files.writing import check_writable
 
     check_writable(output, ACCEPTANCE_SCHEMA)
     settings = AcceptanceSettings(
@@ -122,9 +122,9 @@ def latency(
     note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
-    from treeopt.profiles import LATENCY_SCHEMA
+    from treeopt.profiles.latency import LATENCY_SCHEMA
     from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit, vocabulary_of
-    from treespec.files import check_writable
+    from treespec.files.writing import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
     device, known = resolve_device(models.device), outline_of(models)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeopt.optimizer.search import OptimizationResult
-    from treeopt.potential_report import PotentialReport
-    from treeopt.profiles import AcceptanceProfile, LatencyProfile
+    from treeopt.profiles.acceptance import AcceptanceProfile
+    from treeopt.profiles.latency import LatencyProfile
+    from treeopt.profiles.potential import PotentialReport
     from treeopt.training.record import Outcome
-    from treespec.growmap import GrowMap
-    from treespec.tree import SpeculationTree
-    from treespec.verification.report import EvaluationReport
+    from treespec.evaluation.report import EvaluationReport
+    from treespec.trees.growmap import GrowMap
+    from treespec.trees.tree import SpeculationTree
 
 _ACCEPTANCE_KEYS = (
     "drafting",

@@ -42,7 +42,7 @@ class SourceOptions:
             if self.eval_field is not None:
                 raise click.UsageError("--eval-field is for --eval-dataset; rows of --dataset have their text under --field.")
             return
-        from treespec.dataset_sources import same_dataset
+        from treespec.data.sources import same_dataset
 
         if same_dataset(self.eval_dataset, self.dataset):
             raise click.UsageError(f"--eval-dataset {self.eval_dataset} is trained on; leave it out, and its first rows are held out.")
@@ -272,9 +272,9 @@ def train_draft(
         check_hub(models, dataset)
     from treeopt.cli import tables
     from treeopt.cli.results import training_summary
-    from treeopt.drafting_models import train_draft as train
     from treeopt.training.settings import TrainSettings
     from treeopt.training.sources import TrainSources
+    from treeopt.training.train import train_draft as train
     from treespec.errors import TrainingError
 
     settings = TrainSettings(**goal.settings(), **asdict(length), **asdict(checks))

@@ -1,6 +1,11 @@
-"""What every test shares: one thread per process, no hub, GPU tests skipped visibly, reproducible random cases."""
+"""What every test shares: one thread per process, no hub, GPU tests skipped visibly, reproducible random cases.
+
+Also says which tests are slow, and why, and gives those that are not a budget of seconds.
+"""
 
 import os
+from collections.abc import Generator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +18,35 @@ from hypothesis import HealthCheck, settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be chosen before kernels are imported
 
+TESTS = Path(__file__).parent
+
+# Folder, file or function below tests/, and why it is slow. What stands here is marked with the reason and with `slow`.
+SLOW = {
+    "architecture/test_contracts.py": "packaging",
+    "architecture/test_packaging.py": "packaging",
+    "cli/test_train_draft.py": "training",
+    "treeopt/training": "training",
+    "treeopt/profiling/test_profile_sampled.py": "statistical",
+    "treespec/decoding/test_drafting.py": "statistical",
+    "treespec/decoding/test_dynamic_tree.py::test_two_hundred_thousand_steps_follow_the_target": "statistical",
+    "treespec/decoding/test_loop.py::test_sampled_output_is_reproducible_and_follows_the_targets_distribution": "statistical",
+    "treespec/decoding/test_losslessness.py::test_sampled_trees_emit_the_targets_distribution": "statistical",
+    "treespec/decoding/test_sampled_decoding.py": "statistical",
+    "treespec/kernels": "interpreted",
+    "treespec/models/test_kernel_passes.py": "interpreted",
+    "treespec/models/test_vision.py::test_kernels_read_pictures_as_the_module_does": "interpreted",
+    "treespec/models/test_vision.py::test_sampled_output_follows_the_targets_distribution": "statistical",
+    "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
+    "cli/test_demo.py": "loop",
+}
+# One test of each kind that `make quick` runs although it stands in a slow place.
+SMOKE = {
+    "cli/test_train_draft.py::test_a_distilled_draft_is_one_that_evaluate_takes",
+    "treeopt/training/test_train.py::test_distilling_raises_the_rank_1_acceptance_of_a_weak_draft",
+}
+BUDGET = "TREEOPT_TEST_BUDGET_SECONDS"  # set by `make quick`; without it no test is too slow
+BUDGET_SECONDS = float(os.environ.get(BUDGET) or "inf")
+
 settings.register_profile("treeopt", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("treeopt")
 
@@ -23,10 +57,34 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def places(item: pytest.Item) -> list[str]:
+    """Where a test stands below tests/: its function, its file and the folders around that."""
+    if not item.path.is_relative_to(TESTS):
+        return []
+    path = item.path.relative_to(TESTS)
+    function = getattr(item, "originalname", item.name)
+    return [f"{path.as_posix()}::{function}", path.as_posix(), *(folder.as_posix() for folder in path.parents)]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
-    if not gpu_items:
-        return
-    if not torch.cuda.is_available():
-        for item in gpu_items:
+    for item in items:
+        found = places(item)
+        if not SMOKE.intersection(found):
+            for reason in {SLOW[place] for place in found if place in SLOW}:
+                item.add_marker(reason)
+                item.add_marker("slow")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fails a test that passed, is not marked slow, and took longer than the budget."""
+    report = yield
+    if call.when == "call" and report.passed and call.duration > BUDGET_SECONDS and not item.get_closest_marker("slow"):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} took {call.duration:.1f} s, more than the {BUDGET_SECONDS:g} s of a test that is not slow: "
+            "make it faster, or enter it under SLOW in tests/conftest.py"
+        )
+    return report

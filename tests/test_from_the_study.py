@@ -16,9 +16,9 @@ import torch
 
 from tests.cli.conftest import WORDS, Run, _same_environment, run  # noqa: F401
 from tests.reference import vision as v
-from treespec.growmap import GrowMap
-from treespec.models import hub
-from treespec.tree import SpeculationTree
+from treespec import hub
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
@@ -126,7 +126,7 @@ def desk(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         load_dataset = staticmethod(load_local)
         disable_progress_bars = staticmethod(datasets.disable_progress_bars)
 
-    monkeypatch.setattr("treespec.hub_datasets._library", lambda name: Library)
+    monkeypatch.setattr("treespec.data.hub_datasets._library", lambda name: Library)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(hub, "is_reachable", lambda *patience: True)
     return tmp_path

@@ -6,17 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treeopt.generation import generate
+from treeopt.growmap_making import generate
 from treeopt.optimizer.search import OptimizationResult
-from treeopt.profiles import ACCEPTANCE_SCHEMA, LATENCY_SCHEMA, AcceptanceProfile, LatencyProfile
+from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA, AcceptanceProfile
+from treeopt.profiles.latency import LATENCY_SCHEMA, LatencyProfile
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treespec.files import check_writable, make_folder
-from treespec.growmap import check_growmap_writable
+from treespec.data.prompts import load_prompts
+from treespec.evaluation.report import SCHEMA, EvaluationReport, Prediction
+from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.files.writing import check_writable, make_folder
 from treespec.models.pairs import load_pair
-from treespec.prompts import load_prompts
-from treespec.verification.report import SCHEMA, EvaluationReport, Prediction
-from treespec.verification.runner import EvaluationSettings, evaluate
+from treespec.trees.growmap import check_growmap_writable
 
 Progress = Callable[[str, int, int], None]
 
@@ -113,7 +114,7 @@ def explain_speedup(report: EvaluationReport, result: OptimizationResult, latenc
     if speedup >= WORTH_WHILE:
         return measured
     reasons = []
-    step = report.to_json()["measured_seconds_per_step"]
+    step = report.seconds_per_step
     figures = [("tokens per step", report.tokens_per_step, result.expected_tokens_per_step, 1.0)]
     if result.predicted_seconds_per_step is not None and result.predicted_speedup is not None:
         per_token = result.predicted_speedup * result.predicted_seconds_per_step / result.expected_tokens_per_step

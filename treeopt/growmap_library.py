@@ -13,12 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from treeopt.generation import Limits, generate
-from treeopt.profiles import read_acceptance, read_latency
+from treeopt.growmap_making import Limits, generate
+from treeopt.profiles.acceptance import read_acceptance
+from treeopt.profiles.latency import read_latency
 from treespec.errors import GrowMapError, TreeoptError
-from treespec.files import StrPath, make_folder, write_bytes
-from treespec.growmap import GrowMap, read_sidecar
-from treespec.provenance import Provenance
+from treespec.files.provenance import Provenance
+from treespec.files.reading import StrPath
+from treespec.files.writing import make_folder, write_bytes
+from treespec.trees.growmap import GrowMap, read_sidecar
 
 SIZES = (16, 32, 64, 128, 256, 512)
 """Of every pair and temperature."""

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treespec.errors import TreeoptError
-    from treespec.growmap import GrowMap, read_growmap
-    from treespec.provenance import Provenance
-    from treespec.tree import SpeculationTree
+    from treespec.files.provenance import Provenance
+    from treespec.trees.growmap import GrowMap, read_growmap
+    from treespec.trees.tree import SpeculationTree
 
 __all__ = ["GrowMap", "Provenance", "SpeculationTree", "TreeoptError", "read_growmap"]
 
 _HOME = {
-    "GrowMap": "treespec.growmap",
-    "Provenance": "treespec.provenance",
-    "SpeculationTree": "treespec.tree",
+    "GrowMap": "treespec.trees.growmap",
+    "Provenance": "treespec.files.provenance",
+    "SpeculationTree": "treespec.trees.tree",
     "TreeoptError": "treespec.errors",
-    "read_growmap": "treespec.growmap",
+    "read_growmap": "treespec.trees.growmap",
 }
 
 

@@ -6,10 +6,10 @@ import torch
 from benchmarks import offload
 from benchmarks.inflate import Shape
 from treeopt.optimizer.search import OptimizationResult, optimize
-from treeopt.profiles import AcceptanceProfile
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treespec.data.prompts import PromptSet, load_prompts
 from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
 from treespec.models.loading import load_tokenizer
-from treespec.prompts import PromptSet, load_prompts
 
 needs_pair = pytest.mark.skipif(
     not all((folder / "model.safetensors").exists() for folder in (TARGET_FOLDER, DRAFT_FOLDER)),

@@ -171,8 +171,8 @@ def test_inspect_draws_the_likeliest_nodes(run: Any, profiles: tuple[Path, Path]
 
 
 def test_inspect_takes_probabilities_from_a_profile(run: Any, profiles: tuple[Path, Path]) -> None:
-    from treespec.growmap import GrowMap
-    from treespec.tree import SpeculationTree
+    from treespec.trees.growmap import GrowMap
+    from treespec.trees.tree import SpeculationTree
 
     GrowMap(SpeculationTree.from_paths([(0, 0), (1,)]), {}).write("bare.pt")
     assert run("inspect", "bare.pt", "--format", "json").json["path_probability"] is None

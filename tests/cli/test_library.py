@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from treeopt.growmap_library import CATALOGUE, find
-from treespec.growmap import GrowMap, read_growmap
-from treespec.tree import SpeculationTree
+from treespec.trees.growmap import GrowMap, read_growmap
+from treespec.trees.tree import SpeculationTree
 
 
 def test_the_list_has_every_growmap_with_its_figures(run: Any) -> None:
@@ -93,7 +93,7 @@ def test_evaluate_runs_a_growmap_by_its_name(run: Any, pair: tuple[Path, Path], 
 
 
 def test_a_growmap_of_the_same_pair_goes_without_a_note(run: Any, pair: tuple[Path, Path], rows: Path) -> None:
-    from treespec.provenance import Provenance
+    from treespec.files.provenance import Provenance
 
     GrowMap(SpeculationTree.chain(2), {}, Provenance(models={"target": "somewhere/target@abc", "draft": "draft"})).write("tree.pt")
     models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]

@@ -273,7 +273,7 @@ def test_the_home_folder_of_nobody_is_a_meant_error(run: Any, arguments: list[st
 
 def test_the_embedded_names_are_those_of_the_loader() -> None:
     from treeopt.cli.inputs import EMBEDDED_NAMES
-    from treespec.models.loading import EMBEDDED
+    from treespec.models.locating import EMBEDDED
 
     assert set(EMBEDDED_NAMES) == set(EMBEDDED)
 

@@ -16,8 +16,8 @@ TREE = [(0, 0), (1, 0), (2,)]
 @pytest.fixture(scope="module")
 def growmap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree of branches 3 and 1, with the promise of a profile under swor at temperature 1."""
-    from treespec.growmap import GrowMap
-    from treespec.tree import SpeculationTree
+    from treespec.trees.growmap import GrowMap
+    from treespec.trees.tree import SpeculationTree
 
     path = tmp_path_factory.mktemp("growmap") / "tree.pt"
     promise: dict[str, Any] = {"expected_tokens_per_step": 1.9, "rank_probability": [[0.5, 0.2, 0.1, 0.05]]}
@@ -122,8 +122,8 @@ def test_bad_budgets_are_one_line(evaluate: Any, growmap: Path, tmp_path: Path) 
 
 
 def test_a_tree_wider_than_the_vocabulary_is_for_replacement_only(evaluate: Any, tmp_path: Path) -> None:
-    from treespec.growmap import GrowMap
-    from treespec.tree import SpeculationTree
+    from treespec.trees.growmap import GrowMap
+    from treespec.trees.tree import SpeculationTree
 
     GrowMap(SpeculationTree.k_ary(62, 1)).write(tmp_path / "wide.pt")
     refused(evaluate("--growmap", "wide.pt"), "a node with 62 children, but the vocabulary has 61 tokens")
@@ -179,8 +179,8 @@ def test_a_baseline_says_that_it_drafts_nothing(evaluate: Any, run: Any, pair: P
 
 
 def test_greedy_decoding_says_that_top_p_changes_nothing(evaluate: Any, run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
-    from treespec.growmap import GrowMap
-    from treespec.tree import SpeculationTree
+    from treespec.trees.growmap import GrowMap
+    from treespec.trees.tree import SpeculationTree
 
     GrowMap(SpeculationTree.from_paths(TREE), {"temperature": 0.0, "top_p": 1.0}).write(tmp_path / "greedy.pt")
     said = "at --temperature 0 the most likely token is taken, so --top-p 0.5 changes nothing\n"

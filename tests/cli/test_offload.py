@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from treespec.growmap import GrowMap
 from treespec.models import loading
-from treespec.tree import SpeculationTree
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
 
 Pair = tuple[Path, Path]
 

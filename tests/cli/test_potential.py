@@ -53,7 +53,7 @@ def test_inspect_shows_what_was_written(run: Any, command: list[object], pair: P
 def test_an_interrupted_run_goes_on_where_it_stopped(
     run: Any, command: list[object], pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import treeopt.potential as module
+    import treeopt.profiling.potential as module
 
     measure, calls = module._measure, []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treespec.locks import alone
+from treespec.files.locks import alone
 
 Pair = tuple[Path, Path]
 TEMPLATE = "{% for m in messages %}w1 {{ m.content }} w2 {% endfor %}{% if add_generation_prompt %}w3{% endif %}"
@@ -52,7 +52,7 @@ def slice_of(outcome: Any) -> tuple[int, int, int]:
 
 
 def test_profile_and_growmap_record_the_rows_for_programs(run: Any, grown: Path, tmp_path: Path) -> None:
-    from treespec.growmap import read_growmap
+    from treespec.trees.growmap import read_growmap
 
     recorded = json.loads((tmp_path / "acceptance.json").read_text())
     rows = {"dataset": "rows.jsonl", "start": 1, "end": 4}
@@ -166,8 +166,7 @@ def test_every_turn_of_the_user_is_a_prompt_of_its_own(run: Any, chatty: Pair, t
 def test_replies_survive_an_interruption_and_are_not_written_before_what_cannot_fit(
     run: Any, chatty: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from treespec import conversations
-    from treespec.verification import runner
+    from treespec.evaluation import conversations, runner
 
     chats = tmp_path / "turns.jsonl"
     chats.write_text('{"turns": ["w5 w6", "w7", "w9"]}\n{"turns": ["w8", "w1"]}\n')

@@ -74,7 +74,7 @@ def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pa
 
 
 def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from treeopt import drafting_models
+    from treeopt.training import train as drafting_models
 
     def stop(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt

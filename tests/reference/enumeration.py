@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.acceptance import Verifier, last_matching, verify
-from treespec.tree import SpeculationTree
-from treespec.tree_tensors import StaticTensors
+from treespec.decoding.acceptance import Verifier, verify
+from treespec.kernels.plain import last_matching
+from treespec.trees.tensors import StaticTensors
+from treespec.trees.tree import SpeculationTree
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.acceptance import accept, last_matching, verify
-from treespec.drafting import Drafting, sample_children
-from treespec.sampling import Sampling, choose, distribution, race
-from treespec.tree import SpeculationTree
-from treespec.tree_tensors import StaticTensors
+from treespec.decoding.acceptance import verify
+from treespec.decoding.drafting import Drafting, sample_children
+from treespec.decoding.sampling import Sampling, choose, distribution, race
+from treespec.kernels.plain import accept, last_matching
+from treespec.trees.tensors import StaticTensors
+from treespec.trees.tree import SpeculationTree
 
 
 @dataclass(frozen=True)

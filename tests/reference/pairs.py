@@ -5,9 +5,9 @@ import copy
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from treespec.data.prompts import Prompt, PromptSet
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Prompt, PromptSet
 
 VOCABULARY = 61
 

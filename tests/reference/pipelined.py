@@ -5,9 +5,9 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from treespec.models.placement import Prefix
-from treespec.step import Advance, Step
-from treespec.stepping import Parts
+from treespec.decoding.engine import Parts
+from treespec.decoding.step import Advance, Step
+from treespec.trees.placement import Prefix
 
 
 class PipelinedSteps:

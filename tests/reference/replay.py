@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 Ranker = Callable[[tuple[int, ...], int], Sequence[int]]
 """(context, k) -> the draft's k most likely tokens."""

@@ -1,6 +1,6 @@
 """The shapes of the trees that Sequoia's scripts and the study that follows them ran, by the branches of every level's nodes."""
 
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 SHAPES = {
     "demo_tree": SpeculationTree.chain(3),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from treespec.models.placement import Placement, Prefix
+from treespec.trees.placement import Placement, Prefix
 
 Rule = Callable[[tuple[int, ...]], Sequence[float]]
 """context -> next-token logits."""

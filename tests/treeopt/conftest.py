@@ -6,8 +6,8 @@ import pytest
 
 from tests.reference.pairs import prompt_set, tiny_pair
 from tests.reference.training import SETTINGS
-from treeopt.drafting_models import TrainResult, train_draft
 from treeopt.training.sources import TrainSources
+from treeopt.training.train import TrainResult, train_draft
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,16 @@ import pytest
 
 from treeopt import growmap_library
 from treeopt.growmap_library import CATALOGUE, UNTIMED_DEPTHS, Entry, build, derive, find, folder, readme, shipped
-from treeopt.latency_model import LatencyModel
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.objective import choose
 from treeopt.optimizer.search import solve
-from treeopt.profiles import AcceptanceProfile, read_acceptance, read_latency
+from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.profiles.latency import read_latency
+from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import GrowMapError, ProfileError
-from treespec.growmap import read_growmap
-from treespec.provenance import Provenance
-from treespec.tree import SpeculationTree
+from treespec.files.provenance import Provenance
+from treespec.trees.growmap import read_growmap
+from treespec.trees.tree import SpeculationTree
 
 PROFILES = folder() / "profiles"
 TIMED = {name: entry for name, entry in CATALOGUE.items() if entry.latency is not None}

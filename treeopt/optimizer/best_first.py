@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, non_increasing
 from treespec.errors import OptimizerError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "BestFirstFrontier":

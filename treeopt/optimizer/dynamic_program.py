@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows
 from treespec.errors import OptimizerError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 _BLOCK = 1 << 15
 """Sums held at once: 256 KiB, which stay in a core's cache between addition and maximum."""

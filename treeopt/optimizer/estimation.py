@@ -3,7 +3,7 @@
 import numpy as np
 
 from treeopt.optimizer.frontier import Rows
-from treeopt.profiles import AcceptanceProfile
+from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError
 
 SMOOTHINGS = ("none", "isotonic")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import OptimizerError
-from treespec.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.tree import MAX_SIZE, SpeculationTree
 
 Rows = NDArray[np.float64]
 """[depths, ranks]; row d holds the probabilities of a node at depth d's children. Below the last row, that row goes on."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from treeopt.latency_model import LatencyModel
 from treeopt.optimizer.frontier import Frontier
+from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import OptimizerError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 
 @dataclass(frozen=True)

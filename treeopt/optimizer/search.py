@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from treeopt.latency_model import LatencyModel
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
 from treeopt.optimizer.objective import choose
-from treeopt.profiles import AcceptanceProfile, LatencyProfile
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import OptimizerError
-from treespec.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.tree import MAX_SIZE, SpeculationTree
 
 DEFAULT_MAX_DEPTH = 32
 """Depth bounds are searched up to this one unless a limit says otherwise."""

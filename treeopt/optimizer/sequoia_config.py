@@ -12,11 +12,11 @@ import numpy as np
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import largest_size
 from treeopt.optimizer.search import OptimizationResult, solve
-from treeopt.profiles import AcceptanceProfile, read_acceptance
+from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treespec.errors import OptimizerError
-from treespec.fields import MOST_SECONDS
-from treespec.files import read_bytes
-from treespec.tree import MAX_SIZE
+from treespec.files.fields import MOST_SECONDS
+from treespec.files.reading import read_bytes
+from treespec.trees.tree import MAX_SIZE
 
 StrPath = str | os.PathLike[str]
 

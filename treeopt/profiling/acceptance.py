@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treeopt.profiles import AcceptanceProfile
-from treeopt.ratio import ratio
-from treeopt.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
-from treespec.drafting import Drafting, Rule, sample_children
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.ratio import ratio
+from treeopt.profiling.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
+from treespec.data.prompts import Prompt, PromptSet
+from treespec.decoding.drafting import Drafting, Rule, sample_children
+from treespec.decoding.residual import residual_chain
+from treespec.decoding.sampling import Sampling, distribution, prompt_generator
+from treespec.decoding.step import finite, require_finite
 from treespec.errors import ModelError, ProfileError
-from treespec.fields import exactly, natural, numbers
-from treespec.journal import Journal
+from treespec.files.fields import exactly, natural, numbers
+from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Prompt, PromptSet
-from treespec.residual import residual_chain
-from treespec.sampling import Sampling, distribution, prompt_generator
-from treespec.step import finite, require_finite
 
 Progress = Callable[[str, int, int], None]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from treeopt.profiles import DraftSample, LatencyProfile, LatencySample
+from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
+from treespec.decoding.sampling import Sampling
+from treespec.decoding.step import AutoregressiveStep, SpeculativeStep, Step
+from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.fields import exactly, seconds
-from treespec.journal import Journal
+from treespec.files.fields import exactly, seconds
+from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
-from treespec.sampling import Sampling
-from treespec.step import AutoregressiveStep, SpeculativeStep, Step
-from treespec.stepping import CapturedSteps, EagerSteps, Engine, Room, Stepper
-from treespec.timing import Timer, now, timer_for
-from treespec.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.tree import MAX_SIZE, SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 Sample = tuple[float, float, float, float]

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from treeopt.profiling.acceptance import AcceptanceSettings, rank_chances
+from treespec.data.prompts import PromptSet
+from treespec.decoding.sampling import prompt_generator
 from treespec.errors import ModelError, ProfileError
+from treespec.evaluation.report import PromptResult
 from treespec.models.pairs import Pair
-from treespec.prompts import PromptSet
-from treespec.sampling import prompt_generator
-from treespec.tree import SpeculationTree
-from treespec.verification.report import PromptResult
+from treespec.trees.tree import SpeculationTree
 
 _FEW = 5
 """Expected counts below this make chi-square tests see differences that are none (Cochran's rule)."""

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from treeopt.training.record import NAME as RECORD
 from treeopt.training.record import SCHEMA, VERSION
 from treespec.errors import OutputError, TrainingError
-from treespec.files import check_writable, make_folder, read_json, write_json
-from treespec.locks import alone
+from treespec.files.locks import alone
+from treespec.files.reading import read_json
+from treespec.files.writing import check_writable, make_folder, write_json
 
 LOCK = ".treeopt.lock"
 """The file that keeps a second run out, as long as one trains."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from treespec.errors import ProfileError
-from treespec.fields import Fields, count, listed, mapping, number
-from treespec.files import read_json
+from treespec.files.fields import Fields, count, listed, mapping, number
+from treespec.files.reading import read_json
 
 SCHEMA, VERSION = "treeopt.training", 1
 NAME = "training.json"

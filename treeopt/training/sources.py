@@ -18,11 +18,12 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from treespec.dataset_sources import same_dataset
+from treespec.data.sources import same_dataset
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
-from treespec.files import read_bytes
+from treespec.files.reading import read_bytes
 from treespec.models import families
-from treespec.models.loading import folder_of, load_config, load_model, require_model, tokenizer_or_none, weights_digest
+from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
+from treespec.models.locating import folder_of, weights_digest
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows

@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from treespec.continuation import continue_prompts
-from treespec.dataset_rows import BadRow, Row
-from treespec.dataset_sources import open_rows, rows_of_file
+from treeopt.profiling.continuation import continue_prompts
+from treespec.data.prompts import Tokenizer, no_row_at, refused, token_ids
+from treespec.data.rows import BadRow, Row
+from treespec.data.sources import open_rows, rows_of_file
+from treespec.decoding.sampling import Sampling, prompt_generator
 from treespec.errors import DatasetError, TrainingError
-from treespec.files import write_bytes
-from treespec.journal import Journal, discard
+from treespec.files.journal import Journal, discard
+from treespec.files.writing import write_bytes
 from treespec.models.tree_model import TreeModel
-from treespec.prompts import Tokenizer, no_row_at, refused, token_ids
-from treespec.sampling import Sampling, prompt_generator
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from treeopt.ratio import ratio
+from treeopt.profiles.ratio import ratio
 from treeopt.training.folder import newest_checkpoint, saving
 from treeopt.training.losses import IGNORED, Loss, summed_loss
 from treeopt.training.texts import Texts

@@ -6,7 +6,6 @@ shares them, and many slots are split over programs that fill the device (flash-
 Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
 """
 
-from dataclasses import dataclass
 from typing import Any  # quoted below: Triton cannot resolve it in a kernel
 
 import torch
@@ -14,52 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from treespec.kernels.ancestors import Ancestors, pack
 from treespec.kernels.attention_tiles import choose_splits, choose_tiling
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import ask, shared_bytes
-from treespec.models.placement import Placement, pack_bits
 
 _NEAR = 128
 """Slots whose K/V rows are asked for before the pass's own are there, where one program takes all."""
 _LOG2_E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Ancestors:
-    """What each node sees of the `slots` rows behind the committed ones, as bits."""
-
-    words: Tensor
-    """int64 [n, slots / 64, rounded up], as `placement.pack_bits` makes them."""
-    slots: int
-
-
-def reference_pack(visible: Tensor) -> Ancestors:
-    """The twin that defines `pack`."""
-    return Ancestors(pack_bits(visible), visible.shape[1])
-
-
-def pack(visible: Tensor) -> Ancestors:
-    """Bits of bool [n, m], of any strides, in one launch."""
-    n, m = visible.shape
-    words = torch.empty(n, triton.cdiv(m, 64), dtype=torch.int64, device=visible.device)
-    _pack_kernel[(triton.cdiv(n, 32), words.shape[1])](
-        visible,
-        words,
-        n,
-        m,
-        visible.stride(0),
-        visible.stride(1),
-        ROWS=32,
-        OVERLAP=overlaps(visible.device),
-        num_warps=4,
-        **early(visible.device),
-    )
-    return Ancestors(words, m)
-
-
-def ancestors_of(place: Placement) -> Ancestors:
-    """What the tokens of a pass see of each other, packed now or before."""
-    return pack(place.visible) if place.bits is None else Ancestors(place.bits, place.visible.shape[1])
 
 
 def reference_attention(
@@ -222,25 +183,6 @@ def _parts(
     if WINDOWED:
         span = tl.minimum(prefix, window)
     return tl.where(tl.cdiv(span, SLOTS) + tl.cdiv(m, SLOTS) > WHOLE, splits, 1)
-
-
-@triton.jit(do_not_specialize=["n", "m", "row_stride", "column_stride"])
-def _pack_kernel(
-    visible: "Any",
-    words: "Any",
-    n: "Any",
-    m: "Any",
-    row_stride: "Any",
-    column_stride: "Any",
-    ROWS: tl.constexpr,
-    OVERLAP: tl.constexpr,
-) -> None:
-    wait_for_inputs(OVERLAP)
-    row, word, bit = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1), tl.arange(0, 64)
-    slot = word * 64 + bit
-    there = (row < n)[:, None] & (slot < m)[None, :]
-    seen = tl.load(visible + row[:, None].to(tl.int64) * row_stride + slot[None, :] * column_stride, mask=there, other=0)
-    tl.store(words + row * tl.num_programs(1) + word, tl.sum(seen.to(tl.int64) << bit[None, :].to(tl.int64), axis=1), mask=row < n)
 
 
 @triton.jit

@@ -11,10 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.acceptance import accept, last_matching, settle
-from treespec.kernels.attention import pack
+from treespec.kernels import plain
+from treespec.kernels.ancestors import pack
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.tree_tensors import StaticTensors, TreeTensors
+from treespec.trees.tensors import StaticTensors, TreeTensors
 
 LARGEST = 512
 """Nodes of a tree that one program takes."""
@@ -24,15 +24,14 @@ def reference_settle_matching(
     tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The twin that defines `settle_matching`."""
-    last = last_matching(tokens, choices, tree)
-    settled = settle(accept(tokens, last, choices.index_select(0, last[None])[0], tree), tokens, tree, largest, drafted, length)
+    settled = plain.finish_step(tokens, choices, tree, largest, drafted, length)
     return settled.path, settled.report, settled.state
 
 
 def settle_matching(
     tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(path, report, state) as in `acceptance.Settled`.
+    """(path, report, state) as in `plain.Settled`.
 
     `tokens`, `choices` int64 [n], n <= 512: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
     [n] and `drafted` [any number], of any type and stride: the largest logits of the target's and the draft's rows; `length` int64 [1].

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from treespec.errors import ModelError, TreeoptError
-from treespec.models.placement import Placement, Prefix
-from treespec.tree import SpeculationTree
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tree import SpeculationTree
 
 if TYPE_CHECKING:
     from treespec.models.tree_model import TreeModel

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treespec.kernels import linear as lin
-from treespec.kernels.attention import Ancestors, ancestors_of, pack, tree_attention
+from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
+from treespec.kernels.attention import tree_attention
 from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
 from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
-from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
+from treespec.trees.placement import Placement
 
 _FEW = 16
 """Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/NOTES.md)."""

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from treespec.kernels.attention import Ancestors, ancestors_of, pack, tree_attention
+from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
+from treespec.kernels.attention import tree_attention
 from treespec.models.families import Family
-from treespec.models.placement import Placement
 from treespec.models.tree_cache import TreeCache
+from treespec.trees.placement import Placement
 
 NAME = "treespec"
 """Under which transformers knows the attention."""

@@ -1,17 +1,12 @@
 """From a local folder or a hub id to a model, a tokenizer or what reads pictures."""
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -26,25 +21,15 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
-from treespec.errors import ModelError, TreeoptError, reason_of
-from treespec.files import user_path
-from treespec.models import families, hub
-from treespec.models.offload import offload as stream_layers
-from treespec.models.offload import require_host
+from treespec.data.pictures import PictureReader, PictureShape
+from treespec.errors import ModelError
+from treespec.models import families
+from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
+from treespec.models.offload.streaming import offload as stream_layers
+from treespec.models.offload.streaming import require_host
 from treespec.models.vision import KINDS, is_vision, picture_shape
-from treespec.pictures import PictureReader, PictureShape
-
-EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
-"""Names of the pair that comes with treespec."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-
-def folder_of(name: str) -> Path:
-    """The folder that a name leads to where it is no hub id; there may be none. Raises ModelError."""
-    return EMBEDDED.get(name) or user_path(name, ModelError)
 
 
 def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
@@ -58,9 +43,9 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     shape = shape_of(name, revision)
     if shape is None:
         raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
-    place = _locate(name)
+    place = locate(name)
     loader: Any = AutoImageProcessor
-    with _explained(name, place, revision, "preprocessor_config.json"):
+    with explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
         )
@@ -83,7 +68,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
 
 def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
     """A model's configuration. Raises ModelError where its files or its configuration rule it out: no weight is looked at."""
-    config = _config(name, _locate(name, weights=True), revision)
+    config = _config(name, locate(name, weights=True), revision)
     families.check(config, name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
         raise ModelError(
@@ -108,12 +93,12 @@ def load_model(
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     _quiet_bars()
-    config, place = require_model(name, revision), _locate(name)
+    config, place = require_model(name, revision), locate(name)
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
-    with _explained(name, place, revision, "its weights or config.json"):
+    with explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
         loaded: Any = loader.from_pretrained(
@@ -150,36 +135,13 @@ def load_model(
     return model
 
 
-_PAGES, _PAGE = 256, 4096
-
-
-def weights_digest(name: str) -> str | None:
-    """SHA-256 over a local folder's configuration and over headers and evenly spread pages of its weights; None for a hub id.
-
-    Cheap beside reading the weights, and other after they have been trained on or written anew. Raises ModelError.
-    """
-    place = _locate(name)
-    if not place.local:
-        return None
-    with _explained(name, place, None, "its weights or config.json"):
-        digest = hashlib.sha256((Path(place.path) / "config.json").read_bytes())
-        for path in sorted(Path(place.path).glob("*.safetensors")):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for start in sorted({*(size * page // _PAGES for page in range(_PAGES)), max(0, size - _PAGE)}):
-                    file.seek(start)
-                    digest.update(file.read(_PAGE))
-    return digest.hexdigest()
-
-
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """A model's configuration, which needs no weights. Raises ModelError."""
-    return _config(name, _locate(name), revision)
+    return _config(name, locate(name), revision)
 
 
-def _config(name: str, place: "_Place", revision: str | None) -> PreTrainedConfig:
-    with _explained(name, place, revision, "config.json"):
+def _config(name: str, place: "Place", revision: str | None) -> PreTrainedConfig:
+    with explained(name, place, revision, "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -198,10 +160,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
     """The tokenizer; None where the local folder holds none. Raises ModelError."""
-    place = _locate(name)
+    place = locate(name)
     if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
         return None
-    with _explained(name, place, revision, "its tokenizer"):
+    with explained(name, place, revision, "its tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -234,72 +196,6 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a name leads: a local folder, or a hub id and whether only its cached files can be had."""
-
-    path: str
-    local: bool
-    offline: bool
-
-
-def _locate(name: str, weights: bool = False) -> _Place:
-    """Find a name's files, or say why it has none before any library is asked."""
-    if not name:
-        raise ModelError("the name of a model is empty; give a folder, a hub id (owner/name), embedded-target or embedded-draft")
-    folder = folder_of(name)
-    if folder.is_dir():
-        _require_files(name, folder, weights)
-        return _Place(str(folder), local=True, offline=True)
-    if name in EMBEDDED:
-        raise ModelError(f"{name} is not in this installation; train it with: python -m treespec.embedded.train --out {folder.parent}")
-    if folder.exists():
-        raise ModelError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
-    if not hub.is_repository_id(name):
-        raise ModelError(f"there is no folder {name}, and it is no hub id (owner/name) either; check the path")
-    return _Place(name, local=False, offline=not hub.is_reachable())
-
-
-def _require_files(name: str, folder: Path, weights: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
-    if weights and not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        found = f" (only {others[0]}, a pickle, which could run code and is never read)" if others else ""
-        raise ModelError(f"folder {name} holds no .safetensors weights{found}; save the model with save_pretrained")
-
-
-@contextmanager
-def _explained(name: str, place: _Place, revision: str | None, part: str) -> Iterator[None]:
-    """Turn whatever the libraries raise for a `part` of a model into one sentence for people."""
-    try:
-        yield
-    except (TreeoptError, MemoryError):
-        raise
-    except Exception as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
-        causes = list(_chain(error))
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
-            message = f"{name} is gated on the hub: accept its terms there and log in (hf auth login), or give a local folder"
-        elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-            message = f"{name} has no revision {revision} on the hub; check --revision"
-        elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-            message = f"{name} is neither a local folder nor a model on the hub (or it is private: hf auth login); check the name"
-        elif not place.local and place.offline:
-            message = f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
-        elif "trust_remote_code" in str(error):
-            message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
-        else:
-            message = f"{name} cannot be loaded: {part}: {reason_of(error)}; correct that, or save or download the model again"
-        raise ModelError(message) from error
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
 
 
 def _quiet_bars() -> None:

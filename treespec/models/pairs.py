@@ -9,17 +9,17 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from treespec.data.pictures import PictureReader, PictureShape
+from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
+from treespec.files.provenance import Provenance, public_name
 from treespec.models import families
 from treespec.models.loading import load_model, load_picture_reader, require_model, tokenizer_or_none
-from treespec.models.offload import streamed_bytes
+from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
 from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_rows
-from treespec.pictures import PictureReader, PictureShape
-from treespec.prompts import Prompt
-from treespec.provenance import Provenance, public_name
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import CapacityError
-from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_model import TreeModel
+from treespec.trees.placement import Placement, Prefix
 
 
 class TextDraft(TreeModel):

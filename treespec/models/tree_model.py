@@ -11,13 +11,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
+from treespec.kernels import dispatch
 from treespec.models import families
 from treespec.models.exactness import verify_exactness
 from treespec.models.families import Family
-from treespec.models.offload import streamed_bytes
-from treespec.models.placement import Placement, Prefix
+from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import Vision
+from treespec.trees.placement import Placement, Prefix
 
 if TYPE_CHECKING:
     from treespec.models.fused import FusedDecoder
@@ -222,10 +223,8 @@ class TreeModel:
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
         if self._by_kernels is not None:
-            from treespec.kernels.pointwise import move_rows
-
             for storage in self._cache.storages.values():
-                move_rows(storage, prefix.length, rows, first)
+                dispatch.move_rows(storage, prefix.length, rows, first)
         if self._by_kernels is not None and self.family.window is None:
             return
         source = prefix.length + rows

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError
-from treespec.pictures import PictureShape
 
 KINDS = ("llava",)
 """Model types that can be taken apart so."""

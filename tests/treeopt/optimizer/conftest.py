@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from treeopt.profiles import AcceptanceProfile, DraftSample, LatencyProfile, LatencySample
-from treespec.tree import SpeculationTree
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treespec.trees.tree import SpeculationTree
 
 # JackFram/llama-68m for Llama-2-7B on C4, greedy: published measurements, not monotone
 # fmt: off

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from treeopt.optimizer.objective import choose, step_seconds
 from treeopt.optimizer.search import solve
 from treespec.errors import OptimizerError, ProfileError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 seconds = st.floats(0.01, 10.0)
 

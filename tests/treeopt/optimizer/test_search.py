@@ -5,7 +5,7 @@ import pytest
 
 from treeopt.optimizer import optimize
 from treespec.errors import OptimizerError, ProfileError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 BUMPY = (0.6, 0.1, 0.15, 0.05)
 SMOOTH = (0.6, 0.15, 0.1, 0.05)

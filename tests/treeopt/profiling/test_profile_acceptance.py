@@ -9,11 +9,11 @@ import torch
 
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treespec.decoding import Request, decode_autoregressive
+from treespec.data.prompts import PromptSet
+from treespec.decoding.loop import Request, decode_autoregressive
+from treespec.decoding.sampling import Sampling, distribution
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.pairs import Pair
-from treespec.prompts import PromptSet
-from treespec.sampling import Sampling, distribution
 
 SETTINGS = AcceptanceSettings(gen_len=10, max_branch=5, batch_size=3)
 

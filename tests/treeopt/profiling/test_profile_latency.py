@@ -9,7 +9,7 @@ from tests.reference.pairs import tiny_pair
 from treeopt.profiling import latency
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, vocabulary_of
 from treespec.errors import CapacityError, ProfileError, TreeError
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), repetitions=5)
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tests.reference.pairs import prompt_set, tiny_pair
-from treeopt.profiles import read_acceptance
+from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
 from treeopt.profiling.visited import _p_value, visited_acceptance
-from treespec.drafting import Drafting
+from treespec.decoding.drafting import Drafting
 from treespec.errors import ProfileError
-from treespec.tree import SpeculationTree
-from treespec.verification.runner import EvaluationSettings, evaluate
+from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.trees.tree import SpeculationTree
 
 SETTINGS = AcceptanceSettings(gen_len=12, max_branch=4, batch_size=3, temperature=1.0)
 TREE = SpeculationTree.from_branches([[3], [2, 1, 0], [2, 1, 1]])

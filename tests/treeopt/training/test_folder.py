@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.reference.folders import names
-from treeopt.drafting_models import TrainResult
 from treeopt.training.folder import newest_checkpoint, open_run, require_free
+from treeopt.training.train import TrainResult
 from treespec.errors import TrainingError
 
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.reference import vision
 from tests.reference.training import SETTINGS, weights
-from treeopt.drafting_models import train_draft
 from treeopt.training.sources import Target, TrainSources, open_draft
+from treeopt.training.train import train_draft
 from treespec.errors import ModelError, TrainingError
 from treespec.models.loading import load_model, load_picture_reader
 

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.continuation import continue_prompts
 from treeopt.training.texts import Texts, own_windows
 from treeopt.training.trainer import DraftTrainer, Watch
-from treespec.continuation import continue_prompts
+from treespec.decoding.sampling import Sampling
 from treespec.errors import TrainingError
-from treespec.sampling import Sampling
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:

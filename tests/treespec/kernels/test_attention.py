@@ -11,10 +11,11 @@ import torch
 import triton
 from torch import Tensor
 
-from treespec.kernels.attention import pack, reference_attention, reference_pack, tree_attention
+from treespec.kernels.ancestors import pack, reference_pack
+from treespec.kernels.attention import reference_attention, tree_attention
 from treespec.kernels.attention_tiles import MAX_SPLITS, Few, Tiling, choose_splits, choose_tiling
 from treespec.kernels.product import MULTIPROCESSORS
-from treespec.tree import SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from treespec.kernels.settling import LARGEST, reference_settle_matching, settle_matching
-from treespec.tree import SpeculationTree
-from treespec.tree_tensors import StaticTensors, TreeTensors
+from treespec.trees.tensors import StaticTensors, TreeTensors
+from treespec.trees.tree import SpeculationTree
 
 pytestmark = pytest.mark.usefixtures("poison")
 

@@ -10,9 +10,9 @@ pytest.importorskip("triton")
 
 from treespec.models.fused import FusedDecoder
 from treespec.models.hooked import HookedDecoder
-from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_model import TreeModel
-from treespec.tree import SpeculationTree
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tree import SpeculationTree
 
 Build = Callable[..., PreTrainedModel]
 TREE = SpeculationTree.from_branches([[3], [2, 0, 1], [1, 2, 1], [1, 0, 2, 0], [1, 1, 0]])

@@ -15,10 +15,13 @@ import torch
 from huggingface_hub import constants
 from transformers import PreTrainedModel
 
+from treespec import hub
 from treespec.errors import ModelError
-from treespec.models import host_memory, hub, loading
-from treespec.models.loading import load_model, load_tokenizer, weights_digest
-from treespec.models.offload import streamed_bytes
+from treespec.models import loading
+from treespec.models.loading import load_model, load_tokenizer
+from treespec.models.locating import weights_digest
+from treespec.models.offload import host_memory
+from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.pairs import load_pair
 
 Build = Callable[..., PreTrainedModel]

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
-from treespec.models.placement import Placement, Prefix
 from treespec.models.tree_model import TreeModel
-from treespec.tree import SpeculationTree
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tree import SpeculationTree
 
 SLIDING = ("qwen2-sliding", "qwen3-sliding", "mistral", "ministral", "gemma2", "gemma3", "gpt_oss", "phi3", "starcoder2", "mixtral")
 FULL = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "opt", "gpt_neox", "phi", "falcon", "falcon-new", "olmo2", "qwen3_moe", "deepseek_v3")

@@ -8,24 +8,24 @@ import torch
 from scipy.stats import chi2
 
 from tests.reference import vision as v
-from treeopt.potential import PotentialSettings, measure_potential
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treespec.decoding import Request, decode_autoregressive, decode_speculative
-from treespec.drafting import Drafting
-from treespec.dynamic_tree import DynamicBudget
+from treeopt.profiling.potential import PotentialSettings, measure_potential
+from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.dynamic_tree import DynamicBudget
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.sampling import Sampling, prompt_generator
 from treespec.errors import CapacityError, ModelError
+from treespec.evaluation.runner import EvaluationSettings, evaluate
 from treespec.models.loading import load_model
-from treespec.models.offload import offload, streamed_bytes
+from treespec.models.offload.streaming import offload, streamed_bytes
 from treespec.models.pairs import Pair, load_drafts, load_pair, tree_model
-from treespec.models.placement import Placement, Prefix
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, text_module
-from treespec.prompts import PromptSet, load_prompts
-from treespec.sampling import Sampling, prompt_generator
-from treespec.stepping import Engine
-from treespec.tree import SpeculationTree
-from treespec.verification.runner import EvaluationSettings, evaluate
+from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tree import SpeculationTree
 
 GEN_LEN = 14
 EOS = frozenset({2})

@@ -1,0 +1,68 @@
+"""What stands in a journal is believed only where it has the shape of the work that it is of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reference.pairs import prompt_set, tiny_pair
+from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.latency import LatencySettings, profile_latency
+from treeopt.profiling.potential import PotentialSettings, measure_potential
+from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.trees.tree import SpeculationTree
+
+Work = Callable[[Path, Callable[[str, int, int], None]], Any]
+
+
+def acceptance(journal: Path, progress: Any) -> Any:
+    settings = AcceptanceSettings(gen_len=4, max_branch=3, batch_size=2)
+    return profile_acceptance(tiny_pair(), prompt_set(4), settings, journal=journal, progress=progress)
+
+
+def latency(journal: Path, progress: Any) -> Any:
+    return profile_latency(tiny_pair(), LatencySettings((1, 2), (1,), (8,), repetitions=8), journal=journal, progress=progress)
+
+
+def potential(journal: Path, progress: Any) -> Any:
+    pair = tiny_pair()
+    assert pair.draft is not None
+    prompts, settings = prompt_set(4, 6, continuation=4), PotentialSettings(gen_len=4, batch_size=2)
+    return measure_potential(pair, [pair.draft], prompts, settings, journal=journal, progress=progress)
+
+
+def evaluation(journal: Path, progress: Any) -> Any:
+    settings = EvaluationSettings(gen_len=4)
+    return evaluate(tiny_pair(), SpeculationTree.chain(2), prompt_set(2), settings, journal=journal, progress=progress)
+
+
+def altered(value: Any, depth: int, change: Callable[[Any], Any]) -> Any:
+    """With the first item at a depth changed."""
+    return change(value) if depth == 0 else [altered(value[0], depth - 1, change), *value[1:]]
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "null": lambda value: None,
+    "text": lambda value: "odd",
+    "nothing": lambda value: [],
+    "one more": lambda value: [*value, value[0]] if isinstance(value, list) else [value, value],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("work", "depth"), [(acceptance, 3), (latency, 3), (potential, 2), (evaluation, 0)])
+def test_a_value_of_another_shape_is_measured_again(work: Work, depth: int, change: str, tmp_path: Path) -> None:
+    whole = tmp_path / "journal"
+    work(whole, lambda what, done, total: None)
+    header, first, *rest = whole.read_text().splitlines()
+    entry = json.loads(first)
+    for level in range(depth + 1):
+        value = altered(entry["value"], level, CHANGES[change])
+        journal = tmp_path / f"journal-{level}"
+        journal.write_text("\n".join([header, json.dumps({**entry, "value": value}), *rest, ""]))
+        work(journal, lambda what, done, total: None)
+        again = [json.loads(line)["value"] for line in journal.read_text().splitlines()[1:]]
+        assert len(again) == 1 + len(rest)
+        assert again[0] != value

@@ -1,0 +1,168 @@
+"""Public data sets, read by `datasets` itself from folders laid out as on the hub; only the path is another."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from treespec import hub
+from treespec.data.hub_datasets import HUB_DATASETS
+from treespec.data.prompts import load_prompts
+from treespec.data.sources import open_rows
+from treespec.errors import DatasetError
+
+datasets = pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+class Letters:
+    """One token per character."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) % 64 for c in text]
+
+    def __len__(self) -> int:
+        return 64
+
+
+def write_parquet(path: Path, **columns: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+def write_json_gz(path: Path, *records: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+
+
+def card(folder: Path, *configs: str) -> None:
+    """A README.md whose header names the files of each split of each configuration, as data sets on the hub have it."""
+    lines = ["---", "configs:"]
+    for config in configs:
+        lines += [f"- config_name: {config}", "  data_files:"]
+        lines += [line for split in ("train", "test") for line in (f"  - split: {split}", f"    path: {config}/{split}-*")]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+
+
+def cnn(folder: Path) -> None:
+    for config in ("1.0.0", "3.0.0"):
+        for split in ("train", "test"):
+            articles = [f"{config} {split} {i}" for i in range(3)]
+            write_parquet(folder / config / f"{split}-00000-of-00001.parquet", article=articles, highlights=["no"] * 3, id=["a", "b", "c"])
+    card(folder, "1.0.0", "3.0.0")
+
+
+def c4(folder: Path) -> None:
+    for shard in range(2):
+        for split, of in (("train", "01024"), ("validation", "00008")):
+            records = [{"text": f"{split} {shard} {i}", "timestamp": "2019-04-25T12:57:54Z", "url": "no"} for i in range(2)]
+            write_json_gz(folder / "en" / f"c4-{split}.{shard:05d}-of-{of}.json.gz", *records)
+            write_json_gz(folder / "de" / f"c4-{split}.tfrecord-{shard:05d}-of-{of}.json.gz", {"text": "other language"})
+
+
+def wikitext(folder: Path) -> None:
+    for config in ("wikitext-103-raw-v1", "wikitext-2-raw-v1"):
+        for split in ("train", "test"):
+            write_parquet(folder / config / f"{split}-00000-of-00001.parquet", text=["", f" = {config} = \n", f" {split} of {config} \n"])
+    card(folder, "wikitext-103-raw-v1", "wikitext-2-raw-v1")
+
+
+def script(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{folder.name}.py").write_text("raise SystemExit('code from the hub was run')", encoding="utf-8")
+
+
+def openwebtext(folder: Path) -> None:
+    for shard in range(2):
+        write_parquet(folder / "plain_text" / "partial-train" / f"{shard:04d}.parquet", text=[f"page {shard} {i}" for i in range(2)])
+
+
+def mt_bench(folder: Path) -> None:
+    turns = [["Write a post.", "Shorten it."], ["Draft a mail.", "Judge it."]]
+    write_parquet(
+        folder / "data" / "train-00000-of-00001-0123456789abcdef.parquet",
+        category=["writing"] * 2,
+        prompt=turns,
+        prompt_id=[1, 2],
+        reference=pyarrow.array([[], []], pyarrow.list_(pyarrow.string())),
+    )
+
+
+LAYOUTS: dict[tuple[str, str | None], Callable[[Path], None]] = {
+    ("abisee/cnn_dailymail", None): cnn,
+    ("allenai/c4", None): c4,
+    ("Salesforce/wikitext", None): wikitext,
+    ("Skylion007/openwebtext", None): script,
+    ("Skylion007/openwebtext", "refs/convert/parquet"): openwebtext,
+    ("HuggingFaceH4/mt_bench_prompts", None): mt_bench,
+}
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's repositories as folders: `datasets` gets the folder in place of the id, and every other option as it is."""
+    load, root = datasets.load_dataset, tmp_path / "hub"
+
+    def load_local(path: str, *, revision: str | None = None, **options: Any) -> Any:
+        folder = root / f"{path.replace('/', '--')}@{(revision or 'main').replace('/', '-')}"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            LAYOUTS[path, revision](folder)
+        return load(str(folder), **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_local)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("cnn", [f"3.0.0 test {i}" for i in range(3)]),
+        ("c4", [f"validation {shard} {i}" for shard in range(2) for i in range(2)]),
+        ("wikitext", ["", " = wikitext-2-raw-v1 = \n", " test of wikitext-2-raw-v1 \n"]),
+        ("openwebtext", [f"page {shard} {i}" for shard in range(2) for i in range(2)]),
+        ("mt-bench", ["Write a post.\nShorten it.", "Draft a mail.\nJudge it."]),
+    ],
+)
+def test_rows_come_from_the_right_files_split_and_column(local_hub: Path, name: str, texts: list[str]) -> None:
+    title, rows = open_rows(name)
+    assert title == name
+    assert [row.text for row in rows] == texts
+
+
+def test_every_public_data_set_is_laid_out_here() -> None:
+    assert {entry.path for entry in HUB_DATASETS.values()} == {path for path, _ in LAYOUTS}
+
+
+def test_blank_rows_are_too_short(local_hub: Path) -> None:
+    prompts = load_prompts("wikitext", Letters(), num_prompts=5, prompt_len=4)
+    assert ([p.row for p in prompts], prompts.skipped) == ([1, 2], 1)
+
+
+def test_the_turns_of_mt_bench_are_a_conversation_that_begins_with_the_first(local_hub: Path) -> None:
+    _, rows = open_rows("mt-bench")
+    assert next(iter(rows)).messages == (("user", "Write a post."),)
+
+
+def test_a_record_without_the_expected_field_is_named_with_the_fields_that_it_has(local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {**LAYOUTS, ("abisee/cnn_dailymail", None): lambda folder: (wikitext(folder), card(folder, "wikitext-2-raw-v1"))[0]}
+    monkeypatch.setattr(f"{__name__}.LAYOUTS", changed)
+    monkeypatch.setitem(HUB_DATASETS["cnn"].options, "name", "wikitext-2-raw-v1")
+    with pytest.raises(DatasetError, match=r"^cnn, row 0: the row has no key \"article\" \(its keys: 'text'\); .* --field"):
+        load_prompts("cnn", Letters(), num_prompts=1, prompt_len=1)
+    assert load_prompts("cnn", Letters(), num_prompts=1, prompt_len=4, field="text").prompts[0].row == 1
+
+
+def test_a_repository_that_is_a_script_in_both_revisions_is_refused(local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYOUTS, ("Skylion007/openwebtext", "refs/convert/parquet"), script)
+    with pytest.raises(
+        DatasetError, match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: Dataset scripts.*--dataset PATH"
+    ):
+        load_prompts("openwebtext", Letters(), num_prompts=1, prompt_len=1)

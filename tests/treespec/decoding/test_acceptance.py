@@ -1,0 +1,36 @@
+"""Acceptance: the vectorised walk against following the tree child by child."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treespec.kernels.plain import accept, last_matching
+from treespec.trees.tensors import StaticTensors
+from treespec.trees.tree import SpeculationTree
+
+
+def walk(tree: SpeculationTree, tokens: list[int], choices: list[int]) -> tuple[list[int], list[int]]:
+    node, path, emitted = 0, [0], [choices[0]]
+    while (child := next((c for c in tree.children[node] if tokens[c] == choices[node]), None)) is not None:
+        node = child
+        path.append(node)
+        emitted.append(choices[node])
+    return path, emitted
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=14), st.randoms(use_true_random=False))
+def test_accepts_the_path_that_the_target_chose(picks: list[int], random) -> None:  # type: ignore[no-untyped-def]
+    tree = SpeculationTree.from_parents([-1, *(p % (i + 1) for i, p in enumerate(picks))])
+    vocabulary = tree.max_branch + 2
+    tokens = [0] * tree.size
+    for children in tree.children:
+        for child, token in zip(children, random.sample(range(vocabulary), len(children)), strict=True):
+            tokens[child] = token
+    choices = [random.randrange(vocabulary) for _ in range(tree.size)]
+    chosen, tensors = torch.tensor(choices), StaticTensors.on(tree, "cpu")
+    last = last_matching(torch.tensor(tokens), chosen, tensors)
+    found = accept(torch.tensor(tokens), last, chosen[last], tensors)
+    path, emitted = walk(tree, tokens, choices)
+    assert int(found.count) == len(path) - 1
+    assert found.path.tolist() == path + [path[-1]] * (tree.depth + 1 - len(path))
+    assert found.emitted.tolist()[: len(emitted)] == emitted

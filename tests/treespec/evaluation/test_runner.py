@@ -1,0 +1,218 @@
+"""The runner: what it decodes, refuses, survives, and how it tells rounding from bugs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
+from treespec.data.prompts import PromptSet
+from treespec.decoding.acceptance import Verifier
+from treespec.decoding.drafting import Drafting, Rule
+from treespec.decoding.dynamic_tree import DynamicBudget
+from treespec.decoding.loop import Request, decode_autoregressive
+from treespec.decoding.sampling import Sampling, distribution
+from treespec.decoding.step import Plan
+from treespec.errors import CapacityError, ModelError
+from treespec.evaluation.report import Prediction
+from treespec.evaluation.runner import EvaluationSettings, evaluate, top2_gap
+from treespec.trees.placement import Placement
+from treespec.trees.tree import SpeculationTree
+
+TREE = SpeculationTree.from_paths([(0, 0, 0), (0, 1), (1, 0)])
+SETTINGS = EvaluationSettings(gen_len=12, save_tokens=True)
+
+
+def expected(prompts: PromptSet, gen_len: int) -> list[tuple[int, ...]]:
+    pair = tiny_pair()
+    return [tuple(t for r in decode_autoregressive(pair.target, Request(p.ids, gen_len)) for t in r.tokens) for p in prompts]
+
+
+def test_outputs_are_the_targets_own() -> None:
+    prompts = prompt_set()
+    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, predicted=Prediction(1.5, 0.1))
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.lossless == "match"
+    assert report.tokens == 4 * 12
+    assert all(r.steps == len(r.accepted_ranks) < 12 - 1 for r in report.results)
+    data = report.to_json()
+    assert data["predicted"] == {"tokens_per_step": 1.5, "seconds_per_step": 0.1}
+    assert data["tree"]["parents"] == list(TREE.parents)
+    assert data["provenance"]["dataset"] == "random[0:4]"
+
+
+def test_baseline_alone_needs_no_draft() -> None:
+    prompts = prompt_set()
+    report = evaluate(replace(tiny_pair(), draft=None), None, prompts, SETTINGS)
+    assert report.mode == "baseline"
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.tokens_per_step == 1
+    assert report.speedup == 1
+
+
+def test_a_tree_without_a_draft_is_an_error() -> None:
+    with pytest.raises(ModelError, match="--draft"):
+        evaluate(replace(tiny_pair(), draft=None), TREE, prompt_set(), SETTINGS)
+
+
+@pytest.mark.parametrize("plan", [None, TREE])
+def test_a_token_that_a_model_has_no_row_for_is_named(plan: Plan | None) -> None:
+    prompts = prompt_set()
+    odd = replace(prompts, prompts=(*prompts.prompts, replace(prompts.prompts[0], ids=(5, VOCABULARY))))
+    with pytest.raises(ModelError, match="a prompt for the target has token 61, but the model has 61 embedding rows, for ids 0 to 60 only"):
+        evaluate(tiny_pair(), plan, odd, SETTINGS)
+
+
+def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
+    settings = replace(SETTINGS, temperature=1.0)
+    prompts = prompt_set()
+    first, again, other = (evaluate(tiny_pair(), TREE, prompts, s).results for s in (settings, settings, replace(settings, seed=1)))
+    assert [r.output for r in first] == [r.output for r in again]
+    assert [r.output for r in first] != [r.output for r in other]
+
+
+@pytest.mark.parametrize("drafting", [Drafting(), Drafting("swor", 1.0), Drafting("swr", 1.0, "traversal")])
+@pytest.mark.parametrize("plan", [TREE, DynamicBudget(6, 3, 2)])
+def test_breakdown_sums_to_the_whole(plan: Plan, drafting: Drafting) -> None:
+    if isinstance(plan, DynamicBudget) and drafting.rule != "topk":
+        with pytest.raises(ModelError, match="use topk"):
+            evaluate(tiny_pair(), plan, prompt_set(1), replace(SETTINGS, drafting=drafting))
+        return
+    report = evaluate(tiny_pair(), plan, prompt_set(), replace(SETTINGS, breakdown=True, drafting=drafting))
+    assert list(report.breakdown) == ["drafting", "target", "acceptance", "cache", "other"]
+    whole = sum(r.seconds for r in report.results)
+    assert sum(report.breakdown.values()) == pytest.approx(whole)
+    assert report.breakdown["other"] < 0.5 * whole
+
+
+@pytest.mark.parametrize("rule", ["swor", "swr"])
+@pytest.mark.parametrize("verifier", ["sequential", "traversal"])
+def test_sampled_children_leave_greedy_outputs_alone(rule: Rule, verifier: Verifier) -> None:
+    prompts, drafting = prompt_set(), Drafting(rule, 1.5, verifier)
+    report = evaluate(tiny_pair(), TREE, prompts, replace(SETTINGS, drafting=drafting))
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert report.lossless == "match"
+    assert sum(sum(row.accepted[1:]) for row in report.observed) > 0, "children other than the first were accepted"
+    described = report.to_json()
+    assert (described["drafting"], described["verifier"], described["draft_temperature"]) == (rule, verifier, 1.5)
+
+
+def test_children_beyond_the_drafts_support_are_absent() -> None:
+    """At a draft temperature this low one token has all the mass: siblings after it are drawn from nothing, and never accepted."""
+    pair, prompts, cold = tiny_pair(), prompt_set(), Sampling(0.001)
+    assert pair.draft is not None
+    pair.draft.allocate(8)
+    support = distribution(pair.draft.prefill(torch.tensor(prompts.prompts[0].ids)), cold) > 0
+    assert int(support.sum()) < TREE.max_branch
+    for temperature in (0.0, 1.0):
+        settings = replace(SETTINGS, temperature=temperature, drafting=Drafting("swor", cold.temperature))
+        report = evaluate(pair, TREE, prompts, settings)
+        assert report.tokens == 4 * 12
+        assert sum(row.accepted[0] for row in report.observed if row.accepted) > 0
+        if temperature == 0:
+            assert [r.output for r in report.results] == expected(prompts, 12)
+
+
+def test_dynamic_trees_leave_greedy_outputs_alone() -> None:
+    prompts = prompt_set()
+    report = evaluate(tiny_pair(), DynamicBudget(7, 3, 3), prompts, SETTINGS)
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert (report.mode, report.tree) == ("dynamic", {"size": 7, "depth": 3, "width": 3})
+    assert all(row.offered is None for row in report.observed)
+    assert report.observed[0].visits == report.steps
+
+
+def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, prompts = tiny_pair(), prompt_set(2)
+    target = pair.target
+    honest = target.forward
+
+    def sloppy(tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+        logits = honest(tokens, place, keep)
+        return -logits if tokens.shape[0] == TREE.size and int(place.positions[0]) >= 10 else logits
+
+    monkeypatch.setattr(target, "forward", sloppy)
+    report = evaluate(pair, TREE, prompts, SETTINGS)
+    assert report.lossless == "mismatch"
+    truth = expected(prompts, 12)
+    for result, right, prompt in zip(report.results, truth, prompts, strict=True):
+        assert result.mismatch is not None
+        position = result.mismatch.position
+        assert result.output[:position] == right[:position]
+        assert (result.mismatch.tree_token, result.mismatch.baseline_token) == (result.output[position], right[position])
+        logits = target.module(input_ids=torch.tensor([[*prompt.ids, *right[:position]]])).logits[0, -1].detach()
+        best = logits.topk(2).values
+        assert result.mismatch.logit_gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert top2_gap(target, [1, 2, 3]) > 0
+
+
+def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
+    with pytest.raises(CapacityError, match=r"leaves room for 2 .* pass --max-length 25 or more"):
+        evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, max_length=20))
+    with pytest.raises(
+        CapacityError, match=r"^--max-length 5 is too short for \d+ prompt and \d+ generated tokens; pass --max-length \d+ or more$"
+    ):
+        evaluate(tiny_pair(), None, prompt_set(), replace(SETTINGS, max_length=5))
+    with pytest.raises(CapacityError, match="need 18 positions, but the target model has 16"):
+        evaluate(tiny_pair(positions=16), TREE, prompt_set(), SETTINGS)
+    assert evaluate(tiny_pair(positions=18), TREE, prompt_set(), SETTINGS).lossless == "match", (
+        "the last trees are cut to the positions there are"
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (DynamicBudget(20, 2, VOCABULARY + 1), f"width is {VOCABULARY + 1}, but the vocabulary has {VOCABULARY} tokens"),
+        (SpeculationTree.k_chains(VOCABULARY + 1, 1), f"a node with {VOCABULARY + 1} children, but the vocabulary has {VOCABULARY} tokens"),
+    ],
+)
+def test_trees_of_more_tokens_than_there_are_are_refused_before_anything_is_allocated(plan: Plan, message: str) -> None:
+    pair = tiny_pair()
+    with pytest.raises(ModelError, match=message):
+        evaluate(pair, plan, prompt_set(), SETTINGS)
+    assert pair.target.capacity == 0
+
+
+def test_unfinished_work_of_another_rule_is_not_taken_up(tmp_path: Path) -> None:
+    done: list[int] = []
+    prompts, journal = prompt_set(2), tmp_path / "journal"
+    for drafting in (Drafting("swor", 1.0), Drafting("swor", 1.0, "traversal"), Drafting("swor", 0.5), Drafting("swr", 1.0)):
+        evaluate(
+            tiny_pair(),
+            TREE,
+            prompts,
+            replace(SETTINGS, drafting=drafting),
+            journal=journal,
+            progress=lambda what, index, total: done.append(index),
+        )
+    assert done == [1, 2] * 4
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    prompts, journal = prompt_set(), tmp_path / "journal"
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=stop)
+    seen: list[int] = []
+    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=lambda what, done, total: seen.append(done))
+    assert seen == [4]
+    assert [r.output for r in report.results] == expected(prompts, 12)
+    assert journal.exists(), "kept until the caller has saved the result"
+
+
+@pytest.mark.gpu
+def test_half_precision_reports_the_logit_gap_of_each_divergence() -> None:
+    pair = tiny_pair(device="cuda")
+    pair.target.module.half()
+    assert pair.draft is not None
+    pair.draft.module.half()
+    halves = replace(pair, target=type(pair.target)(pair.target.module), draft=type(pair.draft)(pair.draft.module))
+    report = evaluate(halves, TREE, prompt_set(16), SETTINGS)
+    assert all(r.mismatch is None or r.mismatch.logit_gap < 0.1 for r in report.results)

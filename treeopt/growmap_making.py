@@ -1,0 +1,97 @@
+"""From profile files to a growmap that remembers what it was made from and what it promises."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from treeopt.optimizer.estimation import acceptance_rows
+from treeopt.optimizer.search import OptimizationResult, optimize
+from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
+from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.profiles.latency import read_latency
+from treespec.files.fields import ROWS
+from treespec.files.provenance import Provenance
+from treespec.files.reading import ReadOnce
+from treespec.trees.growmap import GrowMap, refuse_size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the tree may be: an exact `size` with at most `depth` edges, or bounds for a search; None is no limit."""
+
+    size: int | None = None
+    depth: int | None = None
+    max_size: int | None = None
+    max_depth: int | None = None
+    max_branch: int | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A growmap, and the optimizer's result that it was made from."""
+
+    growmap: GrowMap
+    result: OptimizationResult
+
+
+def generate(
+    acceptance: Path,
+    *,
+    latency: Path | None = None,
+    context: int | None = None,
+    limits: Limits = Limits(),
+    solver: str = "auto",
+    smoothing: str = "none",
+) -> Generated:
+    """The best growmap for an acceptance profile and, where there is one, a latency profile.
+
+    Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets, GrowMapError for a
+    `size` that no growmap may have.
+    """
+    refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
+    chances, seconds = ReadOnce(acceptance), None if latency is None else ReadOnce(latency)
+    profile = read_acceptance(chances)
+    times = None if seconds is None else read_latency(seconds)
+    result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
+    made_from: dict[str, Any] = {"acceptance_sha256": chances.sha256}
+    if seconds is not None and times is not None:
+        made_from |= {"latency_sha256": seconds.sha256, "context": times.at_context(context).context}
+    return Generated(_growmap(result, profile, smoothing, made_from), result)
+
+
+def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:
+    """The growmap that Sequoia's own configuration file asks for, in its own meaning.
+
+    Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
+    """
+    asked = ReadOnce(config)
+    meaning = read_sequoia_config(asked)
+    chances = ReadOnce(meaning.acceptance_path)
+    profile = read_acceptance(chances)
+    result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
+    made_from = {"acceptance_sha256": chances.sha256, "sequoia_config_sha256": asked.sha256}
+    return Generated(_growmap(result, profile, smoothing, made_from), result)
+
+
+def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: str, made_from: dict[str, Any]) -> GrowMap:
+    rows = profile.prompt_set or {}
+    metadata = {
+        "expected_tokens_per_step": result.expected_tokens_per_step,
+        "predicted_seconds_per_step": result.predicted_seconds_per_step,
+        "predicted_speedup": result.predicted_speedup,
+        "certified_gap": result.certified_gap,
+        "solver": result.solver,
+        "smoothing": smoothing,
+        "drafting": profile.drafting,
+        "temperature": profile.temperature,
+        "top_p": profile.top_p,
+        "draft_temperature": profile.draft_temperature,
+        "rank_probability": acceptance_rows(profile, smoothing).tolist(),
+        **{f"profiled_{key}": rows[key] for key in ROWS if key in rows},
+        **made_from,
+    }
+    known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
+    provenance = Provenance.collect(
+        temperature=profile.temperature, top_p=profile.top_p, **{k: v for k, v in known.items() if v is not None}
+    )
+    return GrowMap(result.tree, metadata, provenance)

@@ -1,0 +1,180 @@
+"""AcceptanceProfile: how often the draft's tokens of each rank are accepted, as versioned JSON with raw values."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeopt.profiles.acceptance_vector import read_vector
+from treespec.errors import ProfileError
+from treespec.files.fields import ROWS, Fields, checked, count, counts, number, numbers, rows
+from treespec.files.provenance import provenance_fields
+from treespec.files.reading import StrPath, read_json
+from treespec.files.writing import write_json
+
+ACCEPTANCE_SCHEMA = "treeopt.acceptance"
+VERSION = 1
+
+
+DRAFTINGS = ("topk", "swor", "swr", "unknown")
+"""The rules of `treespec.decoding.drafting`; acceptance vectors do not tell theirs."""
+
+
+_SUM_SLACK = 1e-3
+
+
+@dataclass(frozen=True)
+class AcceptanceProfile:
+    """How often the rank-k child of an accepted node is the accepted one.
+
+    `rank_probability[k]` and its `standard_error[k]` (resampled by prompt; empty if unknown) belong to rank k,
+    `none_accepted` to no child of those ranks. `positions` target positions of `prompts` prompts were counted.
+    `by_depth[d][k]`, where measured, belongs to the children of a node at depth d; below its last row that row goes on.
+    `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
+    `temperature` and `top_p` are None where the file does not tell (a bare vector). `draft_temperature` and `draws` (of the
+    children, per position) belong to sampled drafting. `prompt_set` tells the rows: `dataset`, `start` and `end` (left out) among
+    others. Raises ProfileError.
+    """
+
+    drafting: str
+    temperature: float | None
+    top_p: float | None
+    rank_probability: tuple[float, ...]
+    none_accepted: float
+    standard_error: tuple[float, ...]
+    positions: int
+    prompts: int
+    method: str = ""
+    by_depth: tuple[tuple[float, ...], ...] | None = None
+    prompt_sums: tuple[tuple[float, ...], ...] = ()
+    prompt_positions: tuple[int, ...] = ()
+    provenance: dict[str, Any] | None = None
+    draft_temperature: float | None = None
+    draws: int | None = None
+    prompt_set: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        ranks = len(self.rank_probability)
+        if self.drafting not in DRAFTINGS:
+            raise ProfileError(
+                f"drafting is {self.drafting!r:.40}, but it must be one of {', '.join(DRAFTINGS)}; profile with one of these"
+            )
+        for name, heat in (("temperature", self.temperature), ("draft_temperature", self.draft_temperature)):
+            if heat is not None and not (math.isfinite(heat) and heat >= 0):
+                raise ProfileError(f"{name} is {heat}, but it must be 0 (greedy) or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ProfileError(f"top_p is {self.top_p}, but it must lie in (0, 1]")
+        _check_row("rank_probability", self.rank_probability)
+        _check_row("none_accepted", (self.none_accepted,))
+        total = math.fsum((*self.rank_probability, self.none_accepted))
+        if total > 1 + _SUM_SLACK:
+            raise ProfileError(
+                f"rank_probability and none_accepted add up to {total:.6g}, but exclude one another: at most 1; measure again"
+            )
+        if self.standard_error and len(self.standard_error) != ranks:
+            raise ProfileError(f"standard_error has {len(self.standard_error)} entries for {ranks} ranks; give one for each rank, or none")
+        for k, error in enumerate(self.standard_error):
+            if not (math.isfinite(error) and error >= 0):
+                raise ProfileError(f"standard_error[{k}] is {error}, but it must be finite and 0 or more")
+        for depth, row in enumerate(self.by_depth or ()):
+            _check_row(f"by_depth[{depth}]", row)
+            if len(row) != ranks:
+                raise ProfileError(f"by_depth[{depth}] has {len(row)} ranks, but rank_probability has {ranks}; pad with zeros")
+        if self.by_depth is not None and not self.by_depth:
+            raise ProfileError("by_depth has no row; leave it out where depths were not told apart")
+        if self.positions < 0 or self.prompts < 0 or any(n < 0 for n in self.prompt_positions):
+            raise ProfileError(f"positions ({self.positions}), prompts ({self.prompts}) and prompt_positions are counts: 0 or more")
+        if len(self.prompt_sums) != len(self.prompt_positions):
+            raise ProfileError(
+                f"prompt_sums has {len(self.prompt_sums)} rows, prompt_positions {len(self.prompt_positions)}; give one of each per prompt"
+            )
+        for i, sums in enumerate(self.prompt_sums):
+            if len(sums) != ranks or not all(map(math.isfinite, sums)):
+                raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of the {ranks} ranks")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the profile's file; keys that hold nothing are left out."""
+        data: dict[str, Any] = {
+            "schema": ACCEPTANCE_SCHEMA,
+            "version": VERSION,
+            "drafting": self.drafting,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "rank_probability": list(self.rank_probability),
+            "none_accepted": self.none_accepted,
+            "standard_error": list(self.standard_error),
+            "positions": self.positions,
+            "prompts": self.prompts,
+        }
+        extra = {
+            "method": self.method,
+            "draws": self.draws,
+            "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
+            "prompt_sums": [list(row) for row in self.prompt_sums],
+            "prompt_positions": list(self.prompt_positions),
+            "prompt_set": self.prompt_set,
+            "provenance": self.provenance,
+        }
+        if self.draft_temperature is not None:
+            data["draft_temperature"] = self.draft_temperature
+        return data | {key: value for key, value in extra.items() if value}
+
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all. Raises OutputError."""
+        write_json(path, self.to_json())
+
+
+def read_acceptance(path: StrPath) -> AcceptanceProfile:
+    """Read a `treeopt.acceptance` file, or a Sequoia acceptance vector (`.pt`). Raises ProfileError."""
+    if os.fspath(path).lower().endswith((".pt", ".pth")):
+        return _read_vector(path)
+    data = Fields(path, read_json(path, schema=ACCEPTANCE_SCHEMA, version=VERSION, error=ProfileError))
+    return data.build(
+        lambda: AcceptanceProfile(
+            drafting=data.text("drafting"),
+            temperature=data.optional("temperature", number),
+            top_p=data.optional("top_p", number),
+            rank_probability=data.get("rank_probability", numbers),
+            none_accepted=data.get("none_accepted", number),
+            standard_error=data.get("standard_error", numbers),
+            positions=data.get("positions", count),
+            prompts=data.get("prompts", count),
+            method=data.text("method", ""),
+            draft_temperature=data.optional("draft_temperature", number),
+            draws=data.optional("draws", count),
+            by_depth=data.optional("by_depth", rows),
+            prompt_sums=data.get("prompt_sums", rows, []),
+            prompt_positions=data.get("prompt_positions", counts, []),
+            prompt_set=data.optional("prompt_set", checked(ROWS)),
+            provenance=data.optional("provenance", provenance_fields),
+        )
+    )
+
+
+def _read_vector(path: StrPath) -> AcceptanceProfile:
+    ranks, none_accepted = read_vector(path)
+    try:
+        return AcceptanceProfile(
+            drafting="unknown",
+            temperature=None,
+            top_p=None,
+            rank_probability=ranks,
+            none_accepted=none_accepted,
+            standard_error=(),
+            positions=0,
+            prompts=0,
+            method="acceptance vector",
+        )
+    except ProfileError as e:
+        raise ProfileError(f"{path}: {e}") from e
+
+
+def _check_row(name: str, row: Sequence[float]) -> None:
+    if not row:
+        raise ProfileError(f"{name} is empty, but at least one rank is needed")
+    for k, p in enumerate(row):
+        if not 0 <= p <= 1:  # also true for NaN
+            raise ProfileError(f"{name}[{k}] is {p}, but a probability lies in [0, 1]; measure again")
+    if math.fsum(row) > 1 + _SUM_SLACK:
+        raise ProfileError(f"{name} adds up to {math.fsum(row):.6g}, but ranks exclude one another: at most 1; measure again")

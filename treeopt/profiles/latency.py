@@ -1,0 +1,162 @@
+"""LatencyProfile: how long passes take per tree size, level width and context, as versioned JSON with raw samples."""
+
+import bisect
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeopt.profiles.latency_model import LatencyModel
+from treespec.errors import ProfileError
+from treespec.files.fields import MOST_SECONDS, Fields, count, listed, mapping, numbers
+from treespec.files.provenance import provenance_fields
+from treespec.files.reading import StrPath, read_json
+from treespec.files.writing import write_json
+
+LATENCY_SCHEMA = "treeopt.latency"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatencySample:
+    """Raw seconds of one target pass over `size` tree nodes behind `context` cached tokens."""
+
+    size: int
+    context: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        """The figure that predictions use."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class DraftSample:
+    """Raw seconds of one draft pass over a level of `width` nodes behind `context` cached tokens."""
+
+    width: int
+    context: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        """The figure that predictions use."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
+
+    Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
+    """
+
+    target: tuple[LatencySample, ...]
+    draft: tuple[DraftSample, ...]
+    overhead_seconds: tuple[float, ...]
+    provenance: dict[str, Any] | None = None
+    autoregressive_overhead_seconds: tuple[float, ...] = ()
+    """Overhead of autoregressive steps, which accept and move nothing; empty: that of tree steps is taken."""
+
+    def __post_init__(self) -> None:
+        _check_samples("target", "size", [(s.size, s.context, s.seconds) for s in self.target])
+        _check_samples("draft", "width", [(s.width, s.context, s.seconds) for s in self.draft])
+        _check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
+        if self.autoregressive_overhead_seconds:
+            _check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The contexts at which the target was measured, ascending."""
+        return tuple(sorted({s.context for s in self.target}))
+
+    def at_context(self, context: int | None = None) -> LatencyModel:
+        """Medians at the measured context that equals `context` or is the next larger one; None: the smallest.
+
+        Raises ProfileError, naming the measured contexts, if none is large enough.
+        """
+        chosen = _next_context(context, self.contexts, "target")
+        draft = _next_context(chosen, tuple(sorted({s.context for s in self.draft})), "draft")
+        sizes = sorted((s.size, s.median_seconds) for s in self.target if s.context == chosen)
+        widths = sorted((s.width, s.median_seconds) for s in self.draft if s.context == draft)
+        apart = self.autoregressive_overhead_seconds
+        overheads = statistics.median(self.overhead_seconds), statistics.median(apart) if apart else None
+        return LatencyModel(chosen, tuple(sizes), tuple(widths), *overheads)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the profile's file."""
+        data: dict[str, Any] = {
+            "schema": LATENCY_SCHEMA,
+            "version": VERSION,
+            "target": [{"size": s.size, "context": s.context, "seconds": list(s.seconds)} for s in self.target],
+            "draft": [{"width": s.width, "context": s.context, "seconds": list(s.seconds)} for s in self.draft],
+            "overhead_seconds": list(self.overhead_seconds),
+        }
+        if self.autoregressive_overhead_seconds:
+            data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
+        return data if self.provenance is None else data | {"provenance": self.provenance}
+
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all. Raises OutputError."""
+        write_json(path, self.to_json())
+
+
+def read_latency(path: StrPath) -> LatencyProfile:
+    """Read a `treeopt.latency` file. Raises ProfileError."""
+    data = Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
+
+    def samples(value: Any) -> tuple[LatencySample, ...]:
+        return tuple(LatencySample(*_sample(item, "size")) for item in listed(value))
+
+    def levels(value: Any) -> tuple[DraftSample, ...]:
+        return tuple(DraftSample(*_sample(item, "width")) for item in listed(value))
+
+    return data.build(
+        lambda: LatencyProfile(
+            target=data.get("target", samples),
+            draft=data.get("draft", levels),
+            overhead_seconds=data.get("overhead_seconds", numbers),
+            autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
+            provenance=data.optional("provenance", provenance_fields),
+        )
+    )
+
+
+def _check_samples(name: str, unit: str, samples: Sequence[tuple[int, int, tuple[float, ...]]]) -> None:
+    if not samples:
+        raise ProfileError(f"{name} holds no measurement; at least one {unit} is needed")
+    seen: set[tuple[int, int]] = set()
+    for nodes, context, seconds in samples:
+        if nodes < 1 or context < 0:
+            raise ProfileError(f"{name} has {unit} {nodes} at context {context}, but a {unit} is 1 or more and a context 0 or more")
+        if (nodes, context) in seen:
+            raise ProfileError(f"{name} has {unit} {nodes} at context {context} twice; put all its samples into one entry")
+        seen.add((nodes, context))
+        _check_seconds(f"{name} {unit} {nodes} at context {context}", seconds)
+
+
+def _check_seconds(name: str, seconds: Sequence[float], least: float = 1e-12) -> None:
+    if not seconds:
+        raise ProfileError(f"{name} has no samples; at least one is needed")
+    for value in seconds:
+        if not least <= value <= MOST_SECONDS:  # also true for NaN
+            raise ProfileError(f"{name} has a sample of {value} seconds, but it takes {least:g} to {MOST_SECONDS:g}; measure again")
+
+
+def _next_context(context: int | None, measured: tuple[int, ...], model: str) -> int:
+    at = 0 if context is None else bisect.bisect_left(measured, context)
+    if at == len(measured):
+        raise ProfileError(
+            f"the {model} was not measured at context {context} or beyond, only at {', '.join(map(str, measured))}; "
+            f"profile it there, or ask for at most {measured[-1]}"
+        )
+    return measured[at]
+
+
+def _sample(value: Any, unit: str) -> tuple[int, int, tuple[float, ...]]:
+    item = mapping(value)
+    missing = [key for key in (unit, "context", "seconds") if key not in item]
+    if missing:
+        raise ValueError(f"an entry without {', '.join(missing)}")
+    return count(item[unit]), count(item["context"]), numbers(item["seconds"])

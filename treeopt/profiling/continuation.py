@@ -1,0 +1,59 @@
+"""Continue many prompts at once with the plain module: the texts on which acceptance is profiled."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from treespec.decoding.sampling import Sampling, choose
+from treespec.decoding.step import require_finite
+
+
+@torch.inference_mode()
+def continue_prompts(
+    module: PreTrainedModel,
+    prompts: Tensor,
+    gen_len: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    eos_token_ids: frozenset[int],
+    vocabulary: int,
+    on_token: Callable[[int], None] = lambda done: None,
+    embeddings: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The target's own continuations of equally long prompts, batched.
+
+    `prompts` int64 [batch, length], with `embeddings` [batch, length, hidden] read in their place where they hold pictures. Returns
+    (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid` marks generated tokens up to and including the first
+    EOS. Raises ModelError when logits are not finite.
+    """
+    rows = prompts.shape[0]
+    cache = DynamicCache(config=module.config)
+    eos = torch.tensor(sorted(eos_token_ids), dtype=torch.int64, device=prompts.device)
+    tokens = [prompts]
+    alive = torch.ones(rows, dtype=torch.bool, device=prompts.device)
+    valid, finite = [], torch.ones((), dtype=torch.bool, device=prompts.device)
+    read = prompts
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
+    for done in range(gen_len):
+        words = {"input_ids": read} if embeddings is None or done else {"inputs_embeds": embeddings}
+        logits = module(**words, past_key_values=cache, use_cache=True, **last_only).logits[:, -1, :vocabulary]
+        finite &= logits.amax(-1).isfinite().all()
+        # every prompt draws from its own stream, whatever batch it is in
+        draws = [choose(logits[i : i + 1], sampling, generators[i]) for i in range(0 if sampling.greedy else rows)]
+        chosen = torch.cat(draws) if draws else choose(logits, sampling, None)
+        valid.append(alive)
+        alive = alive & ~torch.isin(chosen, eos)
+        read = chosen[:, None]
+        tokens.append(read)
+        on_token(done + 1)
+        if done % 16 == 15 and not bool(alive.any()):
+            break
+    require_finite(int(finite))
+    missing = gen_len - len(valid)
+    if missing:
+        tokens.append(read.expand(rows, missing))
+        valid += [torch.zeros_like(alive)] * missing
+    return torch.cat(tokens, dim=1), torch.stack(valid, dim=1)

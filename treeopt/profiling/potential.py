@@ -1,0 +1,255 @@
+"""The potential of drafts before any tuning: how far their distributions are from the target's, on the same texts."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
+from treeopt.profiling.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
+from treespec.data.prompts import PromptSet
+from treespec.decoding.sampling import Sampling, distribution, prompt_generator, scaled
+from treespec.decoding.step import require_finite
+from treespec.errors import ModelError, ProfileError
+from treespec.files import fields
+from treespec.files.fields import exactly, natural
+from treespec.files.journal import Journal
+from treespec.files.provenance import public_name
+from treespec.models.pairs import Outline, Pair, recorded_name
+from treespec.models.tree_model import TreeModel
+
+Progress = Callable[[str, int, int], None]
+
+_COLDEST = 1e-20
+"""Below this, what differs in rounding alone is further apart than a report's sums may be."""
+
+
+@dataclass(frozen=True)
+class PotentialSettings:
+    """How to measure: on the data set's own text (`teacher-forced`) or the target's (`on-policy`), `gen_len` tokens per prompt."""
+
+    method: str = "teacher-forced"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    gen_len: int = 256
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ProfileError(f"method is {self.method!r}, but it must be {' or '.join(METHODS)}")
+        if 0 < self.temperature < _COLDEST:
+            raise ProfileError(
+                f"temperature is {self.temperature:g}, but divergences at it are beyond all bounds; pass {_COLDEST:g} or more, or 0 for greedy decoding"
+            )
+        if self.gen_len < 2 or self.batch_size < 1:
+            raise ProfileError(
+                f"gen-len {self.gen_len} must be at least 2 and batch size {self.batch_size} at least 1: "
+                "the first generated token comes from the prompt pass and is never drafted"
+            )
+
+    @property
+    def target(self) -> Sampling:
+        """How the target chooses tokens."""
+        return Sampling(self.temperature, self.top_p)
+
+    @property
+    def compared(self) -> Sampling:
+        """Which distributions are compared: those that are sampled from; greedily, the plain softmax ones."""
+        return Sampling(1.0) if self.target.greedy else self.target
+
+
+@torch.inference_mode()
+def measure_potential(
+    target: Pair,
+    drafts: Sequence[TreeModel],
+    prompts: PromptSet,
+    settings: PotentialSettings,
+    *,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> PotentialReport:
+    """KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
+
+    `target` may be a pair without a draft. The texts, and the target's distributions on them, are made once for all drafts.
+    Finished batches survive an interruption in `journal`, which the caller discards once the report is saved. Raises
+    CapacityError, ModelError (no draft, non-finite logits), ProfileError (nothing to measure).
+    """
+    require_fit(target.target, drafts, prompts, settings)
+    vocabulary = min(model.known_tokens for model in (target.target, *drafts))
+    names = _distinct([recorded_name(draft) for draft in drafts])
+    batches = batches_of(prompts, settings.batch_size)
+    whole = len(batches) * settings.gen_len
+    found: dict[int, list[Any]] = {}
+
+    def read(key: str, value: Any) -> list[Any]:
+        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
+        per_draft = [(natural(count), [exactly(len(MEASURES), sums) for sums in exactly(len(drafts), found)]) for count, found in rows]
+        return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
+
+    with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
+        for number, batch in enumerate(batches):
+            measured = log.get(str(number))
+            if measured is None:
+
+                def on_token(done: int, number: int = number) -> None:
+                    progress("measuring potential", number * settings.gen_len + done, whole)
+
+                measured = _measure(target, drafts, batch, settings, vocabulary, on_token)
+                log.put(str(number), measured)
+            found.update({index: row for (index, _), row in zip(batch, measured, strict=True)})
+            progress("measuring potential", (number + 1) * settings.gen_len, whole)
+    rows = [found[index] for index in sorted(found)]
+    positions = tuple(count for count, _ in rows)
+    if sum(positions) == 0:
+        raise ProfileError(
+            "no position to measure: the target ended every prompt with its first token; use other prompts, or --method teacher-forced"
+        )
+    provenance = target.provenance(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
+        seed=settings.seed,
+    )
+    return PotentialReport(
+        drafts=tuple(DraftPotential(name, _sums([sums[i] for _, sums in rows])) for i, name in enumerate(names)),
+        positions=positions,
+        method=settings.method,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        gen_len=settings.gen_len,
+        seed=settings.seed,
+        prompt_set=prompts.describe(),
+        provenance={**provenance, "models": {**provenance["models"], **{f"draft {i}": name for i, name in enumerate(names)}}},
+    )
+
+
+def require_fit(
+    target: TreeModel | Outline, drafts: Sequence[TreeModel | Outline], prompts: PromptSet, settings: PotentialSettings
+) -> None:
+    """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be measured on."""
+    if not drafts:
+        raise ModelError("a potential needs at least one draft model; pass --draft")
+    require_text(prompts, settings.method)
+    names = _distinct([public_name(draft.name) for draft in drafts])
+    require_positions({"target": target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
+
+
+def _measure(
+    target: Pair,
+    drafts: Sequence[TreeModel],
+    batch: Batch,
+    settings: PotentialSettings,
+    vocabulary: int,
+    on_token: Callable[[int], None],
+) -> list[tuple[int, list[list[float | None]]]]:
+    """Per prompt: (positions, per draft the sum of every measure over them)."""
+    generators = [prompt_generator(settings.seed, index, target.target.device) for index, _ in batch]
+    pixels = target.pixels(*(prompt for _, prompt in batch))
+    texts, valid = texts_of(
+        target,
+        batch,
+        settings.method,
+        settings.gen_len,
+        settings.target,
+        generators,
+        vocabulary=vocabulary,
+        on_token=on_token,
+        pixels=pixels,
+    )
+    start = texts.shape[1] - valid.shape[1] - 1
+    found: list[tuple[int, list[list[float | None]]]] = []
+    for part in chunks(texts, vocabulary):
+        read, counted, seen = texts[part, :-1], valid[part], None if pixels is None else pixels[part]
+        scores = _scores(target.target, read, seen, start, vocabulary, counted, "target")
+        side = TargetSide.of(scores, settings)
+        per_draft = []
+        for draft in drafts:
+            measured = side.against(_scores(draft, read, seen, start, vocabulary, counted, "draft"))
+            sums = [None if m is None else m.where(counted, 0.0).sum(1, dtype=torch.float64).tolist() for m in measured]
+            per_draft.append(sums)
+        for row, count in enumerate(counted.sum(1).tolist()):
+            found.append((count, [[None if m is None else m[row] for m in sums] for sums in per_draft]))
+    return found
+
+
+def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
+    """Logits [batch, positions, vocabulary] behind the tokens from `start` on, finite where `valid`. Raises ModelError."""
+    scores = model.score(texts, start, pixels)[..., :vocabulary]
+    require_finite(int(scores.amax(-1)[valid].isfinite().all()), role=role)
+    return scores
+
+
+@dataclass(frozen=True)
+class TargetSide:
+    """All of the target that is compared with a draft, at [batch, positions]; float32 over the vocabulary."""
+
+    probabilities: Tensor
+    logarithms: Tensor
+    """Of the probabilities; the smallest float32 where these are 0."""
+    best: Tensor
+    """int64 [batch, positions]: the most likely token."""
+    settings: PotentialSettings
+
+    @classmethod
+    def of(cls, logits: Tensor, settings: PotentialSettings) -> "TargetSide":
+        """From logits [batch, positions, vocabulary]."""
+        if settings.compared.top_p < 1:
+            probabilities = torch.stack([distribution(row, settings.compared) for row in logits])
+            logarithms = probabilities.log().clamp_min(torch.finfo(torch.float32).min)
+        else:
+            logarithms = _logarithms(logits, settings.compared.temperature)
+            probabilities = logarithms.exp()
+        return cls(probabilities, logarithms, logits.argmax(-1), settings)
+
+    def against(self, logits: Tensor) -> tuple[Tensor | None, ...]:
+        """MEASURES of a draft with these logits, per position; float64 sums over the vocabulary, no NaN for finite logits."""
+        ours, theirs = self.logarithms, _logarithms(logits, self.settings.compared.temperature)
+        sampled = theirs.exp()
+        kl = _dot(self.probabilities, ours - theirs)
+        reverse = None if self.settings.compared.top_p < 1 else _dot(sampled, theirs - ours)
+        variation = (self.probabilities - sampled).abs_().sum(-1, dtype=torch.float64) / 2
+        best = logits.argmax(-1)
+        agreement = (best == self.best).double()
+        child = agreement if self.settings.target.greedy else self.probabilities.gather(-1, best[..., None])[..., 0].double()
+        return kl, reverse, variation, agreement, child
+
+
+def _logarithms(logits: Tensor, temperature: float) -> Tensor:
+    """Logarithms of the softmax at a temperature, in float32; finite even where a probability is too small for it."""
+    return scaled(logits.float(), temperature).log_softmax(-1).clamp_min(torch.finfo(torch.float32).min)
+
+
+def _dot(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum of weights * values over the vocabulary in float64, where a weight of 0 counts nothing."""
+    return (weights * values).where(weights > 0, 0.0).sum(-1, dtype=torch.float64)
+
+
+def _sums(rows: Sequence[Sequence[float | None]]) -> dict[str, tuple[float, ...] | None]:
+    """Per measure, the sums of all prompts; None for a measure that was not taken."""
+    columns = dict(zip(MEASURES, zip(*rows, strict=True), strict=True))
+    return {
+        name: None if None in column else tuple(float(value) for value in column if value is not None) for name, column in columns.items()
+    }
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where several are the same."""
+    often, seen = Counter(names), Counter[str]()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if often[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _fingerprint(target: Pair, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
+    models = [target.describe(), *(replace(target, draft=draft).describe()["draft"] for draft in drafts)]
+    known: list[Any] = [models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""The texts on which models are measured, batch by batch: the target's own continuations, or the data set's."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from treeopt.profiling.continuation import continue_prompts
+from treespec.data.prompts import Prompt, PromptSet, unreadable
+from treespec.decoding.sampling import Sampling
+from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.models.pairs import Outline, Pair
+from treespec.models.tree_model import TreeModel
+
+METHODS = ("on-policy", "teacher-forced")
+"""`on-policy` is the target's own continuation of a prompt, `teacher-forced` the row's."""
+
+LOGITS_AT_ONCE = 1 << 27
+"""Elements of one [batch, positions, vocabulary] block that a scoring pass may hold."""
+
+Batch = Sequence[tuple[int, Prompt]]
+"""Equally long prompts, each with its index in the set."""
+
+
+def batches_of(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
+    """Runs of at most `size` equally long prompts, the shortest first, each prompt with its index in the set."""
+    batches: list[list[tuple[int, Prompt]]] = []
+    for index, prompt in sorted(enumerate(prompts.prompts), key=lambda item: len(item[1].ids)):
+        last = batches[-1] if batches else []
+        if last and len(last) < size and len(last[0][1].ids) == len(prompt.ids):
+            last.append((index, prompt))
+        else:
+            batches.append([(index, prompt)])
+    return batches
+
+
+def texts_of(
+    pair: Pair,
+    batch: Batch,
+    method: str,
+    gen_len: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    *,
+    vocabulary: int,
+    on_token: Callable[[int], None] = lambda done: None,
+    pixels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(int64 [batch, length + gen_len], bool [batch, gen_len - 1]) of one of METHODS: texts, and which positions decoding drafts.
+
+    Column i of the second stands for the token behind the first i + 1 of the continuation: the first one comes from the prompt
+    pass and is never drafted; a text ends with EOS or where the row does. Text i draws from `generators[i]`. `pixels` are the prompts'
+    pictures. Raises ModelError.
+    """
+    ids = torch.tensor([prompt.ids for _, prompt in batch], device=pair.target.device)
+    if method == "on-policy":
+        embeddings = None if pixels is None else pair.target.embed(ids, pixels)
+        texts, valid = continue_prompts(
+            pair.target.module, ids, gen_len, sampling, generators, pair.eos_token_ids, vocabulary, on_token, embeddings
+        )
+    else:
+        texts, valid = _own_texts(batch, ids, gen_len)
+    return texts, valid[:, 1:]
+
+
+def _own_texts(batch: Batch, ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]:
+    """Prompts with their rows' own continuations, padded with zeros. (int64 [batch, length + gen_len], bool [batch, gen_len])."""
+    texts = torch.zeros(len(batch), gen_len, dtype=torch.int64)
+    valid = torch.zeros(len(batch), gen_len, dtype=torch.bool)
+    for row, (_, prompt) in enumerate(batch):
+        own = prompt.continuation[:gen_len]
+        texts[row, : len(own)] = torch.tensor(own, dtype=torch.int64)
+        valid[row, : len(own)] = True
+    return torch.cat([ids, texts.to(ids.device)], dim=1), valid.to(ids.device)
+
+
+def chunks(texts: Tensor, vocabulary: int) -> Iterator[slice]:
+    """Runs of texts whose logits fit into one block of LOGITS_AT_ONCE; a single text always does."""
+    rows = max(1, LOGITS_AT_ONCE // (texts.shape[1] * vocabulary))
+    return (slice(first, first + rows) for first in range(0, len(texts), rows))
+
+
+def require_text(prompts: PromptSet, method: str) -> None:
+    """Raise ProfileError where rows hold too little text after their prompts to be measured on any of it."""
+    if method == "teacher-forced" and all(len(prompt.continuation) < 2 for prompt in prompts):
+        remedy = "conversations that end with a reply, or " if prompts.chat else "longer rows, a shorter --prompt-len, or "
+        if any(prompt.picture is not None for prompt in prompts):
+            remedy = ""
+        raise ProfileError(
+            f"no position to measure: no row of {prompts.dataset} holds two tokens of text after its prompt; use {remedy}--method on-policy"
+        )
+
+
+def require_positions(models: Mapping[str, TreeModel | Outline], prompts: PromptSet, gen_len: int) -> None:
+    """Raise CapacityError for more tokens in a prompt and its continuation than a model knows positions, ModelError for unknown ones."""
+    highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
+    for role, model in models.items():
+        if reason := unreadable((highest,), model.vocabulary_size):
+            raise ModelError(f"a text for the {role} has {reason}")
+        longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
+        if model.max_positions is not None and longest > model.max_positions:
+            raise CapacityError(
+                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"
+            )

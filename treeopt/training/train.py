@@ -1,0 +1,297 @@
+"""Make a draft for a target: pretrain one from a configuration, fine-tune one, or distil the target into it."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import TrainingArguments
+
+from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free, write_model
+from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
+from treeopt.training.settings import FREE, TrainSettings, training_arguments
+from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
+from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
+from treeopt.training.trainer import DraftTrainer, Watch
+from treespec.data.prompts import unreadable
+from treespec.errors import CapacityError, ModelError, TrainingError
+from treespec.files.provenance import Provenance, public_name
+from treespec.files.writing import write_json
+from treespec.models.loading import load_model
+
+Progress = Callable[[str, int, int], None]
+Notice = Callable[[str], None]
+
+
+_BAD_ROWS_SHOWN = 10
+"""More are only counted."""
+
+
+@dataclass(frozen=True)
+class TrainResult(Outcome):
+    """What a run came to, and where it is."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    """What training.json holds."""
+
+
+def train_draft(
+    sources: TrainSources,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Progress = lambda what, done, total: None,
+    notice: Notice = lambda message: None,
+) -> TrainResult:
+    """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
+
+    What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
+    writes, and keeps other runs out of the folder. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised.
+    Raises TreeoptError.
+    """
+    started = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress has one way to be shown
+    arguments = training_arguments(settings, folder, device)
+    shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
+    with ExitStack() as held:
+        if shares.rank == 0:
+            held.enter_context(claimed(folder))
+            require_free(folder, resume=resume)
+        return _train(sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None)
+
+
+def _train(
+    sources: TrainSources,
+    settings: TrainSettings,
+    folder: Path,
+    arguments: TrainingArguments,
+    shares: Shares,
+    started: float,
+    progress: Progress,
+    notice: Notice,
+) -> TrainResult:
+    """`train_draft` in a folder that is free; `notice` says something in the first process only."""
+    target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
+    draft = open_draft(sources, target, settings.seed)
+    _require_positions(settings, target, draft)
+    ends = target.end_of_text if settings.text == "own" else None
+    if ends is not None and (reason := unreadable((ends,), draft.vocabulary)):
+        raise ModelError(f"the end of a text, the tokenizer's EOS, is {reason}")
+    if settings.objective == "distill":
+        target.require_weights("distilling needs them, --objective ce does not")
+    elif settings.eval_prompts:
+        target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
+    split = _rows(sources, settings, target, draft.vocabulary)
+    _note_rows(split, sources, settings, notice)
+    own, prompts = _material(split, settings, target, settings.batch_size * settings.gradient_accumulation * shares.processes)
+    known = {
+        "contents": contents(sources, target, draft),
+        "sources": {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(sources).items()},
+        "settings": settings.to_json(),
+        "rows": {"training_rows": len(split.training), "held_out_rows": len(split.held_out), "sha256": split.fingerprint},
+        "machine": {"processes": shares.processes},
+    }
+    split = replace(split, training=())  # `own` and `prompts` hold what is needed of them
+    run = _open(folder, known, shares)
+    if run.record is not None:
+        notice(f"{folder} is finished; nothing is left to train")
+        return _result(folder, run.record, shares)
+    held_out = _held_out(split, settings, target, draft.vocabulary, folder, shares, progress)
+    texts = own
+    if prompts is not None:
+        how = Continuing(target.key, settings.seq_len, settings.text_temperature, draft.vocabulary, settings.seed, settings.text_batch)
+        texts = _continue(target, prompts, how, folder, "texts", shares, progress)
+    module, history = draft.module, run.history
+    if history is None:
+        watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice)
+        history = _fit(draft, texts, held_out, target, settings, arguments, watch, run.checkpoint)
+    else:
+        module = load_model(str(run.checkpoint), dtype="float32")
+    record = _record(known, history, texts, split, arguments, time.perf_counter() - started)
+    if shares.rank == 0:
+        module.config.use_cache = True
+        write_model(folder, module, target.tokenizer, draft.picture_files)
+        write_json(folder / NAME, record)
+    return _result(folder, record, shares)
+
+
+def _open(folder: Path, known: Mapping[str, Any], shares: Shares) -> Run:
+    """The run in the folder, recorded by the first process; what it has of torn checkpoints goes."""
+    shares.wait()
+    run = None
+    if shares.rank == 0:
+        run = open_run(folder, known, FREE)
+        if run.record is None:
+            drop_later(folder, run.checkpoint)
+    shares.wait()
+    return run or open_run(folder, known, FREE)
+
+
+def _fit(
+    draft: Draft,
+    texts: Texts,
+    held_out: Texts | None,
+    target: Target,
+    settings: TrainSettings,
+    arguments: TrainingArguments,
+    watch: Watch,
+    checkpoint: Path | None,
+) -> list[dict[str, Any]]:
+    """Train the draft to its last step, from a checkpoint on if there is one; returns what was logged. Raises TrainingError."""
+    teacher = target.load()[0].module if settings.loss != "ce" else None
+    if teacher is None:
+        target.forget()
+    arguments.eval_on_start = held_out is not None and checkpoint is None
+    trainer = watch.trainer = DraftTrainer(
+        draft.module,
+        texts,
+        arguments,
+        loss=settings.loss,
+        vocabulary=draft.vocabulary,
+        teacher=teacher,
+        temperature=settings.temperature,
+        held_out=held_out,
+        callbacks=[watch],
+    )
+    if checkpoint is not None:
+        watch.notice(f"going on from {checkpoint.name}")
+    with watch.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    steps, most = trainer.state.global_step, trainer.state.max_steps
+    if steps < most:
+        raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with --resume to go on")
+    return [entry for entry in trainer.state.log_history if "train_loss" not in entry]  # a mean over the steps of this call alone
+
+
+def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainResult:
+    """What the record says, when all processes are done; they part here."""
+    shares.wait()
+    if shares.processes > 1:
+        torch.distributed.destroy_process_group()
+    found = outcome(record, folder / NAME)
+    assert found is not None, "only finished runs have a result"
+    return TrainResult(**vars(found), folder=folder, record=record)
+
+
+def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
+    state = arguments.distributed_state
+    return (lambda: None) if state is None else state.wait_for_everyone
+
+
+def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
+    """Raise CapacityError where a model has fewer positions than the texts that it reads have tokens."""
+    trained = "--seq-len", settings.seq_len
+    measured = "--prompt-len or --gen-len", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
+    taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
+    for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
+        for names, tokens in needs:
+            if most is not None and tokens > most:
+                raise CapacityError(f"texts of {tokens} tokens are longer than the {most} positions of the {role}; lower {names}")
+
+
+def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
+    """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
+    split = split_rows(
+        Rows(sources.dataset, sources.field, sources.start, sources.end, sources.skip_bad_rows),
+        target.tokenizer,
+        vocabulary,
+        num_rows=sources.num_rows,
+        held_out=settings.eval_prompts if sources.eval_dataset is None else 0,
+        prompt_len=settings.prompt_len,
+        keep=settings.prompt_len if settings.text == "target" else None,
+    )
+    if sources.eval_dataset is None or settings.eval_prompts == 0:
+        return split
+    measured = Rows(sources.eval_dataset, sources.eval_field, skip_bad=sources.skip_bad_rows)
+    prompts, bad = held_out_prompts(measured, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len)
+    return replace(split, held_out=prompts, bad=(*split.bad, *bad))
+
+
+def _note_rows(split: Split, sources: TrainSources, settings: TrainSettings, notice: Notice) -> None:
+    """Say which rows were skipped, and where fewer are held out than asked for."""
+    for row in split.bad[:_BAD_ROWS_SHOWN]:
+        notice(f"skipped: {row.reason}")
+    if len(split.bad) > _BAD_ROWS_SHOWN:
+        notice(f"skipped: {len(split.bad) - _BAD_ROWS_SHOWN} more bad rows")
+    if len(split.held_out) < settings.eval_prompts:
+        notice(
+            f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
+        )
+
+
+def _held_out(
+    split: Split, settings: TrainSettings, target: Target, vocabulary: int, folder: Path, shares: Shares, progress: Progress
+) -> Texts | None:
+    """The target's greedy continuations of the held-out prompts: at the tokens after its first, the draft's first rank is held against it."""
+    if not len(split.held_out):
+        return None
+    how = Continuing(target.key, settings.prompt_len + settings.gen_len, 0.0, vocabulary, settings.seed, settings.text_batch)
+    texts = _continue(target, split.held_out, how, folder, "held-out", shares, progress)
+    counts = texts.counts.clone()
+    counts[:, settings.prompt_len] = False  # it comes from the prompt pass and is never drafted
+    if not counts.any():
+        raise TrainingError(
+            "the target ends every held-out prompt at once, so there is no position to measure acceptance at; use other rows"
+        )
+    return Texts(texts.tokens, counts)
+
+
+def _material(split: Split, settings: TrainSettings, target: Target, step: int) -> tuple[Texts, torch.Tensor | None]:
+    """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `step`."""
+    if settings.text == "own":
+        texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
+        found, what = len(texts), f"{settings.seq_len} tokens (--seq-len), {sum(map(len, split.training)):,} tokens in all"
+    else:
+        rows = [row[: settings.prompt_len] for row in split.training if len(row) >= settings.prompt_len]
+        texts = own_windows((), settings.seq_len, None)
+        prompts = torch.stack(rows) if rows else None
+        found, what = len(rows), f"{settings.prompt_len} tokens to continue (--prompt-len)"
+    if found < step:
+        raise TrainingError(
+            f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a step needs {step}; "
+            "give more or longer rows, or lower these lengths, --batch-size or --gradient-accumulation"
+        )
+    return texts, prompts
+
+
+def _continue(target: Target, prompts: torch.Tensor, how: Continuing, folder: Path, name: str, shares: Shares, progress: Progress) -> Texts:
+    path = folder / f"{name}-{how.fingerprint(prompts)[:16]}.jsonl"
+    return target_texts(target.load, prompts, how, path, shares, lambda done, total: progress(f"writing {name}", done, total))
+
+
+def _record(
+    known: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    texts: Texts,
+    split: Split,
+    arguments: TrainingArguments,
+    seconds: float,
+) -> dict[str, Any]:
+    """training.json of a finished run."""
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    models = {role: name for role in ("target", "draft", "config") if (name := known["sources"][role])}
+    provenance = Provenance.collect(
+        models=models,
+        dtype="bfloat16" if arguments.bf16 else "float32",
+        dataset=f"{split.dataset}[{split.start}:{split.end}]",
+        seed=arguments.seed,
+    )
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "finished": True,
+        **known,
+        "texts": {"rows": len(texts), "tokens_that_count": texts.counted},
+        "steps": history[-1]["step"],
+        "loss": {"first": losses[0], "last": losses[-1]},
+        "seconds": seconds,
+        "history": history,
+        "provenance": provenance.to_json(),
+    }

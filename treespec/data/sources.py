@@ -1,0 +1,184 @@
+"""A data set's name or path -> its rows: what there is behind a name, and the readers of plain files."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from treespec.data import stdlib as stdlib_source
+from treespec.data.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
+from treespec.data.pictures import SUFFIXES as PICTURE_SUFFIXES
+from treespec.data.rows import KEYS, BadRow, Row, keys_of, none_of, not_utf8, read_row
+from treespec.data.stdlib import pieces
+from treespec.errors import DatasetError
+from treespec.files.reading import user_path
+
+DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
+"""Names that `--dataset` takes besides paths."""
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+
+
+def open_rows(
+    dataset: str, field: str | None = None, *, pictures: bool = False, end: int | None = None
+) -> tuple[str, Iterator[Row | BadRow]]:
+    """(name for provenance, rows up to `end`, read as they are asked for) of a data set. Raises DatasetError if there is no such one.
+
+    `field` is the key that holds the rows' text, or with `pictures` what is asked about one, where it is none of the usual ones.
+    """
+    name, rows = _open(dataset, field, pictures)
+    return name, islice(rows, None if end is None else min(end, sys.maxsize))
+
+
+def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
+    if dataset in ("stdlib", "stdlib-train"):
+        if field is not None:
+            raise DatasetError(f"data set {dataset} is running text without fields; drop --field {field}")
+        split: stdlib_source.Split = "held-out" if dataset == "stdlib" else "train"
+        return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
+    if dataset in HUB_DATASETS:
+        return dataset, hub_rows(dataset, field)
+    path = user_path(dataset, DatasetError)
+    if not dataset or not (path.exists() or path.suffix.lower() in SUFFIXES):
+        known = ", ".join(DATASET_NAMES)
+        raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
+    if path.is_dir():
+        return _open_folder(path, field, pictures)
+    return path.name, rows_of_file(path, field, pictures=pictures)
+
+
+def same_dataset(one: str, other: str) -> bool:
+    """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
+    if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
+        return one == other
+    return user_path(one, DatasetError).resolve() == user_path(other, DatasetError).resolve()
+
+
+def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return saved_rows(folder, field, pictures=pictures)
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as e:
+        raise DatasetError(f"cannot read {folder}: {e.strerror or e}") from e
+    images = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
+    if images:
+        if field is not None:
+            raise DatasetError(f"{folder} holds pictures, which have no fields; drop --field {field}")
+        return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
+    readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
+    hint = f"; name a file in it, such as {readable}" if readable else ""
+    raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
+
+
+def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False) -> Iterator[Row | BadRow]:
+    """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
+
+    A .json file holds one array of rows, or a row per line as .jsonl does. A .txt file is one running text: its rows are
+    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, or with `pictures` what is
+    asked about one, where it is none of TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
+    """
+    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise DatasetError(f"{path} {ending}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`")
+    if field is not None and reader is _text:
+        raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
+    try:
+        for row in reader(path, keys_of(field, pictures)):
+            yield row if isinstance(row, BadRow) or row.image is None else _beside(path, row, row.image)
+    except UnicodeDecodeError as e:
+        raise DatasetError(not_utf8(str(path), e)) from e
+    except FileNotFoundError as e:
+        raise DatasetError(f"there is no file {path}; check the path") from e
+    except OSError as e:
+        raise DatasetError(f"cannot read {path}: {e.strerror or e}") from e
+
+
+def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
+    """The row with its picture's path as seen from the file's folder."""
+    try:
+        return replace(row, image=path.parent / user_path(image, DatasetError))
+    except DatasetError as e:
+        return BadRow(row.name, f"{row.name}: {e}")
+
+
+def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        lines = (part for line in file for part in line.splitlines(keepends=True))
+        for index, piece in enumerate(pieces(lines)):
+            yield Row.of_text(f"{path.name}#{index}", piece)
+
+
+def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            name = f"{path.name}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield read_row(_parse(text, name, _ONE_A_LINE), name=name, keys=keys)
+            except UnicodeDecodeError as e:
+                yield BadRow(name, not_utf8(name, e))
+            except DatasetError as e:
+                yield BadRow(name, str(e))
+
+
+def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
+    with path.open(encoding="utf-8-sig") as file:
+        beginning = next((line.lstrip() for line in file if line.strip()), "")
+    if not beginning.startswith("["):
+        yield from _json_lines(path, keys)
+        return
+    text = path.read_text(encoding="utf-8-sig")
+    for number, record in enumerate(_parse(text, path.name), start=1):
+        yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
+
+
+_ONE_A_LINE = "each line must hold one whole object: correct it, or put all objects into one array in a .json file"
+
+
+def _parse(text: str, name: str, remedy: str = "correct it there") -> Any:
+    try:
+        return json.loads(text.rstrip())
+    except json.JSONDecodeError as e:
+        line = f", line {e.lineno}" if "\n" in text.strip() else ""
+        raise DatasetError(f"{name}{line}: no valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}; {remedy}") from e
+    except RecursionError as e:
+        raise DatasetError(f"{name}: its JSON is nested too deeply") from e
+    except ValueError as e:  # a number of too many digits
+        raise DatasetError(f"{name}: no valid JSON: {e}") from e
+
+
+def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as e:
+        raise DatasetError(f"reading {path} needs the library pyarrow: pip install pyarrow, or convert the file to .jsonl") from e
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            sought = keys if keys == KEYS else keys[-1:]
+            if not any(key in names for key in sought):
+                raise DatasetError(
+                    f"{path} has {none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
+                )
+            first = next(key for key in keys if key in names)
+            wanted = names if first == "image" else [first]  # whatever stands beside a picture may be what is asked about it
+            number = 0
+            for batch in file.iter_batches(batch_size=64, columns=wanted):
+                for index in range(len(batch)):
+                    name = f"{path.name}, row {number}"
+                    try:
+                        [record] = batch.slice(index, 1).to_pylist()
+                        yield read_row(record, name=name, keys=keys)
+                    except UnicodeDecodeError as e:
+                        yield BadRow(name, not_utf8(name, e))
+                    number += 1
+    except pyarrow.ArrowInvalid as e:
+        raise DatasetError(f"{path} is not a parquet file: {str(e).splitlines()[0]}") from e

@@ -1,0 +1,244 @@
+"""Steps in a row: eagerly, each read before the next, or captured in one CUDA graph and read one step behind."""
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from treespec.decoding.protocol import CapturableModel, SlotModel
+from treespec.decoding.step import Step, read_report
+from treespec.decoding.timing import CapturedTimer, Timer
+from treespec.errors import CapacityError
+from treespec.trees.placement import Prefix
+
+Parts = tuple[tuple[str, float], ...]
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_KEPT = 16
+"""Captured steps that an engine keeps; of more, the one that was used longest ago is given up."""
+_WARM_UPS = 2
+_AMPLE = 1 << 30
+
+
+class Stepper(Protocol):
+    """Runs steps of one text. Steps are launched first and read later, in order; at most `ahead` + 1 may be under way."""
+
+    ahead: int
+    """Steps that may be launched before the one before them has been read."""
+    vocabulary: int
+
+    def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
+        """A new text: `last` int64 [2] are the tokens at positions `length - 1` and `length`; the caches hold those below `length`."""
+
+    def launch(self, room: int) -> None:
+        """Start the next step; `room` slots are left for it."""
+
+    def read(self, length: int) -> tuple[list[int], list[int], Parts]:
+        """(committed tokens, accepted ranks, timed parts) of the oldest step not yet read, behind `length` tokens. Raises ModelError."""
+
+
+class EagerSteps:
+    """Each step is a sequence of calls, and is read before the next begins."""
+
+    ahead = 0
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.vocabulary = step.vocabulary
+
+    def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
+        """See `Stepper`."""
+        self._last, self._prefix, self._generator = last, Prefix.of(length, last.device), generator
+
+    def launch(self, room: int) -> None:
+        """See `Stepper`. With less room than the tree has nodes, it is cut."""
+        self._advance = self.step.advance(self._last, self._prefix, room, self._generator)
+
+    def read(self, length: int) -> tuple[list[int], list[int], Parts]:
+        """See `Stepper`."""
+        tokens, ranks = self._advance.read(length)
+        self._last, self._prefix = self._advance.last, Prefix(self._advance.prefix, length + len(tokens))
+        return tokens, ranks, tuple(self.step.timer.parts())
+
+
+@dataclass(frozen=True)
+class Room:
+    """Cache slots that decoding needs."""
+
+    slots: int
+    """For prompt, generated tokens and one tree."""
+    drafted: int = 0
+    """Rows that the draft needs besides."""
+    depth: int = 0
+    """Of the tree, and its nodes."""
+    size: int = 1
+
+    def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
+        """Make it. Captured trees are never cut, and a step that is launched ahead may start behind the last token that counts."""
+        slots = self.slots + (2 * (self.depth + 1) + self.size if captured else 0)
+        target.allocate(slots)
+        if draft is not None and self.drafted:
+            draft.allocate(slots + self.drafted)
+
+
+@dataclass
+class _Reading:
+    """A report on its way to the host."""
+
+    report: Tensor
+    arrived: Any
+
+
+class CapturedSteps:
+    """One step as one CUDA graph, replayed for every length: tokens, length and random state live on the device.
+
+    Building it runs the step a few times on whatever the caches hold and overwrites their first slots: build before prefilling. The
+    caches must not be allocated anew afterwards. A timer that is to see the parts must be a `CapturedTimer`.
+
+    Raises whatever the step raises when it cannot be captured.
+    """
+
+    def __init__(self, step: Step, device: torch.device, pool: Any = None) -> None:
+        self.step, self.vocabulary = step, step.vocabulary
+        self._timed = isinstance(step.timer, CapturedTimer)
+        self.ahead = 0 if self._timed else 1
+        self._state = torch.tensor([0, 0, 1], device=device)
+        self._last, self._length = self._state[:2], self._state[2:]
+        self._generator = torch.Generator(device)
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(self._generator)
+        self._report, self._host = self._capture(pool)
+        self._under_way: deque[_Reading] = deque()
+        self._turn = 0
+
+    @torch.inference_mode()
+    def _capture(self, pool: Any) -> tuple[Tensor, list[tuple[Tensor, Any]]]:
+        prefix = Prefix(self._length)
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):  # compiles kernels and makes workspaces
+                self.step.advance(self._last, prefix, _AMPLE, self._generator)
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph, pool=pool):
+            advance = self.step.advance(self._last, prefix, _AMPLE, self._generator)
+            self._state.copy_(advance.state)
+        host = [(torch.empty_like(advance.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
+        return advance.report, host
+
+    @torch.inference_mode()
+    def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
+        """See `Stepper`. The random stream goes on where `generator` stands."""
+        self._under_way.clear()
+        self._last.copy_(last)
+        self._length.fill_(length)
+        if generator is not None:
+            self._generator.manual_seed(generator.initial_seed())
+            self._generator.set_offset(generator.get_offset())
+
+    @torch.inference_mode()
+    def launch(self, room: int) -> None:
+        """See `Stepper`. The tree is never cut: there are more slots than `room`."""
+        host, arrived = self._host[self._turn]
+        self._turn = (self._turn + 1) % len(self._host)
+        self._graph.replay()
+        host.copy_(self._report, non_blocking=True)
+        arrived.record()
+        self._under_way.append(_Reading(host, arrived))
+
+    def read(self, length: int) -> tuple[list[int], list[int], Parts]:
+        """See `Stepper`. A step with a timer is read before the next is launched, so that the parts are its own."""
+        reading = self._under_way.popleft()
+        reading.arrived.synchronize()
+        tokens, ranks = read_report(reading.report.tolist(), length)
+        return tokens, ranks, tuple(self.step.timer.parts()) if self._timed else ()
+
+    @torch.inference_mode()
+    def seconds(self, count: int) -> float:
+        """Of one step, the mean over `count` in a row that go on where the last one ended; none of them is read."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._graph.replay()  # keeps the device busy while the host launches those that count
+        start.record()
+        for _ in range(count):
+            self._graph.replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / count
+
+
+class Engine:
+    """Captured steps of one target (and its draft), kept while their caches stay and while they are used now and then.
+
+    A step that CUDA refuses to capture runs eagerly from then on; every other error of building it is raised. `notice` is told once
+    when steps run eagerly, and why; the log always is.
+    """
+
+    def __init__(self, target: CapturableModel, draft: CapturableModel | None = None, notice: Callable[[str], None] | None = None) -> None:
+        self.target, self.draft, self._notice = target, draft, notice
+        self._kept: OrderedDict[Any, CapturedSteps] = OrderedDict()
+        self._refused: dict[Any, str] = {}
+        self._pool: Any = None
+        self._caches = (0, 0)
+
+    def eager(self) -> str | None:
+        """Return why steps run eagerly: no pass of a model can be captured, or a step was refused; None where all were captured."""
+        return self._without_kernels() or next(iter(self._refused.values()), None)
+
+    def steps(self, key: Any, build: Callable[[Timer | None], Step], room: Room, timer: Timer | None) -> Stepper:
+        """Return steps of the kind that `key` says, with `room` in the caches; `timer` None: without parts. Raises CapacityError."""
+        captured = self._without_kernels() is None and key not in self._refused
+        room.allocate(self.target, self.draft, captured=captured)
+        if captured:
+            steps = self._captured(key, build, timer)
+            if steps is not None:
+                return steps
+        self._tell(self._without_kernels() or self._refused[key])
+        return EagerSteps(build(timer))
+
+    def _without_kernels(self) -> str | None:
+        models = [self.target] if self.draft is None else [self.target, self.draft]
+        return next((f"{model.name} runs eagerly: {model.plain}" for model in models if model.plain), None)
+
+    def _captured(self, key: Any, build: Callable[[Timer | None], Step], timer: Timer | None) -> CapturedSteps | None:
+        """Return the captured steps of `key`, captured now or before; None where CUDA refuses to capture them."""
+        caches = (self.target.generation, 0 if self.draft is None else self.draft.generation)
+        if caches != self._caches:
+            self._kept.clear()
+            self._caches, self._pool = caches, torch.cuda.graph_pool_handle()
+        try:
+            if key not in self._kept:
+                self._kept[key] = CapturedSteps(build(None if timer is None else CapturedTimer()), self.target.device, self._pool)
+        except torch.OutOfMemoryError as error:
+            raise CapacityError(
+                f"no memory on {self.target.device} to capture a step; use a smaller tree or a shorter --max-length"
+            ) from error
+        except RuntimeError as error:
+            if not is_refused_capture(error):
+                raise
+            names = " and ".join(model.name for model in (self.target, self.draft) if model is not None)
+            self._refused[key] = f"{names} run eagerly: a step cannot be captured ({str(error).splitlines()[0]})"
+            _LOG.warning("%s", self._refused[key])
+            return None
+        self._kept.move_to_end(key)
+        if len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _tell(self, why: str) -> None:
+        if self._notice is not None:
+            self._notice(why)
+            self._notice = None
+
+
+def is_refused_capture(error: RuntimeError) -> bool:
+    """Return whether CUDA or PyTorch refused an operation because a stream was capturing; all other errors are bugs.
+
+    Both say so in words ("operation not permitted when stream is capturing", "... during CUDA graph capture"): there is no class for it.
+    """
+    return "captur" in str(error).lower()

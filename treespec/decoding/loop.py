@@ -1,0 +1,170 @@
+"""The two decoders, autoregressive and speculative: one signature, both yield a StepRecord per target pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.engine import EagerSteps, Engine, Room, Stepper
+from treespec.decoding.protocol import SlotModel
+from treespec.decoding.sampling import Sampling, choose
+from treespec.decoding.step import AutoregressiveStep, Plan, SpeculativeStep, Step, finite, require_finite
+from treespec.decoding.timing import Timer
+from treespec.errors import CapacityError
+from treespec.trees.tree import SpeculationTree
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to decode: a prompt and where to stop.
+
+    At most `gen_len` tokens are generated, fewer only after one of `eos_token_ids`. `capacity` bounds the cache slots of
+    prompt, generated tokens and tree together (None: as many as are needed); decoding stops at the last slot.
+    """
+
+    prompt: tuple[int, ...]
+    gen_len: int
+    eos_token_ids: frozenset[int] = frozenset()
+    sampling: Sampling = field(default_factory=Sampling)
+    capacity: int | None = None
+    pixels: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    """Pictures of the prompt, [pictures, 3, height, width]; their tokens stand in the prompt."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise CapacityError("the prompt is empty, but decoding needs at least 1 token; give a longer prompt")
+        if self.gen_len < 1:
+            raise CapacityError(f"gen-len is {self.gen_len}, but at least 1 token must be generated")
+        if self.capacity is not None and self.capacity < len(self.prompt):
+            raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise --max-length")
+
+    def slots(self, tree_size: int) -> int:
+        """Cache slots to allocate for trees of this size."""
+        needed = len(self.prompt) + self.gen_len + tree_size
+        return needed if self.capacity is None else min(needed, self.capacity)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One target pass: the prompt's (`accepted` is None, one token) or one step's."""
+
+    tokens: tuple[int, ...]
+    """Committed tokens, cut at EOS and at gen-len."""
+    accepted: tuple[int, ...] | None
+    """Ranks on the way from the root to the last accepted node, before any cut; as many as tokens were accepted."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """What the timer measured: (part, seconds)."""
+
+
+def decode_autoregressive(
+    target: SlotModel,
+    request: Request,
+    generator: torch.Generator | None = None,
+    timer: Timer | None = None,
+    vocabulary: int | None = None,
+    engine: Engine | None = None,
+) -> Iterator[StepRecord]:
+    """The target alone, one token per pass, through the same cache and the same sampling.
+
+    `vocabulary` cuts logits rows to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
+    without one, steps run eagerly. Raises CapacityError, ModelError.
+    """
+
+    def build(timer: Timer | None) -> Step:
+        return AutoregressiveStep(target, request.sampling, timer, vocabulary)
+
+    key = ("autoregressive", request.sampling, vocabulary, timer is None)
+    return _decode(
+        _stepper(engine, key, build, target, None, Room(request.slots(1)), timer), target, None, request, request.slots(1), generator
+    )
+
+
+def decode_speculative(
+    target: SlotModel,
+    draft: SlotModel,
+    plan: Plan,
+    request: Request,
+    generator: torch.Generator | None = None,
+    timer: Timer | None = None,
+    drafting: Drafting = Drafting(),
+    engine: Engine | None = None,
+) -> Iterator[StepRecord]:
+    """Tree-based speculative decoding: the target's own output, in fewer passes. Lossless for every rule at any temperature.
+
+    With `topk`, the target chooses a continuation after each node (argmax, or a sample at temperature > 0), and a child that
+    equals its parent's choice is accepted: drafted tokens never influence the draw (SpecInfer, arXiv 2305.09781, sec. 4.3,
+    states the greedy case). With `swor` and `swr`, see `acceptance.verify`. `engine`: see `decode_autoregressive`. Raises
+    CapacityError, ModelError.
+    """
+
+    def build(timer: Timer | None) -> Step:
+        return SpeculativeStep(target, draft, plan, request.sampling, timer, drafting)
+
+    slots = request.slots(plan.size)
+    room = Room(slots, plan.size if isinstance(plan, SpeculationTree) else plan.candidates, plan.depth, plan.size)
+    key = (plan, drafting, request.sampling, timer is None)
+    return _decode(_stepper(engine, key, build, target, draft, room, timer), target, draft, request, slots, generator)
+
+
+def _stepper(
+    engine: Engine | None,
+    key: object,
+    build: Callable[[Timer | None], Step],
+    target: SlotModel,
+    draft: SlotModel | None,
+    room: Room,
+    timer: Timer | None,
+) -> Stepper:
+    """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
+    if engine is not None:
+        return engine.steps(key, build, room, timer)
+    room.allocate(target, draft, captured=False)
+    return EagerSteps(build(timer))
+
+
+def _decode(
+    steps: Stepper,
+    target: SlotModel,
+    draft: SlotModel | None,
+    request: Request,
+    slots: int,
+    generator: torch.Generator | None,
+) -> Iterator[StepRecord]:
+    """The prompt pass, then steps until EOS, gen-len or the last slot."""
+    prompt = torch.tensor(request.prompt, device=target.device)
+    if draft is not None:
+        draft.prefill(prompt, request.pixels)
+    logits = target.prefill(prompt, request.pixels)[None, : steps.vocabulary]
+    require_finite(int(finite(logits)), len(request.prompt) - 1)
+    first = int(choose(logits, request.sampling, generator))
+    yield StepRecord(tokens=(first,), accepted=None)
+    length, generated, launched, read = len(request.prompt), 1, 0, 0
+    ended = first in request.eos_token_ids
+    steps.begin(torch.tensor([request.prompt[-1], first], device=target.device), length, generator)
+    while not ended and generated < request.gen_len and length < slots:
+        while launched == read or (launched <= read + steps.ahead and _goes_on(request, generated, read, launched, slots - length)):
+            steps.launch(slots - length)
+            launched += 1
+        tokens, accepted, parts = steps.read(length)
+        read += 1
+        kept = clip(tokens, min(request.gen_len - generated, slots - length), request.eos_token_ids)
+        ended = kept[-1] in request.eos_token_ids
+        generated += len(kept)
+        length += len(tokens)
+        yield StepRecord(tuple(kept), tuple(accepted), parts)
+
+
+def _goes_on(request: Request, generated: int, read: int, launched: int, room: int) -> bool:
+    """Whether the steps under way, if they are like those before, leave another one to do: one launched for nothing costs its time."""
+    expected = (launched - read) * ((generated - 1) / read if read else 1.0)
+    return expected < min(request.gen_len - generated, room)
+
+
+def clip(tokens: Sequence[int], room: int, eos_token_ids: frozenset[int]) -> list[int]:
+    """The tokens up to the first EOS (kept) and at most `room` of them."""
+    kept = list(tokens[:room])
+    for index, token in enumerate(kept):
+        if token in eos_token_ids:
+            return kept[: index + 1]
+    return kept

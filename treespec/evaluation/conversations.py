@@ -1,0 +1,89 @@
+"""Conversations of which only the user's side is known: the target's own replies stand between the turns."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from treespec.data.chat import chat_ids
+from treespec.data.prompts import Prompt, PromptSet, unreadable
+from treespec.data.rows import BadRow, Row
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, decode_autoregressive
+from treespec.errors import DatasetError, ModelError
+from treespec.files.fields import text
+from treespec.files.journal import Journal
+from treespec.models.pairs import Pair
+
+Progress = Callable[[str, int, int], None]
+
+
+@torch.inference_mode()
+def answered(
+    pair: Pair,
+    prompts: PromptSet,
+    reply_len: int,
+    longest: int,
+    *,
+    skip_bad_rows: bool = False,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> PromptSet:
+    """A prompt for every turn of the user, in the place of one for the first: those after it stand behind the target's replies.
+
+    Replies are greedy and have at most `reply_len` tokens, without the EOS. A conversation ends before a turn that would make it longer
+    than `longest` tokens, or longer than the pair can go on from; that turn and those after it are counted in `too_long`. Replies
+    survive an interruption in `journal`, which the caller discards once the work that they are for is done.
+
+    Raises ModelError (no tokenizer), DatasetError (a turn that the template refuses or makes no tokens of, or with a token that the
+    target lacks; with `skip_bad_rows` the conversation ends there).
+    """
+    total = sum(len(prompt.turns) for prompt in prompts)
+    if not total:
+        return prompts
+    if pair.tokenizer is None:
+        raise ModelError("conversations need the target's tokenizer; put its files into the target's folder")
+    positions = [model.max_positions for model in (pair.target, pair.draft) if model is not None and model.max_positions is not None]
+    longest = min([longest, *(most - reply_len for most in positions)])
+    engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
+    found: list[Prompt] = []
+    bad, too_long, done = list(prompts.bad), prompts.too_long, 0
+    with Journal(journal, _fingerprint(pair, prompts, reply_len), lambda key, value: text(value)) as log:
+        for prompt in prompts:
+            found.append(prompt)
+            for number, turn in enumerate(prompt.turns, start=2):
+                last = found[-1]
+                key = hashlib.sha256(json.dumps(last.ids).encode()).hexdigest()
+                said = log.get(key)
+                if said is None:
+                    request = Request(last.ids, reply_len, pair.eos_token_ids)
+                    tokens = [t for record in decode_autoregressive(pair.target, request, engine=engine) for t in record.tokens]
+                    said = str(pair.tokenizer.decode([t for t in tokens if t not in pair.eos_token_ids], skip_special_tokens=True)).strip()
+                    log.put(key, said)
+                messages = (*last.messages, ("assistant", said), ("user", turn))
+                name, left = f"{prompt.name}, turn {number}", len(prompt.turns) - number + 2
+                try:
+                    ids = chat_ids(pair.tokenizer, Row(name, messages=messages))
+                    if reason := unreadable(ids, pair.target.vocabulary_size, whole=True):
+                        raise DatasetError(f"{name}: the turn has {reason}")
+                except DatasetError as e:
+                    if not skip_bad_rows:
+                        raise DatasetError(f"{e} (--skip-bad-rows goes on without such turns)") from e
+                    bad.append(BadRow(name, str(e)))
+                    progress("writing replies", done := done + left, total)
+                    break
+                if len(ids) > longest:
+                    too_long += left
+                    progress("writing replies", done := done + left, total)
+                    break
+                found.append(Prompt(prompt.row, name, ids, messages=messages))
+                progress("writing replies", done := done + 1, total)
+    return replace(prompts, prompts=tuple(found), too_long=too_long, bad=tuple(bad))
+
+
+def _fingerprint(pair: Pair, prompts: PromptSet, reply_len: int) -> str:
+    known = [replace(pair, draft=None).describe(), prompts.fingerprint, reply_len]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

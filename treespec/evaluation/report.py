@@ -1,0 +1,318 @@
+"""EvaluationReport: raw per-prompt results; every figure that people quote is derived from them. No torch."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treespec.errors import ProfileError
+from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
+from treespec.files.fields import Fields, amount, chances, checked, count, counts, listed, made, mapping, natural, number, seconds, text
+from treespec.files.provenance import provenance_fields
+from treespec.files.reading import read_json
+from treespec.files.writing import write_json
+from treespec.trees.tree import SpeculationTree
+
+SCHEMA, VERSION = "treeopt.evaluation", 1
+_RESAMPLES = 10_000
+_MODES = ("tree", "dynamic", "baseline")
+_MOST_RANKS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where a tree's greedy output first left the autoregressive one."""
+
+    position: int
+    """Index into the generated tokens."""
+    tree_token: int | None
+    """None where the tree's output ended before this position."""
+    baseline_token: int | None
+    """None where the autoregressive output ended before this position."""
+    logit_gap: float
+    """The target's top-2 logit gap there, in one plain pass over the common prefix: near zero is a rounding tie."""
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt decoded both ways. Seconds leave prompt passes out."""
+
+    row: int
+    name: str
+    tokens: int
+    steps: int
+    seconds: float
+    baseline_tokens: int
+    baseline_seconds: float
+    accepted_ranks: tuple[tuple[int, ...], ...] = ()
+    """Per step: ranks on the way from the root to the last accepted node."""
+    mismatch: Mismatch | None = None
+    output: tuple[int, ...] = ()
+    """Generated ids, when they are kept."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds per part of a step, when a breakdown was asked for."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PromptResult":
+        """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
+        found = made(cls, _RESULT)(data)
+        return replace(
+            found,
+            accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
+            output=tuple(found.output),
+            mismatch=_mismatch(found.mismatch),
+        )
+
+
+def _ranks(value: Any) -> tuple[int, ...]:
+    if any(rank >= _MOST_RANKS for rank in counts(value)):
+        raise ValueError(f"{value!r:.40} holds a rank beyond {_MOST_RANKS}, which no vocabulary has")
+    return counts(value)
+
+
+def _token(value: Any) -> int | None:
+    """Return a token id, or None where an output ended; files of the first version say -1 for that."""
+    return None if value is None or value == -1 else natural(value)
+
+
+_FIELDS_OF_MISMATCH = {"position": natural, "tree_token": _token, "baseline_token": _token, "logit_gap": number}
+
+
+def _mismatch(value: Any) -> Mismatch | None:
+    if value is None:
+        return None
+    found = made(Mismatch, checked(_FIELDS_OF_MISMATCH, null=False))(value)
+    return replace(found, tree_token=_token(found.tree_token), baseline_token=_token(found.baseline_token))
+
+
+_RESULT = checked(
+    {
+        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
+        **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
+        "name": text,
+        "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
+        "mismatch": _mismatch,
+        "output": counts,
+        "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
+    },
+    null=False,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the growmap promised: expected tokens per step and seconds per step (None where not predicted)."""
+
+    tokens_per_step: float | None = None
+    seconds_per_step: float | None = None
+    rank_probability: tuple[tuple[float, ...], ...] | None = None
+    """The profiled chance of each rank, over all positions, from which the rest was predicted: a row per depth of the parent, the
+    last one standing for all deeper ones."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """All prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
+
+    mode: Literal["tree", "dynamic", "baseline"]
+    results: tuple[PromptResult, ...]
+    temperature: float
+    predicted: Prediction = Prediction()
+    tree: dict[str, Any] | None = None
+    """Size and depth, and the parents of a tree that stays or the width of one that is grown anew."""
+    prompts: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.float64]]:
+        """Per prompt: steps, seconds and the tokens after the first, which comes from the prompt pass."""
+        rows = [(r.tokens - 1, r.steps, r.seconds, max(0, r.baseline_tokens - 1), r.baseline_seconds) for r in self.results]
+        return dict(
+            zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True)
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, each prompt's first (from its prompt pass) included."""
+        return sum(r.tokens for r in self.results)
+
+    @property
+    def steps(self) -> int:
+        """Target passes after the prompt passes."""
+        return sum(r.steps for r in self.results)
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """(tokens - prompts) / steps; None without a step."""
+        return self._figure(_tokens_per_step)
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """Decoding seconds per token after the first."""
+        return self._figure(_seconds_per_token)
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Return the decoding seconds per step, prompt passes left out; None without a step."""
+        return sum(r.seconds for r in self.results) / self.steps if self.steps else None
+
+    @property
+    def baseline_seconds_per_token(self) -> float | None:
+        """The same of autoregressive decoding."""
+        return self._figure(_baseline_seconds_per_token)
+
+    @property
+    def speedup(self) -> float | None:
+        """Autoregressive seconds per token over the tree's."""
+        return self._figure(_speedup)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """95 % bootstrap intervals over prompts of the four figures; None with fewer than two prompts."""
+        return {
+            "tokens_per_step": self._interval(_tokens_per_step),
+            "seconds_per_token": self._interval(_seconds_per_token),
+            "baseline_seconds_per_token": self._interval(_baseline_seconds_per_token),
+            "speedup": self._interval(_speedup),
+        }
+
+    @property
+    def lossless(self) -> Literal["match", "mismatch", "not-applicable"]:
+        """At temperature 0, whether every output equals the autoregressive one, token for token."""
+        if self.mode == "baseline" or self.temperature > 0:
+            return "not-applicable"
+        return "mismatch" if any(r.mismatch for r in self.results) else "match"
+
+    def _figure(self, figure: "_Figure") -> float | None:
+        value = float(figure({name: column.sum() for name, column in self._columns.items()})) if self.results else float("nan")
+        return value if np.isfinite(value) else None
+
+    def _interval(self, figure: "_Figure") -> tuple[float, float] | None:
+        if len(self.results) < 2 or self._figure(figure) is None:
+            return None
+        picks = np.random.default_rng(0).integers(0, len(self.results), (_RESAMPLES, len(self.results)))
+        values = figure({name: column[picks].sum(1) for name, column in self._columns.items()})
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data; the first keys are those that other tools rely on."""
+        spt, base = self.seconds_per_token, self.baseline_seconds_per_token
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "mode": self.mode,
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "tokens_per_step": self.tokens_per_step,
+            "tokens_per_second": _inverse(spt),
+            "seconds_per_token": spt,
+            "baseline": {"tokens_per_second": _inverse(base), "seconds_per_token": base},
+            "speedup": self.speedup,
+            "intervals_95": self.intervals,
+            "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
+            "measured_seconds_per_step": self.seconds_per_step,
+            "lossless": self.lossless,
+            "mismatches": sum(r.mismatch is not None for r in self.results),
+            "prompts": len(self.results),
+            "temperature": self.temperature,
+            **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "verifier", "draft_temperature")},
+            "tree": self.tree,
+            "profiled_acceptance": self.predicted.rank_probability,
+            "observed_acceptance": [asdict(row) for row in self.observed],
+            "prompt_set": self.prompts,
+            "settings": self.settings,
+            "provenance": self.provenance,
+            "results": [asdict(r) for r in self.results],
+        }
+        if any(r.output for r in self.results):
+            data["outputs"] = [list(r.output) for r in self.results]
+        if any(r.parts for r in self.results):
+            data["breakdown"] = self.breakdown
+        return data
+
+    @property
+    def breakdown(self) -> dict[str, float]:
+        """Seconds in each part of the steps, all prompts together; `other` is what lies between the parts."""
+        names = dict.fromkeys(name for r in self.results for name in r.parts)
+        found = {name: sum(r.parts.get(name, 0.0) for r in self.results) for name in names}
+        return {**found, "other": max(0.0, sum(r.seconds for r in self.results) - sum(found.values()))}
+
+    @cached_property
+    def observed(self) -> tuple[DepthAcceptance, ...]:
+        """What was accepted below the nodes that decoding visited, by their depth."""
+        return accepted_by_depth((ranks for r in self.results for ranks in r.accepted_ranks), self.tree)
+
+    def write(self, path: Path) -> None:
+        """Write the report whole or not at all."""
+        write_json(path, self.to_json())
+
+
+def read_report(path: Path) -> EvaluationReport:
+    """Read a report back; derived figures are computed anew. Raises ProfileError for what no run can have written."""
+    data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
+    profiled = data.optional("profiled_acceptance", chances)
+    report = EvaluationReport(
+        mode=data.get("mode", _mode),
+        results=data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value))),
+        temperature=data.get("temperature", amount),
+        predicted=data.get("predicted", lambda value: replace(_PREDICTED(value), rank_probability=profiled)),
+        tree=data.optional("tree", _tree),
+        prompts=data.get("prompt_set", mapping),
+        settings=data.get("settings", checked({"drafting": text, "verifier": text, "draft_temperature": amount})),
+        provenance=data.get("provenance", provenance_fields),
+    )
+    data.build(lambda: report.observed)  # whether the ranks are of this tree
+    return report
+
+
+_PREDICTED = made(Prediction, checked({"tokens_per_step": amount, "seconds_per_step": amount}))
+
+
+def _mode(value: Any) -> Any:
+    if value not in _MODES:
+        raise ValueError(f"{value!r:.40} is none of {', '.join(_MODES)}")
+    return value
+
+
+def _tree(value: Any) -> dict[str, Any]:
+    found = checked({"depth": natural, "parents": lambda parents: SpeculationTree(tuple(map(count, listed(parents))))}, null=False)(value)
+    if "depth" not in found:
+        raise ValueError("it has no depth")
+    return found
+
+
+_Sums = dict[str, Any]
+_Figure = Callable[[_Sums], Any]
+
+
+def _ratio(above: Any, below: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
+
+
+def _inverse(figure: float | None) -> float | None:
+    inverse = 1 / figure if figure else float("inf")
+    return inverse if np.isfinite(inverse) else None
+
+
+def _tokens_per_step(s: _Sums) -> Any:
+    return _ratio(s["tokens"], s["steps"])
+
+
+def _seconds_per_token(s: _Sums) -> Any:
+    return _ratio(s["seconds"], s["tokens"])
+
+
+def _baseline_seconds_per_token(s: _Sums) -> Any:
+    return _ratio(s["baseline_seconds"], s["baseline_tokens"])
+
+
+def _speedup(s: _Sums) -> Any:
+    return _ratio(_baseline_seconds_per_token(s), _seconds_per_token(s))

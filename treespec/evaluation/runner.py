@@ -1,0 +1,257 @@
+"""Run a tree beside autoregressive decoding, prompt by prompt, in one process."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from treespec.data.prompts import Prompt, PromptSet, unreadable
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.engine import Engine
+from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
+from treespec.decoding.sampling import Sampling, prompt_generator
+from treespec.decoding.step import Plan
+from treespec.decoding.timing import Timer, now, timer_for
+from treespec.errors import CapacityError, ModelError
+from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
+from treespec.files.journal import Journal
+from treespec.models.pairs import Pair, PairOutline
+from treespec.models.tree_model import TreeModel
+from treespec.trees.tree import SpeculationTree
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to decode. `max_length` bounds prompt + generated + tree (None: what is needed)."""
+
+    gen_len: int = 128
+    max_length: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    drafting: Drafting = Drafting()
+    seed: int = 0
+    save_tokens: bool = False
+    breakdown: bool = False
+
+
+def evaluate(
+    pair: Pair,
+    plan: Plan | None,
+    prompts: PromptSet,
+    settings: EvaluationSettings,
+    *,
+    predicted: Prediction | None = None,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+    notice: Callable[[str], None] | None = None,
+) -> EvaluationReport:
+    """Decode every prompt with the planned tree and autoregressively (plan None: autoregressively only), interleaved.
+
+    Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
+    `journal`, finished prompts survive an interruption and are not decoded again; the caller discards it once the report
+    is saved. On CUDA, steps of both are captured; `notice` is told once where they cannot be. Raises CapacityError when prompt,
+    generated tokens and tree do not fit, ModelError for non-finite logits.
+    """
+    sampling = Sampling(settings.temperature, settings.top_p)
+    for prompt in prompts.prompts:
+        check_fits(pair, plan, prompt.ids, settings)
+    run = _Run(pair, plan, settings, sampling, notice)
+    results: list[PromptResult] = []
+    warm = False
+    with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
+        for index, prompt in enumerate(prompts.prompts):
+            known = log.get(str(index))
+            if known is not None:
+                results.append(known)
+                continue
+            if not warm:
+                run.prompt(prompt, index)
+                warm = True
+            results.append(run.prompt(prompt, index))
+            log.put(str(index), asdict(results[-1]))
+            progress("evaluating", index + 1, len(prompts.prompts))
+    return EvaluationReport(
+        mode="baseline" if plan is None else "tree" if isinstance(plan, SpeculationTree) else "dynamic",
+        results=tuple(results),
+        temperature=settings.temperature,
+        predicted=predicted or Prediction(),
+        tree=_describe(plan),
+        prompts=prompts.describe(),
+        settings={**_flat(settings, sampling), "engine": run.describe()},
+        provenance=pair.provenance(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
+            seed=settings.seed,
+        ),
+    )
+
+
+def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
+    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
+
+    ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
+    """
+    if plan is not None and pair.draft is not None:
+        vocabulary = min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
+        if isinstance(plan, SpeculationTree):
+            settings.drafting.require_tokens(plan, vocabulary)
+        else:
+            plan.require_tokens(vocabulary)
+    prompt_len = len(prompt)
+    size, depth = (plan.size, plan.depth) if plan else (1, 0)
+    needed = prompt_len + settings.gen_len + size
+    if settings.max_length is not None and needed > settings.max_length:
+        if plan is None:
+            raise CapacityError(
+                f"--max-length {settings.max_length} is too short for {prompt_len} prompt and {settings.gen_len} generated tokens; "
+                f"pass --max-length {needed} or more"
+            )
+        raise CapacityError(
+            f"the tree has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
+            f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
+            f"pass --max-length {needed} or more, or a smaller tree"
+        )
+    for role, model in (("target", pair.target), ("draft", pair.draft if plan else None)):
+        if model is None:
+            continue
+        if reason := unreadable(prompt, model.vocabulary_size):
+            raise ModelError(f"a prompt for the {role} has {reason}")
+        needed = model.positions_of(prompt) + settings.gen_len
+        if model.max_positions is not None and needed > model.max_positions:
+            raise CapacityError(
+                f"{needed - settings.gen_len} prompt and {settings.gen_len} generated tokens need {needed} positions, "
+                f"but the {role} model has {model.max_positions}; lower --prompt-len or --gen-len"
+            )
+
+
+class _Run:
+    """Decodes single prompts both ways and times them."""
+
+    def __init__(
+        self, pair: Pair, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling, notice: Callable[[str], None] | None
+    ) -> None:
+        self.pair, self.plan, self.settings, self.sampling = pair, plan, settings, sampling
+        self.device = pair.target.device
+        draft = None if plan is None else pair.draft
+        self.engine = Engine(pair.target, draft, notice) if self.device.type == "cuda" else None
+        self.models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
+        self.vocabulary = min(m.vocabulary_size for m in self.models)
+
+    def capacity(self, prompt: tuple[int, ...]) -> int | None:
+        """Cache slots that a prompt may take with what follows it; None: as many as it likes."""
+        limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.models if m.max_positions is not None]
+        return min([*limits, *([self.settings.max_length] if self.settings.max_length else [])], default=None)
+
+    def describe(self) -> str:
+        """How steps run."""
+        return "eager" if self.engine is None else self.engine.eager() or "captured"
+
+    @torch.inference_mode()
+    def prompt(self, prompt: Prompt, index: int) -> PromptResult:
+        """Both decodings of one prompt, the tree's first for even rows."""
+        request = Request(
+            prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity(prompt.ids), self.pair.pixels(prompt)
+        )
+        decoders = {"baseline": lambda: self._baseline(request, index)}
+        if self.plan is not None:
+            decoders["tree"] = lambda: self._tree(request, index)
+        order = sorted(decoders, reverse=index % 2 == 0)
+        done = {name: _timed(decoders[name](), self.device) for name in order}
+        base_tokens, _, base_seconds = done["baseline"]
+        tokens, steps, seconds = done.get("tree", done["baseline"])
+        parts: dict[str, float] = {}
+        for name, value in (part for step in steps for part in step.parts):
+            parts[name] = parts.get(name, 0.0) + value
+        return PromptResult(
+            row=prompt.row,
+            name=prompt.name,
+            tokens=len(tokens),
+            steps=len(steps),
+            seconds=seconds,
+            baseline_tokens=len(base_tokens),
+            baseline_seconds=base_seconds,
+            accepted_ranks=tuple(s.accepted or () for s in steps),
+            mismatch=self._mismatch(request, tokens, base_tokens) if self.sampling.greedy and self.plan is not None else None,
+            output=tuple(tokens) if self.settings.save_tokens else (),
+            parts=parts,
+        )
+
+    def _timer(self) -> Timer | None:
+        return timer_for(self.device) if self.settings.breakdown else None
+
+    def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
+        generator = prompt_generator(self.settings.seed, index, self.device)
+        timer = None if self.plan else self._timer()
+        return decode_autoregressive(self.pair.target, request, generator, timer, self.vocabulary, self.engine)
+
+    def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
+        if self.plan is None or self.pair.draft is None:
+            raise ModelError("a tree needs a draft model; pass --draft, or --mode baseline for the target alone")
+        generator = prompt_generator(self.settings.seed, index, self.device)
+        timer, drafting = self._timer(), self.settings.drafting
+        return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting, self.engine)
+
+    def _mismatch(self, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
+        if tokens == baseline:
+            return None
+        position = next((i for i, (a, b) in enumerate(zip(tokens, baseline, strict=False)) if a != b), min(len(tokens), len(baseline)))
+        return Mismatch(
+            position=position,
+            tree_token=tokens[position] if position < len(tokens) else None,
+            baseline_token=baseline[position] if position < len(baseline) else None,
+            logit_gap=top2_gap(self.pair.target, [*request.prompt, *baseline[:position]], request.pixels),
+        )
+
+
+def _describe(plan: Plan | None) -> dict[str, Any] | None:
+    if isinstance(plan, SpeculationTree):
+        return {"size": plan.size, "depth": plan.depth, "parents": list(plan.parents)}
+    return None if plan is None else asdict(plan)
+
+
+def _flat(settings: EvaluationSettings, target: Sampling) -> dict[str, Any]:
+    """Settings as plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
+    drafting = settings.drafting
+    sampled = drafting.rule != "topk"
+    return {
+        **asdict(settings),
+        "drafting": drafting.rule,
+        "draft_temperature": drafting.sampling(target).temperature if sampled else None,
+        "verifier": drafting.verifier,
+    }
+
+
+def top2_gap(target: TreeModel, context: list[int], pixels: torch.Tensor | None = None) -> float:
+    """Difference of the two largest next-token logits after a context, in one plain pass."""
+    target.allocate(len(context))
+    best = target.prefill(torch.tensor(context, device=target.device), pixels).float().topk(2).values
+    return float(best[0] - best[1])
+
+
+def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:
+    """(tokens, steps, seconds): the prompt pass is run, but not timed."""
+    first = next(records)
+    started = now(device)
+    steps = list(records)
+    seconds = now(device) - started
+    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
+
+
+def _fingerprint(pair: Pair, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
+    known = [
+        pair.describe(),
+        _describe(plan),
+        prompts.fingerprint,
+        asdict(settings),
+        str(pair.target.device),
+        str(pair.target.dtype),
+    ]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,180 @@
+"""Journal: finished pieces of a long piece of work, so that the same command can go on where it stopped."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from itertools import chain, count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from treespec.files.locks import claim
+from treespec.files.reading import StrPath
+from treespec.files.writing import refuse, write_all
+
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Finished pieces of a long piece of work, kept in an append-only JSONL file until the result is saved.
+
+    Whoever saves the result calls `discard` afterwards, so that a write that fails loses nothing.
+
+    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` (where there
+    is one, to `NAME.old-2` and so on) with a warning, and `restarted` is True. A last line torn by a crash is dropped, a damaged one
+    with all that follow, with a warning: one is damaged too where `read`, which is given a key and its value and returns what `get`
+    does, raises LookupError, TypeError or ValueError. One run at a time writes a journal. With `path` None nothing is kept.
+    Memory holds where the pieces are, not the pieces.
+    """
+
+    def __init__(self, path: StrPath | None, fingerprint: str, read: Callable[[str, Any], Any] = lambda key, value: value) -> None:
+        """Open or create the journal. Raises OutputError if it cannot be written."""
+        self.path = None if path is None else Path(path)
+        self.restarted = False
+        self._read = read
+        self._places: dict[str, tuple[int, int]] = {}  # first byte and length of the line that holds a key
+        self._descriptor: int | None = None
+        self._end = 0
+        self._header = {"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint}
+        if self.path is None:
+            return
+        try:
+            self._descriptor = self._claim(self.path)
+            if self._recover(self.path, fingerprint):
+                os.close(self._descriptor)
+                self._descriptor = self._claim(self.path)
+            os.ftruncate(self._descriptor, self._end)
+        except OSError as e:
+            refuse(self.path, e)
+
+    def __len__(self) -> int:
+        """Number of keys kept."""
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether something was put under a key."""
+        return key in self._places
+
+    def get(self, key: str) -> Any | None:
+        """What was put under a key, in this run or in an earlier one; None if nothing was."""
+        if key not in self._places:
+            return None
+        start, length = self._places[key]
+        return self._read(key, json.loads(os.pread(self._open(), length, start))["value"])
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
+        self.put_all({key: value})
+
+    def put_all(self, values: Mapping[str, Any]) -> None:
+        """Keep several values, which are on the disk together when this returns. Raises OutputError (then the file is as it was)."""
+        if self.path is None:
+            return
+        lines = [] if self._end else [_line(self._header)]
+        places: dict[str, tuple[int, int]] = {}
+        end = self._end + sum(map(len, lines))
+        for key, value in values.items():
+            lines.append(_line({"key": key, "value": value}))
+            places[key] = (end, len(lines[-1]))
+            end += len(lines[-1])
+        self._append(b"".join(lines))
+        self._places |= places
+
+    def close(self) -> None:
+        """Stop writing and leave the file for a later run, unless there is nothing in it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            if self._end == 0 and self.path is not None:
+                self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Journal":
+        """The journal itself; it is closed, not deleted, at the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _claim(self, path: Path) -> int:
+        """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        claim(descriptor, path)
+        return descriptor
+
+    def _recover(self, path: Path, fingerprint: str) -> bool:
+        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends.
+
+        True where the file is of other work, and was moved.
+        """
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                whole = line.endswith(b"\n")  # else it is torn
+                record = _record(line) if whole else None
+                if number == 0 and (record or {}).get("fingerprint") != fingerprint:
+                    aside = _free(path.with_name(path.name + ".old"))
+                    _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
+                    os.replace(path, aside)
+                    self.restarted = True
+                    return True
+                if record is None or (number and not self._is_entry(record)):
+                    if whole:
+                        _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
+                    return False
+                if number:
+                    self._places[record["key"]] = (self._end, len(line))
+                self._end += len(line)
+        return False
+
+    def _is_entry(self, record: Mapping[str, Any]) -> bool:
+        try:
+            self._read(record["key"], record["value"])
+        except (LookupError, TypeError, ValueError):
+            return False
+        return isinstance(record["key"], str)
+
+    def _append(self, data: bytes) -> None:
+        descriptor = self._open()
+        assert self.path is not None
+        try:
+            os.lseek(descriptor, self._end, os.SEEK_SET)
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        except BaseException as e:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, self._end)
+            if isinstance(e, OSError):
+                refuse(self.path, e)
+            raise
+        self._end += len(data)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"journal {self.path} is closed")
+        return self._descriptor
+
+
+def discard(path: StrPath | None) -> None:
+    """The result is saved: delete its journal, if there is one."""
+    if path is not None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of PATH-2, PATH-3, ... where nothing lies."""
+    others = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(place for place in chain([path], others) if not os.path.lexists(place))
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

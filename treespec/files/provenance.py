@@ -1,0 +1,156 @@
+"""Provenance: where, with what and from what a number was measured."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from treespec.files.fields import checked, count, flag, number, text, texts
+
+_HEX = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What must be known to measure a number again. Fields that do not apply, or are not known, are None.
+
+    It holds no user name, no host name and no path: a model or data set given by path keeps its last folder name.
+    """
+
+    treeopt: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    cpu: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Role ("target", "draft") to hub id, followed by @revision where one is known."""
+    dtype: str | None = None
+    offloaded: bool | None = None
+    """Whether every pass of the target copied its weights from host memory."""
+    temperature: float | None = None
+    top_p: float | None = None
+    dataset: str | None = None
+    """Name, or last part of the path, with the rows taken: "cnn[0:200]"."""
+    seed: int | None = None
+    git_commit: str | None = None
+    """Commit of the treeopt checkout that measured, with "+" if its files had been changed; None if installed."""
+    utc: str | None = None
+    """ISO 8601, to the second."""
+
+    @classmethod
+    def collect(cls, **known: Any) -> "Provenance":
+        """What can be found out here and now, completed and overruled by `known` fields.
+
+        In `known`, `models` maps a role to a hub id or a path, `dataset` is a name or a path; paths are shortened.
+        Versions come from package metadata, so that nothing heavy is imported; the GPU is named if torch is loaded.
+        """
+        gpu, driver = _gpu()
+        found: dict[str, Any] = {
+            "treeopt": _version("treeopt"),
+            "python": platform.python_version(),
+            "torch": _version("torch"),
+            "transformers": _version("transformers"),
+            "gpu": gpu,
+            "driver": driver,
+            "cpu": _cpu(),
+            "git_commit": _git_commit(),
+            "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        found |= known
+        found["models"] = {role: public_name(name) for role, name in dict(found.get("models") or {}).items()}
+        if found.get("dataset") is not None:
+            found["dataset"] = public_name(found["dataset"])
+        return cls(**found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, fields that are not known included as null."""
+        return asdict(self) | {"models": dict(self.models)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> "Provenance":
+        """The inverse of `to_json`; keys of later versions are ignored, missing ones are None.
+
+        Raises TypeError, ValueError for values that no provenance has.
+        """
+        known = provenance_fields({} if data is None else data)
+        return cls(**{key: value for key, value in known.items() if key in _NAMES and value is not None})
+
+
+_NAMES = [f.name for f in fields(Provenance)]
+_READERS = {"models": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
+
+provenance_fields = checked({name: _READERS.get(name, text) for name in _NAMES})
+"""Reads a provenance as it is, keys that `Provenance` does not have included."""
+
+
+def public_name(name: str | os.PathLike[str]) -> str:
+    """A hub id as it is; of a path only its last part.
+
+    >>> public_name("JackFram/llama-68m"), public_name("/home/someone/models/draft/")
+    ('JackFram/llama-68m', 'draft')
+    """
+    text = os.fspath(name)
+    is_path = not isinstance(name, str) or os.path.isabs(text) or text.startswith((".", "~")) or text.count("/") > 1 or "\\" in text
+    if not is_path and not os.path.exists(text):
+        return text
+    return Path(text).expanduser().resolve().name or "/"
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str | None:
+    """The processor's name and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine() or None
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:  # not Linux: the name from `platform` has to do
+        return name
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _gpu() -> tuple[str | None, str | None]:
+    """Names of the GPU in use and of its driver; nothing is started for it: without torch loaded there is none in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None, None
+    return str(torch.cuda.get_device_name()), _first_output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that treespec was imported from, if that is a checkout of this project."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    commit = _first_output(["git", "-C", str(root), "rev-parse", "HEAD"])
+    if commit is None or not _HEX.fullmatch(commit):
+        return None
+    changed = _first_output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
+    return commit + ("+" if changed else "")
+
+
+def _first_output(command: list[str]) -> str | None:
+    """The first line that a command prints, if it can be run and prints one."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if lines else None

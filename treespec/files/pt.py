@@ -1,0 +1,79 @@
+"""PyTorch `.pt` files as bytes: read without trusting them, written the same byte for byte every time."""
+
+import io
+import pickletools
+import re
+import zipfile
+from typing import Any
+
+from treespec.errors import TreeoptError
+from treespec.files.reading import StrPath, read_bytes
+
+_PLAIN_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor(_v2)?|torch (\w+Storage)")
+_OPCODES_THAT_BUILD = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4"}
+
+
+def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
+    """What `torch.save` wrote: plain containers, numbers, strings and dense tensors, which arrive on the CPU.
+
+    The file may have at most `limit` bytes, packed and unpacked. Its pickle is looked through before torch sees it, and
+    torch then loads it with `weights_only=True`: nothing in a file is ever run. Raises `error` for anything else.
+    """
+    data = read_bytes(path, limit=limit, error=error)
+    _refuse_code(path, _pickle_of(path, data, limit, error), error)
+    import torch
+
+    try:
+        return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as e:  # torch raises a dozen kinds of exception for damaged archives
+        raise error(f"{path} is damaged: torch cannot load it ({_first_line(e)}); copy or make it again") from e
+
+
+def dump_pt(value: Any) -> bytes:
+    """The bytes of a `.pt` file; equal values give equal bytes (for one version of torch)."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]) -> bytes:
+    """The one pickle in the archive, once the archive is known to be no larger unpacked than it may be."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > limit:
+                raise error(f"{path} would unpack to more than it holds, which torch.save never writes; refused: make it again")
+            pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
+            if len(pickles) == 1:
+                return archive.read(pickles[0])
+    except TreeoptError:
+        raise
+    except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
+        raise error(
+            f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({_first_line(e)}); copy or make it again"
+        ) from e
+    raise error(f"{path} is not a .pt file: {len(pickles)} members of the archive are named data.pkl instead of one; copy or make it again")
+
+
+def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> None:
+    """Raise unless the pickle names nothing but what dense tensors and plain containers need."""
+    try:
+        for opcode, argument, _ in pickletools.genops(pickle):
+            if opcode.name == "GLOBAL" and _PLAIN_GLOBAL.fullmatch(str(argument)):
+                continue
+            if opcode.name == "GLOBAL":
+                raise error(
+                    f"{path} asks to run {str(argument).replace(' ', '.')} when loaded; refused: save plain tensors and containers instead"
+                )
+            if opcode.name in _OPCODES_THAT_BUILD:
+                raise error(
+                    f"{path} asks to build Python objects when loaded ({opcode.name}); refused: save plain tensors and containers instead"
+                )
+    except (ValueError, IndexError) as e:
+        raise error(f"{path} is damaged: its pickle ends or breaks off ({_first_line(e)}); copy or make it again") from e
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]

@@ -1,0 +1,112 @@
+"""Checked reading: whole files below a limit, JSON of one schema and version."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from treespec.errors import OutputError, TreeoptError
+
+MAX_JSON_BYTES = 256 << 20
+"""JSON files beyond this are refused before they are parsed."""
+
+
+StrPath = str | os.PathLike[str]
+
+
+def user_path(path: StrPath, error: type[TreeoptError]) -> Path:
+    """The path with the folder that a leading `~` or `~NAME` stands for; raises `error` where it stands for none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise error(f"{path} begins with the home folder of a user who has none; give the whole path") from e
+
+
+class ReadOnce(os.PathLike[str]):
+    """A path whose content is kept by the first `read_bytes`: a pipe has none to give to a second."""
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = os.fspath(path)
+        self.content: bytes | None = None
+
+    def __fspath__(self) -> str:
+        """The path."""
+        return self._path
+
+    __str__ = __fspath__
+
+    @property
+    def sha256(self) -> str:
+        """Of the content, once it was read."""
+        assert self.content is not None
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
+    """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
+    if isinstance(path, ReadOnce):
+        if path.content is None:
+            path.content = read_bytes(os.fspath(path), limit=limit, error=error)
+        return path.content
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError as e:
+        raise error(f"there is no file {path}; check the path") from e
+    except IsADirectoryError as e:
+        raise error(f"{path} is a folder; name a file") from e
+    except (OSError, ValueError) as e:
+        raise error(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+    if len(data) > limit:
+        raise error(f"{path} is larger than the limit of {limit} bytes; it is not the kind of file that belongs here")
+    return data
+
+
+def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptError], limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file of ours: `schema` and `version` must be as given, numbers finite.
+
+    Raises `error` for a file that is missing, too big, no JSON, of another schema or of another version.
+    """
+    data = read_bytes(path, limit=limit, error=error)
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as e:
+        raise error(f"{path} is not a {schema} file: its JSON is nested too deeply") from e
+    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise error(f"{path} is not a {schema} file: no valid JSON ({e})") from e
+    if not isinstance(content, dict):
+        raise error(f"{path} is not a {schema} file: it holds a JSON {type(content).__name__}, not an object")
+    found = content.get("schema")
+    if found != schema:
+        raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a file with that schema")
+    found = content.get("version")
+    if type(found) is not int or found != version:
+        raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads version {version}; make the file again")
+    return content
+
+
+def is_json_of(path: StrPath, schema: str) -> bool:
+    """Whether a file holds a JSON object of this schema, of any version."""
+    try:
+        content = json.loads(read_bytes(path, limit=MAX_JSON_BYTES, error=OutputError))
+    except (OutputError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("schema") == schema
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond the range of numbers")
+    return value

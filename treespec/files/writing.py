@@ -1,0 +1,191 @@
+"""Whole-or-nothing writing: a file is there with all of its content, or as it was before."""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from treespec.errors import OutputError
+from treespec.files.reading import StrPath, is_json_of
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission is denied; choose a folder that you may write to",
+    errno.EPERM: "permission is denied; choose a folder that you may write to",
+    errno.ENOENT: "its folder does not exist; create it first",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; choose another path",
+    errno.EEXIST: "there is a file of that name; choose another path",
+    errno.EISDIR: "it is a folder; name a file in it",
+    errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; remove them, or choose another path",
+}
+
+
+def write_bytes(path: StrPath, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, in one piece or piece by piece, whole or not at all: a temporary file in the same folder, fsync, rename.
+
+    A symbolic link keeps pointing where it did; a device or pipe is written to directly. Whatever happens on the way,
+    Ctrl-C included, the old content stays and no temporary file is left. Raises OutputError with the reason.
+    """
+    write_together([(path, data)])
+
+
+def write_json(path: StrPath, data: Mapping[str, Any]) -> None:
+    """Write JSON that people can read, whole or not at all. Raises OutputError, also for NaN and infinities."""
+    try:
+        text = json_text(data)
+    except ValueError as e:
+        raise OutputError(f"cannot write {path}: {e}; JSON has no NaN and no infinity") from e
+    write_bytes(path, text.encode() + b"\n")
+
+
+def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> None:
+    """Write a file and those that describe it, so that no moment leaves a description of something else.
+
+    All are staged first; then old descriptions are removed, and everything is renamed into place in order. Raises
+    OutputError.
+    """
+    staged: list[tuple[str, str]] = []
+    path: StrPath = ""
+    try:
+        for path, content in files:
+            pieces = [content] if isinstance(content, bytes) else content
+            if _is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
+                with open(path, "wb", buffering=0) as device:
+                    for piece in pieces:
+                        write_all(device.fileno(), piece)
+                continue
+            target = os.path.realpath(path)
+            _refuse_unwritable(target)
+            temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
+            staged.append((temporary, target))
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                for piece in pieces:
+                    write_all(descriptor, piece)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for _, target in staged[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+        for temporary, target in staged:
+            path = target
+            os.replace(temporary, target)
+            _sync_folder(os.path.dirname(target))
+    except OSError as e:
+        refuse(path, e)
+    finally:
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def check_writable(path: StrPath, schema: str | None = None) -> None:
+    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace.
+
+    With a schema, also where a file is there that is neither empty nor JSON of that schema: it is somebody's only copy.
+    """
+    try:
+        _refuse_unwritable(path)
+        if _is_special(path):
+            return
+        target = os.path.realpath(path)
+        probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.unlink(probe)
+    except OSError as e:
+        refuse(path, e)
+    if schema is not None and has_content(path) and not is_json_of(path, schema):
+        refuse_to_replace(path, f"{schema} file")
+
+
+def has_content(path: StrPath) -> bool:
+    """Whether something would be lost if the file were replaced."""
+    return os.path.isfile(path) and os.path.getsize(path) > 0
+
+
+def refuse_to_replace(path: StrPath, kind: str) -> NoReturn:
+    """Raise OutputError for a file that is no `kind`, which was to be written there."""
+    raise OutputError(f"{os.fspath(path)} would be overwritten but is no {kind}; name another output, or delete that file")
+
+
+def make_folder(path: StrPath) -> Path:
+    """Create a folder, parents included, unless it is there. Raises OutputError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        refuse(path, e)
+    return folder
+
+
+def json_text(data: Any) -> str:
+    """JSON with one key or container per line and plain lists on one line. Raises ValueError for NaN and infinities.
+
+    >>> print(json_text({"a": [1, 2], "b": {"c": None}}))
+    {
+      "a": [1, 2],
+      "b": {
+        "c": null
+      }
+    }
+    """
+    return _json_text(data, "\n")
+
+
+def _json_text(value: Any, line: str) -> str:
+    if isinstance(value, Mapping) and value:
+        inner = line + "  "
+        items = (f"{json.dumps(str(key))}: {_json_text(item, inner)}" for key, item in value.items())
+        return "{" + inner + ("," + inner).join(items) + line + "}"
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        inner = line + "  "
+        return "[" + inner + ("," + inner).join(_json_text(item, inner) for item in value) + line + "]"
+    return json.dumps(value, allow_nan=False)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of the data to an open file, however many calls that takes. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _is_special(path: StrPath) -> bool:
+    """Whether something other than a regular file or a folder is there: a device, a pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _refuse_unwritable(path: StrPath) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "")
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "")
+
+
+def _sync_folder(folder: str) -> None:
+    """Make a rename durable where the file system can; the rename itself has already happened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def refuse(path: StrPath, e: OSError) -> NoReturn:
+    """Raise OutputError: what went wrong with this file, and what to do about it."""
+    raise OutputError(f"cannot write {os.fspath(path)}: {_REMEDIES.get(e.errno or 0, e.strerror or str(e))}") from e

@@ -1,0 +1,254 @@
+"""GrowMap: a speculation tree with what is known about it; the one reader and writer of growmap files.
+
+The `.pt` is Sequoia's own format (arXiv 2402.12374), so files go both ways. A `.json` beside it says where it is from.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from treespec.errors import GrowMapError, TreeError
+from treespec.files.fields import ROWS, Fields, amount, chances, checked, natural, text
+from treespec.files.provenance import Provenance
+from treespec.files.pt import dump_pt, load_pt
+from treespec.files.reading import StrPath, is_json_of, read_bytes, read_json
+from treespec.files.writing import check_writable, has_content, json_text, refuse_to_replace, write_together
+from treespec.trees.tree import SpeculationTree
+
+SCHEMA = "treeopt.growmap"
+VERSION = 1
+
+MAX_GROWMAP_SIZE = 2048
+"""Largest tree size that a growmap file may hold: the format stores size x size integers of 8 bytes (32 MiB here)."""
+
+MAX_FILE_BYTES = 64 << 20
+
+_METADATA = {
+    **dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap"), amount),
+    **dict.fromkeys(("temperature", "top_p", "draft_temperature"), amount),
+    **dict.fromkeys(("name", "solver", "smoothing", "drafting", "source", "latency_source"), text),
+    **dict.fromkeys(("context", "max_depth"), natural),
+    "rank_probability": chances,
+    **{f"profiled_{key}": read for key, read in ROWS.items()},
+}
+"""How the metadata that treeopt writes are read; others are left alone."""
+
+_KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
+
+
+@dataclass(frozen=True)
+class GrowMap:
+    """A tree, its metadata (plain JSON: expected tokens per step, predicted seconds, ...) and how these were made."""
+
+    tree: SpeculationTree
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+
+    def write(self, path: StrPath) -> None:
+        """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all.
+
+        Equal trees and metadata give an equal `.pt`, byte for byte. Raises GrowMapError for a tree above
+        `MAX_GROWMAP_SIZE`, OutputError if it cannot be written or its sidecar would replace some other file.
+        """
+        sidecar = sidecar_path(path)
+        if has_content(sidecar) and not is_json_of(sidecar, SCHEMA):
+            refuse_to_replace(sidecar, "growmap's sidecar")
+        metadata = json.loads(json.dumps(dict(self.metadata)))
+        data = dump_pt(self._sequoia_dict(metadata))
+        description = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "parents": list(self.tree.parents),
+            "metadata": metadata,
+            "provenance": None if self.provenance is None else self.provenance.to_json(),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        try:
+            text = json_text(description)
+        except ValueError as e:
+            raise GrowMapError(f"cannot write {path}: its metadata hold a number that is not finite ({e})") from e
+        write_together([(path, data), (sidecar, text.encode() + b"\n")])
+
+    def _sequoia_dict(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        """The content of the `.pt`: mask and depth int64 tensors, the others plain lists, and `treeopt` if there are metadata."""
+        import torch
+
+        refuse_size(self.tree.size, "this tree")
+        derived = _derived(self.tree)
+        content = {
+            "roots": derived["roots"],
+            "branches": derived["branches"],
+            "Successors": derived["Successors"],
+            "mask": torch.tensor(self.tree.ancestor_mask.astype("int64")),
+            "depth": torch.tensor(self.tree.depths, dtype=torch.int64),
+            "size": self.tree.size,
+        }
+        return content | ({"treeopt": metadata} if metadata else {})
+
+
+def read_growmap(path: StrPath) -> GrowMap:
+    """Read a growmap in Sequoia's format, from treeopt or from anywhere else.
+
+    Nothing in the file is run or believed: the tree is rebuilt from `Successors`, and every other field must say the
+    same. A sidecar, if there is one, must belong to this very file. Raises GrowMapError.
+    """
+    content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError)
+    tree = _checked_tree(path, content)
+    sidecar = sidecar_path(path)
+    if sidecar.exists() and sidecar != Path(path) and _is_sidecar(sidecar):
+        return _with_sidecar(path, sidecar, tree)
+    return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", _metadata, {}))
+
+
+def read_sidecar(path: StrPath) -> GrowMap:
+    """What the sidecar of the growmap `path` says, without opening the growmap itself: quick, and without torch.
+
+    Raises GrowMapError.
+    """
+    sidecar = sidecar_path(path)
+    content = read_json(sidecar, schema=SCHEMA, version=VERSION, error=GrowMapError)
+    parents = content.get("parents")
+    if not isinstance(parents, list) or not all(type(parent) is int for parent in parents):
+        raise GrowMapError(f"{sidecar}: parents must be a list of whole numbers; make the growmap again")
+    try:
+        tree = SpeculationTree(tuple(parents))
+    except TreeError as e:
+        raise GrowMapError(f"{sidecar}: {e}") from e
+    return _described(sidecar, content, tree)
+
+
+def check_growmap_writable(path: StrPath) -> None:
+    """Raise OutputError now if a growmap cannot be written to `path`, or would replace a file of another kind, as its sidecar might."""
+    sidecar = sidecar_path(path)
+    check_writable(path)
+    check_writable(sidecar, SCHEMA)
+    if has_content(path):
+        try:
+            _checked_tree(path, load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError))
+        except GrowMapError:
+            refuse_to_replace(path, "growmap")
+
+
+def sidecar_path(path: StrPath) -> Path:
+    """Where a growmap's sidecar lies: tree.json for tree.pt. Raises GrowMapError for names that leave it no place."""
+    path = Path(path)
+    if not path.name or path.suffix == ".json":
+        raise GrowMapError(f"a growmap is a .pt file with a .json beside it, so {str(path)!r} cannot be its name; use NAME.pt")
+    return path.with_suffix(".json")
+
+
+def _derived(tree: SpeculationTree) -> dict[str, list[list[int]]]:
+    """The list fields of Sequoia's format: per level the ids and the child counts, per node the children."""
+    return {
+        "roots": [list(level) for level in tree.levels],
+        "branches": [[len(tree.children[node]) for node in level] for level in tree.levels],
+        "Successors": [list(children) for children in tree.children],
+    }
+
+
+def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
+    """The tree of a loaded file, after every claim in it has been compared with what `Successors` says."""
+    if not isinstance(content, dict):
+        raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(_KEYS)}")
+    if missing := [key for key in _KEYS if key not in content]:
+        raise GrowMapError(f"{path} is no growmap: it lacks {', '.join(missing)}")
+    size = content["size"]
+    if type(size) is not int or size < 1:
+        raise GrowMapError(f"{path}: size is {size!r:.60}, but it must be a whole number from 1 on")
+    refuse_size(size, str(path))
+    successors = _lists(path, "Successors", content["Successors"])
+    if len(successors) != size:
+        raise GrowMapError(f"{path}: size is {size}, but Successors has {len(successors)} nodes")
+    parents = [-1]
+    for node, children in enumerate(successors):
+        for child in children:
+            if not 0 <= child < size:
+                raise GrowMapError(f"{path}: Successors[{node}] names node {child}, but ids lie in [0, {size - 1}]")
+            if child <= node:
+                raise GrowMapError(f"{path}: Successors[{node}] names node {child}, which does not come after it: the tree has a cycle")
+            if child != len(parents):
+                raise GrowMapError(
+                    f"{path}: Successors[{node}] names node {child} where {len(parents)} is due: "
+                    "every node but 0 has one parent, and ids are breadth-first"
+                )
+            parents.append(node)
+    if len(parents) != size:
+        raise GrowMapError(f"{path}: size is {size}, but only {len(parents)} nodes can be reached from the root")
+    try:
+        tree = SpeculationTree(tuple(parents))
+    except TreeError as e:
+        raise GrowMapError(f"{path}: {e}") from e
+    for key, expected in _derived(tree).items():
+        found = _lists(path, key, content[key])
+        if found != expected:
+            raise GrowMapError(f"{path}: {key} disagrees with Successors{_first_difference(found, expected)}; the file is damaged")
+    _check_tensor(path, "depth", content["depth"], tree.depths)
+    _check_tensor(path, "mask", content["mask"], tree.ancestor_mask)
+    return tree
+
+
+def _lists(path: StrPath, key: str, value: Any) -> list[list[int]]:
+    if not isinstance(value, list) or not all(isinstance(row, list) and all(type(item) is int for item in row) for row in value):
+        raise GrowMapError(f"{path}: {key} must be a list of lists of whole numbers")
+    return value
+
+
+def _first_difference(found: list[list[int]], expected: list[list[int]]) -> str:
+    for index, (x, y) in enumerate(zip(found, expected, strict=False)):
+        if x != y:
+            return f" at entry {index}"
+    return f" in length: {len(found)} instead of {len(expected)}"
+
+
+def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
+    """Compare a tensor with an array; the tensor's claims are checked before anything of its size is touched."""
+    import numpy as np
+    import torch
+
+    array = np.asarray(expected).astype(np.int64)
+    shape = list(array.shape)
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or list(value.shape) != shape:
+        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise GrowMapError(f"{path}: {key} is {found}, but it must be torch.int64 {shape}")
+    different = np.argwhere(value.detach().numpy() != array)
+    if len(different):
+        raise GrowMapError(f"{path}: {key} disagrees with Successors at {different[0].tolist()}; the file is damaged")
+
+
+def refuse_size(size: int, what: str) -> None:
+    """Raise GrowMapError for more nodes than a growmap may have; `what` has them."""
+    if size > MAX_GROWMAP_SIZE:
+        raise GrowMapError(f"{what} has size {size}, but a growmap may have at most {MAX_GROWMAP_SIZE} nodes; use a smaller tree")
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether a .json file is ours: other tools' files may lie beside a growmap under its name."""
+    try:
+        content = json.loads(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
+    except (ValueError, RecursionError) as e:
+        raise GrowMapError(f"{path} lies beside the growmap but is no valid JSON ({e}); remove it or make the growmap again") from e
+    return isinstance(content, dict) and content.get("schema") == SCHEMA
+
+
+def _with_sidecar(path: StrPath, sidecar: Path, tree: SpeculationTree) -> GrowMap:
+    content = read_json(sidecar, schema=SCHEMA, version=VERSION, error=GrowMapError)
+    digest = hashlib.sha256(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError)).hexdigest()
+    if content.get("sha256") != digest or content.get("parents") != list(tree.parents):
+        raise GrowMapError(f"{sidecar} describes another file than {path}; remove it if it is stale, or make the growmap again")
+    return _described(sidecar, content, tree)
+
+
+def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
+    """The tree with the metadata and the provenance of its sidecar's content."""
+    data = Fields(sidecar, content, GrowMapError)
+    return GrowMap(tree, data.get("metadata", _metadata, {}), data.optional("provenance", Provenance.from_json))
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    """Metadata, which anyone may have written: those that are known are what they should be, the others plain JSON."""
+    found = checked(_METADATA)(value)
+    json_text({text(key): item for key, item in found.items()})
+    return found
