@@ -19,7 +19,7 @@ from treespec import hub
 from treespec.errors import ModelError
 from treespec.models import loading
 from treespec.models.loading import load_model, load_tokenizer
-from treespec.models.locating import weights_digest
+from treespec.models.locating import EMBEDDED, weights_digest
 from treespec.models.offload import host_memory
 from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.pairs import load_pair
@@ -239,7 +239,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_an_embedded_pair_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(loading.EMBEDDED, "embedded-target", tmp_path / "target")
+    monkeypatch.setitem(EMBEDDED, "embedded-target", tmp_path / "target")
     with pytest.raises(ModelError, match=r"embedded-target is not in this installation.* treespec\.embedded\.train"):
         load_model("embedded-target")
 

@@ -460,7 +460,7 @@ def test_a_failed_write_leaves_the_old_growmap(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("treespec.files.os.fsync", full)
+    monkeypatch.setattr("treespec.files.writing.os.fsync", full)
     with pytest.raises(OutputError, match="the disk is full"):
         GrowMap(SpeculationTree.chain(2)).write(tmp_path / "t.pt")
     monkeypatch.undo()
