@@ -240,7 +240,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 def test_an_embedded_pair_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EMBEDDED, "embedded-target", tmp_path / "target")
-    with pytest.raises(ModelError, match=r"embedded-target is not in this installation.* treespec\.embedded\.train"):
+    with pytest.raises(ModelError, match=r"embedded-target is not in this installation.* treeopt\.training\.embedded_pair"):
         load_model("embedded-target")
 
 
