@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # One thread per process: the tests run side by side, and the models in them are tiny.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-PYTEST := $(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST := $(ONE_THREAD) $(OFFLINE) $(BIN)/python -m pytest -n auto
 
 # `make quick` fails a test that takes longer than this and is not marked slow. Unmarked tests take under 3 s on an idle machine.
 BUDGET := TREEOPT_TEST_BUDGET_SECONDS=10
@@ -34,13 +34,13 @@ demo: $(READY)
 quick: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BUDGET) $(PYTEST) -m "not slow" --durations=10
+	$(BUDGET) $(PYTEST) --dist worksteal -m "not slow" --durations=10
 
 test: lint
 	$(PYTEST) --dist loadfile --durations=25
 
 kernels: $(READY)
-	$(PYTEST) -m interpreted
+	$(PYTEST) --dist worksteal -m interpreted
 
 # mypy and import-linter do not see treeopt.cli in an editable install, so they look at an installed wheel.
 lint: $(READY)

@@ -1,4 +1,6 @@
-"""Who computes: a kernel where it applies, else its plain twin. Nothing else decides this, so decoding knows no devices.
+"""Who computes what decoding calls: a kernel where it applies, else its plain twin. So decoding knows no devices.
+
+The passes of a model are not decided here: `TreeModel` has a decoder by kernels, or none.
 
 Kernels are imported when they are first used: a machine without Triton never needs it.
 """
@@ -46,16 +48,6 @@ def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Ten
         if tree.size <= settling.LARGEST:
             return Settled(*settling.settle_matching(tokens, choices, tree, largest, drafted, length))
     return plain.finish_step(tokens, choices, tree, largest, drafted, length)
-
-
-def move_rows(storage: Tensor, length: Tensor, rows: Tensor, first: int) -> None:
-    """Copy the rows `length + rows` int64 [m] of a storage to `length + first ..`; all are read before any is written.
-
-    `storage` [layers, 1, heads, capacity, dim]; `length` int64 [1], on the device and unknown to the host.
-    """
-    from treespec.kernels import pointwise
-
-    pointwise.move_rows(storage, length, rows, first)
 
 
 def _vocabulary_kernels_take(logits: Tensor, count: int) -> bool:

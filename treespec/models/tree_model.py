@@ -11,7 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
-from treespec.kernels import dispatch
 from treespec.models import families
 from treespec.models.exactness import verify_exactness
 from treespec.models.families import Family
@@ -223,8 +222,10 @@ class TreeModel:
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
         if self._by_kernels is not None:
+            from treespec.kernels.pointwise import move_rows
+
             for storage in self._cache.storages.values():
-                dispatch.move_rows(storage, prefix.length, rows, first)
+                move_rows(storage, prefix.length, rows, first)
         if self._by_kernels is not None and self.family.window is None:
             return
         source = prefix.length + rows
