@@ -34,13 +34,13 @@ demo: $(READY)
 quick: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BUDGET) $(PYTEST) --dist worksteal -m "not slow" --durations=10
+	$(BUDGET) $(PYTEST) -m "not slow" --dist worksteal --durations=10
 
 test: lint
 	$(PYTEST) --dist loadfile --durations=25
 
 kernels: $(READY)
-	$(PYTEST) --dist worksteal -m interpreted
+	$(PYTEST) -m interpreted --dist worksteal
 
 # mypy and import-linter do not see treeopt.cli in an editable install, so they look at an installed wheel.
 lint: $(READY)
