@@ -26,8 +26,7 @@ from treeopt.profiling.latency import LatencySettings, default_sizes, default_wi
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.engine import CapturedSteps, Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling
-from treespec.decoding.step import AutoregressiveStep, SpeculativeStep
+from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CapturedTimer
 from treespec.evaluation.runner import top2_gap
 from treespec.files.writing import write_json
@@ -44,8 +43,8 @@ def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: i
     room = context + 3 * tree.size + 64
     for model in (pair.target, pair.draft):
         model.allocate(room)
-    timed = CapturedSteps(SpeculativeStep(pair.target, pair.draft, tree, Sampling(), CapturedTimer()), pair.target.device)
-    plain = CapturedSteps(SpeculativeStep(pair.target, pair.draft, tree, Sampling()), pair.target.device)
+    timed = CapturedSteps(StepSpec(tree).build(pair.target, pair.draft, CapturedTimer()), pair.target.device)
+    plain = CapturedSteps(StepSpec(tree).build(pair.target, pair.draft), pair.target.device)
     for model in (pair.target, pair.draft):
         model.prefill(text[:context])
     samples: list[dict[str, float]] = []
@@ -166,7 +165,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "predicted_seconds": predicted,
             "error": predicted / whole - 1,
         }
-    alone = CapturedSteps(AutoregressiveStep(pair.target, Sampling(), None, pair.draft.vocabulary_size), device)
+    alone = CapturedSteps(StepSpec(None, vocabulary=pair.draft.vocabulary_size).build(pair.target), device)
     pair.target.prefill(text[:CONTEXT])
     alone.begin(text[CONTEXT - 1 : CONTEXT + 1], CONTEXT, None)
     token = statistics.median(alone.seconds(8) for _ in range(6))

@@ -22,11 +22,14 @@ from rich.table import Table
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.data.prompts import PromptSet, load_prompts
-from treespec.decoding.acceptance import Verifier, verify
-from treespec.decoding.drafting import Drafting, StaticDrafter
+from treespec.decoding.drafters.static import StaticDrafter
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_autoregressive
-from treespec.decoding.sampling import Sampling, distribution, prompt_generator
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.timing import NoTimer
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.decoding.verifiers.base import SampledVerifier
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair, load_pair
 from treespec.trees.placement import Placement, Prefix
@@ -43,7 +46,7 @@ WAYS = (
 COMPARISONS = ((1, 0), (1, 2), (3, 1), (4, 2))
 """Which way is held against which."""
 
-VERIFIERS: tuple[Verifier, ...] = ("sequential", "traversal")
+NAMES: tuple[str, ...] = ("sequential", "traversal")
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,13 @@ def _expected(
     if proposal.q is None:
         matched = p[tree.parents].gather(1, tokens[:, None])[:, 0]
         matched[:1].fill_(1)
-        return dict.fromkeys(VERIFIERS, float(matched.where(tree.ancestors, 1.0).prod(-1).sum()))
-    verdicts = {v: verify(tokens, p, proposal.q, tree, replacement=drafter.rule == "swr", verifier=v) for v in VERIFIERS}
-    return {verifier: 1 + float(verdict.mean_accepted()) for verifier, verdict in verdicts.items()}
+        return dict.fromkeys(NAMES, float(matched.where(tree.ancestors, 1.0).prod(-1).sum()))
+    found = {}
+    for name in NAMES:
+        verifier = VERIFIERS[name].make()
+        assert isinstance(verifier, SampledVerifier)
+        found[name] = 1 + float(verifier.mean_accepted(verifier.weigh(tokens, p, proposal.q, tree, replacement=proposal.replacement)))
+    return found
 
 
 def as_data(found: SameTree) -> dict[str, Any]:

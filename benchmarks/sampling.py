@@ -26,19 +26,18 @@ from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance,
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treeopt.profiling.visited import VisitedAcceptance, visited_acceptance
 from treespec.data.prompts import PromptSet, load_prompts
-from treespec.decoding.drafting import Drafting, Rule
-from treespec.decoding.dynamic_tree import DynamicBudget
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling, distribution, prompt_generator
-from treespec.decoding.step import Plan
+from treespec.decoding.plans import DynamicBudget, Plan
+from treespec.decoding.rules import RULES, Sampling
+from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.timing import now
 from treespec.evaluation.report import EvaluationReport, PromptResult
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
 
-RULES: tuple[Rule, ...] = ("topk", "swor", "swr")
 BUDGETS = ((32, 8), (64, 8), (64, 12))
 PROMPT_LEN = 128
 
@@ -55,17 +54,17 @@ class System:
     @property
     def name(self) -> str:
         """What the table calls it."""
-        shape = "static" if isinstance(self.plan, SpeculationTree) else "dynamic"
+        shape = "static" if self.plan.drafter == SpeculationTree.drafter else self.plan.drafter
         return f"{self.drafting.rule} {shape} ({self.plan.size}, {self.plan.depth}) {self.drafting.verifier}"
 
 
-def systems_for(profiles: dict[Rule, AcceptanceProfile], latency: LatencyProfile, budgets: Sequence[tuple[int, int]]) -> list[System]:
+def systems_for(profiles: dict[str, AcceptanceProfile], latency: LatencyProfile, budgets: Sequence[tuple[int, int]]) -> list[System]:
     """The best static tree of each rule, both verifiers where there are two, the dynamic twin, and fixed budgets both ways."""
     found: list[System] = []
     for rule, profile in profiles.items():
         best = optimize(profile, latency=latency)
         found.append(System(best.tree, Drafting(rule), best.expected_tokens_per_step))
-        if rule != "topk":
+        if RULES[rule].sampled:
             found.append(System(best.tree, Drafting(rule, verifier="traversal"), None))
         elif best.tree.size > 1:
             found.append(System(DynamicBudget.of(best.tree.size, best.tree.depth), Drafting(), None))
@@ -128,7 +127,7 @@ def decode_all(
         print(f"T {sampling.temperature:g}: {index + 1}/{len(prompts)} prompts", file=sys.stderr, flush=True)
     return [
         EvaluationReport(
-            mode="tree" if isinstance(system.plan, SpeculationTree) else "dynamic",
+            mode=system.plan.drafter,
             results=tuple(rows),
             temperature=sampling.temperature,
             tree={"size": system.plan.size, "depth": system.plan.depth},
@@ -162,7 +161,7 @@ def row_of(system: System, report: EvaluationReport, visited: VisitedAcceptance 
         "temperature": temperature,
         "system": system.name,
         "drafting": asdict(system.drafting),
-        "plan": list(system.plan.parents) if isinstance(system.plan, SpeculationTree) else asdict(system.plan),
+        "plan": system.plan.describe(),
         "size": system.plan.size,
         "depth": system.plan.depth,
         "tokens_per_step": report.tokens_per_step,
@@ -230,14 +229,14 @@ def main() -> None:
         print(f"profiling beyond the forward passes: {figures['profiling_seconds']}", file=sys.stderr, flush=True)
     console = Console(width=160)
     for temperature in arguments.temperatures:
-        profiles: dict[Rule, AcceptanceProfile] = {}
+        profiles: dict[str, AcceptanceProfile] = {}
         settings = {r: AcceptanceSettings(r, temperature, gen_len=arguments.gen_len, batch_size=32, seed=arguments.seed) for r in RULES}
         for rule in RULES:
             profiles[rule] = profile_acceptance(pair, profiled, settings[rule])
         systems = systems_for(profiles, latency, BUDGETS if arguments.budgets and temperature == 0 else ())
         reports = decode_all(pair, prompts, systems, Sampling(temperature), arguments.gen_len, arguments.seed)
         for system, report in zip(systems, reports, strict=True):
-            fits = isinstance(system.plan, SpeculationTree) and system.plan.size > 1 and system.drafting.verifier == "sequential"
+            fits = system.plan.drafter == SpeculationTree.drafter and system.plan.size > 1 and system.drafting.verifier == "sequential"
             chosen = settings[system.drafting.rule]
             visited = visited_acceptance(pair, system.plan, prompts, report.results, chosen) if fits else None  # type: ignore[arg-type]
             rows.append(row_of(system, report, visited, temperature))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treespec.decoding.drafting import Drafting
-    from treespec.decoding.step import Plan
+    from treespec.decoding.plans import Plan
     from treespec.evaluation.report import Prediction
     from treespec.files.provenance import Provenance
     from treespec.trees.growmap import GrowMap
@@ -110,7 +110,7 @@ def resolve(
     `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises GrowMapError, TreeError
     for a budget that no tree meets.
     """
-    from treespec.decoding.dynamic_tree import DynamicBudget
+    from treespec.decoding.plans import DynamicBudget
     from treespec.evaluation.report import Prediction
 
     if plan.dynamic:
@@ -167,7 +167,7 @@ def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
 
 def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOptions, drafting: "Drafting") -> None:
     """A growmap's promise holds for the sampling, and the drafting, that its acceptance was profiled with."""
-    from treespec.decoding.sampling import Sampling
+    from treespec.decoding.rules import Sampling
 
     used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [

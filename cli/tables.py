@@ -84,7 +84,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
         )
     if data.get("mode") != "baseline":
         table.add_row(
-            "dynamic tree" if data.get("mode") == "dynamic" else "growmap",
+            "growmap" if data.get("mode") == "tree" else f"{data.get('mode')} tree",
             _number(data["tokens_per_second"], 1),
             _ms(data["seconds_per_token"], intervals.get("seconds_per_token")),
             _number(data["tokens_per_step"], 3, intervals.get("tokens_per_step")),

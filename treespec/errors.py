@@ -15,6 +15,10 @@ class TreeoptError(Exception):
     """Base of every error that the user can act on."""
 
 
+class SettingsError(TreeoptError, ValueError):
+    """A setting that makes no sense, alone or beside another. The message has the names of parameters in backticks."""
+
+
 class TreeError(TreeoptError, ValueError):
     """A speculation tree that cannot exist: cycles, forward parents, gaps in ranks."""
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.decoding.acceptance import Verifier, verify
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.decoding.verifiers.base import SampledVerifier
 from treespec.kernels.plain import last_matching
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -57,8 +58,10 @@ def total_variation(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().sum()) / 2
 
 
-def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: Verifier) -> Outcome:
-    """Of children that are drawn from the draft."""
+def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: str) -> Outcome:
+    """Of children that are drawn from the draft. `verifier`: a name in `VERIFIERS`."""
+    judge = VERIFIERS[verifier].make()
+    assert isinstance(judge, SampledVerifier)
     tokens, chances = _drafts(tree, tables, replacement)
     codes = _codes(tree, tokens, tables.vocabulary)
     p = torch.stack([tables.p[depth][codes[:, node]] for node, depth in enumerate(tree.depths)], dim=1)
@@ -73,13 +76,13 @@ def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool,
 
     def decide(tokens: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(chance [n] of each node to be the last accepted, [n, V] what follows each, [] expected accepted tokens)."""
-        verdict = verify(tokens, p, q, tensors, replacement=replacement, verifier=verifier)
+        verdict = judge.weigh(tokens, p, q, tensors, replacement=replacement)
         chance = verdict.chance[1:].double()
         draws = torch.where(patterns, chance / 2, (1 + chance) / 2)
-        last = verdict.last(torch.cat([torch.zeros(len(patterns), 1), draws], dim=1))
+        last = judge.last(verdict, torch.cat([torch.zeros(len(patterns), 1), draws], dim=1))
         weight = torch.where(patterns, chance, 1 - chance).prod(1)
         ends = (weight[:, None] * (last[:, None] == torch.arange(tree.size))).sum(0)
-        return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)]), verdict.mean_accepted()
+        return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)]), judge.mean_accepted(verdict)
 
     ends, rest, means = torch.vmap(decide)(tokens, p, q)
     assert torch.allclose(

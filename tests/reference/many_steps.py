@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.decoding.acceptance import verify
-from treespec.decoding.drafting import Drafting, sample_children
-from treespec.decoding.sampling import Sampling, choose, distribution, race
-from treespec.kernels.plain import accept, last_matching
+from treespec.decoding.drafters.static import sample_children
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import choose, distribution, race
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.decoding.verifiers.base import SampledVerifier
+from treespec.kernels.outcome import ReportLayout
+from treespec.kernels.plain import last_matching, settle
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 
@@ -48,7 +52,7 @@ def step(
         if matching:
             children = models.draft[parents].topk(branches, dim=-1).indices
         else:
-            children = sample_children(q[parents], branches, generator, replacement=drafting.rule == "swr")
+            children = sample_children(q[parents], branches, generator, replacement=drafting.kind.replacement)
         above, ranks = tensors.source[depth]
         below = tree.levels[depth + 1]
         tokens[:, below.start : below.stop] = children.view(len(roots), len(level), branches)[:, above, ranks]
@@ -57,10 +61,12 @@ def step(
         last = torch.vmap(lambda t, c: last_matching(t, c, tensors))(tokens, choices)
         following = choices.gather(1, last[:, None])[:, 0]
     else:
+        judge = VERIFIERS[drafting.verifier].make()
+        assert isinstance(judge, SampledVerifier)
 
         def decide(t: Tensor, p: Tensor, q: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-            verdict = verify(t, p, q, tensors, replacement=drafting.rule == "swr", verifier=drafting.verifier)
-            last = verdict.last(uniforms)
+            verdict = judge.weigh(t, p, q, tensors, replacement=drafting.kind.replacement)
+            last = judge.last(verdict, uniforms)
             return last, verdict.rest(last)
 
         read = tokens[:, : tree.levels[-1].start]
@@ -69,8 +75,8 @@ def step(
         following = race(rest, generator).argmax(-1)
 
     def commit(t: Tensor, node: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        accepted = accept(t, node, token, tensors)
-        return accepted.emitted, accepted.count
+        outcome = settle(t, node, token, tensors, torch.zeros(tree.size), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+        return outcome.tokens, outcome.report[ReportLayout(tree.depth).count]
 
     return torch.vmap(commit)(tokens, last, following)
 

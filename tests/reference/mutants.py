@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from treespec.decoding import residual
+from treespec.decoding.verifiers import residual
 
 EVERY = [(replacement, verifier) for replacement in (False, True) for verifier in ("sequential", "traversal")]
 MUTATIONS = {

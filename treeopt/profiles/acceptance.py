@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
+from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError
 from treespec.files.fields import ROWS, Fields, checked, count, counts, number, numbers, rows
 from treespec.files.provenance import provenance_fields
@@ -17,7 +18,7 @@ ACCEPTANCE_SCHEMA = "treeopt.acceptance"
 VERSION = 1
 
 
-DRAFTINGS = ("topk", "swor", "swr", "unknown")
+DRAFTINGS = (*RULES, "unknown")
 """The rules of `treespec.decoding.drafting`; acceptance vectors do not tell theirs."""
 
 

@@ -15,10 +15,11 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
 from treeopt.profiling.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.data.prompts import Prompt, PromptSet
-from treespec.decoding.drafting import Drafting, Rule, sample_children
-from treespec.decoding.residual import residual_chain
-from treespec.decoding.sampling import Sampling, distribution, prompt_generator
-from treespec.decoding.step import finite, require_finite
+from treespec.decoding.drafters.static import sample_children
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import TOPK, Sampling
+from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
+from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ModelError, ProfileError
 from treespec.files.fields import exactly, natural, numbers
 from treespec.files.journal import Journal
@@ -35,7 +36,7 @@ class AcceptanceSettings:
     `draft_temperature` None is the target's; `draws` is how often the children of a position are sampled (`swor`, `swr`).
     """
 
-    drafting: Rule = "topk"
+    drafting: str = TOPK.name
     temperature: float = 0.0
     top_p: float = 1.0
     draft_temperature: float | None = None
@@ -114,7 +115,7 @@ def require_fit(pair: Pair | PairOutline, prompts: PromptSet, settings: Acceptan
     if draft is None:
         raise ModelError("an acceptance profile needs a draft model; pass --draft")
     vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
-    if settings.max_branch > vocabulary and settings.drafting != "swr":
+    if settings.max_branch > vocabulary and not settings.rule.kind.replacement:
         raise ProfileError(
             f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
         )
@@ -174,7 +175,7 @@ def rank_chances(
         p = torch.stack([distribution(row, settings.target) for row in scores])
     if settings.rule.samples(settings.target):
         q = distribution(logits, settings.rule.sampling(settings.target))
-        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting == "swr")
+        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.rule.kind.replacement)
     else:
         chances = p.gather(-1, logits.topk(settings.max_branch, dim=-1).indices).double()
     return chances * valid[..., None]
@@ -207,7 +208,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         drafting=settings.drafting,
         temperature=settings.temperature,
         top_p=settings.top_p,
-        draft_temperature=settings.rule.sampling(settings.target).temperature if settings.drafting != "topk" else None,
+        draft_temperature=settings.rule.sampling(settings.target).temperature if settings.rule.kind.sampled else None,
         draws=settings.draws if settings.rule.samples(settings.target) else None,
         rank_probability=tuple(probability.tolist()),
         none_accepted=max(0.0, 1.0 - float(probability.sum())),

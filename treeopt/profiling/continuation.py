@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from treespec.decoding.sampling import Sampling, choose
-from treespec.decoding.step import require_finite
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import choose, require_finite
 
 
 @torch.inference_mode()

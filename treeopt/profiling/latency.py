@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 
 from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
 from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
-from treespec.decoding.sampling import Sampling
-from treespec.decoding.step import AutoregressiveStep, SpeculativeStep, Step
-from treespec.decoding.timing import Timer, now, timer_for
+from treespec.decoding.step import StepSpec
+from treespec.decoding.timing import now, timer_for
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.files.fields import exactly, seconds
 from treespec.files.journal import Journal
@@ -161,17 +159,11 @@ class _Bench:
         room.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
         self.steps: dict[SpeculationTree, Stepper] = {}
         for tree in dict.fromkeys(tree for _, tree, _ in cells):
-            build = partial(self._step, tree, vocabulary)
-            timer = timer_for(self.device)
-            self.steps[tree] = EagerSteps(build(timer)) if engine is None else engine.steps(tree, build, room, timer)
+            spec, timer = StepSpec(tree if tree.size > 1 else None, vocabulary=vocabulary), timer_for(self.device)
+            steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, room, timer)
+            self.steps[tree] = steps
         for model in (pair.target, pair.draft):  # after capturing, which writes into the caches
             model.prefill(self.text[:-1])
-
-    def _step(self, tree: SpeculationTree, vocabulary: int, timer: Timer | None) -> Step:
-        if tree.size == 1:
-            return AutoregressiveStep(self.pair.target, Sampling(), timer, vocabulary)
-        assert self.pair.draft is not None
-        return SpeculativeStep(self.pair.target, self.pair.draft, tree, Sampling(), timer)
 
     def burst(self, context: int, tree: SpeculationTree) -> list[Sample]:
         """Steps that follow one another as they do in decoding; the first ones warm up and are not kept."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.data.prompts import PromptSet
-from treespec.decoding.sampling import Sampling, distribution, prompt_generator, scaled
-from treespec.decoding.step import require_finite
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
 from treespec.files.fields import exactly, natural

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Prompt, PromptSet, unreadable
-from treespec.decoding.sampling import Sampling
+from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.pairs import Outline, Pair
 from treespec.models.tree_model import TreeModel

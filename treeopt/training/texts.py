@@ -16,7 +16,8 @@ from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Tokenizer, no_row_at, refused, token_ids
 from treespec.data.rows import BadRow, Row
 from treespec.data.sources import open_rows, rows_of_file
-from treespec.decoding.sampling import Sampling, prompt_generator
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
 from treespec.errors import DatasetError, TrainingError
 from treespec.files.journal import Journal, discard
 from treespec.files.writing import write_bytes

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import CapturableModel, SlotModel
-from treespec.decoding.step import Step, read_report
+from treespec.decoding.step import Step, StepSpec, checked
 from treespec.decoding.timing import CapturedTimer, Timer
 from treespec.errors import CapacityError
+from treespec.kernels.outcome import ReportLayout
 from treespec.trees.placement import Prefix
 
 Parts = tuple[tuple[str, float], ...]
@@ -30,10 +32,13 @@ class Stepper(Protocol):
 
     ahead: int
     """Steps that may be launched before the one before them has been read."""
-    vocabulary: int
+    step: Step
 
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
-        """A new text: `last` int64 [2] are the tokens at positions `length - 1` and `length`; the caches hold those below `length`."""
+        """Start on a text that `step.begin` has read.
+
+        `last` int64 [2]: the tokens at positions `length - 1` and `length`; the caches hold those below `length`.
+        """
 
     def launch(self, room: int) -> None:
         """Start the next step; `room` slots are left for it."""
@@ -49,7 +54,6 @@ class EagerSteps:
 
     def __init__(self, step: Step) -> None:
         self.step = step
-        self.vocabulary = step.vocabulary
 
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
         """See `Stepper`."""
@@ -57,13 +61,13 @@ class EagerSteps:
 
     def launch(self, room: int) -> None:
         """See `Stepper`. With less room than the tree has nodes, it is cut."""
-        self._advance = self.step.advance(self._last, self._prefix, room, self._generator)
+        self._outcome = self.step.advance(self._last, self._prefix, room, self._generator)
 
     def read(self, length: int) -> tuple[list[int], list[int], Parts]:
         """See `Stepper`."""
-        tokens, ranks = self._advance.read(length)
-        self._last, self._prefix = self._advance.last, Prefix(self._advance.prefix, length + len(tokens))
-        return tokens, ranks, tuple(self.step.timer.parts())
+        report = checked(self._outcome.read(), length)
+        self._last, self._prefix = self._outcome.last, Prefix(self._outcome.length, length + len(report.tokens))
+        return report.tokens, report.ranks, tuple(self.step.timer.parts())
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,15 @@ class Room:
     slots: int
     """For prompt, generated tokens and one tree."""
     drafted: int = 0
-    """Rows that the draft needs besides."""
+    """Slots that the draft needs besides."""
     depth: int = 0
     """Of the tree, and its nodes."""
     size: int = 1
+
+    @classmethod
+    def of(cls, slots: int, plan: Plan | None) -> "Room":
+        """Return the room for a text of so many slots, with what is drafted at its end."""
+        return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
     def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
         """Make it. Captured trees are never cut, and a step that is launched ahead may start behind the last token that counts."""
@@ -104,7 +113,7 @@ class CapturedSteps:
     """
 
     def __init__(self, step: Step, device: torch.device, pool: Any = None) -> None:
-        self.step, self.vocabulary = step, step.vocabulary
+        self.step = step
         self._timed = isinstance(step.timer, CapturedTimer)
         self.ahead = 0 if self._timed else 1
         self._state = torch.tensor([0, 0, 1], device=device)
@@ -127,10 +136,10 @@ class CapturedSteps:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         with torch.cuda.graph(self._graph, pool=pool):
-            advance = self.step.advance(self._last, prefix, _AMPLE, self._generator)
-            self._state.copy_(advance.state)
-        host = [(torch.empty_like(advance.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
-        return advance.report, host
+            outcome = self.step.advance(self._last, prefix, _AMPLE, self._generator)
+            self._state.copy_(outcome.state)
+        host = [(torch.empty_like(outcome.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
+        return outcome.report, host
 
     @torch.inference_mode()
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
@@ -156,8 +165,8 @@ class CapturedSteps:
         """See `Stepper`. A step with a timer is read before the next is launched, so that the parts are its own."""
         reading = self._under_way.popleft()
         reading.arrived.synchronize()
-        tokens, ranks = read_report(reading.report.tolist(), length)
-        return tokens, ranks, tuple(self.step.timer.parts()) if self._timed else ()
+        report = checked(ReportLayout.of_size(reading.report.shape[0]).read(reading.report.tolist()), length)
+        return report.tokens, report.ranks, tuple(self.step.timer.parts()) if self._timed else ()
 
     @torch.inference_mode()
     def seconds(self, count: int) -> float:
@@ -172,6 +181,10 @@ class CapturedSteps:
         return float(start.elapsed_time(end)) / 1e3 / count
 
 
+_Key = tuple[StepSpec, bool]
+"""A step, and whether its parts are timed."""
+
+
 class Engine:
     """Captured steps of one target (and its draft), kept while their caches stay and while they are used now and then.
 
@@ -181,8 +194,8 @@ class Engine:
 
     def __init__(self, target: CapturableModel, draft: CapturableModel | None = None, notice: Callable[[str], None] | None = None) -> None:
         self.target, self.draft, self._notice = target, draft, notice
-        self._kept: OrderedDict[Any, CapturedSteps] = OrderedDict()
-        self._refused: dict[Any, str] = {}
+        self._kept: OrderedDict[_Key, CapturedSteps] = OrderedDict()
+        self._refused: dict[_Key, str] = {}
         self._pool: Any = None
         self._caches = (0, 0)
 
@@ -190,33 +203,39 @@ class Engine:
         """Return why steps run eagerly: no pass of a model can be captured, or a step was refused; None where all were captured."""
         return self._without_kernels() or next(iter(self._refused.values()), None)
 
-    def steps(self, key: Any, build: Callable[[Timer | None], Step], room: Room, timer: Timer | None) -> Stepper:
-        """Return steps of the kind that `key` says, with `room` in the caches; `timer` None: without parts. Raises CapacityError."""
+    def steps(self, spec: StepSpec, room: Room, timer: Timer | None) -> Stepper:
+        """Return steps of that kind, with `room` in the caches; `timer` None: without parts. Raises CapacityError and what `StepSpec.build` raises.
+
+        A captured step is found again by its `spec`. It has a timer of its own, as captured marks need one.
+        """
+        key = spec, timer is not None
         captured = self._without_kernels() is None and key not in self._refused
         room.allocate(self.target, self.draft, captured=captured)
         if captured:
-            steps = self._captured(key, build, timer)
+            steps = self._captured(key)
             if steps is not None:
                 return steps
         self._tell(self._without_kernels() or self._refused[key])
-        return EagerSteps(build(timer))
+        return EagerSteps(spec.build(self.target, self.draft, timer))
 
     def _without_kernels(self) -> str | None:
         models = [self.target] if self.draft is None else [self.target, self.draft]
         return next((f"{model.name} runs eagerly: {model.plain}" for model in models if model.plain), None)
 
-    def _captured(self, key: Any, build: Callable[[Timer | None], Step], timer: Timer | None) -> CapturedSteps | None:
+    def _captured(self, key: _Key) -> CapturedSteps | None:
         """Return the captured steps of `key`, captured now or before; None where CUDA refuses to capture them."""
         caches = (self.target.generation, 0 if self.draft is None else self.draft.generation)
         if caches != self._caches:
             self._kept.clear()
             self._caches, self._pool = caches, torch.cuda.graph_pool_handle()
+        spec, timed = key
         try:
             if key not in self._kept:
-                self._kept[key] = CapturedSteps(build(None if timer is None else CapturedTimer()), self.target.device, self._pool)
+                step = spec.build(self.target, self.draft, CapturedTimer() if timed else None)
+                self._kept[key] = CapturedSteps(step, self.target.device, self._pool)
         except torch.OutOfMemoryError as error:
             raise CapacityError(
-                f"no memory on {self.target.device} to capture a step; use a smaller tree or a shorter --max-length"
+                f"no memory on {self.target.device} to capture a step; use a smaller tree or a shorter `max_length`"
             ) from error
         except RuntimeError as error:
             if not is_refused_capture(error):

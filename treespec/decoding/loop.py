@@ -1,18 +1,19 @@
 """The two decoders, autoregressive and speculative: one signature, both yield a StepRecord per target pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import EagerSteps, Engine, Room, Stepper
+from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
-from treespec.decoding.sampling import Sampling, choose
-from treespec.decoding.step import AutoregressiveStep, Plan, SpeculativeStep, Step, finite, require_finite
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import choose, finite, require_finite
+from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import Timer
 from treespec.errors import CapacityError
-from treespec.trees.tree import SpeculationTree
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Request:
         if not self.prompt:
             raise CapacityError("the prompt is empty, but decoding needs at least 1 token; give a longer prompt")
         if self.gen_len < 1:
-            raise CapacityError(f"gen-len is {self.gen_len}, but at least 1 token must be generated")
+            raise CapacityError(f"`gen_len` is {self.gen_len}, but at least 1 token must be generated")
         if self.capacity is not None and self.capacity < len(self.prompt):
-            raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise --max-length")
+            raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise `max_length`")
 
     def slots(self, tree_size: int) -> int:
         """Cache slots to allocate for trees of this size."""
@@ -67,22 +68,16 @@ def decode_autoregressive(
 ) -> Iterator[StepRecord]:
     """The target alone, one token per pass, through the same cache and the same sampling.
 
-    `vocabulary` cuts logits rows to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
+    `vocabulary` cuts logits to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
     without one, steps run eagerly. Raises CapacityError, ModelError.
     """
-
-    def build(timer: Timer | None) -> Step:
-        return AutoregressiveStep(target, request.sampling, timer, vocabulary)
-
-    key = ("autoregressive", request.sampling, vocabulary, timer is None)
-    return _decode(
-        _stepper(engine, key, build, target, None, Room(request.slots(1)), timer), target, None, request, request.slots(1), generator
-    )
+    spec = StepSpec(None, request.sampling, vocabulary=vocabulary)
+    return decode(_stepper(engine, spec, target, None, request, timer), request, request.slots(1), generator)
 
 
 def decode_speculative(
     target: SlotModel,
-    draft: SlotModel,
+    draft: SlotModel | None,
     plan: Plan,
     request: Request,
     generator: torch.Generator | None = None,
@@ -92,56 +87,23 @@ def decode_speculative(
 ) -> Iterator[StepRecord]:
     """Tree-based speculative decoding: the target's own output, in fewer passes. Lossless for every rule at any temperature.
 
-    With `topk`, the target chooses a continuation after each node (argmax, or a sample at temperature > 0), and a child that
-    equals its parent's choice is accepted: drafted tokens never influence the draw (SpecInfer, arXiv 2305.09781, sec. 4.3,
-    states the greedy case). With `swor` and `swr`, see `acceptance.verify`. `engine`: see `decode_autoregressive`. Raises
-    CapacityError, ModelError.
+    `draft` is None for a plan whose drafter has no model. How children are drafted and verified, see `Drafting`; `engine`: see
+    `decode_autoregressive`. Raises CapacityError, ModelError, SettingsError.
     """
-
-    def build(timer: Timer | None) -> Step:
-        return SpeculativeStep(target, draft, plan, request.sampling, timer, drafting)
-
-    slots = request.slots(plan.size)
-    room = Room(slots, plan.size if isinstance(plan, SpeculationTree) else plan.candidates, plan.depth, plan.size)
-    key = (plan, drafting, request.sampling, timer is None)
-    return _decode(_stepper(engine, key, build, target, draft, room, timer), target, draft, request, slots, generator)
+    steps = _stepper(engine, StepSpec(plan, request.sampling, drafting), target, draft, request, timer)
+    return decode(steps, request, request.slots(plan.size), generator)
 
 
-def _stepper(
-    engine: Engine | None,
-    key: object,
-    build: Callable[[Timer | None], Step],
-    target: SlotModel,
-    draft: SlotModel | None,
-    room: Room,
-    timer: Timer | None,
-) -> Stepper:
-    """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
-    if engine is not None:
-        return engine.steps(key, build, room, timer)
-    room.allocate(target, draft, captured=False)
-    return EagerSteps(build(timer))
-
-
-def _decode(
-    steps: Stepper,
-    target: SlotModel,
-    draft: SlotModel | None,
-    request: Request,
-    slots: int,
-    generator: torch.Generator | None,
-) -> Iterator[StepRecord]:
-    """The prompt pass, then steps until EOS, gen-len or the last slot."""
-    prompt = torch.tensor(request.prompt, device=target.device)
-    if draft is not None:
-        draft.prefill(prompt, request.pixels)
-    logits = target.prefill(prompt, request.pixels)[None, : steps.vocabulary]
+def decode(steps: Stepper, request: Request, slots: int, generator: torch.Generator | None) -> Iterator[StepRecord]:
+    """Run the prompt pass, then steps until EOS, gen-len or the last of the `slots` that the caches have room for."""
+    device = steps.step.target.device
+    logits = steps.step.begin(torch.tensor(request.prompt, device=device), request.pixels)[None]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
     first = int(choose(logits, request.sampling, generator))
     yield StepRecord(tokens=(first,), accepted=None)
     length, generated, launched, read = len(request.prompt), 1, 0, 0
     ended = first in request.eos_token_ids
-    steps.begin(torch.tensor([request.prompt[-1], first], device=target.device), length, generator)
+    steps.begin(torch.tensor([request.prompt[-1], first], device=device), length, generator)
     while not ended and generated < request.gen_len and length < slots:
         while launched == read or (launched <= read + steps.ahead and _goes_on(request, generated, read, launched, slots - length)):
             steps.launch(slots - length)
@@ -153,6 +115,17 @@ def _decode(
         generated += len(kept)
         length += len(tokens)
         yield StepRecord(tuple(kept), tuple(accepted), parts)
+
+
+def _stepper(
+    engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, request: Request, timer: Timer | None
+) -> Stepper:
+    """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
+    room = Room.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
+    if engine is not None:
+        return engine.steps(spec, room, timer)
+    room.allocate(target, draft, captured=False)
+    return EagerSteps(spec.build(target, draft, timer))
 
 
 def _goes_on(request: Request, generated: int, read: int, launched: int, room: int) -> bool:

@@ -1,36 +1,18 @@
 """From logits to the target's distribution and choice: temperature, top-p, per-prompt random streams. Pure functions."""
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from treespec.errors import TreeoptError
+from treespec.decoding.rules import Sampling
+from treespec.errors import ModelError
+from treespec.kernels import dispatch
 
 _COLDEST = 1e-30
 """Below this, any difference between two logits leaves the smaller one no chance, and the reciprocal may overflow."""
 _HOTTEST = 1e30
 """Above this, all finite logits have the same chance, and the temperature may overflow."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the target turns logits into tokens. `temperature` 0 is greedy; `top_p` keeps the smallest set of most likely tokens of that mass."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise TreeoptError(f"temperature is {self.temperature}, but it must be 0 (greedy) or a positive number")
-        if not 0.0 < self.top_p <= 1.0:
-            raise TreeoptError(f"top-p is {self.top_p}, but it must lie in (0, 1]; pass 1 to keep every token")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether tokens are argmaxes."""
-        return self.temperature == 0.0
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -85,3 +67,26 @@ def prompt_generator(seed: int, index: int, device: torch.device | str) -> torch
     """The random stream of prompt `index`: a function of (seed, index) alone."""
     digest = hashlib.sha256(f"treeopt:{seed}:{index}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def choose_checked(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """(One token per row, int64 [rows]; its largest logit [rows]) of logits [rows, vocabulary]."""
+    if sampling.greedy:
+        largest, tokens = dispatch.top_tokens(logits, 1)
+        return tokens[:, 0], largest[:, 0]
+    return choose(logits, sampling, generator), logits.amax(-1)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """int64 []: 1 when every row's largest logit is finite, which NaN and +inf never are. [rows, vocabulary]."""
+    return logits.amax(-1).isfinite().all().to(torch.int64)
+
+
+def require_finite(sound: int, position: int | None = None, role: str = "target") -> None:
+    """Raise ModelError when `finite` said 0, naming the position of the step where it is known."""
+    if not sound:
+        place = "" if position is None else f" at position {position}"
+        raise ModelError(
+            f"the {role}'s logits are not finite{place} (NaN or infinite); "
+            "the weights are damaged or overflow in this precision: try `dtype` float32 or bfloat16"
+        )

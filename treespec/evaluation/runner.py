@@ -13,15 +13,15 @@ from treespec.data.prompts import Prompt, PromptSet, unreadable
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling, prompt_generator
-from treespec.decoding.step import Plan
+from treespec.decoding.plans import Plan
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 from treespec.models.tree_model import TreeModel
-from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
@@ -78,7 +78,7 @@ def evaluate(
             log.put(str(index), asdict(results[-1]))
             progress("evaluating", index + 1, len(prompts.prompts))
     return EvaluationReport(
-        mode="baseline" if plan is None else "tree" if isinstance(plan, SpeculationTree) else "dynamic",
+        mode="baseline" if plan is None else plan.drafter,
         results=tuple(results),
         temperature=settings.temperature,
         predicted=predicted or Prediction(),
@@ -100,11 +100,7 @@ def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int
     ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
     """
     if plan is not None and pair.draft is not None:
-        vocabulary = min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
-        if isinstance(plan, SpeculationTree):
-            settings.drafting.require_tokens(plan, vocabulary)
-        else:
-            plan.require_tokens(vocabulary)
+        settings.drafting.require(plan, min(pair.target.vocabulary_size, pair.draft.vocabulary_size))
     prompt_len = len(prompt)
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
@@ -193,8 +189,7 @@ class _Run:
         return decode_autoregressive(self.pair.target, request, generator, timer, self.vocabulary, self.engine)
 
     def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
-        if self.plan is None or self.pair.draft is None:
-            raise ModelError("a tree needs a draft model; pass --draft, or --mode baseline for the target alone")
+        assert self.plan is not None
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer, drafting = self._timer(), self.settings.drafting
         return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting, self.engine)
@@ -212,19 +207,16 @@ class _Run:
 
 
 def _describe(plan: Plan | None) -> dict[str, Any] | None:
-    if isinstance(plan, SpeculationTree):
-        return {"size": plan.size, "depth": plan.depth, "parents": list(plan.parents)}
-    return None if plan is None else asdict(plan)
+    return None if plan is None else plan.describe()
 
 
 def _flat(settings: EvaluationSettings, target: Sampling) -> dict[str, Any]:
     """Settings as plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
     drafting = settings.drafting
-    sampled = drafting.rule != "topk"
     return {
         **asdict(settings),
         "drafting": drafting.rule,
-        "draft_temperature": drafting.sampling(target).temperature if sampled else None,
+        "draft_temperature": drafting.sampling(target).temperature if drafting.kind.sampled else None,
         "verifier": drafting.verifier,
     }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels import plain
-from treespec.kernels.plain import Settled
+from treespec.kernels.outcome import Outcome
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 
@@ -40,13 +40,13 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
         plain.write_children(logits, tree, depth, tokens, largest)
 
 
-def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Settled:
+def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
     """Accept the path along the target's `choices` int64 [n] and write the step down; on CUDA in one launch. See `plain.settle`."""
     if tokens.is_cuda:
         from treespec.kernels import settling
 
         if tree.size <= settling.LARGEST:
-            return Settled(*settling.settle_matching(tokens, choices, tree, largest, drafted, length))
+            return settling.settle_matching(tokens, choices, tree, largest, drafted, length)
     return plain.finish_step(tokens, choices, tree, largest, drafted, length)
 
 

@@ -1,10 +1,9 @@
 """The plain twins of the kernels that decoding calls: PyTorch alone, on any device. They define what the kernels compute."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from treespec.kernels.outcome import Outcome
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 
@@ -28,49 +27,19 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
     tokens[below.start : below.stop] = children[tree.source[depth]]
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """The outcome of one step, on the device: nothing has been read by the host yet."""
-
-    path: Tensor
-    """int64 [d + 1]; node ids from the root to the last accepted node, which is repeated to the end."""
-    emitted: Tensor
-    """int64 [d + 1]; the tokens that the step commits, the target's own next token included; `count + 1` of them are valid."""
-    count: Tensor
-    """int64 []; accepted drafted tokens."""
-
-
-def accept(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors) -> Accepted:
-    """Commit the path to node `last` int64 [] and the token `following` int64 [] after it. `tokens` int64 [n]: the tree's."""
-    path = tree.path_to(last)
-    count = tree.depths.index_select(0, last[None])[0]  # indexing by a tensor of no dimension waits for its value
-    below = torch.cat([tokens[path[1:]], following[None]])
-    emitted = following.where(torch.arange(tree.depth + 1, device=tokens.device) == count, below)
-    return Accepted(path=path, emitted=emitted, count=count)
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What a step leaves, on the device."""
-
-    path: Tensor
-    """int64 [d + 1]; see `Accepted`."""
-    report: Tensor
-    """int64 [2 (d + 1) + 3]: committed tokens, ranks on the path, number accepted, health of the target's and the draft's logits."""
-    state: Tensor
-    """int64 [3]: the last two committed tokens, and how many tokens the caches hold."""
-
-
-def settle(accepted: Accepted, tokens: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Settled:
-    """Write down what was accepted of a tree `tokens` int64 [n] behind `length` int64 [1].
+def settle(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
+    """Commit the path to node `last` int64 [] and the token `following` int64 [] after it, of a tree `tokens` int64 [n] behind `length` int64 [1].
 
     `largest` [n]: each node's largest logit of the target; those of rejected nodes decide nothing. `drafted` [any number]: the draft's.
     """
-    path, count = accepted.path, accepted.count[None]
+    path = tree.path_to(last)
+    count = tree.depths.index_select(0, last[None])  # indexing by a tensor of no dimension waits for its value
+    below = torch.cat([tokens[path[1:]], following[None]])
+    emitted = following.where(torch.arange(tree.depth + 1, device=tokens.device) == count, below)
     health = torch.stack([part.isfinite().all() for part in (largest[path], drafted)]).to(torch.int64)
-    report = torch.cat([accepted.emitted, tree.ranks[path], count, health])
-    state = torch.cat([tokens.index_select(0, path[-1:]), accepted.emitted.index_select(0, count), length + count + 1])
-    return Settled(path, report, state)
+    report = torch.cat([emitted, tree.ranks[path], count, health])
+    state = torch.cat([tokens.index_select(0, path[-1:]), emitted.index_select(0, count), length + count + 1])
+    return Outcome(path, report, state)
 
 
 def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
@@ -84,10 +53,10 @@ def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
     return deepest(matched, tree)
 
 
-def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Settled:
+def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
     """Walk down the tree along the target's `choices` int64 [n], and write down what was accepted. See `settle`."""
     last = last_matching(tokens, choices, tree)
-    return settle(accept(tokens, last, choices.index_select(0, last[None])[0], tree), tokens, tree, largest, drafted, length)
+    return settle(tokens, last, choices.index_select(0, last[None])[0], tree, largest, drafted, length)
 
 
 def deepest(taken: Tensor, tree: TreeTensors) -> Tensor:

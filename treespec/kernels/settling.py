@@ -1,7 +1,7 @@
 """The end of a step in one launch: the walk down the tree along the target's choices, and what is written down of it.
 
 A step ends with some thirty operations on a few dozen numbers, each of which takes a microsecond or two to launch. One program does them
-all. `reference_settle_matching` defines the result.
+all. `plain.finish_step` defines the result.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels import plain
 from treespec.kernels.ancestors import pack
+from treespec.kernels.outcome import Outcome, ReportLayout
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
@@ -20,18 +20,8 @@ LARGEST = 512
 """Nodes of a tree that one program takes."""
 
 
-def reference_settle_matching(
-    tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The twin that defines `settle_matching`."""
-    settled = plain.finish_step(tokens, choices, tree, largest, drafted, length)
-    return settled.path, settled.report, settled.state
-
-
-def settle_matching(
-    tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(path, report, state) as in `plain.Settled`.
+def settle_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
+    """Return what `plain.finish_step` defines, in one launch.
 
     `tokens`, `choices` int64 [n], n <= 512: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
     [n] and `drafted` [any number], of any type and stride: the largest logits of the target's and the draft's rows; `length` int64 [1].
@@ -41,7 +31,8 @@ def settle_matching(
     bits = tree.nodes.bits if isinstance(tree, StaticTensors) else None
     bits = pack(tree.ancestors).words if bits is None else bits
     path = torch.empty(depth + 1, dtype=torch.int64, device=device)
-    report = torch.empty(2 * (depth + 1) + 3, dtype=torch.int64, device=device)
+    layout = ReportLayout(depth)
+    report = torch.empty(layout.size, dtype=torch.int64, device=device)
     state = torch.empty(3, dtype=torch.int64, device=device)
     nodes = max(64, triton.next_power_of_2(n))
     _settle_kernel[(1,)](
@@ -59,6 +50,8 @@ def settle_matching(
         state,
         n,
         depth,
+        layout.ranks,
+        layout.count,
         bits.shape[1],
         drafted.shape[0],
         choices.stride(0),
@@ -70,7 +63,7 @@ def settle_matching(
         num_warps=max(4, nodes // 64),
         **early(device),
     )
-    return path, report, state
+    return Outcome(path, report, state)
 
 
 @triton.jit
@@ -79,7 +72,7 @@ def _finite(x: "Any") -> "Any":
     return tl.abs(x.to(tl.float32)) < float("inf")
 
 
-@triton.jit(do_not_specialize=["n", "depth", "words", "drafts", "choice_stride", "largest_stride"])
+@triton.jit(do_not_specialize=["n", "depth", "ranks_at", "count_at", "words", "drafts", "choice_stride", "largest_stride"])
 def _settle_kernel(
     tokens: "Any",
     choices: "Any",
@@ -95,6 +88,8 @@ def _settle_kernel(
     state: "Any",
     n: "Any",
     depth: "Any",
+    ranks_at: "Any",
+    count_at: "Any",
     words: "Any",
     drafts: "Any",
     choice_stride: "Any",
@@ -131,9 +126,9 @@ def _settle_kernel(
     tl.store(path + level, (last + level * 0).to(tl.int64), mask=behind)
     tl.store(report + deep - 1, token, mask=on_path & (node > 0))
     tl.store(report + level, tl.where((level == count) | (level == depth), choice, token_there), mask=behind | (level == count))
-    tl.store(report + depth + 1 + deep, rank, mask=on_path)
-    tl.store(report + depth + 1 + level, rank_there + level * 0, mask=behind)
-    end = report + 2 * (depth + 1)
+    tl.store(report + ranks_at + deep, rank, mask=on_path)
+    tl.store(report + ranks_at + level, rank_there + level * 0, mask=behind)
+    end = report + count_at
     tl.store(end, count)
     tl.store(end + 1, tl.min((sound | ~on_path).to(tl.int64), axis=0))
     tl.store(end + 2, drafts_sound)

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treespec.errors import TreeError
+from treespec.errors import ModelError, TreeError
 
 MAX_SIZE = 1 << 16
 """Trees beyond this are refused before anything of their size is allocated."""
@@ -23,6 +24,10 @@ class SpeculationTree:
 
     Raises TreeError for arrays that break this order (use `from_parents` to renumber any valid array).
     """
+
+    drafter: ClassVar[str] = "tree"
+    """As a plan for decoding: the drafter that drafts this tree at every step (`decoding.plans.Plan`)."""
+    sampled: ClassVar[bool] = True
 
     parents: tuple[int, ...]
 
@@ -194,6 +199,26 @@ class SpeculationTree:
         for node in range(1, self.size):
             paths.append((*paths[self.parents[node]], self.ranks[node]))
         return tuple(paths[1:])
+
+    # -- as a plan for decoding ------------------------------------------------------------------------------------
+
+    @property
+    def candidates(self) -> int:
+        """Nodes that are drafted in a step: all of them."""
+        return self.size
+
+    def require_tokens(self, vocabulary: int) -> None:
+        """Raise ModelError where a vocabulary has too few tokens for the children of a node to be distinct."""
+        if self.max_branch > vocabulary:
+            raise ModelError(
+                f"the tree has a node with {self.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the tree as plain JSON, for records."""
+        return {"size": self.size, "depth": self.depth, "parents": list(self.parents)}
+
+    # -- parts -----------------------------------------------------------------------------------------------------
 
     def truncated(self, size: int) -> "SpeculationTree":
         """The first `size` nodes in breadth-first order, which form a tree of their own."""

@@ -18,7 +18,8 @@ from treeopt.profiling import potential, texts
 from treeopt.profiling.potential import PotentialSettings, TargetSide, measure_potential
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.loop import Request, decode_autoregressive
-from treespec.decoding.sampling import Sampling, prompt_generator
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel

@@ -11,8 +11,9 @@ from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.data.prompts import PromptSet
 from treespec.decoding.loop import Request, decode_autoregressive
-from treespec.decoding.sampling import Sampling, distribution
-from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution
+from treespec.errors import CapacityError, ModelError, ProfileError, SettingsError
 from treespec.models.pairs import Pair
 
 SETTINGS = AcceptanceSettings(gen_len=10, max_branch=5, batch_size=3)
@@ -104,7 +105,7 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         with pytest.raises(ProfileError):
             replace(SETTINGS, **changes)
     for changes in ({"drafting": "beam"}, {"draft_temperature": -1.0}):
-        with pytest.raises(ModelError):
+        with pytest.raises(SettingsError):
             replace(SETTINGS, **changes)
     broken = tiny_pair()
     with torch.no_grad():

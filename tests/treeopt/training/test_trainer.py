@@ -13,7 +13,7 @@ from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.continuation import continue_prompts
 from treeopt.training.texts import Texts, own_windows
 from treeopt.training.trainer import DraftTrainer, Watch
-from treespec.decoding.sampling import Sampling
+from treespec.decoding.rules import Sampling
 from treespec.errors import TrainingError
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treespec.kernels.plain import accept, last_matching
+from treespec.kernels.plain import last_matching, settle
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 
@@ -29,8 +29,13 @@ def test_accepts_the_path_that_the_target_chose(picks: list[int], random) -> Non
     choices = [random.randrange(vocabulary) for _ in range(tree.size)]
     chosen, tensors = torch.tensor(choices), StaticTensors.on(tree, "cpu")
     last = last_matching(torch.tensor(tokens), chosen, tensors)
-    found = accept(torch.tensor(tokens), last, chosen[last], tensors)
+    found = settle(torch.tensor(tokens), last, chosen[last], tensors, torch.zeros(tree.size), torch.zeros(1), torch.tensor([5]))
     path, emitted = walk(tree, tokens, choices)
-    assert int(found.count) == len(path) - 1
+    report = found.read()
+    assert report.ranks == [tree.ranks[node] for node in path[1:]]
+    assert report.target_sound
+    assert report.draft_sound
     assert found.path.tolist() == path + [path[-1]] * (tree.depth + 1 - len(path))
-    assert found.emitted.tolist()[: len(emitted)] == emitted
+    assert report.tokens == emitted
+    assert found.last.tolist() == [tokens[path[-1]], emitted[-1]]
+    assert found.length.tolist() == [5 + len(emitted)]

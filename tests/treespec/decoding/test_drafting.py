@@ -8,11 +8,14 @@ import torch
 from scipy.stats import chisquare
 
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
-from treespec.decoding.drafting import Drafting, Rule, StaticDrafter, sample_children
+from treespec.decoding.drafters.static import StaticDrafter, sample_children
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_speculative
-from treespec.decoding.sampling import Sampling, prompt_generator
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import NoTimer
-from treespec.errors import ModelError
+from treespec.errors import ModelError, SettingsError
 from treespec.trees.placement import Prefix
 from treespec.trees.tree import SpeculationTree
 
@@ -77,7 +80,7 @@ def test_draws_with_replacement_never_leave_the_support() -> None:
     assert [set(row) for row in drawn.tolist()] == [{1, 3}, {2}, {4}]
 
 
-def proposed(rule: Rule, temperature: float, target: float = 1.0, branches: int = 3, seed: int = 0) -> torch.Tensor:
+def proposed(rule: str, temperature: float, target: float = 1.0, branches: int = 3, seed: int = 0) -> torch.Tensor:
     """Tokens of one tree of two levels on seven tokens."""
     draft = TabularModel(7, random_rule(7, 3))
     draft.allocate(120)
@@ -123,19 +126,25 @@ def test_at_temperature_0_swor_takes_the_steps_of_topk(drafting: Drafting) -> No
 
 
 def test_settings_that_make_no_sense_are_errors() -> None:
-    with pytest.raises(ModelError, match="drafting is 'best', but it must be topk, swor or swr"):
-        Drafting("best")  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="verifier is 'random'"):
-        Drafting("swor", verifier="random")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="`drafting` is 'best', but it must be one of topk, swor, swr"):
+        Drafting("best")
+    with pytest.raises(SettingsError, match="`verifier` is 'random'"):
+        Drafting("swor", verifier="random")
     for temperature in (-0.1, math.nan, math.inf):
-        with pytest.raises(ModelError, match="draft temperature is .* 0 or a positive number"):
+        with pytest.raises(SettingsError, match="`draft_temperature` is .* 0 or a positive number"):
             Drafting("swor", temperature)
-    with pytest.raises(ModelError, match="traversal verifies sampled children"):
+    with pytest.raises(SettingsError, match="`verifier` traversal needs sampled children, but topk drafts the draft's most likely tokens"):
         Drafting("topk", verifier="traversal")
+    with pytest.raises(SettingsError, match="`verifier` matching needs distinct children, but swr drafts"):
+        Drafting("swr", verifier="matching")
+    with pytest.raises(
+        SettingsError, match="`dynamic` drafts tokens that are not sampled, so `drafting` swor does not go with it; pass topk"
+    ):
+        Drafting("swor").require(DynamicBudget(8, 3, 4))
 
 
 @pytest.mark.parametrize("rule", ["topk", "swor"])
-def test_distinct_children_need_enough_tokens(rule: Rule) -> None:
+def test_distinct_children_need_enough_tokens(rule: str) -> None:
     with pytest.raises(ModelError, match="8 children, but the vocabulary has 7 tokens"):
         proposed(rule, 1.0, branches=8)
 

@@ -8,13 +8,17 @@ from scipy.stats import chisquare
 
 from tests.reference.growth import grow
 from tests.reference.tabular import Rule, TabularModel, noisy_rule, random_rule
-from treespec.decoding.drafting import Drafting, Proposal
-from treespec.decoding.dynamic_tree import DynamicBudget, DynamicDrafter
+from treespec.decoding.drafters.base import Proposal
+from treespec.decoding.drafters.dynamic import DynamicDrafter
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling, choose, distribution, prompt_generator
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import choose, distribution, prompt_generator
 from treespec.decoding.timing import NoTimer
-from treespec.errors import ModelError, TreeError
-from treespec.kernels.plain import accept, last_matching
+from treespec.errors import ModelError, SettingsError
+from treespec.kernels.outcome import ReportLayout
+from treespec.kernels.plain import last_matching, settle
 from treespec.trees.placement import Prefix
 
 VOCABULARY = 7
@@ -44,7 +48,7 @@ def propose(rule: Rule, budget: DynamicBudget, room: int = 100) -> Proposal:
     draft = TabularModel(VOCABULARY, rule)
     draft.allocate(200)
     draft.prefill(torch.tensor(PROMPT))
-    drafter = DynamicDrafter(draft, budget, VOCABULARY)
+    drafter = DynamicDrafter(draft, budget, VOCABULARY, Sampling(), Drafting())
     return drafter.propose(torch.tensor([PROMPT[-1], 4]), Prefix.of(len(PROMPT), "cpu"), room, None, NoTimer())
 
 
@@ -177,8 +181,8 @@ def test_two_hundred_thousand_steps_follow_the_target(right: bool) -> None:
     def run(choices: torch.Tensor, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         last = last_matching(tokens, choices, tree)
         following = fresh.gather(0, last[None])[0]
-        accepted = accept(tokens, last, following, tree)
-        return accepted.emitted, accepted.count
+        outcome = settle(tokens, last, following, tree, torch.zeros(tree.size), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+        return outcome.tokens, outcome.report[ReportLayout(tree.depth).count]
 
     emitted, count = torch.vmap(run)(choices, fresh)
     assert (count > 0).float().mean() > 0.3
@@ -197,22 +201,22 @@ def test_two_hundred_thousand_steps_follow_the_target(right: bool) -> None:
 @pytest.mark.parametrize(
     ("size", "depth", "width", "message"),
     [
-        (5, 0, 2, "depth is 0, but a dynamic tree needs at least 1"),
-        (5, 2, 0, "width is 0, but a dynamic tree needs at least 1"),
-        (4, 4, 2, "size 4 is too small for depth 4.*at least 5 nodes.*--size 5 or more, or --depth 3 or less"),
-        (1, 1, 2, "size 1 is too small for depth 1.*; pass --size 2 or more$"),
-        (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass --size 9 or less, or --width 5 or more"),
+        (5, 0, 2, "`depth` is 0, but a dynamic tree needs at least 1"),
+        (5, 2, 0, "`width` is 0, but a dynamic tree needs at least 1"),
+        (4, 4, 2, "size 4 is too small for depth 4.*at least 5 nodes.*`size` 5 or more, or `depth` 3 or less"),
+        (1, 1, 2, "size 1 is too small for depth 1.*; pass `size` 2 or more$"),
+        (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass `size` 9 or less, or `width` 5 or more"),
         (
             2_000_000,
             600,
             6667,
-            "600 levels of width 6667 have 4000201 nodes, .* above the limit of 65536; pass a smaller --size, --depth or --width",
+            "600 levels of width 6667 have 4000201 nodes, .* above the limit of 65536; pass a smaller `size`, `depth` or `width`",
         ),
         (6, 3, 10**20, "above the limit of 65536"),
     ],
 )
 def test_budgets_that_cannot_be_met_are_errors(size: int, depth: int, width: int, message: str) -> None:
-    with pytest.raises(TreeError, match=message):
+    with pytest.raises(SettingsError, match=message):
         DynamicBudget(size, depth, width)
 
 
@@ -223,16 +227,16 @@ def test_a_width_is_chosen_where_none_is_given() -> None:
     for size in range(2, 40):
         for depth in range(1, size):
             assert DynamicBudget.of(size, depth).candidates >= size
-    with pytest.raises(TreeError, match="depth is 0"):
+    with pytest.raises(SettingsError, match="`depth` is 0"):
         DynamicBudget.of(4, 0)
 
 
 def test_a_dynamic_tree_needs_topk_and_enough_tokens() -> None:
-    with pytest.raises(ModelError, match="width is 8, but the vocabulary has 7 tokens; pass --width 7 or less"):
-        DynamicDrafter(pair()[1], DynamicBudget(9, 2, 8), VOCABULARY)
-    with pytest.raises(ModelError, match="; pass --width 7 or less and --size 15 or less"):
-        DynamicDrafter(pair()[1], DynamicBudget(16, 2, 8), VOCABULARY)
-    DynamicDrafter(pair()[1], DynamicBudget(15, 2, 7), VOCABULARY)
+    with pytest.raises(ModelError, match="`width` is 8, but the vocabulary has 7 tokens; pass `width` 7 or less"):
+        DynamicDrafter(pair()[1], DynamicBudget(9, 2, 8), VOCABULARY, Sampling(), Drafting())
+    with pytest.raises(ModelError, match="; pass `width` 7 or less and `size` 15 or less"):
+        DynamicDrafter(pair()[1], DynamicBudget(16, 2, 8), VOCABULARY, Sampling(), Drafting())
+    DynamicDrafter(pair()[1], DynamicBudget(15, 2, 7), VOCABULARY, Sampling(), Drafting())
     for rule in ("swor", "swr"):
-        with pytest.raises(ModelError, match=f"cannot be drafted by {rule}; use topk"):
+        with pytest.raises(SettingsError, match=f"`drafting` {rule} does not go with it; pass topk"):
             list(decode_speculative(*pair(), BUDGETS[2], Request(PROMPT, 4), drafting=Drafting(rule)))

@@ -8,14 +8,14 @@ import torch
 from tests.reference.pairs import tiny_pair
 from tests.reference.pipelined import PipelinedSteps
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
-from treespec.decoding import loop as decoding
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.dynamic_tree import DynamicBudget
 from treespec.decoding.engine import CapturedSteps, Engine, Room
-from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling, prompt_generator
-from treespec.decoding.step import AutoregressiveStep, Plan, SpeculativeStep, Step
-from treespec.decoding.timing import CapturedTimer, Timer
+from treespec.decoding.loop import Request, StepRecord, decode, decode_autoregressive, decode_speculative
+from treespec.decoding.plans import DynamicBudget, Plan
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
+from treespec.decoding.step import AutoregressiveStep, Step, StepSpec
+from treespec.decoding.timing import CapturedTimer
 from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
 
@@ -41,11 +41,9 @@ def tabular() -> tuple[TabularModel, TabularModel]:
 def pipelined(step: Step, request: Request, ahead: int, plan: Plan | None, draft: TabularModel | None) -> tuple[list[StepRecord], int]:
     """(records, steps launched) of the production loop over steps that are read `ahead` of them late."""
     steps = PipelinedSteps(step, ahead)
-    size, depth = (1, 0) if plan is None else (plan.size, plan.depth)
-    slots = request.slots(size)
-    room = Room(slots, 0 if plan is None else getattr(plan, "candidates", size), depth, size)
-    room.allocate(step.target, draft, captured=True)  # type: ignore[attr-defined]
-    records = list(decoding._decode(steps, step.target, draft, request, slots, prompt_generator(0, 0, "cpu")))  # type: ignore[attr-defined]
+    slots = request.slots(1 if plan is None else plan.size)
+    Room.of(slots, plan).allocate(step.target, draft, captured=True)
+    records = list(decode(steps, request, slots, prompt_generator(0, 0, "cpu")))
     return records, steps.launched
 
 
@@ -56,7 +54,7 @@ def test_reading_one_step_late_changes_nothing(plan: Plan, drafting: Drafting, s
     target, draft = tabular()
     wanted = list(decode_speculative(target, draft, plan, request, prompt_generator(0, 0, "cpu"), drafting=drafting))
     target, draft = tabular()
-    found, launched = pipelined(SpeculativeStep(target, draft, plan, sampling, None, drafting), request, 1, plan, draft)
+    found, launched = pipelined(StepSpec(plan, sampling, drafting).build(target, draft), request, 1, plan, draft)
     assert [r.tokens for r in found] == [r.tokens for r in wanted]
     assert [r.accepted for r in found] == [r.accepted for r in wanted]
     assert launched <= len(found), "at most one step more than were read; the first record is the prompt's"
@@ -76,7 +74,7 @@ def test_what_comes_after_the_end_of_a_text_is_dropped() -> None:
     eos = free[7]
     request = Request((1, 2, 3), 40, frozenset({eos}))
     target, draft = tabular()
-    found, _ = pipelined(SpeculativeStep(target, draft, TREE, Sampling()), request, 1, TREE, draft)
+    found, _ = pipelined(StepSpec(TREE).build(target, draft), request, 1, TREE, draft)
     assert [t for r in found for t in r.tokens] == free[: free.index(eos) + 1]
 
 
@@ -86,7 +84,7 @@ def test_whole_trees_at_the_last_slots_leave_the_text_alone(capacity: int) -> No
     target, draft = tabular()
     wanted = [t for r in decode_speculative(target, draft, TREE, request) for t in r.tokens]
     target, draft = tabular()
-    found, _ = pipelined(SpeculativeStep(target, draft, TREE, Sampling()), request, 1, TREE, draft)
+    found, _ = pipelined(StepSpec(TREE).build(target, draft), request, 1, TREE, draft)
     assert [t for r in found for t in r.tokens] == wanted
 
 
@@ -171,12 +169,8 @@ def test_captured_autoregressive_decoding() -> None:
 def test_parts_of_a_captured_step_sum_to_the_step() -> None:
     pair = tiny_pair(device="cuda")
     assert pair.draft is not None
-
-    def build(timer: Timer | None) -> Step:
-        return SpeculativeStep(pair.target, pair.draft, TREE, Sampling(), timer)  # type: ignore[arg-type]
-
     Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
-    steps = CapturedSteps(build(CapturedTimer()), pair.target.device)
+    steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft, CapturedTimer()), pair.target.device)
     for model in (pair.target, pair.draft):
         model.prefill(torch.tensor([5, 9, 2, 7], device="cuda"))
     steps.begin(torch.tensor([7, 1], device="cuda"), 4, None)
@@ -193,7 +187,7 @@ def test_a_replay_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
     pair = tiny_pair(device="cuda")
     assert pair.draft is not None
     Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
-    steps = CapturedSteps(SpeculativeStep(pair.target, pair.draft, TREE, Sampling()), pair.target.device)
+    steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft), pair.target.device)
     steps.begin(torch.tensor([7, 1], device="cuda"), 4, None)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -242,7 +236,7 @@ def capturable_engine(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | Non
 def test_a_bug_in_a_capture_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = capturable_engine(monkeypatch, RuntimeError("shape '[2, 3]' is invalid for input of size 5"))
     with pytest.raises(RuntimeError, match="is invalid for input"):
-        engine.steps("a", lambda timer: AutoregressiveStep(engine.target, Sampling(), timer), Room(8), None)
+        engine.steps(StepSpec(None), Room(8), None)
     assert engine.eager() is None
 
 
@@ -250,22 +244,19 @@ def test_a_refused_capture_is_logged_and_remembered_for_its_own_steps_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = capturable_engine(monkeypatch, RuntimeError("CUDA error: operation not permitted when stream is capturing"))
-
-    def build(timer: Timer | None) -> Step:
-        return AutoregressiveStep(engine.target, Sampling(), timer)
-
-    assert type(engine.steps("refused", build, Room(8), None)).__name__ == "EagerSteps"
+    refused, other = StepSpec(None), StepSpec(None, Sampling(1.0))
+    assert type(engine.steps(refused, Room(8), None)).__name__ == "EagerSteps"
     assert "a step cannot be captured" in caplog.text
     monkeypatch.setattr("treespec.decoding.engine.CapturedSteps", lambda *_: "captured")
-    assert type(engine.steps("refused", build, Room(8), None)).__name__ == "EagerSteps"
-    assert engine.steps("other", build, Room(8), None) == "captured"
+    assert type(engine.steps(refused, Room(8), None)).__name__ == "EagerSteps"
+    assert engine.steps(other, Room(8), None) == "captured"
 
 
 def test_an_engine_gives_up_the_steps_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = capturable_engine(monkeypatch, None)
 
     def steps(key: int) -> object:
-        return engine.steps(key, lambda timer: AutoregressiveStep(engine.target, Sampling(), timer), Room(8), None)
+        return engine.steps(StepSpec(None, vocabulary=key + 1), Room(8), None)
 
     first, second = steps(0), steps(1)
     for key in range(2, 40):

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.reference.enumeration import Tables, matched_outcome, sampled_outcome, target_distribution, total_variation
 from tests.reference.mutants import MISTAKES, mutant
-from treespec.decoding.acceptance import Verifier
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.sampling import Sampling, distribution
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution
 from treespec.trees.tree import SpeculationTree
 
-VERIFIERS: tuple[Verifier, ...] = ("sequential", "traversal")
+VERIFIERS: tuple[str, ...] = ("sequential", "traversal")
 RULES = pytest.mark.parametrize("replacement", [False, True], ids=["swor", "swr"])
 EXACT = 1e-12
 WARM = Sampling(1.0)
@@ -119,7 +119,7 @@ def test_trees_of_seven_nodes(name: str, replacement: bool, kind: str) -> None:
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
-def test_more_branches_than_tokens_are_fine_with_replacement(verifier: Verifier) -> None:
+def test_more_branches_than_tokens_are_fine_with_replacement(verifier: str) -> None:
     for kind in ("dense", "ties"):
         tree, models = SpeculationTree.k_ary(6, 1), tables(3, 1, 2, kind=kind)
         outcome = sampled_outcome(tree, models, replacement=True, verifier=verifier)
@@ -127,7 +127,7 @@ def test_more_branches_than_tokens_are_fine_with_replacement(verifier: Verifier)
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
-def test_children_beyond_the_drafts_support_are_absent(verifier: Verifier) -> None:
+def test_children_beyond_the_drafts_support_are_absent(verifier: str) -> None:
     first = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
     models = Tables((first, first.expand(3, 3)), (torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64),))
     outcome = sampled_outcome(SpeculationTree.k_ary(3, 1), models, replacement=False, verifier=verifier)
@@ -196,8 +196,8 @@ def test_float32_agrees_with_float64(replacement: bool, case: tuple[SpeculationT
 
 
 @pytest.mark.parametrize(("mistake", "replacement", "verifier"), MISTAKES)
-def test_mistakes_are_seen(mistake: str, replacement: bool, verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treespec.decoding.acceptance.residual_chain", mutant(mistake))
+def test_mistakes_are_seen(mistake: str, replacement: bool, verifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"treespec.decoding.verifiers.{verifier}.residual_chain", mutant(mistake))
     tree = SpeculationTree.from_paths([(0, 0), (0, 1), (1,), (2,)])
     models = tables(4, tree.depth, 0)
     outcome = sampled_outcome(tree, models, replacement=replacement, verifier=verifier)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.reference.chains import plain_chain
-from treespec.decoding.residual import residual_chain
+from treespec.decoding.verifiers.residual import residual_chain
 
 RULES = pytest.mark.parametrize("replacement", [False, True], ids=["swor", "swr"])
 

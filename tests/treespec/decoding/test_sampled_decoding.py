@@ -9,12 +9,13 @@ from tests.reference.mutants import MISTAKES, mutant
 from tests.reference.pairs import tiny_pair
 from tests.reference.tabular import TabularModel
 from tests.reference.waits import Waits
-from treespec.decoding.acceptance import Verifier
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.dynamic_tree import DynamicBudget
 from treespec.decoding.loop import Request, decode_speculative
-from treespec.decoding.sampling import Sampling, distribution, prompt_generator
-from treespec.decoding.step import Advance, Plan, SpeculativeStep
+from treespec.decoding.plans import DynamicBudget, Plan
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution, prompt_generator
+from treespec.decoding.step import Step, StepSpec
+from treespec.kernels.outcome import Outcome
 from treespec.trees.placement import Prefix
 from treespec.trees.tree import SpeculationTree
 
@@ -58,8 +59,8 @@ def test_a_draft_temperature_of_its_own_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("mistake", "replacement", "verifier"), MISTAKES)
-def test_planted_mistakes_are_caught(mistake: str, replacement: bool, verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treespec.decoding.acceptance.residual_chain", mutant(mistake))
+def test_planted_mistakes_are_caught(mistake: str, replacement: bool, verifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"treespec.decoding.verifiers.{verifier}.residual_chain", mutant(mistake))
     drafting = Drafting("swr" if replacement else "swor", verifier=verifier)
     found, _, _ = sequences(MODELS, TREE, Sampling(1.0), drafting, ROOT, LENGTH, COUNT, seed=1)
     assert p_value(found, Sampling(1.0)) < 1e-6
@@ -115,7 +116,7 @@ def test_opposite_supports_never_break_decoding(plan: Plan, drafting: Drafting) 
         assert all(len(record.tokens) == 1 for record in records)
 
 
-def prepared(plan: Plan, drafting: Drafting, device: str) -> tuple[SpeculativeStep, torch.Tensor, int]:
+def prepared(plan: Plan, drafting: Drafting, device: str) -> tuple[Step, torch.Tensor, int]:
     """(a step, its first argument, length): a tiny pair that has read a prompt."""
     models = tiny_pair(device=device)
     assert models.draft is not None
@@ -123,11 +124,11 @@ def prepared(plan: Plan, drafting: Drafting, device: str) -> tuple[SpeculativeSt
     for model in (models.target, models.draft):
         model.allocate(100)
         model.prefill(prompt)
-    step = SpeculativeStep(models.target, models.draft, plan, Sampling(1.0, 0.9), None, drafting)
+    step = StepSpec(plan, Sampling(1.0, 0.9), drafting).build(models.target, models.draft)
     return step, torch.tensor([7, 3], device=device), len(prompt)
 
 
-def without_reading(step: SpeculativeStep, last: torch.Tensor, length: int, generator: torch.Generator) -> Advance:
+def without_reading(step: Step, last: torch.Tensor, length: int, generator: torch.Generator) -> Outcome:
     """A step before its one read by the host."""
     return step.advance(last, Prefix.of(length, last.device), 90, generator)
 
@@ -161,7 +162,7 @@ def test_nothing_waits_on_cuda(plan: Plan, drafting: Drafting) -> None:
         advance = without_reading(step, last, length, generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(advance.read(length)[0]) >= 1
+    assert len(advance.read().tokens) >= 1
 
 
 @pytest.mark.gpu

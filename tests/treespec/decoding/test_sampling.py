@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treespec.decoding.sampling import Sampling, choose, distribution, prompt_generator
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import choose, distribution, prompt_generator
 from treespec.errors import TreeoptError
 
 

@@ -132,7 +132,7 @@ def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Pat
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (["mode"], "forest", "has a 'mode' that cannot be: 'forest' is none of tree, dynamic, baseline"),
+        (["mode"], "a forest", "has a 'mode' that cannot be: 'a forest' is no name of a drafter"),
         (["results"], 5, "has a 'results' that cannot be: 5 is no list"),
         (["results", 0], 5, "5 is no object"),
         (["results", 0, "tokens"], 10**400, "tokens: 1000.* is not in 0 to"),

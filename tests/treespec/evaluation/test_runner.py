@@ -9,13 +9,12 @@ from torch import Tensor
 
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from treespec.data.prompts import PromptSet
-from treespec.decoding.acceptance import Verifier
-from treespec.decoding.drafting import Drafting, Rule
-from treespec.decoding.dynamic_tree import DynamicBudget
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_autoregressive
-from treespec.decoding.sampling import Sampling, distribution
-from treespec.decoding.step import Plan
-from treespec.errors import CapacityError, ModelError
+from treespec.decoding.plans import DynamicBudget, Plan
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution
+from treespec.errors import CapacityError, ModelError, SettingsError
 from treespec.evaluation.report import Prediction
 from treespec.evaluation.runner import EvaluationSettings, evaluate, top2_gap
 from treespec.trees.placement import Placement
@@ -53,7 +52,7 @@ def test_baseline_alone_needs_no_draft() -> None:
 
 
 def test_a_tree_without_a_draft_is_an_error() -> None:
-    with pytest.raises(ModelError, match="--draft"):
+    with pytest.raises(ModelError, match="pass `draft`"):
         evaluate(replace(tiny_pair(), draft=None), TREE, prompt_set(), SETTINGS)
 
 
@@ -77,7 +76,7 @@ def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
 @pytest.mark.parametrize("plan", [TREE, DynamicBudget(6, 3, 2)])
 def test_breakdown_sums_to_the_whole(plan: Plan, drafting: Drafting) -> None:
     if isinstance(plan, DynamicBudget) and drafting.rule != "topk":
-        with pytest.raises(ModelError, match="use topk"):
+        with pytest.raises(SettingsError, match="pass topk"):
             evaluate(tiny_pair(), plan, prompt_set(1), replace(SETTINGS, drafting=drafting))
         return
     report = evaluate(tiny_pair(), plan, prompt_set(), replace(SETTINGS, breakdown=True, drafting=drafting))
@@ -89,7 +88,7 @@ def test_breakdown_sums_to_the_whole(plan: Plan, drafting: Drafting) -> None:
 
 @pytest.mark.parametrize("rule", ["swor", "swr"])
 @pytest.mark.parametrize("verifier", ["sequential", "traversal"])
-def test_sampled_children_leave_greedy_outputs_alone(rule: Rule, verifier: Verifier) -> None:
+def test_sampled_children_leave_greedy_outputs_alone(rule: str, verifier: str) -> None:
     prompts, drafting = prompt_set(), Drafting(rule, 1.5, verifier)
     report = evaluate(tiny_pair(), TREE, prompts, replace(SETTINGS, drafting=drafting))
     assert [r.output for r in report.results] == expected(prompts, 12)
@@ -165,7 +164,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (DynamicBudget(20, 2, VOCABULARY + 1), f"width is {VOCABULARY + 1}, but the vocabulary has {VOCABULARY} tokens"),
+        (DynamicBudget(20, 2, VOCABULARY + 1), f"`width` is {VOCABULARY + 1}, but the vocabulary has {VOCABULARY} tokens"),
         (SpeculationTree.k_chains(VOCABULARY + 1, 1), f"a node with {VOCABULARY + 1} children, but the vocabulary has {VOCABULARY} tokens"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from treespec.kernels.settling import LARGEST, reference_settle_matching, settle_matching
+from treespec.kernels import plain
+from treespec.kernels.settling import LARGEST, settle_matching
 from treespec.trees.tensors import StaticTensors, TreeTensors
 from treespec.trees.tree import SpeculationTree
 
@@ -35,11 +36,11 @@ def some_step(tree: SpeculationTree, accept: float, seed: int, device: str) -> t
 def agree(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> list[int]:
     """The report, which is the same by both."""
     found = settle_matching(tokens, choices, tree, largest, drafted, length)
-    expected = reference_settle_matching(tokens, choices, tree, largest, drafted, length)
-    for one, other in zip(found, expected, strict=True):
+    expected = plain.finish_step(tokens, choices, tree, largest, drafted, length)
+    for one, other in ((found.path, expected.path), (found.report, expected.report), (found.state, expected.state)):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         assert one.tolist() == other.tolist()
-    return found[1].tolist()
+    return found.report.tolist()
 
 
 @pytest.mark.parametrize("accept", [0.0, 0.6, 1.0])

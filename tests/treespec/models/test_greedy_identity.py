@@ -10,11 +10,10 @@ from transformers import PreTrainedModel
 from tests.reference.replay import replay
 from tests.reference.shapes import SHAPES
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.dynamic_tree import DynamicBudget
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.sampling import prompt_generator
-from treespec.decoding.step import Plan
 from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
 

@@ -12,10 +12,11 @@ from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treeopt.profiling.potential import PotentialSettings, measure_potential
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.dynamic_tree import DynamicBudget
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling, prompt_generator
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import prompt_generator
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.runner import EvaluationSettings, evaluate
 from treespec.models.loading import load_model

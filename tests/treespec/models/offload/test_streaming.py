@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from treespec.decoding.engine import EagerSteps, Engine, Room
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
-from treespec.decoding.sampling import Sampling
-from treespec.decoding.step import AutoregressiveStep
+from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CudaTimer, now
 from treespec.errors import ModelError
 from treespec.models.offload import host_memory
@@ -205,7 +204,7 @@ def test_steps_run_eagerly_and_the_reason_is_told_once_by_name(tiny_module: Buil
     told: list[str] = []
     engine = Engine(target, notice=told.append)
     for length in (8, 30):
-        steps = engine.steps(length, lambda timer: AutoregressiveStep(target, Sampling(), timer), Room(length), None)
+        steps = engine.steps(StepSpec(None), Room(length), None)
         assert isinstance(steps, EagerSteps)
     assert told == ["big runs eagerly: its weights are streamed from host memory"]
 

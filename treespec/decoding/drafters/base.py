@@ -1,0 +1,68 @@
+"""What every drafter gives: a `Proposal` per step. `ModelDrafter` is the base of those that have a draft model."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from treespec.decoding.protocol import SlotModel
+from treespec.decoding.timing import Timer
+from treespec.kernels.outcome import Outcome
+from treespec.trees.placement import Prefix
+from treespec.trees.tensors import TreeTensors
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A tree of n tokens to verify."""
+
+    tree: TreeTensors
+    tokens: Tensor
+    """int64 [n]; the root is the last committed token."""
+    largest: Tensor
+    """[nodes that the draft read]; each one's largest draft logit, in any order. Empty where no model was asked."""
+    q: Tensor | None = None
+    """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
+    replacement: bool = False
+    """Whether they were sampled with replacement, so that siblings may carry the same token."""
+    rows: Tensor | None = None
+    """int64 [n]; where the draft keeps each node, counted from the root's slot; None: at its id."""
+
+
+class Drafter(Protocol):
+    """Proposes a tree per step, of tokens below `vocabulary`."""
+
+    vocabulary: int
+
+    def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
+        """Read a new text: tokens int64 [length], and its pictures [pictures, 3, height, width]."""
+
+    def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
+        """Return a tree below the committed tokens `last` int64 [2] at positions `length - 1` and `length`; the second is its root.
+
+        With less `room` than the tree has nodes, it is cut. Marks `drafting` after each level.
+        """
+
+    def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
+        """Take note of what was accepted of the proposal behind `prefix`: see `Outcome`. No host synchronisation."""
+
+
+class ModelDrafter:
+    """A drafter with a draft model, which reads the tree level by level.
+
+    It reads both tokens of `last`, because the first may have been accepted as a leaf of the last tree, which the draft never expanded:
+    there would be no key and value for it. One pass per level 0 .. depth - 1; the last level's nodes are not read.
+    """
+
+    def __init__(self, draft: SlotModel, vocabulary: int) -> None:
+        self.draft, self.vocabulary = draft, vocabulary
+
+    def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
+        """See `Drafter.begin`."""
+        self.draft.prefill(prompt, pixels)
+
+    def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
+        """See `Drafter.keep`: keys and values of the accepted path move down behind the prefix."""
+        slots = outcome.path if proposal.rows is None else proposal.rows[outcome.path]
+        self.draft.move(prefix, slots[1:], 1)

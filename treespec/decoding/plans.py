@@ -1,0 +1,94 @@
+"""What to draft at every step, as plain data: the `Plan` that decoding asks, and the budget of a dynamic tree. No torch.
+
+The plan of a tree that stays the same is the `SpeculationTree` itself.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from treespec.errors import ModelError, SettingsError
+from treespec.trees.tree import MAX_SIZE
+
+
+class Plan(Protocol):
+    """What is drafted at every step. It names its drafter in `drafters.DRAFTERS` and says what that needs; instances can be hashed."""
+
+    drafter: ClassVar[str]
+    """The name in `DRAFTERS`, which is also the `mode` of a report."""
+    sampled: ClassVar[bool]
+    """Whether its children can be drawn at random; if not, they are distinct, and the target's choice decides among them."""
+
+    @property
+    def size(self) -> int:
+        """Most nodes that are verified in a step, the root included."""
+
+    @property
+    def depth(self) -> int:
+        """Most edges from the root to a leaf."""
+
+    @property
+    def candidates(self) -> int:
+        """Most nodes that are drafted in a step, the root included: cache slots of the draft."""
+
+    def require_tokens(self, vocabulary: int) -> None:
+        """Raise ModelError where so few tokens do not suffice for distinct siblings."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as plain JSON, for records: at least `size` and `depth`."""
+
+
+@dataclass(frozen=True)
+class DynamicBudget:
+    """What a dynamic tree may cost: `size` nodes to verify, `depth` draft passes, `width` nodes kept per level."""
+
+    drafter: ClassVar[str] = "dynamic"
+    sampled: ClassVar[bool] = False
+
+    size: int
+    depth: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("depth", self.depth), ("width", self.width)):
+            if value < 1:
+                raise SettingsError(f"`{name}` is {value}, but a dynamic tree needs at least 1")
+        if self.size < self.depth + 1:
+            shallower = f", or `depth` {self.size - 1} or less" if self.size > 1 else ""
+            raise SettingsError(
+                f"size {self.size} is too small for depth {self.depth}: such a tree has at least {self.depth + 1} nodes, the root "
+                f"included; pass `size` {self.depth + 1} or more{shallower}"
+            )
+        if self.size > self.candidates:
+            raise SettingsError(
+                f"size {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
+                f"included; pass `size` {self.candidates} or less, or `width` {-(-(self.size - 1) // self.depth)} or more"
+            )
+        if self.candidates > MAX_SIZE:
+            raise SettingsError(
+                f"{self.depth} levels of width {self.width} have {self.candidates} nodes, the root included, which is above the limit of "
+                f"{MAX_SIZE}; pass a smaller `size`, `depth` or `width`"
+            )
+
+    @classmethod
+    def of(cls, size: int, depth: int, width: int | None = None) -> "DynamicBudget":
+        """With twice the average level width where none is given, so that likely levels may be wide."""
+        most = max(1, size - 1)
+        return cls(size, depth, min(most, -(-2 * most // max(1, depth))) if width is None else width)
+
+    def require_tokens(self, vocabulary: int) -> None:
+        """See `Plan.require_tokens`: a level must not be wider than the vocabulary."""
+        if self.width > vocabulary:
+            most = 1 + self.depth * vocabulary
+            smaller = f" and `size` {most} or less" if self.size > most else ""
+            raise ModelError(
+                f"`width` is {self.width}, but the vocabulary has {vocabulary} tokens; pass `width` {vocabulary} or less{smaller}"
+            )
+
+    @property
+    def candidates(self) -> int:
+        """Nodes that are drafted, the root included; the best `size` of them are verified."""
+        return 1 + self.depth * self.width
+
+    def describe(self) -> dict[str, Any]:
+        """See `Plan.describe`."""
+        return asdict(self)

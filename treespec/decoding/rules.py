@@ -1,0 +1,56 @@
+"""How tokens are chosen, as plain data: the target's `Sampling`, and the `RULES` by which a node's children are drafted. No torch."""
+
+from dataclasses import dataclass
+
+from treespec.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the target turns logits into tokens. `temperature` 0 is greedy; `top_p` keeps the smallest set of most likely tokens of that mass."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise SettingsError(f"`temperature` is {self.temperature}, but it must be 0 (greedy) or a positive number")
+        if not 0.0 < self.top_p <= 1.0:
+            raise SettingsError(f"`top_p` is {self.top_p}, but it must lie in (0, 1]; pass 1 to keep every token")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether tokens are argmaxes."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the children of a node are chosen from the draft's distribution there."""
+
+    name: str
+    help: str
+    """A noun phrase for `--help`."""
+    sampled: bool
+    """Whether children are drawn; if not, they are the most likely tokens."""
+    replacement: bool = False
+    """Whether the same token can be drawn twice."""
+
+    def is_random(self, temperature: float) -> bool:
+        """Return whether children are random at this draft temperature: without replacement, temperature 0 gives the most likely ones."""
+        return self.sampled and (self.replacement or temperature > 0.0)
+
+
+TOPK = Rule("topk", "the draft's most likely tokens", sampled=False)
+SWOR = Rule("swor", "tokens sampled from the draft without replacement", sampled=True)
+SWR = Rule("swr", "tokens sampled from the draft with replacement", sampled=True, replacement=True)
+
+RULES: dict[str, Rule] = {rule.name: rule for rule in (TOPK, SWOR, SWR)}
+"""The drafting rules by name."""
+
+
+def rule_named(name: str) -> Rule:
+    """Return the rule of that name. Raises SettingsError for a name that is not registered."""
+    if name not in RULES:
+        raise SettingsError(f"`drafting` is {name!r}, but it must be one of {', '.join(RULES)}")
+    return RULES[name]

@@ -1,0 +1,50 @@
+"""Verifiers: from the target's logits to the last accepted node and the token after it. One table has them all, by name.
+
+Importing the table imports no torch; a verifier's module is imported when it is made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from treespec.decoding.verifiers.base import Verifier
+
+
+@dataclass(frozen=True)
+class VerifierEntry:
+    """A verifier as the table knows it."""
+
+    make: "Callable[[], Verifier]"
+    help: str
+    """A phrase for `--help`."""
+    sampled: bool = False
+    """Whether it needs sampled children."""
+    distinct: bool = False
+    """Whether it needs distinct siblings, which sampling with replacement does not give."""
+
+
+def _matching() -> "Verifier":
+    from treespec.decoding.verifiers.matching import Matching
+
+    return Matching()
+
+
+def _sequential() -> "Verifier":
+    from treespec.decoding.verifiers.sequential import Sequential
+
+    return Sequential()
+
+
+def _traversal() -> "Verifier":
+    from treespec.decoding.verifiers.traversal import Traversal
+
+    return Traversal()
+
+
+VERIFIERS: dict[str, VerifierEntry] = {
+    "sequential": VerifierEntry(_sequential, "from the root down"),
+    "matching": VerifierEntry(_matching, "by the target's own choice", distinct=True),
+    "traversal": VerifierEntry(_traversal, "from the leaves up", sampled=True),
+}
+"""The verifiers by name; the first one is the default. A new one is added by one assignment."""

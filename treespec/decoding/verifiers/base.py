@@ -1,0 +1,82 @@
+"""What every verifier gives, an `Outcome` of a proposal; and the base of those for sampled children."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from treespec.decoding.drafters.base import Proposal
+from treespec.decoding.rules import Sampling
+from treespec.decoding.sampling import distribution, race
+from treespec.decoding.verifiers.matching import Matching
+from treespec.errors import ModelError
+from treespec.kernels.outcome import Outcome
+from treespec.kernels.plain import settle
+from treespec.trees.tensors import StaticTensors
+
+
+class Verifier(Protocol):
+    """Decides which path of a proposal is accepted, and which token follows it, so that the target's output keeps its distribution."""
+
+    def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
+        """Verify a proposal behind `length` int64 [1] tokens by the target's logits [n, vocabulary]. No host synchronisation."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How likely each node of a sampled tree is accepted, before any draw is looked at, and what follows the last accepted one."""
+
+    tree: StaticTensors
+    chance: Tensor
+    """[n]; what a draw from [0, 1) must lie below for the node to be accepted, where the verifier's `last` looks at it."""
+    cut: Tensor
+    """[n]; once all its children were rejected, what is left of the target after a node is max(p - cut q, 0)."""
+    p: Tensor
+    """[n, vocabulary]; the target's distribution after every node."""
+    q: Tensor
+    """[nodes above the last level, vocabulary]; the draft's."""
+
+    def rest(self, last: Tensor) -> Tensor:
+        """Return weights [vocabulary], not normalised, from which the token after node `last` int64 [] is to be drawn."""
+        row = last[None]
+        if not len(self.q):  # the root alone
+            return self.p[0]
+        drafted = self.q.index_select(0, row.clamp_max(len(self.q) - 1))  # below those, the cut is 0
+        return torch.addcmul(self.p.index_select(0, row), drafted, self.cut[row, None], value=-1).clamp_min_(0)[0]
+
+
+class SampledVerifier(ABC):
+    """A verifier of sampled children: `weigh` computes all chances, and `last` looks at one draw per node.
+
+    Children that were not sampled, which are distinct, are verified by `Matching`.
+    """
+
+    def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
+        """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not known beforehand."""
+        tokens, tree = proposal.tokens, proposal.tree
+        if proposal.q is None:
+            return Matching().verify(proposal, logits, sampling, length, generator)
+        if not isinstance(tree, StaticTensors):
+            raise ModelError("only trees known beforehand can be sampled")
+        verdict = self.weigh(tokens, distribution(logits, sampling), proposal.q, tree, replacement=proposal.replacement)
+        last = self.last(verdict, torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
+        following = race(verdict.rest(last), generator).argmax()
+        return settle(tokens, last, following, tree, logits.amax(-1), proposal.largest, length)
+
+    @abstractmethod
+    def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
+        """Return every node's chance.
+
+        `tokens` int64 [n]; `p` [n, vocabulary] the target's distribution after every node; `q` [nodes above the last level,
+        vocabulary] the draft's, from which children were sampled, with or without replacement. Float32 or float64.
+        """
+
+    @abstractmethod
+    def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
+        """Return the last accepted node for draws from [0, 1): [..., n] -> int64 [...]."""
+
+    @abstractmethod
+    def mean_accepted(self, verdict: Verdict) -> Tensor:
+        """Return the expected number of accepted drafted tokens [], given the tree's tokens."""
