@@ -1,6 +1,6 @@
 """Who computes what decoding calls: a kernel where it applies, else its plain twin. So decoding knows no devices.
 
-The passes of a model are not decided here: `TreeModel` has a decoder by kernels, or none.
+The passes of a model are not decided here: `TreeModel` holds a decoder, by kernels or plain.
 
 Kernels are imported when they are first used: a machine without Triton never needs it.
 """

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
-from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
+from treespec.kernels.pointwise import add_norm, gate, move_rows, rotate_and_store
 from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.models.tree_cache import TreeCache
-from treespec.trees.placement import Placement
+from treespec.trees.placement import Placement, Prefix
 
 _FEW = 16
 """Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/NOTES.md)."""
@@ -85,7 +85,7 @@ class FusedDecoder:
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def prepare(self, cache: TreeCache) -> str:
-        """Get ready for passes over this cache, with rotary tables for as many positions. Says why it cannot, or nothing."""
+        """See `Decoder.prepare`. It makes rotary tables for as many positions as the cache has slots."""
         capacity = cache.capacity
         if self._tables is None or self._tables[0].shape[0] < capacity:
             device = self.embedding.device
@@ -98,10 +98,7 @@ class FusedDecoder:
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`.
-
-        `near`: what layers with a window see of the tree; `table`: the embeddings that tokens are rows of, where not the model's own.
-        """
+        """See `Decoder.forward`."""
         table = self.embedding if table is None else table
         tree, edge = ancestors_of(place), None if near is None else pack(near)
         if tokens.shape[0] > LARGEST:
@@ -122,6 +119,11 @@ class FusedDecoder:
             stream = lin.linear_add(inner, layer.down.weight, stream.plain, following, space, bias=layer.down.bias)
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
+
+    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """See `Decoder.move`. The length is read on the device."""
+        for storage in cache.storages.values():
+            move_rows(storage, prefix.length, rows, first)
 
     def _wide(
         self,

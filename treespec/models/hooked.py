@@ -11,9 +11,10 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
+from treespec.kernels.pointwise import move_rows
 from treespec.models.families import Family
 from treespec.models.tree_cache import TreeCache
-from treespec.trees.placement import Placement
+from treespec.trees.placement import Placement, Prefix
 
 NAME = "treespec"
 """Under which transformers knows the attention."""
@@ -59,7 +60,7 @@ class HookedDecoder:
             AttentionMaskInterface.register(NAME, _no_mask)
 
     def prepare(self, cache: TreeCache) -> str:
-        """See `FusedDecoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
+        """See `Decoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
         token = torch.zeros(1, dtype=torch.int64, device=self.module.device)
         place = Placement.causal(0, 1, self.module.device)
         self.forward(token, place, None if self.windowed is None else place.visible, cache, None)
@@ -70,7 +71,7 @@ class HookedDecoder:
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """See `FusedDecoder.forward`."""
+        """See `Decoder.forward`."""
         cache.begin(place.slots, cache.capacity)
         nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)  # a 4D mask is passed on as it is
         masks: Any = nothing if self.mask_style == "single" else {"full_attention": nothing, "sliding_attention": nothing}
@@ -96,6 +97,11 @@ class HookedDecoder:
             self.running.place = self.running.tree = self.running.edge = None
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
+
+    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """See `Decoder.move`. The length is read on the device."""
+        for storage in cache.storages.values():
+            move_rows(storage, prefix.length, rows, first)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

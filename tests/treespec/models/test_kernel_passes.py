@@ -10,6 +10,7 @@ pytest.importorskip("triton")
 
 from treespec.models.fused import FusedDecoder
 from treespec.models.hooked import HookedDecoder
+from treespec.models.plain import PlainDecoder
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
@@ -46,7 +47,7 @@ def test_a_tree_and_what_follows_it(family: str, tiny_module: Build, device: str
     for model in (plain, ours):
         model.allocate(60)
     assert not ours.plain
-    assert type(ours._by_kernels) is (FusedDecoder if family in FUSED else HookedDecoder)
+    assert type(ours.decoder) is (FusedDecoder if family in FUSED else HookedDecoder)
     assert largest(ours.prefill(prompt, chunk=8), plain.prefill(prompt)) < 1e-4
     assert largest(ours.forward(nodes, place(PROMPT, device)), plain.forward(nodes, place(PROMPT, device, known=True))) < 1e-4
     path = torch.tensor([n for n in range(TREE.size) if TREE.ancestor_mask[TREE.size - 1, n]], device=device)
@@ -99,10 +100,10 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     first = TreeModel(module, kernels=True)
     second = TreeModel(module, kernels=True)
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
-    assert isinstance(first._by_kernels, FusedDecoder)
-    assert isinstance(second._by_kernels, FusedDecoder)
+    assert isinstance(first.decoder, FusedDecoder)
+    assert isinstance(second.decoder, FusedDecoder)
     attention = module.model.layers[0].self_attn
-    for model in (first._by_kernels, second._by_kernels):
+    for model in (first.decoder, second.decoder):
         assert model.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
         bias = model.layers[0].qkv.bias
         assert bias is not None
@@ -110,7 +111,7 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     with torch.no_grad():
         attention.v_proj.weight[3, 5] = 7.0
     rows = attention.q_proj.weight.shape[0] + attention.k_proj.weight.shape[0]
-    assert float(first._by_kernels.layers[0].qkv.weight[rows + 3, 5]) == 7.0
+    assert float(first.decoder.layers[0].qkv.weight[rows + 3, 5]) == 7.0
 
 
 def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -> None:
@@ -127,7 +128,7 @@ def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -
 def test_families_that_cannot_say_why(family: str, tiny_module: Build, device: str) -> None:
     model = TreeModel(tiny_module(family).to(device), kernels=True)
     model.allocate(8)
-    assert model._by_kernels is None
+    assert isinstance(model.decoder, PlainDecoder)
     assert model.plain
     assert model.prefill(ids(3, 1, device)).shape == (97,)
 
