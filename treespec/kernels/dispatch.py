@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels import plain
+from treespec.kernels.device import on
 from treespec.kernels.plain import Settled
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
@@ -21,7 +22,8 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if _vocabulary_kernels_take(logits, count):
         from treespec.kernels import vocabulary
 
-        return vocabulary.top_tokens(logits, count)
+        with on(logits.device):
+            return vocabulary.top_tokens(logits, count)
     return plain.top_tokens(logits, count)
 
 
@@ -35,7 +37,8 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
         from treespec.kernels import vocabulary
 
         level = tree.tree.levels[depth]
-        vocabulary.plant(logits, tree.branches[depth], tree.broods[depth], tokens, largest[level.start : level.stop])
+        with on(logits.device):
+            vocabulary.plant(logits, tree.branches[depth], tree.broods[depth], tokens, largest[level.start : level.stop])
     else:
         plain.write_children(logits, tree, depth, tokens, largest)
 
@@ -46,7 +49,8 @@ def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Ten
         from treespec.kernels import settling
 
         if tree.size <= settling.LARGEST:
-            return Settled(*settling.settle_matching(tokens, choices, tree, largest, drafted, length))
+            with on(tokens.device):
+                return Settled(*settling.settle_matching(tokens, choices, tree, largest, drafted, length))
     return plain.finish_step(tokens, choices, tree, largest, drafted, length)
 
 

@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError
+from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
 from treespec.models.offload.streaming import offload as stream_layers
@@ -88,8 +89,6 @@ def load_model(
     in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError.
     """
     where = _device(device, offload)
-    if where.type == "cuda" and where.index is not None:
-        torch.cuda.set_device(where)  # Triton launches on the current device
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     _quiet_bars()
@@ -195,7 +194,8 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    with on(where):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _quiet_bars() -> None:

@@ -1,14 +1,16 @@
 """TreeModel: a Hugging Face causal language model that runs the nodes of a tree in one pass, exactly."""
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
+from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
@@ -17,13 +19,28 @@ from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import Vision
 from treespec.trees.placement import Placement, Prefix
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_its_device(method: Callable[Concatenate["TreeModel", P], R]) -> Callable[Concatenate["TreeModel", P], R]:
+    """Run a method in inference mode, and with the model's device as the current one."""
+
+    @wraps(method)
+    def run(self: "TreeModel", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), on(self.device):
+            return method(self, *args, **kwargs)
+
+    return run
+
 
 class TreeModel:
     """One sequence through one model: tokens at explicit positions, K/V rows in slots that the caller addresses.
 
     Contract of a pass: a token's position is the number of rows it attends to besides its own, which lie at positions
     0, 1, ... before it; the caller's mask says which slots hold them. Attention masks, sliding windows and the cache are
-    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode.
+    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode, and
+    on the model's own device, whichever is the current one.
 
     Args:
         module: the model, with attention "sdpa" or "eager".
@@ -94,7 +111,7 @@ class TreeModel:
         """Memory of the cache."""
         return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
 
-    @torch.inference_mode()
+    @_on_its_device
     def allocate(self, capacity: int) -> None:
         """Make room for `capacity` slots and forget what is stored; a larger cache that is there already is kept.
 
@@ -119,7 +136,7 @@ class TreeModel:
         if refused:
             self.decoder, self.plain = PlainDecoder(self.module, self.family), refused
 
-    @torch.inference_mode()
+    @_on_its_device
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
         """Store q tokens where they stand and return their logits, or those of the rows `keep` only.
 
@@ -135,7 +152,7 @@ class TreeModel:
         logits = self.decoder.forward(tokens, place, self._near(place), cache, keep, table)
         return logits if self._cut is None else logits[:, : self._cut]
 
-    @torch.inference_mode()
+    @_on_its_device
     def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
         """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last.
 
@@ -158,7 +175,7 @@ class TreeModel:
             logits = self._pass(part, place, place.rows[-1:], table)
         return logits[0]
 
-    @torch.inference_mode()
+    @_on_its_device
     def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, equally many pictures in each row, in their places.
 
@@ -179,7 +196,7 @@ class TreeModel:
         table[here] = self.vision.rows(pixels).flatten(0, 1).to(table.dtype)
         return table
 
-    @torch.inference_mode()
+    @_on_its_device
     def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
         """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
@@ -189,7 +206,7 @@ class TreeModel:
             destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
             self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + rows))
 
-    @torch.inference_mode()
+    @_on_its_device
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
         """Plain causal pass over int64 [batch, length] rows without the cache: logits [batch, length - keep_from, vocabulary]."""
         length = ids.shape[1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError
+from treespec.kernels.device import on
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
 from treespec.models.offload.ring import Ring
@@ -109,7 +110,8 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
         _require_device(who, where, slots, max(sizes), resident, _free(where))
     elsewhere = sum(size for size, layer in zip(sizes, layers, strict=True) if next(layer.parameters()).device.type != "cpu")
     host_memory.require(elsewhere + max(sizes), who)
-    streamed = _Streamed(plans, where, slots)
+    with on(where):  # pages are pinned for the current device
+        streamed = _Streamed(plans, where, slots)
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(partial(streamed.enter, index))
         layer.register_forward_hook(streamed.leave)
@@ -200,7 +202,9 @@ def _refuse_state(who: str, *arguments: Any) -> None:
 
 def _close(pinned: list[Tensor], side: Any) -> None:
     """Let copies under way arrive, then unlock what they read."""
-    if pinned:
-        side.synchronize()
-    for memory in pinned:
-        host_memory.unpin(memory)
+    if not pinned:
+        return
+    side.synchronize()
+    with on(side.device):
+        for memory in pinned:
+            host_memory.unpin(memory)
