@@ -17,6 +17,9 @@ from treespec.trees.placement import Placement, Prefix
 class Decoder(Protocol):
     """The passes of one module over the nodes of a tree, on a cache that it is given each time."""
 
+    def require_weights(self, name: str) -> None:
+        """Raise ModelError where the module's weights are no longer those that passes compute with; `name` is what messages call it."""
+
     def prepare(self, cache: TreeCache) -> str:
         """Get ready for passes over this cache. Return why it cannot, or nothing."""
 

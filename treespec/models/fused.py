@@ -6,6 +6,7 @@ and up in one product with the activation; down product with the residual. Up to
 of them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treespec.errors import ModelError
 from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
@@ -70,7 +72,7 @@ def refusal(module: PreTrainedModel) -> str | None:
 
 
 class FusedDecoder:
-    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours."""
+    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours, as long as nobody replaces them."""
 
     def __init__(self, module: Any) -> None:
         model = module.model
@@ -81,8 +83,19 @@ class FusedDecoder:
         self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
+        self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
+
+    def require_weights(self, name: str) -> None:
+        """See `Decoder.require_weights`. Weights that were changed in place are still ours."""
+        found = dict(_places(self._module))
+        odd = next((weight for weight, place in self._places.items() if found.get(weight) != place), None)
+        if odd is not None:
+            raise ModelError(
+                f"{name}: {odd} is no longer the tensor that passes compute with: the module was converted, moved or given other parameters "
+                "after this TreeModel was made; do that first, and make a new TreeModel of it"
+            )
 
     def prepare(self, cache: TreeCache) -> str:
         """See `Decoder.prepare`. It makes rotary tables for as many positions as the cache has slots."""
@@ -160,6 +173,12 @@ class FusedDecoder:
         return tree_attention(
             query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
         ).flatten(1)
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, tuple[int, torch.Size, torch.dtype]]]:
+    """Yield where each parameter lies in memory, and as what. While we hold that memory, nothing else can lie there."""
+    for name, parameter in module.named_parameters():
+        yield name, (parameter.data_ptr(), parameter.shape, parameter.dtype)
 
 
 def _summands(x: Tensor, product: _Product) -> Tensor:

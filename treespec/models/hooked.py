@@ -1,6 +1,7 @@
 """HookedDecoder: any family of transformers with our tree attention in place of its own, through transformers' attention interface."""
 
 import inspect
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,10 @@ class _Running:
     calls: int = 0
 
 
+_RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
+"""The pass that this thread is in."""
+
+
 def refusal(module: PreTrainedModel, family: Family) -> str | None:
     """Why tree attention cannot stand in for this module's own; None where it can."""
     config = module.config.get_text_config(decoder=True)
@@ -50,14 +55,15 @@ class HookedDecoder:
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
         self.positions = family.max_positions
-        self.running: _Running = getattr(module, "_treespec_running", None) or _Running()  # of another model of the same module
+        self.running = _Running()
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._config: Any = module.config.get_text_config(decoder=True)
-        for part in module.modules():
-            part._treespec_running = self.running  # type: ignore[assignment]
         if NAME not in AttentionInterface().valid_keys():  # type: ignore[no-untyped-call]
             AttentionInterface.register(NAME, _attend)
             AttentionMaskInterface.register(NAME, _no_mask)
+
+    def require_weights(self, name: str) -> None:
+        """See `Decoder.require_weights`. Passes run the module itself."""
 
     def prepare(self, cache: TreeCache) -> str:
         """See `Decoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
@@ -80,7 +86,7 @@ class HookedDecoder:
         )  # what is beyond is dropped
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
-        usual = self._config._attn_implementation
+        usual, before = self._config._attn_implementation, _RUNNING.set(self.running)
         self.running.place, self.running.calls = place, 0
         self.running.tree, self.running.edge = ancestors_of(place), None if near is None else pack(near)
         self._config._attn_implementation = NAME
@@ -94,6 +100,7 @@ class HookedDecoder:
             )
         finally:
             self._config._attn_implementation = usual
+            _RUNNING.reset(before)
             self.running.place = self.running.tree = self.running.edge = None
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
@@ -120,8 +127,10 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
-    running: Any = module._treespec_running
-    place: Placement = running.place
+    running = _RUNNING.get()
+    place = running.place
+    assert place is not None, "the attention is called within passes only"
+    assert running.tree is not None
     running.calls += 1
     seen = tree_attention(
         query[0],

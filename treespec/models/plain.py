@@ -27,6 +27,9 @@ class PlainDecoder:
         self.module, self.family, self._dtype = module, family, module.dtype
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
 
+    def require_weights(self, name: str) -> None:
+        """See `Decoder.require_weights`. Passes run the module itself."""
+
     def prepare(self, cache: TreeCache) -> str:
         """See `Decoder.prepare`. Nothing needs to be done."""
         return ""

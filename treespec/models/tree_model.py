@@ -14,6 +14,7 @@ from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
+from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import Vision
@@ -42,8 +43,13 @@ class TreeModel:
     handled here and nowhere else. The module is put into eval mode. Methods run in inference mode, and
     on the model's own device, whichever is the current one.
 
+    Two rules, which concern the module that others may hold too:
+    - No two threads run one module at the same time, be it by passes or by itself: a pass may change its configuration while it runs.
+    - Do not convert, move or replace its weights while a TreeModel uses it: by kernels, several of them are stacked, and the module's own
+      become views of that memory. Changes in place are seen. `allocate` raises ModelError where a weight is no such view any more.
+
     Args:
-        module: the model, with attention "sdpa" or "eager".
+        module: the model, with attention "sdpa" or "eager"; as `load_model` returns it, or a module that was made elsewhere.
         name: what messages and provenance call it.
         vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
         kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
@@ -56,14 +62,15 @@ class TreeModel:
 
     def __init__(
         self,
-        module: PreTrainedModel,
+        module: PreTrainedModel | LoadedModel,
         *,
         name: str = "",
         vocabulary: int | None = None,
         kernels: bool | None = None,
         vision: Vision | None = None,
     ) -> None:
-        self.module, self.vision = module, vision
+        self.loaded, self.vision = LoadedModel.of(module), vision
+        self.module = module = self.loaded.module
         torch.nn.Module.eval(module)
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or str(module.config.model_type)
         self.family = families.check(module.config, self.name)
@@ -115,10 +122,11 @@ class TreeModel:
     def allocate(self, capacity: int) -> None:
         """Make room for `capacity` slots and forget what is stored; a larger cache that is there already is kept.
 
-        Raises CapacityError when the memory does not hold it.
+        Raises CapacityError when the memory does not hold it, and ModelError when the module's weights were replaced (see the class).
         """
         if capacity < 1:
             raise CapacityError(f"{capacity} cache slots were asked for, but a model needs at least 1")
+        self.decoder.require_weights(self.name)
         if capacity <= self.capacity:
             return
         if self._shapes is None:

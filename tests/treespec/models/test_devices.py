@@ -55,7 +55,7 @@ def test_loading_leaves_the_current_device_alone(
     monkeypatch.setattr(PreTrainedModel, "to", lambda module, where: module)
     asked: list[list[object]] = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: asked.append([*current]) or True)
-    assert load_model(str(tmp_path), device="cuda:1").dtype == torch.bfloat16
+    assert load_model(str(tmp_path), device="cuda:1").module.dtype == torch.bfloat16
     assert asked == [[SECOND]], "the second device is asked for its types"
     assert not current
 

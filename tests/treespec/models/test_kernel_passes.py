@@ -1,5 +1,6 @@
 """Passes by our own kernels are those of the module: in Triton's interpreter on the CPU, and on a GPU."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import PreTrainedModel
 
 pytest.importorskip("triton")
 
+from treespec.errors import ModelError
 from treespec.models.fused import FusedDecoder
 from treespec.models.hooked import HookedDecoder
 from treespec.models.plain import PlainDecoder
@@ -114,12 +116,42 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     assert float(first.decoder.layers[0].qkv.weight[rows + 3, 5]) == 7.0
 
 
+@pytest.mark.parametrize(
+    ("replace", "weight"),
+    [
+        (lambda module: module.half(), "model.embed_tokens.weight"),
+        (lambda module: module.load_state_dict(copy.deepcopy(module.state_dict()), assign=True), "model.embed_tokens.weight"),
+        (lambda module: setattr(module.model.norm, "weight", torch.nn.Parameter(module.model.norm.weight.clone())), "model.norm.weight"),
+        (lambda module: module.model.layers[1].self_attn.to(torch.float64), "model.layers.1.self_attn.q_proj.weight"),
+    ],
+)
+def test_weights_that_were_replaced_are_refused(
+    replace: Callable[[PreTrainedModel], object], weight: str, tiny_module: Build, device: str
+) -> None:
+    module = tiny_module("qwen2").to(device)
+    model = TreeModel(module, name="mine", kernels=True)
+    model.allocate(20)
+    replace(module)
+    for capacity in (10, 20, 30):
+        with pytest.raises(ModelError, match=f"mine: {weight} is no longer the tensor .* make a new TreeModel"):
+            model.allocate(capacity)
+
+
+def test_weights_that_change_in_place_are_used(tiny_module: Build, device: str) -> None:
+    module = tiny_module("llama").to(device)
+    model = TreeModel(module, kernels=True)
+    module.load_state_dict(tiny_module("llama", seed=5).state_dict())
+    model.allocate(20)
+    assert largest(model.prefill(ids(5, 1, device)), model.score(ids(5, 1, device)[None])[0, -1]) < 1e-4
+
+
 def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -> None:
     module = tiny_module("gpt2").to(device)
     models = [TreeModel(module, kernels=True) for _ in range(2)]
     for model in models:
         model.allocate(10)
     first, second = (model.prefill(ids(5, 1, device)) for model in models)
+    assert not [key for part in module.modules() for key in vars(part) if "treespec" in key], "nothing is written on the module"
     assert torch.equal(first, second)
     assert largest(models[0].prefill(ids(5, 2, device)), module(input_ids=ids(5, 2, device)[None]).logits[0, -1].detach()) < 1e-4
 

@@ -115,7 +115,6 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(partial(streamed.enter, index))
         layer.register_forward_hook(streamed.leave)
-    module._treespec_streamed = streamed  # type: ignore[assignment]
     module.register_state_dict_pre_hook(partial(_refuse_state, who))  # type: ignore[no-untyped-call]
     nn.Module.to(module, where)
     return module
@@ -133,8 +132,15 @@ def require_host(auto: Any, config: PreTrainedConfig, dtype: torch.dtype, name: 
 
 def streamed_bytes(module: nn.Module) -> int:
     """Bytes that a pass copies from the host; 0 where the module is not offloaded."""
-    streamed = getattr(module, "_treespec_streamed", None)
-    return sum(streamed.bytes) if isinstance(streamed, _Streamed) else 0
+    streamed = _streamed(module)
+    return 0 if streamed is None else sum(streamed.bytes)
+
+
+def _streamed(module: nn.Module) -> _Streamed | None:
+    """Return what streams a module's layers, found by the hooks that it has on them; so it goes for every module around these layers."""
+    hooks = (hook for part in module.modules() for hook in part._forward_pre_hooks.values() if isinstance(hook, partial))
+    owners = (getattr(hook.func, "__self__", None) for hook in hooks)
+    return next((owner for owner in owners if isinstance(owner, _Streamed)), None)
 
 
 def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
