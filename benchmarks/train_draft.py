@@ -55,7 +55,7 @@ class Outcome:
 
 def weak_draft(folder: Path, noise: float, seed: int = 0) -> None:
     """Write the embedded draft with noise on its matrices; norms stay."""
-    module = load_model("embedded-draft", dtype="float32")
+    module = load_model("embedded-draft", dtype="float32").module
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -138,8 +138,9 @@ class Target:
     def load(self) -> tuple[TreeModel, frozenset[int]]:
         """The model in eval mode and its EOS ids. Raises ModelError."""
         if self._model is None:
-            module = load_model(self.name, device=self.device, dtype=self.dtype, revision=self.revision).requires_grad_(False)
-            self._model = TreeModel(module, name=self.name, kernels=False)
+            loaded = load_model(self.name, device=self.device, dtype=self.dtype, revision=self.revision)
+            loaded.module.requires_grad_(False)
+            self._model = TreeModel(loaded, name=self.name, kernels=False)
         own = getattr(self.tokenizer, "eos_token_id", None)
         return self._model, self._model.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
 
@@ -162,7 +163,7 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
         require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
-        module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision).module
         odd = next((weight for weight, values in module.named_parameters() if not bool(values.isfinite().all())), None)
         if odd is not None:
             raise ModelError(f"draft {name} cannot be trained: {odd} holds numbers that are not finite; use another draft or checkpoint")

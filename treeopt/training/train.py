@@ -113,7 +113,7 @@ def _train(
         watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice)
         history = _fit(draft, texts, held_out, target, settings, arguments, watch, run.checkpoint)
     else:
-        module = load_model(str(run.checkpoint), dtype="float32")
+        module = load_model(str(run.checkpoint), dtype="float32").module
     record = _record(known, history, texts, split, arguments, time.perf_counter() - started)
     if shares.rank == 0:
         module.config.use_cache = True

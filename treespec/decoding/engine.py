@@ -4,6 +4,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from treespec.decoding.protocol import CapturableModel, SlotModel
 from treespec.decoding.step import Step, StepSpec, checked
 from treespec.decoding.timing import CapturedTimer, Timer
 from treespec.errors import CapacityError
+from treespec.kernels.device import on
 from treespec.kernels.outcome import ReportLayout
 from treespec.trees.placement import Prefix
 
@@ -61,7 +63,8 @@ class EagerSteps:
 
     def launch(self, room: int) -> None:
         """See `Stepper`. With less room than the tree has nodes, it is cut."""
-        self._outcome = self.step.advance(self._last, self._prefix, room, self._generator)
+        with on(self._last.device):
+            self._outcome = self.step.advance(self._last, self._prefix, room, self._generator)
 
     def read(self, length: int) -> tuple[list[int], list[int], Parts]:
         """See `Stepper`."""
@@ -119,9 +122,10 @@ class CapturedSteps:
         self._state = torch.tensor([0, 0, 1], device=device)
         self._last, self._length = self._state[:2], self._state[2:]
         self._generator = torch.Generator(device)
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.register_generator_state(self._generator)
-        self._report, self._host = self._capture(pool)
+        with on(device):
+            self._graph = torch.cuda.CUDAGraph()
+            self._graph.register_generator_state(self._generator)
+            self._report, self._host = self._capture(pool)
         self._under_way: deque[_Reading] = deque()
         self._turn = 0
 
@@ -135,7 +139,7 @@ class CapturedSteps:
                 self.step.advance(self._last, prefix, _AMPLE, self._generator)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool, stream=_capture_stream(self._state.device)):
             outcome = self.step.advance(self._last, prefix, _AMPLE, self._generator)
             self._state.copy_(outcome.state)
         host = [(torch.empty_like(outcome.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
@@ -145,8 +149,9 @@ class CapturedSteps:
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
         """See `Stepper`. The random stream goes on where `generator` stands."""
         self._under_way.clear()
-        self._last.copy_(last)
-        self._length.fill_(length)
+        with on(self._state.device):
+            self._last.copy_(last)
+            self._length.fill_(length)
         if generator is not None:
             self._generator.manual_seed(generator.initial_seed())
             self._generator.set_offset(generator.get_offset())
@@ -156,9 +161,10 @@ class CapturedSteps:
         """See `Stepper`. The tree is never cut: there are more slots than `room`."""
         host, arrived = self._host[self._turn]
         self._turn = (self._turn + 1) % len(self._host)
-        self._graph.replay()
-        host.copy_(self._report, non_blocking=True)
-        arrived.record()
+        with on(self._state.device):
+            self._graph.replay()
+            host.copy_(self._report, non_blocking=True)
+            arrived.record()
         self._under_way.append(_Reading(host, arrived))
 
     def read(self, length: int) -> tuple[list[int], list[int], Parts]:
@@ -172,13 +178,20 @@ class CapturedSteps:
     def seconds(self, count: int) -> float:
         """Of one step, the mean over `count` in a row that go on where the last one ended; none of them is read."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        self._graph.replay()  # keeps the device busy while the host launches those that count
-        start.record()
-        for _ in range(count):
-            self._graph.replay()
-        end.record()
-        end.synchronize()
+        with on(self._state.device):
+            self._graph.replay()  # keeps the device busy while the host launches those that count
+            start.record()
+            for _ in range(count):
+                self._graph.replay()
+            end.record()
+            end.synchronize()
         return float(start.elapsed_time(end)) / 1e3 / count
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream on which a device's steps are captured: torch's own one is on the device of the process's first capture."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 _Key = tuple[StepSpec, bool]

@@ -1,4 +1,4 @@
-"""What decoding asks of a language model: `SlotModel` to decode, `CapturableModel` to capture steps. Tests use tabular ones."""
+"""What decoding asks of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture. Tests use tabular ones."""
 
 from typing import Protocol
 
@@ -33,6 +33,16 @@ class SlotModel(Protocol):
 
     def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
         """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`, all read before any is written."""
+
+
+class ScoringModel(Protocol):
+    """A causal language model that reads whole rows at once, without slots."""
+
+    def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
+        """Read int64 [batch, length] rows causally and return logits [batch, length - keep_from, vocabulary] of the last positions.
+
+        `pixels` [pictures, 3, height, width] are the rows' pictures, equally many in each row. What is stored in slots stays.
+        """
 
 
 class CapturableModel(SlotModel, Protocol):

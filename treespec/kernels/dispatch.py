@@ -1,6 +1,6 @@
 """Who computes what decoding calls: a kernel where it applies, else its plain twin. So decoding knows no devices.
 
-The passes of a model are not decided here: `TreeModel` has a decoder by kernels, or none.
+The passes of a model are not decided here: `TreeModel` holds a decoder, by kernels or plain.
 
 Kernels are imported when they are first used: a machine without Triton never needs it.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels import plain
+from treespec.kernels.device import on
 from treespec.kernels.outcome import Outcome
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
@@ -21,7 +22,8 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if _vocabulary_kernels_take(logits, count):
         from treespec.kernels import vocabulary
 
-        return vocabulary.top_tokens(logits, count)
+        with on(logits.device):
+            return vocabulary.top_tokens(logits, count)
     return plain.top_tokens(logits, count)
 
 
@@ -35,7 +37,8 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
         from treespec.kernels import vocabulary
 
         level = tree.tree.levels[depth]
-        vocabulary.plant(logits, tree.branches[depth], tree.broods[depth], tokens, largest[level.start : level.stop])
+        with on(logits.device):
+            vocabulary.plant(logits, tree.branches[depth], tree.broods[depth], tokens, largest[level.start : level.stop])
     else:
         plain.write_children(logits, tree, depth, tokens, largest)
 
@@ -46,7 +49,8 @@ def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Ten
         from treespec.kernels import settling
 
         if tree.size <= settling.LARGEST:
-            return settling.settle_matching(tokens, choices, tree, largest, drafted, length)
+            with on(tokens.device):
+                return settling.settle_matching(tokens, choices, tree, largest, drafted, length)
     return plain.finish_step(tokens, choices, tree, largest, drafted, length)
 
 

@@ -1,16 +1,15 @@
 """The proof by example that a model is exact over trees: a small random tree beside its paths run alone."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from treespec.decoding.protocol import ScoringModel, SlotModel
 from treespec.errors import ModelError, TreeoptError
+from treespec.models.families import Family
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
-
-if TYPE_CHECKING:
-    from treespec.models.tree_model import TreeModel
 
 PREFIX = 11
 TREE = SpeculationTree.from_branches([[3], [2, 1, 1], [2, 1, 0, 1], [1, 0, 1, 0]])
@@ -18,7 +17,26 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.float16: 0.05, torc
 """Largest logit difference allowed, as a share of the logits' standard deviation."""
 
 
-def verify_exactness(model: "TreeModel", seed: int = 0) -> float:
+class TrialModel(SlotModel, ScoringModel, Protocol):
+    """What a trial needs of a model: passes over a tree in slots, and the plain passes over whole rows that they are held against."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def family(self) -> Family:
+        """Whose model type messages name."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the logits; the tolerance depends on it."""
+
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
+        """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass."""
+
+
+def verify_exactness(model: TrialModel, seed: int = 0) -> float:
     """Run a random tree and its paths, compare all logits, and return the largest difference (in logit deviations).
 
     The tree's nodes lie in scattered slots with unused ones between and behind them, it grows in two passes, one of
@@ -45,7 +63,7 @@ def verify_exactness(model: "TreeModel", seed: int = 0) -> float:
     return difference
 
 
-def _largest_difference(model: "TreeModel", generator: torch.Generator) -> float:
+def _largest_difference(model: TrialModel, generator: torch.Generator) -> float:
     def ids(values: list[int] | range | Tensor) -> Tensor:
         return torch.as_tensor(values, dtype=torch.int64).to(model.device)
 

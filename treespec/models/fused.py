@@ -6,6 +6,7 @@ and up in one product with the activation; down product with the residual. Up to
 of them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treespec.errors import ModelError
 from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
-from treespec.kernels.pointwise import add_norm, gate, rotate_and_store
+from treespec.kernels.pointwise import add_norm, gate, move_rows, rotate_and_store
 from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.models.tree_cache import TreeCache
-from treespec.trees.placement import Placement
+from treespec.trees.placement import Placement, Prefix
 
 _FEW = 16
 """Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/NOTES.md)."""
@@ -70,7 +72,7 @@ def refusal(module: PreTrainedModel) -> str | None:
 
 
 class FusedDecoder:
-    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours."""
+    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours, as long as nobody replaces them."""
 
     def __init__(self, module: Any) -> None:
         model = module.model
@@ -81,11 +83,22 @@ class FusedDecoder:
         self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
+        self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
 
+    def require_weights(self, name: str) -> None:
+        """See `Decoder.require_weights`. Weights that were changed in place are still ours."""
+        found = dict(_places(self._module))
+        odd = next((weight for weight, place in self._places.items() if found.get(weight) != place), None)
+        if odd is not None:
+            raise ModelError(
+                f"{name}: {odd} is no longer the tensor that passes compute with: the module was converted, moved or given other parameters "
+                "after this TreeModel was made; do that first, and make a new TreeModel of it"
+            )
+
     def prepare(self, cache: TreeCache) -> str:
-        """Get ready for passes over this cache, with rotary tables for as many positions. Says why it cannot, or nothing."""
+        """See `Decoder.prepare`. It makes rotary tables for as many positions as the cache has slots."""
         capacity = cache.capacity
         if self._tables is None or self._tables[0].shape[0] < capacity:
             device = self.embedding.device
@@ -98,10 +111,7 @@ class FusedDecoder:
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """Logits [q, vocabulary] of int64 [q] tokens, or of the rows `keep`.
-
-        `near`: what layers with a window see of the tree; `table`: the embeddings that tokens are rows of, where not the model's own.
-        """
+        """See `Decoder.forward`."""
         table = self.embedding if table is None else table
         tree, edge = ancestors_of(place), None if near is None else pack(near)
         if tokens.shape[0] > LARGEST:
@@ -122,6 +132,11 @@ class FusedDecoder:
             stream = lin.linear_add(inner, layer.down.weight, stream.plain, following, space, bias=layer.down.bias)
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
+
+    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """See `Decoder.move`. The length is read on the device."""
+        for storage in cache.storages.values():
+            move_rows(storage, prefix.length, rows, first)
 
     def _wide(
         self,
@@ -158,6 +173,12 @@ class FusedDecoder:
         return tree_attention(
             query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
         ).flatten(1)
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, tuple[int, torch.Size, torch.dtype]]]:
+    """Yield where each parameter lies in memory, and as what. While we hold that memory, nothing else can lie there."""
+    for name, parameter in module.named_parameters():
+        yield name, (parameter.data_ptr(), parameter.shape, parameter.dtype)
 
 
 def _summands(x: Tensor, product: _Product) -> Tensor:

@@ -1,6 +1,7 @@
 """HookedDecoder: any family of transformers with our tree attention in place of its own, through transformers' attention interface."""
 
 import inspect
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
+from treespec.kernels.pointwise import move_rows
 from treespec.models.families import Family
 from treespec.models.tree_cache import TreeCache
-from treespec.trees.placement import Placement
+from treespec.trees.placement import Placement, Prefix
 
 NAME = "treespec"
 """Under which transformers knows the attention."""
@@ -29,6 +31,10 @@ class _Running:
     edge: Ancestors | None = None
     """The same for layers with a window."""
     calls: int = 0
+
+
+_RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
+"""The pass that this thread is in."""
 
 
 def refusal(module: PreTrainedModel, family: Family) -> str | None:
@@ -49,17 +55,18 @@ class HookedDecoder:
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
         self.positions = family.max_positions
-        self.running: _Running = getattr(module, "_treespec_running", None) or _Running()  # of another model of the same module
+        self.running = _Running()
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._config: Any = module.config.get_text_config(decoder=True)
-        for part in module.modules():
-            part._treespec_running = self.running  # type: ignore[assignment]
         if NAME not in AttentionInterface().valid_keys():  # type: ignore[no-untyped-call]
             AttentionInterface.register(NAME, _attend)
             AttentionMaskInterface.register(NAME, _no_mask)
 
+    def require_weights(self, name: str) -> None:
+        """See `Decoder.require_weights`. Passes run the module itself."""
+
     def prepare(self, cache: TreeCache) -> str:
-        """See `FusedDecoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
+        """See `Decoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
         token = torch.zeros(1, dtype=torch.int64, device=self.module.device)
         place = Placement.causal(0, 1, self.module.device)
         self.forward(token, place, None if self.windowed is None else place.visible, cache, None)
@@ -70,7 +77,7 @@ class HookedDecoder:
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """See `FusedDecoder.forward`."""
+        """See `Decoder.forward`."""
         cache.begin(place.slots, cache.capacity)
         nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)  # a 4D mask is passed on as it is
         masks: Any = nothing if self.mask_style == "single" else {"full_attention": nothing, "sliding_attention": nothing}
@@ -79,7 +86,7 @@ class HookedDecoder:
         )  # what is beyond is dropped
         kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
-        usual = self._config._attn_implementation
+        usual, before = self._config._attn_implementation, _RUNNING.set(self.running)
         self.running.place, self.running.calls = place, 0
         self.running.tree, self.running.edge = ancestors_of(place), None if near is None else pack(near)
         self._config._attn_implementation = NAME
@@ -93,9 +100,15 @@ class HookedDecoder:
             )
         finally:
             self._config._attn_implementation = usual
+            _RUNNING.reset(before)
             self.running.place = self.running.tree = self.running.edge = None
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
+
+    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """See `Decoder.move`. The length is read on the device."""
+        for storage in cache.storages.values():
+            move_rows(storage, prefix.length, rows, first)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -114,8 +127,10 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
-    running: Any = module._treespec_running
-    place: Placement = running.place
+    running = _RUNNING.get()
+    place = running.place
+    assert place is not None, "the attention is called within passes only"
+    assert running.tree is not None
     running.calls += 1
     seen = tree_attention(
         query[0],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError
+from treespec.kernels.device import on
 from treespec.models import families
+from treespec.models.loaded import LoadedModel
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
@@ -77,10 +80,8 @@ def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
     return config
 
 
-def load_model(
-    name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False
-) -> PreTrainedModel:
-    """A causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
+def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> LoadedModel:
+    """Load a causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
 
     `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
     precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
@@ -88,8 +89,6 @@ def load_model(
     in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError.
     """
     where = _device(device, offload)
-    if where.type == "cuda" and where.index is not None:
-        torch.cuda.set_device(where)  # Triton launches on the current device
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     _quiet_bars()
@@ -131,8 +130,7 @@ def load_model(
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
         ) from error
-    model._treespec_weights = weights_digest(name)  # type: ignore[assignment]
-    return model
+    return replace(LoadedModel.of(model), digest=weights_digest(name))
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -195,7 +193,8 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    with on(where):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _quiet_bars() -> None:

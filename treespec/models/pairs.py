@@ -14,8 +14,8 @@ from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
 from treespec.models import families
+from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader, require_model, tokenizer_or_none
-from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, picture_shape, text_module
@@ -60,13 +60,13 @@ class Pair:
         """A provenance record of work done with this pair, as plain JSON."""
         models = {role: model for role, model in (("target", self.target), ("draft", self.draft)) if model is not None}
         names = {role: recorded_name(model) for role, model in models.items()}
-        offloaded = streamed_bytes(self.target.module) > 0
+        offloaded = self.target.loaded.streamed > 0
         return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known).to_json()
 
 
 def recorded_name(model: TreeModel) -> str:
     """A model's name in records: without folders, with its revision where one is known."""
-    revision = getattr(model.module.config, "_commit_hash", None)
+    revision = model.loaded.revision
     return public_name(model.name) + (f"@{revision}" if revision else "")
 
 
@@ -121,8 +121,8 @@ class PairOutline:
         """See `load_pair`. Raises ModelError."""
         name, revision = self.target.name, self.target.revision
         reader = None if self.target.shape is None else load_picture_reader(name, revision)
-        module = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload)
-        model = tree_model(module, name, self.target.vocabulary_size)
+        loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload)
+        model = tree_model(loaded, name, self.target.vocabulary_size)
         draft = None if self.draft is None else _load_draft(self.target, self.draft, device, dtype)
         return Pair(model, draft, self.tokenizer, _eos(model, self.tokenizer), reader)
 
@@ -160,11 +160,13 @@ def drafts_of(target: Outline, drafts: Sequence[str]) -> tuple[Outline, ...]:
     return tuple(_fitting(target, Outline.of(name))[1] for name in drafts)
 
 
-def tree_model(module: PreTrainedModel, name: str, vocabulary: int | None = None) -> TreeModel:
-    """A loaded module, taken apart where it sees pictures, ready to run trees. Raises ModelError."""
-    if not is_vision(module.config):
-        return TreeModel(module, name=name, vocabulary=vocabulary)
-    return TreeModel(text_module(module), name=name, vocabulary=vocabulary, vision=Vision(module, name))
+def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
+    """Make a model run trees; one that sees pictures is taken apart. Raises ModelError."""
+    loaded = LoadedModel.of(model)
+    if not is_vision(loaded.module.config):
+        return TreeModel(loaded, name=name, vocabulary=vocabulary)
+    text = replace(loaded, module=text_module(loaded.module))
+    return TreeModel(text, name=name, vocabulary=vocabulary, vision=Vision(loaded.module, name))
 
 
 def _fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
@@ -181,11 +183,11 @@ def _fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
 
 def _load_draft(target: Outline, draft: Outline, device: str, dtype: str) -> TreeModel:
     """A draft that fits its target. Raises ModelError."""
-    module = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
+    loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
     if draft.passed_over is None:
-        return tree_model(module, draft.name, draft.vocabulary_size)
+        return tree_model(loaded, draft.name, draft.vocabulary_size)
     known = known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
-    return TextDraft(module, name=draft.name, shared=known, vocabulary=draft.vocabulary_size, picture=draft.passed_over)
+    return TextDraft(loaded, name=draft.name, shared=known, vocabulary=draft.vocabulary_size, picture=draft.passed_over)
 
 
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:
@@ -213,11 +215,11 @@ def _describe(model: TreeModel) -> dict[str, Any]:
     config = model.module.config
     return {
         "name": model.name,
-        "revision": getattr(config, "_commit_hash", None),
+        "revision": model.loaded.revision,
         "family": model.family.model_type,
-        "weights": getattr(model.module, "_treespec_weights", None),
+        "weights": model.loaded.digest,
         "parameters": sum(p.numel() for p in model.module.parameters()),
-        "offloaded": streamed_bytes(model.module) > 0,
+        "offloaded": model.loaded.streamed > 0,
         "layers": config.get_text_config(decoder=True).num_hidden_layers,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": config.get_text_config(decoder=True)._attn_implementation,

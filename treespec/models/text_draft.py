@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import CapacityError
+from treespec.models.loaded import LoadedModel
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
 
@@ -27,9 +28,10 @@ class TextDraft(TreeModel):
     """
 
     def __init__(
-        self, module: PreTrainedModel, *, name: str, shared: int, vocabulary: int, picture: int, kernels: bool | None = None
+        self, module: PreTrainedModel | LoadedModel, *, name: str, shared: int, vocabulary: int, picture: int, kernels: bool | None = None
     ) -> None:
-        self._skipped = torch.zeros(1, dtype=torch.int64, device=module.device)
+        module = LoadedModel.of(module)
+        self._skipped = torch.zeros(1, dtype=torch.int64, device=module.module.device)
         self._known_skipped, self._instead, self.shared, self.picture = 0, 0, shared, -1
         super().__init__(module, name=name, vocabulary=shared, kernels=kernels)  # may try out a tree, without pictures
         self.shared = shared = self.vocabulary_size  # no more than it has logits

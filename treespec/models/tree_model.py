@@ -1,34 +1,38 @@
 """TreeModel: a Hugging Face causal language model that runs the nodes of a tree in one pass, exactly."""
 
-import importlib.util
 import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
+from treespec.kernels.device import on
 from treespec.models import families
+from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
-from treespec.models.families import Family
-from treespec.models.offload.streaming import streamed_bytes
+from treespec.models.loaded import LoadedModel
+from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import Vision
 from treespec.trees.placement import Placement, Prefix
 
-if TYPE_CHECKING:
-    from treespec.models.fused import FusedDecoder
-    from treespec.models.hooked import HookedDecoder
+P = ParamSpec("P")
+R = TypeVar("R")
 
-MASK_ALIGNMENT = 16
-"""Mask rows start at multiples of this many elements: CUDA's attention kernels copy the mask once per layer otherwise."""
 
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention kernels to choose from: all but cuDNN's, which plans anew for every K/V length (about 50 ms a pass on an H200), and in
-decoding every pass has a new one."""
+def _on_its_device(method: Callable[Concatenate["TreeModel", P], R]) -> Callable[Concatenate["TreeModel", P], R]:
+    """Run a method in inference mode, and with the model's device as the current one."""
+
+    @wraps(method)
+    def run(self: "TreeModel", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(), on(self.device):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class TreeModel:
@@ -36,10 +40,16 @@ class TreeModel:
 
     Contract of a pass: a token's position is the number of rows it attends to besides its own, which lie at positions
     0, 1, ... before it; the caller's mask says which slots hold them. Attention masks, sliding windows and the cache are
-    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode.
+    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode, and
+    on the model's own device, whichever is the current one.
+
+    Two rules, which concern the module that others may hold too:
+    - No two threads run one module at the same time, be it by passes or by itself: a pass may change its configuration while it runs.
+    - Do not convert, move or replace its weights while a TreeModel uses it: by kernels, several of them are stacked, and the module's own
+      become views of that memory. Changes in place are seen. `allocate` raises ModelError where a weight is no such view any more.
 
     Args:
-        module: the model, with attention "sdpa" or "eager".
+        module: the model, with attention "sdpa" or "eager"; as `load_model` returns it, or a module that was made elsewhere.
         name: what messages and provenance call it.
         vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
         kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
@@ -52,14 +62,15 @@ class TreeModel:
 
     def __init__(
         self,
-        module: PreTrainedModel,
+        module: PreTrainedModel | LoadedModel,
         *,
         name: str = "",
         vocabulary: int | None = None,
         kernels: bool | None = None,
         vision: Vision | None = None,
     ) -> None:
-        self.module, self.vision = module, vision
+        self.loaded, self.vision = LoadedModel.of(module), vision
+        self.module = module = self.loaded.module
         torch.nn.Module.eval(module)
         self.name = name or str(getattr(module.config, "_name_or_path", "")) or str(module.config.model_type)
         self.family = families.check(module.config, self.name)
@@ -81,9 +92,7 @@ class TreeModel:
         self._cache: TreeCache | None = None
         self.generation = 0
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self._by_kernels, self.plain = None, "kernels are for CUDA"
-        if self.device.type == "cuda" if kernels is None else kernels:
-            self._by_kernels, self.plain = _kernel_pass(module, self.family)
+        self.decoder, self.plain = decoder_of(module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels)
         if not self.family.verified:
             verify_exactness(self)
 
@@ -109,14 +118,15 @@ class TreeModel:
         """Memory of the cache."""
         return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
 
-    @torch.inference_mode()
+    @_on_its_device
     def allocate(self, capacity: int) -> None:
         """Make room for `capacity` slots and forget what is stored; a larger cache that is there already is kept.
 
-        Raises CapacityError when the memory does not hold it.
+        Raises CapacityError when the memory does not hold it, and ModelError when the module's weights were replaced (see the class).
         """
         if capacity < 1:
             raise CapacityError(f"{capacity} cache slots were asked for, but a model needs at least 1")
+        self.decoder.require_weights(self.name)
         if capacity <= self.capacity:
             return
         if self._shapes is None:
@@ -130,12 +140,11 @@ class TreeModel:
             ) from error
         self.generation += 1
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
-        if self._by_kernels is not None:
-            self.plain = self._by_kernels.prepare(self._cache)
-            if self.plain:
-                self._by_kernels = None
+        refused = self.decoder.prepare(self._cache)
+        if refused:
+            self.decoder, self.plain = PlainDecoder(self.module, self.family), refused
 
-    @torch.inference_mode()
+    @_on_its_device
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
         """Store q tokens where they stand and return their logits, or those of the rows `keep` only.
 
@@ -146,33 +155,12 @@ class TreeModel:
 
     def _pass(self, tokens: Tensor, place: Placement, keep: Tensor | None, table: Tensor | None = None) -> Tensor:
         """See `forward`. Tokens are rows of `table` [.., hidden] where there is one, in place of the model's own embeddings."""
-        if self._by_kernels is not None:
-            known = place.prefix.known
-            cache = self._require(1 if known is None else known + place.visible.shape[1])
-            logits = self._by_kernels.forward(tokens, place, self._near(place), cache, keep, table)
-        else:
-            logits = self._pass_plain(tokens, place, keep, table)
+        known = place.prefix.known
+        cache = self._require(1 if known is None else known + place.visible.shape[1])
+        logits = self.decoder.forward(tokens, place, self._near(place), cache, keep, table)
         return logits if self._cut is None else logits[:, : self._cut]
 
-    def _pass_plain(self, tokens: Tensor, place: Placement, keep: Tensor | None, table: Tensor | None) -> Tensor:
-        """By the module's own attention, under a mask over all slots up to the last that the pass looks at."""
-        mask, positions, slots = place.mask(), place.positions, place.slots
-        cache = self._require(mask.shape[1])
-        cache.begin(slots, mask.shape[1])
-        kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
-        kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
-        with sdpa_kernel(KERNELS):
-            output = self.module(
-                attention_mask=self._masks(positions, slots, mask),
-                position_ids=positions[None],
-                past_key_values=cache,
-                use_cache=True,
-                **kwargs,
-            )
-        logits: Tensor = output.logits[0]
-        return logits[keep] if keep is not None and not self._keeps else logits
-
-    @torch.inference_mode()
+    @_on_its_device
     def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
         """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last.
 
@@ -195,7 +183,7 @@ class TreeModel:
             logits = self._pass(part, place, place.rows[-1:], table)
         return logits[0]
 
-    @torch.inference_mode()
+    @_on_its_device
     def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, equally many pictures in each row, in their places.
 
@@ -216,26 +204,17 @@ class TreeModel:
         table[here] = self.vision.rows(pixels).flatten(0, 1).to(table.dtype)
         return table
 
-    @torch.inference_mode()
+    @_on_its_device
     def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
         """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
-        if self._by_kernels is not None:
-            from treespec.kernels.pointwise import move_rows
-
-            for storage in self._cache.storages.values():
-                move_rows(storage, prefix.length, rows, first)
-        if self._by_kernels is not None and self.family.window is None:
-            return
-        source = prefix.length + rows
-        destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
-        if self._by_kernels is None:
-            self._cache.move(source, destination)
+        self.decoder.move(self._cache, prefix, rows, first)
         if self.family.window is not None:
-            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, source))
+            destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
+            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + rows))
 
-    @torch.inference_mode()
+    @_on_its_device
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
         """Plain causal pass over int64 [batch, length] rows without the cache: logits [batch, length - keep_from, vocabulary]."""
         length = ids.shape[1]
@@ -261,23 +240,6 @@ class TreeModel:
         behind = place.prefix.length + torch.arange(place.visible.shape[1], device=positions.device)
         return place.visible & (positions[:, None] - self._slot_positions.index_select(0, behind) < window)
 
-    def _masks(self, positions: Tensor, slots: Tensor, mask: Tensor) -> Tensor | dict[str, Tensor]:
-        """The mask or masks in the form that the family takes."""
-        window = self.family.window
-        if window is None:
-            full = _additive(mask, self.dtype)
-            return full if self.family.mask_style == "single" else {"full_attention": full}
-        self._slot_positions.index_copy_(0, slots, positions)
-        kv = mask.shape[1]
-        if kv <= window:  # no row can lie further back than there are rows
-            full = _additive(mask, self.dtype)
-            return full if self.family.mask_style == "single" else {"full_attention": full, "sliding_attention": full}
-        near = positions[:, None] - self._slot_positions[:kv] < window
-        sliding = _additive(mask & near, self.dtype)
-        if self.family.mask_style == "single":
-            return sliding
-        return {"full_attention": _additive(mask, self.dtype), "sliding_attention": sliding}
-
     def _probe(self) -> tuple[LayerShape, ...]:
         """Shapes of what each layer stores, from one token through the module with its own growing cache."""
         cache = DynamicCache()
@@ -286,31 +248,6 @@ class TreeModel:
         if not shapes:
             raise ModelError(f"{self.name} (family {self.family.model_type}) stores no K/V rows in the cache it is given; trees need them")
         return shapes
-
-
-def _kernel_pass(module: PreTrainedModel, family: Family) -> "tuple[FusedDecoder | HookedDecoder | None, str]":
-    """What runs passes by kernels, or why nothing can."""
-    if importlib.util.find_spec("triton") is None:
-        return None, "triton is not installed"
-    if hasattr(module, "_hf_hook") or getattr(module, "hf_device_map", None):
-        return None, "its weights are moved by hooks"
-    if streamed_bytes(module):
-        return None, "its weights are streamed from host memory"
-    if families.rope_changes(module.config):
-        return None, "its rotary positions change with the length of the text"
-    from treespec.models import fused, hooked
-
-    if fused.refusal(module) is None:
-        return fused.FusedDecoder(module), ""
-    reason = hooked.refusal(module, family)
-    return (hooked.HookedDecoder(module, family), "") if reason is None else (None, reason)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[1, 1, q, kv] to add to attention scores: 0 where `mask` is True, else -inf. One conversion here saves one per layer."""
-    q, kv = mask.shape
-    rows = torch.full((q, -(-kv // MASK_ALIGNMENT) * MASK_ALIGNMENT), float("-inf"), dtype=dtype, device=mask.device)
-    return rows[:, :kv].masked_fill_(mask, 0.0)[None, None]
 
 
 def _logit_rows(module: Any) -> int:

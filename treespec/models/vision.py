@@ -74,10 +74,6 @@ def text_module(module: Any) -> PreTrainedModel:
     setattr(text, text.base_model_prefix, module.model.language_model)
     text.set_output_embeddings(module.lm_head)
     text.generation_config = module.generation_config
-    if hasattr(module, "_treespec_streamed"):
-        text._treespec_streamed = module._treespec_streamed  # see offload.streamed_bytes
-    text._treespec_weights = getattr(module, "_treespec_weights", None)
-    config._commit_hash = getattr(module.config, "_commit_hash", None)
     left = [name for name, tensor in (*text.named_parameters(), *text.named_buffers()) if tensor.is_meta]
     if left:
         raise ModelError(f"the text model of {type(module).__name__} has weights of its own ({left[0]}), so that it cannot run by itself")

@@ -78,7 +78,7 @@ def test_another_model_of_the_same_name_is_not_gone_on_with(sources: TrainSource
         same = other = copied(given, moved)
         train_draft(same, SHORT, shutil.copytree(out, tmp_path / "same"), resume=True)
         changed = moved / ("target" if role == "target" else "weak")
-        module = load_model(str(changed))
+        module = load_model(str(changed)).module
         with torch.no_grad():
             module.lm_head.weight += 0.1
         module.save_pretrained(changed)
@@ -91,7 +91,7 @@ def test_texts_are_those_of_the_targets_weights_not_of_its_name(sources: TrainSo
     given = copied(sources, tmp_path)
     before = Target(given.target, None, "auto", "cpu").key
     assert Target(given.target, None, "auto", "cpu").key == Target(os.path.relpath(given.target), None, "auto", "cpu").key == before
-    module = load_model(given.target)
+    module = load_model(given.target).module
     with torch.no_grad():
         module.model.norm.weight *= 1.5
     module.save_pretrained(given.target)
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_at_the_first_step_is_not_the_learning_rates_do
 def test_a_draft_whose_weights_are_no_numbers_is_refused(sources: TrainSources, tmp_path: Path) -> None:
     given = copied(sources, tmp_path)
     assert given.draft is not None
-    module = load_model(given.draft)
+    module = load_model(given.draft).module
     with torch.no_grad():
         module.lm_head.weight[3, 5] = float("nan")
     module.save_pretrained(given.draft)

@@ -25,7 +25,7 @@ def test_a_quantized_models_configuration_gives_a_draft_that_loads(sources: Trai
     (tmp_path / "config.json").write_text(json.dumps({**shape, **other}))
     made = replace(sources, draft=None, config=str(tmp_path / "config.json"))
     train_draft(made, replace(SETTINGS, objective="ce", text="own", eval_prompts=0, steps=2), tmp_path / "out")
-    assert load_model(str(tmp_path / "out")).config.hidden_size == 16
+    assert load_model(str(tmp_path / "out")).module.config.hidden_size == 16
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
     assert not set(other) & set(saved)
 

@@ -1,5 +1,6 @@
 """Passes by our own kernels are those of the module: in Triton's interpreter on the CPU, and on a GPU."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,8 +9,10 @@ from transformers import PreTrainedModel
 
 pytest.importorskip("triton")
 
+from treespec.errors import ModelError
 from treespec.models.fused import FusedDecoder
 from treespec.models.hooked import HookedDecoder
+from treespec.models.plain import PlainDecoder
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
@@ -46,7 +49,7 @@ def test_a_tree_and_what_follows_it(family: str, tiny_module: Build, device: str
     for model in (plain, ours):
         model.allocate(60)
     assert not ours.plain
-    assert type(ours._by_kernels) is (FusedDecoder if family in FUSED else HookedDecoder)
+    assert type(ours.decoder) is (FusedDecoder if family in FUSED else HookedDecoder)
     assert largest(ours.prefill(prompt, chunk=8), plain.prefill(prompt)) < 1e-4
     assert largest(ours.forward(nodes, place(PROMPT, device)), plain.forward(nodes, place(PROMPT, device, known=True))) < 1e-4
     path = torch.tensor([n for n in range(TREE.size) if TREE.ancestor_mask[TREE.size - 1, n]], device=device)
@@ -99,10 +102,10 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     first = TreeModel(module, kernels=True)
     second = TreeModel(module, kernels=True)
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
-    assert isinstance(first._by_kernels, FusedDecoder)
-    assert isinstance(second._by_kernels, FusedDecoder)
+    assert isinstance(first.decoder, FusedDecoder)
+    assert isinstance(second.decoder, FusedDecoder)
     attention = module.model.layers[0].self_attn
-    for model in (first._by_kernels, second._by_kernels):
+    for model in (first.decoder, second.decoder):
         assert model.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
         bias = model.layers[0].qkv.bias
         assert bias is not None
@@ -110,7 +113,36 @@ def test_stacked_weights_are_the_modules_own(tiny_module: Build, device: str) ->
     with torch.no_grad():
         attention.v_proj.weight[3, 5] = 7.0
     rows = attention.q_proj.weight.shape[0] + attention.k_proj.weight.shape[0]
-    assert float(first._by_kernels.layers[0].qkv.weight[rows + 3, 5]) == 7.0
+    assert float(first.decoder.layers[0].qkv.weight[rows + 3, 5]) == 7.0
+
+
+@pytest.mark.parametrize(
+    ("replace", "weight"),
+    [
+        (lambda module: module.half(), "model.embed_tokens.weight"),
+        (lambda module: module.load_state_dict(copy.deepcopy(module.state_dict()), assign=True), "model.embed_tokens.weight"),
+        (lambda module: setattr(module.model.norm, "weight", torch.nn.Parameter(module.model.norm.weight.clone())), "model.norm.weight"),
+        (lambda module: module.model.layers[1].self_attn.to(torch.float64), "model.layers.1.self_attn.q_proj.weight"),
+    ],
+)
+def test_weights_that_were_replaced_are_refused(
+    replace: Callable[[PreTrainedModel], object], weight: str, tiny_module: Build, device: str
+) -> None:
+    module = tiny_module("qwen2").to(device)
+    model = TreeModel(module, name="mine", kernels=True)
+    model.allocate(20)
+    replace(module)
+    for capacity in (10, 20, 30):
+        with pytest.raises(ModelError, match=f"mine: {weight} is no longer the tensor .* make a new TreeModel"):
+            model.allocate(capacity)
+
+
+def test_weights_that_change_in_place_are_used(tiny_module: Build, device: str) -> None:
+    module = tiny_module("llama").to(device)
+    model = TreeModel(module, kernels=True)
+    module.load_state_dict(tiny_module("llama", seed=5).state_dict())
+    model.allocate(20)
+    assert largest(model.prefill(ids(5, 1, device)), model.score(ids(5, 1, device)[None])[0, -1]) < 1e-4
 
 
 def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -> None:
@@ -119,6 +151,7 @@ def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -
     for model in models:
         model.allocate(10)
     first, second = (model.prefill(ids(5, 1, device)) for model in models)
+    assert not [key for part in module.modules() for key in vars(part) if "treespec" in key], "nothing is written on the module"
     assert torch.equal(first, second)
     assert largest(models[0].prefill(ids(5, 2, device)), module(input_ids=ids(5, 2, device)[None]).logits[0, -1].detach()) < 1e-4
 
@@ -127,7 +160,7 @@ def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -
 def test_families_that_cannot_say_why(family: str, tiny_module: Build, device: str) -> None:
     model = TreeModel(tiny_module(family).to(device), kernels=True)
     model.allocate(8)
-    assert model._by_kernels is None
+    assert isinstance(model.decoder, PlainDecoder)
     assert model.plain
     assert model.prefill(ids(3, 1, device)).shape == (97,)
 

@@ -18,11 +18,13 @@ from transformers import PreTrainedModel
 from treespec import hub
 from treespec.errors import ModelError
 from treespec.models import loading
+from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.locating import EMBEDDED, weights_digest
 from treespec.models.offload import host_memory
 from treespec.models.offload.streaming import streamed_bytes
-from treespec.models.pairs import load_pair
+from treespec.models.pairs import load_pair, recorded_name
+from treespec.models.tree_model import TreeModel
 
 Build = Callable[..., PreTrainedModel]
 
@@ -48,22 +50,22 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_loads_in_eval_mode_and_float32_on_the_cpu(saved: Path) -> None:
-    module = load_model(str(saved / "target"))
+    module = load_model(str(saved / "target")).module
     assert module.dtype == torch.float32
     assert not module.training
-    assert load_model(str(saved / "target"), dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(str(saved / "target"), dtype="bfloat16").module.dtype == torch.bfloat16
 
 
 def test_loaded_weights_are_the_saved_ones(saved: Path, tiny_module: Build) -> None:
     wanted = tiny_module("llama", seed=len("target"), vocab_size=97).state_dict()
-    got = load_model(str(saved / "target")).state_dict()
+    got = load_model(str(saved / "target")).module.state_dict()
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
 def test_half_precision_checkpoints_are_widened_on_the_cpu(saved: Path, tmp_path: Path, tiny_module: Build) -> None:
     tiny_module("llama").to(torch.float16).save_pretrained(tmp_path)
-    assert load_model(str(tmp_path)).dtype == torch.float32
+    assert load_model(str(tmp_path)).module.dtype == torch.float32
 
 
 @pytest.mark.gpu
@@ -73,7 +75,7 @@ def test_half_precision_checkpoints_are_widened_on_the_cpu(saved: Path, tmp_path
 )
 def test_auto_dtype_on_cuda_is_the_checkpoints_own_half(own: torch.dtype, wanted: torch.dtype, tmp_path: Path, tiny_module: Build) -> None:
     tiny_module("llama").to(own).save_pretrained(tmp_path)
-    module = load_model(str(tmp_path), device="cuda")
+    module = load_model(str(tmp_path), device="cuda").module
     assert (module.dtype, module.device.type) == (wanted, "cuda")
 
 
@@ -92,7 +94,7 @@ def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: 
     """So that a run is not resumed with another model than it was begun with."""
     for name in ("a", "b", "copy"):
         shutil.copytree(saved / "target", tmp_path / name)
-    module = load_model(str(tmp_path / "b"))
+    module = load_model(str(tmp_path / "b")).module
     with torch.no_grad():
         module.get_output_embeddings().weight[3, 5] += 1.0
     module.save_pretrained(tmp_path / "b")
@@ -101,6 +103,18 @@ def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: 
     described = {name: load_pair(str(tmp_path / name)).describe()["target"]["weights"] for name in digests}
     assert described == digests
     assert weights_digest("someone/model") is None
+
+
+def test_what_is_known_of_a_model_comes_with_it_and_not_on_it(saved: Path) -> None:
+    name = str(saved / "target")
+    loaded = load_model(name)
+    assert (loaded.digest, loaded.revision, loaded.streamed) == (weights_digest(name), None, 0)
+    assert not [key for part in loaded.module.modules() for key in vars(part) if "treespec" in key]
+    assert LoadedModel.of(loaded) is loaded
+    loaded.module.config._commit_hash = "c0ffee"
+    made = LoadedModel.of(loaded.module)
+    assert (made.module, made.digest, made.revision) == (loaded.module, None, "c0ffee")
+    assert recorded_name(TreeModel(made, name="a/b")) == "a/b@c0ffee"
 
 
 def test_models_that_see_in_other_ways_are_named(tmp_path: Path) -> None:
@@ -363,7 +377,7 @@ def test_the_target_of_a_pair_is_offloaded_and_says_so(saved: Path) -> None:
 def test_weights_larger_than_the_host_are_refused_before_they_are_read(
     saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    needed = sum(p.nbytes for p in load_model(str(saved / "target"), dtype="float16").parameters())
+    needed = sum(p.nbytes for p in load_model(str(saved / "target"), dtype="float16").module.parameters())
     monkeypatch.setattr(host_memory, "available_bytes", lambda: needed - 1)
     broken = _edited(saved, tmp_path, lambda folder: (folder / "model.safetensors").write_bytes(b"never read"))
     with pytest.raises(ModelError, match=r"of host memory to be streamed from.*are available"):

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError
+from treespec.models.plain import PlainDecoder
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
@@ -137,6 +138,7 @@ def test_the_window_matters_here(family: str, tiny_module: Build) -> None:
     step = first_step(model)
     wanted = step.run(model)
     model.family = replace(model.family, window=1000)
+    model.decoder = PlainDecoder(model.module, model.family)
     assert difference(step.run(model), wanted) > 1e-2
 
 

@@ -66,7 +66,7 @@ def load(folders: Path, draft: str | None, device: str = "cpu") -> tuple[Pair, P
 
 def generated(folders: Path, pair: Pair, prompts: PromptSet) -> list[list[int]]:
     """By transformers' own generate on the whole vision-language module."""
-    module = load_model(str(folders / "target"), dtype="float32")
+    module = load_model(str(folders / "target"), dtype="float32").module
     found = []
     for prompt in prompts:
         pixels = pair.pixels(prompt)
@@ -127,7 +127,7 @@ def test_nearly_greedy_sampling_decodes_the_same(folders, draft, rule):
 
 def test_logits_of_a_prompt_are_those_of_the_whole_module(folders):
     pair, prompts = load(folders, "draft")
-    module = load_model(str(folders / "target"), dtype="float32")
+    module = load_model(str(folders / "target"), dtype="float32").module
     for prompt in prompts.prompts[:3]:
         pixels, ids = pair.pixels(prompt), torch.tensor(prompt.ids)
         with torch.inference_mode():
@@ -139,7 +139,7 @@ def test_logits_of_a_prompt_are_those_of_the_whole_module(folders):
 
 
 def test_kernels_read_pictures_as_the_module_does(folders, device):
-    module = load_model(str(folders / "target"), device=device, dtype="float32")
+    module = load_model(str(folders / "target"), device=device, dtype="float32").module
     text, vision = text_module(module), Vision(module, "target")
     pixels = torch.randn(1, 3, v.SIDE, v.SIDE, generator=torch.Generator().manual_seed(0)).to(device)
     ids = torch.tensor([1, 4, *[v.IMAGE_TOKEN] * 16, 5, 6, 7], device=device)
@@ -154,7 +154,7 @@ def test_kernels_read_pictures_as_the_module_does(folders, device):
 def test_a_text_only_draft_reads_the_words_and_nothing_else(folders):
     pair, prompts = load(folders, "blind")
     assert isinstance(pair.draft, TextDraft)
-    module = load_model(str(folders / "blind"), dtype="float32")
+    module = load_model(str(folders / "blind"), dtype="float32").module
     ids = torch.tensor(prompts.prompts[0].ids)
     words = ids[ids != v.IMAGE_TOKEN]
     assert len(words) == len(ids) - 16
@@ -177,7 +177,7 @@ def test_profiled_acceptance_is_what_generate_and_the_drafts_own_ranking_say(fol
     for name in ("draft", "blind"):
         pair, prompts = load(folders, name)
         profile = profile_acceptance(pair, prompts, AcceptanceSettings(gen_len=GEN_LEN, max_branch=4, batch_size=3))
-        draft = load_model(str(folders / name), dtype="float32")
+        draft = load_model(str(folders / name), dtype="float32").module
         hits, positions = [0] * 4, 0
         for prompt, wanted in zip(prompts, generated(folders, pair, prompts), strict=True):
             ids, extra = [*prompt.ids, *wanted], {"pixel_values": pair.pixels(prompt)}
@@ -199,7 +199,7 @@ def test_potential_ranks_drafts_that_see_and_drafts_that_do_not(folders):
     pair, prompts = load(folders, None)
     drafts = load_drafts(pair, [str(folders / name) for name in ("draft", "blind", "target")])
     report = measure_potential(pair, drafts, prompts, PotentialSettings(method="on-policy", gen_len=GEN_LEN))
-    whole = [load_model(str(folders / name), dtype="float32") for name in ("draft", "blind", "target")]
+    whole = [load_model(str(folders / name), dtype="float32").module for name in ("draft", "blind", "target")]
     sums, positions = [0.0] * 3, 0
     for prompt, wanted in zip(prompts, generated(folders, pair, prompts), strict=True):
         ids, pixels = torch.tensor([*prompt.ids, *wanted]), pair.pixels(prompt)
@@ -253,7 +253,7 @@ def test_pixels_and_picture_tokens_must_go_together(folders):
     with pytest.raises(CapacityError, match="1 tokens besides its picture"):
         pair.draft.prefill(torch.tensor([4, *[v.IMAGE_TOKEN] * 16]))
     with pytest.raises(ModelError, match="reads text only"):
-        TreeModel(load_model(str(folders / "blind"))).embed(torch.tensor([[1, 2]]), torch.zeros(1, 3, v.SIDE, v.SIDE))
+        TreeModel(load_model(str(folders / "blind")).module).embed(torch.tensor([[1, 2]]), torch.zeros(1, 3, v.SIDE, v.SIDE))
 
 
 @pytest.mark.parametrize("draft", ["draft", "blind"])
@@ -274,7 +274,7 @@ def test_a_picture_token_that_the_target_writes_is_a_token_like_others(folders, 
 
 
 def test_a_text_only_draft_knows_no_more_tokens_than_it_has_logits(folders, tmp_path):
-    module = load_model(str(folders / "blind"), dtype="float32")
+    module = load_model(str(folders / "blind"), dtype="float32").module
     module.resize_token_embeddings(20)
     v.save(module, tmp_path / "small")
     pair = load_pair(str(folders / "target"), str(tmp_path / "small"), dtype="float32")
@@ -328,8 +328,8 @@ def test_sampled_output_follows_the_targets_distribution(folders, draft):
 @pytest.mark.parametrize("draft", ["draft", "blind"])
 def test_an_offloaded_target_sees_the_same(folders, draft):
     pair, prompts = load(folders, draft)
-    streamed = tree_model(offload(load_model(str(folders / "target"), dtype="float32"), "cpu"), "target")
-    assert streamed_bytes(streamed.module) > 0
+    streamed = tree_model(offload(load_model(str(folders / "target"), dtype="float32").module, "cpu"), "target")
+    assert streamed.loaded.streamed == streamed_bytes(streamed.module) > 0
     for index in range(3):
         wanted = [r.tokens for r in decode_speculative(pair.target, pair.draft, TREE, request(pair, prompts, index))]
         assert [r.tokens for r in decode_speculative(streamed, pair.draft, TREE, request(pair, prompts, index))] == wanted

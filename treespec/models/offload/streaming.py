@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError
+from treespec.kernels.device import on
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
 from treespec.models.offload.ring import Ring
@@ -109,11 +110,11 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
         _require_device(who, where, slots, max(sizes), resident, _free(where))
     elsewhere = sum(size for size, layer in zip(sizes, layers, strict=True) if next(layer.parameters()).device.type != "cpu")
     host_memory.require(elsewhere + max(sizes), who)
-    streamed = _Streamed(plans, where, slots)
+    with on(where):  # pages are pinned for the current device
+        streamed = _Streamed(plans, where, slots)
     for index, layer in enumerate(layers):
         layer.register_forward_pre_hook(partial(streamed.enter, index))
         layer.register_forward_hook(streamed.leave)
-    module._treespec_streamed = streamed  # type: ignore[assignment]
     module.register_state_dict_pre_hook(partial(_refuse_state, who))  # type: ignore[no-untyped-call]
     nn.Module.to(module, where)
     return module
@@ -131,8 +132,15 @@ def require_host(auto: Any, config: PreTrainedConfig, dtype: torch.dtype, name: 
 
 def streamed_bytes(module: nn.Module) -> int:
     """Bytes that a pass copies from the host; 0 where the module is not offloaded."""
-    streamed = getattr(module, "_treespec_streamed", None)
-    return sum(streamed.bytes) if isinstance(streamed, _Streamed) else 0
+    streamed = _streamed(module)
+    return 0 if streamed is None else sum(streamed.bytes)
+
+
+def _streamed(module: nn.Module) -> _Streamed | None:
+    """Return what streams a module's layers, found by the hooks that it has on them; so it goes for every module around these layers."""
+    hooks = (hook for part in module.modules() for hook in part._forward_pre_hooks.values() if isinstance(hook, partial))
+    owners = (getattr(hook.func, "__self__", None) for hook in hooks)
+    return next((owner for owner in owners if isinstance(owner, _Streamed)), None)
 
 
 def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
@@ -200,7 +208,9 @@ def _refuse_state(who: str, *arguments: Any) -> None:
 
 def _close(pinned: list[Tensor], side: Any) -> None:
     """Let copies under way arrive, then unlock what they read."""
-    if pinned:
-        side.synchronize()
-    for memory in pinned:
-        host_memory.unpin(memory)
+    if not pinned:
+        return
+    side.synchronize()
+    with on(side.device):
+        for memory in pinned:
+            host_memory.unpin(memory)

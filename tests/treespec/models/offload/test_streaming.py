@@ -304,7 +304,7 @@ def test_a_layer_arrives_while_the_one_before_it_runs(tiny_module: Build) -> Non
     tokens = ids(4, 1, "cuda")[None]
     module(input_ids=tokens)
     torch.cuda.synchronize()
-    streamed: Any = module._treespec_streamed
+    streamed: Any = offloading._streamed(module)
     behind = torch.cuda.Event()
     overlapped = []
 
@@ -340,7 +340,7 @@ def test_timers_do_not_wait_for_copies_under_way() -> None:
 @pytest.mark.gpu
 def test_pinned_memory_is_given_back_with_the_module(tiny_module: Build) -> None:
     module = offload(tiny_module("llama", num_hidden_layers=3), "cuda")
-    streamed: Any = module._treespec_streamed
+    streamed: Any = offloading._streamed(module)
     host = list(streamed.host)
     assert all(memory.is_pinned() for memory in host)
     del module, streamed

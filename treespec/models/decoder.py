@@ -1,0 +1,63 @@
+"""Decoder: what runs the passes of a TreeModel, by the module's own forward or by kernels, and which of them a module gets."""
+
+import importlib.util
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from treespec.models import families
+from treespec.models.families import Family
+from treespec.models.offload.streaming import streamed_bytes
+from treespec.models.plain import PlainDecoder
+from treespec.models.tree_cache import TreeCache
+from treespec.trees.placement import Placement, Prefix
+
+
+class Decoder(Protocol):
+    """The passes of one module over the nodes of a tree, on a cache that it is given each time."""
+
+    def require_weights(self, name: str) -> None:
+        """Raise ModelError where the module's weights are no longer those that passes compute with; `name` is what messages call it."""
+
+    def prepare(self, cache: TreeCache) -> str:
+        """Get ready for passes over this cache. Return why it cannot, or nothing."""
+
+    def forward(
+        self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
+    ) -> Tensor:
+        """Store int64 [q] tokens where they stand and return logits [q, vocabulary], or of the rows `keep` only.
+
+        `near` bool [q, m]: what layers with a window see of the slots behind the prefix; None where no layer has one. `table`: the
+        embeddings that tokens are rows of, where not the model's own.
+        """
+
+    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
+
+
+def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tuple[Decoder, str]:
+    """Return what runs the passes, and why these are not passes by kernels, which can be captured; nothing where they are."""
+    why = "kernels are for CUDA" if not kernels else _without_kernels(module)
+    if not why:
+        from treespec.models import fused, hooked
+
+        if fused.refusal(module) is None:
+            return fused.FusedDecoder(module), ""
+        why = hooked.refusal(module, family) or ""
+        if not why:
+            return hooked.HookedDecoder(module, family), ""
+    return PlainDecoder(module, family), why
+
+
+def _without_kernels(module: PreTrainedModel) -> str:
+    """Return why no kernel can run passes of this module; nothing where some may."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if hasattr(module, "_hf_hook") or getattr(module, "hf_device_map", None):
+        return "its weights are moved by hooks"
+    if streamed_bytes(module):
+        return "its weights are streamed from host memory"
+    if families.rope_changes(module.config):
+        return "its rotary positions change with the length of the text"
+    return ""
