@@ -23,7 +23,7 @@ import numpy as np
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treespec.files.writing import write_json
 
 # JackFram/llama-68m for Llama-2-7B, C4, greedy; L40-class latencies of both: published by
@@ -127,7 +127,7 @@ def whole_commands() -> list[dict[str, Any]]:
         AcceptanceProfile("topk", 0.0, 1.0, RANK_PROBABILITY, NONE_ACCEPTED, (), 11086, 200).write(paths["acceptance.json"])
         LatencyProfile(
             tuple(LatencySample(size, 384, (seconds,)) for size, seconds in TARGET_SECONDS.items()),
-            tuple(DraftSample(width, 384, (seconds,)) for width, seconds in DRAFT_SECONDS.items()),
+            tuple(LatencySample(width, 384, (seconds,)) for width, seconds in DRAFT_SECONDS.items()),
             (0.0,),
         ).write(paths["latency.json"])
         generate = ["generate", "--acceptance", paths["acceptance.json"], "--latency", paths["latency.json"], "-o", paths["tree.pt"]]

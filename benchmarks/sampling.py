@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decoding import pair_for, treeopt_seconds
+from benchmarks.visited import VisitedAcceptance, visited_acceptance
 from treeopt.optimizer.search import optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
 from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treeopt.profiling.visited import VisitedAcceptance, visited_acceptance
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine

@@ -1,10 +1,13 @@
-"""Light modules stay light: they load without torch, transformers and the other slow libraries."""
+"""Light modules stay light, and whole packages do without the libraries that they have no business with."""
 
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow")
 
 WITHOUT_HEAVY = [
@@ -38,23 +41,64 @@ WITHOUT_HEAVY = [
     "treeopt.optimizer.search",
     "treeopt.cli.main",
 ]
+HIDDEN = {"torch": ("treeopt.optimizer", "treeopt.profiles"), "transformers": ("treespec.decoding", "treespec.trees")}
+LOADED = """
+import importlib, sys
+before = set()
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    found = {name.partition('.')[0] for name in sys.modules}
+    print(module, *sorted(found - before))
+    before = found
+"""
+WITHOUT = """
+import importlib, sys
+sys.modules[sys.argv[1]] = None  # an import of it raises ImportError
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+"""
 
 
-def loaded_by(module):
-    """Top-level names in sys.modules after importing a module in a fresh interpreter."""
-    code = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def python(code, *arguments):
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return done.stdout
 
 
-@pytest.mark.parametrize("module", WITHOUT_HEAVY)
-def test_loads_nothing_heavy(module):
-    assert not loaded_by(module) & set(HEAVY)
+def modules_of(package):
+    """The package and every module below it."""
+    folder = ROOT / package.replace(".", "/")
+    return [package, *(found.name for found in pkgutil.walk_packages([str(folder)], f"{package}."))]
 
 
-def test_errors_load_without_numpy():
-    assert "numpy" not in loaded_by("treespec.errors")
+def loaded_by(modules):
+    """Module -> top-level names that it brings into a fresh interpreter, beyond what those before it have brought."""
+    return {module: set(names) for module, *names in map(str.split, python(LOADED, *modules).splitlines())}
+
+
+def test_light_modules_load_nothing_heavy():
+    found = loaded_by(WITHOUT_HEAVY)
+    assert set(found) == set(WITHOUT_HEAVY)
+    assert {module: names & set(HEAVY) for module, names in found.items() if names & set(HEAVY)} == {}
+
+
+def test_errors_load_without_numpy_and_trees_do_not():
+    found = loaded_by(["treespec.errors", "treespec.trees.tree"])
+    assert "numpy" not in found["treespec.errors"]
+    assert "numpy" in found["treespec.trees.tree"], "what is loaded does not show"
+
+
+@pytest.mark.parametrize(("library", "packages"), HIDDEN.items(), ids=HIDDEN)
+def test_packages_load_with_a_library_hidden(library, packages):
+    modules = [module for package in packages for module in modules_of(package)]
+    assert len(modules) > 10
+    python(WITHOUT, library, *modules)
+
+
+def test_a_hidden_library_cannot_be_imported():
+    with pytest.raises(AssertionError, match="import of torch halted"):
+        python(WITHOUT, "torch", "treespec.decoding.sampling")
 
 
 def test_public_names_of_treespec_are_all_there():

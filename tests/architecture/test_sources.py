@@ -4,8 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("treespec", "treeopt", "cli", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 TEXTS = (
@@ -28,16 +26,27 @@ def test_the_sources_are_there():
     assert len(SOURCES) > 20
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_pt_files_are_loaded_safely(path):
-    for name, keywords in calls(path):
-        if name == "torch.load":
-            assert keywords.get("weights_only") == "True", "a .pt file may run code"
-            assert "map_location" in keywords, "a .pt file saved from CUDA must load without a GPU"
-        assert name not in {"pickle.load", "pickle.loads", "eval", "exec"}
+def where(path):
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_private_path_and_no_package_index(path):
-    found = PRIVATE.search(path.read_text())
-    assert found is None, found
+def test_pt_files_are_loaded_safely():
+    for path in SOURCES:
+        for name, keywords in calls(path):
+            if name == "torch.load":
+                assert keywords.get("weights_only") == "True", f"{where(path)}: a .pt file may run code"
+                assert "map_location" in keywords, f"{where(path)}: a .pt file saved from CUDA must load without a GPU"
+            assert name not in {"pickle.load", "pickle.loads", "eval", "exec"}, where(path)
+
+
+def test_no_private_path_and_no_package_index():
+    found = {where(path): match.group() for path in TEXTS if (match := PRIVATE.search(path.read_text()))}
+    assert not found
+
+
+def test_files_are_as_short_as_contributing_says():
+    rule = (ROOT / "CONTRIBUTING.md").read_text().partition("**One noun per file.**")[2].partition("\n- **")[0]
+    (limit,) = re.findall(r"under (\d+) lines", rule)
+    exceptions = {name for name in re.findall(r"`([\w/.]+)`", rule) if name.endswith(".py")}
+    long = {where(path) for path in SOURCES if len(path.read_text().splitlines()) >= int(limit)}
+    assert long == exceptions, f"split these, or name them in CONTRIBUTING.md: {sorted(long ^ exceptions)}"

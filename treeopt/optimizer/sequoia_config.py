@@ -12,7 +12,7 @@ import numpy as np
 from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import largest_size
 from treeopt.optimizer.search import OptimizationResult, solve
-from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError
 from treespec.files.fields import MOST_SECONDS
 from treespec.files.reading import read_bytes
@@ -26,7 +26,7 @@ class SequoiaConfig:
     """Limits and prices in Sequoia's words.
 
     `max_depth` counts levels: edges + 1. A tree limited to l levels costs `l * draft_time` and, with
-    `valid_budget[i]` nodes, `target_time[i]`; times have any one unit. `destination` is where Sequoia would write.
+    `valid_budget[i]` nodes, `target_time[i]`; times have any one unit.
     """
 
     acceptance_path: Path
@@ -36,7 +36,6 @@ class SequoiaConfig:
     target_time: tuple[float, ...]
     max_budget: int | None = None
     max_branch: int | None = None
-    destination: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.valid_budget) != len(self.target_time) or not self.valid_budget:
@@ -62,7 +61,7 @@ class SequoiaConfig:
 def read_sequoia_config(path: StrPath) -> SequoiaConfig:
     """Read Sequoia's JSON. The acceptance vector's path counts from the current folder, else from the file's own.
 
-    Raises OptimizerError, naming the key.
+    `dst`, where Sequoia writes its tree, is not read: here the caller says where. Raises OptimizerError, naming the key.
     """
     try:
         data = json.loads(read_bytes(path, limit=1 << 20, error=OptimizerError))
@@ -73,7 +72,6 @@ def read_sequoia_config(path: StrPath) -> SequoiaConfig:
     vector = Path(_field(path, data, "acceptance_rate_vector", str))
     if not vector.is_file() and not vector.is_absolute():
         vector = Path(path).parent / vector
-    destination = _field(path, data, "dst", str, optional=True)
     try:
         return SequoiaConfig(
             acceptance_path=vector,
@@ -83,16 +81,9 @@ def read_sequoia_config(path: StrPath) -> SequoiaConfig:
             target_time=tuple(float(t) for t in _list(path, data, "target_time", float)),
             max_budget=_field(path, data, "max_budget", int, optional=True),
             max_branch=_field(path, data, "max_branch", int, optional=True),
-            destination=None if destination is None else Path(destination),
         )
     except OptimizerError as e:
         raise e if str(e).startswith(str(path)) else OptimizerError(f"{path}: {e}") from e
-
-
-def optimize_sequoia_config(path: StrPath, *, solver: str = "auto", smoothing: str = "none") -> OptimizationResult:
-    """Read a configuration and its acceptance vector, and choose as Sequoia does. Raises OptimizerError, ProfileError."""
-    config = read_sequoia_config(path)
-    return optimize_config(config, read_acceptance(config.acceptance_path), solver=solver, smoothing=smoothing)
 
 
 def optimize_config(

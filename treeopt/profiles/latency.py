@@ -2,7 +2,7 @@
 
 import bisect
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,23 +19,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LatencySample:
-    """Raw seconds of one target pass over `size` tree nodes behind `context` cached tokens."""
+    """Raw seconds of one pass over `nodes` tree nodes behind `context` cached tokens.
 
-    size: int
-    context: int
-    seconds: tuple[float, ...]
+    The target reads a whole tree, whose size `nodes` is; the draft reads one level, whose width it is.
+    """
 
-    @property
-    def median_seconds(self) -> float:
-        """The figure that predictions use."""
-        return statistics.median(self.seconds)
-
-
-@dataclass(frozen=True)
-class DraftSample:
-    """Raw seconds of one draft pass over a level of `width` nodes behind `context` cached tokens."""
-
-    width: int
+    nodes: int
     context: int
     seconds: tuple[float, ...]
 
@@ -53,15 +42,15 @@ class LatencyProfile:
     """
 
     target: tuple[LatencySample, ...]
-    draft: tuple[DraftSample, ...]
+    draft: tuple[LatencySample, ...]
     overhead_seconds: tuple[float, ...]
     provenance: dict[str, Any] | None = None
     autoregressive_overhead_seconds: tuple[float, ...] = ()
     """Overhead of autoregressive steps, which accept and move nothing; empty: that of tree steps is taken."""
 
     def __post_init__(self) -> None:
-        _check_samples("target", "size", [(s.size, s.context, s.seconds) for s in self.target])
-        _check_samples("draft", "width", [(s.width, s.context, s.seconds) for s in self.draft])
+        _check_samples("target", "size", self.target)
+        _check_samples("draft", "width", self.draft)
         _check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
         if self.autoregressive_overhead_seconds:
             _check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
@@ -78,8 +67,8 @@ class LatencyProfile:
         """
         chosen = _next_context(context, self.contexts, "target")
         draft = _next_context(chosen, tuple(sorted({s.context for s in self.draft})), "draft")
-        sizes = sorted((s.size, s.median_seconds) for s in self.target if s.context == chosen)
-        widths = sorted((s.width, s.median_seconds) for s in self.draft if s.context == draft)
+        sizes = sorted((s.nodes, s.median_seconds) for s in self.target if s.context == chosen)
+        widths = sorted((s.nodes, s.median_seconds) for s in self.draft if s.context == draft)
         apart = self.autoregressive_overhead_seconds
         overheads = statistics.median(self.overhead_seconds), statistics.median(apart) if apart else None
         return LatencyModel(chosen, tuple(sizes), tuple(widths), *overheads)
@@ -89,8 +78,8 @@ class LatencyProfile:
         data: dict[str, Any] = {
             "schema": LATENCY_SCHEMA,
             "version": VERSION,
-            "target": [{"size": s.size, "context": s.context, "seconds": list(s.seconds)} for s in self.target],
-            "draft": [{"width": s.width, "context": s.context, "seconds": list(s.seconds)} for s in self.draft],
+            "target": [_entry(s, "size") for s in self.target],
+            "draft": [_entry(s, "width") for s in self.draft],
             "overhead_seconds": list(self.overhead_seconds),
         }
         if self.autoregressive_overhead_seconds:
@@ -106,16 +95,13 @@ def read_latency(path: StrPath) -> LatencyProfile:
     """Read a `treeopt.latency` file. Raises ProfileError."""
     data = Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
 
-    def samples(value: Any) -> tuple[LatencySample, ...]:
-        return tuple(LatencySample(*_sample(item, "size")) for item in listed(value))
-
-    def levels(value: Any) -> tuple[DraftSample, ...]:
-        return tuple(DraftSample(*_sample(item, "width")) for item in listed(value))
+    def samples(unit: str) -> Callable[[Any], tuple[LatencySample, ...]]:
+        return lambda value: tuple(_sample(item, unit) for item in listed(value))
 
     return data.build(
         lambda: LatencyProfile(
-            target=data.get("target", samples),
-            draft=data.get("draft", levels),
+            target=data.get("target", samples("size")),
+            draft=data.get("draft", samples("width")),
             overhead_seconds=data.get("overhead_seconds", numbers),
             autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
             provenance=data.optional("provenance", provenance_fields),
@@ -123,17 +109,18 @@ def read_latency(path: StrPath) -> LatencyProfile:
     )
 
 
-def _check_samples(name: str, unit: str, samples: Sequence[tuple[int, int, tuple[float, ...]]]) -> None:
+def _check_samples(name: str, unit: str, samples: Sequence[LatencySample]) -> None:
     if not samples:
         raise ProfileError(f"{name} holds no measurement; at least one {unit} is needed")
     seen: set[tuple[int, int]] = set()
-    for nodes, context, seconds in samples:
+    for sample in samples:
+        nodes, context = sample.nodes, sample.context
         if nodes < 1 or context < 0:
             raise ProfileError(f"{name} has {unit} {nodes} at context {context}, but a {unit} is 1 or more and a context 0 or more")
         if (nodes, context) in seen:
             raise ProfileError(f"{name} has {unit} {nodes} at context {context} twice; put all its samples into one entry")
         seen.add((nodes, context))
-        _check_seconds(f"{name} {unit} {nodes} at context {context}", seconds)
+        _check_seconds(f"{name} {unit} {nodes} at context {context}", sample.seconds)
 
 
 def _check_seconds(name: str, seconds: Sequence[float], least: float = 1e-12) -> None:
@@ -154,9 +141,13 @@ def _next_context(context: int | None, measured: tuple[int, ...], model: str) ->
     return measured[at]
 
 
-def _sample(value: Any, unit: str) -> tuple[int, int, tuple[float, ...]]:
+def _entry(sample: LatencySample, unit: str) -> dict[str, Any]:
+    return {unit: sample.nodes, "context": sample.context, "seconds": list(sample.seconds)}
+
+
+def _sample(value: Any, unit: str) -> LatencySample:
     item = mapping(value)
     missing = [key for key in (unit, "context", "seconds") if key not in item]
     if missing:
         raise ValueError(f"an entry without {', '.join(missing)}")
-    return count(item[unit]), count(item["context"]), numbers(item["seconds"])
+    return LatencySample(count(item[unit]), count(item["context"]), numbers(item["seconds"]))

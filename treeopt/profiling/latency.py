@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
@@ -190,15 +190,15 @@ def _round(bench: _Bench, cells: list[Cell]) -> list[list[Sample]]:
 
 def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: list[list[list[Sample]]]) -> LatencyProfile:
     target: list[LatencySample] = []
-    draft: list[DraftSample] = []
+    draft: list[LatencySample] = []
     overhead: list[float] = []
     alone: list[float] = []
     for index, (context, tree, width) in enumerate(cells):
         first, second, passes, rest = zip(*(sample for found in rounds for sample in found[index]), strict=True)
         if width is None:
-            target.append(LatencySample(size=tree.size, context=context, seconds=passes))
+            target.append(LatencySample(nodes=tree.size, context=context, seconds=passes))
         else:
-            draft.append(DraftSample(width=width, context=context, seconds=first if width == 1 else second))
+            draft.append(LatencySample(nodes=width, context=context, seconds=first if width == 1 else second))
         (overhead if tree.size > 1 else alone).extend(rest)
     return LatencyProfile(
         target=tuple(target),

@@ -229,7 +229,7 @@ class EvaluationReport:
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
-            "results": [asdict(r) for r in self.results],
+            "results": [{key: value for key, value in asdict(r).items() if key != "output"} for r in self.results],
         }
         if any(r.output for r in self.results):
             data["outputs"] = [list(r.output) for r in self.results]
@@ -258,9 +258,10 @@ def read_report(path: Path) -> EvaluationReport:
     """Read a report back; derived figures are computed anew. Raises ProfileError for what no run can have written."""
     data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
     profiled = data.optional("profiled_acceptance", chances)
+    results = data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value)))
     report = EvaluationReport(
         mode=data.get("mode", _mode),
-        results=data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value))),
+        results=data.get("outputs", lambda value: _with_outputs(results, value), [[*result.output] for result in results]),
         temperature=data.get("temperature", amount),
         predicted=data.get("predicted", lambda value: replace(_PREDICTED(value), rank_probability=profiled)),
         tree=data.optional("tree", _tree),
@@ -270,6 +271,13 @@ def read_report(path: Path) -> EvaluationReport:
     )
     data.build(lambda: report.observed)  # whether the ranks are of this tree
     return report
+
+
+def _with_outputs(results: tuple[PromptResult, ...], value: Any) -> tuple[PromptResult, ...]:
+    """Return the results with their generated ids, which the file holds once, under `outputs`; older files hold them in the results too."""
+    if len(listed(value)) != len(results):
+        raise ValueError(f"it has {len(value)} outputs for {len(results)} results")
+    return tuple(replace(result, output=counts(ids)) for result, ids in zip(results, value, strict=True))
 
 
 _PREDICTED = made(Prediction, checked({"tokens_per_step": amount, "seconds_per_step": amount}))

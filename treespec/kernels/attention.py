@@ -64,18 +64,22 @@ def tree_attention(
     cap: float | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """softmax(scale query keys^T) values over what each node sees -> [n, heads, value_dim], contiguous, in query's dtype.
+    """softmax(scale query keys^T) values over what each node sees -> [n, heads, dim], contiguous, in query's dtype.
 
-    `query` [heads, n, dim]; `keys` [kv_heads, capacity, dim] and `values` [kv_heads, capacity, value_dim], float16, bfloat16 or
-    float32, of any strides with a contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length`
-    int64 [1]: the first `length` slots are committed and seen by all nodes; `visible` bool [n, m], or what `pack` makes of it: which of the
-    m slots behind them each node sees. length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position
-    length + depths[i] (int64 [n]), sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a
-    `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
-    strides it cannot read, a scale that is not positive and a window without depths.
+    `query` [heads, n, dim]; `keys` and `values` [kv_heads, capacity, dim], float16, bfloat16 or float32, of any strides with a
+    contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length` int64 [1]: the first `length` slots are
+    committed and seen by all nodes; `visible` bool [n, m], or what `pack` makes of it: which of the m slots behind them each node sees.
+    length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position length + depths[i] (int64 [n]),
+    sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a `cap`, scaled scores s become
+    cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
+    keys and values of different shapes, strides it cannot read, a scale that is not positive and a window without depths.
     """
     heads, n, dim = query.shape
-    kv_heads, capacity, value_dim = values.shape
+    kv_heads, capacity, _ = keys.shape
+    if keys.shape != values.shape:
+        raise ValueError(
+            f"keys are {list(keys.shape)} and values {list(values.shape)}; tree attention reads rows of one width, so use the model's own attention"
+        )
     if query.stride(2) != 1 or keys.stride(2) != 1 or values.stride(2) != 1:
         raise ValueError("query, keys and values need a last dimension of stride 1; pass them through contiguous()")
     if scale <= 0:
@@ -85,17 +89,17 @@ def tree_attention(
     seen = visible if isinstance(visible, Ancestors) else pack(visible)
     group = heads // kv_heads
     reach = capacity if window is None else min(capacity, window + seen.slots)
-    plan = choose_tiling(n * group, max(dim, value_dim), query.dtype, kv_heads, reach, shared_bytes(query.device))
+    plan = choose_tiling(n * group, dim, query.dtype, kv_heads, reach, shared_bytes(query.device))
     blocks = triton.cdiv(n * group, plan.rows)
     whole = 0 if splits is not None else plan.whole
     if splits is None:
         splits = choose_splits(blocks * kv_heads, triton.cdiv(reach, plan.slots), plan)
     few = plan.few if splits == 1 else None
     early_rows = overlaps(query.device) and splits == 1 and window is None and keys.element_size() == 2
-    out = torch.empty(n, heads, value_dim, dtype=query.dtype, device=query.device)
+    out = torch.empty(n, heads, dim, dtype=query.dtype, device=query.device)
     partial, logs = None, None
     if splits > 1:
-        partial = torch.empty(splits, n, heads, value_dim, dtype=torch.float32, device=query.device)
+        partial = torch.empty(splits, n, heads, dim, dtype=torch.float32, device=query.device)
         logs = torch.empty(splits, n, heads, dtype=torch.float32, device=query.device)
     _attention_kernel[(blocks, kv_heads, splits)](
         query,
@@ -123,8 +127,6 @@ def tree_attention(
         GROUP=group,
         DIM=dim,
         WIDE=triton.next_power_of_2(dim),
-        VALUE_DIM=value_dim,
-        VALUE_WIDE=triton.next_power_of_2(value_dim),
         ROWS=plan.rows,
         SLOTS=plan.slots,
         STAGES=plan.stages,
@@ -144,7 +146,7 @@ def tree_attention(
     )
     if splits > 1:
         parts = triton.next_power_of_2(splits)
-        together = max(1, 2048 // (parts * triton.next_power_of_2(value_dim)))
+        together = max(1, 2048 // (parts * triton.next_power_of_2(dim)))
         _combine_kernel[(triton.cdiv(n * heads, together),)](
             partial,
             logs,
@@ -154,8 +156,8 @@ def tree_attention(
             0 if window is None else window,
             splits,
             n * heads,
-            VALUE_DIM=value_dim,
-            VALUE_WIDE=triton.next_power_of_2(value_dim),
+            DIM=dim,
+            WIDE=triton.next_power_of_2(dim),
             SPLITS=parts,
             ROWS=together,
             SLOTS=plan.slots,
@@ -212,8 +214,6 @@ def _attend(
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     WIDE: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    VALUE_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     STAGES: tl.constexpr,
@@ -227,7 +227,7 @@ def _attend(
     row = block * ROWS + tl.arange(0, ROWS)
     node, head = row // GROUP, kv_head * GROUP + row % GROUP
     there = node < n
-    place, value_place = tl.arange(0, WIDE), tl.arange(0, VALUE_WIDE)
+    place = tl.arange(0, WIDE)
 
     split, splits = tl.program_id(2), tl.num_programs(2)
     if SPLIT:
@@ -250,20 +250,20 @@ def _attend(
 
     slot = tl.arange(0, SLOTS)
     k_at = slot[:, None] * key_slot + place[None, :]
-    v_at = slot[:, None] * value_slot + value_place[None, :]
+    v_at = slot[:, None] * value_slot + place[None, :]
     bits += node * words
 
     raw = 1.0 if CAPPED else factor  # makes scores exponents of two
     highest = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     mass = tl.zeros((ROWS,), dtype=tl.float32)
-    sums = tl.zeros((ROWS, VALUE_WIDE), dtype=tl.float32)
+    sums = tl.zeros((ROWS, WIDE), dtype=tl.float32)
     for tile in tl.range(begin, end, num_stages=STAGES):
         behind = tile >= committed  # of the tree's own rows, which begin a tile of their own
         start = tl.where(behind, prefix + (tile - committed) * SLOTS, tile * SLOTS)
         there_are = tl.minimum(tl.where(behind, total, prefix) - start, SLOTS)
         inside = (slot < there_are)[:, None]
         k = tl.load(keys + start.to(tl.int64) * key_slot + k_at, mask=inside & (place < DIM)[None, :], other=0.0)
-        v = tl.load(values + start.to(tl.int64) * value_slot + v_at, mask=inside & (value_place < VALUE_DIM)[None, :], other=0.0)
+        v = tl.load(values + start.to(tl.int64) * value_slot + v_at, mask=inside & (place < DIM)[None, :], other=0.0)
         own = (start - prefix) * behind.to(tl.int32)
         word = tl.load(bits + own // 64, mask=there & behind, other=_first_bits(there_are)) >> (own % 64)
         if SLOTS > 64:  # 128
@@ -293,14 +293,14 @@ def _attend(
     mass = tl.where(mass > 0, mass, 1.0)
     sums = sums * (1 / mass)[:, None]
     target = node.to(tl.int64) * HEADS + head
-    inside = there[:, None] & (value_place < VALUE_DIM)[None, :]
+    inside = there[:, None] & (place < DIM)[None, :]
     if SPLIT and splits > 1:
         target += split.to(tl.int64) * n * HEADS
         tl.store(logs + target, highest + tl.log2(mass), mask=there)  # -inf where nothing was seen
         if begin < end:
-            tl.store(partial + target[:, None] * VALUE_DIM + value_place[None, :], sums, mask=inside)
+            tl.store(partial + target[:, None] * DIM + place[None, :], sums, mask=inside)
     else:
-        tl.store(out + target[:, None] * VALUE_DIM + value_place[None, :], sums.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + target[:, None] * DIM + place[None, :], sums.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["length", "bits", "depths", "n", "m", "window", "words"])
@@ -330,8 +330,6 @@ def _attention_kernel(
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     WIDE: tl.constexpr,
-    VALUE_DIM: tl.constexpr,
-    VALUE_WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
     STAGES: tl.constexpr,
@@ -354,7 +352,7 @@ def _attention_kernel(
     if NEAR > 0:
         near = tl.maximum(tl.minimum(tl.arange(0, NEAR), prefix - 1), 0)
         ask(keys + near * key_slot, 0, DIM, (WIDE + 63) // 64)
-        ask(values + near * value_slot, 0, VALUE_DIM, (VALUE_WIDE + 63) // 64)
+        ask(values + near * value_slot, 0, DIM, (WIDE + 63) // 64)
     wait_for_inputs(OVERLAP)
     block = tl.program_id(0)
     if FEW > 0 and prefix + m <= FEW:
@@ -385,8 +383,6 @@ def _attention_kernel(
                 GROUP,
                 DIM,
                 WIDE,
-                VALUE_DIM,
-                VALUE_WIDE,
                 FEW_ROWS,
                 FEW_SLOTS,
                 FEW_STAGES,
@@ -423,8 +419,6 @@ def _attention_kernel(
             GROUP,
             DIM,
             WIDE,
-            VALUE_DIM,
-            VALUE_WIDE,
             ROWS,
             SLOTS,
             STAGES,
@@ -446,8 +440,8 @@ def _combine_kernel(
     window: "Any",
     splits: "Any",
     rows: "Any",
-    VALUE_DIM: tl.constexpr,
-    VALUE_WIDE: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDE: tl.constexpr,
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -459,14 +453,14 @@ def _combine_kernel(
     wait_for_inputs(OVERLAP)
     if _parts(prefix, m, window, splits, SLOTS, WHOLE, WINDOWED) > 1:
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        split, place = tl.arange(0, SPLITS), tl.arange(0, VALUE_WIDE)
-        there, inside = row < rows, place < VALUE_DIM
+        split, place = tl.arange(0, SPLITS), tl.arange(0, WIDE)
+        there, inside = row < rows, place < DIM
         at = split[None, :].to(tl.int64) * rows + row[:, None]
         log = tl.load(logs + at, mask=there[:, None] & (split < splits)[None, :], other=float("-inf"))
         weights = tl.exp2(log - tl.maximum(tl.max(log, axis=1), -1e38)[:, None])
-        part_at = partial + at[:, :, None] * VALUE_DIM + place[None, None, :]
+        part_at = partial + at[:, :, None] * DIM + place[None, None, :]
         parts = tl.load(part_at, mask=(log > float("-inf"))[:, :, None] & inside[None, None, :], other=0.0)
         mass = tl.sum(weights, axis=1)
         mixed = tl.sum(parts * weights[:, :, None], axis=1) / tl.where(mass > 0, mass, 1.0)[:, None]
-        out_at = out + row[:, None].to(tl.int64) * VALUE_DIM + place[None, :]
+        out_at = out + row[:, None].to(tl.int64) * DIM + place[None, :]
         tl.store(out_at, mixed.to(out.dtype.element_ty), mask=there[:, None] & inside[None, :])

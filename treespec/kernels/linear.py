@@ -18,12 +18,10 @@ from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.product import (
     LARGEST,
     SHARED,
-    Activation,
     Norm,
     Stream,
     Tiling,
     Workspace,
-    activate,
     ahead,
     ask,
     block_of,
@@ -35,6 +33,7 @@ from treespec.kernels.product import (
     norm_factors,
     shared_bytes,
     shares,
+    silu,
     slice_of,
     small,
 )
@@ -47,7 +46,7 @@ def reference_start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
     return Stream(plain, weighted, plain.float().square().sum(-1, keepdim=True), norm.epsilon)
 
 
-def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None = None, gated: Activation | None = None) -> Tensor:
+def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None = None, gated: bool = False) -> Tensor:
     """The twin that defines `linear`, in float32. See there."""
     if isinstance(x, Stream):
         mean = x.squares.sum(1) / x.plain.shape[1]
@@ -56,9 +55,9 @@ def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None 
         out = x.float() @ weight.float().T
     if bias is not None:
         out = out + bias.float()
-    if gated is not None:
+    if gated:
         gate, up = out.chunk(2, dim=-1)
-        out = (torch.nn.functional.silu(gate) if gated == "silu" else torch.nn.functional.gelu(gate, approximate="tanh")) * up
+        out = torch.nn.functional.silu(gate) * up
     return out.to(weight.dtype)
 
 
@@ -98,12 +97,12 @@ def linear(
     workspace: Workspace,
     *,
     bias: Tensor | None = None,
-    gated: Activation | None = None,
+    gated: bool = False,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """act(x W^T + bias); x [rows <= 64, inner], or a stream, whose RMSNorm is multiplied; weight [columns, inner] -> [rows, columns].
+    """x W^T + bias; x [rows <= 64, inner], or a stream, whose RMSNorm is multiplied; weight [columns, inner] -> [rows, columns].
 
-    `gated`: the first half of the weight's rows (and of `bias`) are gates, the second half what they multiply, so the result has half the
+    `gated`: the first half of the weight's rows (and of `bias`) are gates, whose silu multiplies the second half, so the result has half the
     columns. All contiguous. No host synchronisation.
     """
     rows = (x.weighted if isinstance(x, Stream) else x).shape[0]
@@ -128,7 +127,7 @@ def linear_add(
     plan = tiling or choose_tiling(rows, columns, x.shape[1], False, weight.dtype, shared_bytes(weight.device))
     plain, weighted = torch.empty_like(residual), torch.empty_like(residual)
     squares = torch.empty(rows, triton.cdiv(columns, plan.columns), dtype=torch.float32, device=x.device)
-    _launch_linear(x, weight, workspace, bias, residual, norm, None, plain, weighted, squares, plan)
+    _launch_linear(x, weight, workspace, bias, residual, norm, False, plain, weighted, squares, plan)
     return Stream(plain, weighted, squares, norm.epsilon)
 
 
@@ -139,7 +138,7 @@ def _launch_linear(
     bias: Tensor | None,
     residual: Tensor | None,
     norm: Norm | None,
-    gated: Activation | None,
+    gated: bool,
     out: Tensor,
     weighted: Tensor | None,
     squares: Tensor | None,
@@ -148,7 +147,7 @@ def _launch_linear(
     read = x.weighted if isinstance(x, Stream) else x
     (rows, inner), columns = read.shape, out.shape[1]
     block = block_of(rows)
-    plan = tiling or choose_tiling(rows, columns, inner, bool(gated), weight.dtype, shared_bytes(weight.device))
+    plan = tiling or choose_tiling(rows, columns, inner, gated, weight.dtype, shared_bytes(weight.device))
     tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
     partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
     overlap = overlaps(weight.device)
@@ -179,7 +178,7 @@ def _launch_linear(
         PARTS=triton.next_power_of_2(x.squares.shape[1]) if isinstance(x, Stream) else 1,
         BIAS=bias is not None,
         RESIDUAL=residual is not None,
-        GATED=gated or "",
+        GATED=gated,
         EVEN=inner % plan.inner == 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
         STAGES=plan.stages,
@@ -289,12 +288,12 @@ def _linear_kernel(
         LINES: tl.constexpr = AHEAD // 64 if AHEAD < 1024 else 16
         until = tl.minimum(stop, first + AHEAD)
         ask(weight + near, first, until, LINES)
-        if GATED != "":
+        if GATED:
             ask(weight + columns.to(tl.int64) * inner + near, first, until, LINES)
     # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
     if BIAS:
         main_bias = tl.load(bias + column, mask=inside, other=0.0)
-        if GATED != "":
+        if GATED:
             other_bias = tl.load(bias + columns + column, mask=inside, other=0.0)
     if RESIDUAL:
         factor = tl.load(norm + column, mask=inside, other=0.0)
@@ -303,23 +302,23 @@ def _linear_kernel(
         loaded = load_squares(squares_in, rows, parts, BLOCK, PARTS)
     if RESIDUAL:
         before = tl.load(residual + where, mask=written, other=0.0)
-    main, other = multiply(x, w_row, u_row, rows, inside, first, stop, inner, BLOCK, WIDE, INNER, GATED != "", EVEN, PRECISION, STAGES)
+    main, other = multiply(x, w_row, u_row, rows, inside, first, stop, inner, BLOCK, WIDE, INNER, GATED, EVEN, PRECISION, STAGES)
     last = True
     if SPLIT:
-        last = deposit(main, other, partial, counters, tile, split, splits, BLOCK, WIDE, GATED != "")
+        last = deposit(main, other, partial, counters, tile, split, splits, BLOCK, WIDE, GATED)
     if last:
         if SPLIT:
-            main, other = collect(partial, counters, tile, splits, BLOCK, WIDE, GATED != "")
+            main, other = collect(partial, counters, tile, splits, BLOCK, WIDE, GATED)
         if SCALED:
             scale = norm_factors(loaded, inner, epsilon)
             main *= scale[:, None]
             other *= scale[:, None]
         if BIAS:
             main += main_bias.to(tl.float32)[None, :]
-            if GATED != "":
+            if GATED:
                 other += other_bias.to(tl.float32)[None, :]
-        if GATED != "":
-            main = activate(main, GATED) * other
+        if GATED:
+            main = silu(main) * other
         kind = out.dtype.element_ty
         if RESIDUAL:
             main += before.to(tl.float32)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.overlap import early, overlaps, wait_for_inputs
-from treespec.kernels.product import Activation, Norm, activate
+from treespec.kernels.product import Norm, silu
 
 _HEADS_AT_ONCE = 16
 
@@ -71,33 +71,30 @@ def _add_norm_kernel(
     tl.store(out + row + column, (value * scale * factor).to(out.dtype.element_ty), mask=there)
 
 
-def reference_gate(x: Tensor, activation: Activation) -> Tensor:
+def reference_gate(x: Tensor) -> Tensor:
     """The twin that defines `gate`."""
     first, second = x.float().chunk(2, dim=-1)
-    act = torch.nn.functional.silu(first) if activation == "silu" else torch.nn.functional.gelu(first, approximate="tanh")
-    return (act * second).to(x.dtype)
+    return (torch.nn.functional.silu(first) * second).to(x.dtype)
 
 
-def gate(x: Tensor, activation: Activation) -> Tensor:
-    """act(first half) * second half of every row. x [rows, 2 inner], contiguous -> [rows, inner]."""
+def gate(x: Tensor) -> Tensor:
+    """silu(first half) * second half of every row. x [rows, 2 inner], contiguous -> [rows, inner]."""
     rows, inner = x.shape[0], x.shape[1] // 2
     out = torch.empty(rows, inner, dtype=x.dtype, device=x.device)
     block = 1024
-    _gate_kernel[(rows, triton.cdiv(inner, block))](
-        x, out, inner, ACTIVATION=activation, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **early(x.device)
-    )
+    _gate_kernel[(rows, triton.cdiv(inner, block))](x, out, inner, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **early(x.device))
     return out
 
 
 @triton.jit
-def _gate_kernel(x: "Any", out: "Any", inner: "Any", ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr) -> None:
+def _gate_kernel(x: "Any", out: "Any", inner: "Any", BLOCK: tl.constexpr, OVERLAP: tl.constexpr) -> None:
     wait_for_inputs(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = column < inner
     first = tl.load(x + row * 2 * inner + column, mask=there, other=0.0).to(tl.float32)
     second = tl.load(x + row * 2 * inner + inner + column, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + row * inner + column, (activate(first, ACTIVATION) * second).to(out.dtype.element_ty), mask=there)
+    tl.store(out + row * inner + column, (silu(first) * second).to(out.dtype.element_ty), mask=there)
 
 
 def reference_rotate_and_store(

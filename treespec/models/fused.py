@@ -127,7 +127,7 @@ class FusedDecoder:
                 query = rotate_and_store(lin.linear(stream, layer.qkv.weight, space, bias=layer.qkv.bias), *where, layer.heads)
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
             stream = lin.linear_add(seen, layer.out.weight, stream.plain, layer.after, space, bias=layer.out.bias)
-            inner = lin.linear(stream, layer.gate_up.weight, space, bias=layer.gate_up.bias, gated="silu")
+            inner = lin.linear(stream, layer.gate_up.weight, space, bias=layer.gate_up.bias, gated=True)
             following = self.layers[index + 1].before if index + 1 < len(self.layers) else self.final
             stream = lin.linear_add(inner, layer.down.weight, stream.plain, following, space, bias=layer.down.bias)
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
@@ -157,7 +157,7 @@ class FusedDecoder:
             query = rotate_and_store(qkv, *self._where(place, keys, values), layer.heads)
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
             x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
-            inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias), "silu")
+            inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias))
             delta = _summands(inner, layer.down)
         if keep is not None and delta is not None:
             x, delta = x.index_select(0, keep), delta.index_select(-2, keep)

@@ -67,6 +67,9 @@ class HookedDecoder:
 
     def prepare(self, cache: TreeCache) -> str:
         """See `Decoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
+        for keys, values in map(cache.rows, range(len(cache.layers))):
+            if keys.shape != values.shape:
+                return f"its keys are {keys.shape[-1]} wide and its values {values.shape[-1]}, and tree attention reads rows of one width"
         token = torch.zeros(1, dtype=torch.int64, device=self.module.device)
         place = Placement.causal(0, 1, self.module.device)
         self.forward(token, place, None if self.windowed is None else place.visible, cache, None)

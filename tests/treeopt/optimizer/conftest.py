@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample
+from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treespec.trees.tree import SpeculationTree
 
 # JackFram/llama-68m for Llama-2-7B on C4, greedy: published measurements, not monotone
@@ -104,7 +104,7 @@ def latency() -> Callable[..., LatencyProfile]:
     def make(target: dict[int, float], draft: dict[int, float], overhead: float = 0.0, context: int = 256) -> LatencyProfile:
         return LatencyProfile(
             tuple(LatencySample(size, context, (seconds,)) for size, seconds in target.items()),
-            tuple(DraftSample(width, context, (seconds,)) for width, seconds in draft.items()),
+            tuple(LatencySample(width, context, (seconds,)) for width, seconds in draft.items()),
             (overhead,),
         )
 

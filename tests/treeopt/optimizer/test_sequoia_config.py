@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from treeopt.optimizer.sequoia_config import SequoiaConfig, optimize_config, optimize_sequoia_config, read_sequoia_config
+from treeopt.optimizer.search import OptimizationResult
+from treeopt.optimizer.sequoia_config import SequoiaConfig, optimize_config, read_sequoia_config
+from treeopt.profiles.acceptance import read_acceptance
 from treespec.errors import OptimizerError, ProfileError
 
 RANKS = [0.634183, 0.107946, 0.056972, 0.022489, 0.01949]
@@ -34,6 +36,12 @@ def config(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def chosen(path: Path) -> OptimizationResult:
+    """What Sequoia would choose for a configuration and its acceptance vector."""
+    read = read_sequoia_config(path)
+    return optimize_config(read, read_acceptance(read.acceptance_path))
+
+
 def test_fields_are_read_as_sequoia_means_them(config: Callable[..., Path], tmp_path: Path) -> None:
     read = read_sequoia_config(config())
     assert read == SequoiaConfig(
@@ -44,7 +52,6 @@ def test_fields_are_read_as_sequoia_means_them(config: Callable[..., Path], tmp_
         target_time=(10.0, 10.0, 10.0, 12.0, 14.0, 18.0),
         max_budget=128,
         max_branch=None,
-        destination=Path("tree.pt"),
     )
 
 
@@ -52,7 +59,7 @@ def test_draft_time_is_charged_once_per_level_and_only_valid_budgets_count(
     config: Callable[..., Path], all_trees: Callable, tokens_of: Callable
 ) -> None:
     budgets, times = [1, 3, 6], [10.0, 10.5, 11.0]
-    result = optimize_sequoia_config(config(max_depth=4, valid_budget=budgets, target_time=times))
+    result = chosen(config(max_depth=4, valid_budget=budgets, target_time=times))
     scores = {
         (size, levels): (levels * 0.3 + time) / max(tokens_of(tree, [RANKS]) for tree in all_trees(size, levels - 1, 5))
         for size, time in zip(budgets, times, strict=True)
@@ -69,19 +76,19 @@ def test_draft_time_is_charged_once_per_level_and_only_valid_budgets_count(
 
 
 def test_levels_are_edges_plus_one(config: Callable[..., Path]) -> None:
-    assert optimize_sequoia_config(config(max_depth=2, valid_budget=[3], target_time=[1])).tree.depth == 1
-    only_root = optimize_sequoia_config(config(max_depth=1))
+    assert chosen(config(max_depth=2, valid_budget=[3], target_time=[1])).tree.depth == 1
+    only_root = chosen(config(max_depth=1))
     assert only_root.tree.size == 1
     assert only_root.predicted_seconds_per_step == pytest.approx(10.3)  # even the root's level is charged
 
 
 def test_max_branch_limits_the_children(config: Callable[..., Path]) -> None:
-    result = optimize_sequoia_config(config(max_branch=2, valid_budget=[15], target_time=[10]))
+    result = chosen(config(max_branch=2, valid_budget=[15], target_time=[10]))
     assert result.tree.max_branch <= 2
 
 
 def test_more_levels_than_nodes_are_harmless(config: Callable[..., Path]) -> None:
-    assert optimize_sequoia_config(config(max_depth=60000)).tree == optimize_sequoia_config(config(max_depth=32)).tree
+    assert chosen(config(max_depth=60000)).tree == chosen(config(max_depth=32)).tree
 
 
 def test_the_vector_may_lie_in_the_current_folder(config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +100,7 @@ def test_the_vector_may_lie_in_the_current_folder(config: Callable[..., Path], t
     assert read_sequoia_config(path).acceptance_path == Path("vector.pt")
     (elsewhere / "vector.pt").unlink()
     with pytest.raises(ProfileError, match="no file"):
-        optimize_sequoia_config(path)
+        chosen(path)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +127,7 @@ def test_the_vector_may_lie_in_the_current_folder(config: Callable[..., Path], t
 )
 def test_configurations_that_cannot_be(config: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OptimizerError, match=message):
-        optimize_sequoia_config(config(**changes))
+        chosen(config(**changes))
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

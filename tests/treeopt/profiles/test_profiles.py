@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-from treeopt.profiles.latency import DraftSample, LatencyProfile, LatencySample, read_latency
+from treeopt.profiles.latency import LatencyProfile, LatencySample, read_latency
 from treespec.errors import OutputError, ProfileError
 
 ACCEPTANCE: dict[str, Any] = {
@@ -182,7 +182,7 @@ def test_pickles_never_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_latency_round_trip(tmp_path: Path) -> None:
-    profile = LatencyProfile((LatencySample(1, 256, (0.5, 0.25)),), (DraftSample(1, 256, (0.1,)),), (0.0,), {"gpu": "none"})
+    profile = LatencyProfile((LatencySample(1, 256, (0.5, 0.25)),), (LatencySample(1, 256, (0.1,)),), (0.0,), {"gpu": "none"})
     profile.write(tmp_path / "latency.json")
     assert read_latency(tmp_path / "latency.json") == profile
     assert read_latency(write(tmp_path / "l.json", LATENCY)).to_json() == LATENCY
@@ -210,7 +210,7 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
     assert [profile.at_context(c).context for c in (None, 1, 256, 257, 1024)] == [256, 256, 256, 1024, 1024]
     with pytest.raises(ProfileError, match="context 1025 or beyond, only at 256, 1024; profile it there, or ask for at most 1024"):
         profile.at_context(1025)
-    short_draft = replace(profile, draft=(DraftSample(1, 512, (0.1,)),))
+    short_draft = replace(profile, draft=(LatencySample(1, 512, (0.1,)),))
     assert short_draft.at_context(256).draft == ((1, 0.1),)
     with pytest.raises(ProfileError, match="the draft was not measured at context 1024"):
         short_draft.at_context(1024)

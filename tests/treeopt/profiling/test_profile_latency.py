@@ -36,8 +36,8 @@ def test_recorded_times_land_in_the_right_cells(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(latency, "timer_for", lambda device: timer)
     monkeypatch.setattr(latency, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
     profile = profile_latency(tiny_pair(), SETTINGS)
-    assert [(s.size, s.context) for s in profile.target] == [(n, c) for c in (8, 16) for n in (1, 2, 5)]
-    assert [(s.width, s.context) for s in profile.draft] == [(w, c) for c in (8, 16) for w in (1, 3)]
+    assert [(s.nodes, s.context) for s in profile.target] == [(n, c) for c in (8, 16) for n in (1, 2, 5)]
+    assert [(s.nodes, s.context) for s in profile.draft] == [(w, c) for c in (8, 16) for w in (1, 3)]
     assert {s.seconds for s in profile.target} == {(10.0,) * 8}, "repetitions are rounded up to whole bursts"
     assert {s.seconds for s in profile.draft} == {(3.0,) * 8}
     assert sorted(set(profile.overhead_seconds)) == [100 - 10 - 6, 100 - 10 - 3], "what is neither draft nor target"
@@ -98,7 +98,7 @@ def test_no_root_has_more_children_than_the_vocabulary_has_tokens() -> None:
         with pytest.raises(ProfileError, match=message):
             profile_latency(pair, LatencySettings(**{"sizes": (1,), "widths": (1,), "contexts": (8,), **changes}))
     most = LatencySettings(sizes=(known + 1,), widths=(known,), contexts=(8,), repetitions=1)
-    assert profile_latency(pair, most).target[0].size == known + 1
+    assert profile_latency(pair, most).target[0].nodes == known + 1
     assert (default_sizes("cpu", 30)[-1], default_widths("cuda", 30)[-1]) == (28, 24)
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.visited import _p_value, visited_acceptance
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
-from treeopt.profiling.visited import _p_value, visited_acceptance
 from treespec.decoding.drafting import Drafting
 from treespec.errors import ProfileError
 from treespec.evaluation.runner import EvaluationSettings, evaluate

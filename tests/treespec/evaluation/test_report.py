@@ -81,6 +81,24 @@ def test_written_reports_read_back_equal(tmp_path: Path) -> None:
     assert read_report(tmp_path / "r.json") == report
 
 
+def test_generated_ids_stand_once_in_the_file_and_are_read_from_either_place(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    report = replace(REPORT, results=(replace(ONE, output=(71828, 3)), replace(TWO, output=(31415,))))
+    report.write(path)
+    assert [path.read_text().count(token) for token in ("71828", "31415")] == [1, 1]
+    data = json.loads(path.read_text())
+    assert data["outputs"] == [[71828, 3], [31415]]
+    assert read_report(path) == report
+    results = [{**result, "output": ids} for result, ids in zip(data["results"], data["outputs"], strict=True)]
+    write_json(path, data | {"results": results})  # as the first version wrote them
+    assert read_report(path) == report
+    write_json(path, {key: value for key, value in data.items() if key != "outputs"} | {"results": results})
+    assert read_report(path) == report
+    write_json(path, data | {"outputs": [[71828, 3]]})
+    with pytest.raises(ProfileError, match="has a 'outputs' that cannot be: it has 1 outputs for 2 results"):
+        read_report(path)
+
+
 def test_reports_without_later_keys_are_still_read(tmp_path: Path) -> None:
     data = REPORT.to_json()
     for key in ("profiled_acceptance", "observed_acceptance", "drafting", "verifier", "draft_temperature"):

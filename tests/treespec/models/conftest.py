@@ -60,6 +60,8 @@ _DEEPSEEK: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 12,
 }
+_DENSE = {*_MOE, "n_routed_experts", "n_group", "topk_group", "first_k_dense_replace"}
+"""Settings of experts, which a model like DeepSeek's has not where all its layers are dense."""
 _ALTERNATING: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _UPPER_SLIDES: dict[str, Any] = {"sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 1}
 
@@ -90,6 +92,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     # not in the table: admitted by a trial tree
     "cohere": ("CohereConfig", {**_GQA, "logit_scale": 1.0}),
     "stablelm": ("StableLmConfig", {**_HEADS, "hidden_size": 64}),
+    "youtu": ("YoutuConfig", {key: value for key, value in _DEEPSEEK.items() if key not in _DENSE}),
     "gptj": ("GPTJConfig", {**_OLD, "rotary_dim": 8}),
     "granite": ("GraniteConfig", _GQA),
 }

@@ -45,9 +45,9 @@ def visited_acceptance(
     Raises ModelError, ProfileError.
     """
     if pair.draft is None:
-        raise ModelError("visited acceptance needs a draft model; pass --draft")
+        raise ModelError("visited acceptance needs a draft; load the pair with one")
     if any(not r.output for r in results):
-        raise ProfileError("the evaluation kept no outputs; evaluate with --save-tokens")
+        raise ProfileError("the evaluation kept no outputs; set save_tokens")
     ranks = settings.max_branch
     observed, expected, spread = np.zeros(ranks), np.zeros(ranks), np.zeros((ranks, ranks))
     everywhere, positions, visits = np.zeros(ranks), 0, 0
