@@ -37,7 +37,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
         return load_pair("embedded-target", "embedded-draft", device=arguments.device)
     big = inflated_pair(device=arguments.device, dtype=torch.float16)
     target, draft = TreeModel(big.target, name="inflated-llama-2-7b"), TreeModel(big.draft, name="inflated-llama-68m")
-    return Pair(target, draft, big.tokenizer, target.eos_token_ids)
+    return Pair(target, big.tokenizer, target.eos_token_ids, draft=draft)
 
 
 def transformers_seconds(pair: Pair, prompt: tuple[int, ...], gen_len: int, assisted: bool) -> tuple[list[int], float]:
@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     pair = pair_for(arguments)
-    assert pair.draft is not None
     profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=32, prompt_len=128)
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=128, start=profiled.end)
     acceptance = profile_acceptance(pair, profiled, AcceptanceSettings(gen_len=arguments.gen_len, batch_size=32))

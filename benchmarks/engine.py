@@ -39,7 +39,6 @@ CONTEXT = 192
 
 def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: int) -> tuple[dict[str, float], float]:
     """(median seconds of each part of a captured step, of the whole without timing its parts)."""
-    assert pair.draft is not None
     room = context + 3 * tree.size + 64
     for model in (pair.target, pair.draft):
         model.allocate(room)
@@ -63,7 +62,6 @@ def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: i
 
 def ready_seconds(pair: Pair) -> float:
     """From loaded models to the first tokens of a tree of 64 nodes, with nothing compiled or captured before in this process."""
-    assert pair.draft is not None
     started = time.perf_counter()
     request = Request(tuple(range(5, 5 + PROMPT_LEN)), 9)
     list(decode_speculative(pair.target, pair.draft, SpeculationTree.k_chains(9, 7), request, engine=Engine(pair.target, pair.draft)))
@@ -73,7 +71,6 @@ def ready_seconds(pair: Pair) -> float:
 
 def decode_all(pair: Pair, trees: dict[str, SpeculationTree], prompts: PromptSet, gen_len: int) -> dict[str, dict[str, Any]]:
     """Every prompt by transformers and by the engine, in turn; agreement with `generate`, and the logit gap where outputs part."""
-    assert pair.draft is not None
     target, draft = pair.target, pair.draft
     engine = Engine(target, draft, notice=lambda reason: print(reason, file=sys.stderr))
     systems: dict[str, Any] = {
@@ -133,7 +130,6 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     bandwidth = read_bandwidth(device)
     torch.cuda.empty_cache()
     pair = pair_for(arguments)
-    assert pair.draft is not None
     resident = torch.cuda.memory_allocated()
     ready = ready_seconds(pair)
     floor = weight_bytes(pair.target.module) / bandwidth

@@ -93,7 +93,6 @@ def chosen_tree(case: Case) -> tuple[OptimizationResult, PromptSet, list[float]]
 
 def decode_all(pair: Pair, tree: SpeculationTree, prompts: PromptSet, gen_len: int) -> dict[str, dict[str, Any]]:
     """Seconds, tokens, steps and outputs of both ways of decoding, which take turns."""
-    assert pair.draft is not None
     target, draft = pair.target, pair.draft
     engine = Engine(target, draft, notice=note)
     systems: dict[str, Callable[[Request], Any]] = {
@@ -120,7 +119,6 @@ def decode_all(pair: Pair, tree: SpeculationTree, prompts: PromptSet, gen_len: i
 
 def step_parts(pair: Pair, tree: SpeculationTree, prompts: PromptSet) -> dict[str, float]:
     """Median seconds of each part of a tree's step, timed apart."""
-    assert pair.draft is not None
     request, timer = Request(prompts.prompts[0].ids, 24), timer_for(pair.target.device)
     samples: list[dict[str, float]] = []
     for record in decode_speculative(pair.target, pair.draft, tree, request, timer=timer):
@@ -155,7 +153,7 @@ def run(case: Case) -> dict[str, Any]:
     draft = TreeModel(inflated(DRAFT_FOLDER, case.draft, device, case.dtype, seed=1), name="inflated-draft")
     tokenizer = AutoTokenizer.from_pretrained(TARGET_FOLDER)
     resident = TreeModel(module, name="inflated-target", kernels=False)  # by the same operations as when it is offloaded
-    on_device = decode_all(Pair(resident, draft, tokenizer, frozenset()), tree, prompts, case.gen_len)
+    on_device = decode_all(Pair(resident, tokenizer, frozenset(), draft=draft), tree, prompts, case.gen_len)
     del resident
     note("weights to host memory")
     module.to("cpu")  # type: ignore[arg-type]
@@ -174,7 +172,7 @@ def run(case: Case) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     target = TreeModel(module, name="inflated-target")
-    pair = Pair(target, draft, tokenizer, frozenset())
+    pair = Pair(target, tokenizer, frozenset(), draft=draft)
     streamed = streamed_bytes(module)
     note(f"{streamed / 1e9:.2f} GB of layers in pinned blocks after {pinned_seconds:.1f} s")
     totals = decode_all(pair, tree, prompts, case.gen_len)

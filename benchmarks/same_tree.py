@@ -73,8 +73,7 @@ def same_tree(
     Going backwards, a tree only overwrites cache rows that are no longer needed.
     """
     target, draft = pair.target, pair.draft
-    assert draft is not None
-    vocabulary, device = min(target.vocabulary_size, draft.vocabulary_size), target.device
+    vocabulary, device = pair.vocabulary_size, target.device
     drafters = {way.rule: StaticDrafter(draft, tree, vocabulary, sampling, way) for way in WAYS}
     means = []
     for index, prompt in enumerate(prompts):

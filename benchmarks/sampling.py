@@ -81,9 +81,8 @@ def decode_all(
     pair: Pair, prompts: PromptSet, systems: list[System], sampling: Sampling, gen_len: int, seed: int
 ) -> list[EvaluationReport]:
     """Every prompt with every system and autoregressively, in turn."""
-    assert pair.draft is not None
     target, draft, device = pair.target, pair.draft, pair.target.device
-    vocabulary = min(target.vocabulary_size, draft.vocabulary_size)
+    vocabulary = pair.vocabulary_size
     results: list[list[PromptResult]] = [[] for _ in systems]
     engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr)) if device.type == "cuda" else None
     for index, prompt in enumerate(prompts):

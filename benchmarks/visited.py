@@ -11,7 +11,7 @@ from scipy import stats
 from treeopt.profiling.acceptance import AcceptanceSettings, rank_chances
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import ModelError, ProfileError
+from treespec.errors import ProfileError
 from treespec.evaluation.report import PromptResult
 from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
@@ -44,8 +44,6 @@ def visited_acceptance(
     martingale increments, so their covariances add up; the profile's draws add at most a share of 1 / draws to them.
     Raises ModelError, ProfileError.
     """
-    if pair.draft is None:
-        raise ModelError("visited acceptance needs a draft; load the pair with one")
     if any(not r.output for r in results):
         raise ProfileError("the evaluation kept no outputs; set save_tokens")
     ranks = settings.max_branch
@@ -58,7 +56,7 @@ def visited_acceptance(
         valid = torch.ones(1, len(result.output) - 1, dtype=torch.bool, device=texts.device)
         stream = prompt_generator(settings.seed + 1, index, texts.device)
         with torch.inference_mode():
-            chances = rank_chances(pair, pair.draft, texts, valid, settings, [stream])[0].cpu().numpy()
+            chances = rank_chances(pair, texts, valid, settings, [stream])[0].cpu().numpy()
         everywhere += chances.sum(0)
         positions += len(chances)
         for context, children, rank in _visits(tree, result):

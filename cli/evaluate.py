@@ -1,7 +1,6 @@
 """`treeopt evaluate`: run a tree end to end beside autoregressive decoding."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,10 +17,6 @@ from treeopt.cli.options import (
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
 from treeopt.cli.values import POSITIVE
-
-if TYPE_CHECKING:
-    from treespec.data.prompts import PromptSet
-    from treespec.models.pairs import PairOutline
 
 
 @click.command()
@@ -52,7 +47,7 @@ def evaluate(
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused, without_draft
+    from treeopt.cli.inputs import check_hub, converse, load, note_revisions, note_unused, outline_of, read_prompts, without_draft
 
     if plan.mode == "baseline":
         models, plan, sampling = without_draft(models, plan, sampling)
@@ -89,11 +84,11 @@ def evaluate(
     )
     profiled = None if grown is None else profiled_rows(grown.metadata)
 
-    def check(known: "PairOutline", prompts: "PromptSet") -> None:
-        for prompt in prompts:
-            check_fits(known, tree, prompt.ids, settings)
-
-    pair, prompts = load_inputs(models, rows, check, profiled=profiled)
+    known = outline_of(models)
+    prompts = read_prompts(known, rows, profiled=profiled)
+    for prompt in prompts:
+        check_fits(known, tree, prompt.ids, settings)
+    pair = load(known, models)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
         prompts = converse(pair, prompts, rows, gen_len, output, room)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions, TargetSamplingOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from treespec.data.pictures import PictureReader
     from treespec.data.prompts import PromptSet, Tokenizer
     from treespec.data.rows import BadRow
-    from treespec.models.pairs import Pair, PairOutline
+    from treespec.models.pairs import Pair, PairOutline, Target, TargetOutline
 
 _BAD_ROWS_SHOWN = 10
 """More are only counted on stderr."""
@@ -116,42 +116,48 @@ def _is_hub_name(name: str) -> bool:
     return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
 
-def outline_of(models: ModelOptions) -> "PairOutline":
-    """What the models' files say, before a weight is read; its draft is None if there is none."""
+def outline_of(models: ModelOptions) -> "TargetOutline":
+    """What the models' files say, before a weight is read: a `PairOutline` where there is a draft."""
+    from treespec.models.outlines import Outline
+    from treespec.models.pairs import TargetOutline
+
+    return TargetOutline(Outline.of(models.target, models.revision)) if models.draft is None else pair_outline_of(models)
+
+
+def pair_outline_of(models: ModelOptions) -> "PairOutline":
+    """The same where a draft is needed. Raises ModelError without one."""
     from treespec.models.pairs import PairOutline
 
+    if models.draft is None:
+        raise ModelError("a draft model is needed; pass `draft`")
     return PairOutline.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
 
 
-def load(known: "PairOutline", models: ModelOptions) -> "Pair":
-    """The pair itself."""
+@overload
+def load(known: "PairOutline", models: ModelOptions) -> "Pair": ...
+@overload
+def load(known: "TargetOutline", models: ModelOptions) -> "Target": ...
+def load(known: "TargetOutline", models: ModelOptions) -> "Target":
+    """The models themselves."""
     return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
 
 
-def load_inputs(
-    models: ModelOptions,
-    rows: PromptOptions,
-    check: "Callable[[PairOutline, PromptSet], None]",
-    *,
-    continuation_len: int = 0,
-    profiled: "ProfiledRows | None" = None,
-) -> "tuple[Pair, PromptSet]":
-    """The prompts, and the pair once these and what its files say have passed the `check`.
+def read_prompts(
+    known: "TargetOutline", rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
+) -> "PromptSet":
+    """The prompts of a target, or of a pair.
 
     Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
     """
     from treespec.models.loading import load_picture_reader
 
-    known = outline_of(models)
-    pictures = None if known.target.shape is None else load_picture_reader(models.target, models.revision)
+    pictures = None if known.target.shape is None else load_picture_reader(known.target.name, known.target.revision)
     tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
-    prompts = _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
-    check(known, prompts)
-    return load(known, models), prompts
+    return _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
 
 
 def converse(
-    pair: "Pair", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None, room: int | None = None
+    pair: "Target", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None, room: int | None = None
 ) -> "PromptSet":
     """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known.
 

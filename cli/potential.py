@@ -51,7 +51,7 @@ def potential(
     Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused_top_p, resolve_device
+    from treeopt.cli.inputs import check_hub, converse, load, note_revisions, note_unused_top_p, outline_of, read_prompts, resolve_device
 
     note_unused_top_p(sampling)
     note_revisions(models.with_draft(None))
@@ -60,20 +60,20 @@ def potential(
     from treeopt.cli.results import potential_summary
     from treeopt.profiles.potential import SCHEMA
     from treeopt.profiling.potential import PotentialSettings, measure_potential, require_fit
-    from treespec.data.prompts import PromptSet
     from treespec.files.writing import check_writable
-    from treespec.models.pairs import Outline, PairOutline, drafts_of, load_drafts
+    from treespec.models.outlines import drafts_of
+    from treespec.models.pairs import load_drafts
 
     if output is not None:
         check_writable(output, SCHEMA)
     settings = PotentialSettings(**asdict(sampling), method=method, gen_len=gen_len, batch_size=batch_size)
-    known = drafts_of(Outline.of(models.target, models.revision), models.drafts)
-
-    def check(alone: PairOutline, prompts: PromptSet) -> None:
-        require_fit(alone.target, known, prompts, settings)
+    alone = outline_of(models.with_draft(None))
+    known = drafts_of(alone.target, models.drafts)
 
     own_text = method == "teacher-forced"
-    target, prompts = load_inputs(models.with_draft(None), rows, check, continuation_len=gen_len if own_text else 0)
+    prompts = read_prompts(alone, rows, continuation_len=gen_len if own_text else 0)
+    require_fit(alone.target, known, prompts, settings)
+    target = load(alone, models.with_draft(None))
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:

@@ -1,7 +1,6 @@
 """`treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import click
@@ -58,7 +57,7 @@ def acceptance(
 ) -> None:
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load_inputs, note_revisions, note_unused
+    from treeopt.cli.inputs import check_hub, converse, load, note_revisions, note_unused, pair_outline_of, read_prompts
 
     note_unused(sampling, draws=draws)
     note_revisions(models)
@@ -79,7 +78,10 @@ def acceptance(
     )
     own_text = method == "teacher-forced"
     continuation_len = gen_len if own_text else 0
-    pair, prompts = load_inputs(models, rows, partial(require_fit, settings=settings), continuation_len=continuation_len)
+    known = pair_outline_of(models)
+    prompts = read_prompts(known, rows, continuation_len=continuation_len)
+    require_fit(known, prompts, settings)
+    pair = load(known, models)
     with claimed(output):
         if not own_text:
             prompts = converse(pair, prompts, rows, gen_len, output)
@@ -117,18 +119,18 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load, note_revisions, outline_of, resolve_device
+    from treeopt.cli.inputs import check_hub, load, note_revisions, pair_outline_of, resolve_device
 
     note_revisions(models)
     check_hub(models)
     from treeopt.cli.results import latency_summary
     from treeopt.profiles.latency import LATENCY_SCHEMA
-    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit, vocabulary_of
+    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit
     from treespec.files.writing import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
-    device, known = resolve_device(models.device), outline_of(models)
-    vocabulary = vocabulary_of(known)
+    device, known = resolve_device(models.device), pair_outline_of(models)
+    vocabulary = known.vocabulary_size
     settings = LatencySettings(
         sizes=sizes or default_sizes(device, vocabulary),
         widths=widths or default_widths(device, vocabulary),

@@ -29,7 +29,7 @@ def tiny_pair(noise: float = 0.05, eos: frozenset[int] = frozenset(), device: st
     with torch.no_grad():
         for parameter in draft.parameters():
             parameter += noise * torch.randn(parameter.shape)
-    return Pair(TreeModel(module.to(device), name="tiny"), TreeModel(draft.to(device), name="tiny-draft"), None, eos)
+    return Pair(TreeModel(module.to(device), name="tiny"), None, eos, draft=TreeModel(draft.to(device), name="tiny-draft"))
 
 
 def prompt_set(count: int = 4, length: int = 6, continuation: int = 0) -> PromptSet:

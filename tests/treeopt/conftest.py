@@ -15,7 +15,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> TrainSources:
     """Folders of a random target and of a draft with much noise on the same weights; rows of random token ids."""
     folder = tmp_path_factory.mktemp("pair")
     pair = tiny_pair()
-    assert pair.draft is not None
     pair.target.module.save_pretrained(folder / "target")
     pair.draft.module.save_pretrained(folder / "weak")
     with (folder / "rows.jsonl").open("w") as file:

@@ -20,11 +20,10 @@ from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.verifiers.residual import residual_chain
-from treespec.errors import ModelError, ProfileError
+from treespec.errors import ProfileError
 from treespec.files.fields import exactly, natural, numbers
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
-from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
 
@@ -85,9 +84,6 @@ def profile_acceptance(
     CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
     """
     require_fit(pair, prompts, settings)
-    draft = pair.draft
-    assert draft is not None
-    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
     sums: dict[int, tuple[list[float], int]] = {}
     batches = batches_of(prompts, settings.batch_size)
 
@@ -100,9 +96,7 @@ def profile_acceptance(
             key = str(number)
             measured = log.get(key)
             if measured is None:
-                measured = _measure(
-                    pair, draft, batch, settings, vocabulary, _step_progress(progress, number, len(batches), settings.gen_len)
-                )
+                measured = _measure(pair, batch, settings, _step_progress(progress, number, len(batches), settings.gen_len))
                 log.put(key, measured)
             sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
@@ -110,44 +104,46 @@ def profile_acceptance(
 
 
 def require_fit(pair: Pair | PairOutline, prompts: PromptSet, settings: AcceptanceSettings) -> None:
-    """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
-    draft = pair.draft
-    if draft is None:
-        raise ModelError("an acceptance profile needs a draft model; pass --draft")
-    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
+    """Raise CapacityError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
+    vocabulary = pair.vocabulary_size
     if settings.max_branch > vocabulary and not settings.rule.kind.replacement:
         raise ProfileError(
             f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
         )
     require_text(prompts, settings.method)
-    require_positions({"target": pair.target, "draft": draft}, prompts, settings.gen_len)
+    require_positions(pair.models, prompts, settings.gen_len)
 
 
 def _measure(
     pair: Pair,
-    draft: TreeModel,
     batch: list[tuple[int, Prompt]],
     settings: AcceptanceSettings,
-    vocabulary: int,
     on_token: Callable[[int], None],
 ) -> list[tuple[list[float], int]]:
     """Per prompt: (sum over positions of the chance of each rank, positions)."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
     texts, valid = texts_of(
-        pair, batch, settings.method, settings.gen_len, settings.target, generators, vocabulary=vocabulary, on_token=on_token, pixels=pixels
+        pair,
+        batch,
+        settings.method,
+        settings.gen_len,
+        settings.target,
+        generators,
+        vocabulary=pair.vocabulary_size,
+        on_token=on_token,
+        pixels=pixels,
     )
     found: list[tuple[list[float], int]] = []
-    for part in chunks(texts, vocabulary):
+    for part in chunks(texts, pair.vocabulary_size):
         seen = None if pixels is None else pixels[part]
-        chances = rank_chances(pair, draft, texts[part], valid[part], settings, generators[part], seen)
+        chances = rank_chances(pair, texts[part], valid[part], settings, generators[part], seen)
         found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
     return found
 
 
 def rank_chances(
     pair: Pair,
-    draft: TreeModel,
     texts: Tensor,
     valid: Tensor,
     settings: AcceptanceSettings,
@@ -161,9 +157,9 @@ def rank_chances(
     with it. Under `swor` and `swr`, it is the mean over draws of the children of what the residual chain says, given the
     children. Returns float64 [batch, positions, ranks], 0 where not valid.
     """
-    vocabulary = min(pair.target.vocabulary_size, draft.vocabulary_size)
+    vocabulary = pair.vocabulary_size
     start = texts.shape[1] - valid.shape[1] - 1
-    logits = draft.score(texts[:, :-1], start, pixels)[..., :vocabulary]
+    logits = pair.draft.score(texts[:, :-1], start, pixels)[..., :vocabulary]
     require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
     own = settings.target.greedy and settings.method == "on-policy"  # the text is the target's own argmax

@@ -13,7 +13,7 @@ from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
-from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import exactly, seconds
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
@@ -73,13 +73,6 @@ def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
 
 
-def vocabulary_of(pair: Pair | PairOutline) -> int:
-    """Tokens that both models have. Raises ModelError without a draft."""
-    if pair.draft is None:
-        raise ModelError("a latency profile needs a draft model; pass --draft")
-    return min(pair.target.vocabulary_size, pair.draft.vocabulary_size)
-
-
 @torch.inference_mode()
 def profile_latency(
     pair: Pair,
@@ -119,16 +112,16 @@ def profile_latency(
 
 
 def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
-    """Raise ModelError, ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
-    vocabulary = vocabulary_of(pair)
+    """Raise ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
+    vocabulary = pair.vocabulary_size
     for name, found, limit in (("sizes", max(settings.sizes), vocabulary + 1), ("widths", max(settings.widths), vocabulary)):
         if found > limit:
             raise ProfileError(
                 f"--{name} {found} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
                 f"pass --{name} of at most {limit}"
             )
-    assert pair.draft is not None
-    for role, most in (("target", pair.target.max_positions), ("draft", pair.draft.max_positions)):
+    for role, model in pair.models.items():
+        most = model.max_positions
         if most is not None and max(settings.contexts) + 2 > most:
             raise CapacityError(
                 f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}; "
@@ -148,9 +141,8 @@ class _Bench:
     """Steps of every cell over one random text."""
 
     def __init__(self, pair: Pair, cells: list[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
-        assert pair.draft is not None
         self.pair, self.device = pair, pair.target.device
-        vocabulary = vocabulary_of(pair)
+        vocabulary = pair.vocabulary_size
         text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
         self.text = text.to(self.device)
         size = max(tree.size for _, tree, _ in cells)
@@ -162,7 +154,7 @@ class _Bench:
             spec, timer = StepSpec(tree if tree.size > 1 else None, vocabulary=vocabulary), timer_for(self.device)
             steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, room, timer)
             self.steps[tree] = steps
-        for model in (pair.target, pair.draft):  # after capturing, which writes into the caches
+        for model in pair.models.values():  # after capturing, which writes into the caches
             model.prefill(self.text[:-1])
 
     def burst(self, context: int, tree: SpeculationTree) -> list[Sample]:

@@ -21,7 +21,8 @@ from treespec.files import fields
 from treespec.files.fields import exactly, natural
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
-from treespec.models.pairs import Outline, Pair, recorded_name
+from treespec.models.outlines import Outline
+from treespec.models.pairs import Target, recorded_name
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
@@ -67,7 +68,7 @@ class PotentialSettings:
 
 @torch.inference_mode()
 def measure_potential(
-    target: Pair,
+    target: Target,
     drafts: Sequence[TreeModel],
     prompts: PromptSet,
     settings: PotentialSettings,
@@ -142,7 +143,7 @@ def require_fit(
 
 
 def _measure(
-    target: Pair,
+    target: Target,
     drafts: Sequence[TreeModel],
     batch: Batch,
     settings: PotentialSettings,
@@ -249,7 +250,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _fingerprint(target: Pair, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
+def _fingerprint(target: Target, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
     models = [target.describe(), *(replace(target, draft=draft).describe()["draft"] for draft in drafts)]
     known: list[Any] = [models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype)]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,8 @@ from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Prompt, PromptSet, unreadable
 from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.models.pairs import Outline, Pair
+from treespec.models.outlines import Outline
+from treespec.models.pairs import Target
 from treespec.models.tree_model import TreeModel
 
 METHODS = ("on-policy", "teacher-forced")
@@ -35,7 +36,7 @@ def batches_of(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
 
 
 def texts_of(
-    pair: Pair,
+    pair: Target,
     batch: Batch,
     method: str,
     gen_len: int,

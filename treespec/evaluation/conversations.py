@@ -16,14 +16,14 @@ from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.errors import DatasetError, ModelError
 from treespec.files.fields import text
 from treespec.files.journal import Journal
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Target
 
 Progress = Callable[[str, int, int], None]
 
 
 @torch.inference_mode()
 def answered(
-    pair: Pair,
+    pair: Target,
     prompts: PromptSet,
     reply_len: int,
     longest: int,
@@ -46,7 +46,7 @@ def answered(
         return prompts
     if pair.tokenizer is None:
         raise ModelError("conversations need the target's tokenizer; put its files into the target's folder")
-    positions = [model.max_positions for model in (pair.target, pair.draft) if model is not None and model.max_positions is not None]
+    positions = [model.max_positions for model in pair.models.values() if model.max_positions is not None]
     longest = min([longest, *(most - reply_len for most in positions)])
     engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
     found: list[Prompt] = []
@@ -84,6 +84,6 @@ def answered(
     return replace(prompts, prompts=tuple(found), too_long=too_long, bad=tuple(bad))
 
 
-def _fingerprint(pair: Pair, prompts: PromptSet, reply_len: int) -> str:
-    known = [replace(pair, draft=None).describe(), prompts.fingerprint, reply_len]
+def _fingerprint(pair: Target, prompts: PromptSet, reply_len: int) -> str:
+    known = [pair.alone().describe(), prompts.fingerprint, reply_len]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

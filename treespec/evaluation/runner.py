@@ -20,7 +20,7 @@ from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
 from treespec.files.journal import Journal
-from treespec.models.pairs import Pair, PairOutline
+from treespec.models.pairs import Target, TargetOutline
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
@@ -42,7 +42,7 @@ class EvaluationSettings:
 
 
 def evaluate(
-    pair: Pair,
+    pair: Target,
     plan: Plan | None,
     prompts: PromptSet,
     settings: EvaluationSettings,
@@ -94,13 +94,13 @@ def evaluate(
     )
 
 
-def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
+def check_fits(pair: Target | TargetOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
     """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
 
     ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
     """
-    if plan is not None and pair.draft is not None:
-        settings.drafting.require(plan, min(pair.target.vocabulary_size, pair.draft.vocabulary_size))
+    if plan is not None:
+        settings.drafting.require(plan, pair.vocabulary_size)
     prompt_len = len(prompt)
     size, depth = (plan.size, plan.depth) if plan else (1, 0)
     needed = prompt_len + settings.gen_len + size
@@ -115,9 +115,7 @@ def check_fits(pair: Pair | PairOutline, plan: Plan | None, prompt: Sequence[int
             f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
             f"pass --max-length {needed} or more, or a smaller tree"
         )
-    for role, model in (("target", pair.target), ("draft", pair.draft if plan else None)):
-        if model is None:
-            continue
+    for role, model in (pair if plan else pair.alone()).models.items():
         if reason := unreadable(prompt, model.vocabulary_size):
             raise ModelError(f"a prompt for the {role} has {reason}")
         needed = model.positions_of(prompt) + settings.gen_len
@@ -132,18 +130,17 @@ class _Run:
     """Decodes single prompts both ways and times them."""
 
     def __init__(
-        self, pair: Pair, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling, notice: Callable[[str], None] | None
+        self, pair: Target, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling, notice: Callable[[str], None] | None
     ) -> None:
-        self.pair, self.plan, self.settings, self.sampling = pair, plan, settings, sampling
+        self.pair = pair if plan else pair.alone()
+        self.plan, self.settings, self.sampling = plan, settings, sampling
         self.device = pair.target.device
-        draft = None if plan is None else pair.draft
-        self.engine = Engine(pair.target, draft, notice) if self.device.type == "cuda" else None
-        self.models = [pair.target] + ([pair.draft] if plan is not None and pair.draft is not None else [])
-        self.vocabulary = min(m.vocabulary_size for m in self.models)
+        self.draft = self.pair.models.get("draft")
+        self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" else None
 
     def capacity(self, prompt: tuple[int, ...]) -> int | None:
         """Cache slots that a prompt may take with what follows it; None: as many as it likes."""
-        limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.models if m.max_positions is not None]
+        limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.pair.models.values() if m.max_positions is not None]
         return min([*limits, *([self.settings.max_length] if self.settings.max_length else [])], default=None)
 
     def describe(self) -> str:
@@ -186,13 +183,13 @@ class _Run:
     def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer = None if self.plan else self._timer()
-        return decode_autoregressive(self.pair.target, request, generator, timer, self.vocabulary, self.engine)
+        return decode_autoregressive(self.pair.target, request, generator, timer, self.pair.vocabulary_size, self.engine)
 
     def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
         assert self.plan is not None
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer, drafting = self._timer(), self.settings.drafting
-        return decode_speculative(self.pair.target, self.pair.draft, self.plan, request, generator, timer, drafting, self.engine)
+        return decode_speculative(self.pair.target, self.draft, self.plan, request, generator, timer, drafting, self.engine)
 
     def _mismatch(self, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:
@@ -237,7 +234,7 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
     return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
 
 
-def _fingerprint(pair: Pair, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
+def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
     known = [
         pair.describe(),
         _describe(plan),

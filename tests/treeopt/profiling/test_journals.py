@@ -28,7 +28,6 @@ def latency(journal: Path, progress: Any) -> Any:
 
 def potential(journal: Path, progress: Any) -> Any:
     pair = tiny_pair()
-    assert pair.draft is not None
     prompts, settings = prompt_set(4, 6, continuation=4), PotentialSettings(gen_len=4, batch_size=2)
     return measure_potential(pair, [pair.draft], prompts, settings, journal=journal, progress=progress)
 

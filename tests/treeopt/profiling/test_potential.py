@@ -29,7 +29,6 @@ SETTINGS = PotentialSettings(gen_len=8, batch_size=2)
 
 def named(noise: float, name: str) -> TreeModel:
     draft = tiny_pair(noise=noise).draft
-    assert draft is not None
     draft.name = name
     return draft
 
@@ -88,7 +87,7 @@ def counted(pair: Pair, draft: TreeModel, prompts: PromptSet, settings: Potentia
 def test_sums_are_those_counted_one_by_one(settings: PotentialSettings, eos: frozenset[int]) -> None:
     pair, prompts = tiny_pair(eos=eos), prompt_set(5, 6, continuation=7)
     drafts = [named(0.05, "near"), named(0.2, "far")]
-    report = measure_potential(replace(pair, draft=None), drafts, prompts, settings)
+    report = measure_potential(pair.alone(), drafts, prompts, settings)
     for measured, draft in zip(report.drafts, drafts, strict=True):
         expected, positions = counted(pair, draft, prompts, settings)
         assert report.positions == tuple(positions)
@@ -248,7 +247,6 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_token_that_a_model_has_no_row_for_is_named() -> None:
     pair = tiny_pair()
-    assert pair.draft is not None
     odd = replace(prompt_set(), prompts=(Prompt(0, "odd", (5, 6), (7, VOCABULARY)),))
     with pytest.raises(ModelError, match="a text for the target has token 61, but the model has 61 embedding rows"):
         measure_potential(pair, (pair.draft,), odd, PotentialSettings(gen_len=4))

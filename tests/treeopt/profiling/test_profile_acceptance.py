@@ -22,7 +22,6 @@ SETTINGS = AcceptanceSettings(gen_len=10, max_branch=5, batch_size=3)
 @torch.inference_mode()
 def counted(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings) -> np.ndarray:
     """Rank sums per prompt and positions (last column), position by position."""
-    assert pair.draft is not None
     sampling = Sampling(settings.temperature, settings.top_p)
     rows = []
     for prompt in prompts:
@@ -99,8 +98,6 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         profile_acceptance(tiny_pair(), prompts, replace(SETTINGS, max_branch=62))
     with pytest.raises(ProfileError, match="no position to measure"):
         profile_acceptance(tiny_pair(), prompts, replace(SETTINGS, method="teacher-forced"))
-    with pytest.raises(ModelError, match="needs a draft"):
-        profile_acceptance(replace(pair, draft=None), prompts, SETTINGS)
     for changes in ({"method": "guess"}, {"gen_len": 1}, {"max_branch": 0}, {"draws": 0}):
         with pytest.raises(ProfileError):
             replace(SETTINGS, **changes)

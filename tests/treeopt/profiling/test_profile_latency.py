@@ -7,7 +7,7 @@ import torch
 
 from tests.reference.pairs import tiny_pair
 from treeopt.profiling import latency
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, vocabulary_of
+from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
 from treespec.errors import CapacityError, ProfileError, TreeError
 from treespec.trees.tree import SpeculationTree
 
@@ -90,7 +90,7 @@ def test_a_context_beyond_the_model_is_an_error() -> None:
 
 def test_no_root_has_more_children_than_the_vocabulary_has_tokens() -> None:
     pair = tiny_pair()
-    known = vocabulary_of(pair)
+    known = pair.vocabulary_size
     for changes, message in (
         ({"sizes": (1, known + 2)}, f"--sizes {known + 2} is more than {known + 1}: .* pass --sizes of at most {known + 1}"),
         ({"widths": (1, known + 1)}, f"--widths {known + 1} is more than {known}: .* pass --widths of at most {known}"),

@@ -50,7 +50,6 @@ def die() -> None:
 
 def copied(sources: TrainSources, folder: Path) -> TrainSources:
     """The same models and rows in folders and files of the same names elsewhere."""
-    assert sources.draft is not None
     for path in (sources.target, sources.draft):
         shutil.copytree(path, folder / Path(path).name)
     return replace(sources, target=str(folder / Path(sources.target).name), draft=str(folder / Path(sources.draft).name))
@@ -150,7 +149,6 @@ def test_a_loss_that_is_no_number_at_the_first_step_is_not_the_learning_rates_do
 
 def test_a_draft_whose_weights_are_no_numbers_is_refused(sources: TrainSources, tmp_path: Path) -> None:
     given = copied(sources, tmp_path)
-    assert given.draft is not None
     module = load_model(given.draft).module
     with torch.no_grad():
         module.lm_head.weight[3, 5] = float("nan")
@@ -203,7 +201,6 @@ def small_files(limit: int) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("share", [0.5, 1.5], ids=["weights", "optimizer"])
 def test_a_full_disk_is_said_with_the_remedy_which_works(sources: TrainSources, share: float, tmp_path: Path) -> None:
-    assert sources.draft is not None
     size = (Path(sources.draft) / "model.safetensors").stat().st_size
     with (
         small_files(int(share * size)) as fill,

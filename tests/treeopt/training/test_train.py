@@ -26,7 +26,7 @@ from treeopt.training.texts import Continuing, Shares, target_texts
 from treeopt.training.train import TrainResult, train_draft
 from treespec.data.prompts import load_prompts
 from treespec.errors import CapacityError, ModelError, TrainingError
-from treespec.models.pairs import load_pair
+from treespec.models.pairs import load_pair, load_target
 from treespec.models.tree_model import TreeModel
 
 
@@ -69,7 +69,7 @@ def test_texts_are_the_targets_own_and_no_held_out_row_is_among_them(sources: Tr
     trained, measured = ([json.loads(line)["input_ids"] for line in path.read_text().splitlines()] for path in (texts, held_out))
     assert [text[:8] for text in measured] == [row[:8] for row in rows[:12]]
     assert [text[:8] for text in trained] == [row[:8] for row in rows[12:]]
-    pair = load_pair(sources.target)
+    pair = load_target(sources.target)
     for text in measured:
         with torch.no_grad():
             assert pair.target.module(input_ids=torch.tensor([text])).logits[0, 7:-1].argmax(-1).tolist() == text[8:]
@@ -210,7 +210,6 @@ def test_a_new_draft_has_the_targets_vocabulary_and_special_tokens(sources: Trai
     made = replace(sources, draft=None, config=str(shape))
     result = train_draft(made, replace(SETTINGS, steps=2), tmp_path / "out")
     pair = load_pair(sources.target, str(result.folder))
-    assert pair.draft is not None
     ours, theirs = pair.draft.module.config, pair.target.module.config
     assert (ours.vocab_size, ours.hidden_size, ours.num_hidden_layers) == (VOCABULARY, 16, 1)
     assert (ours.bos_token_id, ours.eos_token_id) == (theirs.bos_token_id, theirs.eos_token_id)
@@ -257,7 +256,6 @@ def test_a_folder_that_is_taken_is_refused(sources: TrainSources, whole: TrainRe
     with pytest.raises(TrainingError, match="was trained with num-rows 10000, and now it is 128"):
         train_draft(replace(sources, num_rows=128), SETTINGS, whole.folder, resume=True)
     for resume in (False, True):
-        assert sources.draft is not None
         with pytest.raises(TrainingError, match="holds another model .config.json., which training would overwrite"):
             train_draft(sources, SETTINGS, Path(sources.draft), resume=resume)
 

@@ -61,7 +61,6 @@ def trained(folder: Path, draft: PreTrainedModel, texts: Texts, target: PreTrain
 def test_a_step_has_one_gradient_however_it_is_cut(tmp_path: Path) -> None:
     """Against the mean over all tokens that count, by plain torch; rows count between 10 and 3 tokens."""
     pair, texts = tiny_pair(0.2), uneven_texts()
-    assert pair.draft is not None
     draft, target, plain = pair.draft.module, pair.target.module, copy.deepcopy(pair.draft.module)
     cut = VOCABULARY - 5
     p, q = ((module(input_ids=texts.tokens[:, :-1].long()).logits[..., :cut] / 0.8).log_softmax(-1) for module in (target, plain))
@@ -78,7 +77,6 @@ def test_a_step_has_one_gradient_however_it_is_cut(tmp_path: Path) -> None:
 def test_rank_1_acceptance_is_that_of_the_profile(tmp_path: Path) -> None:
     eos = frozenset(range(0, VOCABULARY, 9))
     pair, prompts = tiny_pair(eos=eos), prompt_set(7)
-    assert pair.draft is not None
     settings = AcceptanceSettings(gen_len=20, max_branch=1)
     profile = profile_acceptance(pair, prompts, settings)
     ids = torch.tensor([p.ids for p in prompts])
@@ -96,7 +94,6 @@ def test_rank_1_acceptance_is_that_of_the_profile(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     pair = tiny_pair()
-    assert pair.draft is not None
     with torch.no_grad():
         pair.draft.module.lm_head.weight[0] = float("nan")
     watch = Watch(None, lambda what, done, total: None, lambda message: None)

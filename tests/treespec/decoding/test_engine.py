@@ -92,7 +92,6 @@ def test_an_engine_that_cannot_capture_says_so_once_and_runs_eagerly() -> None:
     pair = tiny_pair()
     said: list[str] = []
     engine = Engine(pair.target, pair.draft, said.append)
-    assert pair.draft is not None
     wanted = list(decode_speculative(pair.target, pair.draft, TREE, Request((1, 2), 9)))
     for _ in range(2):
         assert list(decode_speculative(pair.target, pair.draft, TREE, Request((1, 2), 9), engine=engine)) == wanted
@@ -105,7 +104,6 @@ def test_an_engine_that_cannot_capture_says_so_once_and_runs_eagerly() -> None:
 def eager_pair() -> tuple[TreeModel, TreeModel]:
     """The tiny pair by the modules' own attention."""
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     return TreeModel(pair.target.module, kernels=False), TreeModel(pair.draft.module, kernels=False)
 
 
@@ -119,7 +117,6 @@ def tokens_of(records: list[StepRecord]) -> list[int]:
 def test_captured_steps_are_eager_steps(plan: Plan, drafting: Drafting) -> None:
     """Greedily, token for token and step for step (float32), from prompt to prompt and beyond what was captured first."""
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     target, draft = eager_pair()
     engine = Engine(pair.target, pair.draft)
     for prompt, gen_len in (((5, 9, 2, 7), 40), ((1, 2), 25), ((3,) * 30, 60), ((5, 9, 2, 7), 40)):
@@ -138,7 +135,6 @@ def test_captured_steps_are_eager_steps(plan: Plan, drafting: Drafting) -> None:
 @torch.inference_mode()
 def test_captured_sampling_is_reproducible_and_follows_the_prompts_stream(plan: Plan, drafting: Drafting) -> None:
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     engine = Engine(pair.target, pair.draft)
 
     def run(index: int) -> list[int]:
@@ -168,7 +164,6 @@ def test_captured_autoregressive_decoding() -> None:
 @torch.inference_mode()
 def test_parts_of_a_captured_step_sum_to_the_step() -> None:
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
     steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft, CapturedTimer()), pair.target.device)
     for model in (pair.target, pair.draft):
@@ -185,7 +180,6 @@ def test_parts_of_a_captured_step_sum_to_the_step() -> None:
 @torch.inference_mode()
 def test_a_replay_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
     steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft), pair.target.device)
     steps.begin(torch.tensor([7, 1], device="cuda"), 4, None)
@@ -200,7 +194,6 @@ def test_a_replay_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gpu
 def test_a_model_that_waits_is_run_eagerly_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = tiny_pair(device="cuda")
-    assert pair.draft is not None
     honest: Callable[..., torch.Tensor] = pair.target.forward
 
     def waits(*arguments: object, **options: object) -> torch.Tensor:

@@ -119,7 +119,6 @@ def test_opposite_supports_never_break_decoding(plan: Plan, drafting: Drafting) 
 def prepared(plan: Plan, drafting: Drafting, device: str) -> tuple[Step, torch.Tensor, int]:
     """(a step, its first argument, length): a tiny pair that has read a prompt."""
     models = tiny_pair(device=device)
-    assert models.draft is not None
     prompt = torch.tensor([5, 9, 2, 7], device=device)
     for model in (models.target, models.draft):
         model.allocate(100)
@@ -171,7 +170,6 @@ def test_nothing_waits_on_cuda(plan: Plan, drafting: Drafting) -> None:
 def test_seeds_reproduce_outputs_on_cuda(plan: Plan, drafting: Drafting) -> None:
     models = tiny_pair(device="cuda")
     target, draft = models.target, models.draft
-    assert draft is not None
 
     def run(index: int) -> list[tuple[int, ...]]:
         request = Request((5, 9, 2, 7), 40, sampling=Sampling(1.0))

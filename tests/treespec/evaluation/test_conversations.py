@@ -10,23 +10,23 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.treespec.data.test_chat import WORDS, chat_tokenizer, load, words, write
 from treespec.errors import DatasetError, ModelError
 from treespec.evaluation.conversations import answered
-from treespec.models.pairs import Pair
+from treespec.models.pairs import Target
 from treespec.models.tree_model import TreeModel
 
 EOS = WORDS.index("</s>")
 
 
 @pytest.fixture(scope="module")
-def pair() -> Pair:
+def pair() -> Target:
     """A random target over the letters."""
     torch.manual_seed(3)
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, initializer_range=0.5
     )
-    return Pair(TreeModel(LlamaForCausalLM(config).eval(), name="talker"), None, chat_tokenizer(), frozenset({EOS}))
+    return Target(TreeModel(LlamaForCausalLM(config).eval(), name="talker"), chat_tokenizer(), frozenset({EOS}))
 
 
-def reply(pair: Pair, ids: tuple[int, ...], length: int) -> str:
+def reply(pair: Target, ids: tuple[int, ...], length: int) -> str:
     """By transformers' own generate; special tokens are not said."""
     module = pair.target.module
     out = module.generate(
@@ -36,7 +36,7 @@ def reply(pair: Pair, ids: tuple[int, ...], length: int) -> str:
     return " ".join(WORDS[i] for i in out[0, len(ids) :].tolist() if WORDS[i] in "abcdefgh")
 
 
-def test_every_turn_is_a_prompt_behind_the_targets_own_replies(tmp_path: Path, pair: Pair) -> None:
+def test_every_turn_is_a_prompt_behind_the_targets_own_replies(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a b", "c", "d"]}, {"text": "e"}, {"turns": ["f", "g h"]}), prompt_len=90)
     seen: list[tuple[int, int]] = []
     found = answered(pair, prompts, 5, 90, progress=lambda what, done, total: seen.append((done, total)))
@@ -53,7 +53,7 @@ def test_every_turn_is_a_prompt_behind_the_targets_own_replies(tmp_path: Path, p
     assert found.fingerprint != prompts.fingerprint
 
 
-def test_a_conversation_ends_before_it_is_too_long(tmp_path: Path, pair: Pair) -> None:
+def test_a_conversation_ends_before_it_is_too_long(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a", "b", "c"]}, {"turns": ["d", "e"]}), prompt_len=12)
     whole = answered(pair, prompts, 2, 99)
     lengths = {p.name: len(p.ids) for p in whole}
@@ -63,22 +63,22 @@ def test_a_conversation_ends_before_it_is_too_long(tmp_path: Path, pair: Pair) -
     assert found.too_long == len(lengths) - len(found) > 0
 
 
-def test_prompts_without_further_turns_stay_as_they_are(tmp_path: Path, pair: Pair) -> None:
+def test_prompts_without_further_turns_stay_as_they_are(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"text": "a"}, {"messages": [{"role": "user", "content": "b"}]}))
     assert answered(pair, prompts, 5, 90) is prompts
 
 
-def test_a_target_without_a_tokenizer_cannot_converse(tmp_path: Path, pair: Pair) -> None:
+def test_a_target_without_a_tokenizer_cannot_converse(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a", "b"]}))
     with pytest.raises(ModelError, match="conversations need the target's tokenizer"):
-        answered(Pair(pair.target, None, None, pair.eos_token_ids), prompts, 5, 90)
+        answered(Target(pair.target, None, pair.eos_token_ids), prompts, 5, 90)
 
 
-def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Pair) -> None:
+def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Target) -> None:
     """Which a template makes that writes the last message alone."""
     bare = chat_tokenizer("{{ messages[-1].content }}")
     prompts = load(write(tmp_path, {"turns": ["a", "", "b"]}, {"turns": ["c", "d"]}), bare)
-    talker = Pair(pair.target, None, bare, pair.eos_token_ids)
+    talker = Target(pair.target, bare, pair.eos_token_ids)
     with pytest.raises(DatasetError, match=r"^chats\.jsonl, line 1, turn 2: the turn has no tokens, but a prompt has at least one"):
         answered(talker, prompts, 3, 90)
     found = answered(talker, prompts, 3, 90, skip_bad_rows=True)
@@ -87,7 +87,7 @@ def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Pair) -
 
 
 @pytest.mark.parametrize("odd", [3, None, ["a"]], ids=repr)
-def test_a_journal_whose_reply_is_no_text_is_not_believed(odd: object, tmp_path: Path, pair: Pair) -> None:
+def test_a_journal_whose_reply_is_no_text_is_not_believed(odd: object, tmp_path: Path, pair: Target) -> None:
     prompts, journal = load(write(tmp_path, {"turns": ["a b", "c"]}), prompt_len=90), tmp_path / "journal"
     first = answered(pair, prompts, 5, 90, journal=journal)
     header, line = journal.read_text().splitlines()

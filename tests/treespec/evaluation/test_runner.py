@@ -44,7 +44,7 @@ def test_outputs_are_the_targets_own() -> None:
 
 def test_baseline_alone_needs_no_draft() -> None:
     prompts = prompt_set()
-    report = evaluate(replace(tiny_pair(), draft=None), None, prompts, SETTINGS)
+    report = evaluate(tiny_pair().alone(), None, prompts, SETTINGS)
     assert report.mode == "baseline"
     assert [r.output for r in report.results] == expected(prompts, 12)
     assert report.tokens_per_step == 1
@@ -53,7 +53,7 @@ def test_baseline_alone_needs_no_draft() -> None:
 
 def test_a_tree_without_a_draft_is_an_error() -> None:
     with pytest.raises(ModelError, match="pass `draft`"):
-        evaluate(replace(tiny_pair(), draft=None), TREE, prompt_set(), SETTINGS)
+        evaluate(tiny_pair().alone(), TREE, prompt_set(), SETTINGS)
 
 
 @pytest.mark.parametrize("plan", [None, TREE])
@@ -101,7 +101,6 @@ def test_sampled_children_leave_greedy_outputs_alone(rule: str, verifier: str) -
 def test_children_beyond_the_drafts_support_are_absent() -> None:
     """At a draft temperature this low one token has all the mass: siblings after it are drawn from nothing, and never accepted."""
     pair, prompts, cold = tiny_pair(), prompt_set(), Sampling(0.001)
-    assert pair.draft is not None
     pair.draft.allocate(8)
     support = distribution(pair.draft.prefill(torch.tensor(prompts.prompts[0].ids)), cold) > 0
     assert int(support.sum()) < TREE.max_branch
@@ -210,7 +209,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_half_precision_reports_the_logit_gap_of_each_divergence() -> None:
     pair = tiny_pair(device="cuda")
     pair.target.module.half()
-    assert pair.draft is not None
     pair.draft.module.half()
     halves = replace(pair, target=type(pair.target)(pair.target.module), draft=type(pair.draft)(pair.draft.module))
     report = evaluate(halves, TREE, prompt_set(16), SETTINGS)

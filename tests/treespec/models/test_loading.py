@@ -23,7 +23,7 @@ from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.locating import EMBEDDED, weights_digest
 from treespec.models.offload import host_memory
 from treespec.models.offload.streaming import streamed_bytes
-from treespec.models.pairs import load_pair, recorded_name
+from treespec.models.pairs import load_pair, load_target, recorded_name
 from treespec.models.tree_model import TreeModel
 
 Build = Callable[..., PreTrainedModel]
@@ -81,7 +81,6 @@ def test_auto_dtype_on_cuda_is_the_checkpoints_own_half(own: torch.dtype, wanted
 
 def test_a_pair_is_described(saved: Path) -> None:
     pair = load_pair(str(saved / "target"), str(saved / "draft"))
-    assert pair.draft is not None
     assert pair.eos_token_ids == {2, 3}, "the generation config's and the tokenizer's"
     record = pair.describe()
     assert json.loads(json.dumps(record)) == record
@@ -100,7 +99,7 @@ def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: 
     module.save_pretrained(tmp_path / "b")
     digests = {name: weights_digest(str(tmp_path / name)) for name in ("a", "b", "copy")}
     assert digests["a"] == digests["copy"] != digests["b"]
-    described = {name: load_pair(str(tmp_path / name)).describe()["target"]["weights"] for name in digests}
+    described = {name: load_target(str(tmp_path / name)).describe()["target"]["weights"] for name in digests}
     assert described == digests
     assert weights_digest("someone/model") is None
 
@@ -127,8 +126,8 @@ def test_models_that_see_in_other_ways_are_named(tmp_path: Path) -> None:
 
 
 def test_a_target_alone_is_a_pair_without_draft(saved: Path) -> None:
-    pair = load_pair(str(saved / "target"))
-    assert pair.draft is None
+    pair = load_target(str(saved / "target"))
+    assert list(pair.models) == ["target"]
     assert pair.describe()["draft"] is None
 
 
@@ -148,7 +147,6 @@ def test_tokenizers_that_differ_in_added_tokens_only_are_told_so(saved: Path, tm
 
 def test_padded_rows_are_cut_to_the_tokenizers_ids(saved: Path) -> None:
     pair = load_pair(str(saved / "target"), str(saved / "padded"))
-    assert pair.draft is not None
     assert pair.target.vocabulary_size == pair.draft.vocabulary_size == 90
     ids = torch.arange(5)[None]
     with torch.no_grad():
@@ -361,7 +359,6 @@ def _streams_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_target_of_a_pair_is_offloaded_and_says_so(saved: Path) -> None:
     plain = load_pair(str(saved / "target"), str(saved / "draft"))
     pair = load_pair(str(saved / "target"), str(saved / "draft"), offload=True)
-    assert pair.draft is not None
     assert streamed_bytes(pair.target.module) > 0
     assert streamed_bytes(pair.draft.module) == 0
     record = pair.describe()
