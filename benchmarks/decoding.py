@@ -43,7 +43,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
 def transformers_seconds(pair: Pair, prompt: tuple[int, ...], gen_len: int, assisted: bool) -> tuple[list[int], float]:
     """(generated tokens, seconds) of `generate`, with the draft as its assistant or without."""
     ids = torch.tensor([prompt], device=pair.target.device)
-    helper: dict[str, Any] = {"assistant_model": pair.draft.module} if assisted and pair.draft else {}
+    helper: dict[str, Any] = {"assistant_model": pair.draft.module} if assisted else {}
     started = now(pair.target.device)
     output: Any = pair.target.module.generate(  # type: ignore[operator]
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=gen_len, do_sample=False, pad_token_id=0, **helper

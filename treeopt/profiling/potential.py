@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from treespec.files.fields import exactly, natural
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
 from treespec.models.outlines import Outline
-from treespec.models.pairs import Target, recorded_name
+from treespec.models.pairs import Target, describe_model, recorded_name
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
@@ -251,6 +251,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _fingerprint(target: Target, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
-    models = [target.describe(), *(replace(target, draft=draft).describe()["draft"] for draft in drafts)]
+    models = [target.describe(), *(describe_model(draft) for draft in drafts)]
     known: list[Any] = [models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype)]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -64,7 +64,7 @@ class Target:
         """Return what tells work with these models from other work: names, revisions, weights, families, sizes, dtypes, device."""
         return {
             "draft": None,
-            **{role: _describe(model) for role, model in self.models.items()},
+            **{role: describe_model(model) for role, model in self.models.items()},
             "device": str(self.target.device),
             "dtype": str(self.target.dtype).removeprefix("torch."),
             "vocabulary_size": self.target.vocabulary_size,
@@ -211,7 +211,8 @@ def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozen
     return target.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
 
 
-def _describe(model: TreeModel) -> dict[str, Any]:
+def describe_model(model: TreeModel) -> dict[str, Any]:
+    """Return what tells one model from another, as plain JSON."""
     config = model.module.config
     return {
         "name": model.name,

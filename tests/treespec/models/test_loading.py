@@ -344,7 +344,7 @@ def test_what_the_hub_says_is_passed_on(name: str, revision: str | None, message
 
 
 def test_offloading_needs_a_gpu(saved: Path) -> None:
-    for load in (load_model, load_pair):
+    for load in (load_model, load_target):
         with pytest.raises(ModelError, match="to a GPU, but the device is cpu; drop --offload"):
             load(str(saved / "target"), offload=True)
 
