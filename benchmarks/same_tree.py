@@ -22,6 +22,7 @@ from rich.table import Table
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
 from treespec.data.prompts import PromptSet, load_prompts
+from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.static import StaticDrafter
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_autoregressive
@@ -74,7 +75,7 @@ def same_tree(
     """
     target, draft = pair.target, pair.draft
     vocabulary, device = pair.vocabulary_size, target.device
-    drafters = {way.rule: StaticDrafter(draft, tree, vocabulary, sampling, way) for way in WAYS}
+    drafters = {way.rule: StaticDrafter(tree, DrafterSetup(draft, device, vocabulary, sampling, way)) for way in WAYS}
     means = []
     for index, prompt in enumerate(prompts):
         generator = prompt_generator(seed, index, device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from treespec.decoding.drafters import DRAFTERS
-from treespec.decoding.drafters.base import Drafter
+from treespec.decoding.drafters.base import Drafter, DrafterSetup
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
@@ -113,7 +113,8 @@ class StepSpec:
             return AutoregressiveStep(target, self.sampling, timer, self.vocabulary)
         sizes = [model.vocabulary_size for model in (target, draft) if model is not None]
         vocabulary = min(sizes) if self.vocabulary is None else self.vocabulary
-        drafter = DRAFTERS[self.plan.drafter](draft, self.plan, vocabulary, self.sampling, self.drafting)
+        setup = DrafterSetup(draft, target.device, vocabulary, self.sampling, self.drafting)
+        drafter = DRAFTERS[self.plan.drafter](self.plan, setup)
         return SpeculativeStep(target, drafter, VERIFIERS[self.drafting.verifier].make(), self.sampling, timer)
 
 

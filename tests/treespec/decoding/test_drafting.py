@@ -8,6 +8,7 @@ import torch
 from scipy.stats import chisquare
 
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
+from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.static import StaticDrafter, sample_children
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_speculative
@@ -85,7 +86,9 @@ def proposed(rule: str, temperature: float, target: float = 1.0, branches: int =
     draft = TabularModel(7, random_rule(7, 3))
     draft.allocate(120)
     draft.prefill(torch.tensor([1, 2]))
-    drafter = StaticDrafter(draft, SpeculationTree.k_ary(branches, 2), 7, Sampling(target), Drafting(rule, temperature))
+    drafter = StaticDrafter(
+        SpeculationTree.k_ary(branches, 2), DrafterSetup(draft, draft.device, 7, Sampling(target), Drafting(rule, temperature))
+    )
     return drafter.propose(torch.tensor([2, 4]), Prefix.of(2, "cpu"), 110, prompt_generator(seed, 0, "cpu"), NoTimer()).tokens
 
 

@@ -8,11 +8,12 @@ from scipy.stats import chisquare
 
 from tests.reference.growth import grow
 from tests.reference.tabular import Rule, TabularModel, noisy_rule, random_rule
-from treespec.decoding.drafters.base import Proposal
+from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.dynamic import DynamicDrafter
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, distribution, prompt_generator
 from treespec.decoding.timing import NoTimer
@@ -44,11 +45,15 @@ RULES: dict[str, Rule] = {
 }
 
 
+def setup(draft: TabularModel) -> DrafterSetup:
+    return DrafterSetup(draft, draft.device, VOCABULARY, Sampling(), Drafting())
+
+
 def propose(rule: Rule, budget: DynamicBudget, room: int = 100) -> Proposal:
     draft = TabularModel(VOCABULARY, rule)
     draft.allocate(200)
     draft.prefill(torch.tensor(PROMPT))
-    drafter = DynamicDrafter(draft, budget, VOCABULARY, Sampling(), Drafting())
+    drafter = DynamicDrafter(budget, setup(draft))
     return drafter.propose(torch.tensor([PROMPT[-1], 4]), Prefix.of(len(PROMPT), "cpu"), room, None, NoTimer())
 
 
@@ -233,10 +238,10 @@ def test_a_width_is_chosen_where_none_is_given() -> None:
 
 def test_a_dynamic_tree_needs_topk_and_enough_tokens() -> None:
     with pytest.raises(ModelError, match="`width` is 8, but the vocabulary has 7 tokens; pass `width` 7 or less"):
-        DynamicDrafter(pair()[1], DynamicBudget(9, 2, 8), VOCABULARY, Sampling(), Drafting())
+        DynamicDrafter(DynamicBudget(9, 2, 8), setup(pair()[1]))
     with pytest.raises(ModelError, match="; pass `width` 7 or less and `size` 15 or less"):
-        DynamicDrafter(pair()[1], DynamicBudget(16, 2, 8), VOCABULARY, Sampling(), Drafting())
-    DynamicDrafter(pair()[1], DynamicBudget(15, 2, 7), VOCABULARY, Sampling(), Drafting())
+        DynamicDrafter(DynamicBudget(16, 2, 8), setup(pair()[1]))
+    DynamicDrafter(DynamicBudget(15, 2, 7), setup(pair()[1]))
     for rule in ("swor", "swr"):
         with pytest.raises(SettingsError, match=f"`drafting` {rule} does not go with it; pass topk"):
             list(decode_speculative(*pair(), BUDGETS[2], Request(PROMPT, 4), drafting=Drafting(rule)))

@@ -6,37 +6,23 @@ Importing the table imports no torch; a drafter's module is imported when it is 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from treespec.errors import ModelError
-
 if TYPE_CHECKING:
-    from treespec.decoding.drafters.base import Drafter
-    from treespec.decoding.drafting import Drafting
+    from treespec.decoding.drafters.base import Drafter, DrafterSetup
     from treespec.decoding.plans import DynamicBudget
-    from treespec.decoding.protocol import SlotModel
-    from treespec.decoding.rules import Sampling
     from treespec.trees.tree import SpeculationTree
 
 
-def _tree(draft: "SlotModel | None", plan: "SpeculationTree", vocabulary: int, sampling: "Sampling", drafting: "Drafting") -> "Drafter":
+def _tree(plan: "SpeculationTree", setup: "DrafterSetup") -> "Drafter":
     from treespec.decoding.drafters.static import StaticDrafter
 
-    return StaticDrafter(_required(draft), plan, vocabulary, sampling, drafting)
+    return StaticDrafter(plan, setup)
 
 
-def _dynamic(draft: "SlotModel | None", plan: "DynamicBudget", vocabulary: int, sampling: "Sampling", drafting: "Drafting") -> "Drafter":
+def _dynamic(plan: "DynamicBudget", setup: "DrafterSetup") -> "Drafter":
     from treespec.decoding.drafters.dynamic import DynamicDrafter
 
-    return DynamicDrafter(_required(draft), plan, vocabulary, sampling, drafting)
+    return DynamicDrafter(plan, setup)
 
 
-def _required(draft: "SlotModel | None") -> "SlotModel":
-    if draft is None:
-        raise ModelError("a tree needs a draft model; pass `draft`, or decode with the target alone")
-    return draft
-
-
-DRAFTERS: "dict[str, Callable[[SlotModel | None, Any, int, Sampling, Drafting], Drafter]]" = {"tree": _tree, "dynamic": _dynamic}
-"""Makes a drafter from (the draft model, the plan, how many tokens may be proposed, the target's sampling, the drafting setting).
-
-A new one is added by one assignment; its plan names it.
-"""
+DRAFTERS: "dict[str, Callable[[Any, DrafterSetup], Drafter]]" = {"tree": _tree, "dynamic": _dynamic}
+"""Makes the drafter of a plan. A new one is added by one assignment; its plan names it. They raise SettingsError, ModelError."""

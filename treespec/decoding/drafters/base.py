@@ -1,4 +1,4 @@
-"""What every drafter gives: a `Proposal` per step. `ModelDrafter` is the base of those that have a draft model."""
+"""What every drafter gives, a `Proposal` per step. `ModelDrafter` is the base of those that have a draft model."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,28 +6,35 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.protocol import SlotModel
+from treespec.decoding.rules import Sampling
 from treespec.decoding.timing import Timer
+from treespec.errors import ModelError
 from treespec.kernels.outcome import Outcome
 from treespec.trees.placement import Prefix
-from treespec.trees.tensors import TreeTensors
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A tree of n tokens to verify."""
+class DrafterSetup:
+    """What there is to draft with, and for whom."""
 
-    tree: TreeTensors
-    tokens: Tensor
-    """int64 [n]; the root is the last committed token."""
-    largest: Tensor
-    """[nodes that the draft read]; each one's largest draft logit, in any order. Empty where no model was asked."""
-    q: Tensor | None = None
-    """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
-    replacement: bool = False
-    """Whether they were sampled with replacement, so that siblings may carry the same token."""
-    rows: Tensor | None = None
-    """int64 [n]; where the draft keeps each node, counted from the root's slot; None: at its id."""
+    draft: SlotModel | None
+    """The draft model, where there is one."""
+    device: torch.device
+    """Where the target's tokens are."""
+    vocabulary: int
+    """How many of the first tokens may be proposed."""
+    sampling: Sampling
+    """The target's."""
+    drafting: Drafting
+
+    def require_draft(self) -> SlotModel:
+        """Return the draft model. Raises ModelError without one."""
+        if self.draft is None:
+            raise ModelError("a tree needs a draft model; pass `draft`, or decode with the target alone")
+        return self.draft
 
 
 class Drafter(Protocol):
@@ -55,8 +62,8 @@ class ModelDrafter:
     there would be no key and value for it. One pass per level 0 .. depth - 1; the last level's nodes are not read.
     """
 
-    def __init__(self, draft: SlotModel, vocabulary: int) -> None:
-        self.draft, self.vocabulary = draft, vocabulary
+    def __init__(self, setup: DrafterSetup) -> None:
+        self.draft, self.vocabulary = setup.require_draft(), setup.vocabulary
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
         """See `Drafter.begin`."""

@@ -6,11 +6,9 @@ Sources: EAGLE-2 (arXiv 2406.16858), OPT-Tree (arXiv 2406.17276), DySpec (arXiv 
 import torch
 from torch import Tensor
 
-from treespec.decoding.drafters.base import ModelDrafter, Proposal
-from treespec.decoding.drafting import Drafting
+from treespec.decoding.drafters.base import DrafterSetup, ModelDrafter
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.protocol import SlotModel
-from treespec.decoding.rules import Sampling
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.timing import Timer
 from treespec.trees.placement import Layout, Prefix
 from treespec.trees.tensors import TreeTensors
@@ -23,11 +21,11 @@ class DynamicDrafter(ModelDrafter):
     likely tokens (`topk`), so the target's choice decides among them and no output changes at any temperature.
     """
 
-    def __init__(self, draft: SlotModel, budget: DynamicBudget, vocabulary: int, target: Sampling, drafting: Drafting) -> None:
-        super().__init__(draft, vocabulary)
-        drafting.require(budget, vocabulary)
+    def __init__(self, budget: DynamicBudget, setup: DrafterSetup) -> None:
+        super().__init__(setup)
+        setup.drafting.require(budget, setup.vocabulary)
         self.budget = budget
-        self._root = Layout.root(draft.device)
+        self._root = Layout.root(self.draft.device)
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter.propose`. With less room, the tree has `room` nodes and at most `room - 1` levels."""

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from treespec.decoding.drafters.base import ModelDrafter, Proposal
-from treespec.decoding.drafting import Drafting
-from treespec.decoding.protocol import SlotModel
-from treespec.decoding.rules import Sampling
+from treespec.decoding.drafters.base import DrafterSetup, ModelDrafter
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.sampling import distribution, draw, race
 from treespec.decoding.timing import Timer
 from treespec.kernels import dispatch
@@ -18,12 +16,13 @@ from treespec.trees.tree import SpeculationTree
 class StaticDrafter(ModelDrafter):
     """Drafts the same tree at every step. Raises SettingsError, ModelError for a tree that the rule or the vocabulary does not allow."""
 
-    def __init__(self, draft: SlotModel, tree: SpeculationTree, vocabulary: int, target: Sampling, drafting: Drafting) -> None:
-        super().__init__(draft, vocabulary)
-        drafting.require(tree, vocabulary)
+    def __init__(self, tree: SpeculationTree, setup: DrafterSetup) -> None:
+        super().__init__(setup)
+        drafting = setup.drafting
+        drafting.require(tree, setup.vocabulary)
         self.tree, self.replacement = tree, drafting.kind.replacement
-        self.sampling = drafting.sampling(target) if drafting.samples(target) else None
-        self._tensors = {tree.size: StaticTensors.on(tree, draft.device)}
+        self.sampling = drafting.sampling(setup.sampling) if drafting.samples(setup.sampling) else None
+        self._tensors = {tree.size: StaticTensors.on(tree, self.draft.device)}
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter.propose`. With less room, the first `room` nodes are used."""

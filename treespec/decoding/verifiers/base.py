@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from treespec.decoding.drafters.base import Proposal
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution, race
 from treespec.decoding.verifiers.matching import Matching

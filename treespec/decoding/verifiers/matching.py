@@ -7,7 +7,7 @@ drafted. SpecInfer (arXiv 2305.09781, section 4.3) states the greedy case.
 import torch
 from torch import Tensor
 
-from treespec.decoding.drafters.base import Proposal
+from treespec.decoding.proposal import Proposal
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose_checked
 from treespec.kernels import dispatch
