@@ -124,7 +124,9 @@ def desk(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """`datasets`, with a hub in a folder."""
 
         load_dataset = staticmethod(load_local)
+        are_progress_bars_disabled = staticmethod(datasets.are_progress_bars_disabled)
         disable_progress_bars = staticmethod(datasets.disable_progress_bars)
+        enable_progress_bars = staticmethod(datasets.enable_progress_bars)
 
     monkeypatch.setattr("treespec.data.hub_datasets._library", lambda name: Library)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

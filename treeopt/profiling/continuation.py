@@ -1,7 +1,7 @@
 """Continue many prompts at once with the plain module: the texts on which acceptance is profiled."""
 
-import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, require_finite
+from treespec.models.calling import cache_name, keeps_logits
 
 
 @torch.inference_mode()
@@ -36,10 +37,10 @@ def continue_prompts(
     alive = torch.ones(rows, dtype=torch.bool, device=prompts.device)
     valid, finite = [], torch.ones((), dtype=torch.bool, device=prompts.device)
     read = prompts
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(module.forward).parameters else {}
+    fixed: dict[str, Any] = {cache_name(module): cache, "use_cache": True} | ({"logits_to_keep": 1} if keeps_logits(module) else {})
     for done in range(gen_len):
         words = {"input_ids": read} if embeddings is None or done else {"inputs_embeds": embeddings}
-        logits = module(**words, past_key_values=cache, use_cache=True, **last_only).logits[:, -1, :vocabulary]
+        logits = module(**words, **fixed).logits[:, -1, :vocabulary]
         finite &= logits.amax(-1).isfinite().all()
         # every prompt draws from its own stream, whatever batch it is in
         draws = [choose(logits[i : i + 1], sampling, generators[i]) for i in range(0 if sampling.greedy else rows)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from torch import distributed
 from transformers import TrainingArguments
 
 from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free, write_model
@@ -22,6 +22,7 @@ from treespec.errors import CapacityError, ModelError, TrainingError
 from treespec.files.provenance import Provenance, public_name
 from treespec.files.writing import write_json
 from treespec.models.loading import load_model
+from treespec.models.quiet import without_bars
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
@@ -53,18 +54,25 @@ def train_draft(
     """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
 
     What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
-    writes, and keeps other runs out of the folder. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised.
+    writes, and keeps other runs out of the folder. A process group that the caller has made stays; one that is made here goes at the end.
+    After SIGINT or SIGTERM a checkpoint is written and TrainingError raised.
     Raises TreeoptError.
     """
     started = time.perf_counter()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # progress has one way to be shown
+    joined = distributed.is_available() and distributed.is_initialized()
     arguments = training_arguments(settings, folder, device)
     shares = Shares(arguments.world_size, arguments.process_index, _waiting(arguments))
     with ExitStack() as held:
+        held.enter_context(without_bars())  # progress has one way to be shown
         if shares.rank == 0:
             held.enter_context(claimed(folder))
             require_free(folder, resume=resume)
-        return _train(sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None)
+        result = _train(
+            sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None
+        )
+    if shares.processes > 1 and not joined:
+        distributed.destroy_process_group()
+    return result
 
 
 def _train(
@@ -171,10 +179,8 @@ def _fit(
 
 
 def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainResult:
-    """What the record says, when all processes are done; they part here."""
+    """What the record says, when all processes are done."""
     shares.wait()
-    if shares.processes > 1:
-        torch.distributed.destroy_process_group()
     found = outcome(record, folder / NAME)
     assert found is not None, "only finished runs have a result"
     return TrainResult(**vars(found), folder=folder, record=record)

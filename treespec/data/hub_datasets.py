@@ -1,6 +1,7 @@
 """Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that it saved."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,14 @@ def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
     """
     entry = HUB_DATASETS[name]
     _require_hub(name)
-    stream = _open_stream(name, entry)
+    datasets = _library(name)
+    stream = _open_stream(datasets, name, entry)
     keys = (field or entry.column,)
     number = 0
     while True:
         try:
-            record = next(stream, None)
+            with _without_bars(datasets):
+                record = next(stream, None)
         except Exception as e:  # the libraries below raise their own, many kinds of errors for a lost connection
             raise DatasetError(f"reading {name} from the hub broke off at row {number}: {_reason(e)}; {_REMEDY}") from e
         if record is None:
@@ -59,7 +62,8 @@ def saved_rows(folder: Path, field: str | None = None, *, pictures: bool = False
     """
     datasets = _library(str(folder))
     try:
-        data = datasets.load_from_disk(str(folder))
+        with _without_bars(datasets):
+            data = datasets.load_from_disk(str(folder))
     except Exception as e:  # a damaged folder shows as anything from KeyError to ArrowInvalid
         raise DatasetError(f"{folder} is not a folder that `datasets` can load: {_reason(e)}") from e
     name = folder.name
@@ -83,15 +87,15 @@ def _saved(data: Any, name: str, keys: Sequence[str]) -> Iterator[Row | BadRow]:
 _REMEDY = "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"
 
 
-def _open_stream(name: str, entry: HubDataset) -> Iterator[dict[str, Any]]:
-    datasets = _library(name)
+def _open_stream(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[str, Any]]:
     revisions: list[str | None] = [None]
     if entry.fallback_revision is not None:
         revisions.append(entry.fallback_revision)
     failure: Exception | None = None
     for revision in revisions:
         try:
-            return iter(datasets.load_dataset(entry.path, revision=revision, streaming=True, **entry.options))
+            with _without_bars(datasets):
+                return iter(datasets.load_dataset(entry.path, revision=revision, streaming=True, **entry.options))
         except Exception as e:  # as above: whatever the reason, it is told
             failure = failure or e
     raise DatasetError(f"cannot load {name} ({entry.path}) from the hub: {_reason(failure)}; {_REMEDY}") from failure
@@ -102,8 +106,20 @@ def _library(name: str) -> Any:
         import datasets
     except ImportError as e:
         raise DatasetError(f"reading {name} needs the library datasets: pip install datasets, or pass a .jsonl file") from e
-    datasets.disable_progress_bars()
     return datasets
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Show no progress bar of the library within the context. Bars that were on before are on again behind it."""
+    shown = not datasets.are_progress_bars_disabled()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _require_hub(name: str) -> None:

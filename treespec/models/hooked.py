@@ -1,6 +1,5 @@
 """HookedDecoder: any family of transformers with our tree attention in place of its own, through transformers' attention interface."""
 
-import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
 from treespec.kernels.pointwise import move_rows
+from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.families import Family
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
@@ -56,7 +56,7 @@ class HookedDecoder:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
         self.positions = family.max_positions
         self.running = _Running()
-        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._cache_name, self._keeps = cache_name(module), keeps_logits(module)
         self._config: Any = module.config.get_text_config(decoder=True)
         if NAME not in AttentionInterface().valid_keys():  # type: ignore[no-untyped-call]
             AttentionInterface.register(NAME, _attend)
@@ -87,7 +87,7 @@ class HookedDecoder:
         positions = (
             place.positions if self.positions is None else place.positions.clamp_max(self.positions - 1)
         )  # what is beyond is dropped
-        kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        kwargs: dict[str, Any] = {self._cache_name: cache} | ({} if keep is None or not self._keeps else {"logits_to_keep": keep})
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         usual, before = self._config._attn_implementation, _RUNNING.set(self.running)
         self.running.place, self.running.calls = place, 0
@@ -97,7 +97,6 @@ class HookedDecoder:
             output = self.module(
                 attention_mask=masks,
                 position_ids=positions[None],
-                past_key_values=cache,
                 use_cache=True,
                 **kwargs,
             )

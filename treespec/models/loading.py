@@ -2,12 +2,12 @@
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -30,6 +30,7 @@ from treespec.models.loaded import LoadedModel
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
+from treespec.models.quiet import without_bars
 from treespec.models.vision import KINDS, is_vision, picture_shape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -48,7 +49,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
         raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
     place = locate(name)
     loader: Any = AutoImageProcessor
-    with explained(name, place, revision, "preprocessor_config.json"):
+    with _bars(), explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
         )
@@ -91,13 +92,12 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     where = _device(device, offload)
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
-    _quiet_bars()
     config, place = require_model(name, revision), locate(name)
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
-    with explained(name, place, revision, "its weights or config.json"):
+    with _bars(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
         loaded: Any = loader.from_pretrained(
@@ -139,7 +139,7 @@ def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 
 
 def _config(name: str, place: "Place", revision: str | None) -> PreTrainedConfig:
-    with explained(name, place, revision, "config.json"):
+    with _bars(), explained(name, place, revision, "config.json"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -161,7 +161,7 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
     place = locate(name)
     if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
         return None
-    with explained(name, place, revision, "its tokenizer"):
+    with _bars(), explained(name, place, revision, "its tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
         )
@@ -197,7 +197,6 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _quiet_bars() -> None:
-    """No progress bars where nobody watches: they belong on a terminal."""
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+def _bars() -> AbstractContextManager[None]:
+    """Return a context without progress bars where nobody watches: they belong on a terminal."""
+    return nullcontext() if sys.stderr.isatty() else without_bars()

@@ -1,6 +1,5 @@
 """PlainDecoder: any family by the module's own attention, under a mask that says what every token sees."""
 
-import inspect
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
+from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.families import Family
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
@@ -25,7 +25,7 @@ class PlainDecoder:
 
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.family, self._dtype = module, family, module.dtype
-        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._cache_name, self._keeps = cache_name(module), keeps_logits(module)
 
     def require_weights(self, name: str) -> None:
         """See `Decoder.require_weights`. Passes run the module itself."""
@@ -40,13 +40,12 @@ class PlainDecoder:
         """See `Decoder.forward`. The mask reaches over all slots up to the last that the pass looks at."""
         mask = place.mask()
         cache.begin(place.slots, mask.shape[1])
-        kwargs: dict[str, Any] = {} if keep is None or not self._keeps else {"logits_to_keep": keep}
+        kwargs: dict[str, Any] = {self._cache_name: cache} | ({} if keep is None or not self._keeps else {"logits_to_keep": keep})
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         with sdpa_kernel(KERNELS):
             output = self.module(
                 attention_mask=self._masks(place, mask, near),
                 position_ids=place.positions[None],
-                past_key_values=cache,
                 use_cache=True,
                 **kwargs,
             )

@@ -1,6 +1,5 @@
 """TreeModel: a Hugging Face causal language model that runs the nodes of a tree in one pass, exactly."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -12,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from treespec.errors import CapacityError, ModelError
 from treespec.kernels.device import on
 from treespec.models import families
+from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
 from treespec.models.loaded import LoadedModel
@@ -87,7 +87,7 @@ class TreeModel:
         self.max_positions = self.family.max_positions
         self.eos_token_ids = _eos_token_ids(module)
         self._cut = self.vocabulary_size if self.vocabulary_size < self.vocabulary_rows else None
-        self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._keeps = keeps_logits(module)
         self._shapes: tuple[LayerShape, ...] | None = None
         self._cache: TreeCache | None = None
         self.generation = 0
@@ -243,7 +243,8 @@ class TreeModel:
     def _probe(self) -> tuple[LayerShape, ...]:
         """Shapes of what each layer stores, from one token through the module with its own growing cache."""
         cache = DynamicCache()
-        self.module(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=self.device), past_key_values=cache, use_cache=True)
+        token: Any = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        self.module(input_ids=token, use_cache=True, **{cache_name(self.module): cache})
         shapes = layer_shapes(cache)
         if not shapes:
             raise ModelError(f"{self.name} (family {self.family.model_type}) stores no K/V rows in the cache it is given; trees need them")

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.utils import logging
 
 from tests.reference.folders import names
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
@@ -389,3 +391,34 @@ def test_bfloat16_training_raises_acceptance_and_saves_float32(sources: TrainSou
     assert result.after[0] > result.before[0] + 0.15
     assert result.record["provenance"]["dtype"] == "bfloat16"
     assert all(weight.dtype == torch.float32 for weight in weights(tmp_path).values())
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_only_a_process_group_of_its_own_is_destroyed(
+    joined: bool, sources: TrainSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes, whose group the caller has made before, or the Trainer's settings make."""
+    events, there = [], [joined]
+
+    def join(*arguments: object) -> Any:
+        there[0] = True
+        return SimpleNamespace(world_size=2, process_index=1, distributed_state=None)
+
+    monkeypatch.setattr(drafting_models, "training_arguments", join)
+    monkeypatch.setattr(drafting_models, "_train", lambda *arguments: events.append("trained"))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: there[0])
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: events.append("destroyed"))
+    train_draft(sources, SETTINGS, tmp_path / "out")
+    assert events == (["trained"] if joined else ["trained", "destroyed"])
+
+
+def test_training_leaves_progress_bars_as_they_were(sources: TrainSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(drafting_models, "_train", lambda *arguments: seen.append(logging.is_progress_bar_enabled()))
+    before = logging.is_progress_bar_enabled()
+    try:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        train_draft(sources, SETTINGS, tmp_path / "out")
+        assert (seen, logging.is_progress_bar_enabled()) == ([False], True)
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()  # type: ignore[no-untyped-call]

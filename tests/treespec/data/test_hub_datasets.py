@@ -166,3 +166,20 @@ def test_a_repository_that_is_a_script_in_both_revisions_is_refused(local_hub: P
         DatasetError, match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: Dataset scripts.*--dataset PATH"
     ):
         load_prompts("openwebtext", Letters(), num_prompts=1, prompt_len=1)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bars_are_as_they_were_whenever_a_row_is_read(shown: bool, local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    within: list[bool] = []
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: (within.append(datasets.are_progress_bars_disabled()), load(*a, **k))[1])
+    before = datasets.are_progress_bars_disabled()
+    choose = {True: datasets.enable_progress_bars, False: datasets.disable_progress_bars}
+    try:
+        choose[shown]()
+        for _ in open_rows("wikitext")[1]:
+            assert datasets.are_progress_bars_disabled() is not shown
+        assert datasets.are_progress_bars_disabled() is not shown
+        assert within == [True]
+    finally:
+        choose[not before]()

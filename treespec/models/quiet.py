@@ -1,0 +1,26 @@
+"""Progress bars of transformers and of the hub, which are on or off for the whole process: off for a while, then as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils import logging
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no progress bar of these libraries within the context. Bars that were on before are on again behind it."""
+    ours, hubs = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    if ours:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if hubs:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if ours:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # and with them the hub's
+            if not hubs:
+                disable_progress_bars()
+        elif hubs:
+            enable_progress_bars()
