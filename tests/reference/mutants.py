@@ -17,6 +17,8 @@ MUTATIONS = {
 }
 """Name -> (the right code, the wrong code, for which (replacement, verifier) it is wrong)."""
 MISTAKES = [(name, replacement, verifier) for name, (_, _, where) in MUTATIONS.items() for replacement, verifier in where]
+ONE_OF_EACH = [(name, *where[turn % len(where)]) for turn, (name, (_, _, where)) in enumerate(MUTATIONS.items())]
+"""Each mutation once, and every rule and verifier among them: for tests that take long."""
 
 
 def mutant(name: str) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.reference.enumeration import Tables, matched_outcome, sampled_outcome, target_distribution, total_variation
@@ -79,8 +79,7 @@ def nested(tree: SpeculationTree) -> bool:
 @given(case=cases())
 def test_sampled_trees_emit_the_targets_distribution(replacement: bool, case: tuple[SpeculationTree, Tables]) -> None:
     tree, models = case
-    if not replacement and tree.max_branch > models.vocabulary:
-        return
+    assume(replacement or tree.max_branch <= models.vocabulary)
     found = {verifier: sampled_outcome(tree, models, replacement=replacement, verifier=verifier) for verifier in VERIFIERS}
     for outcome in found.values():
         assert total_variation(outcome.distribution, target_distribution(models, tree.depth + 1)) < EXACT
@@ -139,8 +138,7 @@ def test_children_beyond_the_drafts_support_are_absent(verifier: str) -> None:
 @given(case=cases())
 def test_matching_emits_the_targets_distribution(case: tuple[SpeculationTree, Tables]) -> None:
     tree, models = case
-    if tree.max_branch > models.vocabulary:
-        return
+    assume(tree.max_branch <= models.vocabulary)
     outcome = matched_outcome(tree, models)
     assert total_variation(outcome.distribution, target_distribution(models, tree.depth + 1)) < EXACT
     assert outcome.mass == pytest.approx(1, abs=EXACT)
@@ -171,8 +169,7 @@ def test_copies_of_the_drafts_argmax_are_lossless(case: tuple[SpeculationTree, T
 def test_a_tree_that_contains_another_accepts_no_less(replacement: bool, case: tuple[SpeculationTree, Tables], pick: int) -> None:
     larger, models = case
     youngest = [n for n in range(1, larger.size) if not larger.children[n] and n == larger.children[larger.parents[n]][-1]]
-    if not youngest or (not replacement and larger.max_branch > models.vocabulary):
-        return
+    assume(youngest and (replacement or larger.max_branch <= models.vocabulary))
     without = youngest[pick % len(youngest)]
     smaller = SpeculationTree.from_paths([path for node, path in enumerate(larger.paths, 1) if node != without])
     accepted = [sampled_outcome(t, models, replacement=replacement, verifier="sequential").accepted for t in (smaller, larger)]
@@ -186,8 +183,7 @@ def test_a_tree_that_contains_another_accepts_no_less(replacement: bool, case: t
 @given(case=cases())
 def test_float32_agrees_with_float64(replacement: bool, case: tuple[SpeculationTree, Tables]) -> None:
     tree, models = case
-    if not replacement and tree.max_branch > models.vocabulary:
-        return
+    assume(replacement or tree.max_branch <= models.vocabulary)
     for verifier in VERIFIERS:
         fine = sampled_outcome(tree, models, replacement=replacement, verifier=verifier)
         coarse = sampled_outcome(tree, models.to(torch.float32), replacement=replacement, verifier=verifier)

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from tests.reference.many_steps import Markov, sequences
-from tests.reference.mutants import MISTAKES, mutant
+from tests.reference.mutants import ONE_OF_EACH, mutant
 from tests.reference.pairs import tiny_pair
 from tests.reference.tabular import TabularModel
 from tests.reference.waits import Waits
@@ -58,7 +58,7 @@ def test_a_draft_temperature_of_its_own_changes_nothing() -> None:
         assert p_value(found, Sampling(1.0)) > 1e-3
 
 
-@pytest.mark.parametrize(("mistake", "replacement", "verifier"), MISTAKES)
+@pytest.mark.parametrize(("mistake", "replacement", "verifier"), ONE_OF_EACH)
 def test_planted_mistakes_are_caught(mistake: str, replacement: bool, verifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"treespec.decoding.verifiers.{verifier}.residual_chain", mutant(mistake))
     drafting = Drafting("swr" if replacement else "swor", verifier=verifier)

@@ -1,0 +1,153 @@
+"""The snippets of the pages for people: each is run as it stands there, or says right before it why not and is at least understood.
+
+A block of code begins with ```python (run in this process), ```text (output and drawings) or ``` alone (shell). A comment
+`<!-- not run: REASON -->` on the line before takes a block out. docs/from-the-study.md has a test of its own, which runs it.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.cli.conftest import Run, _same_environment, run  # noqa: F401
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
+
+ROOT = Path(__file__).parents[1]
+RUN_ELSEWHERE = {"docs/from-the-study.md"}
+PAGES = sorted(["README.md", "CONTRIBUTING.md", "growmaps/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+NOT_RUN = re.compile(r"<!-- not run: (\w.+) -->")
+ASSIGNMENT = re.compile(r'(\w+)="(.*)"')
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code on a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    reason: str | None
+    """Why it is not run."""
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Words of its command lines: continued lines joined, variables put in, comments left out."""
+        found, variables = [], {}
+        for line in self.text.replace("\\\n", " ").splitlines():
+            if assigned := ASSIGNMENT.fullmatch(line):
+                variables[assigned[1]] = assigned[2]
+            else:
+                whole = re.sub(r"\$(\w+)", lambda match: variables[match[1]], line)
+                found.append([*shlex.split(whole, comments=True)])
+        return [words for words in found if words]
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The blocks of a page. Fails where one is not closed."""
+    lines = (ROOT / page).read_text().splitlines()
+    fences = [number for number, line in enumerate(lines) if line.strip().startswith("```")]
+    assert len(fences) % 2 == 0, f"{page} has a block that is not closed"
+    for start, stop in zip(fences[::2], fences[1::2], strict=True):
+        before = NOT_RUN.fullmatch(lines[start - 1].strip()) if start else None
+        text = "\n".join(lines[start + 1 : stop]) + "\n"
+        yield Block(page, start + 1, lines[start].strip().removeprefix("```"), text, before and before[1])
+
+
+BLOCKS = [block for page in PAGES if page not in RUN_ELSEWHERE for block in blocks(page)]
+SHELL = [block for block in BLOCKS if block.language == ""]
+
+
+def inline(page: str) -> list[str]:
+    """Commands of treeopt inside the text of a page; of a data set or a pair that stands for any, only that it is one is left."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return [re.sub(r" (\$\w+|\.\.\.)", "", found) for found in re.findall(r"`treeopt ([^`]+)`", text)]
+
+
+def understood(words: list[str]) -> None:
+    """Raises click.UsageError where a command line of treeopt has a command or an option that is not there, or an option without a value."""
+    from treeopt.cli.main import main
+
+    command: click.Command = main
+    context = click.Context(main, info_name="treeopt")
+    while isinstance(command, click.Group) and words and not words[0].startswith("-") and not words[0].isupper():
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command = found
+        context = click.Context(command, context, info_name=command.name)
+    command.make_parser(context).parse_args(list(words))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, run: Run) -> Path:  # noqa: F811
+    """The empty folder that commands run in, with the tree that `make demo` leaves."""
+    (tmp_path / "treeopt-demo").mkdir()
+    GrowMap(SpeculationTree.from_branches([[3], [2, 1, 0]])).write(tmp_path / "treeopt-demo" / "tree.pt")
+    return tmp_path
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert {block.language for block in BLOCKS} <= {"", "python", "text"}
+    assert [str(block) for block in BLOCKS if block.reason and block.language == "text"] == []
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python" and not block.reason], ids=str)
+def test_python_runs_and_prints_what_its_comments_say(block: Block, desk: Path) -> None:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(block.text, str(block), "exec"), {"__name__": "snippet"})
+    expected = re.findall(r"^print\(.*\)  # (.*)$", block.text, re.MULTILINE)
+    assert len(expected) == block.text.count("print("), "say in a comment what is printed"
+    assert said.getvalue().splitlines() == expected
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if not block.reason], ids=str)
+def test_commands_run(block: Block, desk: Path, run: Run) -> None:  # noqa: F811
+    for program, *words in block.commands:
+        assert program in ("treeopt", ".venv/bin/treeopt"), f"{block} runs {program}: say why it is not run"
+        done = run(*words)
+        assert done.code == 0, done.err
+        assert done.out
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if block.reason], ids=str)
+def test_commands_that_are_not_run_are_understood(block: Block) -> None:
+    for program, *words in block.commands:
+        if program in ("treeopt", ".venv/bin/treeopt"):
+            understood(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_inside_the_text_are_understood(page: str) -> None:
+    for command in inline(page):
+        understood(shlex.split(command))
+
+
+@pytest.mark.parametrize("wrong", ["evaluat", "profile speed", "evaluate --growmp x", "evaluate --growmap", "inspect --lists"])
+def test_a_misspelt_command_is_not_understood(wrong: str) -> None:
+    with pytest.raises(click.UsageError):
+        understood(wrong.split())
+
+
+def test_pages_are_read_as_they_are_written() -> None:
+    assert len(SHELL) > 5
+    (pair,) = [block for block in SHELL if block.page == "README.md" and block.text.startswith("pair=")]
+    assert pair.reason
+    assert [words[:2] for words in pair.commands] == [
+        ["treeopt", "profile"],
+        ["treeopt", "profile"],
+        ["treeopt", "generate"],
+        ["treeopt", "evaluate"],
+    ]
+    assert pair.commands[0][3:5] == ["--draft", "JackFram/llama-68m"]
+    assert "inspect --list" in inline("README.md")
