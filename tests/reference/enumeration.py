@@ -93,13 +93,9 @@ def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool,
     return _gather(tree, tables, codes, ends * chances[:, None], rest.double() / totals.where(totals > 0, 1.0))
 
 
-def matched_outcome(tree: SpeculationTree, tables: Tables) -> Outcome:
-    """Of children that are the draft's most likely tokens, where the target's choice decides among them."""
-    tokens = torch.zeros(1, tree.size, dtype=torch.int64)
-    for node, children in enumerate(tree.children):
-        code = _codes(tree, tokens, tables.vocabulary)[0, node]
-        if children:
-            tokens[0, list(children)] = tables.q[tree.depths[node]][code].topk(len(children)).indices
+def matched_outcome(tree: SpeculationTree, tables: Tables, tokens: Tensor | None = None) -> Outcome:
+    """Of given `tokens` int64 [n], distinct among siblings, where the target's choice decides. None: the draft's most likely ones."""
+    tokens = _most_likely(tree, tables) if tokens is None else tokens[None]
     codes = _codes(tree, tokens, tables.vocabulary)
     choices = torch.cartesian_prod(*[torch.arange(tables.vocabulary)] * tree.size).view(-1, tree.size)
     chances = torch.ones(len(choices), dtype=torch.float64)
@@ -110,6 +106,27 @@ def matched_outcome(tree: SpeculationTree, tables: Tables) -> Outcome:
     ends = (last[:, None] == torch.arange(tree.size)) * chances[:, None]
     follows = torch.nn.functional.one_hot(choices, tables.vocabulary).double()
     return _gather(tree, tables, codes.expand(len(choices), -1), ends, follows)
+
+
+def matched_samples(tree: SpeculationTree, tables: Tables) -> Outcome:
+    """Of children that are drawn without replacement, where the target's choice decides among them."""
+    drafts, chances = _drafts(tree, tables, replacement=False)
+    found = [matched_outcome(tree, tables, tokens) for tokens in drafts]
+    return Outcome(
+        sum((float(c) * o.distribution for c, o in zip(chances, found, strict=True)), torch.zeros_like(found[0].distribution)),
+        sum(float(c) * o.accepted for c, o in zip(chances, found, strict=True)),
+        sum(float(c) * o.mass for c, o in zip(chances, found, strict=True)),
+    )
+
+
+def _most_likely(tree: SpeculationTree, tables: Tables) -> Tensor:
+    """int64 [1, n]: a tree of the draft's most likely tokens."""
+    tokens = torch.zeros(1, tree.size, dtype=torch.int64)
+    for node, children in enumerate(tree.children):
+        code = _codes(tree, tokens, tables.vocabulary)[0, node]
+        if children:
+            tokens[0, list(children)] = tables.q[tree.depths[node]][code].topk(len(children)).indices
+    return tokens
 
 
 def _drafts(tree: SpeculationTree, tables: Tables, replacement: bool) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.reference.enumeration import Tables, matched_outcome, sampled_outcome, target_distribution, total_variation
+from tests.reference.enumeration import Tables, matched_outcome, matched_samples, sampled_outcome, target_distribution, total_variation
 from tests.reference.mutants import MISTAKES, mutant
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
@@ -142,6 +142,18 @@ def test_matching_emits_the_targets_distribution(case: tuple[SpeculationTree, Ta
     outcome = matched_outcome(tree, models)
     assert total_variation(outcome.distribution, target_distribution(models, tree.depth + 1)) < EXACT
     assert outcome.mass == pytest.approx(1, abs=EXACT)
+
+
+@pytest.mark.parametrize("name", ["binary", "uneven"])
+@pytest.mark.parametrize("kind", ["dense", "ties"])
+def test_matching_emits_the_targets_distribution_for_sampled_children(name: str, kind: str) -> None:
+    """As long as they are distinct: verification never looks at what they were drawn from."""
+    tree = {"binary": SpeculationTree.k_ary(2, 1), "uneven": SpeculationTree.from_paths([(0, 0), (1,)])}[name]
+    models = tables(3, tree.depth, 4, kind=kind)
+    outcome = matched_samples(tree, models)
+    assert total_variation(outcome.distribution, target_distribution(models, tree.depth + 1)) < EXACT
+    assert outcome.mass == pytest.approx(1, abs=EXACT)
+    assert outcome.accepted > 0
 
 
 def test_which_rules_sample_and_which_match() -> None:
