@@ -140,7 +140,7 @@ def main() -> None:
         "tree": {"size": tree.size, "depth": tree.depth, "parents": list(tree.parents)},
         "predicted": predicted,
         "rank_probability": list(acceptance.rank_probability),
-        "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]"),
+        "provenance": pair.provenance(dataset=prompts.label),
     }
     if arguments.out:
         write_json(arguments.out, figures)

@@ -208,7 +208,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "profile_seconds": profile_seconds,
         "latency": latency.to_json(),
         "rank_probability": list(acceptance.rank_probability),
-        "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]"),
+        "provenance": pair.provenance(dataset=prompts.label),
     }
 
 

@@ -219,7 +219,7 @@ def run(case: Case) -> dict[str, Any]:
         "rank_probability": ranks,
         "prompts": len(prompts),
         "gen_len": case.gen_len,
-        "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]"),
+        "provenance": pair.provenance(dataset=prompts.label),
     }
 
 

@@ -24,6 +24,7 @@ from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile, LatencySample
+from treespec.files.provenance import cpu_name
 from treespec.files.writing import write_json
 
 # JackFram/llama-68m for Llama-2-7B, C4, greedy; L40-class latencies of both: published by
@@ -59,7 +60,7 @@ def main() -> None:
         print(line)
     if arguments.out is not None:
         machine = {
-            "cpu": _cpu(),
+            "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "load_average": list(os.getloadavg()),
             "python": platform.python_version(),
@@ -238,14 +239,6 @@ def _process(*arguments: str) -> None:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"python {' '.join(arguments)} failed:\n{done.stderr}")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def main() -> None:
         tree = optimize(profile_acceptance(pair, profiled, settings), size=arguments.size, depth=arguments.depth).tree
         found.append(same_tree(pair, tree, prompts, Sampling(temperature), gen_len=arguments.gen_len))
         if arguments.out:
-            provenance = pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]")
+            provenance = pair.provenance(dataset=prompts.label)
             write_json(arguments.out, {"rows": [as_data(one) for one in found], "provenance": provenance})
     Console(width=180).print(table_of(found))
 

@@ -221,7 +221,7 @@ def main() -> None:
     )
     latency = profile_latency(pair, cells)
     rows: list[dict[str, Any]] = []
-    figures: dict[str, Any] = {"rows": rows, "provenance": pair.provenance(dataset=f"stdlib[{prompts.start}:{prompts.end}]")}
+    figures: dict[str, Any] = {"rows": rows, "provenance": pair.provenance(dataset=prompts.label)}
     if torch.device(arguments.device).type == "cuda":
         size = {"prompts": 200, "positions": 128, "vocabulary": 32_000, "ranks": 32, "draws": 8}
         figures["profiling_seconds"] = size | profiling_seconds(arguments.device, **size)

@@ -1,7 +1,5 @@
 """The potential of drafts before any tuning: how far their distributions are from the target's, on the same texts."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from treespec.decoding.sampling import distribution, prompt_generator, require_f
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
 from treespec.files.fields import exactly, natural
+from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
 from treespec.models.outlines import Outline
@@ -115,7 +114,7 @@ def measure_potential(
     provenance = target.provenance(
         temperature=settings.temperature,
         top_p=settings.top_p,
-        dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
+        dataset=prompts.label,
         seed=settings.seed,
     )
     return PotentialReport(
@@ -252,5 +251,4 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _fingerprint(target: Target, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
     models = [target.describe(), *(describe_model(draft) for draft in drafts)]
-    known: list[Any] = [models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype)]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.data.rows import BadRow, Row, keys_of, not_utf8, read_row
-from treespec.errors import DatasetError
+from treespec.errors import DatasetError, reason_of
 
 _EVALUATION_SPLITS = ("test", "validation", "train")
 
@@ -47,7 +47,7 @@ def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
             with _without_bars(datasets):
                 record = next(stream, None)
         except Exception as e:  # the libraries below raise their own, many kinds of errors for a lost connection
-            raise DatasetError(f"reading {name} from the hub broke off at row {number}: {_reason(e)}; {_REMEDY}") from e
+            raise DatasetError(f"reading {name} from the hub broke off at row {number}: {reason_of(e)}; {_REMEDY}") from e
         if record is None:
             return
         yield read_row(record, name=f"{name}, row {number}", keys=keys)
@@ -65,7 +65,7 @@ def saved_rows(folder: Path, field: str | None = None, *, pictures: bool = False
         with _without_bars(datasets):
             data = datasets.load_from_disk(str(folder))
     except Exception as e:  # a damaged folder shows as anything from KeyError to ArrowInvalid
-        raise DatasetError(f"{folder} is not a folder that `datasets` can load: {_reason(e)}") from e
+        raise DatasetError(f"{folder} is not a folder that `datasets` can load: {reason_of(e)}") from e
     name = folder.name
     if isinstance(data, dict):
         split = next((s for s in (*_EVALUATION_SPLITS, *data) if s in data), None)
@@ -91,14 +91,14 @@ def _open_stream(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[s
     revisions: list[str | None] = [None]
     if entry.fallback_revision is not None:
         revisions.append(entry.fallback_revision)
-    failure: Exception | None = None
+    failures: list[Exception] = []
     for revision in revisions:
         try:
             with _without_bars(datasets):
                 return iter(datasets.load_dataset(entry.path, revision=revision, streaming=True, **entry.options))
         except Exception as e:  # as above: whatever the reason, it is told
-            failure = failure or e
-    raise DatasetError(f"cannot load {name} ({entry.path}) from the hub: {_reason(failure)}; {_REMEDY}") from failure
+            failures.append(e)
+    raise DatasetError(f"cannot load {name} ({entry.path}) from the hub: {reason_of(failures[0])}; {_REMEDY}") from failures[0]
 
 
 def _library(name: str) -> Any:
@@ -128,8 +128,3 @@ def _require_hub(name: str) -> None:
 
     if not hub.is_reachable():
         raise DatasetError(f"data set {name} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); {_REMEDY}")
-
-
-def _reason(error: object) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

@@ -1,7 +1,5 @@
 """A data set name or a path -> PromptSet: the token prompts that profiling and evaluation run on."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +9,7 @@ from treespec.data.pictures import PROMPT, QUESTION, Picture, PictureReader, fin
 from treespec.data.rows import BadRow, Message, Row
 from treespec.data.sources import DATASET_NAMES, open_rows
 from treespec.errors import DatasetError, NoPromptError
+from treespec.files.fingerprint import fingerprint
 
 
 class Tokenizer(Protocol):
@@ -72,10 +71,14 @@ class PromptSet:
         return iter(self.prompts)
 
     @property
+    def label(self) -> str:
+        """The data set and the rows that were taken, as provenance names them: `cnn[0:100]`."""
+        return f"{self.dataset}[{self.start}:{self.end}]"
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all token ids, continuations included: equal for equal work."""
-        ids = [(p.ids, p.continuation, *([] if p.picture is None else [p.picture.sha256])) for p in self.prompts]
-        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+        return fingerprint(*((p.ids, p.continuation, *([] if p.picture is None else [p.picture.sha256])) for p in self.prompts))
 
     def describe(self) -> dict[str, Any]:
         """Provenance as plain JSON; of a path only the last part is kept."""

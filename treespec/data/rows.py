@@ -1,13 +1,13 @@
 """Rows of a data set before they become prompts: what a row may look like."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treespec.errors import DatasetError
+from treespec.files.fingerprint import fingerprint
 
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
 """Where a row's text is looked for, in this order."""
@@ -41,7 +41,7 @@ class Row:
     def sha256(self) -> str:
         """Of its content, whatever it is called. Raises DatasetError for a picture that cannot be read."""
         image = None if self.image is None else _digest(self.image)
-        return hashlib.sha256(json.dumps([self.text, self.ids, image]).encode()).hexdigest()
+        return fingerprint(self.text, self.ids, image)
 
     @classmethod
     def of_text(cls, name: str, text: str) -> "Row":

@@ -113,17 +113,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str | None:
-    """The processor's name and the number of cores that this process may use."""
-    name = platform.processor() or platform.machine() or None
+def cpu_name() -> str:
+    """Return the name of the processor, from what Linux says of it or else from `platform`; empty where nothing knows it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:  # not Linux: the name from `platform` has to do
-        return name
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _cpu() -> str | None:
+    """Return the processor's name and, on Linux, the number of cores that this process may use."""
+    cores = f", {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    return cpu_name() + cores or None
 
 
 def _gpu() -> tuple[str | None, str | None]:

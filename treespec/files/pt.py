@@ -6,7 +6,7 @@ import re
 import zipfile
 from typing import Any
 
-from treespec.errors import TreeoptError
+from treespec.errors import TreeoptError, reason_of
 from treespec.files.reading import StrPath, read_bytes
 
 _PLAIN_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor(_v2)?|torch (\w+Storage)")
@@ -26,7 +26,7 @@ def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
     try:
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as e:  # torch raises a dozen kinds of exception for damaged archives
-        raise error(f"{path} is damaged: torch cannot load it ({_first_line(e)}); copy or make it again") from e
+        raise error(f"{path} is damaged: torch cannot load it ({reason_of(e)}); copy or make it again") from e
 
 
 def dump_pt(value: Any) -> bytes:
@@ -52,7 +52,7 @@ def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]
         raise
     except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
         raise error(
-            f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({_first_line(e)}); copy or make it again"
+            f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({reason_of(e)}); copy or make it again"
         ) from e
     raise error(f"{path} is not a .pt file: {len(pickles)} members of the archive are named data.pkl instead of one; copy or make it again")
 
@@ -72,8 +72,4 @@ def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> Non
                     f"{path} asks to build Python objects when loaded ({opcode.name}); refused: save plain tensors and containers instead"
                 )
     except (ValueError, IndexError) as e:
-        raise error(f"{path} is damaged: its pickle ends or breaks off ({_first_line(e)}); copy or make it again") from e
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+        raise error(f"{path} is damaged: its pickle ends or breaks off ({reason_of(e)}); copy or make it again") from e

@@ -163,7 +163,8 @@ def test_a_record_without_the_expected_field_is_named_with_the_fields_that_it_ha
 def test_a_repository_that_is_a_script_in_both_revisions_is_refused(local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LAYOUTS, ("Skylion007/openwebtext", "refs/convert/parquet"), script)
     with pytest.raises(
-        DatasetError, match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: Dataset scripts.*--dataset PATH"
+        DatasetError,
+        match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: RuntimeError: Dataset scripts.*--dataset PATH",
     ):
         load_prompts("openwebtext", Letters(), num_prompts=1, prompt_len=1)
 

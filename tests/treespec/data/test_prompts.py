@@ -136,6 +136,7 @@ def test_stdlib_rows_are_held_out_modules() -> None:
     assert len(prompts) == 5
     assert {p.name.split("#")[0] for p in prompts} <= held_out
     assert prompts.fingerprint == load("stdlib", num_prompts=5, prompt_len=64).fingerprint
+    assert prompts.label == f"stdlib[{prompts.start}:{prompts.end}]"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_hub_that_breaks_off_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: stream())
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    with pytest.raises(DatasetError, match=r"broke off at row 1: reset by peer; pass --dataset PATH"):
+    with pytest.raises(DatasetError, match=r"broke off at row 1: ConnectionError: reset by peer; pass --dataset PATH"):
         load("wikitext")
 
 

@@ -22,6 +22,15 @@ def test_collect_finds_versions_and_time():
     assert datetime.fromisoformat(found.utc).utcoffset().total_seconds() == 0
 
 
+def test_the_processor_has_a_name_with_and_without_proc(monkeypatch, tmp_path):
+    assert provenance.cpu_name() == provenance.cpu_name().strip() != ""
+    proc = tmp_path / "cpuinfo"
+    monkeypatch.setattr(provenance, "Path", lambda _: proc)
+    assert provenance.cpu_name() == (platform.processor() or platform.machine()), "there is no such file"
+    proc.write_text("processor: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Another\n")
+    assert provenance.cpu_name() == "Some CPU @ 2 GHz"
+
+
 def test_round_trip():
     found = Provenance.collect(models={"target": "a/b"}, dtype="float16", temperature=0.6, top_p=0.9, dataset="cnn[0:200]", seed=1)
     data = json.loads(json.dumps(found.to_json()))

@@ -1,0 +1,16 @@
+"""Fingerprints: equal for work of equal inputs and options, and unequal for other work."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return the SHA-256 of plain data, in whatever order the keys of its dicts were put in. Raises TypeError for what JSON cannot hold.
+
+    >>> fingerprint({"a": 1, "b": 2}, "c") == fingerprint({"b": 2, "a": 1}, "c")
+    True
+    >>> fingerprint("a", "b") == fingerprint("b", "a")
+    False
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
