@@ -19,6 +19,7 @@ from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
+from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ProfileError
 from treespec.files.fields import exactly, natural, numbers
@@ -159,14 +160,14 @@ def rank_chances(
     """
     vocabulary = pair.vocabulary_size
     start = texts.shape[1] - valid.shape[1] - 1
-    logits = pair.draft.score(texts[:, :-1], start, pixels)[..., :vocabulary]
+    logits = score(pair.draft, texts[:, :-1], start, pixels)[..., :vocabulary]
     require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
     own = settings.target.greedy and settings.method == "on-policy"  # the text is the target's own argmax
     if own:
         p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
     else:
-        scores = pair.target.score(texts[:, :-1], start, pixels)[..., :vocabulary]
+        scores = score(pair.target, texts[:, :-1], start, pixels)[..., :vocabulary]
         require_finite(int(finite(scores)))
         p = torch.stack([distribution(row, settings.target) for row in scores])
     if settings.rule.samples(settings.target):

@@ -14,6 +14,7 @@ from treeopt.profiling.texts import METHODS, Batch, batches_of, chunks, require_
 from treespec.data.prompts import PromptSet
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
+from treespec.decoding.scoring import score
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
 from treespec.files.fields import exactly, natural
@@ -181,7 +182,7 @@ def _measure(
 
 def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
     """Logits [batch, positions, vocabulary] behind the tokens from `start` on, finite where `valid`. Raises ModelError."""
-    scores = model.score(texts, start, pixels)[..., :vocabulary]
+    scores = score(model, texts, start, pixels)[..., :vocabulary]
     require_finite(int(scores.amax(-1)[valid].isfinite().all()), role=role)
     return scores
 

@@ -205,12 +205,13 @@ class Engine:
     when steps run eagerly, and why; the log always is.
     """
 
-    def __init__(self, target: CapturableModel, draft: CapturableModel | None = None, notice: Callable[[str], None] | None = None) -> None:
+    def __init__(self, target: SlotModel, draft: SlotModel | None = None, notice: Callable[[str], None] | None = None) -> None:
         self.target, self.draft, self._notice = target, draft, notice
+        self._models = [target] if draft is None else [target, draft]
         self._kept: OrderedDict[_Key, CapturedSteps] = OrderedDict()
         self._refused: dict[_Key, str] = {}
         self._pool: Any = None
-        self._caches = (0, 0)
+        self._caches: tuple[int, ...] = ()
 
     def eager(self) -> str | None:
         """Return why steps run eagerly: no pass of a model can be captured, or a step was refused; None where all were captured."""
@@ -232,12 +233,11 @@ class Engine:
         return EagerSteps(spec.build(self.target, self.draft, timer))
 
     def _without_kernels(self) -> str | None:
-        models = [self.target] if self.draft is None else [self.target, self.draft]
-        return next((f"{model.name} runs eagerly: {model.plain}" for model in models if model.plain), None)
+        return next(filter(None, map(_eager_reason, self._models)), None)
 
     def _captured(self, key: _Key) -> CapturedSteps | None:
         """Return the captured steps of `key`, captured now or before; None where CUDA refuses to capture them."""
-        caches = (self.target.generation, 0 if self.draft is None else self.draft.generation)
+        caches = tuple(model.generation for model in self._models if isinstance(model, CapturableModel))
         if caches != self._caches:
             self._kept.clear()
             self._caches, self._pool = caches, torch.cuda.graph_pool_handle()
@@ -253,7 +253,7 @@ class Engine:
         except RuntimeError as error:
             if not is_refused_capture(error):
                 raise
-            names = " and ".join(model.name for model in (self.target, self.draft) if model is not None)
+            names = " and ".join(map(_name, self._models))
             self._refused[key] = f"{names} run eagerly: a step cannot be captured ({str(error).splitlines()[0]})"
             _LOG.warning("%s", self._refused[key])
             return None
@@ -266,6 +266,16 @@ class Engine:
         if self._notice is not None:
             self._notice(why)
             self._notice = None
+
+
+def _eager_reason(model: SlotModel) -> str | None:
+    """Return why the passes of a model cannot be captured; None where they can."""
+    why = model.plain if isinstance(model, CapturableModel) else "it is no CapturableModel"
+    return f"{_name(model)} runs eagerly: {why}" if why else None
+
+
+def _name(model: SlotModel) -> str:
+    return model.name if isinstance(model, CapturableModel) else type(model).__name__
 
 
 def is_refused_capture(error: RuntimeError) -> bool:

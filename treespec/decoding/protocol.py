@@ -1,6 +1,6 @@
 """What decoding asks of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture. Tests use tabular ones."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class SlotModel(Protocol):
         """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`, all read before any is written."""
 
 
+@runtime_checkable
 class ScoringModel(Protocol):
     """A causal language model that reads whole rows at once, without slots."""
 
@@ -45,6 +46,7 @@ class ScoringModel(Protocol):
         """
 
 
+@runtime_checkable
 class CapturableModel(SlotModel, Protocol):
     """A model whose passes can be captured in a CUDA graph, as long as its cache stays where it is."""
 

@@ -99,6 +99,14 @@ def test_an_engine_that_cannot_capture_says_so_once_and_runs_eagerly() -> None:
     assert said == [f"{pair.target.name} runs eagerly: kernels are for CUDA"]
 
 
+def test_a_model_that_says_nothing_of_captures_runs_eagerly() -> None:
+    said: list[str] = []
+    target, draft = tabular()
+    wanted = list(decode_speculative(target, draft, TREE, Request((1, 2), 9)))
+    assert list(decode_speculative(target, draft, TREE, Request((1, 2), 9), engine=Engine(target, draft, said.append))) == wanted
+    assert said == ["TabularModel runs eagerly: it is no CapturableModel"]
+
+
 # -- on a GPU -----------------------------------------------------------------------------------------------------------
 
 
