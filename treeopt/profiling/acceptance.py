@@ -1,9 +1,8 @@
 """Measure the acceptance profile of a pair: which of the draft's ranks the target accepts, position by position."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ProfileError
 from treespec.files.fields import exactly, natural, numbers
+from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 
@@ -94,11 +94,8 @@ def profile_acceptance(
 
     with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
-            key = str(number)
-            measured = log.get(key)
-            if measured is None:
-                measured = _measure(pair, batch, settings, _step_progress(progress, number, len(batches), settings.gen_len))
-                log.put(key, measured)
+            on_token = _step_progress(progress, number, len(batches), settings.gen_len)
+            measured = log.piece(str(number), partial(_measure, pair, batch, settings, on_token))
             sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
@@ -219,7 +216,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
-            dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
+            dataset=prompts.label,
             seed=settings.seed,
         ),
     )
@@ -230,5 +227,4 @@ def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) 
 
 
 def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings) -> str:
-    known: list[Any] = [pair.describe(), prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype)]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype))

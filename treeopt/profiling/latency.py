@@ -1,9 +1,8 @@
 """Measure the latency profile of a pair by running real decoding steps and reading their parts."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
 from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import exactly, seconds
+from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 from treespec.trees.tree import MAX_SIZE, SpeculationTree
@@ -102,11 +102,7 @@ def profile_latency(
 
     with Journal(journal, _fingerprint(pair, settings), read) as log:
         for number in range(bursts):
-            known = log.get(str(number))
-            if known is None:
-                known = _round(bench, cells)
-                log.put(str(number), known)
-            rounds.append(known)
+            rounds.append(log.piece(str(number), partial(_round, bench, cells)))
             progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
 
@@ -202,5 +198,4 @@ def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: l
 
 
 def _fingerprint(pair: Pair, settings: LatencySettings) -> str:
-    known = [pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype)]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype))

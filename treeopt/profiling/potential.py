@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,11 @@ def measure_potential(
 
     with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
-            measured = log.get(str(number))
-            if measured is None:
 
-                def on_token(done: int, number: int = number) -> None:
-                    progress("measuring potential", number * settings.gen_len + done, whole)
+            def on_token(done: int, number: int = number) -> None:
+                progress("measuring potential", number * settings.gen_len + done, whole)
 
-                measured = _measure(target, drafts, batch, settings, vocabulary, on_token)
-                log.put(str(number), measured)
+            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, batch, settings, vocabulary, on_token))
             found.update({index: row for (index, _), row in zip(batch, measured, strict=True)})
             progress("measuring potential", (number + 1) * settings.gen_len, whole)
     rows = [found[index] for index in sorted(found)]

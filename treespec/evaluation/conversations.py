@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.errors import DatasetError, ModelError
 from treespec.files.fields import text
+from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Target
 
@@ -57,12 +59,7 @@ def answered(
             for number, turn in enumerate(prompt.turns, start=2):
                 last = found[-1]
                 key = hashlib.sha256(json.dumps(last.ids).encode()).hexdigest()
-                said = log.get(key)
-                if said is None:
-                    request = Request(last.ids, reply_len, pair.eos_token_ids)
-                    tokens = [t for record in decode_autoregressive(pair.target, request, engine=engine) for t in record.tokens]
-                    said = str(pair.tokenizer.decode([t for t in tokens if t not in pair.eos_token_ids], skip_special_tokens=True)).strip()
-                    log.put(key, said)
+                said = log.piece(key, partial(_reply, pair, Request(last.ids, reply_len, pair.eos_token_ids), engine))
                 messages = (*last.messages, ("assistant", said), ("user", turn))
                 name, left = f"{prompt.name}, turn {number}", len(prompt.turns) - number + 2
                 try:
@@ -84,6 +81,12 @@ def answered(
     return replace(prompts, prompts=tuple(found), too_long=too_long, bad=tuple(bad))
 
 
+def _reply(pair: Target, request: Request, engine: Engine | None) -> str:
+    """The target's own reply, without the EOS."""
+    assert pair.tokenizer is not None
+    tokens = [t for record in decode_autoregressive(pair.target, request, engine=engine) for t in record.tokens]
+    return str(pair.tokenizer.decode([t for t in tokens if t not in pair.eos_token_ids], skip_special_tokens=True)).strip()
+
+
 def _fingerprint(pair: Target, prompts: PromptSet, reply_len: int) -> str:
-    known = [pair.alone().describe(), prompts.fingerprint, reply_len]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(pair.alone().describe(), prompts.fingerprint, reply_len)

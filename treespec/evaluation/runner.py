@@ -1,9 +1,8 @@
 """Run a tree beside autoregressive decoding, prompt by prompt, in one process."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
+from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Target, TargetOutline
 from treespec.models.tree_model import TreeModel
@@ -64,18 +64,9 @@ def evaluate(
         check_fits(pair, plan, prompt.ids, settings)
     run = _Run(pair, plan, settings, sampling, notice)
     results: list[PromptResult] = []
-    warm = False
     with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
         for index, prompt in enumerate(prompts.prompts):
-            known = log.get(str(index))
-            if known is not None:
-                results.append(known)
-                continue
-            if not warm:
-                run.prompt(prompt, index)
-                warm = True
-            results.append(run.prompt(prompt, index))
-            log.put(str(index), asdict(results[-1]))
+            results.append(log.piece(str(index), partial(run.prompt, prompt, index), asdict))
             progress("evaluating", index + 1, len(prompts.prompts))
     return EvaluationReport(
         mode="baseline" if plan is None else plan.drafter,
@@ -88,7 +79,7 @@ def evaluate(
         provenance=pair.provenance(
             temperature=settings.temperature,
             top_p=settings.top_p,
-            dataset=f"{prompts.dataset}[{prompts.start}:{prompts.end}]",
+            dataset=prompts.label,
             seed=settings.seed,
         ),
     )
@@ -135,6 +126,7 @@ class _Run:
         self.pair = pair if plan else pair.alone()
         self.plan, self.settings, self.sampling = plan, settings, sampling
         self.device = pair.target.device
+        self._warm = False
         self.draft = self.pair.models.get("draft")
         self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" else None
 
@@ -149,7 +141,13 @@ class _Run:
 
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
-        """Both decodings of one prompt, the tree's first for even rows."""
+        """Both decodings of one prompt, the tree's first for even rows. The very first prompt is decoded once more beforehand."""
+        if not self._warm:
+            self._warm = True
+            self._decode_both(prompt, index)
+        return self._decode_both(prompt, index)
+
+    def _decode_both(self, prompt: Prompt, index: int) -> PromptResult:
         request = Request(
             prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity(prompt.ids), self.pair.pixels(prompt)
         )
@@ -235,12 +233,6 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
-    known = [
-        pair.describe(),
-        _describe(plan),
-        prompts.fingerprint,
-        asdict(settings),
-        str(pair.target.device),
-        str(pair.target.dtype),
-    ]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return fingerprint(
+        pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype)
+    )

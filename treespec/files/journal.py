@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from treespec.files.locks import claim
 from treespec.files.reading import StrPath
 from treespec.files.writing import refuse, write_all
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Journal:
@@ -81,6 +83,18 @@ class Journal:
             end += len(lines[-1])
         self._append(b"".join(lines))
         self._places |= places
+
+    def piece(self, key: str, work: Callable[[], T], value: Callable[[T], Any] = lambda done: done) -> T:
+        """Return a piece of work: what an earlier run kept of it, else what `work` gives now, which is kept as the JSON `value` of it.
+
+        Raises OutputError, and whatever `work` raises.
+        """
+        known: T | None = self.get(key)
+        if known is not None:
+            return known
+        done = work()
+        self.put(key, value(done))
+        return done
 
     def close(self) -> None:
         """Stop writing and leave the file for a later run, unless there is nothing in it."""

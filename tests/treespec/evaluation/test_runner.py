@@ -18,6 +18,7 @@ from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution
 from treespec.errors import CapacityError, ModelError, SettingsError
+from treespec.evaluation import runner
 from treespec.evaluation.report import Prediction
 from treespec.evaluation.runner import EvaluationSettings, evaluate, top2_gap
 from treespec.trees.placement import Placement
@@ -204,7 +205,7 @@ def test_unfinished_work_of_another_rule_is_not_taken_up(tmp_path: Path) -> None
     assert done == [1, 2] * 4
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, journal = prompt_set(), tmp_path / "journal"
 
     def stop(what: str, done: int, total: int) -> None:
@@ -213,9 +214,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=stop)
-    seen: list[int] = []
-    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=lambda what, done, total: seen.append(done))
-    assert seen == [4]
+    decoded: list[int] = []
+    both = runner._Run._decode_both
+    monkeypatch.setattr(runner._Run, "_decode_both", lambda run, prompt, index: (decoded.append(index), both(run, prompt, index))[1])
+    report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal)
+    assert decoded == [3, 3], "once to warm up"
     assert [r.output for r in report.results] == expected(prompts, 12)
     assert journal.exists(), "kept until the caller has saved the result"
 
