@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.options import (
     ModelOptions,
     PromptOptions,
@@ -20,7 +21,7 @@ from treeopt.cli.output import Progress, claimed, discard_journals, emit, journa
 from treeopt.cli.values import POSITIVE, int_list
 
 
-@click.group()
+@click.group(cls=TreeoptGroup)
 def profile() -> None:
     """Measure a pair: how often drafts are accepted, and how long passes take."""
 
