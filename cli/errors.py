@@ -22,7 +22,8 @@ _SYSTEM = {
 class TreeoptGroup(click.Group):
     """A group of commands whose failures are explained in one line on stderr with exit code 1 (usage errors: 2).
 
-    What a message calls by the name of a parameter is shown as the command's own option. `--debug` is understood anywhere on the line and lets exceptions through.
+    What a message calls by the name of a parameter is shown as the command's own option. `--debug` is understood
+    anywhere on the line and lets exceptions through.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

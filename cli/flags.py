@@ -16,7 +16,7 @@ def with_flags(message: str, command: click.Command | None) -> str:
 
     def shown(found: re.Match[str]) -> str:
         name = found.group(1)
-        return flags.get(name) or flags.get(_ELSEWHERE.get(name)) or name
+        return flags.get(name) or flags.get(_ELSEWHERE.get(name, "")) or name
 
     return _NAME.sub(shown, message)
 

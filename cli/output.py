@@ -40,7 +40,7 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
 def note(message: str) -> None:
     """Print a line for people on stderr, with flags in place of the names of parameters."""
     ctx = click.get_current_context(silent=True)
-    click.echo(" ".join(with_flags(message, ctx and ctx.command).splitlines()), err=True)
+    click.echo(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
 
 
 def journal_of(output: Path | None, part: str = "") -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from treespec.errors import ModelError, SettingsError
-from treespec.trees.tree import MAX_SIZE
+from treespec.trees.limits import MAX_SIZE
 
 
 class Plan(Protocol):

@@ -129,7 +129,7 @@ def load_model(
         model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
+            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
         ) from error
     model._treespec_weights = weights_digest(name)  # type: ignore[assignment]
     return model
@@ -177,13 +177,13 @@ def _device(device: str, offload: bool = False) -> torch.device:
         raise ModelError(f'device "{device}" is not known; use cpu, cuda or cuda:N') from error
     if where.type == "cuda":
         if not torch.cuda.is_available():
-            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
+            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use `device` cpu")
         if (getattr(where, "index", None) or 0) >= torch.cuda.device_count():
             raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
     elif where.type != "cpu":
         raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
     if offload and where.type == "cpu":
-        raise ModelError("offloading copies weights from host memory to a GPU, but the device is cpu; drop --offload or pass --device cuda")
+        raise ModelError("offloading copies weights from host memory to a GPU, but the device is cpu; drop `offload` or pass `device` cuda")
     return where
 
 

@@ -4,9 +4,9 @@ Importing the table imports no torch; a drafter's module is imported when it is 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from treespec.errors import ModelError
+from treespec.errors import SettingsError
 
 if TYPE_CHECKING:
     from treespec.decoding.drafters.base import Drafter
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from treespec.decoding.rules import Sampling
     from treespec.trees.tree import SpeculationTree
 
+Given = TypeVar("Given")
+
 
 def _tree(draft: "SlotModel | None", plan: "SpeculationTree", vocabulary: int, sampling: "Sampling", drafting: "Drafting") -> "Drafter":
     from treespec.decoding.drafters.static import StaticDrafter
 
-    return StaticDrafter(_required(draft), plan, vocabulary, sampling, drafting)
+    return StaticDrafter(require_draft(draft), plan, vocabulary, sampling, drafting)
 
 
 def _dynamic(draft: "SlotModel | None", plan: "DynamicBudget", vocabulary: int, sampling: "Sampling", drafting: "Drafting") -> "Drafter":
     from treespec.decoding.drafters.dynamic import DynamicDrafter
 
-    return DynamicDrafter(_required(draft), plan, vocabulary, sampling, drafting)
+    return DynamicDrafter(require_draft(draft), plan, vocabulary, sampling, drafting)
 
 
-def _required(draft: "SlotModel | None") -> "SlotModel":
+def require_draft(draft: Given | None) -> Given:
+    """Return the draft model of a tree, or its name. Raises SettingsError where none is given."""
     if draft is None:
-        raise ModelError("a tree needs a draft model; pass `draft`, or decode with the target alone")
+        raise SettingsError("a tree needs a draft model; pass `draft`, or decode with the target alone")
     return draft
 
 
