@@ -20,6 +20,7 @@ from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.errors import SettingsError
+from treespec.models.offload import require_gpu
 
 Command = Callable[..., Any]
 """A function that becomes a command."""
@@ -41,8 +42,8 @@ class ModelOptions:
     offload: bool = False
 
     def __post_init__(self) -> None:
-        if self.offload and self.device == "cpu":
-            raise click.UsageError("--offload copies weights from host memory to a GPU; drop it, or pass --device cuda.")
+        if self.offload:
+            require_gpu(self.device)
 
 
 @dataclass(frozen=True)

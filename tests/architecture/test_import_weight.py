@@ -7,7 +7,21 @@ import pytest
 
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow")
 
+SETTINGS = [
+    "treespec.data.slices",
+    "treespec.decoding.rules",
+    "treespec.decoding.plans",
+    "treespec.decoding.drafting",
+    "treespec.decoding.drafters",
+    "treespec.decoding.verifiers",
+    "treespec.evaluation.settings",
+    "treespec.models.offload",
+    "treeopt.profiling.settings",
+    "treeopt.training.settings",
+]
+
 WITHOUT_HEAVY = [
+    *SETTINGS,
     "treespec",
     "treespec.errors",
     "treespec.files.fields",
@@ -53,8 +67,9 @@ def test_loads_nothing_heavy(module):
     assert not loaded_by(module) & set(HEAVY)
 
 
-def test_errors_load_without_numpy():
-    assert "numpy" not in loaded_by("treespec.errors")
+@pytest.mark.parametrize("module", ["treespec.errors", *SETTINGS])
+def test_settings_and_errors_load_without_numpy(module):
+    assert "numpy" not in loaded_by(module)
 
 
 def test_public_names_of_treespec_are_all_there():

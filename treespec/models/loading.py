@@ -25,6 +25,7 @@ from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError
 from treespec.models import families
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
+from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
 from treespec.models.vision import KINDS, is_vision, picture_shape
@@ -85,7 +86,7 @@ def load_model(
     `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
     precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
     no code from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay
-    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError.
+    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if where.type == "cuda" and where.index is not None:
@@ -182,8 +183,8 @@ def _device(device: str, offload: bool = False) -> torch.device:
             raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
     elif where.type != "cpu":
         raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
-    if offload and where.type == "cpu":
-        raise ModelError("offloading copies weights from host memory to a GPU, but the device is cpu; drop `offload` or pass `device` cuda")
+    if offload:
+        require_gpu(where.type)
     return where
 
 

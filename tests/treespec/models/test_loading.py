@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from transformers import PreTrainedModel
 
 from treespec import hub
-from treespec.errors import ModelError
+from treespec.errors import ModelError, SettingsError
 from treespec.models import loading
 from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.locating import EMBEDDED, weights_digest
@@ -333,7 +333,7 @@ def test_what_the_hub_says_is_passed_on(name: str, revision: str | None, message
 
 def test_offloading_needs_a_gpu(saved: Path) -> None:
     for load in (load_model, load_pair):
-        with pytest.raises(ModelError, match="to a GPU, but the device is cpu; drop `offload`"):
+        with pytest.raises(SettingsError, match="to a GPU, but the device is cpu; drop `offload`"):
             load(str(saved / "target"), offload=True)
 
 
