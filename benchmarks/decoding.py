@@ -20,8 +20,9 @@ from rich.table import Table
 
 from benchmarks.inflate import inflated_pair
 from treeopt.optimizer.search import optimize
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import load_prompts
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
@@ -75,9 +76,7 @@ def main() -> None:
     profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=32, prompt_len=128)
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=128, start=profiled.end)
     acceptance = profile_acceptance(pair, profiled, AcceptanceSettings(gen_len=arguments.gen_len, batch_size=32))
-    cells = LatencySettings(
-        default_sizes(arguments.device), default_widths(arguments.device), (128 + arguments.gen_len // 2,), arguments.repetitions
-    )
+    cells = LatencySettings(contexts=(128 + arguments.gen_len // 2,), repetitions=arguments.repetitions)
     chosen = optimize(acceptance, latency=profile_latency(pair, cells))
     target, draft, tree = pair.target, pair.draft, chosen.tree
 

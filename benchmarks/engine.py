@@ -21,8 +21,9 @@ from benchmarks.decoding import pair_for, transformers_seconds, treeopt_seconds
 from benchmarks.passes import GQA, Row, flat, gqa_rows, pass_seconds, read_bandwidth, weight_bytes
 from treeopt.optimizer.objective import step_seconds
 from treeopt.optimizer.search import optimize
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.engine import CapturedSteps, Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
@@ -140,7 +141,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    latency = profile_latency(pair, LatencySettings(default_sizes("cuda"), default_widths("cuda"), (CONTEXT,), arguments.repetitions))
+    latency = profile_latency(pair, LatencySettings(contexts=(CONTEXT,), repetitions=arguments.repetitions))
     profile_seconds = time.perf_counter() - started
     model = latency.at_context(CONTEXT)
     exact = optimize(acceptance, size=64, depth=8).tree

@@ -28,7 +28,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from benchmarks.decoding import treeopt_seconds
 from benchmarks.inflate import SHAPES, Shape, inflated
 from treeopt.optimizer.search import OptimizationResult, optimize
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative

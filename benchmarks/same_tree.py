@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from treeopt.optimizer.search import optimize
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.static import StaticDrafter
@@ -171,7 +172,7 @@ def main() -> None:
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=128, start=profiled.end)
     found = []
     for temperature in arguments.temperatures:
-        settings = AcceptanceSettings("swor", temperature, gen_len=arguments.gen_len, batch_size=32)
+        settings = AcceptanceSettings(Sampling(temperature), Drafting("swor"), gen_len=arguments.gen_len, batch_size=32)
         tree = optimize(profile_acceptance(pair, profiled, settings), size=arguments.size, depth=arguments.depth).tree
         found.append(same_tree(pair, tree, prompts, Sampling(temperature), gen_len=arguments.gen_len))
         if arguments.out:

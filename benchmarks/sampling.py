@@ -23,8 +23,9 @@ from benchmarks.visited import VisitedAcceptance, visited_acceptance
 from treeopt.optimizer.search import optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treeopt.profiling.acceptance import profile_acceptance, sampled_chances
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
@@ -216,9 +217,7 @@ def main() -> None:
     pair = pair_for(arguments)
     profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.profile_prompts, prompt_len=PROMPT_LEN)
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=PROMPT_LEN, start=profiled.end)
-    cells = LatencySettings(
-        default_sizes(arguments.device), default_widths(arguments.device), (PROMPT_LEN + arguments.gen_len // 2,), arguments.repetitions
-    )
+    cells = LatencySettings(contexts=(PROMPT_LEN + arguments.gen_len // 2,), repetitions=arguments.repetitions)
     latency = profile_latency(pair, cells)
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {"rows": rows, "provenance": pair.provenance(dataset=prompts.label)}
@@ -229,7 +228,10 @@ def main() -> None:
     console = Console(width=160)
     for temperature in arguments.temperatures:
         profiles: dict[str, AcceptanceProfile] = {}
-        settings = {r: AcceptanceSettings(r, temperature, gen_len=arguments.gen_len, batch_size=32, seed=arguments.seed) for r in RULES}
+        settings = {
+            rule: AcceptanceSettings(Sampling(temperature), Drafting(rule), gen_len=arguments.gen_len, batch_size=32, seed=arguments.seed)
+            for rule in RULES
+        }
         for rule in RULES:
             profiles[rule] = profile_acceptance(pair, profiled, settings[rule])
         systems = systems_for(profiles, latency, BUDGETS if arguments.budgets and temperature == 0 else ())

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from treeopt.optimizer.search import optimize
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.training.settings import TrainSettings
-from treeopt.training.sources import TrainSources
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.settings import AcceptanceSettings
+from treeopt.training.settings import TrainSettings, TrainSources
 from treeopt.training.train import train_draft
 from treespec.data.prompts import load_prompts
 from treespec.files.writing import make_folder, write_json

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from treeopt.profiling.acceptance import AcceptanceSettings, rank_chances
+from treeopt.profiling.acceptance import rank_chances
+from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import ProfileError
@@ -45,7 +46,7 @@ def visited_acceptance(
     Raises ModelError, ProfileError.
     """
     if any(not r.output for r in results):
-        raise ProfileError("the evaluation kept no outputs; set save_tokens")
+        raise ProfileError("the evaluation kept no outputs; evaluate with `save_tokens`")
     ranks = settings.max_branch
     observed, expected, spread = np.zeros(ranks), np.zeros(ranks), np.zeros((ranks, ranks))
     everywhere, positions, visits = np.zeros(ranks), 0, 0
@@ -71,7 +72,7 @@ def visited_acceptance(
             visits += 1
     if not visits:
         raise ProfileError("no step was decoded on these prompts, so nothing can be compared; use longer outputs")
-    sampled = settings.rule.samples(settings.target)
+    sampled = settings.drafting.samples(settings.sampling)
     p_value = _p_value(observed, expected, spread * (1 + 1 / settings.draws if sampled else 1))
     return VisitedAcceptance(
         visits, tuple(int(n) for n in observed), tuple(expected.tolist()), p_value, tuple((everywhere / positions).tolist())

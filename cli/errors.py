@@ -5,6 +5,7 @@ from typing import IO, Any
 
 import click
 
+from treeopt.cli.flags import with_flags
 from treespec.errors import TreeoptError
 
 _LONGEST = 400
@@ -21,7 +22,8 @@ _SYSTEM = {
 class TreeoptGroup(click.Group):
     """A group of commands whose failures are explained in one line on stderr with exit code 1 (usage errors: 2).
 
-    `--debug` is understood anywhere on the line and lets exceptions through.
+    What a message calls by the name of a parameter is shown as the command's own option. `--debug` is understood
+    anywhere on the line and lets exceptions through.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -48,9 +50,11 @@ class TreeoptGroup(click.Group):
             raise
         except (KeyboardInterrupt, Exception) as error:
             interrupted = _is_interruption(error)
-            if ctx.params.get("debug") and not interrupted:
+            if ctx.find_root().params.get("debug") and not interrupted:
                 raise
-            click.echo("interrupted; run the same command again to go on" if interrupted else f"error: {explain(error)}", err=True)
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            said = "interrupted; run the same command again to go on" if interrupted else f"error: {explain(error, command)}"
+            click.echo(said, err=True)
             ctx.exit(1)
 
 
@@ -70,14 +74,12 @@ def one_line(error: click.UsageError) -> click.UsageError:
     return WrongUsage(error.format_message(), error.ctx)
 
 
-def explain(error: BaseException) -> str:
-    """One line for an exception: its own words if it was meant to be read, else what it was and how to see more."""
-    return _in_short(_explain(error))
+def explain(error: BaseException, command: click.Command | None = None) -> str:
+    """Return one line for an exception: its own words, with the flags of the `command`, if it was meant to be read, else how to see more."""
+    return _in_short(with_flags(str(error), command) if isinstance(error, TreeoptError) else _explain(error))
 
 
 def _explain(error: BaseException) -> str:
-    if isinstance(error, TreeoptError):
-        return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return where + _SYSTEM.get(error.errno, error.strerror or str(error))

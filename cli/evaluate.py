@@ -7,38 +7,47 @@ import click
 from treeopt.cli.options import (
     ModelOptions,
     PromptOptions,
-    SamplingOptions,
+    bundle,
+    drafting_options,
     format_option,
     model_options,
     output_option,
     prompt_options,
     sampling_options,
+    seed_option,
+    setting,
 )
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
-from treeopt.cli.plan import PlanOptions, drafting_of, plan_options, profiled_rows, resolve
+from treeopt.cli.plan import PlanOptions, plan_options, profiled_rows, resolve
+from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
+from treespec.evaluation.settings import EvaluationSettings
 
 
 @click.command()
 @model_options(draft_required=False)
 @plan_options()
 @prompt_options(num_prompts=16, start_default="0; behind the rows that the growmap was profiled on, if they are of the same data set")
-@click.option("--gen-len", type=POSITIVE, default=128, show_default=True, help="Tokens to generate per prompt.")
-@click.option("--max-length", type=POSITIVE, help="Cache slots: prompt, generated tokens and tree. [default: as many as needed]")
 @sampling_options()
-@click.option("--save-tokens", is_flag=True, help="Keep the generated ids in the report and the JSON.")
-@click.option("--breakdown", is_flag=True, help="Also time the parts of a step: drafting, target, acceptance, cache, other.")
+@drafting_options(verifier=True)
+@bundle(
+    "settings",
+    EvaluationSettings,
+    setting(EvaluationSettings, "gen_len", type=POSITIVE, help="Tokens to generate per prompt."),
+    setting(
+        EvaluationSettings, "max_length", type=POSITIVE, help="Cache slots: prompt, generated tokens and tree. [default: as many as needed]"
+    ),
+    seed_option(EvaluationSettings),
+    setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
+    setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
+)
 @output_option("report.json")
 @format_option
 def evaluate(
     models: ModelOptions,
     plan: PlanOptions,
     rows: PromptOptions,
-    gen_len: int,
-    max_length: int | None,
-    sampling: SamplingOptions,
-    save_tokens: bool,
-    breakdown: bool,
+    settings: EvaluationSettings,
     output: Path,
     output_format: str,
 ) -> None:
@@ -47,41 +56,28 @@ def evaluate(
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load, note_revisions, note_unused, outline_of, read_prompts, without_draft
+    from treeopt.cli.inputs import check_hub, converse, load, outline_of, read_prompts
 
-    if plan.mode == "baseline":
-        models, plan, sampling = without_draft(models, plan, sampling)
-    plan.check(sampling, has_draft=models.draft is not None)
-    note_unused(sampling)
-    note_revisions(models)
+    plan.check(settings.drafting, models.draft)
+    note_unused()
     check_hub(models, rows.dataset)
     from treeopt.cli.results import evaluation_summary
     from treespec.evaluation.report import SCHEMA
-    from treespec.evaluation.runner import EvaluationSettings, check_fits
+    from treespec.evaluation.runner import check_fits
     from treespec.evaluation.runner import evaluate as run
     from treespec.files.writing import check_writable
     from treespec.models.loading import shape_of
     from treespec.trees.growmap import read_growmap
 
+    gen_len, max_length = settings.gen_len, settings.max_length
     least = rows.longest() + gen_len + 1
     if max_length is not None and not rows.chat and max_length < least and shape_of(models.target, models.revision) is None:
         raise click.UsageError(
             f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {least} or more."
         )
     check_writable(output, SCHEMA)
-    drafting = drafting_of(plan, sampling)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)
-    tree, predicted = resolve(plan, grown, models, sampling, drafting)
-    settings = EvaluationSettings(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        drafting=drafting,
-        seed=sampling.seed,
-        gen_len=gen_len,
-        max_length=max_length,
-        save_tokens=save_tokens,
-        breakdown=breakdown,
-    )
+    tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
 
     known = outline_of(models)

@@ -1,19 +1,18 @@
 """From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from treeopt.cli.options import ModelOptions, PromptOptions, SamplingOptions, TargetSamplingOptions
+from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
 from treespec.errors import DatasetError, ModelError, NoPromptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from treeopt.cli.plan import PlanOptions, ProfiledRows
+    from treeopt.cli.plan import ProfiledRows
     from treespec.data.pictures import PictureReader
     from treespec.data.prompts import PromptSet, Tokenizer
     from treespec.data.rows import BadRow
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 _BAD_ROWS_SHOWN = 10
 """More are only counted on stderr."""
-
-EMBEDDED_NAMES = ("embedded-target", "embedded-draft")
-"""Models that are always there; `treespec.models.loading` says where, but is slow to import."""
 
 
 def resolve_device(device: str) -> str:
@@ -35,71 +31,20 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def note_unused(sampling: SamplingOptions, *, draws: int | None = None) -> None:
-    """Say on stderr that an option that was given changes nothing."""
-    note_unused_top_p(sampling)
-    if sampling.drafting == "topk" and sampling.draft_temperature is not None:
-        note("topk drafts the most likely tokens at any draft temperature, so --draft-temperature changes nothing")
-    if sampling.drafting == "topk" and draws is not None:
-        note("topk samples no children, so --draws changes nothing")
-
-
-def note_unused_top_p(sampling: SamplingOptions | TargetSamplingOptions) -> None:
-    """The same of --top-p."""
-    if sampling.temperature == 0 and sampling.top_p < 1:
-        note(f"at --temperature 0 the most likely token is taken, so --top-p {sampling.top_p:g} changes nothing")
-
-
-def without_draft(
-    models: ModelOptions, plan: "PlanOptions", sampling: SamplingOptions
-) -> "tuple[ModelOptions, PlanOptions, SamplingOptions]":
-    """The same options for autoregressive decoding alone; those that are for drafting change nothing, which is said on stderr."""
-    unused = {
-        "--draft": models.draft,
-        "--draft-revision": models.draft_revision,
-        "--drafting": None if sampling.drafting == "topk" else sampling.drafting,
-        "--draft-temperature": sampling.draft_temperature,
-        "--verifier": None if plan.verifier == "sequential" else plan.verifier,
-    }
-    for option, value in unused.items():
-        if value is not None:
-            note(f"--mode baseline drafts nothing, so {option} {value} changes nothing")
-    return (
-        replace(models, draft=None, draft_revision=None),
-        replace(plan, verifier="sequential"),
-        replace(sampling, drafting="topk", draft_temperature=None),
-    )
-
-
-def note_revisions(models: ModelOptions) -> None:
-    """The same of revisions, which only models on the hub have."""
-    for option, revision, name in (
-        ("--revision", models.revision, models.target),
-        ("--draft-revision", models.draft_revision, models.draft),
-    ):
-        if revision is not None and (name is None or not _is_hub_name(name)):
-            where = "there is no --draft" if name is None else f"{name} is not on the hub"
-            note(f"{option} {revision} changes nothing: {where}")
-
-
 def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
     """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
 
     Raises DatasetError or ModelError. Folders and cached models are left to their loader.
     """
     from treespec import hub
-    from treespec.data.hub_datasets import HUB_DATASETS
+    from treespec.data.hub_datasets import HUB_DATASETS, require_hub
 
-    dataset = dataset if dataset in HUB_DATASETS else None
+    if dataset in HUB_DATASETS:
+        require_hub(dataset)
     wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
-    remote = [(name, revision) for name, revision in wanted if _is_hub_name(name)]
-    if (dataset is None and not remote) or hub.is_reachable():
+    remote = [(name, revision) for name, revision in wanted if is_hub_name(name)]
+    if not remote or hub.is_reachable():
         return
-    if dataset is not None:
-        raise DatasetError(
-            f"data set {dataset} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); "
-            "name a local .jsonl, .parquet or .txt file instead, or stdlib, which needs no network"
-        )
     from huggingface_hub import try_to_load_from_cache
 
     for name, revision in remote:
@@ -109,11 +54,13 @@ def check_hub(models: ModelOptions, dataset: str | None = None) -> None:
             )
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Return whether a model's name can only lead to the hub. Raises ModelError for the home folder of nobody."""
     from treespec import hub
+    from treespec.embedded import EMBEDDED
     from treespec.files.reading import user_path
 
-    return name not in EMBEDDED_NAMES and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
+    return name not in EMBEDDED and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
 
 
 def outline_of(models: ModelOptions) -> "TargetOutline":

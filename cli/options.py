@@ -1,14 +1,26 @@
-"""Groups of options that several commands share; a group reaches its command as one dataclass."""
+"""Groups of options that several commands share; a group reaches its command as one dataclass.
+
+Where that is a dataclass of settings, its fields' defaults are those of the options, and what it refuses is wrong usage.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from treeopt.cli.flags import with_flags
+from treeopt.cli.unused import without_dropped
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, device_name, dtype_name
+from treespec.data.slices import DatasetSlice
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import RULES, Sampling
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.errors import SettingsError
+from treespec.models.offload import require_gpu
 
 Command = Callable[..., Any]
 """A function that becomes a command."""
@@ -22,16 +34,16 @@ class ModelOptions:
     """Which models to load, where and how precise."""
 
     target: str
-    draft: str | None
-    revision: str | None
-    draft_revision: str | None
-    device: str
-    dtype: str
+    draft: str | None = None
+    revision: str | None = None
+    draft_revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
     offload: bool = False
 
     def __post_init__(self) -> None:
-        if self.offload and self.device == "cpu":
-            raise click.UsageError("--offload copies weights from host memory to a GPU; drop it, or pass --device cuda.")
+        if self.offload:
+            require_gpu(self.device)
 
 
 @dataclass(frozen=True)
@@ -71,33 +83,11 @@ class PromptOptions:
     def __post_init__(self) -> None:
         if self.prompt is not None and not self.prompt.strip():
             raise click.UsageError("--prompt is empty; pass what is to be asked about pictures, or leave it out for a question.")
-        first = self.start or 0
-        if self.end is not None and self.end <= first:
-            raise click.UsageError(f"--end {self.end} leaves no rows from --start {first}; pass --end {first + 1} or more.")
+        DatasetSlice(self.dataset, self.field, self.start or 0, self.end)  # checks `start` and `end`
 
     def longest(self, pictures: bool = False) -> int:
         """Tokens of a prompt; of conversations, and of what is asked about pictures, the most that one may have."""
         return self.prompt_len or (WHOLE_PROMPT_LEN if self.chat or pictures else PROMPT_LEN)
-
-
-@dataclass(frozen=True)
-class TargetSamplingOptions:
-    """How the target chooses tokens."""
-
-    temperature: float
-    top_p: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How target and draft choose tokens."""
-
-    temperature: float
-    top_p: float
-    drafting: str
-    draft_temperature: float | None
-    seed: int
 
 
 format_option = click.option(
@@ -128,7 +118,7 @@ def output_option(default: str | None) -> Callable[[Command], Command]:
 _target = click.option(
     "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."
 )
-_revision = click.option("--revision", metavar="REV", help="Hub revision of the target.")
+revision_option = click.option("--revision", metavar="REV", help="Hub revision of the target.")
 _dtype = click.option(
     "--dtype",
     type=dtype_name,
@@ -137,11 +127,11 @@ _dtype = click.option(
     show_default=True,
     help="float32, float16, bfloat16 or auto: float32 on CPU, the checkpoint's half precision on GPU.",
 )
-_temperature = click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding of the target.")
-_top_p = click.option(
-    "--top-p", type=Finite(min=0, max=1, min_open=True), default=1.0, show_default=True, help="Nucleus of the target's distribution."
+draft_revision_option = click.option("--draft-revision", metavar="REV", help="Hub revision of the draft.")
+end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
+skip_bad_rows_option = click.option(
+    "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
 )
-_seed = click.option("--seed", type=NATURAL, default=0, show_default=True, help="Prompt i draws from a random stream of (seed, i).")
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
@@ -156,8 +146,8 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             metavar="MODEL",
             help="Folder or hub id of the draft; embedded-draft is the one that comes along.",
         ),
-        _revision,
-        click.option("--draft-revision", metavar="REV", help="Hub revision of the draft."),
+        revision_option,
+        draft_revision_option,
         device_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
@@ -178,7 +168,7 @@ def drafts_options() -> Callable[[Command], Command]:
             metavar="MODEL",
             help="Folder or hub id of a draft, or embedded-draft; may be given several times.",
         ),
-        _revision,
+        revision_option,
         device_option,
         _dtype,
     )
@@ -211,7 +201,7 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             f"[default: {PROMPT_LEN}; {WHOLE_PROMPT_LEN} with --chat or pictures]",
         ),
         click.option("--start", type=NATURAL, help=f"First row to read. [default: {start_default}]"),
-        click.option("--end", type=POSITIVE, help="Row to stop before."),
+        end_option,
         click.option("--prompt", metavar="TEXT", help="Asked about pictures that come without a prompt; <image> stands for the picture."),
         click.option("--chat", is_flag=True, help="Prompts are whole conversations in the tokenizer's chat template."),
         click.option(
@@ -219,45 +209,71 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             metavar="NAME",
             help="Key or column of the rows' text, or of what is asked about pictures, where it is none of the usual.",
         ),
-        click.option(
-            "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
-        ),
+        skip_bad_rows_option,
     )
 
 
 def sampling_options() -> Callable[[Command], Command]:
-    """`--temperature --top-p --drafting --draft-temperature --seed` as `sampling`."""
+    """`--temperature --top-p` as `sampling`: how the target chooses tokens."""
     return bundle(
         "sampling",
-        SamplingOptions,
-        _temperature,
-        _top_p,
-        click.option(
-            "--drafting",
-            type=click.Choice(["topk", "swor", "swr"]),
-            default="topk",
-            show_default=True,
-            help="Children are the draft's most likely tokens, or sampled from it without (swor) or with (swr) replacement.",
-        ),
-        click.option(
-            "--draft-temperature", type=Finite(min=0), help="Of the distribution that children are sampled from. [default: the target's]"
-        ),
-        _seed,
+        Sampling,
+        setting(Sampling, "temperature", type=Finite(min=0), help="0 is greedy decoding of the target."),
+        setting(Sampling, "top_p", type=Finite(min=0, max=1, min_open=True), help="Nucleus of the target's distribution."),
     )
 
 
-def target_sampling_options() -> Callable[[Command], Command]:
-    """`--temperature --top-p --seed` as `sampling`."""
-    return bundle("sampling", TargetSamplingOptions, _temperature, _top_p, _seed)
+def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
+    """`--drafting --draft-temperature`, and `--verifier` where it matters, as `drafting`: how the draft does."""
+    rules = "; ".join(f"{name}: {rule.help}" for name, rule in RULES.items())
+    verifiers = "; ".join(f"{name}: {entry.help}" for name, entry in VERIFIERS.items())
+    options = [
+        setting(Drafting, "rule", "--drafting", type=click.Choice(list(RULES)), help=f"Choice of children. {rules}."),
+        setting(
+            Drafting,
+            "temperature",
+            "--draft-temperature",
+            type=Finite(min=0),
+            help="Temperature of the distribution that children are sampled from. [default: the target's]",
+        ),
+        setting(Drafting, "verifier", type=click.Choice(list(VERIFIERS)), help=f"Verification of sampled children. {verifiers}."),
+    ]
+    return bundle("drafting", Drafting, *options[: 3 if verifier else 2], rule="drafting", temperature="draft_temperature")
 
 
-def bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """A decorator that adds `options` to a command and hands them to it as one `kind`, under `name`."""
+def seed_option(kind: type) -> Callable[[Command], Command]:
+    """`--seed` of settings."""
+    return setting(kind, "seed", type=NATURAL, help="Prompt i draws from a random stream of (seed, i).")
+
+
+def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return the option of a field of settings: its flag, unless there are other `flags`, and its default are the field's."""
+    default = next(known.default for known in fields(kind) if known.name == field)
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    shown = default is not None and not isinstance(default, bool)
+    return click.option(
+        *(flags or ["--" + field.replace("_", "-")]), default=default, show_default=shown, is_flag=default is False, **attributes
+    )
+
+
+def bundle(
+    name: str, kind: type, *options: Callable[[Command], Command], make: Callable[..., Any] | None = None, **called: str
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds `options` to a command and hands them to it as one `kind`, under `name`.
+
+    A field takes the option, or the bundle from a decorator above, of its own name or of the name that it is `called`, and else keeps
+    its default. `make` is for a `kind` that has a constructor for options which may not have been given.
+    """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def bundled(**values: Any) -> Any:
-            return command(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
+            values = without_dropped(click.get_current_context(), values)
+            names = {field.name: called.get(field.name, field.name) for field in fields(kind)}
+            with wrong_usage():
+                made = (make or kind)(**{field: values.pop(option) for field, option in names.items() if option in values})
+            return command(**{**values, name: made})
 
         decorated: Command = bundled
         for option in reversed(options):
@@ -265,3 +281,12 @@ def bundle(name: str, kind: type, *options: Callable[[Command], Command]) -> Cal
         return decorated
 
     return decorate
+
+
+@contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Within, settings that make no sense are wrong usage of the running command."""
+    try:
+        yield
+    except SettingsError as error:
+        raise click.UsageError(with_flags(str(error), click.get_current_context().command)) from error

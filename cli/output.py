@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treeopt.cli.flags import with_flags
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,8 +38,9 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
 
 
 def note(message: str) -> None:
-    """A line for people, on stderr."""
-    click.echo(" ".join(message.splitlines()), err=True)
+    """Print a line for people on stderr, with flags in place of the names of parameters."""
+    ctx = click.get_current_context(silent=True)
+    click.echo(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
 
 
 def journal_of(output: Path | None, part: str = "") -> Path | None:

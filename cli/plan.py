@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.options import Command, ModelOptions, SamplingOptions, bundle
+from treeopt.cli.options import Command, ModelOptions, bundle, wrong_usage
 from treeopt.cli.output import note
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import DynamicBudget, require_draft
+from treespec.decoding.rules import RULES, TOPK, Sampling
+from treespec.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from treespec.decoding.drafting import Drafting
     from treespec.decoding.plans import Plan
     from treespec.evaluation.report import Prediction
     from treespec.files.provenance import Provenance
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Which trees to draft, and how to verify sampled ones."""
+    """Which trees to draft."""
 
     growmap: Path | None
     mode: str
@@ -31,7 +34,6 @@ class PlanOptions:
     size: int | None
     depth: int | None
     width: int | None
-    verifier: str
 
     def __post_init__(self) -> None:
         budget = [f"--{name}" for name in ("size", "depth", "width") if getattr(self, name) is not None]
@@ -45,25 +47,18 @@ class PlanOptions:
             raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
         if self.dynamic and self.growmap is None and (self.size is None or self.depth is None):
             raise click.UsageError("--dynamic needs a budget; pass --size N and --depth D, or a growmap to take them from.")
-        if self.dynamic and self.verifier == "traversal":
-            raise click.UsageError(
-                "--verifier traversal verifies sampled children, but dynamic trees draft the most likely ones; drop one."
-            )
 
-    def check(self, sampling: SamplingOptions, *, has_draft: bool) -> None:
+    def check(self, drafting: Drafting, draft: str | None) -> None:
         """Raise a usage error for what does not go with the other options."""
-        if self.dynamic and sampling.drafting != "topk":
-            raise click.UsageError(
-                f"--dynamic drafts the most likely tokens, so --drafting {sampling.drafting} does not go with it; pass topk."
-            )
-        if self.verifier == "traversal" and sampling.drafting == "topk":
-            raise click.UsageError("--verifier traversal needs sampled children; pass --drafting swor or --drafting swr as well.")
-        if self.mode == "tree" and not has_draft:
-            raise click.UsageError("a tree needs a draft model; pass --draft.")
+        with wrong_usage():
+            if self.dynamic:
+                drafting.require_kind(DynamicBudget)
+            if self.mode == "tree":
+                require_draft(draft)
 
 
 def plan_options() -> "Callable[[Command], Command]":
-    """`--growmap --mode --dynamic --size --depth --width --verifier` as `plan`."""
+    """`--growmap --mode --dynamic --size --depth --width` as `plan`."""
     return bundle(
         "plan",
         PlanOptions,
@@ -85,32 +80,17 @@ def plan_options() -> "Callable[[Command], Command]":
         click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
         click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),
         click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
-        click.option(
-            "--verifier",
-            type=click.Choice(["sequential", "traversal"]),
-            default="sequential",
-            show_default=True,
-            help="How sampled children (swor, swr) are verified: from the root down, or from the leaves up.",
-        ),
     )
 
 
-def drafting_of(plan: PlanOptions, sampling: SamplingOptions) -> "Drafting":
-    """The drafting rule that the options describe. Raises ModelError."""
-    from treespec.decoding.drafting import Drafting
-
-    return Drafting(sampling.drafting, sampling.draft_temperature, plan.verifier)  # type: ignore[arg-type]  # checked there
-
-
 def resolve(
-    plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, sampling: SamplingOptions, drafting: "Drafting"
+    plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, settings: EvaluationSettings
 ) -> "tuple[Plan | None, Prediction | None]":
     """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
 
     `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises GrowMapError, TreeError
     for a budget that no tree meets.
     """
-    from treespec.decoding.plans import DynamicBudget
     from treespec.evaluation.report import Prediction
 
     if plan.dynamic:
@@ -123,7 +103,7 @@ def resolve(
         return None, None
     promised = grown.metadata
     _note_other_models(grown.provenance, models)
-    _note_other_conditions(promised, sampling, drafting)
+    _note_other_conditions(promised, settings.sampling, settings.drafting)
     return grown.tree, Prediction(
         promised.get("expected_tokens_per_step"),
         promised.get("predicted_seconds_per_step"),
@@ -165,31 +145,29 @@ def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
             note(f"the growmap was made for the {role} {known}, this run has {Path(used).name}: its prediction does not hold here")
 
 
-def _note_other_conditions(promised: Mapping[str, Any], sampling: SamplingOptions, drafting: "Drafting") -> None:
+def _note_other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> None:
     """A growmap's promise holds for the sampling, and the drafting, that its acceptance was profiled with."""
-    from treespec.decoding.rules import Sampling
-
-    used = drafting.sampling(Sampling(sampling.temperature, sampling.top_p)).temperature
+    used = drafting.sampling(sampling).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [
         ("temperature", promised.get("temperature"), sampling.temperature),
         ("top_p", promised.get("top_p") if sampling.temperature > 0 else None, sampling.top_p),
     ]
     made_at, rule = promised.get("draft_temperature"), promised.get("drafting")
-    if rule in ("topk", "swor", "swr"):
+    if rule in RULES:
         made_by, run_by = _effective(rule, made_at), _effective(drafting.rule, used)
         conditions.append(("drafting", made_by, run_by))
-        if made_by == run_by != "topk":
+        if made_by == run_by and RULES[run_by].sampled:
             conditions.append(("draft_temperature", made_at, used))
+    if drafting.samples(sampling):
+        conditions.append(("verification", Drafting.verifier, drafting.verifier))
     for name, made_for, runs in conditions:
         if made_for is not None and made_for != runs:
             note(f"the growmap was made for {name} {_shown(made_for)}, this run has {_shown(runs)}: its prediction does not hold here")
-    if drafting.verifier == "traversal":
-        note("the growmap's prediction is for sequential verification; traversal usually accepts more")
 
 
 def _effective(rule: str, temperature: float | None) -> str:
-    """Without replacement at draft temperature 0, the most likely tokens are drafted."""
-    return "topk" if rule == "swor" and temperature == 0 else rule
+    """Return the rule that gives the same children: one that is not random at this draft temperature drafts the most likely tokens."""
+    return rule if temperature is None or RULES[rule].is_random(temperature) else TOPK.name
 
 
 def _shown(value: str | float) -> str:

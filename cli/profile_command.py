@@ -1,25 +1,30 @@
 """`treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.options import (
     ModelOptions,
     PromptOptions,
-    SamplingOptions,
+    bundle,
+    drafting_options,
     format_option,
     model_options,
     output_option,
     prompt_options,
     sampling_options,
+    seed_option,
+    setting,
 )
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
+from treeopt.profiling.settings import METHODS, AcceptanceSettings, LatencySettings
 
 
-@click.group()
+@click.group(cls=TreeoptGroup)
 def profile() -> None:
     """Measure a pair: how often drafts are accepted, and how long passes take."""
 
@@ -27,56 +32,45 @@ def profile() -> None:
 @profile.command()
 @model_options()
 @prompt_options(num_prompts=64)
-@click.option(
-    "--gen-len", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens per prompt; the first is never drafted."
-)
 @sampling_options()
-@click.option("--max-branch", type=POSITIVE, default=32, show_default=True, help="Ranks to profile.")
-@click.option("--draws", type=POSITIVE, help="How often the children of a position are sampled (swor, swr). [default: 8]")
-@click.option(
-    "--method",
-    type=click.Choice(["on-policy", "teacher-forced"]),
-    default="on-policy",
-    show_default=True,
-    help="Profile on the target's own continuations, which decoding meets, or on the data set's.",
+@drafting_options()
+@bundle(
+    "settings",
+    AcceptanceSettings,
+    setting(AcceptanceSettings, "gen_len", type=click.IntRange(min=2), help="Tokens per prompt; the first is never drafted."),
+    setting(AcceptanceSettings, "max_branch", type=POSITIVE, help="Ranks to profile."),
+    setting(AcceptanceSettings, "draws", type=POSITIVE, help="How often the children of a position are sampled, where they are."),
+    setting(
+        AcceptanceSettings,
+        "method",
+        type=click.Choice(METHODS),
+        help="Profile on the target's own continuations, which decoding meets, or on the data set's.",
+    ),
+    seed_option(AcceptanceSettings),
+    setting(AcceptanceSettings, "batch_size", type=POSITIVE, help="Prompts per forward pass."),
 )
-@click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Prompts per forward pass.")
 @output_option("acceptance.json")
 @format_option
 def acceptance(
     models: ModelOptions,
     rows: PromptOptions,
-    sampling: SamplingOptions,
-    gen_len: int,
-    max_branch: int,
-    draws: int | None,
-    method: str,
-    batch_size: int,
+    settings: AcceptanceSettings,
     output: Path,
     output_format: str,
 ) -> None:
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load, note_revisions, note_unused, pair_outline_of, read_prompts
+    from treeopt.cli.inputs import check_hub, converse, load, pair_outline_of, read_prompts
 
-    note_unused(sampling, draws=draws)
-    note_revisions(models)
+    note_unused()
     check_hub(models, rows.dataset)
     from treeopt.cli.results import acceptance_summary
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
-    from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, require_fit
+    from treeopt.profiling.acceptance import profile_acceptance, require_fit
     from treespec.files.writing import check_writable
 
     check_writable(output, ACCEPTANCE_SCHEMA)
-    settings = AcceptanceSettings(
-        **asdict(sampling),
-        draws=draws or AcceptanceSettings.draws,
-        gen_len=gen_len,
-        max_branch=max_branch,
-        method=method,
-        batch_size=batch_size,
-    )
-    own_text = method == "teacher-forced"
+    own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     continuation_len = gen_len if own_text else 0
     known = pair_outline_of(models)
     prompts = read_prompts(known, rows, continuation_len=continuation_len)
@@ -95,48 +89,50 @@ def acceptance(
 
 @profile.command()
 @model_options()
-@click.option(
-    "--sizes",
-    type=int_list,
-    metavar="N,N,...",
-    help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]",
+@bundle(
+    "settings",
+    LatencySettings,
+    setting(
+        LatencySettings,
+        "sizes",
+        type=int_list,
+        metavar="N,N,...",
+        help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]",
+    ),
+    setting(LatencySettings, "widths", type=int_list, metavar="N,N,...", help="Level widths to time the draft with. [default: likewise]"),
+    setting(
+        LatencySettings,
+        "contexts",
+        "--context",
+        "--contexts",
+        "contexts",
+        type=int_list,
+        metavar="N,N,...",
+        help="Tokens in the cache.",
+    ),
+    setting(LatencySettings, "repetitions", type=POSITIVE, help="Samples of each point; all are kept."),
 )
-@click.option("--widths", type=int_list, metavar="N,N,...", help="Level widths to time the draft with. [default: likewise]")
-@click.option(
-    "--context", "--contexts", "contexts", type=int_list, metavar="N,N,...", default="256", show_default=True, help="Tokens in the cache."
-)
-@click.option("--repetitions", type=POSITIVE, default=20, show_default=True, help="Samples of each point; all are kept.")
 @output_option("latency.json")
 @format_option
 def latency(
     models: ModelOptions,
-    sizes: tuple[int, ...] | None,
-    widths: tuple[int, ...] | None,
-    contexts: tuple[int, ...],
-    repetitions: int,
+    settings: LatencySettings,
     output: Path,
     output_format: str,
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load, note_revisions, pair_outline_of, resolve_device
+    from treeopt.cli.inputs import check_hub, load, pair_outline_of
 
-    note_revisions(models)
+    note_unused()
     check_hub(models)
     from treeopt.cli.results import latency_summary
     from treeopt.profiles.latency import LATENCY_SCHEMA
-    from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency, require_fit
+    from treeopt.profiling.latency import profile_latency, require_fit
     from treespec.files.writing import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
-    device, known = resolve_device(models.device), pair_outline_of(models)
-    vocabulary = known.vocabulary_size
-    settings = LatencySettings(
-        sizes=sizes or default_sizes(device, vocabulary),
-        widths=widths or default_widths(device, vocabulary),
-        contexts=contexts,
-        repetitions=repetitions,
-    )
+    known = pair_outline_of(models)
     require_fit(known, settings)
     pair = load(known, models)
     with claimed(output):

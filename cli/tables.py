@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from treespec.decoding.rules import RULES
+
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
     """Rank probabilities with standard errors, of the first `ranks` ranks; those that accept nothing are left out, and that is said."""
@@ -102,7 +104,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
 
 def _drafting(data: Mapping[str, Any]) -> str:
     """How children were drafted, where that is not the draft's most likely tokens."""
-    if data.get("drafting") in (None, "topk"):
+    if not (data.get("drafting") in RULES and RULES[data["drafting"]].sampled):
         return ""
     temperature = data["draft_temperature"]
     at = "" if temperature is None else f" at draft temperature {temperature:g}"

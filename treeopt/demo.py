@@ -10,11 +10,13 @@ from treeopt.growmap_making import generate
 from treeopt.optimizer.search import OptimizationResult
 from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA, AcceptanceProfile
 from treeopt.profiles.latency import LATENCY_SCHEMA, LatencyProfile
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import load_prompts
 from treespec.evaluation.report import SCHEMA, EvaluationReport, Prediction
-from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.evaluation.runner import evaluate
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.writing import check_writable, make_folder
 from treespec.models.pairs import load_pair
 from treespec.trees.growmap import check_growmap_writable
@@ -82,12 +84,7 @@ def run_demo(
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
         acceptance.write(out / "acceptance.json")
     with _timed("profile latency", seconds):
-        cells = LatencySettings(
-            sizes=default_sizes(device),
-            widths=default_widths(device),
-            contexts=(settings.prompt_len + settings.gen_len // 2,),
-            repetitions=settings.repetitions,
-        )
+        cells = LatencySettings(contexts=(settings.prompt_len + settings.gen_len // 2,), repetitions=settings.repetitions)
         latency = profile_latency(pair, cells, journal=None, progress=progress)
         latency.write(out / "latency.json")
     with _timed("generate", seconds):

@@ -10,7 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow")
 
+SETTINGS = [
+    "treespec.data.slices",
+    "treespec.decoding.rules",
+    "treespec.decoding.plans",
+    "treespec.decoding.drafting",
+    "treespec.decoding.drafters",
+    "treespec.decoding.verifiers",
+    "treespec.evaluation.settings",
+    "treespec.models.offload",
+    "treeopt.profiling.settings",
+    "treeopt.training.settings",
+]
+
 WITHOUT_HEAVY = [
+    *SETTINGS,
     "treespec",
     "treespec.errors",
     "treespec.files.fields",
@@ -83,10 +97,9 @@ def test_light_modules_load_nothing_heavy():
     assert {module: names & set(HEAVY) for module, names in found.items() if names & set(HEAVY)} == {}
 
 
-def test_errors_load_without_numpy_and_trees_do_not():
-    found = loaded_by(["treespec.errors", "treespec.trees.tree"])
-    assert "numpy" not in found["treespec.errors"]
-    assert "numpy" in found["treespec.trees.tree"], "what is loaded does not show"
+def test_settings_and_errors_load_without_numpy_and_trees_do_not():
+    found = loaded_by(["treespec.errors", *SETTINGS, "treespec.trees.growmap"])
+    assert [module for module, names in found.items() if "numpy" in names] == ["treespec.trees.growmap"], "what is loaded does not show"
 
 
 @pytest.mark.parametrize(("library", "packages"), HIDDEN.items(), ids=HIDDEN)

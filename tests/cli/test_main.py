@@ -270,13 +270,6 @@ def test_the_home_folder_of_nobody_is_a_meant_error(run: Any, arguments: list[st
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_embedded_names_are_those_of_the_loader() -> None:
-    from treeopt.cli.inputs import EMBEDDED_NAMES
-    from treespec.models.locating import EMBEDDED
-
-    assert set(EMBEDDED_NAMES) == set(EMBEDDED)
-
-
 def test_no_journal_beside_a_device(tmp_path: Path) -> None:
     from treeopt.cli.profile_command import journal_of
 

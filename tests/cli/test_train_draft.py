@@ -55,7 +55,7 @@ def test_tables_show_both_acceptances_and_resume_goes_on(run: Any, pair: Pair, r
     assert "out is finished; nothing is left to train" in resumed.err
     other = run(*arguments, "--resume", "--temperature", 2)
     assert other.code == 1
-    assert other.err.startswith("error: out was trained with temperature 1.0, and now it is 2.0; ")
+    assert other.err.startswith("error: out was trained with --temperature 1.0, and now it is 2.0; ")
 
 
 def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
@@ -110,6 +110,10 @@ def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypat
         (["--draft", "d", "--steps", "20", "--warmup", "20"], "--warmup 20 takes all of the 20 steps; lower it, or raise --steps"),
         (["--draft", "d", "--warmup", "1000"], "--warmup 1000 takes all of the 1000 steps"),
         (["--draft", "d", "--objective", "rl"], "--objective"),
+        (
+            ["--draft", "d", "--seq-len", "16", "--prompt-len", "16", "--divergence", "sampled-ce"],
+            "--seq-len 16 leaves nothing to write after --prompt-len 16; pass --seq-len 18 or more",
+        ),
         (["--draft", "d", "--seed", "4294967296"], "4294967296 is not in the range 0<=x<=4294967295"),
     ],
 )
@@ -126,7 +130,6 @@ def test_wrong_usage_is_one_line_and_exit_2(run: Any, arguments: list[str], word
     [
         (["--seq-len", "300"], "texts of 300 tokens are longer than the 256 positions of the draft; lower --seq-len"),
         (["--batch-size", "50"], "but a step needs 50"),
-        (["--prompt-len", "16", "--divergence", "sampled-ce"], "--seq-len 16 leaves nothing to write after --prompt-len 16"),
         (["--dataset", "no-such.jsonl"], "no-such.jsonl"),
         (["--device", "cuda:7"], "for cuda:7 set CUDA_VISIBLE_DEVICES=7"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from tests.reference.pairs import prompt_set, tiny_pair
 from tests.reference.training import SETTINGS
-from treeopt.training.sources import TrainSources
+from treeopt.training.settings import TrainSources
 from treeopt.training.train import TrainResult, train_draft
 
 

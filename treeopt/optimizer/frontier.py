@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import OptimizerError
-from treespec.trees.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.limits import MAX_SIZE
+from treespec.trees.tree import SpeculationTree
 
 Rows = NDArray[np.float64]
 """[depths, ranks]; row d holds the probabilities of a node at depth d's children. Below the last row, that row goes on."""

@@ -12,7 +12,8 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import OptimizerError
-from treespec.trees.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.limits import MAX_SIZE
+from treespec.trees.tree import SpeculationTree
 
 DEFAULT_MAX_DEPTH = 32
 """Depth bounds are searched up to this one unless a limit says otherwise."""

@@ -16,7 +16,7 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError
 from treespec.files.fields import MOST_SECONDS
 from treespec.files.reading import read_bytes
-from treespec.trees.tree import MAX_SIZE
+from treespec.trees.limits import MAX_SIZE
 
 StrPath = str | os.PathLike[str]
 

@@ -202,6 +202,6 @@ def _column(draft: DraftPotential, measure: str) -> NDArray[np.float64]:
     sums: Sequence[float] | None = draft.sums[measure]
     if sums is None:
         raise ProfileError(
-            f"draft {draft.draft} has no {measure}: it is infinite where top-p leaves tokens no chance; measure with --top-p 1"
+            f"draft {draft.draft} has no {measure}: it is infinite where top-p leaves tokens no chance; measure with `top_p` 1"
         )
     return np.asarray(sums, dtype=np.float64)

@@ -1,7 +1,7 @@
 """Measure the acceptance profile of a pair: which of the draft's ranks the target accepts, position by position."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
-from treeopt.profiling.texts import METHODS, batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.settings import AcceptanceSettings
+from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_of
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.drafters.static import sample_children
-from treespec.decoding.drafting import Drafting
-from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
@@ -27,45 +26,6 @@ from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class AcceptanceSettings:
-    """How to measure. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
-
-    `draft_temperature` None is the target's; `draws` is how often the children of a position are sampled (`swor`, `swr`).
-    """
-
-    drafting: str = TOPK.name
-    temperature: float = 0.0
-    top_p: float = 1.0
-    draft_temperature: float | None = None
-    draws: int = 8
-    gen_len: int = 128
-    max_branch: int = 32
-    method: str = "on-policy"
-    seed: int = 0
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        Drafting(self.drafting, self.draft_temperature)  # checks both
-        if self.method not in METHODS:
-            raise ProfileError(f"method is {self.method!r}, but it must be {' or '.join(METHODS)}")
-        if self.gen_len < 2 or min(self.max_branch, self.batch_size, self.draws) < 1:
-            raise ProfileError(
-                f"gen-len {self.gen_len} must be at least 2, max-branch {self.max_branch}, batch size {self.batch_size} and draws {self.draws} at least 1: "
-                "the first generated token comes from the prompt pass and is never drafted"
-            )
-
-    @property
-    def target(self) -> Sampling:
-        """How the target chooses tokens."""
-        return Sampling(self.temperature, self.top_p)
-
-    @property
-    def rule(self) -> Drafting:
-        """How the draft does."""
-        return Drafting(self.drafting, self.draft_temperature)
 
 
 @torch.inference_mode()
@@ -104,9 +64,9 @@ def profile_acceptance(
 def require_fit(pair: Pair | PairOutline, prompts: PromptSet, settings: AcceptanceSettings) -> None:
     """Raise CapacityError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
     vocabulary = pair.vocabulary_size
-    if settings.max_branch > vocabulary and not settings.rule.kind.replacement:
+    if settings.max_branch > vocabulary and not settings.drafting.kind.replacement:
         raise ProfileError(
-            f"max-branch is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass --max-branch {vocabulary} or less"
+            f"`max_branch` is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass `max_branch` {vocabulary} or less"
         )
     require_text(prompts, settings.method)
     require_positions(pair.models, prompts, settings.gen_len)
@@ -126,7 +86,7 @@ def _measure(
         batch,
         settings.method,
         settings.gen_len,
-        settings.target,
+        settings.sampling,
         generators,
         vocabulary=pair.vocabulary_size,
         on_token=on_token,
@@ -160,16 +120,16 @@ def rank_chances(
     logits = score(pair.draft, texts[:, :-1], start, pixels)[..., :vocabulary]
     require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
-    own = settings.target.greedy and settings.method == "on-policy"  # the text is the target's own argmax
+    own = settings.sampling.greedy and settings.method == "on-policy"  # the text is the target's own argmax
     if own:
         p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
     else:
         scores = score(pair.target, texts[:, :-1], start, pixels)[..., :vocabulary]
         require_finite(int(finite(scores)))
-        p = torch.stack([distribution(row, settings.target) for row in scores])
-    if settings.rule.samples(settings.target):
-        q = distribution(logits, settings.rule.sampling(settings.target))
-        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.rule.kind.replacement)
+        p = torch.stack([distribution(row, settings.sampling) for row in scores])
+    if settings.drafting.samples(settings.sampling):
+        q = distribution(logits, settings.drafting.sampling(settings.sampling))
+        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting.kind.replacement)
     else:
         chances = p.gather(-1, logits.topk(settings.max_branch, dim=-1).indices).double()
     return chances * valid[..., None]
@@ -199,11 +159,11 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
     if errors is None:
         errors = np.zeros_like(probability)
     return AcceptanceProfile(
-        drafting=settings.drafting,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        draft_temperature=settings.rule.sampling(settings.target).temperature if settings.rule.kind.sampled else None,
-        draws=settings.draws if settings.rule.samples(settings.target) else None,
+        drafting=settings.drafting.rule,
+        temperature=settings.sampling.temperature,
+        top_p=settings.sampling.top_p,
+        draft_temperature=settings.drafting.sampling(settings.sampling).temperature if settings.drafting.kind.sampled else None,
+        draws=settings.draws if settings.drafting.samples(settings.sampling) else None,
         rank_probability=tuple(probability.tolist()),
         none_accepted=max(0.0, 1.0 - float(probability.sum())),
         standard_error=tuple(errors.tolist()),
@@ -214,8 +174,8 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         prompt_positions=tuple(count for _, count in sums),
         prompt_set=prompts.describe(),
         provenance=pair.provenance(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            temperature=settings.sampling.temperature,
+            top_p=settings.sampling.top_p,
             dataset=prompts.label,
             seed=settings.seed,
         ),

@@ -1,7 +1,7 @@
 """Measure the latency profile of a pair by running real decoding steps and reading their parts."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from treeopt.profiles.latency import LatencyProfile, LatencySample
+from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
@@ -17,7 +18,7 @@ from treespec.files.fields import exactly, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
-from treespec.trees.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 Sample = tuple[float, float, float, float]
@@ -29,48 +30,6 @@ _BURST = 4
 _WARM_UP = 2
 _IN_A_ROW = 2
 _AMPLE = 1 << 30
-
-
-@dataclass(frozen=True)
-class LatencySettings:
-    """What to measure: every tree size and draft level width at every context length, `repetitions` times (rounded up to whole bursts of 4)."""
-
-    sizes: tuple[int, ...]
-    widths: tuple[int, ...]
-    contexts: tuple[int, ...] = (256,)
-    repetitions: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        widest = (MAX_SIZE - 1) // 2  # of two levels behind a root
-        for name, values, least, most in (
-            ("sizes", self.sizes, 1, MAX_SIZE),
-            ("widths", self.widths, 1, widest),
-            ("context", self.contexts, 2, None),
-        ):
-            if not values or min(values) < least or (most is not None and max(values) > most):
-                limits = f"of {least} or more" if most is None else f"from {least} to {most}"
-                raise ProfileError(f"{name} is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
-        if self.repetitions < 1:
-            raise ProfileError(f"repetitions is {self.repetitions}, but each cell needs at least 1")
-
-
-def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA.
-
-    A root has no more children than the vocabulary has tokens.
-    """
-    edges: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
-    if device.startswith("cuda"):
-        edges = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 65, 80, 96, 112, 128, 129)
-        edges = (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
-    return tuple(size for size in edges if size <= vocabulary + 1)
-
-
-def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Draft level widths; trees need them up to their widest level only."""
-    largest = min(vocabulary, 256 if device.startswith("cuda") else 32)
-    return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
 
 
 @torch.inference_mode()
@@ -92,6 +51,7 @@ def profile_latency(
     ModelError, ProfileError.
     """
     require_fit(pair, settings)
+    settings = settings.on(pair.target.device.type, pair.vocabulary_size)
     cells = _cells(settings)
     bench = _Bench(pair, cells, settings, notice)
     bursts = -(-settings.repetitions // _BURST)
@@ -110,26 +70,28 @@ def profile_latency(
 def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
     """Raise ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
     vocabulary = pair.vocabulary_size
-    for name, found, limit in (("sizes", max(settings.sizes), vocabulary + 1), ("widths", max(settings.widths), vocabulary)):
-        if found > limit:
+    for name, values, limit in (("sizes", settings.sizes, vocabulary + 1), ("widths", settings.widths, vocabulary)):
+        if values is not None and max(values) > limit:
             raise ProfileError(
-                f"--{name} {found} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
-                f"pass --{name} of at most {limit}"
+                f"`{name}` {max(values)} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
+                f"pass `{name}` of at most {limit}"
             )
     for role, model in pair.models.items():
         most = model.max_positions
         if most is not None and max(settings.contexts) + 2 > most:
             raise CapacityError(
                 f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}; "
-                "pass a smaller --context"
+                "pass smaller `contexts`"
             )
 
 
 def _cells(settings: LatencySettings) -> list[Cell]:
     cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
-        cells += [(context, SpeculationTree.from_branches([[size - 1]] if size > 1 else []), None) for size in sorted(set(settings.sizes))]
-        cells += [(context, SpeculationTree.k_chains(width, 2), width) for width in sorted(set(settings.widths))]
+        cells += [
+            (context, SpeculationTree.from_branches([[size - 1]] if size > 1 else []), None) for size in sorted(set(settings.sizes or ()))
+        ]
+        cells += [(context, SpeculationTree.k_chains(width, 2), width) for width in sorted(set(settings.widths or ()))]
     return cells
 
 

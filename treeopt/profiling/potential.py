@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
-from treeopt.profiling.texts import METHODS, Batch, batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.settings import PotentialSettings
+from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_of
 from treespec.data.prompts import PromptSet
-from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
 from treespec.decoding.scoring import score
 from treespec.errors import ModelError, ProfileError
@@ -27,44 +27,6 @@ from treespec.models.pairs import Target, describe_model, recorded_name
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
-
-_COLDEST = 1e-20
-"""Below this, what differs in rounding alone is further apart than a report's sums may be."""
-
-
-@dataclass(frozen=True)
-class PotentialSettings:
-    """How to measure: on the data set's own text (`teacher-forced`) or the target's (`on-policy`), `gen_len` tokens per prompt."""
-
-    method: str = "teacher-forced"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    gen_len: int = 256
-    seed: int = 0
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ProfileError(f"method is {self.method!r}, but it must be {' or '.join(METHODS)}")
-        if 0 < self.temperature < _COLDEST:
-            raise ProfileError(
-                f"temperature is {self.temperature:g}, but divergences at it are beyond all bounds; pass {_COLDEST:g} or more, or 0 for greedy decoding"
-            )
-        if self.gen_len < 2 or self.batch_size < 1:
-            raise ProfileError(
-                f"gen-len {self.gen_len} must be at least 2 and batch size {self.batch_size} at least 1: "
-                "the first generated token comes from the prompt pass and is never drafted"
-            )
-
-    @property
-    def target(self) -> Sampling:
-        """How the target chooses tokens."""
-        return Sampling(self.temperature, self.top_p)
-
-    @property
-    def compared(self) -> Sampling:
-        """Which distributions are compared: those that are sampled from; greedily, the plain softmax ones."""
-        return Sampling(1.0) if self.target.greedy else self.target
 
 
 @torch.inference_mode()
@@ -108,11 +70,11 @@ def measure_potential(
     positions = tuple(count for count, _ in rows)
     if sum(positions) == 0:
         raise ProfileError(
-            "no position to measure: the target ended every prompt with its first token; use other prompts, or --method teacher-forced"
+            "no position to measure: the target ended every prompt with its first token; use other prompts, or `method` teacher-forced"
         )
     provenance = target.provenance(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        temperature=settings.sampling.temperature,
+        top_p=settings.sampling.top_p,
         dataset=prompts.label,
         seed=settings.seed,
     )
@@ -120,8 +82,8 @@ def measure_potential(
         drafts=tuple(DraftPotential(name, _sums([sums[i] for _, sums in rows])) for i, name in enumerate(names)),
         positions=positions,
         method=settings.method,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        temperature=settings.sampling.temperature,
+        top_p=settings.sampling.top_p,
         gen_len=settings.gen_len,
         seed=settings.seed,
         prompt_set=prompts.describe(),
@@ -134,7 +96,7 @@ def require_fit(
 ) -> None:
     """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be measured on."""
     if not drafts:
-        raise ModelError("a potential needs at least one draft model; pass --draft")
+        raise ModelError("a potential needs at least one draft model; pass `draft`")
     require_text(prompts, settings.method)
     names = _distinct([public_name(draft.name) for draft in drafts])
     require_positions({"target": target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
@@ -156,7 +118,7 @@ def _measure(
         batch,
         settings.method,
         settings.gen_len,
-        settings.target,
+        settings.sampling,
         generators,
         vocabulary=vocabulary,
         on_token=on_token,
@@ -216,7 +178,7 @@ class TargetSide:
         variation = (self.probabilities - sampled).abs_().sum(-1, dtype=torch.float64) / 2
         best = logits.argmax(-1)
         agreement = (best == self.best).double()
-        child = agreement if self.settings.target.greedy else self.probabilities.gather(-1, best[..., None])[..., 0].double()
+        child = agreement if self.settings.sampling.greedy else self.probabilities.gather(-1, best[..., None])[..., 0].double()
         return kl, reverse, variation, agreement, child
 
 

@@ -13,9 +13,6 @@ from treespec.models.outlines import Outline
 from treespec.models.pairs import Target
 from treespec.models.tree_model import TreeModel
 
-METHODS = ("on-policy", "teacher-forced")
-"""`on-policy` is the target's own continuation of a prompt, `teacher-forced` the row's."""
-
 LOGITS_AT_ONCE = 1 << 27
 """Elements of one [batch, positions, vocabulary] block that a scoring pass may hold."""
 
@@ -47,7 +44,7 @@ def texts_of(
     on_token: Callable[[int], None] = lambda done: None,
     pixels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(int64 [batch, length + gen_len], bool [batch, gen_len - 1]) of one of METHODS: texts, and which positions decoding drafts.
+    """(int64 [batch, length + gen_len], bool [batch, gen_len - 1]) of one of `settings.METHODS`: texts, and which positions decoding drafts.
 
     Column i of the second stands for the token behind the first i + 1 of the continuation: the first one comes from the prompt
     pass and is never drafted; a text ends with EOS or where the row does. Text i draws from `generators[i]`. `pixels` are the prompts'
@@ -84,11 +81,11 @@ def chunks(texts: Tensor, vocabulary: int) -> Iterator[slice]:
 def require_text(prompts: PromptSet, method: str) -> None:
     """Raise ProfileError where rows hold too little text after their prompts to be measured on any of it."""
     if method == "teacher-forced" and all(len(prompt.continuation) < 2 for prompt in prompts):
-        remedy = "conversations that end with a reply, or " if prompts.chat else "longer rows, a shorter --prompt-len, or "
+        remedy = "conversations that end with a reply, or " if prompts.chat else "longer rows, a smaller `prompt_len`, or "
         if any(prompt.picture is not None for prompt in prompts):
             remedy = ""
         raise ProfileError(
-            f"no position to measure: no row of {prompts.dataset} holds two tokens of text after its prompt; use {remedy}--method on-policy"
+            f"no position to measure: no row of {prompts.dataset} holds two tokens of text after its prompt; use {remedy}`method` on-policy"
         )
 
 
@@ -101,5 +98,5 @@ def require_positions(models: Mapping[str, TreeModel | Outline], prompts: Prompt
         longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
         if model.max_positions is not None and longest > model.max_positions:
             raise CapacityError(
-                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower --prompt-len or --gen-len"
+                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower `prompt_len` or `gen_len`"
             )

@@ -56,7 +56,7 @@ def require_free(folder: Path, *, resume: bool) -> None:
     begun = (folder / RECORD).exists()
     if begun and (any(next(folder.glob(pattern), None) for pattern in _MADE) or _read(folder).get("finished")):
         if not resume:
-            raise TrainingError(f"{folder} holds a training run already; pass --resume to go on with it, or another folder")
+            raise TrainingError(f"{folder} holds a training run already; pass `resume` to go on with it, or another folder")
         return
     foreign = sorted(path.name for pattern in ("config.json", "*.safetensors", "checkpoint-*") for path in folder.glob(pattern))
     if foreign:
@@ -99,7 +99,7 @@ def open_run(folder: Path, known: Mapping[str, Any], free: Collection[str] = ())
         for name, value in values.items():
             if name not in free and before.get(name) != value:
                 raise TrainingError(
-                    f"{folder} was trained with {name.replace('_', '-')} {_short(before.get(name))}, and now it is {_short(value)}; "
+                    f"{folder} was trained with `{name}` {_short(before.get(name))}, and now it is {_short(value)}; "
                     "resume with the same, or train into another folder"
                 )
     return Run(record=found) if found.get("finished") else Run(checkpoint=newest_checkpoint(folder))
@@ -174,7 +174,7 @@ def saving(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have errors of their own for a full disk
         reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
         raise OutputError(
-            f"cannot save {path}: {reason}; free some space, or mend what else is in the way, then run the same with --resume"
+            f"cannot save {path}: {reason}; free some space, or mend what else is in the way, then run the same with `resume`"
         ) from e
 
 

@@ -1,21 +1,94 @@
-"""How a draft is trained."""
+"""How a draft is trained, and from what, as plain data. No torch."""
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
-from transformers import TrainingArguments
+from treespec.data.slices import DatasetSlice
+from treespec.errors import SettingsError
 
-from treeopt.training.losses import Loss
-from treespec.errors import TrainingError
+if TYPE_CHECKING:
+    from treeopt.training.losses import Loss
 
 FREE = ("eval_steps", "save_steps", "save_limit", "text_batch", "skip_bad_rows")
 """Settings and sources that may change from call to call of one run: they decide nothing about what is trained."""
 
 MAX_SEED = 2**32 - 1
 """NumPy's limit."""
+
+DEFAULT_STEPS = 1000
+"""Of a run for which neither steps nor epochs are given."""
+
+OBJECTIVES = ("ce", "distill")
+DIVERGENCES = ("forward-kl", "reverse-kl", "sampled-ce")
+TEXTS = ("own", "target")
+_DTYPES = ("auto", "float32", "bfloat16")
+
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-68m": _LLAMA | {"num_hidden_layers": 2},
+    "llama-160m": _LLAMA | {"num_hidden_layers": 12},
+}
+"""The drafts of SpecInfer (Miao et al., arXiv 2305.09781), as JackFram/llama-68m and llama-160m have them on the hub; the vocabulary, theirs
+of 32,000, is the target's."""
+
+
+@dataclass(frozen=True)
+class TrainSources:
+    """Which models and which rows. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file).
+
+    `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
+    of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text where it is no usual one.
+    """
+
+    target: str
+    dataset: str
+    draft: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    draft_revision: str | None = None
+    start: int = 0
+    end: int | None = None
+    num_rows: int = 10_000
+    eval_dataset: str | None = None
+    field: str | None = None
+    eval_field: str | None = None
+    skip_bad_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.draft is None) == (self.config is None):
+            raise SettingsError("pass exactly one of `draft`, a model to train further, and `config`, the shape of a new one")
+        _require_least(1, num_rows=self.num_rows)
+        _ = self.training_rows  # checks `start` and `end`
+        if self.eval_dataset is None:
+            if self.eval_field is not None:
+                raise SettingsError("`eval_field` is for `eval_dataset`; rows of `dataset` have their text under `field`")
+            return
+        from treespec.data.sources import same_dataset
+
+        if same_dataset(self.eval_dataset, self.dataset):
+            raise SettingsError(f"`eval_dataset` {self.eval_dataset} is trained on; leave it out, and its first rows are held out")
+
+    @property
+    def training_rows(self) -> DatasetSlice:
+        """Where rows to train on are, and without an `eval_dataset` those that are held out as well."""
+        return DatasetSlice(self.dataset, self.field, self.start, self.end, self.skip_bad_rows)
+
+    @property
+    def eval_rows(self) -> DatasetSlice | None:
+        """Where rows to measure acceptance on are, if they are of another data set."""
+        return None if self.eval_dataset is None else DatasetSlice(self.eval_dataset, self.eval_field, skip_bad_rows=self.skip_bad_rows)
 
 
 @dataclass(frozen=True)
@@ -24,7 +97,7 @@ class TrainSettings:
 
     `ce` is cross-entropy with the data set's text. `distill` lowers a divergence from the target, at `temperature`, on the
     data set's text (`own`) or on the target's continuations of its rows (`target`, sampled at `text_temperature`);
-    `sampled-ce` is cross-entropy with these continuations. `steps` or `epochs`, not both; neither is 1,000 steps.
+    `sampled-ce` is cross-entropy with these continuations. `steps` or `epochs`, not both; neither is DEFAULT_STEPS.
     """
 
     objective: Literal["ce", "distill"] = "distill"
@@ -51,49 +124,58 @@ class TrainSettings:
     text_batch: int = 32
     seed: int = 0
 
+    @classmethod
+    def of(cls, *, objective: str = "distill", divergence: str | None = None, text: str | None = None, **others: Any) -> "TrainSettings":
+        """Return settings of which those that are None were not given. Raises SettingsError for one that was given and changes nothing."""
+        texts = text or ("target" if divergence == "sampled-ce" else "own")
+        temperatures = {name: others.pop(name, None) for name in ("temperature", "text_temperature")}
+        given = {name: value for name, value in {"divergence": divergence, "text": text, **temperatures}.items() if value is not None}
+        if objective == "ce" and given:
+            raise SettingsError(f"`{next(iter(given))}` is for `objective` distill: ce learns the data set's own text")
+        if divergence == "sampled-ce" and "temperature" in given:
+            raise SettingsError("`divergence` sampled-ce compares no distributions; `text_temperature` is that of the samples")
+        if texts == "own" and "text_temperature" in given:
+            raise SettingsError("`text_temperature` is that of the target's texts; pass `text` target as well")
+        return cls(objective=objective, **{**given, "text": texts}, **others)  # type: ignore[arg-type]  # checked there
+
     def __post_init__(self) -> None:
-        small = {"batch-size": self.batch_size, "gradient-accumulation": self.gradient_accumulation, "eval-steps": self.eval_steps}
-        small |= {
-            "save-steps": self.save_steps,
-            "save-limit": self.save_limit,
-            "text-batch": self.text_batch,
-            "prompt-len": self.prompt_len,
-        }
-        for name, value in small.items():
-            if value < 1:
-                raise TrainingError(f"--{name} is {value}, but it must be 1 or more")
+        for name, known in (("objective", OBJECTIVES), ("divergence", DIVERGENCES), ("text", TEXTS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f"`{name}` is {getattr(self, name)!r}, but it must be one of {', '.join(known)}")
+        _require_least(1, batch_size=self.batch_size, gradient_accumulation=self.gradient_accumulation, prompt_len=self.prompt_len)
+        _require_least(1, eval_steps=self.eval_steps, save_steps=self.save_steps, save_limit=self.save_limit, text_batch=self.text_batch)
+        _require_least(0, eval_prompts=self.eval_prompts, warmup=self.warmup, text_temperature=self.text_temperature)
         if self.steps is not None and self.epochs is not None:
-            raise TrainingError(f"training ends after {self.steps} steps or {self.epochs} epochs; pass one of --steps and --epochs")
+            raise SettingsError(f"training ends after {self.steps} steps or {self.epochs:g} epochs; pass one of `steps` and `epochs`")
         if (self.steps is not None and self.steps < 1) or (self.epochs is not None and self.epochs <= 0):
-            raise TrainingError("there is nothing to train: --steps must be 1 or more, --epochs more than 0")
+            raise SettingsError("there is nothing to train: `steps` must be 1 or more, `epochs` more than 0")
         if self.seq_len < 2 or self.gen_len < 2:
-            raise TrainingError(f"--seq-len {self.seq_len} and --gen-len {self.gen_len} must be 2 or more: a first token is never drafted")
-        if self.temperature <= 0 or self.text_temperature < 0 or self.learning_rate <= 0 or self.warmup < 0 or self.eval_prompts < 0:
-            raise TrainingError(
-                f"--temperature {self.temperature} and --learning-rate {self.learning_rate} must be more than 0, "
-                f"--text-temperature {self.text_temperature}, --warmup {self.warmup} and --eval-prompts {self.eval_prompts} 0 or more"
-            )
+            raise SettingsError(f"`seq_len` {self.seq_len} and `gen_len` {self.gen_len} must be 2 or more: a first token is never drafted")
+        for name, value in (("temperature", self.temperature), ("learning_rate", self.learning_rate)):
+            if value <= 0:
+                raise SettingsError(f"`{name}` is {value}, but it must be more than 0")
         if self.epochs is None and self.warmup_steps(self.most_steps) >= self.most_steps:
-            raise TrainingError(f"--warmup {self.warmup:g} takes all of the {self.most_steps} steps; lower it, or raise --steps")
+            raise SettingsError(f"`warmup` {self.warmup:g} takes all of the {self.most_steps} steps; lower it, or raise `steps`")
         if not 0 <= self.seed <= MAX_SEED:
-            raise TrainingError(f"--seed is {self.seed}, but it must be 0 to {MAX_SEED}")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise TrainingError(
-                f"--dtype is {self.dtype}, but training runs in float32 or bfloat16: float16 overflows without loss scaling"
+            raise SettingsError(f"`seed` is {self.seed}, but it must be 0 to {MAX_SEED}")
+        if self.dtype not in _DTYPES:
+            raise SettingsError(
+                f"`dtype` is {self.dtype}, but training runs in float32 or bfloat16: float16 overflows without loss scaling"
             )
         if self.objective == "ce" and self.text == "target":
-            raise TrainingError("cross-entropy with the target's text is --objective distill --divergence sampled-ce")
+            raise SettingsError("cross-entropy with the target's text is `objective` distill with `divergence` sampled-ce")
         if self.objective == "distill" and self.divergence == "sampled-ce" and self.text == "own":
-            raise TrainingError("sampled-ce learns the target's own samples; pass --text target, or leave --text out")
+            raise SettingsError("`divergence` sampled-ce learns the target's own samples; pass `text` target, or leave `text` out")
         if self.text == "target" and self.seq_len <= self.prompt_len:
-            raise TrainingError(
-                f"--seq-len {self.seq_len} leaves nothing to write after --prompt-len {self.prompt_len}; pass --seq-len {self.prompt_len + 2} or more"
+            raise SettingsError(
+                f"`seq_len` {self.seq_len} leaves nothing to write after `prompt_len` {self.prompt_len}; "
+                f"pass `seq_len` {self.prompt_len + 2} or more"
             )
 
     @property
     def most_steps(self) -> int:
         """Steps of a run that is not bounded by epochs."""
-        return self.steps or 1000
+        return self.steps or DEFAULT_STEPS
 
     def warmup_steps(self, steps: int) -> int:
         """Of so many steps, those until the learning rate is reached; a share leaves at least one."""
@@ -105,51 +187,13 @@ class TrainSettings:
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> "Loss":
         """What is computed per position."""
-        return cast(Loss, self.divergence) if self.objective == "distill" and self.divergence != "sampled-ce" else "ce"
+        return cast("Loss", self.divergence) if self.objective == "distill" and self.divergence != "sampled-ce" else "ce"
 
 
-def training_arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
-    """The Trainer's settings; making them also joins the other processes, if a launcher has started some. Raises TrainingError."""
-    if device.startswith("cuda:") and device != "cuda:0":
-        raise TrainingError(
-            f"training runs on cuda:0 or on one GPU per process of a launcher; for {device} set CUDA_VISIBLE_DEVICES={device[5:]}"
-        )
-    cpu = device == "cpu"
-    if not cpu and not torch.cuda.is_available():
-        raise TrainingError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
-    bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and torch.cuda.is_bf16_supported())
-    length: dict[str, Any] = {"num_train_epochs": settings.epochs, "warmup_steps": settings.warmup}
-    if settings.epochs is None:
-        length = {"max_steps": settings.most_steps, "warmup_steps": settings.warmup_steps(settings.most_steps)}
-    return TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=cpu,
-        bf16=bf16,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        adam_beta2=0.95,
-        weight_decay=0.1,
-        **length,
-        logging_steps=10,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # a loss that is no number ends the run
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=settings.save_limit,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=not cpu,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_timeout=24 * 3600,  # processes wait for one another while the target writes texts
-        ddp_find_unused_parameters=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        log_level_replica="error",
-    )
+def _require_least(least: int, **settings: float) -> None:
+    """Raise SettingsError for a setting below `least`."""
+    for name, value in settings.items():
+        if value < least:
+            raise SettingsError(f"`{name}` is {value}, but it must be {least} or more")

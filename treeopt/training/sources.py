@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from treespec.data.sources import same_dataset
+from treeopt.training.settings import CONFIGS, TrainSources
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files.reading import read_bytes
 from treespec.models import families
@@ -28,61 +28,11 @@ from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
 
-_LLAMA: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 12,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-}
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama-68m": _LLAMA | {"num_hidden_layers": 2},
-    "llama-160m": _LLAMA | {"num_hidden_layers": 12},
-}
-"""The drafts of SpecInfer (Miao et al., arXiv 2305.09781), as JackFram/llama-68m and llama-160m have them on the hub; the vocabulary, theirs
-of 32,000, is the target's."""
-
 _MAX_CONFIG_BYTES = 1 << 20
 _NOT_SHAPE = ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
 """Keys of a configuration that say how its own weights are kept, by what code or precision they are run."""
 
 _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
-
-
-@dataclass(frozen=True)
-class TrainSources:
-    """Which models and which rows. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file).
-
-    `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
-    of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text where it is no usual one.
-    """
-
-    target: str
-    dataset: str
-    draft: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    draft_revision: str | None = None
-    start: int = 0
-    end: int | None = None
-    num_rows: int = 10_000
-    eval_dataset: str | None = None
-    field: str | None = None
-    eval_field: str | None = None
-    skip_bad_rows: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.draft is None) == (self.config is None):
-            raise TrainingError("a draft is trained further or made from a configuration; pass exactly one of --draft and --config")
-        if self.eval_dataset is not None and same_dataset(self.eval_dataset, self.dataset):
-            raise TrainingError(
-                f"--eval-dataset {self.eval_dataset} is the data set trained on; leave it out, and its first rows are held out"
-            )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,13 +14,17 @@ from torch import Tensor
 from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Tokenizer, no_row_at, refused, token_ids
 from treespec.data.rows import BadRow, Row
+from treespec.data.slices import DatasetSlice
 from treespec.data.sources import open_rows, rows_of_file
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import DatasetError, TrainingError
+from treespec.errors import DatasetError, TrainingError, renamed
 from treespec.files.journal import Journal, discard
 from treespec.files.writing import write_bytes
 from treespec.models.tree_model import TreeModel
+
+_HELD_OUT = {"dataset": "eval_dataset", "field": "eval_field"}
+"""What the parameters that rows are read by are called where acceptance is measured on another data set."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,6 @@ class Texts:
     def counted(self) -> int:
         """Number of tokens that count."""
         return int(self.counts.sum())
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Which rows of a data set: those from `start` up to `end` (left out), their text under `field` where it is no usual key."""
-
-    dataset: str
-    field: str | None = None
-    start: int = 0
-    end: int | None = None
-    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ class Shares:
 
 
 def split_rows(
-    rows: Rows,
+    rows: DatasetSlice,
     tokenizer: Tokenizer | None,
     vocabulary: int,
     *,
@@ -118,22 +110,22 @@ def split_rows(
     if len(prompts) < held_out:
         raise TrainingError(
             f"{held_out} rows of {name} are to be held out to measure acceptance, but {len(prompts)} have {prompt_len} tokens or more; "
-            f"lower --eval-prompts or --prompt-len, or name longer rows with --eval-dataset{_besides(bad)}"
+            f"lower `eval_prompts` or `prompt_len`, or name longer rows with `eval_dataset`{_besides(bad)}"
         )
     if prompts and not training:
         raise TrainingError(
             f"all {held_out} rows of {name} are held out to measure acceptance, and none is left to train on; "
-            f"give more rows, lower --eval-prompts, or name others with --eval-dataset{_besides(bad)}"
+            f"give more rows, lower `eval_prompts`, or name others with `eval_dataset`{_besides(bad)}"
         )
     return Split(tuple(training), _stacked(prompts, prompt_len), name, rows.start, position, tuple(bad))
 
 
 def held_out_prompts(
-    rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, *, count: int, prompt_len: int
+    rows: DatasetSlice, tokenizer: Tokenizer | None, vocabulary: int, *, count: int, prompt_len: int
 ) -> tuple[Tensor, tuple[BadRow, ...]]:
     """The first `prompt_len` tokens of the first `count` rows that have so many, int32 [prompts, prompt_len], and the bad rows among them.
 
-    There may be fewer prompts. Raises DatasetError as `split_rows` does, with the options of --eval-dataset, TrainingError where there is none.
+    There may be fewer prompts. Raises DatasetError as `split_rows` does, about `eval_dataset` and `eval_field`, TrainingError where there is none.
     """
     bad: list[BadRow] = []
     try:
@@ -141,17 +133,17 @@ def held_out_prompts(
         numbered = _token_rows(name, found, rows, tokenizer, vocabulary, bad)
         prompts = list(islice((_tensor(ids[:prompt_len]) for _, ids in numbered if len(ids) >= prompt_len), count))
     except DatasetError as e:
-        raise type(e)(_for_held_out(str(e))) from e
-    bad = [replace(row, reason=_for_held_out(row.reason)) for row in bad]
+        raise type(e)(renamed(str(e), _HELD_OUT)) from e
+    bad = [replace(row, reason=renamed(row.reason, _HELD_OUT)) for row in bad]
     if not prompts:
         raise TrainingError(
-            f"no row of {name} has {prompt_len} tokens or more; lower --prompt-len, or name longer rows with --eval-dataset{_besides(bad)}"
+            f"no row of {name} has {prompt_len} tokens or more; lower `prompt_len`, or name longer rows with `eval_dataset`{_besides(bad)}"
         )
     return _stacked(prompts, prompt_len), tuple(bad)
 
 
 def _token_rows(
-    name: str, found: Iterable[Row | BadRow], rows: Rows, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
+    name: str, found: Iterable[Row | BadRow], rows: DatasetSlice, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """(number, token ids) of each row that is one; those that are not go to `bad` or end it. Raises DatasetError where there is none."""
     number = -1
@@ -159,21 +151,16 @@ def _token_rows(
         if number < rows.start:
             continue
         if isinstance(row, Row) and row.image is not None:
-            raise DatasetError(f"{row.name} is a picture, but train-draft reads text only; pass a data set of text")
+            raise DatasetError(f"{row.name} is a picture, but training reads text only; pass a data set of text")
         ids = row if isinstance(row, BadRow) else token_ids(row, tokenizer, vocabulary)
         if not isinstance(ids, BadRow):
             yield number, ids
-        elif rows.skip_bad:
+        elif rows.skip_bad_rows:
             bad.append(ids)
         else:
             raise refused(ids)
     if number < rows.start:
         raise no_row_at(rows.start, name, number + 1)
-
-
-def _for_held_out(reason: str) -> str:
-    """The same about rows of --eval-dataset, which has a field option of its own."""
-    return re.sub(r"(?<!\S)--(field|dataset)\b", r"--eval-\1", reason)
 
 
 def _besides(bad: Sequence[BadRow]) -> str:

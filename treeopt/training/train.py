@@ -11,11 +11,12 @@ import torch
 from torch import distributed
 from transformers import TrainingArguments
 
+from treeopt.training.arguments import training_arguments
 from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free, write_model
 from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
-from treeopt.training.settings import FREE, TrainSettings, training_arguments
-from treeopt.training.sources import Draft, Target, TrainSources, contents, open_draft
-from treeopt.training.texts import Continuing, Rows, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
+from treeopt.training.settings import FREE, TrainSettings, TrainSources
+from treeopt.training.sources import Draft, Target, contents, open_draft
+from treeopt.training.texts import Continuing, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.data.prompts import unreadable
 from treespec.errors import CapacityError, ModelError, TrainingError
@@ -51,7 +52,7 @@ def train_draft(
     progress: Progress = lambda what, done, total: None,
     notice: Notice = lambda message: None,
 ) -> TrainResult:
-    """Train a draft into `folder`, which `--draft` then takes; its checkpoints, texts and `training.json` are there too.
+    """Train a draft into `folder`, which is then a draft like any other; its checkpoints, texts and `training.json` are there too.
 
     What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
     writes, and keeps other runs out of the folder. A process group that the caller has made stays; one that is made here goes at the end.
@@ -93,9 +94,9 @@ def _train(
     if ends is not None and (reason := unreadable((ends,), draft.vocabulary)):
         raise ModelError(f"the end of a text, the tokenizer's EOS, is {reason}")
     if settings.objective == "distill":
-        target.require_weights("distilling needs them, --objective ce does not")
+        target.require_weights("distilling needs them, `objective` ce does not")
     elif settings.eval_prompts:
-        target.require_weights("pass --eval-prompts 0 to train without measuring acceptance")
+        target.require_weights("pass `eval_prompts` 0 to train without measuring acceptance")
     split = _rows(sources, settings, target, draft.vocabulary)
     _note_rows(split, sources, settings, notice)
     own, prompts = _material(split, settings, target, settings.batch_size * settings.gradient_accumulation * shares.processes)
@@ -174,7 +175,7 @@ def _fit(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     steps, most = trainer.state.global_step, trainer.state.max_steps
     if steps < most:
-        raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with --resume to go on")
+        raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with `resume` to go on")
     return [entry for entry in trainer.state.log_history if "train_loss" not in entry]  # a mean over the steps of this call alone
 
 
@@ -193,8 +194,8 @@ def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
 
 def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
     """Raise CapacityError where a model has fewer positions than the texts that it reads have tokens."""
-    trained = "--seq-len", settings.seq_len
-    measured = "--prompt-len or --gen-len", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
+    trained = "`seq_len`", settings.seq_len
+    measured = "`prompt_len` or `gen_len`", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
     taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
     for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
         for names, tokens in needs:
@@ -205,7 +206,7 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
     """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
     split = split_rows(
-        Rows(sources.dataset, sources.field, sources.start, sources.end, sources.skip_bad_rows),
+        sources.training_rows,
         target.tokenizer,
         vocabulary,
         num_rows=sources.num_rows,
@@ -213,10 +214,11 @@ def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabu
         prompt_len=settings.prompt_len,
         keep=settings.prompt_len if settings.text == "target" else None,
     )
-    if sources.eval_dataset is None or settings.eval_prompts == 0:
+    if sources.eval_rows is None or settings.eval_prompts == 0:
         return split
-    measured = Rows(sources.eval_dataset, sources.eval_field, skip_bad=sources.skip_bad_rows)
-    prompts, bad = held_out_prompts(measured, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len)
+    prompts, bad = held_out_prompts(
+        sources.eval_rows, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len
+    )
     return replace(split, held_out=prompts, bad=(*split.bad, *bad))
 
 
@@ -253,16 +255,16 @@ def _material(split: Split, settings: TrainSettings, target: Target, step: int) 
     """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `step`."""
     if settings.text == "own":
         texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
-        found, what = len(texts), f"{settings.seq_len} tokens (--seq-len), {sum(map(len, split.training)):,} tokens in all"
+        found, what = len(texts), f"{settings.seq_len} tokens (`seq_len`), {sum(map(len, split.training)):,} tokens in all"
     else:
         rows = [row[: settings.prompt_len] for row in split.training if len(row) >= settings.prompt_len]
         texts = own_windows((), settings.seq_len, None)
         prompts = torch.stack(rows) if rows else None
-        found, what = len(rows), f"{settings.prompt_len} tokens to continue (--prompt-len)"
+        found, what = len(rows), f"{settings.prompt_len} tokens to continue (`prompt_len`)"
     if found < step:
         raise TrainingError(
             f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a step needs {step}; "
-            "give more or longer rows, or lower these lengths, --batch-size or --gradient-accumulation"
+            "give more or longer rows, or lower these lengths, `batch_size` or `gradient_accumulation`"
         )
     return texts, prompts
 

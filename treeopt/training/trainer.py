@@ -96,7 +96,7 @@ class DraftTrainer(Trainer):
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
         """Rank-1 acceptance on `held_out` and its standard error over texts (None of a single one), logged. Texts are shared out among processes."""
         if self.held_out is None:
-            raise TrainingError("there are no held-out texts to measure acceptance on; pass --eval-prompts 1 or more")
+            raise TrainingError("there are no held-out texts to measure acceptance on; pass `eval_prompts` 1 or more")
         self.draft.train(False)
         processes, rank, device = self.args.world_size, self.args.process_index, self.args.device
         hits = torch.zeros(len(self.held_out), dtype=torch.float64, device=device)
@@ -129,13 +129,13 @@ def diverged(what: str, step: int, folder: Path) -> TrainingError:
     """What ended a run, and how to train on from its newest checkpoint, whose weights are finite as those of all that are saved."""
     good = newest_checkpoint(folder)
     if step == 1:
-        remedy = "nothing has been learned yet, so no learning rate helps; pass --dtype float32, or use another target or draft"
+        remedy = "nothing has been learned yet, so no learning rate helps; pass `dtype` float32, or use another target or draft"
     elif good is None:
         remedy = (
-            "there is no checkpoint yet; start over with a lower --learning-rate, in another folder if the target wrote texts into this one"
+            "there is no checkpoint yet; start over with a lower `learning_rate`, in another folder if the target wrote texts into this one"
         )
     else:
-        remedy = f"train on from the last checkpoint before it, with a lower --learning-rate: --draft {good} -o OTHER"
+        remedy = f"train on from the last checkpoint before it, with a lower `learning_rate`: `draft` {good}, and another `folder`"
     return TrainingError(f"{what} at step {step}; {remedy}")
 
 
@@ -179,7 +179,7 @@ class Watch(TrainerCallback):
         warmup: int = args.get_warmup_steps(state.max_steps)
         if warmup >= state.max_steps:
             self.notice(
-                f"--warmup is {warmup} of {state.max_steps} steps: the learning rate is never reached; lower it, or train for longer"
+                f"`warmup` is {warmup} of {state.max_steps} steps: the learning rate is never reached; lower it, or train for longer"
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

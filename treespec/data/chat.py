@@ -10,14 +10,14 @@ def require_template(tokenizer: Any) -> None:
     """Raise DatasetError for a tokenizer of transformers that has no chat template, a broken one, or several and no default one."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise DatasetError(
-            "--chat needs a chat template, but the target's tokenizer has none; drop --chat, "
+            "`chat` needs a chat template, but the target's tokenizer has none; drop `chat`, "
             "or add a chat_template.jinja or the tokenizer_config.json of an instruction-tuned model to its folder"
         )
     try:
         tokenizer.get_chat_template()
     except ValueError as e:
         raise DatasetError(
-            "--chat needs a chat template, but the target's tokenizer has several and none is the default; drop --chat"
+            "`chat` needs a chat template, but the target's tokenizer has several and none is the default; drop `chat`"
         ) from e
     from jinja2 import TemplateSyntaxError
 
@@ -25,7 +25,7 @@ def require_template(tokenizer: Any) -> None:
         tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
     except TemplateSyntaxError as e:
         raise DatasetError(
-            f"the tokenizer's chat template is broken at its line {e.lineno}: {e.message}; correct it in the target's folder, or drop --chat"
+            f"the tokenizer's chat template is broken at its line {e.lineno}: {e.message}; correct it in the target's folder, or drop `chat`"
         ) from e
     except Exception:  # whole templates may refuse this conversation, and take those of the data set
         return

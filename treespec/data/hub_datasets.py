@@ -37,7 +37,7 @@ def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
     Raises DatasetError if the hub does not answer within seconds, or if it refuses.
     """
     entry = HUB_DATASETS[name]
-    _require_hub(name)
+    require_hub(name)
     datasets = _library(name)
     stream = _open_stream(datasets, name, entry)
     keys = (field or entry.column,)
@@ -84,7 +84,7 @@ def _saved(data: Any, name: str, keys: Sequence[str]) -> Iterator[Row | BadRow]:
             yield BadRow(row, not_utf8(row, e))
 
 
-_REMEDY = "pass --dataset PATH with a local .jsonl, .parquet or .txt file, or --dataset stdlib, which needs no network"
+_REMEDY = "name a local .jsonl, .parquet or .txt file instead, or stdlib, which needs no network"
 
 
 def _open_stream(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[str, Any]]:
@@ -122,7 +122,7 @@ def _without_bars(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _require_hub(name: str) -> None:
+def require_hub(name: str) -> None:
     """Fail within seconds where there is no way to the hub, in place of the library's long retries."""
     from treespec import hub
 

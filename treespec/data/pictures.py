@@ -79,7 +79,7 @@ class PictureReader:
             parts = [{"type": "image"}, {"type": "text", "text": text.replace(mark, "").strip()}]
             whole = str(templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False))
             if mark not in whole:
-                raise DatasetError(f"{name}: the tokenizer's chat template has no place for a picture ({mark}); drop --chat")
+                raise DatasetError(f"{name}: the tokenizer's chat template has no place for a picture ({mark}); drop `chat`")
         else:
             whole = text if count else f"{mark}\n{text}"
         spread = whole.replace(mark, mark * self.shape.rows)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from treespec.data.chat import chat_ids, reply_ids, require_template
 from treespec.data.pictures import PROMPT, QUESTION, Picture, PictureReader, find_picture
 from treespec.data.rows import BadRow, Message, Row
+from treespec.data.slices import DatasetSlice
 from treespec.data.sources import DATASET_NAMES, open_rows
-from treespec.errors import DatasetError, NoPromptError
+from treespec.errors import DatasetError, NoPromptError, SettingsError
 from treespec.files.fingerprint import fingerprint
 
 
@@ -127,15 +128,14 @@ def load_prompts(
     With `pictures`, rows are pictures (a folder of them, or rows of `image` and `prompt`), and a prompt is all that is asked about one:
     the row's own, else `picture_prompt`, else a question for a description, unless the row has text of its own elsewhere: then it is bad.
 
-    Raises DatasetError: no such data set, no chat template, or a bad row (which `skip_bad_rows` skips, and keeps count of);
-    NoPromptError: no row at `start`, or none that makes a prompt.
+    Raises SettingsError: no rows are asked for; DatasetError: no such data set, no chat template, or a bad row (which `skip_bad_rows`
+    skips, and keeps count of); NoPromptError: no row at `start`, or none that makes a prompt.
     """
-    if num_prompts < 1 or prompt_len < 1 or start < 0 or continuation_len < 0:
-        raise DatasetError(
-            f"num_prompts {num_prompts} and prompt_len {prompt_len} must be 1 or more, start {start} and continuation_len {continuation_len} 0 or more"
+    if num_prompts < 1 or prompt_len < 1 or continuation_len < 0:
+        raise SettingsError(
+            f"`num_prompts` {num_prompts} and `prompt_len` {prompt_len} must be 1 or more, `continuation_len` {continuation_len} 0 or more"
         )
-    if end is not None and end <= start:
-        raise DatasetError(f"--end {end} leaves no rows from --start {start}; pass --end {start + 1} or more")
+    DatasetSlice(dataset, field, start, end)  # checks `start` and `end`
     if chat and tokenizer is not None:
         require_template(tokenizer)
     whole = chat or pictures is not None
@@ -202,7 +202,7 @@ def unreadable(ids: Sequence[int], vocabulary_size: int | None, *, whole: bool =
 
 def refused(row: BadRow) -> DatasetError:
     """The error that a bad row is where bad rows are not skipped."""
-    return DatasetError(f"{row.reason} (--skip-bad-rows goes on without such rows)")
+    return DatasetError(f"{row.reason} (`skip_bad_rows` goes on without such rows)")
 
 
 def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
@@ -210,7 +210,7 @@ def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
     if not rows:
         return NoPromptError(f"data set {name} has no rows; name one that has some")
     count = f"{rows} row{'s' if rows > 1 else ''}"
-    return NoPromptError(f"data set {name} has no row at --start {start}: it has {count}, counted from 0; pass --start {rows - 1} or less")
+    return NoPromptError(f"data set {name} has no row at `start` {start}: it has {count}, counted from 0; pass `start` {rows - 1} or less")
 
 
 def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:
@@ -219,13 +219,13 @@ def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[
         return f"each of the {len(bad)} rows of {name} that were read is bad, the first because of this: {bad[0].reason}"
     if whole:
         return (
-            f"no whole prompt of {name} is short enough: --prompt-len is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
-            f"tokens; pass --prompt-len {min(others)} or more, or shorter ones"
+            f"no whole prompt of {name} is short enough: `prompt_len` is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
+            f"tokens; pass `prompt_len` {min(others)} or more, or shorter ones"
         )
     longest = max(others)
-    shorter = {0: "", 1: "--prompt-len 1, or "}.get(longest, f"--prompt-len {longest} or less, or ")
+    shorter = {0: "", 1: "`prompt_len` 1, or "}.get(longest, f"`prompt_len` {longest} or less, or ")
     return (
-        f"no row of {name} is long enough: --prompt-len is {prompt_len}, but the longest of {len(others)} rows has {longest} tokens; "
+        f"no row of {name} is long enough: `prompt_len` is {prompt_len}, but the longest of {len(others)} rows has {longest} tokens; "
         f"pass {shorter}longer rows"
     )
 
@@ -254,7 +254,7 @@ def _about_picture(row: Row, pictures: PictureReader | None, prompt: str | None,
         return BadRow(
             row.name,
             f'{row.name}: nothing is asked about the picture under "prompt" or "text", but the row has text under {", ".join(map(repr, row.unread))}; '
-            "name the key of what is asked with --field, or pass --prompt TEXT to ask the same about each",
+            "name the key of what is asked with `field`, or pass a `picture_prompt` to ask the same about each",
         )
     asked = row.text if row.text is not None else prompt or (QUESTION if chat else PROMPT)
     try:

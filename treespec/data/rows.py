@@ -101,7 +101,7 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
 
 def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> DatasetError:
     found = ", ".join(repr(k) for k in list(record)[:8]) or "none"
-    return DatasetError(f"{name}: the row has {none_of(keys)} (its keys: {found}); name the one that holds the text with --field")
+    return DatasetError(f"{name}: the row has {none_of(keys)} (its keys: {found}); name the one that holds the text with `field`")
 
 
 def _require_text(text: str, where: str) -> str:

@@ -17,7 +17,7 @@ from treespec.errors import DatasetError
 from treespec.files.reading import user_path
 
 DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
-"""Names that `--dataset` takes besides paths."""
+"""Names of data sets, which need no path."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
@@ -36,7 +36,7 @@ def open_rows(
 def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterable[Row | BadRow]]:
     if dataset in ("stdlib", "stdlib-train"):
         if field is not None:
-            raise DatasetError(f"data set {dataset} is running text without fields; drop --field {field}")
+            raise DatasetError(f"data set {dataset} is running text without fields; drop `field` {field}")
         split: stdlib_source.Split = "held-out" if dataset == "stdlib" else "train"
         return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
     if dataset in HUB_DATASETS:
@@ -44,7 +44,7 @@ def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterabl
     path = user_path(dataset, DatasetError)
     if not dataset or not (path.exists() or path.suffix.lower() in SUFFIXES):
         known = ", ".join(DATASET_NAMES)
-        raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check --dataset")
+        raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check `dataset`")
     if path.is_dir():
         return _open_folder(path, field, pictures)
     return path.name, rows_of_file(path, field, pictures=pictures)
@@ -67,7 +67,7 @@ def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, 
     images = [f for f in files if f.suffix.lower() in PICTURE_SUFFIXES]
     if images:
         if field is not None:
-            raise DatasetError(f"{folder} holds pictures, which have no fields; drop --field {field}")
+            raise DatasetError(f"{folder} holds pictures, which have no fields; drop `field` {field}")
         return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
     readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
     hint = f"; name a file in it, such as {readable}" if readable else ""
@@ -85,9 +85,9 @@ def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False
     reader = readers.get(path.suffix.lower())
     if reader is None:
         ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise DatasetError(f"{path} {ending}; --dataset reads {', '.join(SUFFIXES)} files and folders saved by `datasets`")
+        raise DatasetError(f"{path} {ending}; `dataset` reads {', '.join(SUFFIXES)} files and folders saved by `datasets`")
     if field is not None and reader is _text:
-        raise DatasetError(f"{path} is one running text without fields; drop --field {field}")
+        raise DatasetError(f"{path} is one running text without fields; drop `field` {field}")
     try:
         for row in reader(path, keys_of(field, pictures)):
             yield row if isinstance(row, BadRow) or row.image is None else _beside(path, row, row.image)
@@ -166,7 +166,7 @@ def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
             sought = keys if keys == KEYS else keys[-1:]
             if not any(key in names for key in sought):
                 raise DatasetError(
-                    f"{path} has {none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with --field"
+                    f"{path} has {none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with `field`"
                 )
             first = next(key for key in keys if key in names)
             wanted = names if first == "image" else [first]  # whatever stands beside a picture may be what is asked about it

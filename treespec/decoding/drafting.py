@@ -52,11 +52,15 @@ class Drafting:
         """Return whether children are random; if not, they are distinct and the target's choice decides."""
         return self.kind.is_random(self.sampling(target).temperature)
 
-    def require(self, plan: Plan, vocabulary: int | None = None) -> None:
-        """Raise SettingsError for a plan that cannot be drafted so, ModelError where `vocabulary` has too few tokens for it."""
+    def require_kind(self, plan: Plan | type[Plan]) -> None:
+        """Raise SettingsError for a plan, or a kind of plan, that cannot be drafted so."""
         if self.kind.sampled and not plan.sampled:
             raise SettingsError(
                 f"`{plan.drafter}` drafts tokens that are not sampled, so `drafting` {self.rule} does not go with it; pass {TOPK.name}"
             )
+
+    def require(self, plan: Plan, vocabulary: int | None = None) -> None:
+        """Raise SettingsError for a plan that cannot be drafted so, ModelError where `vocabulary` has too few tokens for it."""
+        self.require_kind(plan)
         if vocabulary is not None and not self.kind.replacement:
             plan.require_tokens(vocabulary)

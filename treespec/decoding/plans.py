@@ -4,10 +4,12 @@ The plan of a tree that stays the same is the `SpeculationTree` itself.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from treespec.errors import ModelError, SettingsError
-from treespec.trees.tree import MAX_SIZE
+from treespec.trees.limits import MAX_SIZE
+
+Given = TypeVar("Given")
 
 
 class Plan(Protocol):
@@ -92,3 +94,10 @@ class DynamicBudget:
     def describe(self) -> dict[str, Any]:
         """See `Plan.describe`."""
         return asdict(self)
+
+
+def require_draft(draft: Given | None) -> Given:
+    """Return the draft model of a tree, or its name. Raises SettingsError where none is given."""
+    if draft is None:
+        raise SettingsError("a tree needs a draft model; pass `draft`, or decode with the target alone")
+    return draft

@@ -30,7 +30,7 @@ class Rule:
 
     name: str
     help: str
-    """A noun phrase for `--help`."""
+    """A noun phrase for a help text."""
     sampled: bool
     """Whether children are drawn; if not, they are the most likely tokens."""
     replacement: bool = False

@@ -9,3 +9,6 @@ TARGET_FOLDER = _FOLDER / "target"
 
 DRAFT_FOLDER = _FOLDER / "draft"
 """1 layer x 128, head_dim 64, distilled from the target, with the same tokenizer."""
+
+EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
+"""The names by which they are loaded."""

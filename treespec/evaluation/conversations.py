@@ -68,7 +68,7 @@ def answered(
                         raise DatasetError(f"{name}: the turn has {reason}")
                 except DatasetError as e:
                     if not skip_bad_rows:
-                        raise DatasetError(f"{e} (--skip-bad-rows goes on without such turns)") from e
+                        raise DatasetError(f"{e} (`skip_bad_rows` goes on without such turns)") from e
                     bad.append(BadRow(name, str(e)))
                     progress("writing replies", done := done + left, total)
                     break

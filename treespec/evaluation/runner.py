@@ -1,7 +1,7 @@
 """Run a tree beside autoregressive decoding, prompt by prompt, in one process."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from treespec.data.prompts import Prompt, PromptSet, unreadable
-from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
-from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Target, TargetOutline
@@ -25,20 +24,6 @@ from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How to decode. `max_length` bounds prompt + generated + tree (None: what is needed)."""
-
-    gen_len: int = 128
-    max_length: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    drafting: Drafting = Drafting()
-    seed: int = 0
-    save_tokens: bool = False
-    breakdown: bool = False
 
 
 def evaluate(
@@ -59,10 +44,9 @@ def evaluate(
     is saved. On CUDA, steps of both are captured; `notice` is told once where they cannot be. Raises CapacityError when prompt,
     generated tokens and tree do not fit, ModelError for non-finite logits.
     """
-    sampling = Sampling(settings.temperature, settings.top_p)
     for prompt in prompts.prompts:
         check_fits(pair, plan, prompt.ids, settings)
-    run = _Run(pair, plan, settings, sampling, notice)
+    run = _Run(pair, plan, settings, notice)
     results: list[PromptResult] = []
     with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
         for index, prompt in enumerate(prompts.prompts):
@@ -71,14 +55,14 @@ def evaluate(
     return EvaluationReport(
         mode="baseline" if plan is None else plan.drafter,
         results=tuple(results),
-        temperature=settings.temperature,
+        temperature=settings.sampling.temperature,
         predicted=predicted or Prediction(),
         tree=_describe(plan),
         prompts=prompts.describe(),
-        settings={**_flat(settings, sampling), "engine": run.describe()},
+        settings={**settings.to_json(), "engine": run.describe()},
         provenance=pair.provenance(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            temperature=settings.sampling.temperature,
+            top_p=settings.sampling.top_p,
             dataset=prompts.label,
             seed=settings.seed,
         ),
@@ -98,13 +82,13 @@ def check_fits(pair: Target | TargetOutline, plan: Plan | None, prompt: Sequence
     if settings.max_length is not None and needed > settings.max_length:
         if plan is None:
             raise CapacityError(
-                f"--max-length {settings.max_length} is too short for {prompt_len} prompt and {settings.gen_len} generated tokens; "
-                f"pass --max-length {needed} or more"
+                f"`max_length` {settings.max_length} is too short for {prompt_len} prompt and {settings.gen_len} generated tokens; "
+                f"pass `max_length` {needed} or more"
             )
         raise CapacityError(
-            f"the tree has {size} nodes (depth {depth}), but --max-length {settings.max_length} leaves room for "
+            f"the tree has {size} nodes (depth {depth}), but `max_length` {settings.max_length} leaves room for "
             f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
-            f"pass --max-length {needed} or more, or a smaller tree"
+            f"pass `max_length` {needed} or more, or a smaller tree"
         )
     for role, model in (pair if plan else pair.alone()).models.items():
         if reason := unreadable(prompt, model.vocabulary_size):
@@ -113,18 +97,16 @@ def check_fits(pair: Target | TargetOutline, plan: Plan | None, prompt: Sequence
         if model.max_positions is not None and needed > model.max_positions:
             raise CapacityError(
                 f"{needed - settings.gen_len} prompt and {settings.gen_len} generated tokens need {needed} positions, "
-                f"but the {role} model has {model.max_positions}; lower --prompt-len or --gen-len"
+                f"but the {role} model has {model.max_positions}; lower `prompt_len` or `gen_len`"
             )
 
 
 class _Run:
     """Decodes single prompts both ways and times them."""
 
-    def __init__(
-        self, pair: Target, plan: Plan | None, settings: EvaluationSettings, sampling: Sampling, notice: Callable[[str], None] | None
-    ) -> None:
+    def __init__(self, pair: Target, plan: Plan | None, settings: EvaluationSettings, notice: Callable[[str], None] | None) -> None:
         self.pair = pair if plan else pair.alone()
-        self.plan, self.settings, self.sampling = plan, settings, sampling
+        self.plan, self.settings, self.sampling = plan, settings, settings.sampling
         self.device = pair.target.device
         self._warm = False
         self.draft = self.pair.models.get("draft")
@@ -203,17 +185,6 @@ class _Run:
 
 def _describe(plan: Plan | None) -> dict[str, Any] | None:
     return None if plan is None else plan.describe()
-
-
-def _flat(settings: EvaluationSettings, target: Sampling) -> dict[str, Any]:
-    """Settings as plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
-    drafting = settings.drafting
-    return {
-        **asdict(settings),
-        "drafting": drafting.rule,
-        "draft_temperature": drafting.sampling(target).temperature if drafting.kind.sampled else None,
-        "verifier": drafting.verifier,
-    }
 
 
 def top2_gap(target: TreeModel, context: list[int], pixels: torch.Tensor | None = None) -> float:

@@ -28,6 +28,7 @@ from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.loaded import LoadedModel
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
+from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
 from treespec.models.quiet import without_bars
@@ -87,7 +88,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
     precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
     no code from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay
-    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError.
+    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if dtype != "auto" and dtype not in DTYPES:
@@ -128,7 +129,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
         model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{name} does not fit into the memory of {where}; use a smaller --dtype, another --device or a smaller model"
+            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
         ) from error
     return replace(LoadedModel.of(model), digest=weights_digest(name))
 
@@ -175,13 +176,13 @@ def _device(device: str, offload: bool = False) -> torch.device:
         raise ModelError(f'device "{device}" is not known; use cpu, cuda or cuda:N') from error
     if where.type == "cuda":
         if not torch.cuda.is_available():
-            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use --device cpu")
+            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use `device` cpu")
         if (getattr(where, "index", None) or 0) >= torch.cuda.device_count():
             raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
     elif where.type != "cpu":
         raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
-    if offload and where.type == "cpu":
-        raise ModelError("offloading copies weights from host memory to a GPU, but the device is cpu; drop --offload or pass --device cuda")
+    if offload:
+        require_gpu(where.type)
     return where
 
 

@@ -9,13 +9,9 @@ from pathlib import Path
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from treespec import hub
-from treespec.embedded import DRAFT_FOLDER, TARGET_FOLDER
+from treespec.embedded import EMBEDDED
 from treespec.errors import ModelError, TreeoptError, reason_of
 from treespec.files.reading import user_path
-
-EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
-"""Names of the pair that comes with treespec."""
-
 
 _PAGES, _PAGE = 256, 4096
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -64,9 +60,7 @@ def locate(name: str, weights: bool = False) -> Place:
         _require_files(name, folder, weights)
         return Place(str(folder), local=True, offline=True)
     if name in EMBEDDED:
-        raise ModelError(
-            f"{name} is not in this installation; train it with: python -m treeopt.training.embedded_pair --out {folder.parent}"
-        )
+        raise ModelError(f"{name} is not in this installation; train it with: python -m treeopt.training.embedded_pair")
     if folder.exists():
         raise ModelError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
     if not hub.is_repository_id(name):
@@ -95,7 +89,7 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
         if any(isinstance(cause, GatedRepoError) for cause in causes):
             message = f"{name} is gated on the hub: accept its terms there and log in (hf auth login), or give a local folder"
         elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-            message = f"{name} has no revision {revision} on the hub; check --revision"
+            message = f"{name} has no revision {revision} on the hub; check `revision`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
             message = f"{name} is neither a local folder nor a model on the hub (or it is private: hf auth login); check the name"
         elif not place.local and place.offline:

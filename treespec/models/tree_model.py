@@ -136,7 +136,7 @@ class TreeModel:
             self._cache = TreeCache(self._shapes, capacity)
         except torch.OutOfMemoryError as error:
             raise CapacityError(
-                f"{self.name}: no memory on {self.device} for a cache of {capacity} slots; use a shorter --max-length or a smaller --dtype"
+                f"{self.name}: no memory on {self.device} for a cache of {capacity} slots; use a shorter `max_length` or a smaller `dtype`"
             ) from error
         self.generation += 1
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
@@ -171,7 +171,7 @@ class TreeModel:
             raise CapacityError("the prompt is empty, but a model needs at least 1 token to start from")
         if self.max_positions is not None and length > self.max_positions:
             raise CapacityError(
-                f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter --prompt-len"
+                f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter `prompt_len`"
             )
         self._require(length)
         table = None if pixels is None else self.embed(tokens[None], pixels)[0]

@@ -25,7 +25,7 @@ def require_same_vocabulary(
         )
     raise ModelError(
         f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
-        f"({token!r}): a draft must share the target's tokenizer; use another draft or train one (treeopt train-draft)"
+        f"({token!r}): a draft must share the target's tokenizer; use another draft or train one for this target"
     )
 
 

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import ModelError, TreeError
-
-MAX_SIZE = 1 << 16
-"""Trees beyond this are refused before anything of their size is allocated."""
+from treespec.trees.limits import MAX_SIZE
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from tests.reference.pairs import prompt_set, tiny_pair
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.latency import LatencySettings, profile_latency
-from treeopt.profiling.potential import PotentialSettings, measure_potential
-from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.potential import measure_potential
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings, PotentialSettings
+from treespec.evaluation.runner import evaluate
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.trees.tree import SpeculationTree
 
 Work = Callable[[Path, Callable[[str, int, int], None]], Any]

@@ -15,12 +15,13 @@ from scipy.special import rel_entr, softmax
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport, chain_tokens_per_step, read_potential
 from treeopt.profiling import potential, texts
-from treeopt.profiling.potential import PotentialSettings, TargetSide, measure_potential
+from treeopt.profiling.potential import TargetSide, measure_potential
+from treeopt.profiling.settings import PotentialSettings
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.errors import CapacityError, ModelError, ProfileError, SettingsError
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 
@@ -52,21 +53,21 @@ def counted(pair: Pair, draft: TreeModel, prompts: PromptSet, settings: Potentia
     for index, prompt in enumerate(prompts):
         text = list(prompt.continuation[: settings.gen_len])
         if settings.method == "on-policy":
-            sampling = Sampling(settings.temperature, settings.top_p)
+            sampling = settings.sampling
             request = Request(prompt.ids, settings.gen_len, pair.eos_token_ids, sampling)
             text = [t for r in decode_autoregressive(pair.target, request, prompt_generator(settings.seed, index, "cpu")) for t in r.tokens]
         found = dict.fromkeys(MEASURES, 0.0)
         for i in range(1, len(text)):
             ids = torch.tensor([[*prompt.ids, *text[:i]]])
             ours, theirs = (m.module(input_ids=ids).logits[0, -1].double().numpy() for m in (pair.target, draft))
-            p, q = (softmax(x / (settings.temperature or 1.0)) for x in (ours, theirs))
-            if settings.temperature:
-                p = nucleus(p, settings.top_p)
+            p, q = (softmax(x / (settings.sampling.temperature or 1.0)) for x in (ours, theirs))
+            if settings.sampling.temperature:
+                p = nucleus(p, settings.sampling.top_p)
             found["kl"] += rel_entr(p, q).sum()
             found["reverse_kl"] += rel_entr(q, p).sum()
             found["total_variation"] += 1 - np.minimum(p, q).sum()
             found["top1_agreement"] += ours.argmax() == theirs.argmax()
-            found["greedy_child"] += p[theirs.argmax()] if settings.temperature else ours.argmax() == theirs.argmax()
+            found["greedy_child"] += p[theirs.argmax()] if settings.sampling.temperature else ours.argmax() == theirs.argmax()
         positions.append(max(0, len(text) - 1))
         for name in MEASURES:
             sums[name].append(found[name])
@@ -78,9 +79,9 @@ def counted(pair: Pair, draft: TreeModel, prompts: PromptSet, settings: Potentia
     [
         SETTINGS,
         replace(SETTINGS, method="on-policy"),
-        replace(SETTINGS, temperature=0.7),
-        replace(SETTINGS, temperature=0.7, method="on-policy", seed=3),
-        replace(SETTINGS, temperature=1.3, top_p=0.8),
+        replace(SETTINGS, sampling=Sampling(0.7)),
+        replace(SETTINGS, sampling=Sampling(0.7), method="on-policy", seed=3),
+        replace(SETTINGS, sampling=Sampling(1.3, 0.8)),
     ],
 )
 @pytest.mark.parametrize("eos", [frozenset(), frozenset(range(0, VOCABULARY, 9))])
@@ -93,7 +94,7 @@ def test_sums_are_those_counted_one_by_one(settings: PotentialSettings, eos: fro
         assert report.positions == tuple(positions)
         for name in MEASURES:
             sums = measured.sums[name]
-            if name == "reverse_kl" and settings.top_p < 1:
+            if name == "reverse_kl" and settings.sampling.top_p < 1:
                 assert sums is None
                 assert np.isinf(expected[name]).any(), "that is why"
             else:
@@ -122,7 +123,7 @@ def test_drafts_are_ranked_by_their_distance_whatever_their_order() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
 def test_a_model_is_at_no_distance_from_itself(temperature: float) -> None:
     pair = tiny_pair()
-    report = measure_potential(pair, [pair.target], prompt_set(4, 6, continuation=8), replace(SETTINGS, temperature=temperature))
+    report = measure_potential(pair, [pair.target], prompt_set(4, 6, continuation=8), replace(SETTINGS, sampling=Sampling(temperature)))
     [draft] = report.drafts
     for name, value in (("kl", 0.0), ("reverse_kl", 0.0), ("total_variation", 0.0), ("top1_agreement", 1.0)):
         assert report.estimate(draft, name).mean == value
@@ -133,7 +134,7 @@ def test_a_model_is_at_no_distance_from_itself(temperature: float) -> None:
 @pytest.mark.parametrize("method", ["teacher-forced", "on-policy"])
 def test_figures_depend_on_neither_batches_nor_blocks(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, prompts = tiny_pair(), prompt_set(5, 6, continuation=8)
-    settings = replace(SETTINGS, method=method, temperature=1.0, batch_size=4)
+    settings = replace(SETTINGS, method=method, sampling=Sampling(1.0), batch_size=4)
     whole = measure_potential(pair, [named(0.1, "d")], prompts, settings)
     single = measure_potential(pair, [named(0.1, "d")], prompts, replace(settings, batch_size=1))
     monkeypatch.setattr(texts, "LOGITS_AT_ONCE", 2 * 14 * VOCABULARY)
@@ -190,7 +191,7 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path) -> 
 def test_chances_too_small_for_a_float_give_no_nan(temperature: float, top_p: float) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (1e4 * torch.randn(2, 3, VOCABULARY, generator=generator) for _ in range(2))
-    settings = replace(SETTINGS, temperature=temperature, top_p=top_p)
+    settings = replace(SETTINGS, sampling=Sampling(temperature, top_p))
     for target, draft in ((ours, theirs), (ours, ours), (ours, -ours), (ours.half(), theirs.half())):
         for measured in TargetSide.of(target, settings).against(draft):
             assert measured is None or bool(measured.isfinite().all())
@@ -220,7 +221,7 @@ def test_intervals_treat_prompts_as_the_units() -> None:
 def test_a_report_survives_its_file(tmp_path: Path) -> None:
     pair, prompts = tiny_pair(), prompt_set(4, 6, continuation=8)
     drafts = [named(0.1, "/somewhere/deep/run-1/draft"), named(0.2, "/somewhere/deep/run-2/draft")]
-    report = measure_potential(pair, drafts, prompts, replace(SETTINGS, temperature=0.8, top_p=0.9))
+    report = measure_potential(pair, drafts, prompts, replace(SETTINGS, sampling=Sampling(0.8, 0.9)))
     report.write(tmp_path / "potential.json")
     assert read_potential(tmp_path / "potential.json").to_json() == report.to_json()
     assert [draft.draft for draft in report.drafts] == ["draft (1)", "draft (2)"]
@@ -261,10 +262,10 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         assert small is not None
         small.name = "d"
         measure_potential(pair, [small], prompts, SETTINGS)
-    with pytest.raises(ProfileError, match="no position to measure.*--method on-policy"):
+    with pytest.raises(ProfileError, match="no position to measure.*`method` on-policy"):
         measure_potential(pair, [draft], prompt_set(3), SETTINGS)
     for changes in ({"method": "guess"}, {"gen_len": 1}, {"batch_size": 0}):
-        with pytest.raises(ProfileError):
+        with pytest.raises(SettingsError):
             replace(SETTINGS, **changes)
     broken = tiny_pair()
     with torch.no_grad():
@@ -276,6 +277,6 @@ def test_what_cannot_be_measured_is_an_error() -> None:
 
 @pytest.mark.parametrize("cold", [1e-30, 1e-320])
 def test_temperatures_that_no_report_holds_are_refused_beforehand(cold: float) -> None:
-    with pytest.raises(ProfileError, match=r"pass 1e-20 or more, or 0 for greedy decoding"):
-        PotentialSettings(temperature=cold)
-    PotentialSettings(temperature=1e-20)
+    with pytest.raises(SettingsError, match=r"pass 1e-20 or more, or 0 for greedy decoding"):
+        PotentialSettings(sampling=Sampling(cold))
+    PotentialSettings(sampling=Sampling(1e-20))

@@ -7,8 +7,9 @@ import torch
 
 from tests.reference.pairs import tiny_pair
 from treeopt.profiling import latency
-from treeopt.profiling.latency import LatencySettings, default_sizes, default_widths, profile_latency
-from treespec.errors import CapacityError, ProfileError, TreeError
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
+from treespec.errors import CapacityError, ProfileError, SettingsError, TreeError
 from treespec.trees.tree import SpeculationTree
 
 SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), repetitions=5)
@@ -67,16 +68,16 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("changes", [{"sizes": ()}, {"sizes": (0,)}, {"widths": (0, 1)}, {"contexts": (1,)}, {"repetitions": 0}])
 def test_settings_that_measure_nothing_are_errors(changes: dict[str, object]) -> None:
-    with pytest.raises(ProfileError):
+    with pytest.raises(SettingsError):
         LatencySettings(**{"sizes": (1,), "widths": (1,), **changes})  # type: ignore[arg-type]
 
 
 def test_sizes_and_widths_beyond_any_tree_are_named_as_they_were_given() -> None:
     for changes, message in (
-        ({"widths": (1, 99_999)}, "widths is 1,99999, but it needs whole numbers from 1 to 32767"),
-        ({"sizes": (99_999,)}, "sizes is 99999, but it needs whole numbers from 1 to 65536"),
+        ({"widths": (1, 99_999)}, "`widths` is 1,99999, but it needs whole numbers from 1 to 32767"),
+        ({"sizes": (99_999,)}, "`sizes` is 99999, but it needs whole numbers from 1 to 65536"),
     ):
-        with pytest.raises(ProfileError, match=message):
+        with pytest.raises(SettingsError, match=message):
             LatencySettings(**{"sizes": (1,), "widths": (1,), **changes})
     SpeculationTree.k_chains(32_767, 2)
     with pytest.raises(TreeError):
@@ -92,14 +93,22 @@ def test_no_root_has_more_children_than_the_vocabulary_has_tokens() -> None:
     pair = tiny_pair()
     known = pair.vocabulary_size
     for changes, message in (
-        ({"sizes": (1, known + 2)}, f"--sizes {known + 2} is more than {known + 1}: .* pass --sizes of at most {known + 1}"),
-        ({"widths": (1, known + 1)}, f"--widths {known + 1} is more than {known}: .* pass --widths of at most {known}"),
+        ({"sizes": (1, known + 2)}, f"`sizes` {known + 2} is more than {known + 1}: .* pass `sizes` of at most {known + 1}"),
+        ({"widths": (1, known + 1)}, f"`widths` {known + 1} is more than {known}: .* pass `widths` of at most {known}"),
     ):
         with pytest.raises(ProfileError, match=message):
             profile_latency(pair, LatencySettings(**{"sizes": (1,), "widths": (1,), "contexts": (8,), **changes}))
     most = LatencySettings(sizes=(known + 1,), widths=(known,), contexts=(8,), repetitions=1)
     assert profile_latency(pair, most).target[0].nodes == known + 1
     assert (default_sizes("cpu", 30)[-1], default_widths("cuda", 30)[-1]) == (28, 24)
+
+
+def test_without_sizes_and_widths_the_devices_defaults_are_measured() -> None:
+    pair = tiny_pair()
+    known = pair.vocabulary_size
+    profile = profile_latency(pair, LatencySettings(contexts=(8,), repetitions=1))
+    assert tuple(sample.size for sample in profile.target) == default_sizes("cpu", known)
+    assert tuple(sample.width for sample in profile.draft) == default_widths("cpu", known)
 
 
 def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:

@@ -11,13 +11,16 @@ from torch import Tensor
 from benchmarks.visited import _p_value, visited_acceptance
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles.acceptance import read_acceptance
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance, sampled_chances
+from treeopt.profiling.acceptance import profile_acceptance, sampled_chances
+from treeopt.profiling.settings import AcceptanceSettings
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import Sampling
 from treespec.errors import ProfileError
-from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.evaluation.runner import evaluate
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.trees.tree import SpeculationTree
 
-SETTINGS = AcceptanceSettings(gen_len=12, max_branch=4, batch_size=3, temperature=1.0)
+SETTINGS = AcceptanceSettings(gen_len=12, max_branch=4, batch_size=3, sampling=Sampling(1.0))
 TREE = SpeculationTree.from_branches([[3], [2, 1, 0], [2, 1, 1]])
 
 
@@ -63,7 +66,7 @@ def test_chances_are_those_of_residuals_written_out(replacement: bool) -> None:
 
 @pytest.mark.parametrize("rule", ["swor", "swr"])
 def test_draws_belong_to_the_prompt_not_to_the_batch(rule: str) -> None:
-    settings = replace(SETTINGS, drafting=rule, draws=3)  # type: ignore[arg-type]
+    settings = replace(SETTINGS, drafting=Drafting(rule), draws=3)  # type: ignore[arg-type]
     pair, prompts = tiny_pair(), prompt_set(5)
     one = profile_acceptance(pair, prompts, settings)
     assert np.allclose(one.prompt_sums, profile_acceptance(pair, prompts, replace(settings, batch_size=1)).prompt_sums, atol=1e-4)
@@ -73,16 +76,16 @@ def test_draws_belong_to_the_prompt_not_to_the_batch(rule: str) -> None:
 
 
 def test_at_temperature_0_swor_is_topk_and_swr_copies_the_argmax() -> None:
-    pair, prompts, greedy = tiny_pair(), prompt_set(4), replace(SETTINGS, temperature=0.0)
+    pair, prompts, greedy = tiny_pair(), prompt_set(4), replace(SETTINGS, sampling=Sampling(0.0))
     topk = profile_acceptance(pair, prompts, greedy)
-    assert profile_acceptance(pair, prompts, replace(greedy, drafting="swor")).prompt_sums == topk.prompt_sums
-    copies = profile_acceptance(pair, prompts, replace(greedy, drafting="swr"))
+    assert profile_acceptance(pair, prompts, replace(greedy, drafting=Drafting("swor"))).prompt_sums == topk.prompt_sums
+    copies = profile_acceptance(pair, prompts, replace(greedy, drafting=Drafting("swr")))
     assert copies.rank_probability == (pytest.approx(topk.rank_probability[0]), 0, 0, 0)
 
 
 def test_the_draft_has_a_temperature_of_its_own(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    pair, prompts, settings = tiny_pair(), prompt_set(4), replace(SETTINGS, drafting="swor", draws=2)
-    own = profile_acceptance(pair, prompts, replace(settings, draft_temperature=0.3))
+    pair, prompts, settings = tiny_pair(), prompt_set(4), replace(SETTINGS, drafting=Drafting("swor"), draws=2)
+    own = profile_acceptance(pair, prompts, replace(settings, drafting=Drafting("swor", 0.3)))
     assert own.rank_probability != profile_acceptance(pair, prompts, settings).rank_probability
     own.write(tmp_path / "a.json")
     assert read_acceptance(tmp_path / "a.json") == own
@@ -92,17 +95,17 @@ def test_the_draft_has_a_temperature_of_its_own(tmp_path) -> None:  # type: igno
 def test_more_ranks_than_tokens_are_for_replacement_only() -> None:
     pair, prompts = tiny_pair(), prompt_set(2)
     wide = replace(SETTINGS, max_branch=70, draws=1)
-    assert len(profile_acceptance(pair, prompts, replace(wide, drafting="swr")).rank_probability) == 70
-    with pytest.raises(ProfileError, match="max-branch is 70"):
-        profile_acceptance(pair, prompts, replace(wide, drafting="swor"))
+    assert len(profile_acceptance(pair, prompts, replace(wide, drafting=Drafting("swr"))).rank_probability) == 70
+    with pytest.raises(ProfileError, match="`max_branch` is 70"):
+        profile_acceptance(pair, prompts, replace(wide, drafting=Drafting("swor")))
 
 
 @pytest.mark.parametrize("rule", ["topk", "swor", "swr"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_profiled_and_observed_ranks_agree_on_visited_contexts(rule: str, temperature: float) -> None:
     pair, prompts = tiny_pair(), prompt_set(16)
-    settings = AcceptanceSettings(rule, temperature, gen_len=40, max_branch=3, draws=32)  # type: ignore[arg-type]
-    run = EvaluationSettings(gen_len=40, temperature=temperature, drafting=Drafting(settings.drafting), save_tokens=True)
+    settings = AcceptanceSettings(Sampling(temperature), Drafting(rule), gen_len=40, max_branch=3, draws=32)
+    run = EvaluationSettings(gen_len=40, sampling=settings.sampling, drafting=settings.drafting, save_tokens=True)
     results = evaluate(pair, TREE, prompts, run).results
     found = visited_acceptance(pair, TREE, prompts, results, settings)
     assert found.visits >= 16 * 10
@@ -113,7 +116,7 @@ def test_profiled_and_observed_ranks_agree_on_visited_contexts(rule: str, temper
     else:
         assert found.p_value > 1e-3
     wrong = "swr" if rule == "topk" or (rule, temperature) == ("swor", 0.0) else "topk"
-    other = visited_acceptance(pair, TREE, prompts, results, replace(settings, drafting=wrong))  # type: ignore[arg-type]
+    other = visited_acceptance(pair, TREE, prompts, results, replace(settings, drafting=Drafting(wrong)))
     assert other.p_value < 1e-3, "the profile of another rule fits as well: the test could not fail"
 
 

@@ -75,9 +75,9 @@ def test_a_record_alone_locks_nothing_but_what_was_made_does(tmp_path: Path, mad
         assert names(tmp_path) == []
     open_run(tmp_path, known)
     (tmp_path / made).mkdir()
-    with pytest.raises(TrainingError, match="holds a training run already; pass --resume"):
+    with pytest.raises(TrainingError, match="holds a training run already; pass `resume`"):
         require_free(tmp_path, resume=False)
     require_free(tmp_path, resume=True)
     assert open_run(tmp_path, {"settings": {"a": 1, "b": 2}}, free=("b",)).record is None
-    with pytest.raises(TrainingError, match="was trained with b 1, and now it is 2"):
+    with pytest.raises(TrainingError, match="was trained with `b` 1, and now it is 2"):
         open_run(tmp_path, {"settings": {"a": 1, "b": 2}}, free=("a",))

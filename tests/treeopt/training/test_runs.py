@@ -21,9 +21,10 @@ from tests.reference.training import SETTINGS, equal, weights
 from treeopt.training import train as drafting_models
 from treeopt.training import trainer
 from treeopt.training.folder import LOCK, newest_checkpoint
-from treeopt.training.sources import Target, TrainSources
+from treeopt.training.settings import TrainSources
+from treeopt.training.sources import Target
 from treeopt.training.train import TrainResult, train_draft
-from treespec.errors import CapacityError, ModelError, OutputError, TrainingError
+from treespec.errors import CapacityError, ModelError, OutputError, SettingsError, TrainingError
 from treespec.files.locks import alone
 from treespec.models.loading import load_model
 
@@ -81,7 +82,7 @@ def test_another_model_of_the_same_name_is_not_gone_on_with(sources: TrainSource
         with torch.no_grad():
             module.lm_head.weight += 0.1
         module.save_pretrained(changed)
-    words = "config-file" if role == "config" else f"{role}-weights"
+    words = "`config_file`" if role == "config" else f"`{role}_weights`"
     with pytest.raises(TrainingError, match=f"was trained with {words} .*, and now it is .*; resume with the same"):
         train_draft(other, SHORT, out, resume=True)
 
@@ -119,7 +120,7 @@ def test_a_run_that_diverges_keeps_its_good_checkpoint_and_says_how_to_go_on(
         with pytest.raises(TrainingError) as caught:
             train_draft(sources, settings, tmp_path / "out")
     assert re.match("the (loss|gradient's norm) is nan at step 8; train on from the last checkpoint before it", str(caught.value))
-    advice = re.search(r"lower --learning-rate: --draft (\S+) -o OTHER", str(caught.value))
+    advice = re.search(r"lower `learning_rate`: `draft` (\S+), and another `folder`", str(caught.value))
     assert advice is not None
     assert advice[1] == str(tmp_path / "out" / "checkpoint-4")
     assert [name for name in names(tmp_path / "out") if name.startswith("checkpoint")] == ["checkpoint-4"]
@@ -142,7 +143,7 @@ def test_a_loss_that_is_no_number_at_the_first_step_is_not_the_learning_rates_do
 ) -> None:
     poison(monkeypatch, after=0)
     with pytest.raises(
-        TrainingError, match=r"is nan at step 1; nothing has been learned yet, so no learning rate helps; pass --dtype float32"
+        TrainingError, match=r"is nan at step 1; nothing has been learned yet, so no learning rate helps; pass `dtype` float32"
     ):
         train_draft(sources, SHORT, tmp_path / "out")
 
@@ -204,7 +205,7 @@ def test_a_full_disk_is_said_with_the_remedy_which_works(sources: TrainSources, 
     size = (Path(sources.draft) / "model.safetensors").stat().st_size
     with (
         small_files(int(share * size)) as fill,
-        pytest.raises(OutputError, match=r"cannot save .*checkpoint-10: .*; free some space.* then run the same with --resume$") as caught,
+        pytest.raises(OutputError, match=r"cannot save .*checkpoint-10: .*; free some space.* then run the same with `resume`$") as caught,
     ):
         train_draft(sources, SHORT, tmp_path / "out", progress=stopping(10, fill))
     assert "\n" not in str(caught.value)
@@ -226,7 +227,7 @@ def test_a_first_call_that_came_to_nothing_locks_no_folder(sources: TrainSources
         train_draft(sources, replace(SHORT, batch_size=32), tmp_path, progress=stopping(3, die))
     with pytest.raises(MemoryError):
         train_draft(sources, replace(SHORT, batch_size=8), tmp_path, resume=True, progress=stopping(7, die))
-    with pytest.raises(TrainingError, match="holds a training run already; pass --resume"):
+    with pytest.raises(TrainingError, match="holds a training run already; pass `resume`"):
         train_draft(sources, SHORT, tmp_path)
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
 
@@ -259,7 +260,7 @@ def test_texts_that_the_target_wrote_are_no_empty_folder(sources: TrainSources, 
 
     with pytest.raises(MemoryError):
         train_draft(sources, SETTINGS, tmp_path, progress=stop)
-    with pytest.raises(TrainingError, match="holds a training run already; pass --resume"):
+    with pytest.raises(TrainingError, match="holds a training run already; pass `resume`"):
         train_draft(sources, SETTINGS, tmp_path)
 
 
@@ -303,10 +304,10 @@ def test_cross_entropy_without_measuring_asks_nothing_of_the_targets_positions(s
     (tmp_path / "target" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20}))
     plain = replace(SHORT, objective="ce", steps=2)
     assert train_draft(given, plain, tmp_path / "out").steps == 2
-    with pytest.raises(CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower --seq-len$"):
+    with pytest.raises(CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower `seq_len`$"):
         train_draft(given, replace(SHORT, steps=2), tmp_path / "other")
     with pytest.raises(
-        CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower --prompt-len or --gen-len$"
+        CapacityError, match="texts of 24 tokens are longer than the 20 positions of the target; lower `prompt_len` or `gen_len`$"
     ):
         train_draft(given, replace(plain, eval_prompts=4), tmp_path / "other")
     assert train_draft(given, replace(plain, eval_prompts=4, gen_len=10), tmp_path / "other").after is not None
@@ -315,16 +316,16 @@ def test_cross_entropy_without_measuring_asks_nothing_of_the_targets_positions(s
 def test_a_warm_up_longer_than_the_epochs_is_said(sources: TrainSources, tmp_path: Path) -> None:
     said: list[str] = []
     train_draft(sources, replace(SHORT, steps=None, epochs=0.5, warmup=100.0), tmp_path / "out", notice=said.append)
-    assert said[0].startswith("--warmup is 100 of ")
+    assert said[0].startswith("`warmup` is 100 of ")
     assert "the learning rate is never reached" in said[0]
-    with pytest.raises(TrainingError, match="--warmup 12 takes all of the 12 steps; lower it, or raise --steps"):
+    with pytest.raises(SettingsError, match="`warmup` 12 takes all of the 12 steps; lower it, or raise `steps`"):
         replace(SHORT, warmup=12.0)
     assert [replace(SHORT, warmup=share).warmup_steps(12) for share in (0.0, 0.05, 0.5, 0.99, 1.0, 11.9)] == [0, 1, 6, 11, 1, 11]
     single = train_draft(sources, replace(SHORT, steps=1), tmp_path / "single")
     assert single.record["history"][0]["learning_rate"] == SHORT.learning_rate, "one step is no warm-up"
     said.clear()
     train_draft(sources, replace(SHORT, steps=None, epochs=0.5, warmup=1.0), tmp_path / "other", notice=said.append)
-    assert "--warmup" not in said[0]
+    assert "`warmup`" not in said[0]
 
 
 def test_one_held_out_text_has_no_standard_error(sources: TrainSources, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from tests.reference import vision
 from tests.reference.training import SETTINGS, weights
-from treeopt.training.sources import Target, TrainSources, open_draft
+from treeopt.training.settings import TrainSources
+from treeopt.training.sources import Target, open_draft
 from treeopt.training.train import train_draft
-from treespec.errors import ModelError, TrainingError
+from treespec.errors import ModelError, SettingsError
 from treespec.models.loading import load_model, load_picture_reader
 
 
@@ -65,7 +66,7 @@ def test_a_data_set_is_the_same_however_it_is_spelled(tmp_path: Path, monkeypatc
     Path("link.jsonl").symlink_to("rows.jsonl")
     Path("stdlib").mkdir()
     for other in ("rows.jsonl", "./rows.jsonl", str(tmp_path / "rows.jsonl"), "link.jsonl", "x/../rows.jsonl"):
-        with pytest.raises(TrainingError, match="is the data set trained on"):
+        with pytest.raises(SettingsError, match="is trained on"):
             TrainSources("t", "rows.jsonl", draft="d", eval_dataset=other)
     for one, other in (("rows.jsonl", "other.jsonl"), ("stdlib", "./stdlib"), ("stdlib", "stdlib-train")):
         TrainSources("t", one, draft="d", eval_dataset=other)

@@ -11,7 +11,8 @@ import torch
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from tests.reference.vision import write_scenes
 from treeopt.training import texts
-from treeopt.training.texts import Continuing, Rows, held_out_prompts, own_windows, split_rows, target_texts
+from treeopt.training.texts import Continuing, held_out_prompts, own_windows, split_rows, target_texts
+from treespec.data.slices import DatasetSlice
 from treespec.errors import DatasetError, NoPromptError, TrainingError
 from treespec.models.tree_model import TreeModel
 
@@ -74,7 +75,7 @@ def test_windows_take_four_bytes_a_token(tmp_path: Path) -> None:
 
 
 def test_of_rows_to_continue_only_what_is_read_is_kept(tmp_path: Path) -> None:
-    rows = Rows(write(tmp_path / "r.jsonl", [{"input_ids": list(range(n))} for n in (30, 4, 20, 10)]))
+    rows = DatasetSlice(write(tmp_path / "r.jsonl", [{"input_ids": list(range(n))} for n in (30, 4, 20, 10)]))
     split = split_rows(rows, None, 50, num_rows=2, held_out=1, prompt_len=8, keep=8)
     assert [row.tolist() for row in split.training] == [list(range(4)), list(range(8))]
     assert split.held_out.tolist() == [list(range(8))]
@@ -84,24 +85,24 @@ def test_of_rows_to_continue_only_what_is_read_is_kept(tmp_path: Path) -> None:
 def test_bad_rows_are_said_or_skipped_and_a_field_is_found(tmp_path: Path) -> None:
     lines = [{"ids": [1, 2, 3]}, {"other": "x"}, {"ids": [4, 5, 6]}]
     path = write(tmp_path / "r.jsonl", [{"input_ids": row["ids"]} if "ids" in row else row for row in lines])
-    with pytest.raises(DatasetError, match=r"r.jsonl, line 2: .*\(--skip-bad-rows goes on without such rows\)"):
-        split_rows(Rows(path), None, 50, num_rows=9, held_out=0, prompt_len=2)
-    split = split_rows(Rows(path, skip_bad=True), None, 50, num_rows=9, held_out=1, prompt_len=2)
+    with pytest.raises(DatasetError, match=r"r.jsonl, line 2: .*\(`skip_bad_rows` goes on without such rows\)"):
+        split_rows(DatasetSlice(path), None, 50, num_rows=9, held_out=0, prompt_len=2)
+    split = split_rows(DatasetSlice(path, skip_bad_rows=True), None, 50, num_rows=9, held_out=1, prompt_len=2)
     assert (split.held_out.tolist(), [row.tolist() for row in split.training]) == ([[1, 2]], [[4, 5, 6]])
     assert [row.name for row in split.bad] == ["r.jsonl, line 2"]
-    assert split_rows(Rows(path, end=10**30, skip_bad=True), None, 50, num_rows=9, held_out=1, prompt_len=2).end == split.end
-    assert split_rows(Rows(path), None, 50, num_rows=1, held_out=0, prompt_len=2).end == 1, "no row is read that is not needed"
-    prompts, bad = held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=3)
+    assert split_rows(DatasetSlice(path, end=10**30, skip_bad_rows=True), None, 50, num_rows=9, held_out=1, prompt_len=2).end == split.end
+    assert split_rows(DatasetSlice(path), None, 50, num_rows=1, held_out=0, prompt_len=2).end == 1, "no row is read that is not needed"
+    prompts, bad = held_out_prompts(DatasetSlice(path, skip_bad_rows=True), None, 50, count=9, prompt_len=3)
     assert (prompts.tolist(), len(bad)) == ([[1, 2, 3], [4, 5, 6]], 1)
-    with pytest.raises(TrainingError, match="no row of r.jsonl has 4 tokens or more; lower --prompt-len"):
-        held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=4)
+    with pytest.raises(TrainingError, match="no row of r.jsonl has 4 tokens or more; lower `prompt_len`"):
+        held_out_prompts(DatasetSlice(path, skip_bad_rows=True), None, 50, count=9, prompt_len=4)
 
 
 def test_too_few_rows_besides_bad_ones_say_what_is_wrong_with_the_first(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", [{"text": 3}, {"input_ids": [1, 2]}, {"text": 4}])
     rows, bad = (
-        Rows(path, skip_bad=True),
-        r'.*--eval-dataset \(2 bad rows were skipped, the first because of this: r.jsonl, line 1: "text" is a number',
+        DatasetSlice(path, skip_bad_rows=True),
+        r'.*`eval_dataset` \(2 bad rows were skipped, the first because of this: r.jsonl, line 1: "text" is a number',
     )
     with pytest.raises(TrainingError, match=f"2 rows of r.jsonl are to be held out .*, but 1 have 2 tokens or more{bad}"):
         split_rows(rows, None, 50, num_rows=9, held_out=2, prompt_len=2)
@@ -115,31 +116,31 @@ def test_held_out_rows_have_options_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", [{"other": "x"}, {"input_ids": [1, 2]}])
     (tmp_path / "r.csv").touch()
     for rows, message in (
-        (Rows(path), "name the one that holds the text with --eval-field"),
-        (Rows("stdlib", "body"), "drop --eval-field body"),
-        (Rows("no-such"), "check --eval-dataset"),
-        (Rows(str(tmp_path / "r.csv")), "--eval-dataset reads .jsonl"),
+        (DatasetSlice(path), "name the one that holds the text with `eval_field`"),
+        (DatasetSlice("stdlib", "body"), "drop `eval_field` body"),
+        (DatasetSlice("no-such"), "check `eval_dataset`"),
+        (DatasetSlice(str(tmp_path / "r.csv")), "`eval_dataset` reads .jsonl"),
     ):
         with pytest.raises(DatasetError, match=message):
             held_out_prompts(rows, None, 50, count=9, prompt_len=2)
-    _, (bad,) = held_out_prompts(Rows(path, skip_bad=True), None, 50, count=9, prompt_len=2)
-    assert bad.reason.endswith("with --eval-field")
+    _, (bad,) = held_out_prompts(DatasetSlice(path, skip_bad_rows=True), None, 50, count=9, prompt_len=2)
+    assert bad.reason.endswith("with `eval_field`")
 
 
 def test_slices_without_a_row_to_train_on_say_what_there_is(tmp_path: Path) -> None:
     path, empty = write(tmp_path / "r.jsonl", [{"input_ids": [1, 2, 3]}] * 3), write(tmp_path / "empty.jsonl", [])
-    with pytest.raises(NoPromptError, match="r.jsonl has no row at --start 5: it has 3 rows, counted from 0; pass --start 2 or less"):
-        split_rows(Rows(path, start=5), None, 50, num_rows=9, held_out=1, prompt_len=2)
+    with pytest.raises(NoPromptError, match="r.jsonl has no row at `start` 5: it has 3 rows, counted from 0; pass `start` 2 or less"):
+        split_rows(DatasetSlice(path, start=5), None, 50, num_rows=9, held_out=1, prompt_len=2)
     with pytest.raises(NoPromptError, match="data set empty.jsonl has no rows; name one that has some"):
-        held_out_prompts(Rows(empty), None, 50, count=9, prompt_len=2)
+        held_out_prompts(DatasetSlice(empty), None, 50, count=9, prompt_len=2)
     with pytest.raises(
-        TrainingError, match="all 3 rows of r.jsonl are held out .*; give more rows, lower --eval-prompts, or .*--eval-dataset"
+        TrainingError, match="all 3 rows of r.jsonl are held out .*; give more rows, lower `eval_prompts`, or .*`eval_dataset`"
     ):
-        split_rows(Rows(path), None, 50, num_rows=9, held_out=3, prompt_len=2)
+        split_rows(DatasetSlice(path), None, 50, num_rows=9, held_out=3, prompt_len=2)
 
 
 def test_pictures_are_no_text_to_train_on(tmp_path: Path) -> None:
-    rows = Rows(str(write_scenes(tmp_path / "pictures", range(2))))
+    rows = DatasetSlice(str(write_scenes(tmp_path / "pictures", range(2))))
     for read in (
         lambda: split_rows(rows, None, 50, num_rows=9, held_out=0, prompt_len=2),
         lambda: held_out_prompts(rows, None, 50, count=9, prompt_len=3),

@@ -20,14 +20,16 @@ from transformers.utils import logging
 from tests.reference.folders import names
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from tests.reference.training import SETTINGS, equal, weights
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.training import train as drafting_models
 from treeopt.training.folder import newest_checkpoint
-from treeopt.training.sources import CONFIGS, Target, TrainSources, new_model
+from treeopt.training.settings import CONFIGS, TrainSources
+from treeopt.training.sources import Target, new_model
 from treeopt.training.texts import Continuing, Shares, target_texts
 from treeopt.training.train import TrainResult, train_draft
 from treespec.data.prompts import load_prompts
-from treespec.errors import CapacityError, ModelError, TrainingError
+from treespec.errors import CapacityError, ModelError, SettingsError, TrainingError
 from treespec.models.pairs import load_pair, load_target
 from treespec.models.tree_model import TreeModel
 
@@ -93,7 +95,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(TrainingError, match="interrupted after step 1[34] of 60, which is saved; run the same with --resume"):
+    with pytest.raises(TrainingError, match="interrupted after step 1[34] of 60, which is saved; run the same with `resume`"):
         train_draft(sources, SETTINGS, out, progress=stop)
     assert signal.getsignal(signal.SIGINT) is before
     saved = newest_checkpoint(out)
@@ -234,10 +236,10 @@ def test_the_given_configurations_have_the_sizes_of_their_names(sources: TrainSo
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"seq_len": 300}, CapacityError, "texts of 300 tokens are longer than the 256 positions of the draft; lower --seq-len$"),
-        ({"prompt_len": 10, "gen_len": 250}, CapacityError, "texts of 260 tokens are longer .*; lower --prompt-len or --gen-len$"),
+        ({"seq_len": 300}, CapacityError, "texts of 300 tokens are longer than the 256 positions of the draft; lower `seq_len`$"),
+        ({"prompt_len": 10, "gen_len": 250}, CapacityError, "texts of 260 tokens are longer .*; lower `prompt_len` or `gen_len`$"),
         ({"text": "own", "seq_len": 240, "batch_size": 17}, TrainingError, "128 rows of rows.jsonl give 16 texts of 240 tokens"),
-        ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .--prompt-len., but a step needs 129"),
+        ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .`prompt_len`., but a step needs 129"),
         ({"eval_prompts": 150}, TrainingError, "150 rows of rows.jsonl are to be held out to measure acceptance, but 140 have 8 tokens"),
     ],
 )
@@ -251,11 +253,11 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 
 
 def test_a_folder_that_is_taken_is_refused(sources: TrainSources, whole: TrainResult, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="holds a training run already; pass --resume"):
+    with pytest.raises(TrainingError, match="holds a training run already; pass `resume`"):
         train_draft(sources, SETTINGS, whole.folder)
-    with pytest.raises(TrainingError, match="was trained with learning-rate 0.003, and now it is 0.001; resume with the same"):
+    with pytest.raises(TrainingError, match="was trained with `learning_rate` 0.003, and now it is 0.001; resume with the same"):
         train_draft(sources, replace(SETTINGS, learning_rate=1e-3), whole.folder, resume=True)
-    with pytest.raises(TrainingError, match="was trained with num-rows 10000, and now it is 128"):
+    with pytest.raises(TrainingError, match="was trained with `num_rows` 10000, and now it is 128"):
         train_draft(replace(sources, num_rows=128), SETTINGS, whole.folder, resume=True)
     for resume in (False, True):
         with pytest.raises(TrainingError, match="holds another model .config.json., which training would overwrite"):
@@ -342,13 +344,13 @@ def test_bad_sources_are_one_clear_line(
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(TrainingError):
+    with pytest.raises(SettingsError):
         replace(SETTINGS, **changes)
 
 
 def test_exactly_one_start_is_needed() -> None:
     for draft, config in ((None, None), ("d", "llama-68m")):
-        with pytest.raises(TrainingError, match="exactly one of --draft and --config"):
+        with pytest.raises(SettingsError, match="exactly one of `draft` and `config`"):
             TrainSources("t", "rows", draft=draft, config=config)
 
 

@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
+from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.continuation import continue_prompts
+from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.training.texts import Texts, own_windows
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.decoding.rules import Sampling

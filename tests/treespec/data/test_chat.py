@@ -96,7 +96,7 @@ def test_conversations_are_kept_whole_and_those_that_are_too_long_counted(tmp_pa
         "prompt_len": 5,
         "chat": True,
     }
-    with pytest.raises(NoPromptError, match="--prompt-len is 3, but the shortest of 3 has 4 tokens; pass --prompt-len 4 or more"):
+    with pytest.raises(NoPromptError, match="`prompt_len` is 3, but the shortest of 3 has 4 tokens; pass `prompt_len` 4 or more"):
         load(path, prompt_len=3)
 
 
@@ -121,7 +121,7 @@ def test_a_conversation_that_the_template_refuses_is_a_bad_row(tmp_path: Path) -
 @pytest.mark.parametrize("template", [None, {"tool_use": TEMPLATE}])
 def test_a_tokenizer_without_a_template_is_told_at_once(tmp_path: Path, template: Any) -> None:
     for skip in (False, True):
-        with pytest.raises(DatasetError, match=r"--chat needs a chat template, .*drop --chat"):
+        with pytest.raises(DatasetError, match=r"`chat` needs a chat template, .*drop `chat`"):
             load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), skip_bad_rows=skip)
     assert load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), chat=False, prompt_len=2).prompts[0].ids == (1, 6)
 
@@ -129,7 +129,7 @@ def test_a_tokenizer_without_a_template_is_told_at_once(tmp_path: Path, template
 @pytest.mark.parametrize("template", ["{{ messages[0]['content' }}", "{{ messages|nothing }}", "a\n{% endfor %}"])
 def test_a_broken_template_is_told_at_once_and_no_rows_are_blamed(tmp_path: Path, template: str) -> None:
     line = 2 if "\n" in template else 1
-    with pytest.raises(DatasetError, match=f"^the tokenizer's chat template is broken at its line {line}: .*; correct it .* drop --chat"):
+    with pytest.raises(DatasetError, match=f"^the tokenizer's chat template is broken at its line {line}: .*; correct it .* drop `chat`"):
         load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), skip_bad_rows=True)
 
 

@@ -155,7 +155,7 @@ def test_a_record_without_the_expected_field_is_named_with_the_fields_that_it_ha
     changed = {**LAYOUTS, ("abisee/cnn_dailymail", None): lambda folder: (wikitext(folder), card(folder, "wikitext-2-raw-v1"))[0]}
     monkeypatch.setattr(f"{__name__}.LAYOUTS", changed)
     monkeypatch.setitem(HUB_DATASETS["cnn"].options, "name", "wikitext-2-raw-v1")
-    with pytest.raises(DatasetError, match=r"^cnn, row 0: the row has no key \"article\" \(its keys: 'text'\); .* --field"):
+    with pytest.raises(DatasetError, match=r"^cnn, row 0: the row has no key \"article\" \(its keys: 'text'\); .* `field`"):
         load_prompts("cnn", Letters(), num_prompts=1, prompt_len=1)
     assert load_prompts("cnn", Letters(), num_prompts=1, prompt_len=4, field="text").prompts[0].row == 1
 
@@ -164,7 +164,7 @@ def test_a_repository_that_is_a_script_in_both_revisions_is_refused(local_hub: P
     monkeypatch.setitem(LAYOUTS, ("Skylion007/openwebtext", "refs/convert/parquet"), script)
     with pytest.raises(
         DatasetError,
-        match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: RuntimeError: Dataset scripts.*--dataset PATH",
+        match=r"cannot load openwebtext \(Skylion007/openwebtext\) from the hub: RuntimeError: Dataset scripts.*name a local",
     ):
         load_prompts("openwebtext", Letters(), num_prompts=1, prompt_len=1)
 

@@ -130,7 +130,7 @@ def test_bad_pictures_are_named(tmp_path):
         match=r"/torn\.png: the picture cannot be decoded \(it is none of PNG, JPEG, WEBP, GIF, BMP, TIFF\); repair or remove it",
     ):
         load(tmp_path)
-    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 1: there is no file .*gone\.png; check the path \(--skip-bad-rows"):
+    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 1: there is no file .*gone\.png; check the path \(`skip_bad_rows`"):
         load(rows(tmp_path, {"image": "gone.png"}))
     with pytest.raises(DatasetError, match="^rows.jsonl, line 1: cannot read .*: File name too long"):
         load(rows(tmp_path, {"image": "x" * 300}))
@@ -169,7 +169,7 @@ def test_bad_rows_of_pictures_are_left_out_too(tmp_path):
     assert [prompt.row for prompt in found] == [0, 4]
     assert [row.name for row in found.bad] == [f"rows.jsonl, line {line}" for line in (2, 3, 4)]
     assert all(row.reason.startswith(row.name) for row in found.bad)
-    with pytest.raises(DatasetError, match="line 2 has no picture, .*--skip-bad-rows goes on"):
+    with pytest.raises(DatasetError, match="line 2 has no picture, .*`skip_bad_rows` goes on"):
         load(path)
 
 
@@ -183,7 +183,7 @@ def test_what_is_asked_about_a_picture_may_lie_under_a_key_that_is_named(tmp_pat
     asked, not_asked = load(path, field="question").prompts
     assert asked.ids == tuple([v.IMAGE_TOKEN] * ROWS + words.encode("is it red"))
     assert not_asked.ids == tuple(words.encode(v.ASKED.replace("<image>", "<image>" * ROWS)))
-    with pytest.raises(DatasetError, match=r'no (key|column) "answer" .*--field'):
+    with pytest.raises(DatasetError, match=r'no (key|column) "answer" .*`field`'):
         load(path, field="answer")
 
 
@@ -198,7 +198,7 @@ def test_what_may_be_asked_about_a_picture_is_not_passed_over(tmp_path, suffix):
     plain = {"num_prompts": 9, "prompt_len": 64, "pictures": known}
     with pytest.raises(
         DatasetError,
-        match=rf'(line 2|row 1): nothing is asked .* "prompt" or "text", but the row has text under .{key}.; .*--field, or pass --prompt',
+        match=rf'(line 2|row 1): nothing is asked .* "prompt" or "text", but the row has text under .{key}.; .*`field`, or pass a `picture_prompt`',
     ):
         load_prompts(str(path), known.tokenizer, **plain)
     assert [prompt.row for prompt in load_prompts(str(path), known.tokenizer, **plain, skip_bad_rows=True)] == [0]
@@ -207,7 +207,7 @@ def test_what_may_be_asked_about_a_picture_is_not_passed_over(tmp_path, suffix):
 
 def test_pictures_in_a_folder_have_no_fields(tmp_path):
     v.write_scenes(tmp_path, range(1))
-    with pytest.raises(DatasetError, match="holds pictures, which have no fields; drop --field question"):
+    with pytest.raises(DatasetError, match="holds pictures, which have no fields; drop `field` question"):
         load(tmp_path, field="question")
 
 

@@ -12,7 +12,7 @@ from treespec import hub
 from treespec.data import stdlib as stdlib_source
 from treespec.data.prompts import load_prompts
 from treespec.data.rows import row_of
-from treespec.errors import DatasetError, NoPromptError
+from treespec.errors import DatasetError, NoPromptError, SettingsError
 
 
 class Letters:
@@ -188,9 +188,9 @@ def test_bad_rows_of_other_kinds_are_named_too(tmp_path: Path) -> None:
 
 def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": text} for text in ROWS))
-    with pytest.raises(DatasetError, match="--prompt-len is 9, but the longest of 4 rows has 8 tokens; pass --prompt-len 8 or less"):
+    with pytest.raises(DatasetError, match="`prompt_len` is 9, but the longest of 4 rows has 8 tokens; pass `prompt_len` 8 or less"):
         load(path, prompt_len=9)
-    for text, remedy in (("ab", "pass --prompt-len 2 or less, or longer rows"), ("a", "pass --prompt-len 1, or longer rows")):
+    for text, remedy in (("ab", "pass `prompt_len` 2 or less, or longer rows"), ("a", "pass `prompt_len` 1, or longer rows")):
         with pytest.raises(DatasetError, match=f"the longest of 1 rows has {len(text)} tokens; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
     with pytest.raises(DatasetError, match="the longest of 1 rows has 0 tokens; pass longer rows$"):
@@ -200,11 +200,11 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
 def test_no_rows_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="has no rows"):
         load(jsonl(tmp_path))
-    with pytest.raises(NoPromptError, match=r"has no row at --start 4: it has 4 rows, counted from 0; pass --start 3 or less"):
+    with pytest.raises(NoPromptError, match=r"has no row at `start` 4: it has 4 rows, counted from 0; pass `start` 3 or less"):
         load(jsonl(tmp_path, *({"text": text} for text in ROWS)), start=4, end=9)
-    with pytest.raises(NoPromptError, match=r"has no row at --start 7: it has 1 row, .* pass --start 0"):
+    with pytest.raises(NoPromptError, match=r"has no row at `start` 7: it has 1 row, .* pass `start` 0"):
         load(jsonl(tmp_path, {"text": "abcd"}), start=7)
-    with pytest.raises(DatasetError, match="--end 2 leaves no rows from --start 2"):
+    with pytest.raises(SettingsError, match="`end` 2 leaves no rows from `start` 2"):
         load(jsonl(tmp_path, {"text": "abcd"}), start=2, end=2)
 
 
@@ -242,9 +242,9 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
         load(tmp_path / "missing.jsonl")
     other = tmp_path / "table.csv"
     other.write_text("text\nabc\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"table\.csv ends in '\.csv'; --dataset reads"):
+    with pytest.raises(DatasetError, match=r"table\.csv ends in '\.csv'; `dataset` reads"):
         load(other)
-    with pytest.raises(DatasetError, match="table has no ending; --dataset reads"):
+    with pytest.raises(DatasetError, match="table has no ending; `dataset` reads"):
         load(other.rename(tmp_path / "table"))
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -267,7 +267,7 @@ def test_an_unreachable_hub_is_told_within_five_seconds(monkeypatch: pytest.Monk
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     started = time.monotonic()
-    with pytest.raises(DatasetError, match=r"cannot be reached.*--dataset PATH"):
+    with pytest.raises(DatasetError, match=r"cannot be reached.*name a local"):
         load("wikitext")
     assert time.monotonic() - started < 5
 
@@ -301,7 +301,7 @@ def test_a_hub_that_breaks_off_is_explained(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: stream())
     monkeypatch.setattr(hub, "is_reachable", lambda: True)
-    with pytest.raises(DatasetError, match=r"broke off at row 1: ConnectionError: reset by peer; pass --dataset PATH"):
+    with pytest.raises(DatasetError, match=r"broke off at row 1: ConnectionError: reset by peer; name a local"):
         load("wikitext")
 
 
@@ -314,7 +314,7 @@ def test_the_text_may_lie_under_a_key_that_is_named(tmp_path: Path, suffix: str)
     records = [{"number": 1, "body": text} for text in ROWS]
     path = write_records(tmp_path / f"rows.{suffix}", records)
     assert [p.row for p in load(path, field="body")] == [0, 2, 3]
-    with pytest.raises(DatasetError, match=r"none of the (key|column)s \"image\", \"input_ids\", .*body.*--field"):
+    with pytest.raises(DatasetError, match=r"none of the (key|column)s \"image\", \"input_ids\", .*body.*`field`"):
         load(path)
     with pytest.raises(DatasetError, match=r"no (key|column) \"boddy\" .*number.*body"):
         load(path, field="boddy")
@@ -323,7 +323,7 @@ def test_the_text_may_lie_under_a_key_that_is_named(tmp_path: Path, suffix: str)
 def test_running_text_has_no_fields(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("a line\n", encoding="utf-8")
     for dataset in ("stdlib", tmp_path / "book.txt"):
-        with pytest.raises(DatasetError, match="running text without fields; drop --field body"):
+        with pytest.raises(DatasetError, match="running text without fields; drop `field` body"):
             load(dataset, field="body")
 
 
@@ -342,9 +342,9 @@ def test_bad_rows_are_skipped_counted_and_named_where_asked(tmp_path: Path) -> N
     assert found.describe()["bad_rows"] == [f"rows.jsonl, line {line}" for line in lines]
     assert all(row.reason.startswith(row.name) for row in found.bad)
     assert "not UTF-8 text (byte 13 is 0xe9)" in found.bad[-1].reason
-    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 2: no valid JSON.*--skip-bad-rows"):
+    with pytest.raises(DatasetError, match=r"^rows\.jsonl, line 2: no valid JSON.*`skip_bad_rows`"):
         load(path)
-    assert [p.row for p in load(path, start=7, end=8)] == [7], "bad rows before --start harm nobody"
+    assert [p.row for p in load(path, start=7, end=8)] == [7], "bad rows before `start` harm nobody"
 
 
 def test_a_slice_of_bad_rows_only_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
@@ -369,9 +369,7 @@ def test_rows_of_a_table_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "rows.parquet")
     datasets.Dataset(table).save_to_disk(tmp_path / "rows")
     for path in (tmp_path / "rows.parquet", tmp_path / "rows"):
-        with pytest.raises(
-            DatasetError, match=rf"^{path.name}, row 1 is not UTF-8 text \(byte 3 is 0xe9\); write it as UTF-8 \(--skip-bad"
-        ):
+        with pytest.raises(DatasetError, match=rf"^{path.name}, row 1 is not UTF-8 text \(byte 3 is 0xe9\); write it as UTF-8 \(`skip_bad"):
             load(path)
         found = load(path, skip_bad_rows=True)
         assert ([p.row for p in found], [row.name for row in found.bad]) == ([0, 2], [f"{path.name}, row 1"])

@@ -20,7 +20,8 @@ from treespec.decoding.sampling import distribution
 from treespec.errors import CapacityError, ModelError, SettingsError
 from treespec.evaluation import runner
 from treespec.evaluation.report import Prediction
-from treespec.evaluation.runner import EvaluationSettings, evaluate, top2_gap
+from treespec.evaluation.runner import evaluate, top2_gap
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.trees.placement import Placement
 from treespec.trees.tree import SpeculationTree
 
@@ -56,7 +57,7 @@ def test_baseline_alone_needs_no_draft() -> None:
 
 
 def test_a_tree_without_a_draft_is_an_error() -> None:
-    with pytest.raises(ModelError, match="pass `draft`"):
+    with pytest.raises(SettingsError, match="pass `draft`"):
         evaluate(tiny_pair().alone(), TREE, prompt_set(), SETTINGS)
 
 
@@ -69,7 +70,7 @@ def test_a_token_that_a_model_has_no_row_for_is_named(plan: Plan | None) -> None
 
 
 def test_sampled_runs_reproduce_and_differ_by_seed() -> None:
-    settings = replace(SETTINGS, temperature=1.0)
+    settings = replace(SETTINGS, sampling=Sampling(1.0))
     prompts = prompt_set()
     first, again, other = (evaluate(tiny_pair(), TREE, prompts, s).results for s in (settings, settings, replace(settings, seed=1)))
     assert [r.output for r in first] == [r.output for r in again]
@@ -121,7 +122,7 @@ def test_children_beyond_the_drafts_support_are_absent() -> None:
     support = distribution(pair.draft.prefill(torch.tensor(prompts.prompts[0].ids)), cold) > 0
     assert int(support.sum()) < TREE.max_branch
     for temperature in (0.0, 1.0):
-        settings = replace(SETTINGS, temperature=temperature, drafting=Drafting("swor", cold.temperature))
+        settings = replace(SETTINGS, sampling=Sampling(temperature), drafting=Drafting("swor", cold.temperature))
         report = evaluate(pair, TREE, prompts, settings)
         assert report.tokens == 4 * 12
         assert sum(row.accepted[0] for row in report.observed if row.accepted) > 0
@@ -163,10 +164,10 @@ def test_a_mismatch_is_found_and_measured(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
-    with pytest.raises(CapacityError, match=r"leaves room for 2 .* pass --max-length 25 or more"):
+    with pytest.raises(CapacityError, match=r"leaves room for 2 .* pass `max_length` 25 or more"):
         evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, max_length=20))
     with pytest.raises(
-        CapacityError, match=r"^--max-length 5 is too short for \d+ prompt and \d+ generated tokens; pass --max-length \d+ or more$"
+        CapacityError, match=r"^`max_length` 5 is too short for \d+ prompt and \d+ generated tokens; pass `max_length` \d+ or more$"
     ):
         evaluate(tiny_pair(), None, prompt_set(), replace(SETTINGS, max_length=5))
     with pytest.raises(CapacityError, match="need 18 positions, but the target model has 16"):

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from transformers import PreTrainedModel
 
 from treespec import hub
-from treespec.errors import ModelError
+from treespec.errors import ModelError, SettingsError
 from treespec.models import loading
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_tokenizer
@@ -264,7 +264,7 @@ def test_an_embedded_pair_that_is_not_there(tmp_path: Path, monkeypatch: pytest.
         ({"dtype": "int8"}, 'dtype is "int8".*float32, float16, bfloat16'),
         pytest.param(
             {"device": "cuda"},
-            "no CUDA GPU; use --device cpu",
+            "no CUDA GPU; use `device` cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA GPU"),
         ),
     ],
@@ -345,7 +345,7 @@ def test_what_the_hub_says_is_passed_on(name: str, revision: str | None, message
 
 def test_offloading_needs_a_gpu(saved: Path) -> None:
     for load in (load_model, load_target):
-        with pytest.raises(ModelError, match="to a GPU, but the device is cpu; drop --offload"):
+        with pytest.raises(SettingsError, match="to a GPU, but the device is cpu; drop `offload`"):
             load(str(saved / "target"), offload=True)
 
 

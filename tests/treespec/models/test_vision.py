@@ -8,8 +8,9 @@ import torch
 from scipy.stats import chi2
 
 from tests.reference import vision as v
-from treeopt.profiling.acceptance import AcceptanceSettings, profile_acceptance
-from treeopt.profiling.potential import PotentialSettings, measure_potential
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.potential import measure_potential
+from treeopt.profiling.settings import AcceptanceSettings, PotentialSettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
@@ -18,7 +19,8 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import CapacityError, ModelError
-from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.evaluation.runner import evaluate
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.models.loading import load_model
 from treespec.models.offload.streaming import offload, streamed_bytes
 from treespec.models.pairs import Pair, load_drafts, load_pair, tree_model

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treespec.errors import TreeError
-from treespec.trees.tree import MAX_SIZE, SpeculationTree
+from treespec.trees.limits import MAX_SIZE
+from treespec.trees.tree import SpeculationTree
 
 
 @st.composite

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import require_draft
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
 from treespec.decoding.timing import Timer
-from treespec.errors import ModelError
 from treespec.kernels.outcome import Outcome
 from treespec.trees.placement import Prefix
 
@@ -29,12 +29,6 @@ class DrafterSetup:
     sampling: Sampling
     """The target's."""
     drafting: Drafting
-
-    def require_draft(self) -> SlotModel:
-        """Return the draft model. Raises ModelError without one."""
-        if self.draft is None:
-            raise ModelError("a tree needs a draft model; pass `draft`, or decode with the target alone")
-        return self.draft
 
 
 class Drafter(Protocol):
@@ -63,7 +57,7 @@ class ModelDrafter:
     """
 
     def __init__(self, setup: DrafterSetup) -> None:
-        self.draft, self.vocabulary = setup.require_draft(), setup.vocabulary
+        self.draft, self.vocabulary = require_draft(setup.draft), setup.vocabulary
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
         """See `Drafter.begin`."""

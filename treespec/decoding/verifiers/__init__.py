@@ -17,7 +17,7 @@ class VerifierEntry:
 
     make: "Callable[[], Verifier]"
     help: str
-    """A phrase for `--help`."""
+    """A phrase for a help text."""
     sampled: bool = False
     """Whether it needs sampled children."""
     distinct: bool = False

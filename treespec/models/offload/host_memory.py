@@ -40,7 +40,7 @@ def require(needed: int, name: str) -> None:
     if available is not None and needed > available:
         raise ModelError(
             f"{name}: its weights need {gib(needed)} of host memory to be streamed from, but {gib(available)} are available; use a smaller "
-            "--dtype or model (weights that exceed host memory would have to come from disk, which is not supported)"
+            "`dtype` or model (weights that exceed host memory would have to come from disk, which is not supported)"
         )
 
 
@@ -56,7 +56,7 @@ def pin(memory: Tensor) -> None:
         available = available_bytes()
         known = "" if available is None else f" ({gib(available)} are available)"
         raise ModelError(
-            f"{gib(memory.nbytes)} of host memory cannot be pinned{known}: CUDA error {failed}; free host memory, or use a smaller --dtype or model"
+            f"{gib(memory.nbytes)} of host memory cannot be pinned{known}: CUDA error {failed}; free host memory, or use a smaller `dtype` or model"
         )
 
 

@@ -196,13 +196,13 @@ def _require_device(who: str, device: torch.device, slots: int, largest: int, re
     if slots * largest + resident > free:
         raise ModelError(
             f"{who} needs {gib(slots * largest)} on {device} for {slots} layers at a time and {gib(resident)} for what is not streamed, but "
-            f"{gib(free)} are free; use a smaller --dtype or model, or another --device"
+            f"{gib(free)} are free; use a smaller `dtype` or model, or another `device`"
         )
 
 
 def _refuse_state(who: str, *arguments: Any) -> None:
     raise ModelError(
-        f"{who} is offloaded: between passes its layers' parameters hold other layers' weights; load it without --offload to save it"
+        f"{who} is offloaded: between passes its layers' parameters hold other layers' weights; load it without `offload` to save it"
     )
 
 

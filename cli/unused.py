@@ -1,0 +1,107 @@
+"""Options that were given and change nothing: one table says which, when and why, and stderr tells it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from treeopt.cli.output import note
+from treeopt.training.settings import TrainSettings
+from treespec.decoding.rules import RULES
+
+Values = Mapping[str, Any]
+"""The options of the running command by name."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Options that change nothing `when` the others are so. `said` names the option, its `value` and any other option's value."""
+
+    options: tuple[str, ...]
+    when: Callable[[Values], bool]
+    said: str
+    dropped: bool = False
+    """Whether its value is left out of what the command is given, where it need not even make sense."""
+
+
+def _drafts_nothing(values: Values) -> bool:
+    return values.get("mode") == "baseline"
+
+
+def _takes_likeliest(values: Values) -> bool:
+    return not RULES[values["drafting"]].sampled
+
+
+def _measures_nothing(values: Values) -> bool:
+    return values.get("eval_prompts") == 0
+
+
+def _trains_on_own_text(values: Values) -> bool:
+    return TrainSettings.of(**{name: values[name] for name in ("objective", "divergence", "text")}).text == "own"
+
+
+def _is_no_hub_name(name: str | None) -> bool:
+    from treeopt.cli.inputs import is_hub_name
+
+    return name is not None and not is_hub_name(name)
+
+
+UNUSED = (
+    Unused(
+        ("draft", "draft_revision", "drafting", "draft_temperature", "verifier"),
+        _drafts_nothing,
+        "`mode` baseline drafts nothing, so {option} {value} changes nothing",
+        dropped=True,
+    ),
+    Unused(
+        ("top_p",),
+        lambda values: values["temperature"] == 0 and values["top_p"] < 1,
+        "at `temperature` 0 the most likely token is taken, so {option} {value:g} changes nothing",
+    ),
+    Unused(
+        ("draft_temperature",),
+        _takes_likeliest,
+        "{drafting} drafts the most likely tokens at any draft temperature, so {option} changes nothing",
+    ),
+    Unused(("draws",), _takes_likeliest, "{drafting} samples no children, so {option} changes nothing"),
+    Unused(("revision",), lambda values: _is_no_hub_name(values["target"]), "{option} {value} changes nothing: {target} is not on the hub"),
+    Unused(("draft_revision",), lambda values: values["draft"] is None, "{option} {value} changes nothing: there is no `draft`"),
+    Unused(
+        ("draft_revision",), lambda values: _is_no_hub_name(values["draft"]), "{option} {value} changes nothing: {draft} is not on the hub"
+    ),
+    Unused(
+        ("gen_len", "eval_steps", "eval_dataset", "eval_field"),
+        _measures_nothing,
+        "`eval_prompts` 0 measures nothing, so {option} changes nothing",
+    ),
+    Unused(
+        ("prompt_len", "text_batch"),
+        lambda values: _measures_nothing(values) and _trains_on_own_text(values),  # else the target continues rows to train on
+        "`eval_prompts` 0 measures nothing, so {option} changes nothing",
+    ),
+)
+"""Of several rows about an option, the first one that holds is told."""
+
+
+def unused(ctx: click.Context) -> Iterator[tuple[str, Unused]]:
+    """Yield the options that were given to the running command and change nothing, each with its row of the table."""
+    for name, value in ctx.params.items():
+        if value is None or ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        row = next((row for row in UNUSED if name in row.options and row.when(ctx.params)), None)
+        if row is not None:
+            yield name, row
+
+
+def note_unused() -> None:
+    """Say on stderr which options of the running command change nothing."""
+    ctx = click.get_current_context()
+    for name, row in unused(ctx):
+        note(row.said.format(**{**ctx.params, "option": f"`{name}`", "value": ctx.params[name]}))
+
+
+def without_dropped(ctx: click.Context, values: Values) -> dict[str, Any]:
+    """Return a command's values without those that are dropped."""
+    dropped = {name for name, row in unused(ctx) if row.dropped}
+    return {name: value for name, value in values.items() if name not in dropped}

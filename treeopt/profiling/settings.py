@@ -1,0 +1,128 @@
+"""How a pair is measured, as plain data: acceptance, latency and potential. No torch."""
+
+from dataclasses import dataclass, replace
+
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import Sampling
+from treespec.errors import SettingsError
+from treespec.trees.limits import MAX_SIZE
+
+METHODS = ("on-policy", "teacher-forced")
+"""`on-policy` is the target's own continuation of a prompt, `teacher-forced` the row's."""
+
+_COLDEST = 1e-20
+"""Below this, what differs in rounding alone is further apart than a report's sums may be."""
+
+
+@dataclass(frozen=True)
+class AcceptanceSettings:
+    """How to measure. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
+
+    `draws` is how often the children of a position are sampled, where they are.
+    """
+
+    sampling: Sampling = Sampling()
+    drafting: Drafting = Drafting()
+    draws: int = 8
+    gen_len: int = 128
+    max_branch: int = 32
+    method: str = METHODS[0]
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _require_texts(self.method, self.gen_len)
+        _require_positive(max_branch=self.max_branch, batch_size=self.batch_size, draws=self.draws)
+
+
+@dataclass(frozen=True)
+class PotentialSettings:
+    """How to measure: on the data set's own text (`teacher-forced`) or the target's (`on-policy`), `gen_len` tokens per prompt."""
+
+    method: str = METHODS[1]
+    sampling: Sampling = Sampling()
+    gen_len: int = 256
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        _require_texts(self.method, self.gen_len)
+        _require_positive(batch_size=self.batch_size)
+        if 0 < self.sampling.temperature < _COLDEST:
+            raise SettingsError(
+                f"`temperature` is {self.sampling.temperature:g}, but divergences at it are beyond all bounds; pass {_COLDEST:g} or more, "
+                "or 0 for greedy decoding"
+            )
+
+    @property
+    def compared(self) -> Sampling:
+        """Which distributions are compared: those that are sampled from; greedily, the plain softmax ones."""
+        return Sampling(1.0) if self.sampling.greedy else self.sampling
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """What to measure: every tree size and draft level width at every context length, `repetitions` times (rounded up to whole bursts of 4).
+
+    `sizes` and `widths` None are the defaults for the pair's device: see `default_sizes` and `default_widths`.
+    """
+
+    sizes: tuple[int, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    contexts: tuple[int, ...] = (256,)
+    repetitions: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        widest = (MAX_SIZE - 1) // 2  # of two levels behind a root
+        for name, values, least, most in (
+            ("sizes", self.sizes, 1, MAX_SIZE),
+            ("widths", self.widths, 1, widest),
+            ("contexts", self.contexts, 2, None),
+        ):
+            if values is None:
+                continue
+            if not values or min(values) < least or (most is not None and max(values) > most):
+                limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+                raise SettingsError(f"`{name}` is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
+        _require_positive(repetitions=self.repetitions)
+
+    def on(self, device: str, vocabulary: int) -> "LatencySettings":
+        """Return the same with all sizes and widths to measure on a device, for models that share so many tokens."""
+        sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
+        return replace(self, sizes=sizes, widths=widths)
+
+
+def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
+    """Return tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA.
+
+    A root has no more children than the vocabulary has tokens.
+    """
+    edges: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
+    if device.startswith("cuda"):
+        edges = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 65, 80, 96, 112, 128, 129)
+        edges = (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
+    return tuple(size for size in edges if size <= vocabulary + 1)
+
+
+def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
+    """Return draft level widths; trees need them up to their widest level only."""
+    largest = min(vocabulary, 256 if device.startswith("cuda") else 32)
+    return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
+
+
+def _require_texts(method: str, gen_len: int) -> None:
+    """Raise SettingsError for an unknown method, or too few tokens to measure on."""
+    if method not in METHODS:
+        raise SettingsError(f"`method` is {method!r}, but it must be {' or '.join(METHODS)}")
+    if gen_len < 2:
+        raise SettingsError(
+            f"`gen_len` is {gen_len}, but it must be 2 or more: the first generated token comes from the prompt pass and is never drafted"
+        )
+
+
+def _require_positive(**settings: int) -> None:
+    """Raise SettingsError for a setting below 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise SettingsError(f"`{name}` is {value}, but it must be 1 or more")

@@ -1,0 +1,42 @@
+"""How an evaluation decodes, as plain data. No torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import Sampling
+from treespec.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How to decode. `max_length` bounds prompt + generated + tree (None: what is needed)."""
+
+    gen_len: int = 128
+    max_length: int | None = None
+    sampling: Sampling = Sampling()
+    drafting: Drafting = Drafting()
+    seed: int = 0
+    save_tokens: bool = False
+    breakdown: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("gen_len", self.gen_len), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise SettingsError(f"`{name}` is {value}, but it must be 1 or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
+        drafting, sampling = self.drafting, self.sampling
+        return {
+            "gen_len": self.gen_len,
+            "max_length": self.max_length,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "drafting": drafting.rule,
+            "seed": self.seed,
+            "save_tokens": self.save_tokens,
+            "breakdown": self.breakdown,
+            "draft_temperature": drafting.sampling(sampling).temperature if drafting.kind.sampled else None,
+            "verifier": drafting.verifier,
+        }
