@@ -56,7 +56,8 @@ def evaluate(
     Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load, outline_of, read_prompts
+    from treeopt.cli.hub import check_hub
+    from treeopt.cli.inputs import converse, load, outline_of, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()

@@ -53,7 +53,8 @@ def potential(
     Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load, outline_of, read_prompts, resolve_device
+    from treeopt.cli.hub import check_hub
+    from treeopt.cli.inputs import converse, load, outline_of, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:

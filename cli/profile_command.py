@@ -60,7 +60,8 @@ def acceptance(
 ) -> None:
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, converse, load, pair_outline_of, read_prompts
+    from treeopt.cli.hub import check_hub
+    from treeopt.cli.inputs import converse, load, pair_outline_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
@@ -122,7 +123,8 @@ def latency(
 ) -> None:
     """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
     from treeopt.cli import tables
-    from treeopt.cli.inputs import check_hub, load, pair_outline_of
+    from treeopt.cli.hub import check_hub
+    from treeopt.cli.inputs import load, pair_outline_of
 
     note_unused()
     check_hub(models)

@@ -137,7 +137,8 @@ def train_draft(
     Rank-1 acceptance is measured on the target's own greedy continuations of rows that are not trained on: before, every
     --eval-steps, and after. Several GPUs: accelerate launch -m treeopt train-draft ...
     """
-    from treeopt.cli.inputs import check_hub, resolve_device
+    from treeopt.cli.hub import check_hub
+    from treeopt.cli.inputs import resolve_device
 
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, settings.dtype)
     first = os.environ.get("RANK", "0") == "0"  # launchers number the processes

@@ -42,7 +42,7 @@ def _trains_on_own_text(values: Values) -> bool:
 
 
 def _is_no_hub_name(name: str | None) -> bool:
-    from treeopt.cli.inputs import is_hub_name
+    from treeopt.cli.hub import is_hub_name
 
     return name is not None and not is_hub_name(name)
 

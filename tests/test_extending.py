@@ -16,7 +16,8 @@ from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.timing import NoTimer
 from treespec.decoding.verifiers import VERIFIERS
-from treespec.evaluation.runner import EvaluationSettings, evaluate
+from treespec.evaluation.runner import evaluate
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.models.pairs import load_target
 from treespec.trees.placement import Prefix
 from treespec.trees.tree import SpeculationTree

@@ -107,8 +107,8 @@ def test_without_sizes_and_widths_the_devices_defaults_are_measured() -> None:
     pair = tiny_pair()
     known = pair.vocabulary_size
     profile = profile_latency(pair, LatencySettings(contexts=(8,), repetitions=1))
-    assert tuple(sample.size for sample in profile.target) == default_sizes("cpu", known)
-    assert tuple(sample.width for sample in profile.draft) == default_widths("cpu", known)
+    assert tuple(sample.nodes for sample in profile.target) == default_sizes("cpu", known)
+    assert tuple(sample.nodes for sample in profile.draft) == default_widths("cpu", known)
 
 
 def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:

@@ -1,0 +1,40 @@
+"""What only the hub could give, and whether it can: found out before the slow imports."""
+
+from typing import TYPE_CHECKING
+
+from treespec.errors import ModelError
+
+if TYPE_CHECKING:
+    from treeopt.cli.options import ModelOptions
+
+
+def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
+    """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
+
+    Raises DatasetError or ModelError. Folders and cached models are left to their loader.
+    """
+    from treespec import hub
+    from treespec.data.hub_datasets import HUB_DATASETS, require_hub
+
+    if dataset in HUB_DATASETS:
+        require_hub(dataset)
+    wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
+    remote = [(name, revision) for name, revision in wanted if is_hub_name(name)]
+    if not remote or hub.is_reachable():
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    for name, revision in remote:
+        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            raise ModelError(
+                f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
+            )
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a model's name can only lead to the hub. Raises ModelError for the home folder of nobody."""
+    from treespec import hub
+    from treespec.embedded import EMBEDDED
+    from treespec.files.reading import user_path
+
+    return name not in EMBEDDED and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
