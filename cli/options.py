@@ -218,7 +218,7 @@ def sampling_options() -> Callable[[Command], Command]:
     return bundle(
         "sampling",
         Sampling,
-        setting(Sampling, "temperature", type=Finite(min=0), help="0 is greedy decoding of the target."),
+        setting(Sampling, "temperature", type=Finite(min=0), help="Temperature of the target; 0 is greedy decoding."),
         setting(Sampling, "top_p", type=Finite(min=0, max=1, min_open=True), help="Nucleus of the target's distribution."),
     )
 
@@ -243,7 +243,7 @@ def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
 
 def seed_option(kind: type) -> Callable[[Command], Command]:
     """`--seed` of settings."""
-    return setting(kind, "seed", type=NATURAL, help="Prompt i draws from a random stream of (seed, i).")
+    return setting(kind, "seed", type=NATURAL, help="Seed of the random streams; prompt i draws from that of (seed, i).")
 
 
 def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[[Command], Command]:
