@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.options import Command, ModelOptions, bundle, wrong_usage
+from treeopt.cli.options import ModelOptions
 from treeopt.cli.output import note
+from treeopt.cli.settings import Command, bundle, wrong_usage
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 from treespec.decoding.drafters import require_draft
 from treespec.decoding.drafting import Drafting

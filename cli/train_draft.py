@@ -8,18 +8,16 @@ from pathlib import Path
 import click
 
 from treeopt.cli.options import (
-    Command,
     ModelOptions,
-    bundle,
     device_option,
     draft_revision_option,
     end_option,
     format_option,
     revision_option,
-    setting,
     skip_bad_rows_option,
 )
 from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.settings import Command, bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
 from treeopt.training.settings import CONFIGS, DEFAULT_STEPS, DIVERGENCES, MAX_SEED, OBJECTIVES, TEXTS, TrainSettings, TrainSources
