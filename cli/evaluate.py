@@ -4,21 +4,10 @@ from pathlib import Path
 
 import click
 
-from treeopt.cli.options import (
-    ModelOptions,
-    PromptOptions,
-    bundle,
-    drafting_options,
-    format_option,
-    model_options,
-    output_option,
-    prompt_options,
-    sampling_options,
-    seed_option,
-    setting,
-)
+from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, plan_options, profiled_rows, resolve
+from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.evaluation.settings import EvaluationSettings

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.options import Command, ModelOptions, bundle, wrong_usage
+from treeopt.cli.options import ModelOptions
 from treeopt.cli.output import note
+from treeopt.cli.settings import Command, bundle, wrong_usage
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
@@ -158,11 +159,11 @@ def _note_other_conditions(promised: Mapping[str, Any], sampling: Sampling, draf
         conditions.append(("drafting", made_by, run_by))
         if made_by == run_by and RULES[run_by].sampled:
             conditions.append(("draft_temperature", made_at, used))
-    if drafting.samples(sampling):
-        conditions.append(("verification", Drafting.verifier, drafting.verifier))
     for name, made_for, runs in conditions:
         if made_for is not None and made_for != runs:
             note(f"the growmap was made for {name} {_shown(made_for)}, this run has {_shown(runs)}: its prediction does not hold here")
+    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+        note(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
 
 
 def _effective(rule: str, temperature: float | None) -> str:

@@ -4,41 +4,18 @@ from pathlib import Path
 
 import click
 
-from treeopt.cli.options import (
-    DraftsOptions,
-    PromptOptions,
-    bundle,
-    drafts_options,
-    format_option,
-    output_option,
-    prompt_options,
-    sampling_options,
-    seed_option,
-    setting,
-)
+from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
-from treeopt.cli.values import POSITIVE
-from treeopt.profiling.settings import METHODS, PotentialSettings
+from treeopt.profiling.settings import PotentialSettings
 
 
 @click.command()
 @drafts_options()
 @prompt_options(num_prompts=64)
 @sampling_options()
-@bundle(
-    "settings",
-    PotentialSettings,
-    setting(PotentialSettings, "gen_len", type=click.IntRange(min=2), help="Tokens per prompt; the first is never drafted."),
-    setting(
-        PotentialSettings,
-        "method",
-        type=click.Choice(METHODS),
-        help="Compare on the data set's own text, or on the target's continuations, which decoding meets.",
-    ),
-    seed_option(PotentialSettings),
-    setting(PotentialSettings, "batch_size", type=POSITIVE, help="Prompts per forward pass."),
-)
+@measuring_options(PotentialSettings, method="Compare on the data set's own text, or on the target's continuations, which decoding meets.")
 @output_option(None)
 @format_option
 def potential(

@@ -5,23 +5,12 @@ from pathlib import Path
 import click
 
 from treeopt.cli.errors import TreeoptGroup
-from treeopt.cli.options import (
-    ModelOptions,
-    PromptOptions,
-    bundle,
-    drafting_options,
-    format_option,
-    model_options,
-    output_option,
-    prompt_options,
-    sampling_options,
-    seed_option,
-    setting,
-)
+from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.settings import bundle, drafting_options, measuring_options, sampling_options, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
-from treeopt.profiling.settings import METHODS, AcceptanceSettings, LatencySettings
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 
 
 @click.group(cls=TreeoptGroup)
@@ -34,20 +23,11 @@ def profile() -> None:
 @prompt_options(num_prompts=64)
 @sampling_options()
 @drafting_options()
-@bundle(
-    "settings",
+@measuring_options(
     AcceptanceSettings,
-    setting(AcceptanceSettings, "gen_len", type=click.IntRange(min=2), help="Tokens per prompt; the first is never drafted."),
     setting(AcceptanceSettings, "max_branch", type=POSITIVE, help="Ranks to profile."),
     setting(AcceptanceSettings, "draws", type=POSITIVE, help="How often the children of a position are sampled, where they are."),
-    setting(
-        AcceptanceSettings,
-        "method",
-        type=click.Choice(METHODS),
-        help="Profile on the target's own continuations, which decoding meets, or on the data set's.",
-    ),
-    seed_option(AcceptanceSettings),
-    setting(AcceptanceSettings, "batch_size", type=POSITIVE, help="Prompts per forward pass."),
+    method="Profile on the target's own continuations, which decoding meets, or on the data set's.",
 )
 @output_option("acceptance.json")
 @format_option

@@ -2,23 +2,22 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
 from treeopt.cli.options import (
-    Command,
     ModelOptions,
-    bundle,
     device_option,
     draft_revision_option,
     end_option,
     format_option,
     revision_option,
-    setting,
     skip_bad_rows_option,
 )
 from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.settings import Command, bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
 from treeopt.training.settings import CONFIGS, DEFAULT_STEPS, DIVERGENCES, MAX_SEED, OBJECTIVES, TEXTS, TrainSettings, TrainSources
@@ -60,14 +59,14 @@ def source_options() -> Callable[[Command], Command]:
 
 def train_options() -> Callable[[Command], Command]:
     """`--objective --divergence ... --steps ... --eval-prompts ... --seed` as `settings`."""
+    option = partial(setting, TrainSettings)
     return bundle(
         "settings",
         TrainSettings,
-        setting(
-            TrainSettings,
+        option(
             "objective",
             type=click.Choice(OBJECTIVES),
-            help="Cross-entropy with the data set's text, or come near the target.",
+            help="Cross-entropy with the data set's text, or a distance from the target.",
         ),
         click.option(
             "--divergence",
@@ -82,35 +81,36 @@ def train_options() -> Callable[[Command], Command]:
             f"[default: {TrainSettings.text}; target for sampled-ce]",
         ),
         click.option(
-            "--temperature", type=_ABOVE_0, help=f"Of both distributions in a divergence. [default: {TrainSettings.temperature:g}]"
+            "--temperature",
+            type=_ABOVE_0,
+            help=f"Temperature of both distributions in a divergence. [default: {TrainSettings.temperature:g}]",
         ),
         click.option(
             "--text-temperature",
             type=Finite(min=0),
-            help=f"That the target writes texts at; 0 is greedy. [default: {TrainSettings.text_temperature:g}]",
+            help=f"Temperature that the target writes texts at; 0 is greedy. [default: {TrainSettings.text_temperature:g}]",
         ),
-        setting(TrainSettings, "steps", type=POSITIVE, help=f"Optimizer steps. [default: {DEFAULT_STEPS}]"),
-        setting(TrainSettings, "epochs", type=_ABOVE_0, help="Passes over the texts, in place of --steps."),
-        setting(TrainSettings, "batch_size", type=POSITIVE, help="Texts per pass and process."),
-        setting(TrainSettings, "gradient_accumulation", type=POSITIVE, help="Passes per step."),
-        setting(TrainSettings, "seq_len", type=_TOKENS, help="Tokens of a training text."),
-        setting(TrainSettings, "learning_rate", type=_ABOVE_0, help="At its highest."),
-        setting(TrainSettings, "warmup", type=Finite(min=0), help="Share of the steps, or their number from 1 on; then a cosine to 0."),
-        setting(
-            TrainSettings,
+        option("steps", type=POSITIVE, help=f"Optimizer steps. [default: {DEFAULT_STEPS}]"),
+        option("epochs", type=_ABOVE_0, help="Passes over the texts, in place of --steps."),
+        option("batch_size", type=POSITIVE, help="Texts per pass and process."),
+        option("gradient_accumulation", type=POSITIVE, help="Passes per step."),
+        option("seq_len", type=_TOKENS, help="Tokens of a training text."),
+        option("learning_rate", type=_ABOVE_0, help="Learning rate at its highest."),
+        option("warmup", type=Finite(min=0), help="Share of the steps, or their number from 1 on; then a cosine to 0."),
+        option(
             "dtype",
             type=dtype_name,
             metavar="DTYPE",
             help="float32, bfloat16 or auto: bfloat16 arithmetic on a GPU that has it, the target as for the other commands. The draft is saved in float32.",
         ),
-        setting(TrainSettings, "seed", type=click.IntRange(0, MAX_SEED), help="Of new weights, the order of texts, and samples."),
-        setting(TrainSettings, "eval_prompts", type=NATURAL, help="Rows to measure acceptance on; 0 measures none."),
-        setting(TrainSettings, "prompt_len", type=POSITIVE, help="Tokens of a row that the target continues."),
-        setting(TrainSettings, "gen_len", type=_TOKENS, help="Tokens that acceptance is measured on, per row."),
-        setting(TrainSettings, "eval_steps", type=POSITIVE, help="Steps between measurements."),
-        setting(TrainSettings, "save_steps", type=POSITIVE, help="Steps between checkpoints."),
-        setting(TrainSettings, "save_limit", type=POSITIVE, help="Checkpoints to keep."),
-        setting(TrainSettings, "text_batch", type=POSITIVE, help="Rows that the target continues at once."),
+        option("seed", type=click.IntRange(0, MAX_SEED), help="Seed of new weights, of the order of texts, and of samples."),
+        option("eval_prompts", type=NATURAL, help="Rows to measure acceptance on; 0 measures none."),
+        option("prompt_len", type=POSITIVE, help="Tokens of a row that the target continues."),
+        option("gen_len", type=_TOKENS, help="Tokens that acceptance is measured on, per row."),
+        option("eval_steps", type=POSITIVE, help="Steps between measurements."),
+        option("save_steps", type=POSITIVE, help="Steps between checkpoints."),
+        option("save_limit", type=POSITIVE, help="Checkpoints to keep."),
+        option("text_batch", type=POSITIVE, help="Rows that the target continues at once."),
         make=TrainSettings.of,
     )
 

@@ -151,7 +151,7 @@ def _token_rows(
         if number < rows.start:
             continue
         if isinstance(row, Row) and row.image is not None:
-            raise DatasetError(f"{row.name} is a picture, but training reads text only; pass a data set of text")
+            raise DatasetError(f"{row.name} is a picture, but train-draft reads text only; pass a data set of text")
         ids = row if isinstance(row, BadRow) else token_ids(row, tokenizer, vocabulary)
         if not isinstance(ids, BadRow):
             yield number, ids
