@@ -1,4 +1,5 @@
 """Decoding: draft a tree, verify it in one pass of the target, accept, commit.
 
-`protocol` says all that is asked of a model; nothing here imports one.
+`drafters` and `verifiers` are tables by name, `step` joins one of each, and `loop` repeats the step until a text ends. `protocol` says all
+that is asked of a model; no module here imports one.
 """

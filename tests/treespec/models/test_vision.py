@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.models.loading import load_model
 from treespec.models.offload.streaming import offload, streamed_bytes
-from treespec.models.pairs import Pair, load_drafts, load_pair, tree_model
+from treespec.models.pairs import load_drafts, load_pair, load_target, tree_model
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, text_module
@@ -57,9 +58,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def load(folders: Path, draft: str | None, device: str = "cpu") -> tuple[Pair, PromptSet]:
-    name = None if draft is None else str(folders / draft)
-    pair = load_pair(str(folders / "target"), name, device=device, dtype="float32")
+def load(folders: Path, draft: str | None, device: str = "cpu") -> tuple[Any, PromptSet]:
+    """The pair, or the target alone where `draft` is None, and prompts with pictures."""
+    where = {"device": device, "dtype": "float32"}
+    target = str(folders / "target")
+    pair = load_target(target, **where) if draft is None else load_pair(target, str(folders / draft), **where)
     prompts = load_prompts(
         str(folders / "scenes"), pair.tokenizer, num_prompts=8, prompt_len=64, pictures=pair.pictures, picture_prompt=v.ASKED
     )
