@@ -24,7 +24,7 @@ from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.models.loading import load_model
 from treespec.models.offload.streaming import offload, streamed_bytes
-from treespec.models.pairs import load_drafts, load_pair, load_target, tree_model
+from treespec.models.pairs import Target, load_drafts, load_pair, load_target, tree_model
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, text_module
@@ -69,7 +69,7 @@ def load(folders: Path, draft: str | None, device: str = "cpu") -> tuple[Any, Pr
     return pair, prompts
 
 
-def generated(folders: Path, pair: Pair, prompts: PromptSet) -> list[list[int]]:
+def generated(folders: Path, pair: Target, prompts: PromptSet) -> list[list[int]]:
     """By transformers' own generate on the whole vision-language module."""
     module = load_model(str(folders / "target"), dtype="float32").module
     found = []
@@ -84,7 +84,7 @@ def generated(folders: Path, pair: Pair, prompts: PromptSet) -> list[list[int]]:
     return found
 
 
-def request(pair: Pair, prompts: PromptSet, index: int, temperature: float = 0.0) -> Request:
+def request(pair: Target, prompts: PromptSet, index: int, temperature: float = 0.0) -> Request:
     prompt = prompts.prompts[index]
     return Request(prompt.ids, GEN_LEN, EOS, Sampling(temperature), pixels=pair.pixels(prompt))
 
