@@ -42,10 +42,13 @@ SLOW = {
     "treespec/models/test_vision.py": "pictures",
     "treespec/models/test_vision.py::test_kernels_read_pictures_as_the_module_does": "interpreted",
     "treespec/models/test_vision.py::test_sampled_output_follows_the_targets_distribution": "statistical",
+    "test_docs.py": "loop",
+    "test_extending.py": "loop",
     "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
     "cli/test_demo.py": "loop",
     "cli/test_modes.py": "loop",
     "treeopt/test_demo.py": "loop",
+    "treeopt/test_growmap_library.py": "library",
 }
 # One test of each kind that `make quick` runs although it stands in a slow place.
 SMOKE = {

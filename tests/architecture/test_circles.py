@@ -1,6 +1,7 @@
 """No module imports itself by way of others: not at the top of a file, and not inside a function either."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -30,14 +31,17 @@ def statements(node):
             yield from (child, *statements(child))
 
 
+@functools.cache
 def imported(name, source):
     """Names that the import statements of a module ask for: `from a import b` may mean the module a.b or something inside a."""
+    found = []
     for node in statements(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name,) for alias in node.names)
+            found += [(alias.name,) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name}: a relative import"
-            yield from ((f"{node.module}.{alias.name}", node.module) for alias in node.names)
+            found += [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
+    return found
 
 
 def graph(sources):
