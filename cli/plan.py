@@ -89,14 +89,15 @@ def resolve(
 ) -> "tuple[Plan | None, Prediction | None]":
     """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
 
-    `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises GrowMapError, TreeError
-    for a budget that no tree meets.
+    `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises a usage error for a
+    budget that no tree meets.
     """
     from treespec.evaluation.report import Prediction
 
     if plan.dynamic:
         size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
-        budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
+        with wrong_usage():
+            budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
         if grown is not None:
             note("a dynamic tree takes no more than its budget from the growmap, whose prediction does not apply: there is none")
         return budget, None

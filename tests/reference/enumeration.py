@@ -61,7 +61,7 @@ def total_variation(a: Tensor, b: Tensor) -> float:
 def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: str) -> Outcome:
     """Of children that are drawn from the draft. `verifier`: a name in `VERIFIERS`."""
     judge = VERIFIERS[verifier].make()
-    assert isinstance(judge, SampledVerifier)
+    assert isinstance(judge, SampledVerifier), f"{verifier} is no SampledVerifier, whose parts are what is enumerated"
     tokens, chances = _drafts(tree, tables, replacement)
     codes = _codes(tree, tokens, tables.vocabulary)
     p = torch.stack([tables.p[depth][codes[:, node]] for node, depth in enumerate(tree.depths)], dim=1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError
@@ -32,7 +33,10 @@ class AcceptanceSettings:
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        _require_positive(max_branch=self.max_branch, batch_size=self.batch_size, draws=self.draws)
+        require_whole(1, max_branch=self.max_branch, batch_size=self.batch_size, draws=self.draws)
+        require_whole(0, seed=self.seed)
+        require_kind(Sampling, sampling=self.sampling)
+        require_kind(Drafting, drafting=self.drafting)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class PotentialSettings:
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        _require_positive(batch_size=self.batch_size)
+        require_whole(1, batch_size=self.batch_size)
+        require_whole(0, seed=self.seed)
+        require_kind(Sampling, sampling=self.sampling)
         if 0 < self.sampling.temperature < _COLDEST:
             raise SettingsError(
                 f"`temperature` is {self.sampling.temperature:g}, but divergences at it are beyond all bounds; pass {_COLDEST:g} or more, "
@@ -74,6 +80,7 @@ class LatencySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_kind(tuple, contexts=self.contexts)
         widest = (MAX_SIZE - 1) // 2  # of two levels behind a root
         for name, values, least, most in (
             ("sizes", self.sizes, 1, MAX_SIZE),
@@ -82,10 +89,12 @@ class LatencySettings:
         ):
             if values is None:
                 continue
-            if not values or min(values) < least or (most is not None and max(values) > most):
+            require_kind(tuple, **{name: values})
+            if not values or any(type(v) is not int or v < least or v > (v if most is None else most) for v in values):
                 limits = f"of {least} or more" if most is None else f"from {least} to {most}"
                 raise SettingsError(f"`{name}` is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
-        _require_positive(repetitions=self.repetitions)
+        require_whole(1, repetitions=self.repetitions)
+        require_whole(0, seed=self.seed)
 
     def on(self, device: str, vocabulary: int) -> "LatencySettings":
         """Return the same with all sizes and widths to measure on a device, for models that share so many tokens."""
@@ -115,14 +124,4 @@ def _require_texts(method: str, gen_len: int) -> None:
     """Raise SettingsError for an unknown method, or too few tokens to measure on."""
     if method not in METHODS:
         raise SettingsError(f"`method` is {method!r}, but it must be {' or '.join(METHODS)}")
-    if gen_len < 2:
-        raise SettingsError(
-            f"`gen_len` is {gen_len}, but it must be 2 or more: the first generated token comes from the prompt pass and is never drafted"
-        )
-
-
-def _require_positive(**settings: int) -> None:
-    """Raise SettingsError for a setting below 1."""
-    for name, value in settings.items():
-        if value < 1:
-            raise SettingsError(f"`{name}` is {value}, but it must be 1 or more")
+    require_whole(2, gen_len=gen_len)  # the first generated token comes from the prompt pass and is never drafted

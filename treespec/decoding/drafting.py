@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from treespec.checks import require_number
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import RULES, TOPK, Rule, Sampling, rule_named
 from treespec.decoding.verifiers import VERIFIERS
@@ -24,8 +25,10 @@ class Drafting:
 
     def __post_init__(self) -> None:
         rule = rule_named(self.rule)
-        if self.verifier not in VERIFIERS:
+        if str(self.verifier) not in VERIFIERS:
             raise SettingsError(f"`verifier` is {self.verifier!r}, but it must be one of {', '.join(VERIFIERS)}")
+        if self.temperature is not None:
+            require_number(draft_temperature=self.temperature)
         if self.temperature is not None and not 0.0 <= self.temperature < float("inf"):
             raise SettingsError(f"`draft_temperature` is {self.temperature}, but it must be 0 or a positive number")
         verifier = VERIFIERS[self.verifier]
@@ -56,7 +59,7 @@ class Drafting:
         """Raise SettingsError for a plan, or a kind of plan, that cannot be drafted so."""
         if self.kind.sampled and not plan.sampled:
             raise SettingsError(
-                f"`{plan.drafter}` drafts tokens that are not sampled, so `drafting` {self.rule} does not go with it; pass {TOPK.name}"
+                f"`{plan.drafter}` drafts tokens that are not sampled, so `drafting` {self.rule} does not go with it; pass `drafting` {TOPK.name}"
             )
 
     def require(self, plan: Plan, vocabulary: int | None = None) -> None:

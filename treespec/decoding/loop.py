@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from treespec.checks import require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import EagerSteps, Engine, Room, Stepper
 from treespec.decoding.plans import Plan
@@ -35,8 +36,7 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise CapacityError("the prompt is empty, but decoding needs at least 1 token; give a longer prompt")
-        if self.gen_len < 1:
-            raise CapacityError(f"`gen_len` is {self.gen_len}, but at least 1 token must be generated")
+        require_whole(1, gen_len=self.gen_len)
         if self.capacity is not None and self.capacity < len(self.prompt):
             raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise `max_length`")
 

@@ -6,6 +6,7 @@ The plan of a tree that stays the same is the `SpeculationTree` itself.
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from treespec.checks import require_whole
 from treespec.errors import ModelError, SettingsError
 from treespec.trees.limits import MAX_SIZE
 
@@ -51,18 +52,16 @@ class DynamicBudget:
     width: int
 
     def __post_init__(self) -> None:
-        for name, value in (("depth", self.depth), ("width", self.width)):
-            if value < 1:
-                raise SettingsError(f"`{name}` is {value}, but a dynamic tree needs at least 1")
+        require_whole(1, depth=self.depth, width=self.width, size=self.size)
         if self.size < self.depth + 1:
             shallower = f", or `depth` {self.size - 1} or less" if self.size > 1 else ""
             raise SettingsError(
-                f"size {self.size} is too small for depth {self.depth}: such a tree has at least {self.depth + 1} nodes, the root "
+                f"`size` {self.size} is too small for depth {self.depth}: such a tree has at least {self.depth + 1} nodes, the root "
                 f"included; pass `size` {self.depth + 1} or more{shallower}"
             )
         if self.size > self.candidates:
             raise SettingsError(
-                f"size {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
+                f"`size` {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
                 f"included; pass `size` {self.candidates} or less, or `width` {-(-(self.size - 1) // self.depth)} or more"
             )
         if self.candidates > MAX_SIZE:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from treespec.checks import require_number
 from treespec.errors import SettingsError
 
 
@@ -13,6 +14,7 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        require_number(temperature=self.temperature, top_p=self.top_p)
         if not 0.0 <= self.temperature < float("inf"):
             raise SettingsError(f"`temperature` is {self.temperature}, but it must be 0 (greedy) or a positive number")
         if not 0.0 < self.top_p <= 1.0:
@@ -46,11 +48,11 @@ SWOR = Rule("swor", "tokens sampled from the draft without replacement", sampled
 SWR = Rule("swr", "tokens sampled from the draft with replacement", sampled=True, replacement=True)
 
 RULES: dict[str, Rule] = {rule.name: rule for rule in (TOPK, SWOR, SWR)}
-"""The drafting rules by name."""
+"""The drafting rules by name. The table is closed: `StaticDrafter` draws what these say. Another way to draft is another drafter."""
 
 
 def rule_named(name: str) -> Rule:
     """Return the rule of that name. Raises SettingsError for a name that is not registered."""
-    if name not in RULES:
+    if str(name) not in RULES:
         raise SettingsError(f"`drafting` is {name!r}, but it must be one of {', '.join(RULES)}")
     return RULES[name]

@@ -20,6 +20,7 @@ from treespec.decoding.sampling import choose_checked, require_finite
 from treespec.decoding.timing import NoTimer, Timer
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.decoding.verifiers.base import Verifier
+from treespec.errors import SettingsError
 from treespec.kernels import dispatch
 from treespec.kernels.outcome import Outcome, StepReport
 from treespec.trees.placement import Prefix
@@ -106,6 +107,16 @@ class StepSpec:
     drafting: Drafting = Drafting()
     vocabulary: int | None = None
     """How many of the first tokens may be generated; None: as many as both models have."""
+
+    def __post_init__(self) -> None:
+        if self.plan is None:
+            return
+        if type(self.plan).__hash__ is None:
+            raise SettingsError(f"a plan must be hashable, but {type(self.plan).__name__} is not; make it a frozen dataclass")
+        if getattr(self.plan, "drafter", None) not in DRAFTERS:
+            raise SettingsError(
+                f"{self.plan!r:.80} is no plan whose drafter is one of {', '.join(DRAFTERS)}; enter its drafter into DRAFTERS first"
+            )
 
     def build(self, target: SlotModel, draft: SlotModel | None = None, timer: Timer | None = None) -> Step:
         """Return the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
-from treespec.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class EvaluationSettings:
     breakdown: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("gen_len", self.gen_len), ("max_length", self.max_length)):
-            if value is not None and value < 1:
-                raise SettingsError(f"`{name}` is {value}, but it must be 1 or more")
+        require_whole(1, gen_len=self.gen_len, **({} if self.max_length is None else {"max_length": self.max_length}))
+        require_whole(0, seed=self.seed)
+        require_kind(Sampling, sampling=self.sampling)
+        require_kind(Drafting, drafting=self.drafting)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""

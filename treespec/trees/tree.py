@@ -78,7 +78,7 @@ class SpeculationTree:
     def k_ary(cls, branches: int, depth: int) -> "SpeculationTree":
         """The complete tree in which every node above the last level has `branches` children."""
         _require_counts(branches=branches, depth=depth)
-        return cls.from_branches([[branches] * branches**level for level in range(depth)])
+        return cls.from_branches([branches] * branches**level for level in range(depth))
 
     @classmethod
     def k_chains(cls, chains: int, depth: int) -> "SpeculationTree":
@@ -86,7 +86,7 @@ class SpeculationTree:
         _require_counts(branches=chains, depth=depth)
         if depth == 0:
             return cls((-1,))
-        return cls.from_branches([[chains], *([[1] * chains] * (depth - 1))])
+        return cls.from_branches([chains] if level == 0 else [1] * chains for level in range(depth))
 
     @classmethod
     def from_branches(cls, branches: Iterable[Sequence[int]]) -> "SpeculationTree":
@@ -98,6 +98,10 @@ class SpeculationTree:
         parents = [-1]
         level = [0]
         for depth, counts in enumerate(branches):
+            if len(counts) > MAX_SIZE:
+                raise TreeError(
+                    f"level {depth} of the tree has {len(counts)} nodes, above the limit of {MAX_SIZE} nodes; use a smaller tree"
+                )
             if len(counts) != len(level) or any(c < 0 for c in counts):
                 raise TreeError(
                     f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {len(level)} nodes; give one count >= 0 for each"

@@ -206,11 +206,11 @@ def test_two_hundred_thousand_steps_follow_the_target(right: bool) -> None:
 @pytest.mark.parametrize(
     ("size", "depth", "width", "message"),
     [
-        (5, 0, 2, "`depth` is 0, but a dynamic tree needs at least 1"),
-        (5, 2, 0, "`width` is 0, but a dynamic tree needs at least 1"),
-        (4, 4, 2, "size 4 is too small for depth 4.*at least 5 nodes.*`size` 5 or more, or `depth` 3 or less"),
-        (1, 1, 2, "size 1 is too small for depth 1.*; pass `size` 2 or more$"),
-        (10, 2, 4, "size 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass `size` 9 or less, or `width` 5 or more"),
+        (5, 0, 2, "`depth` is 0, but it must be 1 or more"),
+        (5, 2, 0, "`width` is 0, but it must be 1 or more"),
+        (4, 4, 2, "`size` 4 is too small for depth 4.*at least 5 nodes.*`size` 5 or more, or `depth` 3 or less"),
+        (1, 1, 2, "`size` 1 is too small for depth 1.*; pass `size` 2 or more$"),
+        (10, 2, 4, "`size` 10 cannot be filled: 2 levels of width 4 have 9 nodes.*pass `size` 9 or less, or `width` 5 or more"),
         (
             2_000_000,
             600,
@@ -243,5 +243,5 @@ def test_a_dynamic_tree_needs_topk_and_enough_tokens() -> None:
         DynamicDrafter(DynamicBudget(16, 2, 8), setup(pair()[1]))
     DynamicDrafter(DynamicBudget(15, 2, 7), setup(pair()[1]))
     for rule in ("swor", "swr"):
-        with pytest.raises(SettingsError, match=f"`drafting` {rule} does not go with it; pass topk"):
+        with pytest.raises(SettingsError, match=f"`drafting` {rule} does not go with it; pass `drafting` topk"):
             list(decode_speculative(*pair(), BUDGETS[2], Request(PROMPT, 4), drafting=Drafting(rule)))

@@ -11,7 +11,7 @@ from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from treespec.decoding.loop import Request, clip, decode_autoregressive, decode_speculative
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution, prompt_generator
-from treespec.errors import CapacityError, ModelError
+from treespec.errors import CapacityError, ModelError, SettingsError
 from treespec.trees.tree import SpeculationTree
 
 VOCABULARY = 7
@@ -148,7 +148,7 @@ def test_a_draft_whose_logits_are_not_finite_is_an_error() -> None:
 def test_requests_that_cannot_be_met_are_errors() -> None:
     with pytest.raises(CapacityError, match="empty"):
         Request((), 4)
-    with pytest.raises(CapacityError, match="`gen_len` is 0"):
+    with pytest.raises(SettingsError, match="`gen_len` is 0, but it must be 1 or more"):
         Request((1,), 0)
     with pytest.raises(CapacityError, match="3 tokens, but there are 2"):
         Request((1, 2, 3), 4, capacity=2)

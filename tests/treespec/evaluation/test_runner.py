@@ -99,7 +99,7 @@ def test_a_breakdown_charges_every_part_what_it_took(plan: Plan, drafting: Draft
 
 
 def test_dynamic_trees_draft_nothing_but_the_most_likely_tokens() -> None:
-    with pytest.raises(SettingsError, match="pass topk"):
+    with pytest.raises(SettingsError, match="pass `drafting` topk"):
         evaluate(tiny_pair(), DynamicBudget(6, 3, 2), prompt_set(1), replace(SETTINGS, drafting=Drafting("swor", 1.0)))
 
 

@@ -1,0 +1,28 @@
+"""Checks that settings share. Each raises a SettingsError that names the parameter, its value and what it must be."""
+
+from typing import Any
+
+from treespec.errors import SettingsError
+
+
+def require_whole(least: int, **values: Any) -> None:
+    """Raise SettingsError for a value that is no whole number, or one below `least`."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise SettingsError(f"`{name}` is {value!r}, but it must be a whole number")
+        if value < least:
+            raise SettingsError(f"`{name}` is {value}, but it must be {least} or more")
+
+
+def require_number(**values: Any) -> None:
+    """Raise SettingsError for a value that is no number."""
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise SettingsError(f"`{name}` is {value!r}, but it must be a number")
+
+
+def require_kind(kind: type, **values: Any) -> None:
+    """Raise SettingsError for a value that is no `kind`."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise SettingsError(f"`{name}` is {value!r}, but it must be a {kind.__name__}; write {name}={kind.__name__}(...)")
