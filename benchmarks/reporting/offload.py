@@ -38,7 +38,7 @@ def offload(data: dict[str, Any], command: str, file: str) -> str:
         ),
         paragraph(
             "Each row is a way to take one step: the columns give its milliseconds, these over the bound, the tokens per step, the tokens per",
-            "second, and the milliseconds of the same step when all weights are on the GPU and the same modules run eagerly.",
+            "second, and the milliseconds of the same step by the same modules with all weights on the GPU.",
         ),
         table(("step", "ms", "x bound", "tokens per step", "tokens/s", "ms, on the GPU"), rows),
         paragraph(

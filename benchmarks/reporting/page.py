@@ -50,7 +50,7 @@ HEAD = (
     "# Results",
     "<!-- Made by `python -m benchmarks.report` from benchmarks/results; edits belong there. -->",
     paragraph(
-        "Every figure that treeopt keeps from a measurement, with the machine, the date and the command of each. This page is made from the files",
+        "What was measured, with the machine, the date and the command of each measurement. This page is made from the files",
         "in `benchmarks/results` by `python -m benchmarks.report`, and a test holds it to them. A figure is the one that its file gives, rounded.",
         "What was tried on the way, and what it gained or lost, is in [benchmarks/log](../benchmarks/log/README.md).",
     ),
