@@ -24,7 +24,8 @@ TESTS = Path(__file__).parent
 SLOW = {
     "architecture/test_contracts.py": "packaging",
     "architecture/test_packaging.py": "packaging",
-    "benchmarks": "benchmarks",
+    "benchmarks/test_inflate.py": "benchmarks",
+    "benchmarks/test_offload.py": "benchmarks",
     "cli/test_train_draft.py": "training",
     "cli/test_vision.py": "pictures",
     "treeopt/training": "training",

@@ -1,6 +1,6 @@
 """How tree attention is cut: blocks of rows, tiles of slots, and over how many programs the slots of a head are split.
 
-Measured on an H100 and an H200 (benchmarks/NOTES.md). Shapes alone decide here, since launches are captured; what depends on the length is
+Measured on an H100 and an H200 (benchmarks/log/attention.md). Shapes alone decide here, since launches are captured; what depends on the length is
 left to the device, within what is chosen (`Few`, `Tiling.whole`).
 """
 
@@ -45,7 +45,7 @@ class Tiling:
 def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int, shared: int = SHARED) -> Tiling:
     """Tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
 
-    Of sizes that spill next to no registers on Hopper (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor.
+    Of sizes that spill next to no registers on Hopper (benchmarks/log/attention.md), of stages that fit into `shared` bytes of a multiprocessor.
     """
     plan = _tiling(rows, dim, dtype, kv_heads, reach)
     width = int(triton.next_power_of_2(dim)) * dtype.itemsize

@@ -190,7 +190,7 @@ def _launch_linear(
 
 
 def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
-    """Tiles that keep an H200 reading (benchmarks/NOTES.md), of stages that fit into `shared` bytes of a multiprocessor."""
+    """Tiles that keep an H200 reading (benchmarks/log/products.md), of stages that fit into `shared` bytes of a multiprocessor."""
     if dtype == torch.float32:
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
     few = rows <= 16

@@ -126,7 +126,7 @@ def small(weight: Tensor, rows: int) -> bool:
 def ahead(weight: Tensor, rows: int, width: int) -> int:
     """How many numbers of each of its `width` rows of weights a program asks L2 for before its inputs are there, while the memory is idle.
 
-    All of them, where the matrix is small; else a power of two, since more would keep inputs and first weights waiting (benchmarks/NOTES.md).
+    All of them, where the matrix is small; else a power of two, since more would keep inputs and first weights waiting (benchmarks/log/prefetch.md).
     """
     if weight.element_size() != 2:
         return 0

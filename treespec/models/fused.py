@@ -26,7 +26,7 @@ from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
 _FEW = 16
-"""Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/NOTES.md)."""
+"""Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/log/launches.md)."""
 _TILE, _DEEP = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension beyond which too few of them leave much of the device idle."""
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")

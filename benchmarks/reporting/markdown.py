@@ -1,0 +1,102 @@
+"""Tables and the sentences that say where figures come from, as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+WIDTH = 140
+"""Characters at which paragraphs are wrapped."""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Return a table; the first `left` columns are words, the others figures. Raises ValueError for a row of another length."""
+    lines = [_line(columns), "|" + "---|" * left + "---:|" * (len(columns) - left)]
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"a row of {len(row)} cells under {len(columns)} columns: {row}")
+        lines.append(_line(row))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def paragraph(*sentences: str) -> str:
+    """Return sentences wrapped as the pages are. Code in backticks is never cut at a space."""
+    words = _words(" ".join(sentence for sentence in sentences if sentence))
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= WIDTH:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def _words(text: str) -> list[str]:
+    found: list[str] = []
+    inside = False
+    for word in text.split():
+        if inside:
+            found[-1] += " " + word
+        else:
+            found.append(word)
+        inside ^= word.count("`") % 2 == 1
+    return found
+
+
+def section(title: str, *parts: str) -> str:
+    """Return a section of the page: its title and its parts, those that are empty left out."""
+    return "\n\n".join([f"## {title}", *(part for part in parts if part)])
+
+
+def origin(provenance: dict[str, Any], command: str, file: str) -> str:
+    """Return the sentences that say on what a file was measured, when, with which command, and from which code.
+
+    `provenance` is what `treespec.files.provenance.Provenance` writes.
+    """
+    models = listed(list(provenance["models"].values()))
+    versions = f"Python {provenance['python']}, torch {provenance['torch']}, transformers {provenance['transformers']}"
+    commit = provenance["git_commit"]
+    changed = " with changes that were not committed" if commit and commit.endswith("+") else ""
+    return paragraph(
+        f"Measured on {device(provenance)} ({details(provenance)}) on {day(provenance)} by `{command}`, with {versions}, in {provenance['dtype']}.",
+        f"The models are {models}.",
+        f"The prompts are the rows `{provenance['dataset']}`." if provenance["dataset"] else "",
+        f"The code was that of commit `{commit.removesuffix('+')[:10]}`{changed}." if commit else "",
+        f"The file is `benchmarks/results/{file}`.",
+    )
+
+
+def device(provenance: dict[str, Any]) -> str:
+    """Return what measured, as a title says it: one GPU by name, or a CPU where there was none."""
+    return f"one {provenance['gpu']}" if provenance["gpu"] else "a CPU"
+
+
+def details(provenance: dict[str, Any]) -> str:
+    """Return what a title leaves out of the device: the driver of a GPU, or the name of a CPU."""
+    return f"driver {provenance['driver']}" if provenance["gpu"] else str(provenance["cpu"])
+
+
+def day(provenance: dict[str, Any]) -> str:
+    """Return the date in UTC."""
+    return str(provenance["utc"])[:10]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them.
+
+    >>> listed(["0", "0.2", "1"])
+    '0, 0.2 and 1'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def temperature(value: float) -> str:
+    """Return a temperature without zeros at its end."""
+    return f"{value:g}"
+
+
+def interval(value: float, bounds: Sequence[float], digits: int = 2) -> str:
+    """Return a figure and its 95 % interval."""
+    return f"{value:.{digits}f} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
