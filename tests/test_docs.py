@@ -6,6 +6,7 @@ A block of code begins with ```python (run in this process), ```text (output and
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from treespec.trees.tree import SpeculationTree
 ROOT = Path(__file__).parents[1]
 RUN_ELSEWHERE = {"docs/extending.md", "docs/from-the-study.md"}
 PAGES = sorted(["README.md", "CONTRIBUTING.md", "growmaps/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+GENERATED = {"docs/results.md"}  # from benchmarks/results/*.json; links to it are right before it is there
 NOT_RUN = re.compile(r"<!-- not run: (\w.+) -->")
 ASSIGNMENT = re.compile(r'(\w+)="(.*)"')
 
@@ -131,6 +133,75 @@ def test_commands_that_are_not_run_are_understood(block: Block) -> None:
 def test_commands_inside_the_text_are_understood(page: str) -> None:
     for command in inline(page):
         understood(shlex.split(command))
+
+
+def options(command: click.Command) -> Iterator[list[str]]:
+    """The spellings of every option of a command and of those below it."""
+    yield from (option.opts for option in command.params if isinstance(option, click.Option))
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            yield from options(below)
+
+
+def test_the_page_of_commands_names_every_option() -> None:
+    from treeopt.cli.main import main
+
+    named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", (ROOT / "docs/commands.md").read_text()))
+    known = list(options(main))
+    assert len(known) > 100
+    assert [spellings for spellings in known if named.isdisjoint(spellings)] == []
+    assert {name for name in named if name.startswith("--")} - {name for spellings in known for name in spellings} == {"--help", "--model"}
+
+
+def links(page: str) -> list[str]:
+    """Where a page links to in this project, blocks of code left out."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in links(page):
+        file, _, anchor = link.partition("#")
+        found = ((ROOT / page).parent / file if file else ROOT / page).resolve()
+        if not found.exists() and str(found.relative_to(ROOT)) in GENERATED:
+            continue
+        assert found.exists(), f"{page} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, f"{page} links to {link}"
+
+
+def test_the_glossary_is_in_order_and_short() -> None:
+    _, *parts = re.split(r"^### (.+)$", (ROOT / "docs/glossary.md").read_text(), flags=re.MULTILINE)
+    terms = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(terms) == sorted(terms, key=str.lower)
+    assert [term for term, text in terms.items() if len(re.findall(r"[.:?](?=\s|$)", text)) > 5] == []
+
+
+def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
+    engine, offload = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["systems"] for name in ("engine", "offload-gpu"))
+    speed = {name: system["tokens"] / system["seconds"] for name, system in engine.items()}
+    (chosen,) = [name for name in engine if name.startswith("chosen tree")]
+    slow, tree = offload["autoregressive"], offload["tree"]
+    plain, autoregressive = speed["transformers generate"], speed["autoregressive"]
+    expected = [
+        *(
+            [f"{speed[name]:.1f}", f"{speed[name] / plain:.2f}", f"{speed[name] / autoregressive:.2f}"]
+            for name in ("transformers generate", "transformers assisted", "autoregressive", chosen)
+        ),
+        [f"{tree['tokens'] / tree['seconds']:.1f}", "-", f"{tree['tokens'] / tree['seconds'] / (slow['tokens'] / slow['seconds']):.2f}"],
+    ]
+    steps = ["1", "-", "1", f"{engine[chosen]['tokens'] / engine[chosen]['steps']:.2f}", f"{tree['tokens'] / tree['steps']:.2f}"]
+    text = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[2:-1]] for row in text.splitlines() if row.startswith("| t")]
+    assert [[*row[:2], row[2].partition(" ")[0], row[3]] for row in rows] == [
+        [*cells, step] for cells, step in zip(expected, steps, strict=True)
+    ]
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("wrong", ["evaluat", "profile speed", "evaluate --growmp x", "evaluate --growmap", "inspect --lists"])

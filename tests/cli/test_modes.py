@@ -109,14 +109,14 @@ def test_dynamic_trees(evaluate: Any, growmap: Path) -> None:
 
 
 def test_bad_budgets_are_one_line(evaluate: Any, growmap: Path, tmp_path: Path) -> None:
-    refused(evaluate("--dynamic", "--size", 3, "--depth", 3), "pass --size 4 or more, or --depth 2 or less")
-    refused(evaluate("--growmap", growmap, "--dynamic", "--depth", 6), "size 6 is too small for depth 6")
-    refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--width", 3), "pass --size 7 or less, or --width 4 or more")
+    refused(evaluate("--dynamic", "--size", 3, "--depth", 3), "pass --size 4 or more, or --depth 2 or less", 2)
+    refused(evaluate("--growmap", growmap, "--dynamic", "--depth", 6), "--size 6 is too small for depth 6", 2)
+    refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--width", 3), "pass --size 7 or less, or --width 4 or more", 2)
     refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--width", 62), "pass --width 61 or less")
     many = ["--dynamic", "--size", 60_000, "--depth", 3]
-    refused(evaluate(*many, "--width", 61), "pass --size 184 or less, or --width 20000 or more")
+    refused(evaluate(*many, "--width", 61), "pass --size 184 or less, or --width 20000 or more", 2)
     refused(evaluate(*many, "--width", 20_000), "pass --width 61 or less and --size 184 or less")
-    refused(evaluate("--dynamic", "--size", 9_999_999_999, "--depth", 3), "which is above the limit of 65536; pass a smaller --size")
+    refused(evaluate("--dynamic", "--size", 9_999_999_999, "--depth", 3), "which is above the limit of 65536; pass a smaller --size", 2)
     refused(evaluate("--dynamic", "--size", 9, "--depth", 2, "--max-length", 30), "pass --max-length 33 or more")
     assert list(tmp_path.iterdir()) == []
 
