@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.trees.placement import Placement, pack_bits
 
 
@@ -40,7 +40,7 @@ def pack(visible: Tensor) -> Ancestors:
         ROWS=32,
         OVERLAP=overlaps(visible.device),
         num_warps=4,
-        **early(visible.device),
+        **launch_options(visible.device),
     )
     return Ancestors(words, m)
 

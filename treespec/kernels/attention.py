@@ -15,7 +15,7 @@ from torch import Tensor
 
 from treespec.kernels.ancestors import Ancestors, pack
 from treespec.kernels.attention_tiles import choose_splits, choose_tiling
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import ask, shared_bytes
 
 _NEAR = 128
@@ -142,7 +142,7 @@ def tree_attention(
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         OVERLAP=overlaps(query.device),
         num_warps=plan.warps,
-        **early(query.device),
+        **launch_options(query.device),
     )
     if splits > 1:
         parts = triton.next_power_of_2(splits)
@@ -165,7 +165,7 @@ def tree_attention(
             WINDOWED=window is not None,
             OVERLAP=overlaps(query.device),
             num_warps=2,
-            **early(query.device),
+            **launch_options(query.device),
         )
     return out
 

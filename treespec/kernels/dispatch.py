@@ -38,7 +38,7 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
 
         level = tree.tree.levels[depth]
         with on(logits.device):
-            vocabulary.plant(logits, tree.branches[depth], tree.broods[depth], tokens, largest[level.start : level.stop])
+            vocabulary.write_children(logits, tree.branches[depth], tree.child_ranges[depth], tokens, largest[level.start : level.stop])
     else:
         plain.write_children(logits, tree, depth, tokens, largest)
 

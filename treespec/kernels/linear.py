@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import (
     LARGEST,
     SHARED,
@@ -84,9 +84,9 @@ def start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
         squares,
         inner,
         BLOCK=triton.next_power_of_2(inner),
-        OVERLAP=2 if overlaps(embedding.device) else 0,  # see `overlap`
+        OVERLAP=2 if overlaps(embedding.device) else 0,  # see `dependent_launch`
         num_warps=4,
-        **early(embedding.device),
+        **launch_options(embedding.device),
     )
     return Stream(plain, weighted, squares, norm.epsilon)
 
@@ -185,7 +185,7 @@ def _launch_linear(
         AHEAD=ahead(weight, rows, plan.columns * (2 if gated else 1)) if overlap else 0,
         OVERLAP=(2 if small(weight, rows) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
-        **early(weight.device),
+        **launch_options(weight.device),
     )
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import Norm, silu
 
 _HEADS_AT_ONCE = 16
@@ -37,7 +37,7 @@ def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor
         BLOCK=triton.next_power_of_2(inner),
         OVERLAP=overlaps(x.device),
         num_warps=8 if inner > 2048 else 4,
-        **early(x.device),
+        **launch_options(x.device),
     )
     return total, out
 
@@ -82,7 +82,9 @@ def gate(x: Tensor) -> Tensor:
     rows, inner = x.shape[0], x.shape[1] // 2
     out = torch.empty(rows, inner, dtype=x.dtype, device=x.device)
     block = 1024
-    _gate_kernel[(rows, triton.cdiv(inner, block))](x, out, inner, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **early(x.device))
+    _gate_kernel[(rows, triton.cdiv(inner, block))](
+        x, out, inner, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **launch_options(x.device)
+    )
     return out
 
 
@@ -176,7 +178,7 @@ def rotate_and_store(
         NORMS=norms is not None,
         OVERLAP=overlaps(qkv.device),
         num_warps=4,
-        **early(qkv.device),
+        **launch_options(qkv.device),
     )
     return query
 
@@ -278,7 +280,7 @@ def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> No
         ROWS=triton.next_power_of_2(count),
         OVERLAP=overlaps(storage.device),
         num_warps=4,
-        **early(storage.device),
+        **launch_options(storage.device),
     )
 
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.linear import reference_linear
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.pointwise import reference_rotate_and_store
 from treespec.kernels.product import (
     LARGEST,
@@ -121,7 +121,7 @@ def project(
         AHEAD=ahead(weight, count, 2 * plan.columns) if overlap else 0,
         OVERLAP=(2 if small(weight, count) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
-        **early(weight.device),
+        **launch_options(weight.device),
     )
     return query
 

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.ancestors import pack
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.outcome import Outcome, ReportLayout
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 LARGEST = 512
@@ -61,7 +61,7 @@ def settle_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest:
         DRAFTED=triton.next_power_of_2(max(1, drafted.shape[0])),
         OVERLAP=overlaps(device),
         num_warps=max(4, nodes // 64),
-        **early(device),
+        **launch_options(device),
     )
     return Outcome(path, report, state)
 

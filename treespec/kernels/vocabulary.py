@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 
 LARGEST_COUNT = 64
 LARGEST_VOCABULARY = 1 << 18
@@ -47,32 +47,32 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, tokens
 
 
-def reference_plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
-    """The twin that defines `plant`. See there."""
+def reference_write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+    """The twin that defines `write_children`. See there."""
     values, best = reference_top_tokens(logits, count)
     largest.copy_(values[:, 0])
-    for row, (first, children) in enumerate(zip(*(part.tolist() for part in brood), strict=True)):
+    for row, (first, children) in enumerate(zip(*(part.tolist() for part in child_range), strict=True)):
         tokens[first : first + children] = best[row, :children]
 
 
-def plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+def write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
     """Put the most likely tokens of each row where its node's children are, and its largest logit into `largest` float32 [rows].
 
-    `brood`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for k < children[r] <= count.
+    `child_range`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for k < children[r] <= count.
     Otherwise as `top_tokens`, but that nothing else is written.
     """
     _check(logits, count)
-    _launch(logits, count, largest, tokens, brood)
+    _launch(logits, count, largest, tokens, child_range)
 
 
-def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, brood: tuple[Tensor, Tensor] | None) -> None:
+def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, child_range: tuple[Tensor, Tensor] | None) -> None:
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
     group_bits, groups_bits = _grouping(vocabulary, count_bits)
     groups, per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
-    first, children = brood or (None, None)
-    overlap, options = overlaps(logits.device), early(logits.device)
+    first, children = child_range or (None, None)
+    overlap, options = overlaps(logits.device), launch_options(logits.device)
     _maxima_kernel[(rows, triton.cdiv(groups, per_tile))](
         logits, maxima, logits.stride(0), vocabulary, groups, GROUP=1 << group_bits, TILE=per_tile, OVERLAP=overlap, num_warps=4, **options
     )
@@ -87,7 +87,7 @@ def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, brood: t
         vocabulary,
         groups,
         count,
-        PLANT=brood is not None,
+        WRITE_CHILDREN=child_range is not None,
         COUNT_BITS=count_bits,
         GROUP_BITS=group_bits,
         GROUPS_BITS=groups_bits,
@@ -224,7 +224,7 @@ def _select_kernel(
     vocabulary: "Any",
     groups: "Any",
     count: "Any",
-    PLANT: tl.constexpr,
+    WRITE_CHILDREN: tl.constexpr,
     COUNT_BITS: tl.constexpr,
     GROUP_BITS: tl.constexpr,
     GROUPS_BITS: tl.constexpr,
@@ -233,7 +233,7 @@ def _select_kernel(
     """One program per row. What is not there ranks below -inf."""
     row = tl.program_id(0)
     group = tl.arange(0, 2**GROUPS_BITS)
-    if PLANT:
+    if WRITE_CHILDREN:
         start, count = tl.load(first + row), tl.load(children + row).to(tl.int32)
     wait_for_inputs(OVERLAP)
     largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
@@ -248,7 +248,7 @@ def _select_kernel(
     slot = tl.arange(0, 2**COUNT_BITS)
     ordered = (keys >> 32).to(tl.int32)
     value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    if PLANT:
+    if WRITE_CHILDREN:
         tl.store(values + row + slot, value, mask=slot == 0)
         tl.store(tokens + start + slot, _index(keys).to(tl.int64), mask=slot < count)
     else:

@@ -21,7 +21,7 @@ def overlaps(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
 
 
-def early(device: torch.device) -> dict[str, Any]:
+def launch_options(device: torch.device) -> dict[str, Any]:
     """Launch options of kernels that call `wait_for_inputs`."""
     return {"launch_pdl": True} if overlaps(device) else {}
 
