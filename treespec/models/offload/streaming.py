@@ -14,7 +14,7 @@ from treespec.errors import ModelError
 from treespec.kernels.device import on
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
-from treespec.models.offload.ring import Ring
+from treespec.models.offload.layer_ring import Ring
 
 _ALIGNMENT = 256
 """Bytes; kernels read weights in vectors."""
