@@ -17,7 +17,7 @@ from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import exactly, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.models.pairs import Pair, PairOutline
+from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
@@ -67,7 +67,7 @@ def profile_latency(
     return _profile(pair, settings, cells, rounds)
 
 
-def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
+def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
     """Raise ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
     vocabulary = pair.vocabulary_size
     for name, values, limit in (("sizes", settings.sizes, vocabulary + 1), ("widths", settings.widths, vocabulary)):

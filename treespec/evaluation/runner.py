@@ -19,7 +19,7 @@ from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, P
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.models.pairs import Target, TargetOutline
+from treespec.models.pairs import Target, TargetInfo
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +69,7 @@ def evaluate(
     )
 
 
-def check_fits(pair: Target | TargetOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
+def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
     """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
 
     ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.

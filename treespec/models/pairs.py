@@ -13,9 +13,9 @@ from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
+from treespec.models.info import ModelInfo, drafts_of, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader
-from treespec.models.outlines import Outline, drafts_of, fitting
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, text_module
@@ -99,19 +99,19 @@ def recorded_name(model: TreeModel) -> str:
 
 
 @dataclass(frozen=True)
-class TargetOutline:
+class TargetInfo:
     """A target before a weight is read."""
 
-    target: Outline
+    target: ModelInfo
 
     @property
-    def models(self) -> dict[str, Outline]:
+    def models(self) -> dict[str, ModelInfo]:
         """See `Target.models`."""
         return {"target": self.target}
 
-    def alone(self) -> "TargetOutline":
+    def alone(self) -> "TargetInfo":
         """Return the target without a draft."""
-        return TargetOutline(self.target)
+        return TargetInfo(self.target)
 
     @property
     def vocabulary_size(self) -> int:
@@ -133,18 +133,18 @@ class TargetOutline:
 
 
 @dataclass(frozen=True)
-class PairOutline(TargetOutline):
+class PairInfo(TargetInfo):
     """A target and its draft that were found to fit each other before a weight is read."""
 
-    draft: Outline
+    draft: ModelInfo
 
     @classmethod
-    def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairOutline":
+    def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairInfo":
         """Return that of folders or hub ids. Raises ModelError as `load_pair` does, but for weights and devices."""
-        return cls(*fitting(Outline.of(target, revision), Outline.of(draft, draft_revision)))
+        return cls(*fitting(ModelInfo.of(target, revision), ModelInfo.of(draft, draft_revision)))
 
     @property
-    def models(self) -> dict[str, Outline]:
+    def models(self) -> dict[str, ModelInfo]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
 
@@ -157,7 +157,7 @@ class PairOutline(TargetOutline):
 
 def load_target(target: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> Target:
     """Load a target alone. `offload` keeps its layers in host memory. Raises ModelError."""
-    return TargetOutline(Outline.of(target, revision)).load(device=device, dtype=dtype, offload=offload)
+    return TargetInfo(ModelInfo.of(target, revision)).load(device=device, dtype=dtype, offload=offload)
 
 
 def load_pair(
@@ -176,7 +176,7 @@ def load_pair(
     that the tokenizer has ids for: no padding row is ever drafted or emitted. What their files rule out is found out before
     any weight is read. Raises ModelError.
     """
-    known = PairOutline.of(target, draft, revision=revision, draft_revision=draft_revision)
+    known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision)
     return known.load(device=device, dtype=dtype, offload=offload)
 
 
@@ -184,7 +184,7 @@ def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", d
     """Several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
     model = target.target
     shape = None if model.vision is None else model.vision.shape
-    known = Outline(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
+    known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
     return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
 
 
@@ -197,7 +197,7 @@ def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int 
     return TreeModel(text, name=name, vocabulary=vocabulary, vision=Vision(loaded.module, name))
 
 
-def _load_draft(target: Outline, draft: Outline, device: str, dtype: str) -> TreeModel:
+def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """A draft that fits its target. Raises ModelError."""
     loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
     if draft.passed_over is None:

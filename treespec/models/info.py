@@ -14,7 +14,7 @@ from treespec.models.vocabularies import known_ids, require_same_vocabulary, sha
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelInfo:
     """What a model's files say before a weight is read, under the names that `TreeModel` has for it."""
 
     name: str
@@ -30,7 +30,7 @@ class Outline:
     """The target's picture token, for a draft that reads text only."""
 
     @classmethod
-    def of(cls, name: str, revision: str | None = None) -> "Outline":
+    def of(cls, name: str, revision: str | None = None) -> "ModelInfo":
         """Of a folder or a hub id. Raises ModelError for what its files or its configuration rule out."""
         config = require_model(name, revision)
         shape = picture_shape(config, name) if is_vision(config) else None
@@ -42,12 +42,12 @@ class Outline:
         return sum(token != self.passed_over for token in prompt)
 
 
-def drafts_of(target: Outline, drafts: Sequence[str]) -> tuple[Outline, ...]:
+def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[ModelInfo, ...]:
     """Several drafts as each decodes with the target, before a weight is read. Raises ModelError."""
-    return tuple(fitting(target, Outline.of(name))[1] for name in drafts)
+    return tuple(fitting(target, ModelInfo.of(name))[1] for name in drafts)
 
 
-def fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
+def fitting(target: ModelInfo, draft: ModelInfo) -> tuple[ModelInfo, ModelInfo]:
     """Return the same two as they decode together. Raises ModelError where they do not read the same."""
     _require_same_pictures(target.name, target.shape, draft.name, draft.shape)
     if target.shape is not None and draft.shape is None:
