@@ -270,7 +270,7 @@ class Engine:
 
 def _eager_reason(model: SlotModel) -> str | None:
     """Return why the passes of a model cannot be captured; None where they can."""
-    why = model.plain if isinstance(model, CapturableModel) else "it is no CapturableModel"
+    why = model.eager_reason if isinstance(model, CapturableModel) else "it is no CapturableModel"
     return f"{_name(model)} runs eagerly: {why}" if why else None
 
 

@@ -20,5 +20,5 @@ class Proposal:
     """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
     replacement: bool = False
     """Whether they were sampled with replacement, so that siblings may carry the same token."""
-    rows: Tensor | None = None
+    offsets: Tensor | None = None
     """int64 [n]; where the draft keeps each node, counted from the root's slot; None: at its id."""

@@ -31,8 +31,8 @@ class SlotModel(Protocol):
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
         """Store q tokens, int64 [q], where they stand and return logits [q, vocabulary], or of the rows `keep` only."""
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
-        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`, all read before any is written."""
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + offsets` int64 [m] to slots `length + first ..`, all read before any is written."""
 
 
 @runtime_checkable
@@ -54,5 +54,5 @@ class CapturableModel(SlotModel, Protocol):
     """What messages call it."""
     generation: int
     """How often the cache was made anew: what is captured belongs to one."""
-    plain: str
+    eager_reason: str
     """Why its passes cannot be captured; empty where they can."""

@@ -32,8 +32,8 @@ class Decoder(Protocol):
         embeddings that tokens are rows of, where not the model's own.
         """
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
-        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
 
 
 def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tuple[Decoder, str]:

@@ -133,10 +133,10 @@ class FusedDecoder:
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`. The length is read on the device."""
         for storage in cache.storages.values():
-            move_rows(storage, prefix.length, rows, first)
+            move_rows(storage, prefix.length, offsets, first)
 
     def _wide(
         self,
@@ -166,7 +166,7 @@ class FusedDecoder:
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """(length, depths, rows, cos, sin, keys, values): where the nodes are and where their K/V rows go."""
         assert self._tables is not None
-        return (place.prefix.length, place.depths, place.rows, *self._tables, keys, values)
+        return (place.prefix.length, place.depths, place.offsets, *self._tables, keys, values)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, seen: Ancestors) -> Tensor:
         """[q, heads dim] of query [q, heads, dim], over K/V rows that are stored."""

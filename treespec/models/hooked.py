@@ -107,10 +107,10 @@ class HookedDecoder:
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`. The length is read on the device."""
         for storage in cache.storages.values():
-            move_rows(storage, prefix.length, rows, first)
+            move_rows(storage, prefix.length, offsets, first)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -52,9 +52,9 @@ class PlainDecoder:
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`."""
-        cache.move(prefix.length + rows, prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device))
+        cache.move(prefix.length + offsets, prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device))
 
     def _masks(self, place: Placement, mask: Tensor, near: Tensor | None) -> Tensor | dict[str, Tensor]:
         """Return the mask or masks in the form that the family takes; `mask` bool [q, length + m]."""

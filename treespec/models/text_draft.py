@@ -66,9 +66,9 @@ class TextDraft(TreeModel):
         """See `TreeModel.forward`."""
         return self._widened(super().forward(self._readable(tokens), replace(place, prefix=self._own(place.prefix)), keep))
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `TreeModel.move`."""
-        super().move(self._own(prefix), rows, first)
+        super().move(self._own(prefix), offsets, first)
 
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
         """See `TreeModel.score`; pictures stand before `keep_from`, in each row as many. Picture tokens behind it are unknown ones."""

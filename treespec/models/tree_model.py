@@ -53,7 +53,7 @@ class TreeModel:
         name: what messages and provenance call it.
         vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
         kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
-            (None: on CUDA). `plain` says why not.
+            (None: on CUDA). `eager_reason` says why not.
         vision: turns pictures into rows of a prompt (None: the model reads text only).
 
     Raises:
@@ -92,7 +92,9 @@ class TreeModel:
         self._cache: TreeCache | None = None
         self.generation = 0
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self.decoder, self.plain = decoder_of(module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels)
+        self.decoder, self.eager_reason = decoder_of(
+            module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels
+        )
         if not self.family.verified:
             verify_exactness(self)
 
@@ -142,7 +144,7 @@ class TreeModel:
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
         refused = self.decoder.prepare(self._cache)
         if refused:
-            self.decoder, self.plain = PlainDecoder(self.module, self.family), refused
+            self.decoder, self.eager_reason = PlainDecoder(self.module, self.family), refused
 
     @_on_its_device
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
@@ -180,7 +182,7 @@ class TreeModel:
         for start in range(0, length, chunk):
             part = read[start : start + chunk]
             place = Placement.causal(start, part.shape[0], tokens.device)
-            logits = self._pass(part, place, place.rows[-1:], table)
+            logits = self._pass(part, place, place.offsets[-1:], table)
         return logits[0]
 
     @_on_its_device
@@ -205,14 +207,14 @@ class TreeModel:
         return table
 
     @_on_its_device
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
-        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        """Copy the K/V rows of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
-        self.decoder.move(self._cache, prefix, rows, first)
+        self.decoder.move(self._cache, prefix, offsets, first)
         if self.family.window is not None:
-            destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
-            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + rows))
+            destination = prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device)
+            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + offsets))
 
     @_on_its_device
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:

@@ -65,5 +65,5 @@ class ModelDrafter:
 
     def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
         """See `Drafter.keep`: keys and values of the accepted path move down behind the prefix."""
-        slots = outcome.path if proposal.rows is None else proposal.rows[outcome.path]
+        slots = outcome.path if proposal.offsets is None else proposal.offsets[outcome.path]
         self.draft.move(prefix, slots[1:], 1)

@@ -39,8 +39,8 @@ class DynamicDrafter(ModelDrafter):
         largest = [value[:0]]
         above = slice(0, 1)
         for level in range(depth):
-            rows = torch.arange(above.start, above.stop, device=device)
-            layout = Layout(torch.full_like(rows, level), rows, ancestors[above, : above.stop]) if level else self._root
+            offsets = torch.arange(above.start, above.stop, device=device)
+            layout = Layout(torch.full_like(offsets, level), offsets, ancestors[above, : above.stop]) if level else self._root
             read = self.draft.forward(tokens[above] if level else last, layout.behind(prefix))
             logits = read[above.start - above.stop :, : self.vocabulary].float()
             largest.append(logits.amax(-1))
@@ -58,4 +58,4 @@ class DynamicDrafter(ModelDrafter):
         kept = value.sort(descending=True, stable=True).indices[:size].sort().values
         ids = torch.zeros_like(tokens).scatter_(0, kept, torch.arange(size, device=device))
         tree = TreeTensors(depth, depths[kept], ids[parents[kept]], ranks[kept], ancestors[kept][:, kept])
-        return Proposal(tree, tokens[kept], torch.cat(largest), rows=kept)
+        return Proposal(tree, tokens[kept], torch.cat(largest), offsets=kept)

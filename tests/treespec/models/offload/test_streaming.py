@@ -266,7 +266,7 @@ def test_on_a_gpu_logits_and_tokens_are_those_of_the_module_as_it_was(family: st
     there = TreeModel(copy.deepcopy(module).to("cuda"), kernels=False)
     wanted = logits_of(there, "cuda")
     target = TreeModel(offload(module, "cuda"))
-    assert (target.device.type, target.plain) == ("cuda", "its weights are streamed from host memory")
+    assert (target.device.type, target.eager_reason) == ("cuda", "its weights are streamed from host memory")
     assert max(float((a - b).abs().max()) for a, b in zip(logits_of(target, "cuda"), wanted, strict=True)) < 1e-4
     draft = TreeModel(tiny_module(family).to("cuda"))
     request = Request(tuple(ids(11, 3).tolist()), 40)
