@@ -74,7 +74,7 @@ class EagerSteps:
 
 
 @dataclass(frozen=True)
-class Room:
+class CacheBudget:
     """Cache slots that decoding needs."""
 
     slots: int
@@ -86,7 +86,7 @@ class Room:
     size: int = 1
 
     @classmethod
-    def of(cls, slots: int, plan: Plan | None) -> "Room":
+    def of(cls, slots: int, plan: Plan | None) -> "CacheBudget":
         """Return the room for a text of so many slots, with what is drafted at its end."""
         return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
@@ -217,14 +217,14 @@ class Engine:
         """Return why steps run eagerly: no pass of a model can be captured, or a step was refused; None where all were captured."""
         return self._without_kernels() or next(iter(self._refused.values()), None)
 
-    def steps(self, spec: StepSpec, room: Room, timer: Timer | None) -> Stepper:
+    def steps(self, spec: StepSpec, budget: CacheBudget, timer: Timer | None) -> Stepper:
         """Return steps of that kind, with `room` in the caches; `timer` None: without parts. Raises CapacityError and what `StepSpec.build` raises.
 
         A captured step is found again by its `spec`. It has a timer of its own, as captured marks need one.
         """
         key = spec, timer is not None
         captured = self._without_kernels() is None and key not in self._refused
-        room.allocate(self.target, self.draft, captured=captured)
+        budget.allocate(self.target, self.draft, captured=captured)
         if captured:
             steps = self._captured(key)
             if steps is not None:

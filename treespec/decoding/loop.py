@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.engine import EagerSteps, Engine, Room, Stepper
+from treespec.decoding.engine import CacheBudget, EagerSteps, Engine, Stepper
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
@@ -121,10 +121,10 @@ def _stepper(
     engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, request: Request, timer: Timer | None
 ) -> Stepper:
     """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
-    room = Room.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
+    budget = CacheBudget.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
     if engine is not None:
-        return engine.steps(spec, room, timer)
-    room.allocate(target, draft, captured=False)
+        return engine.steps(spec, budget, timer)
+    budget.allocate(target, draft, captured=False)
     return EagerSteps(spec.build(target, draft, timer))
 
 
