@@ -243,7 +243,7 @@ def capturable_engine(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | Non
         return object()
 
     pair = tiny_pair()
-    monkeypatch.setattr(pair.target, "plain", "")
+    monkeypatch.setattr(pair.target, "eager_reason", "")
     monkeypatch.setattr("treespec.decoding.engine.CapturedSteps", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     return Engine(pair.target)
