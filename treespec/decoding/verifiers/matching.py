@@ -15,7 +15,7 @@ from treespec.kernels.outcome import Outcome
 
 
 class Matching:
-    """Accepts the path that the target's own choices follow. Siblings must be distinct."""
+    """Accepts the path that the target's own choices follow. Rule: siblings must be distinct."""
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
         """See `Verifier.verify`."""
