@@ -3,8 +3,8 @@
 `python -m benchmarks.offload --out FILE` needs one CUDA GPU with 40 GB, 60 GB of host memory and no network. The target is the embedded one
 with the cost of Llama-2-13B (fp16; 40 layers, 12.7 billion weights in them), and its layers are in host memory. The draft is the embedded
 one with the cost of llama-68m. The tree is the exact one of its size for an acceptance profile of the small pair, taken in the same run;
-the large pair gives the small pair's answers. Every prompt is decoded autoregressively and with the tree, in turn: first with all weights on
-the GPU, then offloaded, by the same modules, so outputs must be equal. accelerate's `cpu_offload` streams the same weights in between.
+the large pair gives the small pair's answers. Every prompt is decoded autoregressively and with the tree, in turn: first with all weights
+on the GPU, then offloaded, by the same modules, so outputs must be equal. accelerate's `cpu_offload` streams the same weights in between.
 Bandwidth is that of copying 1 GiB of pinned memory, the best of several copies. `--smoke` runs everything on the CPU, in small.
 """
 

@@ -3,8 +3,7 @@
 The weak draft is the embedded one with noise on its weights (`--noise`, in standard deviations of each matrix). It is trained on
 modules of the standard library (`stdlib-train`) and measured on others (`stdlib`), which neither target nor draft has seen.
 
-`python -m benchmarks.train_draft --out FILE` takes a GPU where there is one; `--steps 20 --rows 64 --prompts 16` is enough to try it
-on a CPU.
+`python -m benchmarks.train_draft --out FILE` uses a GPU if there is one; `--steps 20 --rows 64 --prompts 16` is enough to try it on a CPU.
 """
 
 import argparse

@@ -39,7 +39,7 @@ class VisitedAcceptance:
 def visited_acceptance(
     pair: Pair, tree: SpeculationTree, prompts: PromptSet, results: Sequence[PromptResult], settings: AcceptanceSettings
 ) -> VisitedAcceptance:
-    """Profile the outputs of an evaluation of a static tree, verified sequentially, and compare with what it accepted.
+    """Profile the outputs of an evaluation of a static tree, verified sequentially, and compare with the tokens that it accepted.
 
     `results` must hold outputs (`save_tokens`); `settings` are those of the evaluation, with their own draws. Steps are
     martingale increments, so their covariances add up; the profile's draws add at most a share of 1 / draws to them.

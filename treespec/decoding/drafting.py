@@ -1,4 +1,4 @@
-"""The setting of how children are drafted and verified. No torch."""
+"""The setting for drafting and verifying children. No torch."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from treespec.errors import SettingsError
 
 @dataclass(frozen=True)
 class Drafting:
-    """How children are drafted and verified: by a rule of `rules.RULES` and a verifier of `verifiers.VERIFIERS`.
+    """The choice of a rule of `rules.RULES` to draft children by, and a verifier of `verifiers.VERIFIERS` to verify them by.
 
     `topk`: a node's children are the draft's most likely tokens there, and the target's own choice decides among them.
     `swor`, `swr`: children are sampled from the draft's distribution at `temperature` (None: the target's), without or with

@@ -115,7 +115,7 @@ class CapturedSteps:
     """One step as one CUDA graph, replayed for every length: tokens, length and random state are on the device.
 
     Rules: build it before prefilling, because building runs the step a few times and overwrites the first slots of the caches. Do not
-    allocate the caches anew afterwards. A timer that measures the parts must be a `CapturedTimer`.
+    make new caches afterwards. A timer that measures the parts must be a `CapturedTimer`.
 
     Raises the error that the step raises if it cannot be captured.
     """

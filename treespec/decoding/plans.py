@@ -1,4 +1,4 @@
-"""Plans, which say what to draft at every step, as plain data: the `Plan` that decoding takes, and the budget of a dynamic tree. No torch.
+"""Plans of what to draft at every step, as plain data: the protocol `Plan`, and the budget of a dynamic tree. No torch.
 
 For a tree that stays the same, the `SpeculationTree` itself is the plan.
 """
@@ -13,7 +13,7 @@ Given = TypeVar("Given")
 
 
 class Plan(Protocol):
-    """What to draft at every step. A plan names its drafter in `drafters.DRAFTERS` and says what it needs. Instances can be hashed."""
+    """A plan of what to draft at every step. It names its drafter in `drafters.DRAFTERS` and its needs. Instances can be hashed."""
 
     drafter: ClassVar[str]
     """The drafter's name in `DRAFTERS`, which is also the `mode` of a report."""

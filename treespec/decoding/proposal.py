@@ -21,4 +21,4 @@ class Proposal:
     replacement: bool = False
     """Whether children were sampled with replacement, so that siblings may carry the same token."""
     offsets: Tensor | None = None
-    """int64 [n]; the slot where the draft keeps each node, minus the root's slot. None if these are the node ids."""
+    """int64 [n]; the slot in which the draft keeps each node, minus the root's slot. None if these are the node ids."""

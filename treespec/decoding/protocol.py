@@ -51,11 +51,11 @@ class ScoringModel(Protocol):
 
 @runtime_checkable
 class CapturableModel(SlotModel, Protocol):
-    """A model whose passes can be captured in a CUDA graph. Rule: captured passes are valid as long as the cache is not made anew."""
+    """A model whose passes can be captured in a CUDA graph. Rule: they are valid only until the cache is replaced."""
 
     name: str
     """The name of the model in messages."""
     generation: int
-    """Number of times that the cache was made anew. A captured step is valid for one generation only."""
+    """Number of times that the cache was replaced. A captured step is valid for one generation only."""
     eager_reason: str
     """The reason why its passes cannot be captured and run eagerly; empty if they can be captured."""

@@ -1,4 +1,4 @@
-"""How tokens are chosen, as plain data: the target's `Sampling`, and the `RULES` for drafting a node's children. No torch."""
+"""The ways to choose tokens, as plain data: the target's `Sampling`, and the `RULES` for drafting a node's children. No torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from treespec.errors import SettingsError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the target chooses tokens. `temperature` 0 is greedy; `top_p` keeps the smallest set of most likely tokens with that mass."""
+    """The target's way to choose tokens. `temperature` 0 is greedy; `top_p` keeps the fewest most likely tokens with that mass."""
 
     temperature: float = 0.0
     top_p: float = 1.0

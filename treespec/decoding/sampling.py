@@ -1,4 +1,4 @@
-"""From logits to the target's distribution and choice: temperature, top-p, per-prompt random streams. Pure functions."""
+"""Pure functions that turn logits into the target's distribution and choice, with temperature, top-p and a random stream per prompt."""
 
 import hashlib
 

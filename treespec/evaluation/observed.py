@@ -18,7 +18,7 @@ class DepthAcceptance:
     accepted: tuple[int, ...]
     """Accepted children by rank. The other visits ended at the node."""
     offered: tuple[int, ...] | None = None
-    """Visited nodes that had a child of each rank; None if the trees were grown anew at every step, because these are not kept."""
+    """Visited nodes that had a child of each rank; None for dynamic trees, because these are not kept."""
 
 
 def accepted_by_depth(steps: Iterable[Sequence[int]], tree: Mapping[str, Any] | None) -> tuple[DepthAcceptance, ...]:

@@ -255,7 +255,7 @@ class EvaluationReport:
 
 
 def read_report(path: Path) -> EvaluationReport:
-    """Read a report and derive its figures anew. Raises ProfileError for a file that no run can have written."""
+    """Read a report and compute its derived figures again. Raises ProfileError for a file that no run can have written."""
     data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
     profiled = data.optional("profiled_acceptance", chances)
     results = data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value)))

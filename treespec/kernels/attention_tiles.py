@@ -1,4 +1,4 @@
-"""How tree attention is divided: into blocks of rows and tiles of slots, with the slots of a head split over programs.
+"""Tilings of tree attention: the blocks of rows, the tiles of slots, and the split of a head's slots over programs.
 
 The choices were measured on an H100 and an H200 (benchmarks/NOTES.md). Only shapes decide here, because launches are captured. The device
 decides what depends on the length, within the limits chosen here (`Few`, `Tiling.whole`).

@@ -68,7 +68,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one product is spread over the device."""
+    """The division of one product over the device."""
 
     columns: int
     """Columns of a tile: any number; the tensor cores multiply the next power of two."""

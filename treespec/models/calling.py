@@ -1,4 +1,4 @@
-"""How to call the forward of a transformers module, which differs between versions and classes."""
+"""Finding out how to call the forward of a transformers module, which differs between versions and classes."""
 
 import inspect
 from typing import Any

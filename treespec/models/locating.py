@@ -1,4 +1,4 @@
-"""Finding a model's files in the embedded pair, a folder or the hub, and saying what is wrong if they are not there."""
+"""Finding a model's files in the embedded pair, a folder or the hub, and explaining why if they are not there."""
 
 import hashlib
 from collections.abc import Iterator

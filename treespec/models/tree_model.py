@@ -98,7 +98,7 @@ class TreeModel:
             verify_exactness(self)
 
     generation: int
-    """Number of times that the cache was made anew. A captured step is valid for one generation only."""
+    """Number of times that the cache was replaced. A captured step is valid for one generation only."""
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""

@@ -1,7 +1,7 @@
 """Target matching: the target chooses a token after every node, and a child that carries it is accepted.
 
-Drafted tokens never influence the choice, so the output is the target's own at any temperature, whatever distinct children were
-drafted. SpecInfer (arXiv 2305.09781, section 4.3) states the greedy case.
+Drafted tokens never influence the choice, so the output is the target's own at any temperature, for any distinct children.
+SpecInfer (arXiv 2305.09781, section 4.3) states the greedy case.
 """
 
 import torch
