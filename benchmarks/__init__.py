@@ -1,1 +1,1 @@
-"""Side-by-side measurements; each module prints a table and writes JSON. Run one with `python -m benchmarks.NAME`."""
+"""Measurements side by side. Each module prints a table and writes JSON. Run one with `python -m benchmarks.NAME`."""

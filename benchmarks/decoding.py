@@ -1,4 +1,4 @@
-"""End to end, side by side in one run: transformers' `generate`, its assisted generation, treeopt without and with a tree.
+"""Measure decoding end to end, side by side in one run: transformers' `generate`, its assisted generation, treeopt without and with a tree.
 
 `python -m benchmarks.decoding --out FILE` takes the embedded pair on the CPU; `--inflate` gives it the cost of Llama-2-7B
 and llama-68m (fp16, a GPU is needed). The growmap comes from profiles taken in the same run on other prompts. All four
@@ -33,7 +33,7 @@ from treespec.models.tree_model import TreeModel
 
 
 def pair_for(arguments: argparse.Namespace) -> Pair:
-    """The embedded pair, inflated or as it is."""
+    """Return the embedded pair, inflated or as it is."""
     if not arguments.inflate:
         return load_pair("embedded-target", "embedded-draft", device=arguments.device)
     big = inflated_pair(device=arguments.device, dtype=torch.float16)
@@ -42,7 +42,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
 
 
 def transformers_seconds(pair: Pair, prompt: tuple[int, ...], gen_len: int, assisted: bool) -> tuple[list[int], float]:
-    """(generated tokens, seconds) of `generate`, with the draft as its assistant or without."""
+    """Return (generated tokens, seconds) of `generate`, with the draft as its assistant or without."""
     ids = torch.tensor([prompt], device=pair.target.device)
     helper: dict[str, Any] = {"assistant_model": pair.draft.module} if assisted else {}
     started = now(pair.target.device)
@@ -53,7 +53,7 @@ def transformers_seconds(pair: Pair, prompt: tuple[int, ...], gen_len: int, assi
 
 
 def treeopt_seconds(records: Any, device: torch.device) -> tuple[list[int], float, int]:
-    """(generated tokens, seconds after the prompt pass, steps)."""
+    """Return (generated tokens, seconds after the prompt pass, steps) of a decoding."""
     first: StepRecord = next(records)
     started = now(device)
     steps: list[StepRecord] = list(records)

@@ -1,4 +1,4 @@
-"""How close the engine comes to the hardware: captured steps against the time that the memory needs, and against other decoders.
+"""Measure how close the engine comes to the hardware: compare captured steps with the time that the memory needs, and with other decoders.
 
 `python -m benchmarks.engine --out FILE` needs a CUDA GPU and no network. The pair is the embedded one with the cost of Llama-2-7B and
 llama-68m (fp16); models with grouped K/V heads (`--no-gqa` leaves them out) have random weights. The floor of a pass is the bytes of the
@@ -39,7 +39,7 @@ CONTEXT = 192
 
 
 def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: int) -> tuple[dict[str, float], float]:
-    """(median seconds of each part of a captured step, of the whole without timing its parts)."""
+    """Return (median seconds of each part of a captured step, seconds of the whole step without timed parts)."""
     room = context + 3 * tree.size + 64
     for model in (pair.target, pair.draft):
         model.allocate(room)
@@ -62,7 +62,7 @@ def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: i
 
 
 def ready_seconds(pair: Pair) -> float:
-    """From loaded models to the first tokens of a tree of 64 nodes, with nothing compiled or captured before in this process."""
+    """Return the seconds from loaded models to the first tokens of a tree of 64 nodes, if nothing was compiled or captured before."""
     started = time.perf_counter()
     request = Request(tuple(range(5, 5 + PROMPT_LEN)), 9)
     list(decode_speculative(pair.target, pair.draft, SpeculationTree.k_chains(9, 7), request, engine=Engine(pair.target, pair.draft)))
@@ -71,7 +71,7 @@ def ready_seconds(pair: Pair) -> float:
 
 
 def decode_all(pair: Pair, trees: dict[str, SpeculationTree], prompts: PromptSet, gen_len: int) -> dict[str, dict[str, Any]]:
-    """Every prompt by transformers and by the engine, in turn; agreement with `generate`, and the logit gap where outputs part."""
+    """Decode every prompt by transformers and by the engine, in turn; compare with `generate`, with the logit gap where outputs differ."""
     target, draft = pair.target, pair.draft
     engine = Engine(target, draft, notice=lambda reason: print(reason, file=sys.stderr))
     systems: dict[str, Any] = {
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Everything, as data."""
+    """Run all measurements and return them as data."""
     device = torch.device("cuda", torch.cuda.current_device())
     bandwidth = read_bandwidth(device)
     torch.cuda.empty_cache()
@@ -222,7 +222,7 @@ def show(
     prompts: int,
     gen_len: int,
 ) -> None:
-    """Both tables."""
+    """Print both tables."""
     table = Table(title=f"captured passes and steps; the memory reads {bandwidth / 1e12:.2f} TB/s")
     for column in ("what", "ms", "floor, ms", "x floor", "goal", ""):
         table.add_column(column, justify="left" if column in ("what", "") else "right")

@@ -1,7 +1,7 @@
-"""Put a small trained Llama inside a large one: the small one's answers at the large one's cost.
+"""Put a small trained Llama inside a large one, which then gives the small one's answers at the large one's cost.
 
-Acceptance needs trained models and speed needs large ones; where no large weights are at hand, `inflate` places the
-embedded pair inside models of Llama-2-7B and llama-68m shape, which are then read, multiplied and cached like those.
+Acceptance needs trained models, and speed needs large ones. If no large weights are at hand, `inflate` puts the embedded
+pair inside models of Llama-2-7B and llama-68m shape, which are then read, multiplied and cached like real ones.
 
 The small weights take the first rows and columns of the large matrices. The rest of every matrix that writes into the
 residual stream is zero, so that new dimensions, heads and layers stay silent; the rest of the others is random, so that
@@ -30,7 +30,7 @@ _NOISE = 0.02
 
 @dataclass(frozen=True)
 class Shape:
-    """The measures of a Llama that decide what a pass of it costs."""
+    """The sizes of a Llama that decide the cost of a pass."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -48,7 +48,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class InflatedPair:
-    """Target, draft and their one tokenizer."""
+    """An inflated target and draft, with their common tokenizer."""
 
     target: LlamaForCausalLM
     draft: LlamaForCausalLM
@@ -56,7 +56,7 @@ class InflatedPair:
 
 
 def inflate(small: LlamaForCausalLM, big: LlamaForCausalLM, seed: int = 0) -> LlamaForCausalLM:
-    """Overwrite the weights of `big` so that it computes what `small` does; returns `big`, in its own device and dtype.
+    """Overwrite the weights of `big` so that it computes the same as `small`. Return `big`, on its own device and in its own dtype.
 
     At most one parameter at a time exists in fp32 beside the models. Raises ModelError for pairs that cannot match:
     `big_config` makes a configuration that can.
@@ -82,7 +82,7 @@ def inflate(small: LlamaForCausalLM, big: LlamaForCausalLM, seed: int = 0) -> Ll
 
 
 def big_config(small: LlamaConfig, shape: Shape) -> LlamaConfig:
-    """The configuration of a model of the given shape that `inflate` can fill with `small`."""
+    """Return the configuration of a model of the given shape that `inflate` can fill with `small`."""
     changes = asdict(shape) | {
         "num_key_value_heads": shape.num_attention_heads,
         "rms_norm_eps": small.rms_norm_eps * small.hidden_size / shape.hidden_size,
@@ -92,7 +92,7 @@ def big_config(small: LlamaConfig, shape: Shape) -> LlamaConfig:
 
 
 def inflated(folder: Path, shape: Shape | str, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> LlamaForCausalLM:
-    """The model of a folder, inflated; built on the device in the wanted dtype, so that 7B takes 13 GB in fp16 and no more.
+    """Load the model of a folder and inflate it. It is built on the device in the wanted dtype, so 7B takes only 13 GB in fp16.
 
     Raises ModelError for an unknown shape, an incompatible one, or a folder without weights.
     """
@@ -123,7 +123,7 @@ def inflated_pair(
     target_shape: Shape | str = "llama-2-7b",
     draft_shape: Shape | str = "llama-68m",
 ) -> InflatedPair:
-    """The embedded pair, inflated to two shapes: head_dim is 128 in the target's, 64 in the draft's. Raises ModelError."""
+    """Inflate the embedded pair to two shapes: head_dim is 128 in the target's, 64 in the draft's. Raises ModelError."""
     return InflatedPair(
         target=inflated(TARGET_FOLDER, target_shape, device, dtype, seed=0),
         draft=inflated(DRAFT_FOLDER, draft_shape, device, dtype, seed=1),
@@ -132,7 +132,7 @@ def inflated_pair(
 
 
 def _require_compatible(small: LlamaConfig, big: LlamaConfig) -> None:
-    """Raise ModelError for a pair of configurations that no choice of weights makes equal."""
+    """Raise ModelError for two configurations that no choice of weights makes equal."""
     for key in ("head_dim", "vocab_size", "rope_parameters", "hidden_act"):
         if getattr(small, key) != getattr(big, key):
             raise ModelError(

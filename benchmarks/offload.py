@@ -1,11 +1,11 @@
-"""Offloaded decoding beside its bound: the bytes of the target's layers over the bandwidth from host to device.
+"""Compare offloaded decoding with its limit: the bytes of the target's layers over the bandwidth from host to device.
 
-`python -m benchmarks.offload --out FILE` needs one CUDA GPU with 40 GB, 60 GB of host memory and no network. The target is the embedded one with
-the cost of Llama-2-13B (fp16; 40 layers, 12.7 billion weights in them), its layers in host memory; the draft is the embedded one with that of
-llama-68m. The tree is the exact one of its size for an acceptance profile taken in the same run on the small pair, whose answers these are.
-Every prompt is decoded autoregressively and with the tree, in turn: with all weights on the GPU, then offloaded, by the same modules, so that
-outputs must be equal. accelerate's `cpu_offload` streams the same weights in between. Bandwidth is that of copying 1 GiB of
-pinned memory, the best of several. `--smoke` runs everything on the CPU, in small.
+`python -m benchmarks.offload --out FILE` needs one CUDA GPU with 40 GB, 60 GB of host memory and no network. The target is the embedded one
+with the cost of Llama-2-13B (fp16; 40 layers, 12.7 billion weights in them), and its layers are in host memory. The draft is the embedded
+one with the cost of llama-68m. The tree is the exact one of its size for an acceptance profile of the small pair, taken in the same run;
+the large pair gives the small pair's answers. Every prompt is decoded autoregressively and with the tree, in turn: first with all weights
+on the GPU, then offloaded, by the same modules, so outputs must be equal. accelerate's `cpu_offload` streams the same weights in between.
+Bandwidth is that of copying 1 GiB of pinned memory, the best of several copies. `--smoke` runs everything on the CPU, in small.
 """
 
 import argparse
@@ -48,7 +48,7 @@ GOALS = {"x bound, autoregressive": 1.25, "x bound, tree": 1.25, "speed-up / tok
 
 @dataclass(frozen=True)
 class Case:
-    """What is run."""
+    """The settings of one run."""
 
     device: torch.device
     dtype: torch.dtype
@@ -59,16 +59,16 @@ class Case:
     prompts: int
     gen_len: int
     copied: int
-    """Bytes that the bandwidth is measured on."""
+    """Bytes of the copy that the bandwidth is measured with."""
 
 
 def note(message: str) -> None:
-    """Progress, with the time."""
+    """Print a message with the time, as progress."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 def copy_bandwidth(device: torch.device, count: int) -> float:
-    """Bytes per second of one copy of `count` bytes of pinned host memory to the device; the best of several."""
+    """Return the bytes per second of copying `count` bytes of pinned host memory to the device, the best of several copies."""
     host, there = host_memory.block(count), torch.empty(count, dtype=torch.uint8, device=device)
     host.fill_(1)
     if device.type == "cuda":
@@ -84,7 +84,7 @@ def copy_bandwidth(device: torch.device, count: int) -> float:
 
 
 def chosen_tree(case: Case) -> tuple[OptimizationResult, PromptSet, list[float]]:
-    """(the exact tree of the small pair's profile, prompts that it has not seen, chance of each rank)."""
+    """Return (the exact tree of the small pair's profile, prompts that the profile has not seen, the chance of each rank)."""
     small = load_pair("embedded-target", "embedded-draft", device=str(case.device))
     profiled = load_prompts("stdlib", small.tokenizer, num_prompts=32 if case.size > 100 else 4, prompt_len=PROMPT_LEN)
     prompts = load_prompts("stdlib", small.tokenizer, num_prompts=case.prompts, prompt_len=PROMPT_LEN, start=profiled.end)
@@ -93,7 +93,7 @@ def chosen_tree(case: Case) -> tuple[OptimizationResult, PromptSet, list[float]]
 
 
 def decode_all(pair: Pair, tree: SpeculationTree, prompts: PromptSet, gen_len: int) -> dict[str, dict[str, Any]]:
-    """Seconds, tokens, steps and outputs of both ways of decoding, which take turns."""
+    """Decode every prompt both ways, in turn; return seconds, tokens, steps and outputs of each way."""
     target, draft = pair.target, pair.draft
     engine = Engine(target, draft, notice=note)
     systems: dict[str, Callable[[Request], Any]] = {
@@ -119,7 +119,7 @@ def decode_all(pair: Pair, tree: SpeculationTree, prompts: PromptSet, gen_len: i
 
 
 def step_parts(pair: Pair, tree: SpeculationTree, prompts: PromptSet) -> dict[str, float]:
-    """Median seconds of each part of a tree's step, timed apart."""
+    """Return the median seconds of each part of a tree's step, each timed separately."""
     request, timer = Request(prompts.prompts[0].ids, 24), timer_for(pair.target.device)
     samples: list[dict[str, float]] = []
     for record in decode_speculative(pair.target, pair.draft, tree, request, timer=timer):
@@ -132,7 +132,7 @@ def step_parts(pair: Pair, tree: SpeculationTree, prompts: PromptSet) -> dict[st
 
 @torch.inference_mode()
 def pass_seconds(module: LlamaForCausalLM, device: torch.device) -> float:
-    """Of a plain pass over one token; the better of two behind a first one."""
+    """Return the seconds of a plain pass over one token, the better of two after a warm-up."""
     token = torch.ones(1, 1, dtype=torch.int64, device=device)
     seconds = []
     for _ in range(3):
@@ -143,7 +143,7 @@ def pass_seconds(module: LlamaForCausalLM, device: torch.device) -> float:
 
 
 def run(case: Case) -> dict[str, Any]:
-    """Everything, as data."""
+    """Run all measurements and return them as data."""
     device, cuda = case.device, case.device.type == "cuda"
     bandwidth = copy_bandwidth(device, case.copied)
     note(f"{bandwidth / 1e9:.2f} GB/s from pinned host memory")
@@ -225,7 +225,7 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def show(console: Console, data: dict[str, Any]) -> None:
-    """The tables."""
+    """Print the tables."""
     bound = data["bound_seconds"]
     table = Table(
         title=f"{data['streamed_bytes'] / 1e9:.2f} GB per pass at {data['bandwidth'] / 1e9:.2f} GB/s: {1e3 * bound:.1f} ms; "

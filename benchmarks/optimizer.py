@@ -1,4 +1,6 @@
-"""How fast the optimizer is: `python -m benchmarks.optimizer [--out FILE]`. Needs no GPU; about half a minute, most of it Sequoia's.
+"""Measure the speed of the optimizer: `python -m benchmarks.optimizer [--out FILE]`.
+
+It needs no GPU and takes about half a minute, most of it for Sequoia's recurrence.
 
 Times are medians of repeated runs in one process (whole commands: of fresh processes); memory is the peak that one
 further run allocates. Sequoia's recurrence is written here twice, from its definition: on torch scalars, as Sequoia's own
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def whole_frontiers(repetitions: int) -> list[dict[str, Any]]:
-    """The frontier of WHOLE by each solver, on published vectors and on the orders that are hardest for the cuts."""
+    """Time the frontier of WHOLE by each solver, on published vectors and on the orders that are hardest for the cuts."""
     check = np.isfinite(best_first.solve(MONOTONE, *WHOLE).values)
     np.testing.assert_allclose(
         best_first.solve(MONOTONE, *WHOLE).values[check], dynamic_program.solve(MONOTONE, *WHOLE).values[check], rtol=1e-12
@@ -97,7 +99,7 @@ def whole_frontiers(repetitions: int) -> list[dict[str, Any]]:
 
 
 def beside_sequoia(repetitions: int) -> list[dict[str, Any]]:
-    """The same table by Sequoia's recurrence and by both solvers; speed-ups are over each way of writing it."""
+    """Time one table by Sequoia's recurrence, written in two ways, and by both solvers. Speed-ups are over each of the two ways."""
     size, levels, ranks = SMALL
     plain_of_raw, as_it_is = _once(lambda: recurrence_on_floats(RAW[0].tolist(), size, levels))
     _, kind = _once(lambda: recurrence_on_floats(RAW[0].tolist(), size, levels, keep_maxima=True))
@@ -122,7 +124,7 @@ def beside_sequoia(repetitions: int) -> list[dict[str, Any]]:
 
 
 def whole_commands() -> list[dict[str, Any]]:
-    """`treeopt --help` and `treeopt generate` as whole processes."""
+    """Time `treeopt --help` and `treeopt generate` as whole processes."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder) / name) for name in ("acceptance.json", "latency.json", "tree.pt")}
         AcceptanceProfile("topk", 0.0, 1.0, RANK_PROBABILITY, NONE_ACCEPTED, (), 11086, 200).write(paths["acceptance.json"])
@@ -140,7 +142,7 @@ def whole_commands() -> list[dict[str, Any]]:
 
 
 def recurrence_on_floats(ranks: list[float], max_size: int, levels: int, *, keep_maxima: bool = False) -> float:
-    """T[n, l, b] = max over m of T[n - m, l, b - 1] + p_b * max over j of T[m, l - 1, j], scalar by scalar.
+    """Compute T[n, l, b] = max over m of T[n - m, l, b - 1] + p_b * max over j of T[m, l - 1, j], scalar by scalar.
 
     `keep_maxima` looks the inner maximum up instead of taking it again for every m, which Sequoia does not do.
     """
@@ -164,7 +166,7 @@ def recurrence_on_floats(ranks: list[float], max_size: int, levels: int, *, keep
 
 
 def recurrence_on_torch_scalars(ranks: list[float], max_size: int, levels: int) -> float:
-    """The same on one torch tensor, indexed and compared element by element."""
+    """Compute the recurrence on one torch tensor, indexed and compared element by element."""
     import torch
 
     p = torch.tensor([0.0, *ranks])
@@ -186,7 +188,7 @@ def recurrence_on_torch_scalars(ranks: list[float], max_size: int, levels: int) 
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
-    """The results as lines of a table."""
+    """Return the results as lines of a table."""
     lines = [f"{'case':<40} {'what':<38} {'seconds':>9} {'MiB':>6} {'target':<20} {'speed-up (torch / Python / kept maxima)'}"]
     for row in results:
         speedups = " / ".join(f"{value:,.0f}x" for value in row.get("speedups", {}).values())

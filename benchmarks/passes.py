@@ -1,4 +1,4 @@
-"""Single captured passes beside the time that the memory needs for them, also of models with grouped K/V heads and random weights."""
+"""Compare single captured passes with the time that the memory needs for them, also for random models with grouped K/V heads."""
 
 import statistics
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Row:
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second of reading 4 GB with one reduction; the best of several."""
+    """Return the bytes per second of reading 4 GB with one reduction, the best of several."""
     block = torch.ones(1 << 29, dtype=torch.int64, device=device)
     best = min(_event_seconds(block.sum) for _ in range(8))
     return block.nbytes / best
@@ -67,13 +67,13 @@ def _event_seconds(work: Any) -> float:
 
 
 def weight_bytes(module: torch.nn.Module) -> int:
-    """Of what a pass multiplies: all parameters but the embedding's, of which it reads a few rows."""
+    """Return the bytes of the weights that a pass multiplies: all parameters except the embedding, of which it reads a few rows."""
     embedding: Any = module.get_input_embeddings()  # type: ignore[operator]
     return sum(p.nbytes for p in module.parameters() if p is not embedding.weight)
 
 
 def pass_seconds(model: TreeModel, tree: SpeculationTree, context: int, repetitions: int = 12) -> float:
-    """Median seconds of one captured target pass over a tree behind `context` tokens, replayed in a row."""
+    """Return the median seconds of one captured target pass over a tree after `context` tokens, over consecutive replays."""
     device = model.device
     ids = torch.randint(model.vocabulary_size, (context + tree.size,), generator=torch.Generator().manual_seed(0)).to(device)
     model.allocate(context + tree.size + 1)
@@ -100,12 +100,12 @@ def pass_seconds(model: TreeModel, tree: SpeculationTree, context: int, repetiti
 
 
 def flat(size: int) -> SpeculationTree:
-    """A root with its children."""
+    """Return a tree of a root and its children, `size` nodes in all."""
     return SpeculationTree.from_branches([[size - 1]] if size > 1 else [])
 
 
 def gqa_rows(name: str, config: PreTrainedConfig, bandwidth: float, device: torch.device) -> list[Row]:
-    """64 nodes behind short and long contexts, for a model with random weights."""
+    """Time passes over 64 nodes after short and long contexts, for a model with random weights."""
     make: Any = AutoModelForCausalLM.from_config
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)

@@ -1,7 +1,7 @@
-"""Rules and verifiers on one tree and the same contexts, without the noise of what happens to be accepted.
+"""Compare rules and verifiers on one tree and the same contexts, without the noise of random acceptance.
 
-For texts that the target continued, every few positions: draft the tree by each rule, and take the expected number of
-accepted tokens given what was drafted, exactly. Differences are paired, with standard errors over texts.
+The target continues some texts. Every few positions, the tree is drafted by each rule, and the expected number of accepted
+tokens, given the drafted ones, is computed exactly. Differences are paired, with standard errors over texts.
 
 `python -m benchmarks.same_tree --out FILE` takes the embedded pair on the CPU; no time is measured.
 """
@@ -46,14 +46,14 @@ WAYS = (
     Drafting("swr", verifier="traversal"),
 )
 COMPARISONS = ((1, 0), (1, 2), (3, 1), (4, 2))
-"""Which way is held against which."""
+"""The pairs of ways to compare, as indices into WAYS."""
 
 NAMES: tuple[str, ...] = ("sequential", "traversal")
 
 
 @dataclass(frozen=True)
 class SameTree:
-    """Expected tokens per step of each of WAYS, at every `every`-th position of each text."""
+    """The expected tokens per step of each of WAYS, at every `every`-th position of each text."""
 
     temperature: float
     tree: SpeculationTree
@@ -61,7 +61,7 @@ class SameTree:
     """[texts, ways]; the mean over a text's positions."""
 
     def difference(self, a: int, b: int) -> tuple[float, float]:
-        """(mean of a - b over texts, its standard error)."""
+        """Return (mean of a - b over texts, its standard error)."""
         found = self.means[:, a] - self.means[:, b]
         return float(found.mean()), float(found.std(ddof=1) / len(found) ** 0.5)
 
@@ -72,7 +72,7 @@ def same_tree(
 ) -> SameTree:
     """Continue the prompts with the target, then draft and verify from the end of each text to its start.
 
-    Going backwards, a tree only overwrites cache rows that are no longer needed.
+    In this order, a tree overwrites only cache slots that are no longer needed.
     """
     target, draft = pair.target, pair.draft
     vocabulary, device = pair.vocabulary_size, target.device
@@ -98,7 +98,7 @@ def same_tree(
 def _expected(
     pair: Pair, drafter: StaticDrafter, last: torch.Tensor, length: int, sampling: Sampling, generator: torch.Generator
 ) -> dict[str, float]:
-    """Expected tokens of one step by verifier: 1 for the target's own, and the accepted ones. All verify the same draft."""
+    """Return the expected tokens of one step by verifier: 1 for the target's own, plus the accepted ones. All verify the same draft."""
     prefix = Prefix.of(length, last.device)
     proposal = drafter.propose(last, prefix, 1 << 30, generator, NoTimer())
     tree, tokens = proposal.tree, proposal.tokens
@@ -119,7 +119,7 @@ def _expected(
 
 
 def as_data(found: SameTree) -> dict[str, Any]:
-    """For JSON."""
+    """Return the results as data for JSON."""
     return {
         "temperature": found.temperature,
         "parents": list(found.tree.parents),
@@ -139,7 +139,7 @@ def as_data(found: SameTree) -> dict[str, Any]:
 
 
 def table_of(found: Sequence[SameTree]) -> Table:
-    """Expected tokens per step, and paired differences."""
+    """Return the table of expected tokens per step and of paired differences."""
     table = Table(title="expected tokens per step on one tree and the same contexts; differences with their standard errors")
     for column in ("T", "tree", *(f"{way.rule} {way.verifier}" for way in WAYS)):
         table.add_column(column, justify="right")

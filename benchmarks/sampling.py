@@ -1,4 +1,4 @@
-"""Every drafting rule and verifier at every temperature, side by side in one run: what each is worth on one pair.
+"""Compare every drafting rule and verifier at every temperature, side by side in one run on one pair.
 
 `python -m benchmarks.sampling --out FILE` takes the embedded pair on the CPU; `--inflate` gives it the cost of Llama-2-7B and
 llama-68m (fp16, a GPU is needed). For each temperature, every rule is profiled, gets the best tree for its own profile,
@@ -45,22 +45,22 @@ PROMPT_LEN = 128
 
 @dataclass(frozen=True)
 class System:
-    """One way to decode."""
+    """One way of decoding."""
 
     plan: Plan
     drafting: Drafting
     expected: float | None
-    """Tokens per step that the profile promises; None where it promises nothing."""
+    """Tokens per step that the profile promises; None if it promises nothing."""
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Return its name in the table."""
         shape = "static" if self.plan.drafter == SpeculationTree.drafter else self.plan.drafter
         return f"{self.drafting.rule} {shape} ({self.plan.size}, {self.plan.depth}) {self.drafting.verifier}"
 
 
 def systems_for(profiles: dict[str, AcceptanceProfile], latency: LatencyProfile, budgets: Sequence[tuple[int, int]]) -> list[System]:
-    """The best static tree of each rule, both verifiers where there are two, the dynamic twin, and fixed budgets both ways."""
+    """Return the systems: the best static tree of each rule with each of its verifiers, the dynamic twin, and fixed budgets both ways."""
     found: list[System] = []
     for rule, profile in profiles.items():
         best = optimize(profile, latency=latency)
@@ -81,7 +81,7 @@ def systems_for(profiles: dict[str, AcceptanceProfile], latency: LatencyProfile,
 def decode_all(
     pair: Pair, prompts: PromptSet, systems: list[System], sampling: Sampling, gen_len: int, seed: int
 ) -> list[EvaluationReport]:
-    """Every prompt with every system and autoregressively, in turn."""
+    """Decode every prompt with every system and autoregressively, in turn."""
     target, draft, device = pair.target, pair.draft, pair.target.device
     vocabulary = pair.vocabulary_size
     results: list[list[PromptResult]] = [[] for _ in systems]
@@ -137,7 +137,7 @@ def decode_all(
 
 
 def profiling_seconds(device: str, prompts: int, positions: int, vocabulary: int, ranks: int, draws: int) -> dict[str, float]:
-    """Seconds of profiling `swor` and `swr` beyond the forward passes, on random logits, in blocks as the profiler takes them."""
+    """Return the seconds of profiling `swor` and `swr` without the forward passes, on random logits in the profiler's blocks."""
     block = 16
     generator = torch.Generator(device).manual_seed(0)
     streams = [torch.Generator(device).manual_seed(i) for i in range(block)]
@@ -156,7 +156,7 @@ def profiling_seconds(device: str, prompts: int, positions: int, vocabulary: int
 
 
 def row_of(system: System, report: EvaluationReport, visited: VisitedAcceptance | None, temperature: float) -> dict[str, Any]:
-    """One line of the table, as data."""
+    """Return one line of the table, as data."""
     return {
         "temperature": temperature,
         "system": system.name,
@@ -177,7 +177,7 @@ def row_of(system: System, report: EvaluationReport, visited: VisitedAcceptance 
 
 
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:
-    """The same for people."""
+    """Return the lines as a printable table."""
     table = Table(title=title)
     for column in ("T", "system", "tokens/step", "promised", "ms/token", "speed-up", "p (visited)", "rank 1 visited / everywhere"):
         table.add_column(column, justify="left" if column == "system" else "right")

@@ -1,10 +1,9 @@
-"""Train a deliberately weak draft of the embedded target by each objective: rank-1 acceptance and tokens per step, before and after.
+"""Train a deliberately weak draft of the embedded target by each objective; compare first-choice acceptance and tokens per step.
 
 The weak draft is the embedded one with noise on its weights (`--noise`, in standard deviations of each matrix). It is trained on
 modules of the standard library (`stdlib-train`) and measured on others (`stdlib`), which neither target nor draft has seen.
 
-`python -m benchmarks.train_draft --out FILE` takes a GPU where there is one; `--steps 20 --rows 64 --prompts 16` is enough to try it
-on a CPU.
+`python -m benchmarks.train_draft --out FILE` uses a GPU if there is one; `--steps 20 --rows 64 --prompts 16` is enough to try it on a CPU.
 """
 
 import argparse
@@ -37,12 +36,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "reverse-kl, target's text": {"text": "target", "divergence": "reverse-kl"},
     "sampled-ce, target's text": {"text": "target", "divergence": "sampled-ce"},
 }
-"""Objective by name: settings that differ from the default."""
+"""The ways of training by name, with the settings that differ from the default."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A draft's greedy acceptance on held-out prompts, and what the exact tree of one size and depth promises with it."""
+    """A draft's greedy acceptance on held-out prompts, and the promise of the exact tree of one size and depth for it."""
 
     name: str
     rank1_acceptance: float
@@ -75,7 +74,7 @@ def measure(name: str, draft: Path, arguments: argparse.Namespace, **trained: fl
 
 
 def train(name: str, weak: Path, folder: Path, texts: Path, arguments: argparse.Namespace) -> Outcome:
-    """Train by one of WAYS and measure; texts that the target has written for another way are taken over."""
+    """Train by one of WAYS and measure. Texts that the target has written for another way are used again."""
     make_folder(folder)
     for path in texts.glob("*.jsonl"):
         shutil.copy(path, folder)
@@ -102,7 +101,7 @@ def train(name: str, weak: Path, folder: Path, texts: Path, arguments: argparse.
 
 
 def table_of(found: Sequence[Outcome], size: int, depth: int) -> Table:
-    """A row per draft."""
+    """Return a table with a row per draft."""
     table = Table(title=f"held-out prompts, greedy; tokens per step of the exact tree of {size} nodes and depth {depth}")
     for column in ("draft", "rank-1 acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds"):
         table.add_column(column, justify="left" if column == "draft" else "right")

@@ -1,7 +1,7 @@
-"""Time and memory of a LLaVA-1.5-7B shape with a llava-1.5-160m shape as its draft, both with random weights.
+"""Measure time and memory of a LLaVA-1.5-7B shape with a llava-1.5-160m shape as its draft, both with random weights.
 
-`python -m benchmarks.vision --out FILE` needs a CUDA GPU and no network. Random weights accept next to nothing, so this tells what a
-picture and a step cost, not how many tokens a step commits.
+`python -m benchmarks.vision --out FILE` needs a CUDA GPU and no network. With random weights almost nothing is accepted, so this
+measures the cost of a picture and of a step, not the tokens per step.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from treespec.models.vision import Vision, text_module
 from treespec.trees.tree import SpeculationTree
 
 TREE = SpeculationTree.k_chains(9, 7)
-"""64 nodes."""
+"""A tree of 64 nodes."""
 
 
 def llava_config(layers: int, hidden: int, intermediate: int, heads: int) -> LlavaConfig:
-    """LLaVA 1.5 with the tower CLIP ViT-L/14 at 336 pixels: 576 rows a picture."""
+    """Return the configuration of a LLaVA 1.5 with the tower CLIP ViT-L/14 at 336 pixels: 576 embeddings per picture."""
     tower = CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14
     )
@@ -50,7 +50,7 @@ SHAPES = {"llava-1.5-7b": (32, 4096, 11_008, 32), "llava-1.5-160m": (12, 768, 30
 
 
 def random_llava(name: str, device: str) -> Any:
-    """In fp16, made where it stays."""
+    """Return a model with random weights in fp16, made on its device."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def random_llava(name: str, device: str) -> Any:
 
 
 def seconds_of(work: Callable[[], Any], times: int = 5) -> float:
-    """The best of several, device time included."""
+    """Return the seconds of some work, device time included, the best of several runs."""
     found = []
     for _ in range(times):
         torch.cuda.synchronize()
@@ -75,7 +75,7 @@ def seconds_of(work: Callable[[], Any], times: int = 5) -> float:
 
 
 def decode_seconds(records: Any) -> tuple[list[int], float]:
-    """(tokens, seconds per step without the prompt pass)."""
+    """Return (tokens, seconds per step without the prompt pass) of a decoding."""
     tokens = list(next(records).tokens)
     torch.cuda.synchronize()
     started = time.perf_counter()
@@ -86,7 +86,7 @@ def decode_seconds(records: Any) -> tuple[list[int], float]:
 
 @torch.inference_mode()
 def run(gen_len: int) -> dict[str, Any]:
-    """Everything, as data."""
+    """Run all measurements and return them as data."""
     modules = {name: random_llava(name, "cuda") for name in SHAPES}
     weights = torch.cuda.memory_allocated()
     target, draft = (TreeModel(text_module(m), name=name, vision=Vision(m, name)) for name, m in modules.items())

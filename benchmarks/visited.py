@@ -1,4 +1,4 @@
-"""Profiled acceptance held against what decoding saw, on the very contexts that it visited."""
+"""Comparison of profiled acceptance with the acceptance in decoding, on the same contexts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,30 +18,30 @@ from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
 
 _FEW = 5
-"""Expected counts below this make chi-square tests see differences that are none (Cochran's rule)."""
+"""With smaller expected counts, chi-square tests find differences that do not exist (Cochran's rule)."""
 
 
 @dataclass(frozen=True)
 class VisitedAcceptance:
-    """Rank counts over visited nodes with children. Ranks beyond a node's children count neither way."""
+    """Rank counts over visited nodes with children. Ranks that a node has no child of are not counted."""
 
     visits: int
     observed: tuple[int, ...]
-    """Per rank: how often it was the accepted one."""
+    """Number of times that each rank was accepted."""
     expected: tuple[float, ...]
-    """Per rank: the sum of its profiled chances on the same contexts."""
+    """Sum of the profiled chances of each rank on the same contexts."""
     p_value: float
-    """Of one chi-square test over all ranks, rare ones pooled; 1 where the chances are certain and all came true."""
+    """The p-value of one chi-square test over all ranks, with rare ones pooled; 1 if all chances are 0 or 1 and were met."""
     everywhere: tuple[float, ...]
-    """Per rank: the mean chance over all positions of the same texts, visited or not."""
+    """Mean chance of each rank over all positions of the same texts, visited or not."""
 
 
 def visited_acceptance(
     pair: Pair, tree: SpeculationTree, prompts: PromptSet, results: Sequence[PromptResult], settings: AcceptanceSettings
 ) -> VisitedAcceptance:
-    """Profile the outputs of an evaluation of a static tree, verified sequentially, and compare with what it accepted.
+    """Profile the outputs of an evaluation of a static tree, verified sequentially, and compare with the tokens that it accepted.
 
-    `results` must hold outputs (`save_tokens`); `settings` are those of the evaluation, with draws of their own. Steps are
+    `results` must hold outputs (`save_tokens`); `settings` are those of the evaluation, with their own draws. Steps are
     martingale increments, so their covariances add up; the profile's draws add at most a share of 1 / draws to them.
     Raises ModelError, ProfileError.
     """
@@ -80,7 +80,7 @@ def visited_acceptance(
 
 
 def _visits(tree: SpeculationTree, result: PromptResult) -> Iterator[tuple[int, int, int]]:
-    """(generated tokens before the node's children, children, accepted rank or -1) of every node on every accepted path."""
+    """Yield (generated tokens before the node's children, children, accepted rank or -1) of every node on every accepted path."""
     before = 1  # the first generated token comes from the prompt pass
     for accepted in result.accepted_ranks:
         node = 0
@@ -93,7 +93,7 @@ def _visits(tree: SpeculationTree, result: PromptResult) -> Iterator[tuple[int, 
 
 
 def _p_value(observed: NDArray[np.float64], expected: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
-    """The chi-square approximation needs a handful of expected counts, so neighbouring ranks are pooled until they have them."""
+    """Return the p-value of a chi-square test. It needs enough expected counts, so neighbouring ranks are pooled until they have them."""
     certain = np.diag(covariance) <= 1e-9 * max(1.0, float(covariance.max()))
     if np.abs(observed - expected)[certain].max(initial=0.0) > 1e-6:
         return 0.0  # what was certain did not happen
@@ -107,7 +107,7 @@ def _p_value(observed: NDArray[np.float64], expected: NDArray[np.float64], covar
 
 
 def _pools(expected: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[pools, ranks]; 1 where a rank belongs to a pool. Each has an expected count of `_FEW` or more, where there is as much in all."""
+    """Return [pools, ranks], 1 if a rank belongs to a pool. Each pool has an expected count of at least `_FEW` if the total allows it."""
     pools: list[NDArray[np.float64]] = [np.zeros_like(expected)]
     for rank in range(len(expected)):
         if pools[-1] @ expected >= _FEW and expected[rank:].sum() >= _FEW:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from treespec.data.pictures import PictureReader
     from treespec.data.prompts import PromptSet, Tokenizer
     from treespec.data.rows import BadRow
-    from treespec.models.pairs import Pair, PairOutline, Target, TargetOutline
+    from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
 
 _BAD_ROWS_SHOWN = 10
 """More are only counted on stderr."""
@@ -31,34 +31,34 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def outline_of(models: ModelOptions) -> "TargetOutline":
-    """What the models' files say, before a weight is read: a `PairOutline` where there is a draft."""
-    from treespec.models.outlines import Outline
-    from treespec.models.pairs import TargetOutline
+def outline_of(models: ModelOptions) -> "TargetInfo":
+    """What the models' files say, before a weight is read: a `PairInfo` where there is a draft."""
+    from treespec.models.info import ModelInfo
+    from treespec.models.pairs import TargetInfo
 
-    return TargetOutline(Outline.of(models.target, models.revision)) if models.draft is None else pair_outline_of(models)
+    return TargetInfo(ModelInfo.of(models.target, models.revision)) if models.draft is None else pair_outline_of(models)
 
 
-def pair_outline_of(models: ModelOptions) -> "PairOutline":
+def pair_outline_of(models: ModelOptions) -> "PairInfo":
     """The same where a draft is needed. Raises ModelError without one."""
-    from treespec.models.pairs import PairOutline
+    from treespec.models.pairs import PairInfo
 
     if models.draft is None:
         raise ModelError("a draft model is needed; pass `draft`")
-    return PairOutline.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
+    return PairInfo.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
 
 
 @overload
-def load(known: "PairOutline", models: ModelOptions) -> "Pair": ...
+def load(known: "PairInfo", models: ModelOptions) -> "Pair": ...
 @overload
-def load(known: "TargetOutline", models: ModelOptions) -> "Target": ...
-def load(known: "TargetOutline", models: ModelOptions) -> "Target":
+def load(known: "TargetInfo", models: ModelOptions) -> "Target": ...
+def load(known: "TargetInfo", models: ModelOptions) -> "Target":
     """The models themselves."""
     return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
 
 
 def read_prompts(
-    known: "TargetOutline", rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
+    known: "TargetInfo", rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
 ) -> "PromptSet":
     """The prompts of a target, or of a pair.
 

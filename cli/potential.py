@@ -40,7 +40,7 @@ def potential(
     from treeopt.profiles.potential import SCHEMA
     from treeopt.profiling.potential import measure_potential, require_fit
     from treespec.files.writing import check_writable
-    from treespec.models.outlines import drafts_of
+    from treespec.models.info import drafts_of
     from treespec.models.pairs import load_drafts
 
     if output is not None:

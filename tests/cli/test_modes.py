@@ -44,8 +44,8 @@ def in_json(outcome: Any) -> dict[str, Any]:
     return data
 
 
-def refused(outcome: Any, words: str) -> None:
-    assert (outcome.code, outcome.out) == (1, ""), outcome
+def refused(outcome: Any, words: str, code: int = 1) -> None:
+    assert (outcome.code, outcome.out) == (code, ""), outcome
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
     assert words in outcome.err

@@ -145,7 +145,7 @@ def test_a_text_pair_says_that_it_cannot_see(home: Path, run: Run, pair: tuple[P
 def test_pictures_have_no_text_of_their_own_which_is_told_before_models_are_loaded(command: list[str], home: Path, run: Run) -> None:
     pair = ["--target", home / "target", "--draft", home / "draft", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("treespec.models.pairs.PairOutline.load", lambda *_, **__: pytest.fail("models are loaded"))
+        patch.setattr("treespec.models.pairs.PairInfo.load", lambda *_, **__: pytest.fail("models are loaded"))
         refused = run(*command, *pair, "--dataset", home / "scenes", "--num-prompts", 2, "--gen-len", 4)
     assert refused.code == 1
     assert refused.err.endswith("no row of scenes holds two tokens of text after its prompt; use --method on-policy\n")

@@ -86,7 +86,7 @@ class Subject:
 def part(place: Placement, start: int, stop: int) -> Placement:
     """Some of the tokens."""
     chosen = slice(start, stop)
-    return Placement(place.prefix, place.depths[chosen], place.rows[chosen], place.visible[chosen])
+    return Placement(place.prefix, place.depths[chosen], place.offsets[chosen], place.visible[chosen])
 
 
 class SlotModelContract:

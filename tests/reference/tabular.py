@@ -55,9 +55,9 @@ class TabularModel:
         logits = torch.tensor(rows)
         return logits if keep is None else logits[keep]
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
         assert prefix.known is not None
-        moved = [self.stored.get(prefix.known + row) for row in rows.tolist()]
+        moved = [self.stored.get(prefix.known + offset) for offset in offsets.tolist()]
         for slot, content in enumerate(moved, prefix.known + first):
             if content is None:
                 self.stored.pop(slot, None)

@@ -23,7 +23,7 @@ from treespec.errors import ProfileError
 from treespec.files.fields import exactly, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.models.pairs import Pair, PairOutline
+from treespec.models.pairs import Pair, PairInfo
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,7 +61,7 @@ def profile_acceptance(
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
 
 
-def require_fit(pair: Pair | PairOutline, prompts: PromptSet, settings: AcceptanceSettings) -> None:
+def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceSettings) -> None:
     """Raise CapacityError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
     vocabulary = pair.vocabulary_size
     if settings.max_branch > vocabulary and not settings.drafting.kind.replacement:

@@ -10,14 +10,14 @@ import torch
 
 from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treeopt.profiling.settings import LatencySettings
-from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, Stepper
+from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Stepper
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
 from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import exactly, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.models.pairs import Pair, PairOutline
+from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
@@ -67,7 +67,7 @@ def profile_latency(
     return _profile(pair, settings, cells, rounds)
 
 
-def require_fit(pair: Pair | PairOutline, settings: LatencySettings) -> None:
+def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
     """Raise ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
     vocabulary = pair.vocabulary_size
     for name, values, limit in (("sizes", settings.sizes, vocabulary + 1), ("widths", settings.widths, vocabulary)):
@@ -104,13 +104,13 @@ class _Bench:
         text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
         self.text = text.to(self.device)
         size = max(tree.size for _, tree, _ in cells)
-        room = Room(max(settings.contexts) + size + 2 * (_WARM_UP + _BURST), size, 2, size)
+        budget = CacheBudget(max(settings.contexts) + size + 2 * (_WARM_UP + _BURST), size, 2, size)
         engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
-        room.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
+        budget.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
         self.steps: dict[SpeculationTree, Stepper] = {}
         for tree in dict.fromkeys(tree for _, tree, _ in cells):
             spec, timer = StepSpec(tree if tree.size > 1 else None, vocabulary=vocabulary), timer_for(self.device)
-            steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, room, timer)
+            steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, budget, timer)
             self.steps[tree] = steps
         for model in pair.models.values():  # after capturing, which writes into the caches
             model.prefill(self.text[:-1])

@@ -22,7 +22,7 @@ from treespec.files.fields import exactly, natural
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
-from treespec.models.outlines import Outline
+from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target, describe_model, recorded_name
 from treespec.models.tree_model import TreeModel
 
@@ -92,7 +92,7 @@ def measure_potential(
 
 
 def require_fit(
-    target: TreeModel | Outline, drafts: Sequence[TreeModel | Outline], prompts: PromptSet, settings: PotentialSettings
+    target: TreeModel | ModelInfo, drafts: Sequence[TreeModel | ModelInfo], prompts: PromptSet, settings: PotentialSettings
 ) -> None:
     """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be measured on."""
     if not drafts:

@@ -9,7 +9,7 @@ from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Prompt, PromptSet, unreadable
 from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError
-from treespec.models.outlines import Outline
+from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target
 from treespec.models.tree_model import TreeModel
 
@@ -89,7 +89,7 @@ def require_text(prompts: PromptSet, method: str) -> None:
         )
 
 
-def require_positions(models: Mapping[str, TreeModel | Outline], prompts: PromptSet, gen_len: int) -> None:
+def require_positions(models: Mapping[str, TreeModel | ModelInfo], prompts: PromptSet, gen_len: int) -> None:
     """Raise CapacityError for more tokens in a prompt and its continuation than a model knows positions, ModelError for unknown ones."""
     highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
     for role, model in models.items():

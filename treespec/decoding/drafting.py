@@ -1,4 +1,4 @@
-"""How children are drafted and verified, as one setting. No torch."""
+"""The setting for drafting and verifying children. No torch."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from treespec.errors import SettingsError
 
 @dataclass(frozen=True)
 class Drafting:
-    """How children are drafted and verified: a rule of `rules.RULES`, a verifier of `verifiers.VERIFIERS`.
+    """The choice of a rule of `rules.RULES` to draft children by, and a verifier of `verifiers.VERIFIERS` to verify them by.
 
     `topk`: a node's children are the draft's most likely tokens there, and the target's own choice decides among them.
-    `swor`, `swr`: they are sampled from the draft's distribution at `temperature` (None: the target's), without or with
-    replacement, and verified along residual chains. At draft temperature 0, `swor` is `topk`, and `swr` gives copies of the most
-    likely token.
+    `swor`, `swr`: children are sampled from the draft's distribution at `temperature` (None: the target's), without or with
+    replacement, and are verified along residual chains. At draft temperature 0, `swor` equals `topk`, and `swr` gives copies of
+    the most likely token.
     """
 
     rule: str = TOPK.name
@@ -44,26 +44,26 @@ class Drafting:
 
     @property
     def kind(self) -> Rule:
-        """The rule itself."""
+        """Return the rule with the name `rule`."""
         return RULES[self.rule]
 
     def sampling(self, target: Sampling) -> Sampling:
-        """Return how the draft's logits become the distribution that children are sampled from: top-p is the target's alone."""
+        """Return how the draft's logits become the distribution that children are sampled from; top-p applies to the target only."""
         return Sampling(target.temperature if self.temperature is None else self.temperature)
 
     def samples(self, target: Sampling) -> bool:
-        """Return whether children are random; if not, they are distinct and the target's choice decides."""
+        """Return whether children are random. If not, they are distinct and the target's choice decides."""
         return self.kind.is_random(self.sampling(target).temperature)
 
     def require_kind(self, plan: Plan | type[Plan]) -> None:
-        """Raise SettingsError for a plan, or a kind of plan, that cannot be drafted so."""
+        """Raise SettingsError for a plan, or a kind of plan, that cannot be drafted in this way."""
         if self.kind.sampled and not plan.sampled:
             raise SettingsError(
                 f"`{plan.drafter}` drafts tokens that are not sampled, so `drafting` {self.rule} does not go with it; pass `drafting` {TOPK.name}"
             )
 
     def require(self, plan: Plan, vocabulary: int | None = None) -> None:
-        """Raise SettingsError for a plan that cannot be drafted so, ModelError where `vocabulary` has too few tokens for it."""
+        """Raise SettingsError for a plan that cannot be drafted in this way, ModelError if `vocabulary` has too few tokens for it."""
         self.require_kind(plan)
         if vocabulary is not None and not self.kind.replacement:
             plan.require_tokens(vocabulary)

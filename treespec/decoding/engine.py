@@ -1,4 +1,4 @@
-"""Steps in a row: eagerly, each read before the next, or captured in one CUDA graph and read one step behind."""
+"""Running step after step: eagerly, with each read before the next, or captured in one CUDA graph and read one step later."""
 
 import logging
 from collections import OrderedDict, deque
@@ -24,33 +24,33 @@ Parts = tuple[tuple[str, float], ...]
 _LOG = logging.getLogger(__name__)
 
 _MOST_KEPT = 16
-"""Captured steps that an engine keeps; of more, the one that was used longest ago is given up."""
+"""An engine keeps at most this many captured steps; with more, it drops the one whose last use is the oldest."""
 _WARM_UPS = 2
 _AMPLE = 1 << 30
 
 
 class Stepper(Protocol):
-    """Runs steps of one text. Steps are launched first and read later, in order; at most `ahead` + 1 may be under way."""
+    """Runs the steps of one text. Rule: steps are launched first and read later, in order; at most `ahead` + 1 may be unread."""
 
     ahead: int
-    """Steps that may be launched before the one before them has been read."""
+    """Number of further steps that may be launched before the oldest has been read."""
     step: Step
 
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
-        """Start on a text that `step.begin` has read.
+        """Start a text that `step.begin` has read.
 
         `last` int64 [2]: the tokens at positions `length - 1` and `length`; the caches hold those below `length`.
         """
 
     def launch(self, room: int) -> None:
-        """Start the next step; `room` slots are left for it."""
+        """Start the next step, for which `room` slots are left."""
 
     def read(self, length: int) -> tuple[list[int], list[int], Parts]:
-        """(committed tokens, accepted ranks, timed parts) of the oldest step not yet read, behind `length` tokens. Raises ModelError."""
+        """Return (committed tokens, accepted ranks, timed parts) of the oldest unread step, after `length` tokens. Raises ModelError."""
 
 
 class EagerSteps:
-    """Each step is a sequence of calls, and is read before the next begins."""
+    """Steps that are sequences of calls; each is read before the next begins."""
 
     ahead = 0
 
@@ -62,7 +62,7 @@ class EagerSteps:
         self._last, self._prefix, self._generator = last, Prefix.of(length, last.device), generator
 
     def launch(self, room: int) -> None:
-        """See `Stepper`. With less room than the tree has nodes, it is cut."""
+        """See `Stepper`. If there is less room than the tree has nodes, the tree is cut."""
         with on(self._last.device):
             self._outcome = self.step.advance(self._last, self._prefix, room, self._generator)
 
@@ -74,24 +74,29 @@ class EagerSteps:
 
 
 @dataclass(frozen=True)
-class Room:
-    """Cache slots that decoding needs."""
+class CacheBudget:
+    """The cache slots that decoding needs."""
 
     slots: int
-    """For prompt, generated tokens and one tree."""
+    """Slots for prompt, generated tokens and one tree."""
     drafted: int = 0
-    """Slots that the draft needs besides."""
+    """Additional slots that the draft needs."""
     depth: int = 0
-    """Of the tree, and its nodes."""
+    """Depth of the tree."""
     size: int = 1
+    """Nodes of the tree."""
 
     @classmethod
-    def of(cls, slots: int, plan: Plan | None) -> "Room":
-        """Return the room for a text of so many slots, with what is drafted at its end."""
+    def of(cls, slots: int, plan: Plan | None) -> "CacheBudget":
+        """Return the budget for a text of `slots` slots, and for the nodes that the plan drafts at its end."""
         return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
     def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
-        """Make it. Captured trees are never cut, and a step that is launched ahead may start behind the last token that counts."""
+        """Allocate both caches.
+
+        If steps are captured, more is needed: their trees are never cut, and a step that is launched ahead may start after the last token
+        that counts.
+        """
         slots = self.slots + (2 * (self.depth + 1) + self.size if captured else 0)
         target.allocate(slots)
         if draft is not None and self.drafted:
@@ -100,19 +105,19 @@ class Room:
 
 @dataclass
 class _Reading:
-    """A report on its way to the host."""
+    """A report that is being copied to the host."""
 
     report: Tensor
     arrived: Any
 
 
 class CapturedSteps:
-    """One step as one CUDA graph, replayed for every length: tokens, length and random state live on the device.
+    """One step as one CUDA graph, replayed for every length: tokens, length and random state are on the device.
 
-    Building it runs the step a few times on whatever the caches hold and overwrites their first slots: build before prefilling. The
-    caches must not be allocated anew afterwards. A timer that is to see the parts must be a `CapturedTimer`.
+    Rules: build it before prefilling, because building runs the step a few times and overwrites the first slots of the caches. Do not
+    make new caches afterwards. A timer that measures the parts must be a `CapturedTimer`.
 
-    Raises whatever the step raises when it cannot be captured.
+    Raises the error that the step raises if it cannot be captured.
     """
 
     def __init__(self, step: Step, device: torch.device, pool: Any = None) -> None:
@@ -147,7 +152,7 @@ class CapturedSteps:
 
     @torch.inference_mode()
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
-        """See `Stepper`. The random stream goes on where `generator` stands."""
+        """See `Stepper`. The random stream continues from the state of `generator`."""
         self._under_way.clear()
         with on(self._state.device):
             self._last.copy_(last)
@@ -158,7 +163,7 @@ class CapturedSteps:
 
     @torch.inference_mode()
     def launch(self, room: int) -> None:
-        """See `Stepper`. The tree is never cut: there are more slots than `room`."""
+        """See `Stepper`. The tree is never cut: the caches have more slots than `room`."""
         host, arrived = self._host[self._turn]
         self._turn = (self._turn + 1) % len(self._host)
         with on(self._state.device):
@@ -168,7 +173,7 @@ class CapturedSteps:
         self._under_way.append(_Reading(host, arrived))
 
     def read(self, length: int) -> tuple[list[int], list[int], Parts]:
-        """See `Stepper`. A step with a timer is read before the next is launched, so that the parts are its own."""
+        """See `Stepper`. A step with a timer is read before the next is launched, so the timed parts are those of this step."""
         reading = self._under_way.popleft()
         reading.arrived.synchronize()
         report = checked(ReportLayout.of_size(reading.report.shape[0]).read(reading.report.tolist()), length)
@@ -176,7 +181,7 @@ class CapturedSteps:
 
     @torch.inference_mode()
     def seconds(self, count: int) -> float:
-        """Of one step, the mean over `count` in a row that go on where the last one ended; none of them is read."""
+        """Return the mean seconds per step over `count` consecutive replays, which continue the text. None of them is read."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         with on(self._state.device):
             self._graph.replay()  # keeps the device busy while the host launches those that count
@@ -190,19 +195,19 @@ class CapturedSteps:
 
 @cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream on which a device's steps are captured: torch's own one is on the device of the process's first capture."""
+    """Return the stream on which a device's steps are captured. Torch's default one belongs to the device of the first capture."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 _Key = tuple[StepSpec, bool]
-"""A step, and whether its parts are timed."""
+"""The specification of a step, and whether its parts are timed."""
 
 
 class Engine:
-    """Captured steps of one target (and its draft), kept while their caches stay and while they are used now and then.
+    """Captures the steps of one target (and its draft), and keeps them as long as their caches stay and they are used often enough.
 
-    A step that CUDA refuses to capture runs eagerly from then on; every other error of building it is raised. `notice` is told once
-    when steps run eagerly, and why; the log always is.
+    A step that CUDA refuses to capture runs eagerly from then on; every other error of building it is raised. `notice` is called
+    once, with the reason, if steps run eagerly; every refusal is logged.
     """
 
     def __init__(self, target: SlotModel, draft: SlotModel | None = None, notice: Callable[[str], None] | None = None) -> None:
@@ -214,17 +219,18 @@ class Engine:
         self._caches: tuple[int, ...] = ()
 
     def eager(self) -> str | None:
-        """Return why steps run eagerly: no pass of a model can be captured, or a step was refused; None where all were captured."""
+        """Return why steps run eagerly: a model's passes cannot be captured, or a step was refused. None if all were captured."""
         return self._without_kernels() or next(iter(self._refused.values()), None)
 
-    def steps(self, spec: StepSpec, room: Room, timer: Timer | None) -> Stepper:
-        """Return steps of that kind, with `room` in the caches; `timer` None: without parts. Raises CapacityError and what `StepSpec.build` raises.
+    def steps(self, spec: StepSpec, budget: CacheBudget, timer: Timer | None) -> Stepper:
+        """Allocate the caches for `budget` and return steps as `spec` describes them; `timer` None: without timed parts.
 
-        A captured step is found again by its `spec`. It has a timer of its own, as captured marks need one.
+        A captured step is kept under its `spec` and has its own timer, because captured marks need it. Raises CapacityError, and the
+        errors of `StepSpec.build`.
         """
         key = spec, timer is not None
         captured = self._without_kernels() is None and key not in self._refused
-        room.allocate(self.target, self.draft, captured=captured)
+        budget.allocate(self.target, self.draft, captured=captured)
         if captured:
             steps = self._captured(key)
             if steps is not None:
@@ -236,7 +242,7 @@ class Engine:
         return next(filter(None, map(_eager_reason, self._models)), None)
 
     def _captured(self, key: _Key) -> CapturedSteps | None:
-        """Return the captured steps of `key`, captured now or before; None where CUDA refuses to capture them."""
+        """Return the captured steps of `key`, captured now or before; None if CUDA refuses to capture them."""
         caches = tuple(model.generation for model in self._models if isinstance(model, CapturableModel))
         if caches != self._caches:
             self._kept.clear()
@@ -269,8 +275,8 @@ class Engine:
 
 
 def _eager_reason(model: SlotModel) -> str | None:
-    """Return why the passes of a model cannot be captured; None where they can."""
-    why = model.plain if isinstance(model, CapturableModel) else "it is no CapturableModel"
+    """Return why the passes of a model cannot be captured; None if they can."""
+    why = model.eager_reason if isinstance(model, CapturableModel) else "it is no CapturableModel"
     return f"{_name(model)} runs eagerly: {why}" if why else None
 
 
@@ -279,8 +285,9 @@ def _name(model: SlotModel) -> str:
 
 
 def is_refused_capture(error: RuntimeError) -> bool:
-    """Return whether CUDA or PyTorch refused an operation because a stream was capturing; all other errors are bugs.
+    """Return whether CUDA or PyTorch refused an operation because a stream was capturing. All other errors are bugs.
 
-    Both say so in words ("operation not permitted when stream is capturing", "... during CUDA graph capture"): there is no class for it.
+    There is no error class for this, so the message decides ("operation not permitted when stream is capturing", "... during CUDA graph
+    capture").
     """
     return "captur" in str(error).lower()

@@ -1,4 +1,4 @@
-"""The two decoders, autoregressive and speculative: one signature, both yield a StepRecord per target pass."""
+"""The two decoders, autoregressive and speculative. Both yield a StepRecord per target pass."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import torch
 
 from treespec.checks import require_whole
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.engine import EagerSteps, Engine, Room, Stepper
+from treespec.decoding.engine import CacheBudget, EagerSteps, Engine, Stepper
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
@@ -19,7 +19,7 @@ from treespec.errors import CapacityError
 
 @dataclass(frozen=True)
 class Request:
-    """What to decode: a prompt and where to stop.
+    """A prompt to decode, and the conditions for stopping.
 
     At most `gen_len` tokens are generated, fewer only after one of `eos_token_ids`. `capacity` bounds the cache slots of
     prompt, generated tokens and tree together (None: as many as are needed); decoding stops at the last slot.
@@ -31,7 +31,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     capacity: int | None = None
     pixels: torch.Tensor | None = field(default=None, compare=False, repr=False)
-    """Pictures of the prompt, [pictures, 3, height, width]; their tokens stand in the prompt."""
+    """Pictures of the prompt, [pictures, 3, height, width]; the prompt contains their tokens."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -41,21 +41,21 @@ class Request:
             raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise `max_length`")
 
     def slots(self, tree_size: int) -> int:
-        """Cache slots to allocate for trees of this size."""
+        """Return the number of cache slots to allocate for trees of this size."""
         needed = len(self.prompt) + self.gen_len + tree_size
         return needed if self.capacity is None else min(needed, self.capacity)
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One target pass: the prompt's (`accepted` is None, one token) or one step's."""
+    """The record of one target pass: that of the prompt (`accepted` is None, one token) or that of one step."""
 
     tokens: tuple[int, ...]
-    """Committed tokens, cut at EOS and at gen-len."""
+    """Committed tokens, cut at EOS and at `gen_len`."""
     accepted: tuple[int, ...] | None
-    """Ranks on the way from the root to the last accepted node, before any cut; as many as tokens were accepted."""
+    """Ranks on the way from the root to the last accepted node, one per accepted token, before any cut."""
     parts: tuple[tuple[str, float], ...] = ()
-    """What the timer measured: (part, seconds)."""
+    """The timer's measurements: (part, seconds)."""
 
 
 def decode_autoregressive(
@@ -66,10 +66,10 @@ def decode_autoregressive(
     vocabulary: int | None = None,
     engine: Engine | None = None,
 ) -> Iterator[StepRecord]:
-    """The target alone, one token per pass, through the same cache and the same sampling.
+    """Decode with the target alone, one token per pass, with the same cache and the same sampling as with a tree.
 
     `vocabulary` cuts logits to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
-    without one, steps run eagerly. Raises CapacityError, ModelError.
+    without an engine, steps run eagerly. Raises CapacityError, ModelError.
     """
     spec = StepSpec(None, request.sampling, vocabulary=vocabulary)
     return decode(_stepper(engine, spec, target, None, request, timer), request, request.slots(1), generator)
@@ -85,9 +85,9 @@ def decode_speculative(
     drafting: Drafting = Drafting(),
     engine: Engine | None = None,
 ) -> Iterator[StepRecord]:
-    """Tree-based speculative decoding: the target's own output, in fewer passes. Lossless for every rule at any temperature.
+    """Decode with trees: produce the target's own output in fewer passes. This is lossless for every rule at any temperature.
 
-    `draft` is None for a plan whose drafter has no model. How children are drafted and verified, see `Drafting`; `engine`: see
+    `draft` is None for a plan whose drafter has no model. For `drafting` see `Drafting`, for `engine` see
     `decode_autoregressive`. Raises CapacityError, ModelError, SettingsError.
     """
     steps = _stepper(engine, StepSpec(plan, request.sampling, drafting), target, draft, request, timer)
@@ -95,7 +95,7 @@ def decode_speculative(
 
 
 def decode(steps: Stepper, request: Request, slots: int, generator: torch.Generator | None) -> Iterator[StepRecord]:
-    """Run the prompt pass, then steps until EOS, gen-len or the last of the `slots` that the caches have room for."""
+    """Run the prompt pass, then steps until EOS, `gen_len` tokens or the last of the caches' `slots`."""
     device = steps.step.target.device
     logits = steps.step.begin(torch.tensor(request.prompt, device=device), request.pixels)[None]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
@@ -120,22 +120,22 @@ def decode(steps: Stepper, request: Request, slots: int, generator: torch.Genera
 def _stepper(
     engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, request: Request, timer: Timer | None
 ) -> Stepper:
-    """Captured or eager steps, with their room in the caches. Nothing is prefilled yet."""
-    room = Room.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
+    """Return captured or eager steps, with their caches allocated. Nothing is prefilled yet."""
+    budget = CacheBudget.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
     if engine is not None:
-        return engine.steps(spec, room, timer)
-    room.allocate(target, draft, captured=False)
+        return engine.steps(spec, budget, timer)
+    budget.allocate(target, draft, captured=False)
     return EagerSteps(spec.build(target, draft, timer))
 
 
 def _goes_on(request: Request, generated: int, read: int, launched: int, room: int) -> bool:
-    """Whether the steps under way, if they are like those before, leave another one to do: one launched for nothing costs its time."""
+    """Return whether another step will be needed, if the unread steps are like those before. A needless step costs its time."""
     expected = (launched - read) * ((generated - 1) / read if read else 1.0)
     return expected < min(request.gen_len - generated, room)
 
 
 def clip(tokens: Sequence[int], room: int, eos_token_ids: frozenset[int]) -> list[int]:
-    """The tokens up to the first EOS (kept) and at most `room` of them."""
+    """Return the tokens up to the first EOS (which is kept), at most `room` of them."""
     kept = list(tokens[:room])
     for index, token in enumerate(kept):
         if token in eos_token_ids:

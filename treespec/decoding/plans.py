@@ -1,6 +1,6 @@
-"""What to draft at every step, as plain data: the `Plan` that decoding asks, and the budget of a dynamic tree. No torch.
+"""Plans of what to draft at every step, as plain data: the protocol `Plan`, and the budget of a dynamic tree. No torch.
 
-The plan of a tree that stays the same is the `SpeculationTree` itself.
+For a tree that stays the same, the `SpeculationTree` itself is the plan.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,27 +14,27 @@ Given = TypeVar("Given")
 
 
 class Plan(Protocol):
-    """What is drafted at every step. It names its drafter in `drafters.DRAFTERS` and says what that needs; instances can be hashed."""
+    """A plan of what to draft at every step. It names its drafter in `drafters.DRAFTERS` and its needs. Instances can be hashed."""
 
     drafter: ClassVar[str]
-    """The name in `DRAFTERS`, which is also the `mode` of a report."""
+    """The drafter's name in `DRAFTERS`, which is also the `mode` of a report."""
     sampled: ClassVar[bool]
-    """Whether its children can be drawn at random; if not, they are distinct, and the target's choice decides among them."""
+    """Whether children can be drawn at random. If not, they are distinct, and the target's choice decides among them."""
 
     @property
     def size(self) -> int:
-        """Most nodes that are verified in a step, the root included."""
+        """Return the largest number of nodes that are verified in a step, the root included."""
 
     @property
     def depth(self) -> int:
-        """Most edges from the root to a leaf."""
+        """Return the largest number of edges from the root to a leaf."""
 
     @property
     def candidates(self) -> int:
-        """Most nodes that are drafted in a step, the root included: cache slots of the draft."""
+        """Return the largest number of nodes that are drafted in a step, the root included. The draft needs as many cache slots."""
 
     def require_tokens(self, vocabulary: int) -> None:
-        """Raise ModelError where so few tokens do not suffice for distinct siblings."""
+        """Raise ModelError if `vocabulary` has too few tokens for distinct siblings."""
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as plain JSON, for records: at least `size` and `depth`."""
@@ -42,7 +42,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class DynamicBudget:
-    """What a dynamic tree may cost: `size` nodes to verify, `depth` draft passes, `width` nodes kept per level."""
+    """The limits of a dynamic tree: `size` nodes to verify, `depth` draft passes, `width` nodes kept per level."""
 
     drafter: ClassVar[str] = "dynamic"
     sampled: ClassVar[bool] = False
@@ -72,12 +72,12 @@ class DynamicBudget:
 
     @classmethod
     def of(cls, size: int, depth: int, width: int | None = None) -> "DynamicBudget":
-        """With twice the average level width where none is given, so that likely levels may be wide."""
+        """Make a budget. If no `width` is given, it is twice the average level width, so that likely levels can be wide."""
         most = max(1, size - 1)
         return cls(size, depth, min(most, -(-2 * most // max(1, depth))) if width is None else width)
 
     def require_tokens(self, vocabulary: int) -> None:
-        """See `Plan.require_tokens`: a level must not be wider than the vocabulary."""
+        """See `Plan.require_tokens`. A level must not be wider than the vocabulary."""
         if self.width > vocabulary:
             most = 1 + self.depth * vocabulary
             smaller = f" and `size` {most} or less" if self.size > most else ""
@@ -87,7 +87,7 @@ class DynamicBudget:
 
     @property
     def candidates(self) -> int:
-        """Nodes that are drafted, the root included; the best `size` of them are verified."""
+        """Return the number of nodes that are drafted, the root included. The best `size` of them are verified."""
         return 1 + self.depth * self.width
 
     def describe(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class DynamicBudget:
 
 
 def require_draft(draft: Given | None) -> Given:
-    """Return the draft model of a tree, or its name. Raises SettingsError where none is given."""
+    """Return the draft model of a tree, or its name. Raises SettingsError if none is given."""
     if draft is None:
         raise SettingsError("a tree needs a draft model; pass `draft`, or decode with the target alone")
     return draft

@@ -9,16 +9,16 @@ from treespec.trees.tensors import TreeTensors
 
 @dataclass(frozen=True)
 class Proposal:
-    """A tree of n tokens to verify."""
+    """A tree of n drafted tokens to verify."""
 
     tree: TreeTensors
     tokens: Tensor
     """int64 [n]; the root is the last committed token."""
     largest: Tensor
-    """[nodes that the draft read]; each one's largest draft logit, in any order. Empty where no model was asked."""
+    """[nodes that the draft read]; each one's largest draft logit, in any order. Empty if no model was used."""
     q: Tensor | None = None
-    """[nodes above the last level, vocabulary]; what children were sampled from, where they were."""
+    """[nodes above the last level, vocabulary]; the distributions that children were sampled from. None if they were not sampled."""
     replacement: bool = False
-    """Whether they were sampled with replacement, so that siblings may carry the same token."""
-    rows: Tensor | None = None
-    """int64 [n]; where the draft keeps each node, counted from the root's slot; None: at its id."""
+    """Whether children were sampled with replacement, so that siblings may carry the same token."""
+    offsets: Tensor | None = None
+    """int64 [n]; the slot in which the draft keeps each node, minus the root's slot. None if these are the node ids."""

@@ -1,4 +1,4 @@
-"""How tokens are chosen, as plain data: the target's `Sampling`, and the `RULES` by which a node's children are drafted. No torch."""
+"""The ways to choose tokens, as plain data: the target's `Sampling`, and the `RULES` for drafting a node's children. No torch."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from treespec.errors import SettingsError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the target turns logits into tokens. `temperature` 0 is greedy; `top_p` keeps the smallest set of most likely tokens of that mass."""
+    """The target's way to choose tokens. `temperature` 0 is greedy; `top_p` keeps the fewest most likely tokens with that mass."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -22,24 +22,24 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether tokens are argmaxes."""
+        """Return whether each token is the most likely one."""
         return self.temperature == 0.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the children of a node are chosen from the draft's distribution there."""
+    """The way to choose the children of a node from the draft's distribution there."""
 
     name: str
     help: str
     """A noun phrase for a help text."""
     sampled: bool
-    """Whether children are drawn; if not, they are the most likely tokens."""
+    """Whether children are sampled. If not, they are the most likely tokens."""
     replacement: bool = False
-    """Whether the same token can be drawn twice."""
+    """Whether the same token can be sampled twice."""
 
     def is_random(self, temperature: float) -> bool:
-        """Return whether children are random at this draft temperature: without replacement, temperature 0 gives the most likely ones."""
+        """Return whether children are random at this draft temperature. Without replacement, temperature 0 gives the most likely tokens."""
         return self.sampled and (self.replacement or temperature > 0.0)
 
 
@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {rule.name: rule for rule in (TOPK, SWOR, SWR)}
 
 
 def rule_named(name: str) -> Rule:
-    """Return the rule of that name. Raises SettingsError for a name that is not registered."""
+    """Return the rule with this name. Raises SettingsError for a name that is not registered."""
     if str(name) not in RULES:
         raise SettingsError(f"`drafting` is {name!r}, but it must be one of {', '.join(RULES)}")
     return RULES[name]

@@ -1,4 +1,4 @@
-"""From logits to the target's distribution and choice: temperature, top-p, per-prompt random streams. Pure functions."""
+"""Pure functions that turn logits into the target's distribution and choice, with temperature, top-p and a random stream per prompt."""
 
 import hashlib
 
@@ -10,13 +10,13 @@ from treespec.errors import ModelError
 from treespec.kernels import dispatch
 
 _COLDEST = 1e-30
-"""Below this, any difference between two logits leaves the smaller one no chance, and the reciprocal may overflow."""
+"""At lower temperatures, any difference between two logits gives the smaller one probability 0, and the reciprocal may overflow."""
 _HOTTEST = 1e30
-"""Above this, all finite logits have the same chance, and the temperature may overflow."""
+"""At higher temperatures, all finite logits have the same probability, and the temperature may overflow."""
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities that the target samples from. [..., vocabulary] -> the same shape; float32, or float64 for float64 logits.
+    """Return the probabilities that the target samples from: [..., vocabulary] -> the same shape; float32, or float64 for float64.
 
     Greedy gives all mass to the first most likely token. Top-p follows Holtzman et al. (arXiv 1904.09751): a token stays
     while the mass before it, in descending order, is below `top_p`, so at least one always stays.
@@ -35,28 +35,28 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
-    """Logits at a temperature above 0, 0 for the largest of every row; softmax makes probabilities of them. [..., vocabulary]."""
+    """Return logits [..., vocabulary] at a temperature above 0, shifted so that the largest is 0. Their softmax is the distribution."""
     differences = logits - logits.amax(-1, keepdim=True)  # before the division, which overflows at tiny temperatures
     return differences / min(max(temperature, _COLDEST), _HOTTEST)
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
-    """One token per row. [rows, vocabulary] -> int64 [rows]. No host synchronisation; zero-probability tokens are never drawn."""
+    """Choose one token per row: [rows, vocabulary] -> int64 [rows]. Tokens of probability 0 are never drawn. No host synchronisation."""
     if sampling.greedy:
         return logits.argmax(-1)
     return race(distribution(logits, sampling), generator).argmax(-1)
 
 
 def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Speeds of competing exponential clocks: token x comes first with probability weights(x) / sum. [..., vocabulary] -> the same.
+    """Return random speeds of competing exponential clocks [..., vocabulary]: token x is fastest with probability weights(x) / sum.
 
-    The order of the others is that of sampling without replacement. Tokens of weight 0 come last, with speed 0.
+    The order by speed is that of sampling without replacement. Tokens of weight 0 come last, with speed 0.
     """
     return weights / torch.empty_like(weights).exponential_(generator=generator)
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` independent tokens per row. [rows, vocabulary] -> int64 [rows, count]. By inverse distribution function in float64."""
+    """Draw `count` independent tokens per row: [rows, vocabulary] -> int64 [rows, count]. Uses the inverse distribution in float64."""
     totals = weights.double().cumsum(-1)
     uniforms = torch.rand(weights.shape[0], count, dtype=torch.float64, device=weights.device, generator=generator)
     places = torch.searchsorted(totals, uniforms * totals[:, -1:], right=True)
@@ -64,13 +64,13 @@ def draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tens
 
 
 def prompt_generator(seed: int, index: int, device: torch.device | str) -> torch.Generator:
-    """The random stream of prompt `index`: a function of (seed, index) alone."""
+    """Return the random stream of prompt `index`, which depends on (seed, index) alone."""
     digest = hashlib.sha256(f"treeopt:{seed}:{index}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def choose_checked(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """(One token per row, int64 [rows]; its largest logit [rows]) of logits [rows, vocabulary]."""
+    """Choose one token per row of logits [rows, vocabulary]; return (tokens int64 [rows], the largest logit of each row [rows])."""
     if sampling.greedy:
         largest, tokens = dispatch.top_tokens(logits, 1)
         return tokens[:, 0], largest[:, 0]
@@ -78,12 +78,12 @@ def choose_checked(logits: Tensor, sampling: Sampling, generator: torch.Generato
 
 
 def finite(logits: Tensor) -> Tensor:
-    """int64 []: 1 when every row's largest logit is finite, which NaN and +inf never are. [rows, vocabulary]."""
+    """Return int64 [], 1 if the largest logit of every row of [rows, vocabulary] is finite: neither NaN nor infinite."""
     return logits.amax(-1).isfinite().all().to(torch.int64)
 
 
 def require_finite(sound: int, position: int | None = None, role: str = "target") -> None:
-    """Raise ModelError when `finite` said 0, naming the position of the step where it is known."""
+    """Raise ModelError if `sound` is 0, as `finite` returns it. The message has the position of the step if it is known."""
     if not sound:
         place = "" if position is None else f" at position {position}"
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Logits after every token of whole texts: by a model's own `score`, or slot by slot for a model that has none."""
+"""Logits after every token of whole texts, by a model's own `score`, or slot by slot for a model without it."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from treespec.trees.placement import Placement
 
 
 def score(model: SlotModel, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
-    """Return logits [batch, length - keep_from, vocabulary] after the last tokens of texts int64 [batch, length]; see `ScoringModel.score`.
+    """Return logits [batch, length - keep_from, vocabulary] after the last tokens of texts int64 [batch, length]. See `ScoringModel.score`.
 
-    A model without `score` reads one text after the other into its slots, which forgets what they held. Raises what the model raises.
+    A model without `score` reads one text after the other into its slots and so loses their content. Raises the model's errors.
     """
     if isinstance(model, ScoringModel):
         return model.score(ids, keep_from, pixels)

@@ -1,7 +1,7 @@
-"""One step of decoding, speculative or autoregressive: what decoding repeats and what the latency profile times.
+"""One step of decoding, speculative or autoregressive. Decoding repeats it, and the latency profile times it.
 
 Positions: with `length` tokens in the cache, the root (the last committed token) has position `length`, and tree node i
-goes to slot `length + i`. After acceptance the path's keys and values move down to slots `length + 1 ..`.
+has slot `length + i`. After acceptance, the path's keys and values move to slots `length + 1 ..`.
 """
 
 from dataclasses import dataclass, field
@@ -29,25 +29,25 @@ from treespec.trees.tree import SpeculationTree
 
 
 class Step(Protocol):
-    """Commits at least one token."""
+    """One step of decoding; it commits at least one token."""
 
     target: SlotModel
     timer: Timer
     vocabulary: int
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> Tensor:
-        """Read a new text, int64 [length] with its pictures: the target's logits [vocabulary] after it."""
+        """Read a new text, int64 [length] with its pictures, and return the target's logits [vocabulary] after it."""
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Outcome:
         """Take one step, without waiting for the device.
 
         `last` int64 [2]: the tokens at positions `length - 1` and `length` (the root); the caches hold the prefix; `room` >= 1 is
-        how many slots are left.
+        the number of slots that are left.
         """
 
 
 class AutoregressiveStep:
-    """The target alone: one token in, one token out. Parts: target, acceptance."""
+    """A step of the target alone, which reads one token and commits one. Its parts are target and acceptance."""
 
     def __init__(self, target: SlotModel, sampling: Sampling, timer: Timer | None = None, vocabulary: int | None = None) -> None:
         self.target, self.sampling = target, sampling
@@ -71,7 +71,10 @@ class AutoregressiveStep:
 
 
 class SpeculativeStep:
-    """Draft a tree, verify it in one target pass, accept, commit. Parts: drafting (per level), target, acceptance, cache."""
+    """A step that drafts a tree, verifies it in one target pass, accepts and commits.
+
+    Its parts are drafting (per level), target, acceptance and cache.
+    """
 
     def __init__(self, target: SlotModel, drafter: Drafter, verifier: Verifier, sampling: Sampling, timer: Timer | None = None) -> None:
         self.target, self.drafter, self.verifier, self.sampling = target, drafter, verifier, sampling
@@ -84,7 +87,7 @@ class SpeculativeStep:
         return self.target.prefill(prompt, pixels)[: self.vocabulary]
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Outcome:
-        """See `Step.advance`. With less room than the tree has nodes, it is cut."""
+        """See `Step.advance`. If there is less room than the tree has nodes, the tree is cut."""
         self.timer.begin()
         proposal = self.drafter.propose(last, prefix, room, generator, self.timer)
         logits = self.target.forward(proposal.tokens, proposal.tree.layout().behind(prefix))[:, : self.vocabulary]
@@ -99,14 +102,14 @@ class SpeculativeStep:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """All that makes one step of a pair differ from another, as plain data that can be hashed."""
+    """Everything that distinguishes one step of a pair from another, as plain data that can be hashed."""
 
     plan: Plan | None
-    """What is drafted; None: nothing, the step is autoregressive."""
+    """The plan to draft by; None for an autoregressive step."""
     sampling: Sampling = field(default_factory=Sampling)
     drafting: Drafting = Drafting()
     vocabulary: int | None = None
-    """How many of the first tokens may be generated; None: as many as both models have."""
+    """Number of the first tokens that may be generated; None for all that both models have."""
 
     def __post_init__(self) -> None:
         if self.plan is None:
@@ -119,7 +122,7 @@ class StepSpec:
             )
 
     def build(self, target: SlotModel, draft: SlotModel | None = None, timer: Timer | None = None) -> Step:
-        """Return the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""
+        """Build the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""
         if self.plan is None:
             return AutoregressiveStep(target, self.sampling, timer, self.vocabulary)
         sizes = [model.vocabulary_size for model in (target, draft) if model is not None]
@@ -130,7 +133,7 @@ class StepSpec:
 
 
 def checked(report: StepReport, length: int) -> StepReport:
-    """Return the report of a step behind `length` tokens. Raises ModelError when logits were not finite."""
+    """Return the report of a step after `length` tokens. Raises ModelError if its logits were not finite."""
     require_finite(int(report.target_sound), length)
     require_finite(int(report.draft_sound), length, "draft")
     return report

@@ -1,4 +1,4 @@
-"""One injectable timer: consecutive marks split a stretch of work into named parts that sum to the whole."""
+"""Timers that are passed as arguments: consecutive marks split a stretch of work into named parts that sum to the whole."""
 
 import time
 from itertools import pairwise
@@ -8,34 +8,34 @@ import torch
 
 
 class Timer(Protocol):
-    """`begin`, then one `mark(name)` at the end of each part; `parts` reads and forgets them."""
+    """A timer of parts. Call `begin`, then `mark(name)` at the end of each part; `parts` returns and forgets the marks."""
 
     def begin(self) -> None:
         """Start a stretch of work."""
 
     def mark(self, name: str) -> None:
-        """The work since `begin` or the last mark was `name`."""
+        """Give the work since `begin` or the last mark the name `name`."""
 
     def parts(self) -> list[tuple[str, float]]:
-        """(name, seconds) of every mark since `begin`, in order; waits for the device."""
+        """Return (name, seconds) of every mark since `begin`, in order. Waits for the device."""
 
 
 class NoTimer:
-    """Measures nothing and costs nothing: what decoding uses unless a breakdown is asked for."""
+    """A timer that measures nothing and costs nothing. Decoding uses it unless a breakdown is asked for."""
 
     def begin(self) -> None:
-        """Nothing to start."""
+        """Do nothing."""
 
     def mark(self, name: str) -> None:
-        """Nothing to mark."""
+        """Do nothing with the part `name`."""
 
     def parts(self) -> list[tuple[str, float]]:
-        """No parts."""
+        """Return no parts."""
         return []
 
 
 class HostTimer:
-    """Wall-clock marks by `time.perf_counter`, right where work is synchronous (CPU)."""
+    """A wall-clock timer by `time.perf_counter`, which is right if work is synchronous (CPU)."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[str, float]] = []
@@ -49,13 +49,13 @@ class HostTimer:
         self._marks.append((name, time.perf_counter()))
 
     def parts(self) -> list[tuple[str, float]]:
-        """Seconds between consecutive marks."""
+        """Return the seconds between consecutive marks."""
         marks, self._marks = self._marks, []
         return [(name, end - start) for (_, start), (name, end) in pairwise(marks)]
 
 
 class CudaTimer:
-    """Marks by CUDA events on the current stream: no synchronisation until `parts`; launch gaps count to the part they delay."""
+    """A timer by CUDA events on the current stream. It synchronises only in `parts`; a launch gap counts to the part that it delays."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[str, torch.cuda.Event]] = []
@@ -66,7 +66,7 @@ class CudaTimer:
         self._marks.append((name, event))
 
     def begin(self) -> None:
-        """Start a stretch of work once earlier work is done, so that it is not charged to it. Copies on other streams go on as in decoding."""
+        """Start a stretch of work after earlier work on the stream is done, so that only new work is timed. Other streams go on."""
         torch.cuda.current_stream().synchronize()
         self._marks = []
         self._record("")
@@ -76,7 +76,7 @@ class CudaTimer:
         self._record(name)
 
     def parts(self) -> list[tuple[str, float]]:
-        """Seconds between consecutive events."""
+        """Return the seconds between consecutive events."""
         marks, self._marks = self._marks, []
         if marks:
             marks[-1][1].synchronize()
@@ -84,18 +84,18 @@ class CudaTimer:
 
 
 class CapturedTimer(CudaTimer):
-    """Marks inside a CUDA graph: recorded again at every replay, and read as often."""
+    """A timer with marks inside a CUDA graph; every replay records them again."""
 
     def _record(self, name: str, **how: bool) -> None:
         super()._record(name, external=True)
 
     def begin(self) -> None:
-        """Start anew: only the marks of the capture are kept, which comes last."""
+        """Start again. So only the marks of the last run are kept, which is the capture."""
         self._marks = []
         self._record("")
 
     def parts(self) -> list[tuple[str, float]]:
-        """Seconds between consecutive events of the last replay; waits for it."""
+        """Return the seconds between consecutive events of the last replay. Waits for it."""
         marks = self._marks
         found = super().parts()
         self._marks = marks
@@ -103,12 +103,12 @@ class CapturedTimer(CudaTimer):
 
 
 def timer_for(device: torch.device) -> Timer:
-    """The timer that measures work on this device."""
+    """Return a timer that measures work on this device."""
     return CudaTimer() if device.type == "cuda" else HostTimer()
 
 
 def now(device: torch.device) -> float:
-    """Host seconds once the current stream of the device has nothing left to do."""
+    """Wait until the current stream of the device has nothing left to do, and return the host's seconds."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     return time.perf_counter()

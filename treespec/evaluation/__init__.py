@@ -1,1 +1,1 @@
-"""Run a growmap beside its baseline and report what was seen."""
+"""Run a growmap beside its baseline and report the measurements."""

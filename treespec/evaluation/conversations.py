@@ -1,4 +1,4 @@
-"""Conversations of which only the user's side is known: the target's own replies stand between the turns."""
+"""Conversations that contain the user's turns only: the target writes the replies between them."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ def answered(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> PromptSet:
-    """A prompt for every turn of the user, in the place of one for the first: those after it stand behind the target's replies.
+    """Expand each conversation into one prompt per user turn, with the target's own replies in between.
 
     Replies are greedy and have at most `reply_len` tokens, without the EOS. A conversation ends before a turn that would make it longer
-    than `longest` tokens, or longer than the pair can go on from; that turn and those after it are counted in `too_long`. Replies
-    survive an interruption in `journal`, which the caller discards once the work that they are for is done.
+    than `longest` tokens or longer than the pair can continue; that turn and those after it are counted in `too_long`. Replies survive
+    an interruption in `journal`; the caller discards it when the work that needs them is done.
 
-    Raises ModelError (no tokenizer), DatasetError (a turn that the template refuses or makes no tokens of, or with a token that the
-    target lacks; with `skip_bad_rows` the conversation ends there).
+    Raises ModelError if there is no tokenizer. Raises DatasetError for a turn that the template refuses or turns into no tokens, and for
+    one with a token that the target lacks; with `skip_bad_rows`, the conversation ends there instead.
     """
     total = sum(len(prompt.turns) for prompt in prompts)
     if not total:
@@ -82,7 +82,7 @@ def answered(
 
 
 def _reply(pair: Target, request: Request, engine: Engine | None) -> str:
-    """The target's own reply, without the EOS."""
+    """Return the target's own reply, without the EOS."""
     assert pair.tokenizer is not None
     tokens = [t for record in decode_autoregressive(pair.target, request, engine=engine) for t in record.tokens]
     return str(pair.tokenizer.decode([t for t in tokens if t not in pair.eos_token_ids], skip_special_tokens=True)).strip()

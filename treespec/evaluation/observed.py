@@ -1,4 +1,4 @@
-"""What a run accepted, by depth and rank: to be held against the profile that promised it. No torch."""
+"""Counts of the nodes that a run accepted, by depth and rank, to compare with the profile. No torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from treespec.trees.tree import SpeculationTree
 
 @dataclass(frozen=True)
 class DepthAcceptance:
-    """Nodes of one depth that decoding visited: how often a child of each rank was the accepted one."""
+    """Counts over the nodes of one depth that decoding visited: how often the child of each rank was accepted."""
 
     depth: int
     visits: int
-    """Visited nodes, with and without children."""
+    """Number of visited nodes, with and without children."""
     accepted: tuple[int, ...]
-    """By rank; the rest of the visits ended there."""
+    """Accepted children by rank. The other visits ended at the node."""
     offered: tuple[int, ...] | None = None
-    """By rank: visited nodes that had such a child; None where the trees were grown anew at every step and are not kept."""
+    """Visited nodes that had a child of each rank; None for dynamic trees, because these are not kept."""
 
 
 def accepted_by_depth(steps: Iterable[Sequence[int]], tree: Mapping[str, Any] | None) -> tuple[DepthAcceptance, ...]:
-    """One row per depth that was visited, but for the last level's, whose nodes have no children.
+    """Return the counts of every depth that was visited, except the last level, whose nodes have no children.
 
-    `steps`: per step, the ranks on the way from the root to the last accepted node; `tree`: the report's. Steps whose tree was
-    cut at the end of the cache count as if it was whole. Raises ProfileError for ranks that lead out of the tree.
+    `steps`: per step, the ranks on the way from the root to the last accepted node; `tree`: that of the report. Steps whose tree
+    was cut at the end of the cache count as if it was whole. Raises ProfileError for ranks that are not in the tree.
     """
     limit = tree["depth"] if tree else 0
     shape = SpeculationTree(tuple(tree["parents"])) if tree and "parents" in tree else None

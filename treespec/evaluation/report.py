@@ -1,4 +1,4 @@
-"""EvaluationReport: raw per-prompt results; every figure that people quote is derived from them. No torch."""
+"""EvaluationReport: it holds raw results per prompt, and all other figures are derived from them. No torch."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,21 +24,21 @@ _MOST_RANKS = 1 << 20
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Where a tree's greedy output first left the autoregressive one."""
+    """The first difference of a tree's greedy output from the autoregressive one."""
 
     position: int
     """Index into the generated tokens."""
     tree_token: int | None
-    """None where the tree's output ended before this position."""
+    """The tree's token there; None if its output ended before this position."""
     baseline_token: int | None
-    """None where the autoregressive output ended before this position."""
+    """The autoregressive token there; None if that output ended before this position."""
     logit_gap: float
-    """The target's top-2 logit gap there, in one plain pass over the common prefix: near zero is a rounding tie."""
+    """The target's top-2 logit gap there, in one plain pass over the common prefix. Near zero means a tie up to rounding."""
 
 
 @dataclass(frozen=True)
 class PromptResult:
-    """One prompt decoded both ways. Seconds leave prompt passes out."""
+    """The result of one prompt, decoded both ways. Seconds do not include prompt passes."""
 
     row: int
     name: str
@@ -48,16 +48,16 @@ class PromptResult:
     baseline_tokens: int
     baseline_seconds: float
     accepted_ranks: tuple[tuple[int, ...], ...] = ()
-    """Per step: ranks on the way from the root to the last accepted node."""
+    """For each step, the ranks on the way from the root to the last accepted node."""
     mismatch: Mismatch | None = None
     output: tuple[int, ...] = ()
-    """Generated ids, when they are kept."""
+    """Generated ids, if they are kept."""
     parts: dict[str, float] = field(default_factory=dict)
-    """Seconds per part of a step, when a breakdown was asked for."""
+    """Seconds per part of a step, if a breakdown was asked for."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
-        """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
+        """Read what `dataclasses.asdict` made. Raises TypeError, ValueError for impossible values."""
         found = made(cls, _RESULT)(data)
         return replace(
             found,
@@ -74,7 +74,7 @@ def _ranks(value: Any) -> tuple[int, ...]:
 
 
 def _token(value: Any) -> int | None:
-    """Return a token id, or None where an output ended; files of the first version say -1 for that."""
+    """Return a token id, or None for an output that ended, which is -1 in files of the first version."""
     return None if value is None or value == -1 else natural(value)
 
 
@@ -104,18 +104,18 @@ _RESULT = checked(
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the growmap promised: expected tokens per step and seconds per step (None where not predicted)."""
+    """The growmap's promise: expected tokens per step and seconds per step (None if not predicted)."""
 
     tokens_per_step: float | None = None
     seconds_per_step: float | None = None
     rank_probability: tuple[tuple[float, ...], ...] | None = None
-    """The profiled chance of each rank, over all positions, from which the rest was predicted: a row per depth of the parent, the
-    last one standing for all deeper ones."""
+    """The profiled chance of each rank, over all positions, from which the rest was predicted. There is one row per depth of the
+    parent; the last one is for all deeper parents too."""
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
+    """The results of all prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
 
     mode: str
     """"baseline", or the drafter of the plan: "tree", "dynamic" or one that was added to `DRAFTERS`."""
@@ -123,14 +123,14 @@ class EvaluationReport:
     temperature: float
     predicted: Prediction = Prediction()
     tree: dict[str, Any] | None = None
-    """Size and depth, and the parents of a tree that stays or the width of one that is grown anew."""
+    """Size and depth, and the parents of a static tree or the width of a dynamic one."""
     prompts: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.float64]]:
-        """Per prompt: steps, seconds and the tokens after the first, which comes from the prompt pass."""
+        """Return per prompt the steps, the seconds and the tokens without the first, which comes from the prompt pass."""
         rows = [(r.tokens - 1, r.steps, r.seconds, max(0, r.baseline_tokens - 1), r.baseline_seconds) for r in self.results]
         return dict(
             zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True)
@@ -138,42 +138,42 @@ class EvaluationReport:
 
     @property
     def tokens(self) -> int:
-        """Generated tokens, each prompt's first (from its prompt pass) included."""
+        """Return the number of generated tokens, including each prompt's first (from its prompt pass)."""
         return sum(r.tokens for r in self.results)
 
     @property
     def steps(self) -> int:
-        """Target passes after the prompt passes."""
+        """Return the number of target passes after the prompt passes."""
         return sum(r.steps for r in self.results)
 
     @property
     def tokens_per_step(self) -> float | None:
-        """(tokens - prompts) / steps; None without a step."""
+        """Return (tokens - prompts) / steps; None without a step."""
         return self._figure(_tokens_per_step)
 
     @property
     def seconds_per_token(self) -> float | None:
-        """Decoding seconds per token after the first."""
+        """Return the decoding seconds per token after the first."""
         return self._figure(_seconds_per_token)
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Return the decoding seconds per step, prompt passes left out; None without a step."""
+        """Return the decoding seconds per step, without prompt passes; None without a step."""
         return sum(r.seconds for r in self.results) / self.steps if self.steps else None
 
     @property
     def baseline_seconds_per_token(self) -> float | None:
-        """The same of autoregressive decoding."""
+        """Return the seconds per token of autoregressive decoding, without each prompt's first token."""
         return self._figure(_baseline_seconds_per_token)
 
     @property
     def speedup(self) -> float | None:
-        """Autoregressive seconds per token over the tree's."""
+        """Return the autoregressive seconds per token divided by the tree's."""
         return self._figure(_speedup)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float] | None]:
-        """95 % bootstrap intervals over prompts of the four figures; None with fewer than two prompts."""
+        """Return 95 % bootstrap intervals over prompts of the four figures; None with fewer than two prompts."""
         return {
             "tokens_per_step": self._interval(_tokens_per_step),
             "seconds_per_token": self._interval(_seconds_per_token),
@@ -183,7 +183,7 @@ class EvaluationReport:
 
     @property
     def lossless(self) -> Literal["match", "mismatch", "not-applicable"]:
-        """At temperature 0, whether every output equals the autoregressive one, token for token."""
+        """Return whether, at temperature 0, every output equals the autoregressive one, token for token."""
         if self.mode == "baseline" or self.temperature > 0:
             return "not-applicable"
         return "mismatch" if any(r.mismatch for r in self.results) else "match"
@@ -202,7 +202,7 @@ class EvaluationReport:
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain data; the first keys are those that other tools rely on."""
+        """Return the report as plain data. Other tools rely on the first keys."""
         spt, base = self.seconds_per_token, self.baseline_seconds_per_token
         data: dict[str, Any] = {
             "schema": SCHEMA,
@@ -239,14 +239,14 @@ class EvaluationReport:
 
     @property
     def breakdown(self) -> dict[str, float]:
-        """Seconds in each part of the steps, all prompts together; `other` is what lies between the parts."""
+        """Return the seconds in each part of the steps, summed over prompts; `other` is the time between the parts."""
         names = dict.fromkeys(name for r in self.results for name in r.parts)
         found = {name: sum(r.parts.get(name, 0.0) for r in self.results) for name in names}
         return {**found, "other": max(0.0, sum(r.seconds for r in self.results) - sum(found.values()))}
 
     @cached_property
     def observed(self) -> tuple[DepthAcceptance, ...]:
-        """What was accepted below the nodes that decoding visited, by their depth."""
+        """Return the counts of accepted children of the visited nodes, by the depth of the node."""
         return accepted_by_depth((ranks for r in self.results for ranks in r.accepted_ranks), self.tree)
 
     def write(self, path: Path) -> None:
@@ -255,7 +255,7 @@ class EvaluationReport:
 
 
 def read_report(path: Path) -> EvaluationReport:
-    """Read a report back; derived figures are computed anew. Raises ProfileError for what no run can have written."""
+    """Read a report and compute its derived figures again. Raises ProfileError for a file that no run can have written."""
     data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
     profiled = data.optional("profiled_acceptance", chances)
     results = data.get("results", lambda value: tuple(PromptResult.from_json(result) for result in listed(value)))
@@ -274,7 +274,7 @@ def read_report(path: Path) -> EvaluationReport:
 
 
 def _with_outputs(results: tuple[PromptResult, ...], value: Any) -> tuple[PromptResult, ...]:
-    """Return the results with their generated ids, which the file holds once, under `outputs`; older files hold them in the results too."""
+    """Return the results with their generated ids. Files hold these once, under `outputs`; older ones also have them in the results."""
     if len(listed(value)) != len(results):
         raise ValueError(f"it has {len(value)} outputs for {len(results)} results")
     return tuple(replace(result, output=counts(ids)) for result, ids in zip(results, value, strict=True))

@@ -1,4 +1,4 @@
-"""Run a tree beside autoregressive decoding, prompt by prompt, in one process."""
+"""Running a tree beside autoregressive decoding, prompt by prompt, in one process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -19,11 +19,11 @@ from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, P
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.models.pairs import Target, TargetOutline
+from treespec.models.pairs import Target, TargetInfo
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total)."""
+"""A function that is told the progress: (name of the work, done, total)."""
 
 
 def evaluate(
@@ -39,10 +39,10 @@ def evaluate(
 ) -> EvaluationReport:
     """Decode every prompt with the planned tree and autoregressively (plan None: autoregressively only), interleaved.
 
-    Which of the two goes first alternates from prompt to prompt. One prompt is decoded beforehand and thrown away. With
-    `journal`, finished prompts survive an interruption and are not decoded again; the caller discards it once the report
-    is saved. On CUDA, steps of both are captured; `notice` is told once where they cannot be. Raises CapacityError when prompt,
-    generated tokens and tree do not fit, ModelError for non-finite logits.
+    The order of the two alternates from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
+    finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
+    CUDA, steps of both are captured; `notice` is called once if they cannot be. Raises CapacityError if prompt, generated
+    tokens and tree do not fit, ModelError for non-finite logits.
     """
     for prompt in prompts.prompts:
         check_fits(pair, plan, prompt.ids, settings)
@@ -69,10 +69,10 @@ def evaluate(
     )
 
 
-def check_fits(pair: Target | TargetOutline, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
-    """Raise CapacityError when a prompt, the generated tokens and the tree do not fit, and say what would; ModelError for unknown tokens.
+def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[int], settings: EvaluationSettings) -> None:
+    """Raise CapacityError if a prompt, the generated tokens and the tree do not fit; the message says what would fit.
 
-    ModelError also for a tree that needs more tokens than the vocabulary has. Nothing is allocated.
+    Raises ModelError for unknown tokens and for a tree that needs more tokens than the vocabulary has. Allocates nothing.
     """
     if plan is not None:
         settings.drafting.require(plan, pair.vocabulary_size)
@@ -113,17 +113,17 @@ class _Run:
         self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" else None
 
     def capacity(self, prompt: tuple[int, ...]) -> int | None:
-        """Cache slots that a prompt may take with what follows it; None: as many as it likes."""
+        """Return the largest number of cache slots for a prompt and the tokens after it; None for no limit."""
         limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.pair.models.values() if m.max_positions is not None]
         return min([*limits, *([self.settings.max_length] if self.settings.max_length else [])], default=None)
 
     def describe(self) -> str:
-        """How steps run."""
+        """Return how steps run: "captured", "eager", or the reason why they are eager."""
         return "eager" if self.engine is None else self.engine.eager() or "captured"
 
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
-        """Both decodings of one prompt, the tree's first for even rows. The very first prompt is decoded once more beforehand."""
+        """Decode one prompt both ways, with the tree first if `index` is even. The very first prompt is decoded once more, as a warm-up."""
         if not self._warm:
             self._warm = True
             self._decode_both(prompt, index)
@@ -188,14 +188,14 @@ def _describe(plan: Plan | None) -> dict[str, Any] | None:
 
 
 def top2_gap(target: TreeModel, context: list[int], pixels: torch.Tensor | None = None) -> float:
-    """Difference of the two largest next-token logits after a context, in one plain pass."""
+    """Return the difference of the two largest next-token logits after a context, from one plain pass."""
     target.allocate(len(context))
     best = target.prefill(torch.tensor(context, device=target.device), pixels).float().topk(2).values
     return float(best[0] - best[1])
 
 
 def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:
-    """(tokens, steps, seconds): the prompt pass is run, but not timed."""
+    """Run a decoding and return (tokens, steps, seconds). The prompt pass is not timed."""
     first = next(records)
     started = now(device)
     steps = list(records)

@@ -1,4 +1,4 @@
-"""How an evaluation decodes, as plain data. No torch."""
+"""The settings of an evaluation, as plain data. No torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from treespec.decoding.rules import Sampling
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to decode. `max_length` bounds prompt + generated + tree (None: what is needed)."""
+    """The settings of an evaluation. `max_length` limits the slots of prompt, generated tokens and tree (None: as many as needed)."""
 
     gen_len: int = 128
     max_length: int | None = None
@@ -27,7 +27,7 @@ class EvaluationSettings:
         require_kind(Drafting, drafting=self.drafting)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; `draft_temperature` is the one that children were sampled at, None where they were not."""
+        """Return plain data. `draft_temperature` is the temperature at which children were sampled, or None if they were not sampled."""
         drafting, sampling = self.drafting, self.sampling
         return {
             "gen_len": self.gen_len,

@@ -1,1 +1,1 @@
-"""Triton kernels, each beside a plain PyTorch twin that defines it. Imported only where models run on CUDA."""
+"""Triton kernels. Each has a plain PyTorch twin, which defines its result. They are imported only if a model runs on CUDA."""

@@ -1,4 +1,4 @@
-"""Ancestors: which of the slots behind a prefix each token sees, as packed bits."""
+"""Ancestors: the slots after a prefix that each token sees, as packed bits."""
 
 from dataclasses import dataclass
 from typing import Any  # quoted below: Triton cannot resolve it in a kernel
@@ -8,13 +8,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.trees.placement import Placement, pack_bits
 
 
 @dataclass(frozen=True)
 class Ancestors:
-    """What each node sees of the `slots` rows behind the committed ones, as bits."""
+    """Bits that say which of the `slots` slots after the committed ones each node sees."""
 
     words: Tensor
     """int64 [n, slots / 64, rounded up], as `placement.pack_bits` makes them."""
@@ -22,12 +22,12 @@ class Ancestors:
 
 
 def reference_pack(visible: Tensor) -> Ancestors:
-    """The twin that defines `pack`."""
+    """Define the result of `pack`."""
     return Ancestors(pack_bits(visible), visible.shape[1])
 
 
 def pack(visible: Tensor) -> Ancestors:
-    """Bits of bool [n, m], of any strides, in one launch."""
+    """Pack bool [n, m], of any strides, into bits. Takes one launch."""
     n, m = visible.shape
     words = torch.empty(n, triton.cdiv(m, 64), dtype=torch.int64, device=visible.device)
     _pack_kernel[(triton.cdiv(n, 32), words.shape[1])](
@@ -40,13 +40,13 @@ def pack(visible: Tensor) -> Ancestors:
         ROWS=32,
         OVERLAP=overlaps(visible.device),
         num_warps=4,
-        **early(visible.device),
+        **launch_options(visible.device),
     )
     return Ancestors(words, m)
 
 
 def ancestors_of(place: Placement) -> Ancestors:
-    """What the tokens of a pass see of each other, packed now or before."""
+    """Return which of a pass's tokens each one sees. The bits are packed here unless the placement has them already."""
     return pack(place.visible) if place.bits is None else Ancestors(place.bits, place.visible.shape[1])
 
 

@@ -1,8 +1,9 @@
-"""Attention of a tree's nodes over a static cache: cost follows the committed length, which only the device knows.
+"""Attention of a tree's nodes over a static cache. Its cost follows the committed length, which only the device knows.
 
-The cache holds the committed tokens first, seen by every node, and the tree's own rows behind them, seen as ancestor bits say. Few nodes
-attend to many slots, so reading keys and values takes the time: the query heads of a group are packed into one block of rows that
-shares them, and many slots are split over programs that fill the device (flash-decoding); a second, small kernel combines the splits.
+The cache holds the committed tokens first, which every node sees. The tree's own slots follow; the ancestor bits say which node sees which.
+Few nodes attend to many slots, so most of the time goes into reading keys and values. Therefore the query heads of a group are packed into
+one block of rows that shares them, and many slots are split over programs that fill the device (flash-decoding). A second, small kernel
+combines the splits.
 Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
 """
 
@@ -15,11 +16,11 @@ from torch import Tensor
 
 from treespec.kernels.ancestors import Ancestors, pack
 from treespec.kernels.attention_tiles import choose_splits, choose_tiling
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import ask, shared_bytes
 
 _NEAR = 128
-"""Slots whose K/V rows are asked for before the pass's own are there, where one program takes all."""
+"""Number of slots whose keys and values are prefetched into L2 before `wait_for_inputs`, if one program takes all slots."""
 _LOG2_E = 1.4426950408889634
 
 
@@ -35,7 +36,7 @@ def reference_attention(
     depths: Tensor | None = None,
     cap: float | None = None,
 ) -> Tensor:
-    """The twin that defines `tree_attention`, in float32 (float64 for float64). See there. It waits for the device."""
+    """Define the result of `tree_attention`, in float32 (float64 for float64). Waits for the device."""
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
     prefix, group = int(length), query.shape[0] // keys.shape[0]
     used = prefix + visible.shape[1]
@@ -64,15 +65,17 @@ def tree_attention(
     cap: float | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """softmax(scale query keys^T) values over what each node sees -> [n, heads, dim], contiguous, in query's dtype.
+    """Return softmax(scale query keys^T) values over the slots that each node sees: [n, heads, dim], contiguous, in query's dtype.
 
     `query` [heads, n, dim]; `keys` and `values` [kv_heads, capacity, dim], float16, bfloat16 or float32, of any strides with a
     contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length` int64 [1]: the first `length` slots are
-    committed and seen by all nodes; `visible` bool [n, m], or what `pack` makes of it: which of the m slots behind them each node sees.
-    length + m <= capacity, unchecked; what lies beyond is not read. With a `window`, node i, at position length + depths[i] (int64 [n]),
-    sees the committed slots less than `window` positions before it; `visible` is taken as it is. With a `cap`, scaled scores s become
-    cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation. Raises ValueError for
-    keys and values of different shapes, strides it cannot read, a scale that is not positive and a window without depths.
+    committed and seen by all nodes. `visible` bool [n, m], or its bits from `pack`, says which of the m slots after them each node sees.
+    Rule: length + m <= capacity; this is not checked. Slots after these are not read. With a `window`, node i is at position
+    length + depths[i] (int64 [n]) and sees the committed slots less than `window` positions before it; `visible` is used as it is.
+    With a `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation.
+
+    Raises ValueError if keys and values have different shapes, if a last dimension is not contiguous, if the scale is not positive, or if
+    there is a window without depths.
     """
     heads, n, dim = query.shape
     kv_heads, capacity, _ = keys.shape
@@ -142,7 +145,7 @@ def tree_attention(
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
         OVERLAP=overlaps(query.device),
         num_warps=plan.warps,
-        **early(query.device),
+        **launch_options(query.device),
     )
     if splits > 1:
         parts = triton.next_power_of_2(splits)
@@ -165,14 +168,14 @@ def tree_attention(
             WINDOWED=window is not None,
             OVERLAP=overlaps(query.device),
             num_warps=2,
-            **early(query.device),
+            **launch_options(query.device),
         )
     return out
 
 
 @triton.jit
 def _first_bits(count: "Any") -> "Any":
-    """A word whose first `count` bits are set: all beyond 63, none below 1."""
+    """Return a word whose first `count` bits are set: all of them for 64 or more, none for 0 or less."""
     return tl.where(count < 64, (1 << tl.maximum(count, 0).to(tl.int64) % 64) - 1, -1)
 
 
@@ -180,7 +183,7 @@ def _first_bits(count: "Any") -> "Any":
 def _parts(
     prefix: "Any", m: "Any", window: "Any", splits: "Any", SLOTS: tl.constexpr, WHOLE: tl.constexpr, WINDOWED: tl.constexpr
 ) -> "Any":
-    """Of the programs that run for `splits` parts, how many share the slots that there are."""
+    """Return the number of programs that share the slots: all `splits`, or 1 if there are at most WHOLE tiles of slots."""
     span = prefix
     if WINDOWED:
         span = tl.minimum(prefix, window)
@@ -223,7 +226,7 @@ def _attend(
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """What one program does: one block of rows, of the query heads of one K/V head, over its share of the slots."""
+    """Compute one program's work: a block of rows (query heads of one K/V head) over its share of the slots."""
     row = block * ROWS + tl.arange(0, ROWS)
     node, head = row // GROUP, kv_head * GROUP + row % GROUP
     there = node < n

@@ -1,7 +1,7 @@
-"""How tree attention is cut: blocks of rows, tiles of slots, and over how many programs the slots of a head are split.
+"""Tilings of tree attention: the blocks of rows, the tiles of slots, and the split of a head's slots over programs.
 
-Measured on an H100 and an H200 (benchmarks/log/attention.md). Shapes alone decide here, since launches are captured; what depends on the length is
-left to the device, within what is chosen (`Few`, `Tiling.whole`).
+The choices were measured on an H100 and an H200 (benchmarks/log/attention.md). Only shapes decide here, because launches are captured. The device
+decides what depends on the length, within the limits chosen here (`Few`, `Tiling.whole`).
 """
 
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ MAX_SPLITS = 16
 
 @dataclass(frozen=True)
 class Few:
-    """Tiles for few slots: a part of the programs takes all rows, in taller blocks, and the rest has nothing to do."""
+    """Tiles for few slots: some of the programs take all rows, in taller blocks, and the others have nothing to do."""
 
     most: int
-    """Slots, committed and the tree's own, up to which these tiles are taken; the device, which knows how many there are, decides."""
+    """These tiles are used for up to this many slots, committed ones and the tree's own. The device decides, since it knows the number."""
     rows: int = 64
     slots: int = 64
     stages: int = 3
@@ -27,25 +27,25 @@ class Few:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How rows and slots are cut into tiles."""
+    """The sizes of the blocks of rows and the tiles of slots."""
 
     rows: int
     slots: int
-    """128 at most: two words of ancestor bits."""
+    """Slots in a tile; 128 at most, which are two words of ancestor bits."""
     warps: int
     stages: int
     together: int = 2
-    """Programs on one multiprocessor, where there are enough of them."""
+    """Programs that run together on one multiprocessor, if there are enough of them."""
     whole: int = 1
-    """Tiles that one program takes rather than leave them to several; the device decides."""
+    """Up to this many tiles stay with one program (no split); the device decides."""
     few: Few | None = None
-    """What is done instead, without splits, for few slots."""
+    """The tiles to use for few slots instead, without splits."""
 
 
 def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int, shared: int = SHARED) -> Tiling:
-    """Tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
+    """Return tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
 
-    Of sizes that spill next to no registers on Hopper (benchmarks/log/attention.md), of stages that fit into `shared` bytes of a multiprocessor.
+    Their sizes spill almost no registers on Hopper (benchmarks/log/attention.md); their stages fit into `shared` bytes of a multiprocessor.
     """
     plan = _tiling(rows, dim, dtype, kv_heads, reach)
     width = int(triton.next_power_of_2(dim)) * dtype.itemsize
@@ -83,5 +83,5 @@ def _tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int) 
 
 
 def choose_splits(programs: int, tiles: int, plan: Tiling) -> int:
-    """Into how many parts to split at most `tiles` tiles of slots, where `programs` programs run for each part."""
+    """Return the number of parts to split at most `tiles` tiles of slots into, if `programs` programs run for each part."""
     return 1 if tiles <= plan.whole else max(1, min(plan.together * MULTIPROCESSORS // programs, MAX_SPLITS, tiles))

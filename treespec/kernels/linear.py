@@ -1,10 +1,10 @@
-"""Linear layers for few rows: the weights are read once at the memory's speed, and what surrounds the product rides along.
+"""Linear layers for few rows: the weights are read once, at the memory's speed, and the work around the product is done in the same launch.
 
-A pass over a small tree multiplies each weight matrix with a handful of rows, so its time is that of reading the weights. The kernel
-spreads a matrix over all multiprocessors, in column tiles and, where these are too few, in slices of the inner dimension, whose
-partial sums the last program of each tile adds up in a fixed order. Bias, activation and residual are applied to the tile while it is in
-registers. RMSNorm is split: whoever writes the residual stream also writes it times the next norm's weight, and the sums of squares of
-its tiles; the product then needs one factor per row. `reference_linear` and `reference_linear_add` define the results.
+A pass over a small tree multiplies each weight matrix with a few rows, so its time is the time to read the weights. The kernel spreads a
+matrix over all multiprocessors in tiles of columns. If these are too few, it also splits the inner dimension (split-K); the last program of
+each tile then adds the partial sums in a fixed order. Bias, activation and residual are applied while the tile is in registers. RMSNorm is
+divided in two: the kernel that writes the residual stream also writes it times the next norm's weight, and the sums of squares of its
+tiles; the product then needs one factor per row. `reference_linear` and `reference_linear_add` define the results.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import (
     LARGEST,
     SHARED,
@@ -40,14 +40,14 @@ from treespec.kernels.product import (
 
 
 def reference_start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
-    """The twin that defines `start`."""
+    """Define the result of `start`."""
     plain = embedding[tokens]
     weighted = (plain.float() * norm.weight.float()).to(plain.dtype)
     return Stream(plain, weighted, plain.float().square().sum(-1, keepdim=True), norm.epsilon)
 
 
 def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None = None, gated: bool = False) -> Tensor:
-    """The twin that defines `linear`, in float32. See there."""
+    """Define the result of `linear`, in float32."""
     if isinstance(x, Stream):
         mean = x.squares.sum(1) / x.plain.shape[1]
         out = (x.weighted.float() @ weight.float().T) * torch.rsqrt(mean + x.epsilon)[:, None]
@@ -62,7 +62,7 @@ def reference_linear(x: Tensor | Stream, weight: Tensor, *, bias: Tensor | None 
 
 
 def reference_linear_add(x: Tensor, weight: Tensor, residual: Tensor, norm: Norm, *, bias: Tensor | None = None) -> Stream:
-    """The twin that defines `linear_add`, but for the number of parts of the squares. See there."""
+    """Define the result of `linear_add`, except for the number of parts of the squares."""
     out = x.float() @ weight.float().T + residual.float()
     if bias is not None:
         out = out + bias.float()
@@ -71,7 +71,7 @@ def reference_linear_add(x: Tensor, weight: Tensor, residual: Tensor, norm: Norm
 
 
 def start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
-    """The residual stream before the first layer. embedding [vocabulary, inner], tokens int64 [rows]."""
+    """Return the residual stream before the first layer. embedding [vocabulary, inner], tokens int64 [rows]."""
     rows, inner = tokens.shape[0], embedding.shape[1]
     plain = torch.empty(rows, inner, dtype=embedding.dtype, device=embedding.device)
     weighted, squares = torch.empty_like(plain), torch.empty(rows, 1, dtype=torch.float32, device=embedding.device)
@@ -84,9 +84,9 @@ def start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
         squares,
         inner,
         BLOCK=triton.next_power_of_2(inner),
-        OVERLAP=2 if overlaps(embedding.device) else 0,  # see `overlap`
+        OVERLAP=2 if overlaps(embedding.device) else 0,  # see `dependent_launch`
         num_warps=4,
-        **early(embedding.device),
+        **launch_options(embedding.device),
     )
     return Stream(plain, weighted, squares, norm.epsilon)
 
@@ -100,10 +100,10 @@ def linear(
     gated: bool = False,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """x W^T + bias; x [rows <= 64, inner], or a stream, whose RMSNorm is multiplied; weight [columns, inner] -> [rows, columns].
+    """Return x W^T + bias [rows, columns]; x [rows <= 64, inner], or a stream, whose RMSNorm is taken first; weight [columns, inner].
 
-    `gated`: the first half of the weight's rows (and of `bias`) are gates, whose silu multiplies the second half, so the result has half the
-    columns. All contiguous. No host synchronisation.
+    `gated`: the first half of the weight's rows (and of `bias`) are gates. Their silu multiplies the second half, so the result has half as
+    many columns. All tensors must be contiguous. No host synchronisation.
     """
     rows = (x.weighted if isinstance(x, Stream) else x).shape[0]
     columns = weight.shape[0] // 2 if gated else weight.shape[0]
@@ -122,7 +122,7 @@ def linear_add(
     bias: Tensor | None = None,
     tiling: Tiling | None = None,
 ) -> Stream:
-    """The residual stream x W^T + bias + residual on its way to `norm`. As `linear`; residual [rows, columns]."""
+    """Return the residual stream x W^T + bias + residual, prepared for `norm`. residual [rows, columns]; the others as in `linear`."""
     rows, columns = residual.shape
     plan = tiling or choose_tiling(rows, columns, x.shape[1], False, weight.dtype, shared_bytes(weight.device))
     plain, weighted = torch.empty_like(residual), torch.empty_like(residual)
@@ -185,12 +185,12 @@ def _launch_linear(
         AHEAD=ahead(weight, rows, plan.columns * (2 if gated else 1)) if overlap else 0,
         OVERLAP=(2 if small(weight, rows) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
-        **early(weight.device),
+        **launch_options(weight.device),
     )
 
 
 def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
-    """Tiles that keep an H200 reading (benchmarks/log/products.md), of stages that fit into `shared` bytes of a multiprocessor."""
+    """Return tiles that keep the memory of an H200 busy (benchmarks/log/products.md), with stages that fit into `shared` bytes."""
     if dtype == torch.float32:
         return Tiling(16 if gated else 32, 32, 1, 4, 2)
     few = rows <= 16

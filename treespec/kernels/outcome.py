@@ -1,4 +1,4 @@
-"""What a step leaves behind, and the layout of the report that a kernel writes and a host reads."""
+"""The outcome of a step, and the layout of the report that a kernel writes and the host reads."""
 
 from dataclasses import dataclass
 
@@ -16,51 +16,51 @@ class StepReport:
     target_sound: bool
     """Whether the target's logits were finite on the path."""
     draft_sound: bool
-    """Whether the draft's were."""
+    """Whether the draft's logits were finite, for all nodes that it read."""
 
 
 @dataclass(frozen=True)
 class ReportLayout:
-    """Where the numbers of a step's report stand, int64 [size], for a tree of `depth` edges.
+    """The layout of a step's report, int64 [size], for a tree of `depth` edges.
 
-    At first the committed tokens [depth + 1], then the ranks [depth + 1] of the path's nodes, the root's among them; then one number each:
-    how many drafted tokens were accepted, whether the target's logits were sound, and whether the draft's were.
+    The report has the committed tokens [depth + 1], then the ranks [depth + 1] of the path's nodes, the root included, then three numbers:
+    how many drafted tokens were accepted, whether the target's logits were finite, and whether the draft's were.
     """
 
     depth: int
 
     @property
     def ranks(self) -> int:
-        """The place of the first rank."""
+        """The index of the first rank."""
         return self.depth + 1
 
     @property
     def count(self) -> int:
-        """The place of the number of accepted tokens; the two signs of health follow."""
+        """The index of the number of accepted tokens; the two signs of health follow it."""
         return 2 * (self.depth + 1)
 
     @property
     def size(self) -> int:
-        """Numbers in the report."""
+        """The length of the report."""
         return self.count + 3
 
     @classmethod
     def of_size(cls, size: int) -> "ReportLayout":
-        """Return the layout of a report of that many numbers."""
+        """Return the layout of a report with `size` numbers."""
         return cls((size - 3) // 2 - 1)
 
     def read(self, report: list[int]) -> StepReport:
-        """Return a report's meaning."""
+        """Return the report's content from its numbers."""
         count, target, draft = report[self.count :]
         return StepReport(report[: count + 1], report[self.ranks + 1 : self.ranks + count + 1], bool(target), bool(draft))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a step on the device: nothing has been read by the host yet."""
+    """The outcome of a step on the device; the host has not read any of it yet."""
 
     path: Tensor
-    """int64 [d + 1]; node ids from the root to the last accepted node, which is repeated to the end."""
+    """int64 [d + 1]; node ids from the root to the last accepted node, which is then repeated to the end."""
     report: Tensor
     """int64 [2 (d + 1) + 3]; see `ReportLayout`."""
     state: Tensor
@@ -68,17 +68,17 @@ class Outcome:
 
     @property
     def last(self) -> Tensor:
-        """int64 [2]; the last two committed tokens."""
+        """Return the last two committed tokens, int64 [2]."""
         return self.state[:2]
 
     @property
     def length(self) -> Tensor:
-        """int64 [1]; how many tokens the caches hold now."""
+        """Return the number of tokens that the caches hold now, int64 [1]."""
         return self.state[2:]
 
     @property
     def tokens(self) -> Tensor:
-        """int64 [d + 1]; the committed tokens in order; what stands behind the last one means nothing."""
+        """Return the committed tokens in order, int64 [d + 1]; the values after the last one mean nothing."""
         return self.report[: self.path.shape[0]]
 
     def read(self) -> StepReport:

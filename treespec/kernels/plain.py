@@ -1,4 +1,4 @@
-"""The plain twins of the kernels that decoding calls: PyTorch alone, on any device. They define what the kernels compute."""
+"""The plain twins of the kernels that decoding calls, in PyTorch alone, for any device. They define what the kernels compute."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tensor, largest: Tensor) -> None:
-    """Write the most likely tokens of each row into the children of its node, and each row's largest logit. See `dispatch.write_children`."""
+    """Write each row's most likely tokens into the children of its node, and its largest logit. See `dispatch.write_children`."""
     level, below = tree.tree.levels[depth], tree.tree.levels[depth + 1]
     best, children = top_tokens(logits, tree.branches[depth])
     largest[level.start : level.stop] = best[:, 0]
@@ -28,9 +28,10 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
 
 
 def settle(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
-    """Commit the path to node `last` int64 [] and the token `following` int64 [] after it, of a tree `tokens` int64 [n] behind `length` int64 [1].
+    """Commit the path to node `last` int64 [] and the token `following` int64 [] after it.
 
-    `largest` [n]: each node's largest logit of the target; those of rejected nodes decide nothing. `drafted` [any number]: the draft's.
+    `tokens` int64 [n] are the tree's tokens, after `length` int64 [1] committed ones. `largest` [n] has the target's largest logit at each
+    node; only those on the path are checked. `drafted` [any number] has the draft's largest logits; all of them are checked.
     """
     path = tree.path_to(last)
     count = tree.depths.index_select(0, last[None])  # indexing by a tensor of no dimension waits for its value
@@ -43,10 +44,10 @@ def settle(tokens: Tensor, last: Tensor, following: Tensor, tree: TreeTensors, l
 
 
 def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
-    """Target matching: the deepest node reached by children that are the token which the target chose after their parent.
+    """Return the last accepted node of target matching, int64 []: the deepest one whose path follows the target's choices.
 
     `tokens` int64 [n] are the tree's tokens (the root's included), `choices` int64 [n] the target's choice after every
-    node. Siblings must carry different tokens, so at most one path matches. Returns int64 [].
+    node. Siblings must carry different tokens, so at most one path matches.
     """
     matched = tokens == choices[tree.parents]
     matched[:1].fill_(True)
@@ -54,12 +55,12 @@ def last_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors) -> Tensor:
 
 
 def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
-    """Walk down the tree along the target's `choices` int64 [n], and write down what was accepted. See `settle`."""
+    """Walk down the tree along the target's `choices` int64 [n] and commit the accepted path. See `settle`."""
     last = last_matching(tokens, choices, tree)
     return settle(tokens, last, choices.index_select(0, last[None])[0], tree, largest, drafted, length)
 
 
 def deepest(taken: Tensor, tree: TreeTensors) -> Tensor:
-    """The deepest node all of whose path is `taken`, where no two siblings are. Bool [..., n] -> int64 [...]."""
+    """Return the deepest node whose whole path is `taken`: bool [..., n] -> int64 [...]. No two siblings may be taken."""
     reached = ~(tree.ancestors & ~taken[..., None, :]).any(-1)
     return tree.depths.where(reached, -1).argmax(-1)

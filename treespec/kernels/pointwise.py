@@ -1,4 +1,4 @@
-"""What stands between the products of a decoder layer: norms, gating, rotary positions and writing K/V rows, one launch each."""
+"""The work between the products of a decoder layer: norms, gating, rotary positions and writing K/V, with one launch each."""
 
 from typing import Any
 
@@ -7,21 +7,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import Norm, silu
 
 _HEADS_AT_ONCE = 16
 
 
 def reference_add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The twin that defines `add_norm`."""
+    """Define the result of `add_norm`."""
     total = x if delta is None else (x.float() + delta.float().view(-1, *x.shape).sum(0)).to(x.dtype)
     wide = total.float()
     return total, (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight.float()).to(x.dtype)
 
 
 def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(x + delta, its RMSNorm). x [rows, inner], delta the same or [parts, rows, inner], to be summed; contiguous -> [rows, inner] twice."""
+    """Return x + delta and its RMSNorm, each [rows, inner].
+
+    x [rows, inner]; delta [rows, inner], or [parts, rows, inner], whose parts are summed. Both must be contiguous.
+    """
     rows, inner = x.shape
     total = torch.empty_like(x) if delta is not None else x
     out = torch.empty_like(x)
@@ -37,7 +40,7 @@ def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor
         BLOCK=triton.next_power_of_2(inner),
         OVERLAP=overlaps(x.device),
         num_warps=8 if inner > 2048 else 4,
-        **early(x.device),
+        **launch_options(x.device),
     )
     return total, out
 
@@ -72,17 +75,19 @@ def _add_norm_kernel(
 
 
 def reference_gate(x: Tensor) -> Tensor:
-    """The twin that defines `gate`."""
+    """Define the result of `gate`."""
     first, second = x.float().chunk(2, dim=-1)
     return (torch.nn.functional.silu(first) * second).to(x.dtype)
 
 
 def gate(x: Tensor) -> Tensor:
-    """silu(first half) * second half of every row. x [rows, 2 inner], contiguous -> [rows, inner]."""
+    """Return silu(first half) * second half of every row: x [rows, 2 inner], contiguous -> [rows, inner]."""
     rows, inner = x.shape[0], x.shape[1] // 2
     out = torch.empty(rows, inner, dtype=x.dtype, device=x.device)
     block = 1024
-    _gate_kernel[(rows, triton.cdiv(inner, block))](x, out, inner, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **early(x.device))
+    _gate_kernel[(rows, triton.cdiv(inner, block))](
+        x, out, inner, BLOCK=block, OVERLAP=overlaps(x.device), num_warps=4, **launch_options(x.device)
+    )
     return out
 
 
@@ -108,7 +113,7 @@ def reference_rotate_and_store(
     values: Tensor,
     norms: tuple[Norm, Norm] | None = None,
 ) -> Tensor:
-    """The twin that defines `rotate_and_store`."""
+    """Define the result of `rotate_and_store`."""
     kv_heads, _, dim = keys.shape
     wide = qkv.float().view(qkv.shape[0], -1, dim)  # [n, heads + 2 kv_heads, dim]
     query, key, value = torch.split(wide, [wide.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
@@ -140,10 +145,10 @@ def rotate_and_store(
     values: Tensor,
     norms: tuple[Norm, Norm] | None = None,
 ) -> Tensor:
-    """Norm the heads of queries and keys (`norms`), turn them to their positions, write K/V rows; returns queries [n, heads, dim].
+    """Norm queries and keys (`norms`), rotate them to their positions, store keys and values, and return queries [n, heads, dim].
 
-    qkv [n, (heads + 2 kv_heads) dim], contiguous; `length` int64 [1]; `depths`, `rows` int64 [n]: position and slot of each node behind
-    `length`; cos, sin float32 [positions, dim / 2]; keys, values [kv_heads, capacity, dim] with the last dimension contiguous.
+    qkv [n, (heads + 2 kv_heads) dim], contiguous; `length` int64 [1]; `depths`, `rows` int64 [n]: position and slot of each node, counted
+    from `length`; cos, sin float32 [positions, dim / 2]; keys, values [kv_heads, capacity, dim] with the last dimension contiguous.
     """
     kv_heads, _, dim = keys.shape
     count, heads = qkv.shape[0], qkv.shape[1] // dim - 2 * kv_heads
@@ -176,7 +181,7 @@ def rotate_and_store(
         NORMS=norms is not None,
         OVERLAP=overlaps(qkv.device),
         num_warps=4,
-        **early(qkv.device),
+        **launch_options(qkv.device),
     )
     return query
 
@@ -252,15 +257,15 @@ def _rotate_kernel(
 
 
 def reference_move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> None:
-    """The twin that defines `move_rows`."""
+    """Define the result of `move_rows`."""
     moved = storage.index_select(3, length + source)
     storage.index_copy_(3, length + torch.arange(first, first + source.shape[0], device=source.device), moved)
 
 
 def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> None:
-    """Copy slots `length + source` int64 [m] of every layer and head to slots `length + first ..`, all read before any is written.
+    """Copy slots `length + source` int64 [m] of every layer and head to slots `length + first ..`.
 
-    storage [layers, 1, heads, capacity, dim], contiguous; `length` int64 [1].
+    All are read before any is written. storage [layers, 1, heads, capacity, dim], contiguous; `length` int64 [1].
     """
     layers, _, heads, capacity, dim = storage.shape
     count = source.shape[0]
@@ -278,7 +283,7 @@ def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> No
         ROWS=triton.next_power_of_2(count),
         OVERLAP=overlaps(storage.device),
         num_warps=4,
-        **early(storage.device),
+        **launch_options(storage.device),
     )
 
 

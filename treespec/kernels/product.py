@@ -1,4 +1,4 @@
-"""What products of few rows with streamed weights share: operands, tilings, and the loop over the weights with its split sums."""
+"""The shared parts of products of few rows with streamed weights: operands, tilings, and the loop over the weights with split-K sums."""
 
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,23 +10,23 @@ import triton.language as tl
 from torch import Tensor
 
 LARGEST = 64
-"""Rows up to which these kernels are used; cuBLAS is faster beyond."""
+"""These kernels are used for up to this many rows; for more, cuBLAS is faster."""
 MULTIPROCESSORS = 132
-"""What tiles and splits are chosen for: an H100 or H200."""
+"""The number of multiprocessors that tiles and splits are chosen for: that of an H100 or H200."""
 SHARED = 209_000
-"""Bytes of shared memory that a program may take on Hopper."""
+"""Bytes of shared memory that a program may use on Hopper."""
 SMALL = 4_000_000
-"""Bytes of matrices whose product takes longer to launch and to start than to read."""
+"""Up to this many bytes, a matrix takes less time to read than its product takes to launch and start."""
 ALL = 1 << 20
-"""More numbers than any row of weights has."""
+"""A number larger than the length of any row of weights."""
 _AHEAD, _AHEAD_OF_ROW = 1 << 16, 512
-"""Bytes of a large matrix, and numbers of each of its rows, that a program asks for ahead of its inputs, at most."""
+"""Limits for prefetching a large matrix before the inputs are there: bytes per program, and numbers of each row."""
 _TILES = 1 << 14
 
 
 @dataclass(frozen=True)
 class Norm:
-    """RMSNorm of rows."""
+    """An RMSNorm over rows."""
 
     weight: Tensor
     """[inner]"""
@@ -44,12 +44,12 @@ class Stream:
     squares: Tensor
     """float32 [rows, parts]; sums of squares of `plain` over parts of the inner dimension."""
     epsilon: float
-    """Of the next norm."""
+    """The epsilon of the next norm."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Counters and partial sums that launches on one stream share. Counters are zero between launches."""
+    """Counters and partial sums that launches on one CUDA stream share. Rule: counters are zero between launches."""
 
     device: torch.device
     counters: Tensor = field(init=False)
@@ -59,7 +59,7 @@ class Workspace:
         object.__setattr__(self, "counters", torch.zeros(_TILES, dtype=torch.int32, device=self.device))
 
     def floats(self, count: int) -> Tensor:
-        """float32 [>= count]; the same memory at every call for the same size, so that captured launches stay valid."""
+        """Return float32 [>= count]; it is the same memory at every call for the same size, so captured launches stay valid."""
         rounded = 1 << (count - 1).bit_length()
         if rounded not in self.partial:
             self.partial[rounded] = torch.empty(rounded, dtype=torch.float32, device=self.device)
@@ -68,10 +68,10 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one product is spread over the device."""
+    """The division of one product over the device."""
 
     columns: int
-    """Of a tile, any number; the tensor cores multiply the next power of two."""
+    """Columns of a tile: any number; the tensor cores multiply the next power of two."""
     inner: int
     splits: int
     warps: int
@@ -79,13 +79,13 @@ class Tiling:
 
 
 def block_of(rows: int) -> int:
-    """Rows that a program multiplies: 16, or 64 as the tensor cores take them at once (32 would take longer than 64)."""
+    """Return the number of rows that a program multiplies: 16, or 64, the tensor cores' own number (32 would take longer than 64)."""
     return 16 if rows <= 16 else LARGEST
 
 
 @cache
 def shared_bytes(device: torch.device) -> int:
-    """Shared memory that a program may take, with some left for what the compiler adds."""
+    """Return the bytes of shared memory that a program may use; some are left for what the compiler adds."""
     if device.type != "cuda":
         return SHARED
     properties: Any = torch.cuda.get_device_properties(device)
@@ -93,15 +93,16 @@ def shared_bytes(device: torch.device) -> int:
 
 
 def shares(columns: int, most: int) -> int:
-    """Columns of tiles that all multiprocessors have as many of, at most `most` columns each: a multiple of 4, for wide stores."""
+    """Return a tile width (at most `most`, a multiple of 4 for wide stores) that gives every multiprocessor the same number of tiles."""
     waves = triton.cdiv(columns, most * MULTIPROCESSORS)
     return 4 * int(triton.cdiv(columns, 4 * waves * MULTIPROCESSORS))
 
 
 def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
-    """The tiling with as many splits as fill the device, and stages, at least three unless the plan has fewer, that fit into shared memory.
+    """Return the tiling with enough splits to fill the device, and with stages that fit into shared memory.
 
-    Of many rows, a second wave of a few programs would take as long as the first: several share a multiprocessor where three stages each fit.
+    There are at least three stages, or the plan's number if it has fewer. With many rows, a second wave of a few programs would take as
+    long as the first; so several programs share a multiprocessor if three stages of each fit.
     """
     splits, at_once, stages = 1, plan.inner, plan.stages
     width = 2 * (pairs * triton.next_power_of_2(plan.columns) + block_of(rows))
@@ -119,14 +120,14 @@ def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared:
 
 
 def small(weight: Tensor, rows: int) -> bool:
-    """Whether the product is over as soon as it has begun, so that the memory is idle for most of it."""
+    """Return whether the product ends almost as soon as it begins, so that the memory is idle for most of its time."""
     return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block_of(rows) < LARGEST else SMALL)
 
 
 def ahead(weight: Tensor, rows: int, width: int) -> int:
-    """How many numbers of each of its `width` rows of weights a program asks L2 for before its inputs are there, while the memory is idle.
+    """Return how many numbers of each of its `width` rows of weights a program prefetches into L2 while it waits for its inputs.
 
-    All of them, where the matrix is small; else a power of two, since more would keep inputs and first weights waiting (benchmarks/log/prefetch.md).
+    For a small matrix these are all; else a power of two, since more would delay the inputs and the first weights (benchmarks/log/prefetch.md).
     """
     if weight.element_size() != 2:
         return 0
@@ -137,7 +138,7 @@ def ahead(weight: Tensor, rows: int, width: int) -> int:
 
 @triton.jit
 def ask(rows: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
-    """Ask L2 for the two-byte numbers first .. stop of the rows that `rows` points to, LINES of 128 bytes at once, without waiting for them."""
+    """Prefetch into L2 the two-byte numbers first .. stop of the rows that `rows` points to, LINES of 128 bytes at a time."""
     for start in range(first, stop, 64 * LINES):
         at = tl.minimum(start + tl.arange(0, LINES) * 64, stop - 1)
         tl.inline_asm_elementwise(
@@ -147,13 +148,13 @@ def ask(rows: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
 
 @triton.jit
 def silu(x: "Any") -> "Any":
-    """Return x sigmoid(x), of float32."""
+    """Return x sigmoid(x), in float32."""
     return x / (1 + tl.exp(-x))
 
 
 @triton.jit
 def slice_of(inner: "Any", split: "Any", splits: "Any", INNER: tl.constexpr) -> "Any":
-    """(first, stop) of the inner dimension that `split` multiplies; nothing, for the last ones, where stop <= first."""
+    """Return (first, stop), the slice of the inner dimension that `split` multiplies. It is empty (stop <= first) for the last splits."""
     steps = tl.cdiv(tl.cdiv(inner, INNER), splits)
     first = split * steps * INNER
     return first, tl.minimum(first + steps * INNER, inner)
@@ -177,9 +178,9 @@ def multiply(
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> "Any":
-    """float32 [BLOCK, COLUMNS] twice: first .. stop of x times the weights at `w_row` and, if PAIRED, at `u_row`; else zeros.
+    """Return two float32 [BLOCK, COLUMNS]: x times the weights at `w_row`, and at `u_row` if PAIRED (else zeros), over first .. stop.
 
-    x [rows, inner]; `w_row`, `u_row` [COLUMNS] point to rows of `inner` weights, which are streamed once, where `inside`.
+    x [rows, inner]; `w_row`, `u_row` [COLUMNS] point to rows of `inner` weights; those that are `inside` are read once.
     EVEN: `inner` is a multiple of INNER.
     """
     row, place = tl.arange(0, BLOCK), tl.arange(0, INNER)
@@ -222,7 +223,7 @@ def deposit(
     COLUMNS: tl.constexpr,
     PAIRED: tl.constexpr,
 ) -> "Any":
-    """Leave the partial sums of one split for the last program of the tile; whether this is it, which then must `collect`."""
+    """Store the partial sums of one split; return whether this is the last program of the tile, which must then `collect`."""
     grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
     mine = partial + (tile * splits + split).to(tl.int64) * WIDE
@@ -237,7 +238,7 @@ def deposit(
 def collect(
     partial: "Any", counters: "Any", tile: "Any", splits: "Any", BLOCK: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr
 ) -> "Any":
-    """The sums of what all splits of a tile left, in their order. Puts the counter back to zero."""
+    """Return the sums over all splits of a tile, added in their order. Sets the counter back to zero."""
     tl.store(counters + tile, 0)
     grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
@@ -253,7 +254,7 @@ def collect(
 
 @triton.jit
 def load_squares(squares: "Any", rows: "Any", parts: "Any", BLOCK: tl.constexpr, PARTS: tl.constexpr) -> "Any":
-    """float32 [BLOCK, PARTS] of squares [rows, parts], as in `Stream`, for `norm_factors`: before the product, which hides that they are far."""
+    """Load squares [rows, parts] of a `Stream` as float32 [BLOCK, PARTS] for `norm_factors`; do it before the product to hide latency."""
     row, part = tl.arange(0, BLOCK), tl.arange(0, PARTS)
     there = (row < rows)[:, None] & (part < parts)[None, :]
     return tl.load(squares + row[:, None] * parts + part[None, :], mask=there, other=0.0)
@@ -261,5 +262,5 @@ def load_squares(squares: "Any", rows: "Any", parts: "Any", BLOCK: tl.constexpr,
 
 @triton.jit
 def norm_factors(loaded: "Any", inner: "Any", epsilon: "Any") -> "Any":
-    """float32 [BLOCK]: what RMSNorm multiplies each row with."""
+    """Return the factor of each row in RMSNorm, float32 [BLOCK]."""
     return 1 / tl.sqrt(tl.sum(loaded, axis=1) / inner + epsilon)

@@ -1,6 +1,6 @@
-"""Queries, keys and values of few rows in one launch: the product of `linear`, whose tiles are turned and stored while in registers.
+"""Queries, keys and values of few rows in one launch: the product of `linear`, whose tiles are rotated and stored while in registers.
 
-A program owns columns of the lower halves of heads and the same columns of their upper halves, which the rotary positions mix.
+A program owns columns of the lower halves of heads and the same columns of their upper halves, because rotary positions mix these.
 `reference_project` defines the results.
 """
 
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.linear import reference_linear
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.kernels.pointwise import reference_rotate_and_store
 from treespec.kernels.product import (
     LARGEST,
@@ -49,7 +49,7 @@ def reference_project(
     *,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The twin that defines `project`, but that it rounds the product before it turns it."""
+    """Define the result of `project`, except that this rounds the product before it rotates it."""
     return reference_rotate_and_store(reference_linear(x, weight, bias=bias), length, depths, rows, cos, sin, keys, values)
 
 
@@ -68,9 +68,9 @@ def project(
     bias: Tensor | None = None,
     tiling: Tiling | None = None,
 ) -> Tensor:
-    """`linear`, then `rotate_and_store`: see there. Returns queries [n, heads, dim], n <= 64; K/V rows are written.
+    """Compute `linear` and then `rotate_and_store`: store keys and values and return queries [n, heads, dim], n <= 64.
 
-    weight [(heads + 2 kv_heads) dim, inner], contiguous. A tiling's columns are of the halves of heads, side by side.
+    weight [(heads + 2 kv_heads) dim, inner], contiguous. The columns of a tiling count those of the halves of heads, side by side.
     """
     kv_heads, _, dim = keys.shape
     heads = weight.shape[0] // dim - 2 * kv_heads
@@ -121,13 +121,13 @@ def project(
         AHEAD=ahead(weight, count, 2 * plan.columns) if overlap else 0,
         OVERLAP=(2 if small(weight, count) and block < LARGEST else 1) if overlap else 0,
         num_warps=plan.warps,
-        **early(weight.device),
+        **launch_options(weight.device),
     )
     return query
 
 
 def choose_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
-    """Tiles that keep an H200 reading. `heads` counts those of queries, keys and values."""
+    """Return tiles that keep the memory of an H200 busy. `heads` counts the heads of queries, keys and values."""
     if dtype == torch.float32:
         return Tiling(16, 32, 1, 4, 2)
     pairs = heads * (dim // 2)

@@ -1,7 +1,7 @@
-"""The end of a step in one launch: the walk down the tree along the target's choices, and what is written down of it.
+"""The end of a step in one launch: the walk down the tree along the target's choices, and the report of it.
 
-A step ends with some thirty operations on a few dozen numbers, each of which takes a microsecond or two to launch. One program does them
-all. `plain.finish_step` defines the result.
+Written in PyTorch, the end of a step is about thirty operations on a few dozen numbers, each of which takes a microsecond or two to
+launch. Here one program does them all. `plain.finish_step` defines the result.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.ancestors import pack
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.outcome import Outcome, ReportLayout
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 LARGEST = 512
-"""Nodes of a tree that one program takes."""
+"""The largest tree, in nodes, that one program takes."""
 
 
 def settle_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
-    """Return what `plain.finish_step` defines, in one launch.
+    """Return the outcome that `plain.finish_step` defines, in one launch.
 
-    `tokens`, `choices` int64 [n], n <= 512: the tree's tokens and the target's choice after each; siblings have different tokens. `largest`
-    [n] and `drafted` [any number], of any type and stride: the largest logits of the target's and the draft's rows; `length` int64 [1].
+    `tokens`, `choices` int64 [n], n <= 512: the tree's tokens and the target's choice after each. Siblings must have different tokens.
+    `largest` [n] and `drafted` [any number], of any type and stride: the largest logits of the target and the draft. `length` int64 [1].
     """
     n, depth = tree.size, tree.depth
     device = tokens.device
@@ -61,14 +61,14 @@ def settle_matching(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest:
         DRAFTED=triton.next_power_of_2(max(1, drafted.shape[0])),
         OVERLAP=overlaps(device),
         num_warps=max(4, nodes // 64),
-        **early(device),
+        **launch_options(device),
     )
     return Outcome(path, report, state)
 
 
 @triton.jit
 def _finite(x: "Any") -> "Any":
-    """Neither NaN nor infinite."""
+    """Return where x is neither NaN nor infinite."""
     return tl.abs(x.to(tl.float32)) < float("inf")
 
 

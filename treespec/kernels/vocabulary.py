@@ -1,12 +1,12 @@
-"""The largest logits of each row, over whole vocabularies, in two launches and without asking the host.
+"""The largest logits of each row, over whole vocabularies, in two launches and without host synchronisation.
 
 The first kernel reads every logit once and keeps the largest of each group of 16 to 512 neighbours. The `count` best tokens of a row lie in
-its `count` best groups (a group ranks by its largest logit, ties to the smaller group), so the second kernel, one program per row, sorts the
-group maxima, reads the best groups again and sorts what is in them. Group sizes near sqrt(vocabulary / count) keep both sorts short.
+its `count` best groups (a group ranks by its largest logit; ties go to the smaller group). So the second kernel, with one program per row,
+sorts the group maxima, reads the best groups again and sorts their logits. Group sizes near sqrt(vocabulary / count) keep both sorts short.
 
-A logit is compared as an int32 that orders like its float32 value: NaN above everything, -0 equal to +0. A key is that number in the high
-half of an int64 and 2^32 - 1 - index in the low half, so that keys differ, ties go to the smaller index, and the outcome does not depend on
-how the work is spread. `reference_top_tokens` defines the result.
+A logit is compared as an int32 that orders like its float32 value, with NaN above everything and -0 equal to +0. A key has that number in
+the high half of an int64 and 2^32 - 1 - index in the low half. So all keys differ, ties go to the smaller index, and the result does not
+depend on how the work is divided. `reference_top_tokens` defines the result.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treespec.kernels.overlap import early, overlaps, wait_for_inputs
+from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 
 LARGEST_COUNT = 64
 LARGEST_VOCABULARY = 1 << 18
@@ -26,19 +26,19 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def reference_top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The twin that defines `top_tokens`. See there."""
+    """Define the result of `top_tokens`."""
     values, tokens = (logits.float() + 0.0).sort(dim=-1, descending=True, stable=True)  # -0 + 0 is +0
     return values[:, :count], tokens[:, :count]
 
 
 def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(values float32 [rows, count], tokens int64 [rows, count]): the `count` largest logits of each row, largest first.
+    """Return the `count` largest logits of each row, largest first: (values float32 [rows, count], tokens int64 [rows, count]).
 
-    `logits` [rows, vocabulary], float16, bfloat16 or float32, the last dimension contiguous, rows any distance apart. Ties go to the smaller
-    index; -0 and +0 tie; NaN comes before everything, so a row is sound where its first value is finite. No host synchronisation; the same
-    launches for the same shapes, so it can be captured in a CUDA graph.
+    `logits` [rows, vocabulary], float16, bfloat16 or float32; the last dimension must be contiguous, rows may be any distance apart. Ties
+    go to the smaller index; -0 and +0 tie; NaN comes before everything, so a row is sound if its first value is finite. No host
+    synchronisation. The launches depend on shapes alone, so they can be captured in a CUDA graph.
 
-    Raises ValueError for a count, vocabulary, type or layout that the kernels do not take.
+    Raises ValueError for a count, vocabulary, type or layout that the kernels do not support.
     """
     _check(logits, count)
     values = torch.empty(logits.shape[0], count, dtype=torch.float32, device=logits.device)
@@ -47,32 +47,33 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, tokens
 
 
-def reference_plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
-    """The twin that defines `plant`. See there."""
+def reference_write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+    """Define the result of `write_children`."""
     values, best = reference_top_tokens(logits, count)
     largest.copy_(values[:, 0])
-    for row, (first, children) in enumerate(zip(*(part.tolist() for part in brood), strict=True)):
+    for row, (first, children) in enumerate(zip(*(part.tolist() for part in child_range), strict=True)):
         tokens[first : first + children] = best[row, :children]
 
 
-def plant(logits: Tensor, count: int, brood: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
-    """Put the most likely tokens of each row where its node's children are, and its largest logit into `largest` float32 [rows].
+def write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor], tokens: Tensor, largest: Tensor) -> None:
+    """Write the most likely tokens of each row into the children of its node, and its largest logit into `largest` float32 [rows].
 
-    `brood`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for k < children[r] <= count.
-    Otherwise as `top_tokens`, but that nothing else is written.
+    `child_range`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for
+    k < children[r] <= count.
+    Nothing else is written. `logits` and `count` are as in `top_tokens`.
     """
     _check(logits, count)
-    _launch(logits, count, largest, tokens, brood)
+    _launch(logits, count, largest, tokens, child_range)
 
 
-def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, brood: tuple[Tensor, Tensor] | None) -> None:
+def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, child_range: tuple[Tensor, Tensor] | None) -> None:
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
     group_bits, groups_bits = _grouping(vocabulary, count_bits)
     groups, per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
-    first, children = brood or (None, None)
-    overlap, options = overlaps(logits.device), early(logits.device)
+    first, children = child_range or (None, None)
+    overlap, options = overlaps(logits.device), launch_options(logits.device)
     _maxima_kernel[(rows, triton.cdiv(groups, per_tile))](
         logits, maxima, logits.stride(0), vocabulary, groups, GROUP=1 << group_bits, TILE=per_tile, OVERLAP=overlap, num_warps=4, **options
     )
@@ -87,7 +88,7 @@ def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, brood: t
         vocabulary,
         groups,
         count,
-        PLANT=brood is not None,
+        WRITE_CHILDREN=child_range is not None,
         COUNT_BITS=count_bits,
         GROUP_BITS=group_bits,
         GROUPS_BITS=groups_bits,
@@ -113,13 +114,13 @@ def _check(logits: Tensor, count: int) -> None:
 
 @cache
 def _grouping(vocabulary: int, count_bits: int) -> tuple[int, int]:
-    """(group_bits, groups_bits): logits per group and groups per row, as powers of two, for the shortest sorts in the second kernel."""
+    """Return (group_bits, groups_bits), log2 of logits per group and of groups per row, for the shortest sorts in the second kernel."""
     choices = [(bits, max(count_bits, (triton.cdiv(vocabulary, 1 << bits) - 1).bit_length())) for bits in range(4, 10)]
     return min(choices, key=lambda bits: (1 << bits[1]) + (1 << (bits[0] + count_bits)))
 
 
 def _warps(bits: int) -> int:
-    """Four keys per thread, and no more than 8 warps: beyond, barriers cost more than the shorter work per warp saves."""
+    """Return the number of warps: one per 128 keys, at most 8. With more, barriers cost more than the shorter work per warp saves."""
     return min(8, max(1, 1 << bits >> 7))
 
 
@@ -128,14 +129,14 @@ def _warps(bits: int) -> int:
 
 @triton.jit
 def _ordered(logits: "Any") -> "Any":
-    """Int32 that order like the logits, NaN first. -0 becomes -1, which nothing else does."""
+    """Return int32 numbers that order like the logits, NaN above all. Only -0 becomes -1."""
     bits = logits.to(tl.float32).to(tl.int32, bitcast=True)
     return tl.where(logits != logits, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
 @triton.jit
 def _keys(ordered: "Any", index: "Any") -> "Any":
-    """Int64: the larger number first, of equal ones the smaller index."""
+    """Return int64 keys: the larger number has the larger key; of equal numbers, the smaller index has it."""
     ordered = tl.where(ordered == -1, 0, ordered)
     return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
 
@@ -147,13 +148,13 @@ def _index(keys: "Any") -> "Any":
 
 @triton.jit
 def _bit(BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
-    """One bit of each element's position in a [2] * BITS cube; bit 0 is the last dimension."""
+    """Return one bit of each element's position in a [2] * BITS cube; bit 0 is the last dimension."""
     return tl.reshape(tl.arange(0, 2), [1] * (BITS - 1 - BIT) + [2] + [1] * BIT)
 
 
 @triton.jit
 def _swap(cube: "Any", falling: "Any", BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
-    """Put the two elements that differ in one bit in order; largest first where `falling` is 1."""
+    """Put each pair of elements whose positions differ in one bit in order; the larger comes first where `falling` is 1."""
     other = (
         tl.sum(cube, BITS - 1 - BIT, keep_dims=True) - cube
     )  # compiles to a shuffle; also quick in the interpreter, where tl.topk is not
@@ -170,10 +171,10 @@ def _merge(cube: "Any", falling: "Any", BITS: tl.constexpr, RUN: tl.constexpr) -
 
 @triton.jit
 def _largest(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.constexpr) -> "Any":
-    """The 2^RUN largest of 2^BITS keys, largest first if SORTED: a bitonic top-k (Shanbhag, Pirk, Madden, SIGMOD 2018).
+    """Return the 2^RUN largest of 2^BITS keys, largest first if SORTED, by a bitonic top-k (Shanbhag, Pirk, Madden, SIGMOD 2018).
 
-    Runs are sorted, falling in one half of the cube and rising in the other. The larger of each pair across the halves are then the largest
-    of both runs, and bitonic: merge them and halve again.
+    Runs are sorted, falling in one half of the cube and rising in the other. The larger keys of each pair across the halves are then the
+    largest of both runs, and they form a bitonic run: merge it and halve again.
     """
     if RUN == 0:
         best = tl.max(tl.reshape(keys, [1, 2**BITS]), 1)
@@ -203,7 +204,7 @@ def _maxima_kernel(
     TILE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """`maxima` [rows, groups]: the largest of each group, as `_ordered`. One program per row and TILE groups."""
+    """Write `maxima` [rows, groups], the largest logit of each group as `_ordered` gives it. One program takes TILE groups of a row."""
     wait_for_inputs(OVERLAP)
     row, tile = tl.program_id(0), tl.program_id(1)
     group = tile * TILE + tl.arange(0, TILE)
@@ -224,16 +225,16 @@ def _select_kernel(
     vocabulary: "Any",
     groups: "Any",
     count: "Any",
-    PLANT: tl.constexpr,
+    WRITE_CHILDREN: tl.constexpr,
     COUNT_BITS: tl.constexpr,
     GROUP_BITS: tl.constexpr,
     GROUPS_BITS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """One program per row. What is not there ranks below -inf."""
+    """Select the largest logits of one row per program. Padding ranks below -inf."""
     row = tl.program_id(0)
     group = tl.arange(0, 2**GROUPS_BITS)
-    if PLANT:
+    if WRITE_CHILDREN:
         start, count = tl.load(first + row), tl.load(children + row).to(tl.int32)
     wait_for_inputs(OVERLAP)
     largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
@@ -248,7 +249,7 @@ def _select_kernel(
     slot = tl.arange(0, 2**COUNT_BITS)
     ordered = (keys >> 32).to(tl.int32)
     value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-    if PLANT:
+    if WRITE_CHILDREN:
         tl.store(values + row + slot, value, mask=slot == 0)
         tl.store(tokens + start + slot, _index(keys).to(tl.int64), mask=slot < count)
     else:

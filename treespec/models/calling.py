@@ -1,4 +1,4 @@
-"""How the forward of a transformers module wants to be called, which changes with the version and with the class."""
+"""Finding out how to call the forward of a transformers module, which differs between versions and classes."""
 
 import inspect
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from torch import nn
 
 _CACHE_NAMES = ("cache", "past_key_values")
-"""What forwards call the cache that they are given, the newer name first: transformers has renamed it in 5.24."""
+"""The names of the cache parameter of a forward, the newer one first: transformers renamed it in 5.24."""
 
 
 def cache_name(module: nn.Module) -> str:
-    """Return the name under which this module's forward takes its cache.
+    """Return the name of the parameter by which this module's forward takes its cache.
 
-    A forward that hands on whatever it is given (`**kwargs`) is passed over for those of its parent classes. Decorators that take an old
-    name with a warning show the signature of what they wrap.
+    A forward that only passes on its arguments (`**kwargs`) is skipped, and those of its parent classes are asked. Decorators that accept
+    an old name with a warning show the signature of the function they wrap.
     """
     forwards = [module.forward, *(vars(kind)["forward"] for kind in type(module).__mro__ if "forward" in vars(kind))]
     for forward in forwards:
@@ -25,6 +25,6 @@ def cache_name(module: nn.Module) -> str:
 
 
 def keeps_logits(module: nn.Module) -> bool:
-    """Return whether the forward can be told which logits to compute, by `logits_to_keep`."""
+    """Return whether the forward has the parameter `logits_to_keep`, which says which logits to compute."""
     forward: Any = module.forward
     return "logits_to_keep" in inspect.signature(forward).parameters

@@ -1,4 +1,4 @@
-"""Decoder: what runs the passes of a TreeModel, by the module's own forward or by kernels, and which of them a module gets."""
+"""Decoder: it runs the passes of a TreeModel, by the module's own forward or by kernels. `decoder_of` chooses one for a module."""
 
 import importlib.util
 from typing import Protocol
@@ -15,29 +15,29 @@ from treespec.trees.placement import Placement, Prefix
 
 
 class Decoder(Protocol):
-    """The passes of one module over the nodes of a tree, on a cache that it is given each time."""
+    """Runs the passes of one module over the nodes of a tree, on a cache that is an argument of each pass."""
 
     def require_weights(self, name: str) -> None:
-        """Raise ModelError where the module's weights are no longer those that passes compute with; `name` is what messages call it."""
+        """Raise ModelError if the module's weights are no longer those that passes compute with. Messages call the module `name`."""
 
     def prepare(self, cache: TreeCache) -> str:
-        """Get ready for passes over this cache. Return why it cannot, or nothing."""
+        """Prepare passes over this cache. Return the reason why that is impossible; the empty string if it is possible."""
 
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """Store int64 [q] tokens where they stand and return logits [q, vocabulary], or of the rows `keep` only.
+        """Store int64 [q] tokens in the slots of `place` and return logits [q, vocabulary], or only those of the tokens `keep`.
 
-        `near` bool [q, m]: what layers with a window see of the slots behind the prefix; None where no layer has one. `table`: the
-        embeddings that tokens are rows of, where not the model's own.
+        `near` bool [q, m]: the slots after the prefix that layers with a window see; None if no layer has one. `table`: the embeddings
+        that tokens are rows of; None for the model's own.
         """
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
-        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        """Copy keys and values of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
 
 
 def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tuple[Decoder, str]:
-    """Return what runs the passes, and why these are not passes by kernels, which can be captured; nothing where they are."""
+    """Return the decoder of a module, and why it does not use kernels and cannot be captured; the empty string if it uses them."""
     why = "kernels are for CUDA" if not kernels else _without_kernels(module)
     if not why:
         from treespec.models import fused, hooked
@@ -51,7 +51,7 @@ def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tup
 
 
 def _without_kernels(module: PreTrainedModel) -> str:
-    """Return why no kernel can run passes of this module; nothing where some may."""
+    """Return why no kernel can run passes of this module; the empty string if some may."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if hasattr(module, "_hf_hook") or getattr(module, "hf_device_map", None):

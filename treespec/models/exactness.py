@@ -1,4 +1,4 @@
-"""The proof by example that a model is exact over trees: a small random tree beside its paths run alone."""
+"""A trial that a model is exact over trees: it compares a small random tree with its paths, each run alone."""
 
 from typing import Protocol
 
@@ -18,19 +18,19 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.float16: 0.05, torc
 
 
 class TrialModel(SlotModel, ScoringModel, Protocol):
-    """What a trial needs of a model: passes over a tree in slots, and the plain passes over whole rows that they are held against."""
+    """A model that can be tried: it has passes over a tree in slots, and plain passes over whole texts to compare them with."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Return the name of the model in messages."""
 
     @property
     def family(self) -> Family:
-        """Whose model type messages name."""
+        """Return the family, whose model type messages name."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the logits; the tolerance depends on it."""
+        """Return the dtype of the logits, on which the tolerance depends."""
 
     def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
         """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass."""
@@ -39,11 +39,11 @@ class TrialModel(SlotModel, ScoringModel, Protocol):
 def verify_exactness(model: TrialModel, seed: int = 0) -> float:
     """Run a random tree and its paths, compare all logits, and return the largest difference (in logit deviations).
 
-    The tree's nodes lie in scattered slots with unused ones between and behind them, it grows in two passes, one of
-    its paths is accepted and moved, and the next token is compared too: what decoding does, in small. Costs about 15
-    short passes and a cache of 64 slots.
+    The trial does what decoding does, in small: the tree's nodes lie in scattered slots with unused ones between and after
+    them, the tree grows in two passes, one of its paths is accepted and moved, and the next token is compared too. It costs
+    about 15 short passes and a cache of 64 slots.
 
-    Raises ModelError, with the family's name, when the difference is beyond rounding or the model refuses such passes.
+    Raises ModelError, with the family's name, if the difference is larger than rounding or the model refuses such passes.
     """
     try:
         difference = _largest_difference(model, torch.Generator().manual_seed(seed))

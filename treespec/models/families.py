@@ -1,7 +1,7 @@
-"""Which model families are exact with trees, how each takes its mask, and which are refused, and why.
+"""The model families that are exact with trees, with the way each takes its mask, and those that are refused, with the reason.
 
-A pass over a tree is exact when every node's logits equal those of its own path run alone. That needs attention which
-reads nothing but the mask, the positions and the K/V rows: no running state, no bias by row number, no hidden window.
+A pass over a tree is exact if every node's logits equal those of its own path run alone. For this, attention may read only
+the mask, the positions and the K/V slots: no running state, no bias by slot number, no hidden window.
 """
 
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ MaskStyle = Literal["single", "by-layer-type"]
 
 @dataclass(frozen=True)
 class Family:
-    """How a model of this configuration is run over a tree."""
+    """The way to run a model of one configuration over a tree."""
 
     model_type: str
     mask_style: MaskStyle
     """One 4D mask for all layers, or a dict of one per layer type (a lone mask would silently drop the windows)."""
     window: int | None
-    """Positions that a sliding layer sees, the token's own included; None: every layer sees all."""
+    """Number of positions that a sliding layer sees, the token's own included; None if every layer sees all."""
     max_positions: int | None
-    """Positions the model knows; None: no limit in its configuration."""
+    """Number of positions that the model knows; None if its configuration has no limit."""
     attention: Literal["eager"] | None
-    """The attention implementation to load it with; None: transformers' own choice (sdpa where the family has it)."""
+    """The attention implementation to load it with; None for transformers' own choice (sdpa if the family has it)."""
     verified: bool
-    """In the table of tested families; others must pass `verify_exactness` first."""
+    """Whether it is in the table of tested families; others must pass `verify_exactness` first."""
 
 
 VERIFIED: Mapping[str, MaskStyle] = MappingProxyType(
@@ -57,7 +57,7 @@ VERIFIED: Mapping[str, MaskStyle] = MappingProxyType(
         "deepseek_v3": "single",
     }
 )
-"""model_type -> how it takes its mask. The tests hold every one of them to its paths run alone."""
+"""The way each model_type takes its mask. The tests compare every one of them with its paths run alone."""
 
 _RUNNING_STATE = "it carries a running state from token to token, which the branches of a tree cannot share"
 _ROW_BIAS = "it biases attention by cache row instead of by position (ALiBi), which is wrong for tree nodes"
@@ -119,7 +119,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""model_type -> why it can never be exact here."""
+"""The reason why each of these model_types can never be exact here."""
 
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
 _WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_window", "local_window_size", "window_size", "attention_chunk_size")
@@ -128,14 +128,14 @@ _SIZES = (
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("n_embd", "n_layer", "n_head", "ffn_dim"),
 )
-"""What no model can have less than one of."""
+"""Settings that must be at least 1."""
 _PLAIN_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
 
 
 def check(config: PreTrainedConfig, name: str = "") -> Family:
-    """How to run a model of this configuration over trees.
+    """Return the way to run a model of this configuration over trees.
 
-    Raises ModelError, with the family and the reason, where no exact way is known.
+    Raises ModelError, with the family and the reason, if no exact way is known.
     """
     text = config.get_text_config(decoder=True)
     model_type = str(text.model_type)
@@ -161,7 +161,7 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
 
 
 def require_sizes(settings: Mapping[str, Any], name: str) -> None:
-    """Raise ModelError for a configuration's settings that no model can have."""
+    """Raise ModelError if a configuration has settings that no model can have."""
     for key in _SIZES:
         value = settings.get(key)
         if isinstance(value, int) and value < 1:
@@ -188,7 +188,7 @@ def _refusal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:
 
 
 def _window(text: PreTrainedConfig) -> int | None:
-    """The sliding window in positions, where any layer has one."""
+    """Return the sliding window in positions; None if no layer has one."""
     kinds = getattr(text, "layer_types", None)
     names = ("sliding_window",) if text.model_type in VERIFIED else _WINDOW_NAMES
     window = next((value for name in names if (value := getattr(text, name, None)) is not None), None)
@@ -200,7 +200,7 @@ def _window(text: PreTrainedConfig) -> int | None:
 
 
 def _max_positions(text: PreTrainedConfig) -> int | None:
-    """Positions known; with a rope that changes as the text grows, those before its first change."""
+    """Return the number of positions the model knows. If its rope changes as the text grows, count those before the first change."""
     limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     for rope in _ropes(text):
         if rope.get("rope_type", "default") not in _PLAIN_ROPES:
@@ -210,7 +210,7 @@ def _max_positions(text: PreTrainedConfig) -> int | None:
 
 
 def rope_changes(config: PreTrainedConfig) -> bool:
-    """Whether rotary positions are computed otherwise once the text is long."""
+    """Return whether rotary positions are computed in another way when the text is long."""
     return any(rope.get("rope_type", "default") not in _PLAIN_ROPES for rope in _ropes(config.get_text_config(decoder=True)))
 
 

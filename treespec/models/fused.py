@@ -1,9 +1,9 @@
-"""FusedDecoder: Llama and its kin by our own kernels, from the weights of the transformers module.
+"""FusedDecoder: it runs Llama and similar models by our own kernels, with the weights of the transformers module.
 
-Per layer: norm and Q, K, V in one product with rotary positions and K/V rows; tree attention; output product with the residual; norm, gate
-and up in one product with the activation; down product with the residual. Up to `product.LARGEST` rows these are `kernels.linear` and
-`kernels.qkv`; beyond, cuBLAS multiplies and the rest are single launches between. Stacked weights replace the originals, which become views
-of them.
+The steps of a layer are: norm and Q, K, V in one product with rotary positions and stored K/V; tree attention; the output product with the
+residual; norm, gate and up in one product with the activation; the down product with the residual. Up to `product.LARGEST` rows, the
+products are those of `kernels.linear` and `kernels.qkv`; for more rows, cuBLAS multiplies, and single launches in between do the rest.
+Stacked weights replace the originals, which become views of them.
 """
 
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
 _FEW = 16
-"""Rows up to which turning queries and keys in a launch of its own is faster than by a large product's programs (benchmarks/log/launches.md)."""
+"""Up to this many rows, rotating queries and keys in a separate launch is faster than in a large product (benchmarks/log/launches.md)."""
 _TILE, _DEEP = 128, 8192
-"""Rows and columns of cuBLAS's usual tiles; the inner dimension beyond which too few of them leave much of the device idle."""
+"""Rows and columns of cuBLAS's usual tiles; the inner dimension above which too few tiles leave much of the device idle."""
 KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Classes of transformers whose layers this is."""
+"""The classes of transformers whose layers `FusedDecoder` can compute."""
 
 
 @dataclass(frozen=True)
 class _Product:
-    """One matrix, stacked of one or more linear layers."""
+    """One matrix, stacked from one or more linear layers."""
 
     weight: Tensor
     bias: Tensor | None
@@ -43,7 +43,7 @@ class _Product:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One decoder layer."""
+    """The parts of one decoder layer."""
 
     before: Norm
     qkv: _Product
@@ -57,7 +57,7 @@ class _Layer:
 
 
 def refusal(module: PreTrainedModel) -> str | None:
-    """Why this module is not one that `FusedDecoder` computes; None where it is."""
+    """Return why `FusedDecoder` cannot compute this module; None if it can."""
     kind = type(module)
     if kind.__name__ not in KNOWN or not kind.__module__.startswith("transformers."):
         return f"{kind.__name__} is none of {', '.join(KNOWN)}"
@@ -72,7 +72,7 @@ def refusal(module: PreTrainedModel) -> str | None:
 
 
 class FusedDecoder:
-    """Logits of a pass over tree nodes. The module keeps working: its weights are views of ours, as long as nobody replaces them."""
+    """Computes passes by our own kernels. The module keeps working: its weights are views of ours as long as nobody replaces them."""
 
     def __init__(self, module: Any) -> None:
         model = module.model
@@ -88,7 +88,7 @@ class FusedDecoder:
         self._tables: tuple[Tensor, Tensor] | None = None
 
     def require_weights(self, name: str) -> None:
-        """See `Decoder.require_weights`. Weights that were changed in place are still ours."""
+        """See `Decoder.require_weights`. Weights may be changed in place."""
         found = dict(_places(self._module))
         odd = next((weight for weight, place in self._places.items() if found.get(weight) != place), None)
         if odd is not None:
@@ -98,7 +98,7 @@ class FusedDecoder:
             )
 
     def prepare(self, cache: TreeCache) -> str:
-        """See `Decoder.prepare`. It makes rotary tables for as many positions as the cache has slots."""
+        """See `Decoder.prepare`. This makes rotary tables for as many positions as the cache has slots."""
         capacity = cache.capacity
         if self._tables is None or self._tables[0].shape[0] < capacity:
             device = self.embedding.device
@@ -133,10 +133,10 @@ class FusedDecoder:
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`. The length is read on the device."""
         for storage in cache.storages.values():
-            move_rows(storage, prefix.length, rows, first)
+            move_rows(storage, prefix.length, offsets, first)
 
     def _wide(
         self,
@@ -164,25 +164,25 @@ class FusedDecoder:
         return F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
 
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(length, depths, rows, cos, sin, keys, values): where the nodes are and where their K/V rows go."""
+        """Return (length, depths, offsets, cos, sin, keys, values): the positions of the nodes and the places for their keys and values."""
         assert self._tables is not None
-        return (place.prefix.length, place.depths, place.rows, *self._tables, keys, values)
+        return (place.prefix.length, place.depths, place.offsets, *self._tables, keys, values)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, seen: Ancestors) -> Tensor:
-        """[q, heads dim] of query [q, heads, dim], over K/V rows that are stored."""
+        """Return tree attention of query [q, heads, dim] over the stored keys and values: [q, heads dim]."""
         return tree_attention(
             query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
         ).flatten(1)
 
 
 def _places(module: nn.Module) -> Iterator[tuple[str, tuple[int, torch.Size, torch.dtype]]]:
-    """Yield where each parameter lies in memory, and as what. While we hold that memory, nothing else can lie there."""
+    """Yield each parameter's name, address, shape and dtype. While we hold that memory, nothing else can have the same address."""
     for name, parameter in module.named_parameters():
         yield name, (parameter.data_ptr(), parameter.shape, parameter.dtype)
 
 
 def _summands(x: Tensor, product: _Product) -> Tensor:
-    """[rows, columns], or [2, rows, columns] to be summed: the product, in halves of its inner dimension where all of it makes few tiles."""
+    """Return the product [rows, columns], or its two halves of the inner dimension, [2, rows, columns], if it makes only few tiles."""
     (rows, inner), columns = x.shape, product.weight.shape[0]
     tiles = -(-rows // _TILE) * -(-columns // _TILE)
     if product.bias is not None or inner % 16 or inner <= _DEEP or tiles > MULTIPROCESSORS * 3 // 4:
@@ -219,14 +219,14 @@ def _norm(norm: Any) -> Norm:
 
 
 def _stack(layers: list[Any]) -> _Product:
-    """Their weights in one matrix, and the layers' parameters as views of it."""
+    """Stack the weights of linear layers in one matrix, and make the layers' parameters views of it."""
     weight = _joined([layer.weight for layer in layers])
     bias = None if layers[0].bias is None else _joined([layer.bias for layer in layers])
     return _Product(weight, bias)
 
 
 def _joined(parameters: list[Any]) -> Tensor:
-    """One tensor of all rows, of which the parameters are views: made now, or before for the same module."""
+    """Return one tensor of all rows, of which the parameters are views. It is made now, unless it was made before for the same module."""
     whole: Tensor = parameters[0].detach()
     rows = sum(p.shape[0] for p in parameters)
     step = whole[0].numel()

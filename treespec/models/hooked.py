@@ -1,4 +1,4 @@
-"""HookedDecoder: any family of transformers with our tree attention in place of its own, through transformers' attention interface."""
+"""HookedDecoder: it runs any family of transformers with our tree attention, through transformers' attention interface."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
 NAME = "treespec"
-"""Under which transformers knows the attention."""
+"""The name under which transformers knows our attention."""
 
 
 @dataclass
 class _Running:
-    """The pass that the attention layers are in."""
+    """The state of the pass that the attention layers are in."""
 
     place: Placement | None = None
     tree: Ancestors | None = None
-    """What layers see of the tree."""
+    """The slots of the tree that layers see."""
     edge: Ancestors | None = None
-    """The same for layers with a window."""
+    """The slots of the tree that layers with a window see."""
     calls: int = 0
 
 
 _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
-"""The pass that this thread is in."""
+"""The pass that this thread is running."""
 
 
 def refusal(module: PreTrainedModel, family: Family) -> str | None:
-    """Why tree attention cannot stand in for this module's own; None where it can."""
+    """Return why tree attention cannot replace this module's own; None if it can."""
     config = module.config.get_text_config(decoder=True)
     if family.model_type == "gpt_oss":
         return "its attention has sinks"
@@ -50,7 +50,7 @@ def refusal(module: PreTrainedModel, family: Family) -> str | None:
 
 
 class HookedDecoder:
-    """Logits of a pass over tree nodes by the module's own forward. The module's usual attention stays in force outside of passes."""
+    """Computes passes by the module's own forward with our tree attention. Outside of passes, the module keeps its usual attention."""
 
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
@@ -66,7 +66,7 @@ class HookedDecoder:
         """See `Decoder.require_weights`. Passes run the module itself."""
 
     def prepare(self, cache: TreeCache) -> str:
-        """See `Decoder.prepare`. One token is read, to see that tree attention is asked in every layer."""
+        """See `Decoder.prepare`. This reads one token, to check that every layer calls tree attention."""
         for keys, values in map(cache.rows, range(len(cache.layers))):
             if keys.shape != values.shape:
                 return f"its keys are {keys.shape[-1]} wide and its values {values.shape[-1]}, and tree attention reads rows of one width"
@@ -107,14 +107,14 @@ class HookedDecoder:
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`. The length is read on the device."""
         for storage in cache.storages.values():
-            move_rows(storage, prefix.length, rows, first)
+            move_rows(storage, prefix.length, offsets, first)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Masks are tree attention's own business."""
+    """Make no mask: tree attention has its own."""
 
 
 def _attend(
@@ -128,7 +128,7 @@ def _attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
+    """Compute tree attention in the form that transformers calls: query [1, heads, q, dim], key and value [1, kv_heads, capacity, dim]."""
     running = _RUNNING.get()
     place = running.place
     assert place is not None, "the attention is called within passes only"

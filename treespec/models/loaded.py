@@ -1,4 +1,4 @@
-"""LoadedModel: a transformers module together with what is known of its weights, which nobody writes on the module itself."""
+"""LoadedModel: a transformers module together with facts about its weights, which are kept here and not on the module."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from treespec.models.offload.streaming import streamed_bytes
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What `load_model` returns, and what a `TreeModel` is made of. Use `dataclasses.replace` for a part of the same model."""
+    """The result of `load_model`, from which a `TreeModel` is made. Use `dataclasses.replace` for a part of the same model."""
 
     module: PreTrainedModel
     digest: str | None = None
-    """The `weights_digest` of the folder that it was loaded from; None for a hub id, and for a module that was made in memory."""
+    """The `weights_digest` of the folder that it was loaded from; None for a hub id and for a module made in memory."""
     revision: str | None = None
-    """The commit on the hub; None where none is known."""
+    """The commit on the hub; None if none is known."""
     streamed: int = 0
-    """Bytes that a pass copies from the host's memory; 0 where the module is not offloaded."""
+    """Bytes that a pass copies from host memory; 0 if the module is not offloaded."""
 
     @classmethod
     def of(cls, model: "PreTrainedModel | LoadedModel") -> "LoadedModel":
-        """Return what is known of a module that was made or loaded elsewhere; a LoadedModel is returned as it is."""
+        """Return the LoadedModel of a module that was made or loaded elsewhere; a LoadedModel is returned unchanged."""
         if isinstance(model, LoadedModel):
             return model
         return cls(model, revision=getattr(model.config, "_commit_hash", None), streamed=streamed_bytes(model))

@@ -1,4 +1,4 @@
-"""From a local folder or a hub id to a model, a tokenizer or what reads pictures."""
+"""Loading a model, a tokenizer or a reader of pictures from a local folder or a hub id."""
 
 import json
 import sys
@@ -38,13 +38,13 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def shape_of(name: str, revision: str | None = None) -> PictureShape | None:
-    """What pictures are to a model, from its configuration alone; None for one that reads text only. Raises ModelError."""
+    """Return the shape of a model's pictures, from its configuration alone; None if it reads text only. Raises ModelError."""
     config = load_config(name, revision)
     return picture_shape(config, name) if is_vision(config) else None
 
 
 def load_picture_reader(name: str, revision: str | None = None) -> PictureReader:
-    """What makes pictures pixels for a vision-language model, by its own preprocessor configuration. Raises ModelError."""
+    """Load the reader that turns pictures into pixels for a model, by its own preprocessor configuration. Raises ModelError."""
     shape = shape_of(name, revision)
     if shape is None:
         raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
@@ -72,7 +72,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
 
 
 def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """A model's configuration. Raises ModelError where its files or its configuration rule it out: no weight is looked at."""
+    """Return a model's configuration. Raises ModelError if its files or its configuration rule it out; no weight is read."""
     config = _config(name, locate(name, weights=True), revision)
     families.check(config, name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
@@ -85,10 +85,10 @@ def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
 def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> LoadedModel:
     """Load a causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
 
-    `dtype`: "float32", "float16", "bfloat16", or "auto": float32 on the CPU, on a GPU the checkpoint's own half
-    precision (of a float32 checkpoint bfloat16, which overflows no later than float32). Only safetensors are read, and
-    no code from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay
-    in host memory (see `offload.offload`) and never are on the GPU all at once. Raises ModelError, SettingsError.
+    `dtype`: "float32", "float16", "bfloat16" or "auto". "auto" is float32 on the CPU; on a GPU it is the checkpoint's own half
+    precision, or bfloat16 for a float32 checkpoint, because it has the range of float32. Only safetensors are read, and no code
+    from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host
+    memory (see `offload.offload`) and are never all on the GPU at once. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if dtype != "auto" and dtype not in DTYPES:
@@ -135,7 +135,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """A model's configuration, which needs no weights. Raises ModelError."""
+    """Load a model's configuration, which needs no weights. Raises ModelError."""
     return _config(name, locate(name), revision)
 
 
@@ -148,7 +148,7 @@ def _config(name: str, place: "Place", revision: str | None) -> PreTrainedConfig
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local folder, a hub id, `embedded-target` or `embedded-draft`. Raises ModelError."""
+    """Load the tokenizer of a local folder, a hub id, `embedded-target` or `embedded-draft`. Raises ModelError."""
     tokenizer = tokenizer_or_none(name, revision)
     if tokenizer is None:
         raise ModelError(
@@ -158,7 +158,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer; None where the local folder holds none. Raises ModelError."""
+    """Load the tokenizer as `load_tokenizer` does, or return None if the local folder holds none. Raises ModelError."""
     place = locate(name)
     if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
         return None
@@ -199,5 +199,5 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
 
 
 def _bars() -> AbstractContextManager[None]:
-    """Return a context without progress bars where nobody watches: they belong on a terminal."""
+    """Return a context without progress bars unless stderr is a terminal."""
     return nullcontext() if sys.stderr.isatty() else without_bars()

@@ -1,4 +1,4 @@
-"""Where a model's files are: the embedded pair, a folder or the hub; and what is wrong where they are not."""
+"""Finding a model's files in the embedded pair, a folder or the hub, and explaining why if they are not there."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def folder_of(name: str) -> Path:
-    """The folder that a name leads to where it is no hub id; there may be none. Raises ModelError."""
+    """Return the folder that a name means if it is not a hub id; the folder need not exist. Raises ModelError."""
     return EMBEDDED.get(name) or user_path(name, ModelError)
 
 
 def weights_digest(name: str) -> str | None:
-    """SHA-256 over a local folder's configuration and over headers and evenly spread pages of its weights; None for a hub id.
+    """Return SHA-256 over a local folder's configuration and over headers and evenly spread pages of its weights; None for a hub id.
 
-    Cheap beside reading the weights, and other after they have been trained on or written anew. Raises ModelError.
+    This costs little compared with reading the weights, and it changes when they are trained further or replaced. Raises ModelError.
     """
     place = locate(name)
     if not place.local:
@@ -44,7 +44,7 @@ def weights_digest(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a name leads: a local folder, or a hub id and whether only its cached files can be had."""
+    """The place that a name means: a local folder, or a hub id together with whether only its cached files can be used."""
 
     path: str
     local: bool
@@ -52,7 +52,7 @@ class Place:
 
 
 def locate(name: str, weights: bool = False) -> Place:
-    """Find a name's files, or say why it has none before any library is asked."""
+    """Find a name's files. Raises ModelError, before any library is asked, if there cannot be any."""
     if not name:
         raise ModelError("the name of a model is empty; give a folder, a hub id (owner/name), embedded-target or embedded-draft")
     folder = folder_of(name)
@@ -79,7 +79,7 @@ def _require_files(name: str, folder: Path, weights: bool) -> None:
 
 @contextmanager
 def explained(name: str, place: Place, revision: str | None, part: str) -> Iterator[None]:
-    """Turn whatever the libraries raise for a `part` of a model into one sentence for people."""
+    """Turn any error that the libraries raise for a `part` of a model into a ModelError of one plain sentence."""
     try:
         yield
     except (TreeoptError, MemoryError):

@@ -1,4 +1,4 @@
-"""A target alone or with its draft: what they share, and loading them so that they read the same tokens and pictures."""
+"""A target, alone or with its draft, and loading them so that both read the same tokens and pictures."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -13,9 +13,9 @@ from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
+from treespec.models.info import ModelInfo, drafts_of, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader
-from treespec.models.outlines import Outline, drafts_of, fitting
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, text_module
@@ -24,24 +24,24 @@ from treespec.models.vocabularies import known_ids
 
 @dataclass(frozen=True)
 class Target:
-    """A target alone, and what comes with it."""
+    """A target without a draft, with its tokenizer, EOS tokens and reader of pictures."""
 
     target: TreeModel
     tokenizer: PreTrainedTokenizerBase | None
-    """None where its folder holds none: prompts must then come as token ids."""
+    """The tokenizer; None if its folder holds none. Prompts must then come as token ids."""
     eos_token_ids: frozenset[int]
-    """Of the target's generation config and of the tokenizer."""
+    """The EOS tokens of the target's generation config and of the tokenizer."""
     pictures: PictureReader | None = None
-    """Where the target sees pictures: what makes them pixels."""
+    """The reader that turns pictures into pixels; None if the target reads text only."""
 
     @property
     def models(self) -> dict[str, TreeModel]:
-        """The models by role."""
+        """Return the models by role."""
         return {"target": self.target}
 
     @property
     def vocabulary_size(self) -> int:
-        """Tokens that all models have."""
+        """Return the number of tokens that all models have."""
         return min(model.vocabulary_size for model in self.models.values())
 
     def alone(self) -> "Target":
@@ -49,7 +49,7 @@ class Target:
         return Target(self.target, self.tokenizer, self.eos_token_ids, self.pictures)
 
     def pixels(self, *prompts: Prompt) -> Tensor | None:
-        """Return the pictures of prompts, float [pictures, 3, height, width] on the target's device; None where there is none.
+        """Return the pictures of prompts, float [pictures, 3, height, width] on the target's device; None if there are none.
 
         Raises DatasetError, ModelError.
         """
@@ -61,7 +61,7 @@ class Target:
         return torch.cat([self.pictures.pixels(picture) for picture in found]).to(self.target.device)
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells work with these models from other work: names, revisions, weights, families, sizes, dtypes, device."""
+        """Return the facts that identify work with these models: names, revisions, weights, families, sizes, dtypes, device."""
         return {
             "draft": None,
             **{role: describe_model(model) for role, model in self.models.items()},
@@ -81,7 +81,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Pair(Target):
-    """A target and its draft."""
+    """A target together with its draft."""
 
     _: KW_ONLY
     draft: TreeModel
@@ -93,25 +93,25 @@ class Pair(Target):
 
 
 def recorded_name(model: TreeModel) -> str:
-    """A model's name in records: without folders, with its revision where one is known."""
+    """Return a model's name for records: without folders, and with its revision if one is known."""
     revision = model.loaded.revision
     return public_name(model.name) + (f"@{revision}" if revision else "")
 
 
 @dataclass(frozen=True)
-class TargetOutline:
-    """A target before a weight is read."""
+class TargetInfo:
+    """The facts about a target before a weight is read."""
 
-    target: Outline
+    target: ModelInfo
 
     @property
-    def models(self) -> dict[str, Outline]:
+    def models(self) -> dict[str, ModelInfo]:
         """See `Target.models`."""
         return {"target": self.target}
 
-    def alone(self) -> "TargetOutline":
+    def alone(self) -> "TargetInfo":
         """Return the target without a draft."""
-        return TargetOutline(self.target)
+        return TargetInfo(self.target)
 
     @property
     def vocabulary_size(self) -> int:
@@ -120,7 +120,7 @@ class TargetOutline:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The first that comes with a model."""
+        """Return the first tokenizer that one of the models has."""
         return next((model.tokenizer for model in self.models.values() if model.tokenizer is not None), None)
 
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Target:
@@ -133,18 +133,18 @@ class TargetOutline:
 
 
 @dataclass(frozen=True)
-class PairOutline(TargetOutline):
-    """A target and its draft that were found to fit each other before a weight is read."""
+class PairInfo(TargetInfo):
+    """The facts about a target and a draft that fit each other, before a weight is read."""
 
-    draft: Outline
+    draft: ModelInfo
 
     @classmethod
-    def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairOutline":
-        """Return that of folders or hub ids. Raises ModelError as `load_pair` does, but for weights and devices."""
-        return cls(*fitting(Outline.of(target, revision), Outline.of(draft, draft_revision)))
+    def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairInfo":
+        """Read the facts about two folders or hub ids. Raises ModelError as `load_pair` does, except for weights and devices."""
+        return cls(*fitting(ModelInfo.of(target, revision), ModelInfo.of(draft, draft_revision)))
 
     @property
-    def models(self) -> dict[str, Outline]:
+    def models(self) -> dict[str, ModelInfo]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
 
@@ -157,7 +157,7 @@ class PairOutline(TargetOutline):
 
 def load_target(target: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> Target:
     """Load a target alone. `offload` keeps its layers in host memory. Raises ModelError."""
-    return TargetOutline(Outline.of(target, revision)).load(device=device, dtype=dtype, offload=offload)
+    return TargetInfo(ModelInfo.of(target, revision)).load(device=device, dtype=dtype, offload=offload)
 
 
 def load_pair(
@@ -172,24 +172,23 @@ def load_pair(
 ) -> Pair:
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
-    Models whose logits have different numbers of rows over one and the same vocabulary (padding) are cut to the rows
-    that the tokenizer has ids for: no padding row is ever drafted or emitted. What their files rule out is found out before
-    any weight is read. Raises ModelError.
+    If the logits of the two have different widths over the same vocabulary (padding), both are cut to the ids that the tokenizer
+    has: no padding is ever drafted or emitted. The files are checked before any weight is read. Raises ModelError.
     """
-    known = PairOutline.of(target, draft, revision=revision, draft_revision=draft_revision)
+    known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision)
     return known.load(device=device, dtype=dtype, offload=offload)
 
 
 def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
-    """Several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
+    """Load several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
     model = target.target
     shape = None if model.vision is None else model.vision.shape
-    known = Outline(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
+    known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
     return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
 
 
 def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
-    """Make a model run trees; one that sees pictures is taken apart. Raises ModelError."""
+    """Make a TreeModel of a model; one that sees pictures is split into text and vision. Raises ModelError."""
     loaded = LoadedModel.of(model)
     if not is_vision(loaded.module.config):
         return TreeModel(loaded, name=name, vocabulary=vocabulary)
@@ -197,8 +196,8 @@ def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int 
     return TreeModel(text, name=name, vocabulary=vocabulary, vision=Vision(loaded.module, name))
 
 
-def _load_draft(target: Outline, draft: Outline, device: str, dtype: str) -> TreeModel:
-    """A draft that fits its target. Raises ModelError."""
+def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
+    """Load a draft that fits its target. Raises ModelError."""
     loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
     if draft.passed_over is None:
         return tree_model(loaded, draft.name, draft.vocabulary_size)
@@ -212,7 +211,7 @@ def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozen
 
 
 def describe_model(model: TreeModel) -> dict[str, Any]:
-    """Return what tells one model from another, as plain JSON."""
+    """Return the facts that identify one model, as plain JSON."""
     config = model.module.config
     return {
         "name": model.name,

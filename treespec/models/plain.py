@@ -1,4 +1,4 @@
-"""PlainDecoder: any family by the module's own attention, under a mask that says what every token sees."""
+"""PlainDecoder: it runs any family by the module's own attention, with a mask that says what every token sees."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
 MASK_ALIGNMENT = 16
-"""Mask rows start at multiples of this many elements: CUDA's attention kernels copy the mask once per layer otherwise."""
+"""Mask rows start at multiples of this many elements; otherwise CUDA's attention kernels copy the mask once per layer."""
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention kernels to choose from: all but cuDNN's, which plans anew for every K/V length (about 50 ms a pass on an H200), and in
-decoding every pass has a new one."""
+"""The attention kernels to choose from: all but cuDNN's, which makes a new plan for every K/V length (about 50 ms a pass on an H200).
+In decoding, every pass has a new length."""
 
 
 class PlainDecoder:
-    """Logits of a pass over tree nodes by the module's own forward. Every pass needs a prefix whose length the host knows."""
+    """Computes passes by the module's own forward. Every pass needs a prefix whose length the host knows."""
 
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.family, self._dtype = module, family, module.dtype
@@ -31,13 +31,13 @@ class PlainDecoder:
         """See `Decoder.require_weights`. Passes run the module itself."""
 
     def prepare(self, cache: TreeCache) -> str:
-        """See `Decoder.prepare`. Nothing needs to be done."""
+        """See `Decoder.prepare`. This has nothing to do."""
         return ""
 
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
     ) -> Tensor:
-        """See `Decoder.forward`. The mask reaches over all slots up to the last that the pass looks at."""
+        """See `Decoder.forward`. The mask covers all slots up to the last one that the pass reads."""
         mask = place.mask()
         cache.begin(place.slots, mask.shape[1])
         kwargs: dict[str, Any] = {self._cache_name: cache} | ({} if keep is None or not self._keeps else {"logits_to_keep": keep})
@@ -52,12 +52,12 @@ class PlainDecoder:
         logits: Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._keeps else logits
 
-    def move(self, cache: TreeCache, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, cache: TreeCache, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `Decoder.move`."""
-        cache.move(prefix.length + rows, prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device))
+        cache.move(prefix.length + offsets, prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device))
 
     def _masks(self, place: Placement, mask: Tensor, near: Tensor | None) -> Tensor | dict[str, Tensor]:
-        """Return the mask or masks in the form that the family takes; `mask` bool [q, length + m]."""
+        """Return the mask or masks in the form that the family needs; `mask` bool [q, length + m]."""
         window, single = self.family.window, self.family.mask_style == "single"
         full = _additive(mask, self._dtype)
         if window is None or near is None:
@@ -70,7 +70,7 @@ class PlainDecoder:
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[1, 1, q, kv] to add to attention scores: 0 where `mask` is True, else -inf. One conversion here saves one per layer."""
+    """Return [1, 1, q, kv] to add to attention scores: 0 if `mask` is True, else -inf. Converting here saves a conversion per layer."""
     q, kv = mask.shape
     rows = torch.full((q, -(-kv // MASK_ALIGNMENT) * MASK_ALIGNMENT), float("-inf"), dtype=dtype, device=mask.device)
     return rows[:, :kv].masked_fill_(mask, 0.0)[None, None]

@@ -1,4 +1,4 @@
-"""Progress bars of transformers and of the hub, which are on or off for the whole process: off for a while, then as they were."""
+"""Switching off the progress bars of transformers and of the hub, which are on or off for the whole process, for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Show no progress bar of these libraries within the context. Bars that were on before are on again behind it."""
+    """Show no progress bar of these libraries inside the context. Bars that were on before are on again after it."""
     ours, hubs = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     if ours:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]

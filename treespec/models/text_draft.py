@@ -1,4 +1,4 @@
-"""TextDraft: a text-only draft for a target that sees pictures, or knows tokens that the draft does not."""
+"""TextDraft: a text-only draft for a target that sees pictures or knows tokens that the draft does not know."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +15,10 @@ from treespec.trees.placement import Placement, Prefix
 
 
 class TextDraft(TreeModel):
-    """Reads the target's text without its pictures: picture rows are left out of its cache, so its positions count words only.
+    """Reads the target's text without its pictures: picture tokens are left out of its cache, so its positions count words only.
 
-    To decoding it looks like a model of the target's vocabulary: tokens that it does not know have probability 0, and where the
-    target committed one, it reads its own EOS instead. Neither touches the target's output; both cost acceptance only.
+    For decoding it is a model of the target's vocabulary: tokens that it does not know have probability 0, and if the target
+    committed one, it reads its own EOS instead. Neither changes the target's output; both can only lower acceptance.
 
     Args:
         module, name, kernels: see `TreeModel`.
@@ -39,7 +39,7 @@ class TextDraft(TreeModel):
         self._instead = min((i for i in self.eos_token_ids if i < shared), default=0)
 
     def positions_of(self, prompt: Sequence[int]) -> int:
-        """See `TreeModel.positions_of`: words alone."""
+        """See `TreeModel.positions_of`. Only words are counted."""
         return sum(token != self.picture for token in prompt)
 
     @property
@@ -53,7 +53,7 @@ class TextDraft(TreeModel):
         self._skip(0)
 
     def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
-        """See `TreeModel.prefill`; picture tokens are passed over."""
+        """See `TreeModel.prefill`. Picture tokens are skipped."""
         words = tokens[tokens != self.picture]
         if words.shape[0] < 2:
             raise CapacityError(
@@ -66,12 +66,12 @@ class TextDraft(TreeModel):
         """See `TreeModel.forward`."""
         return self._widened(super().forward(self._readable(tokens), replace(place, prefix=self._own(place.prefix)), keep))
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
         """See `TreeModel.move`."""
-        super().move(self._own(prefix), rows, first)
+        super().move(self._own(prefix), offsets, first)
 
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
-        """See `TreeModel.score`; pictures stand before `keep_from`, in each row as many. Picture tokens behind it are unknown ones."""
+        """See `TreeModel.score`. Pictures must be before `keep_from`, equally many in each row; later picture tokens count as unknown."""
         seen = (ids != self.picture) | (torch.arange(ids.shape[1], device=ids.device) >= keep_from)
         words = int(seen[0].sum())
         if not bool((seen.sum(1) == words).all()):
@@ -83,13 +83,13 @@ class TextDraft(TreeModel):
         self._known_skipped = count
 
     def _own(self, prefix: Prefix) -> Prefix:
-        """The same prefix in this model's cache."""
+        """Return the prefix as this model's cache holds it, without pictures."""
         return Prefix(prefix.length - self._skipped, None if prefix.known is None else prefix.known - self._known_skipped)
 
     def _readable(self, tokens: Tensor) -> Tensor:
         return torch.where(tokens < self.shared, tokens, self._instead)
 
     def _widened(self, logits: Tensor) -> Tensor:
-        """Logits [.., vocabulary of the target]."""
+        """Return logits [.., vocabulary of the target]; tokens that the draft does not know have probability 0."""
         missing = self.vocabulary_size - logits.shape[-1]
         return F.pad(logits, (0, missing), value=float("-inf")) if missing else logits

@@ -13,7 +13,7 @@ from treespec.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one layer stores per token: keys [heads, key_dim] and values [heads, value_dim]."""
+    """The shape of what one layer stores per token: keys [heads, key_dim] and values [heads, value_dim]."""
 
     heads: int
     key_dim: int
@@ -24,7 +24,7 @@ class LayerShape:
 
 @dataclass
 class _Pass:
-    """Where the running pass writes and how far it looks; shared by all layers."""
+    """The slots that the running pass writes and the number it may read; all layers share it."""
 
     slots: Tensor
     kv_length: int
@@ -33,8 +33,8 @@ class _Pass:
 class TreeCacheLayer(StaticLayer):  # type: ignore[no-untyped-call]  # its __init_subclass__ is untyped
     """One layer's buffers, `keys` [1, heads, capacity, key_dim] and `values` [1, heads, capacity, value_dim].
 
-    `update` writes the q new rows at the slots of the running pass and returns the first `kv_length` rows. Never slides:
-    a sliding window is the mask's business.
+    `update` writes the q new tokens at the slots of the running pass and returns the first `kv_length` slots. It never slides:
+    the mask does sliding windows.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, running: _Pass) -> None:
@@ -48,7 +48,7 @@ class TreeCacheLayer(StaticLayer):  # type: ignore[no-untyped-call]  # its __ini
         self._running = running
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write [1, heads, q, dim] states and return views of the rows that the pass may look at."""
+        """Write [1, heads, q, dim] states and return views of the slots that the pass may read."""
         running = self._running
         slots = running.slots if running.slots.device == self.device else running.slots.to(self.device, non_blocking=True)
         self.keys.index_copy_(2, slots, key_states)
@@ -56,19 +56,19 @@ class TreeCacheLayer(StaticLayer):  # type: ignore[no-untyped-call]  # its __ini
         return self.keys[:, :, : running.kv_length], self.values[:, :, : running.kv_length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(Rows that `update` returns, offset of the first)."""
+        """Return (number of slots that `update` returns, offset of the first)."""
         return self._running.kv_length, 0
 
     def get_seq_length(self) -> int:
-        """Rows that the running pass may look at."""
+        """Return the number of slots that the running pass may read."""
         return self._running.kv_length
 
 
 class TreeCache(Cache):
-    """Full static buffers of `capacity` rows for every layer, zero at first, so that rows nobody wrote stay finite.
+    """Static buffers of `capacity` slots for every layer. They are zero at first, so that slots nobody wrote stay finite.
 
-    Layers of the same shape share one storage [layers, 1, heads, capacity, dim]: moving accepted rows takes one gather
-    and one scatter per storage, however many layers there are.
+    Layers of the same shape share one storage [layers, 1, heads, capacity, dim]: moving accepted slots takes one gather
+    and one scatter per storage, for any number of layers.
     """
 
     def __init__(self, shapes: Sequence[LayerShape], capacity: int) -> None:
@@ -90,17 +90,17 @@ class TreeCache(Cache):
         super().__init__(layers=layers)
 
     def begin(self, slots: Tensor, kv_length: int) -> None:
-        """Say where the next pass writes its rows (`slots` int64 [q]) and that it may look at the first `kv_length`."""
+        """Set the slots int64 [q] that the next pass writes, and the number of slots that it may read, `kv_length`."""
         self._running.slots = slots
         self._running.kv_length = kv_length
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys [heads, capacity, key_dim] and values [heads, capacity, value_dim] of one layer."""
+        """Return keys [heads, capacity, key_dim] and values [heads, capacity, value_dim] of one layer."""
         found: Any = self.layers[layer]
         return found.keys[0], found.values[0]
 
     def move(self, source: Tensor, destination: Tensor) -> None:
-        """Copy rows `source` [m] of every layer to rows `destination` [m]; all are read before any is written."""
+        """Copy slots `source` [m] of every layer to slots `destination` [m]; all are read before any is written."""
         if source.shape[0] == 0:
             return
         for storage in self.storages.values():
@@ -109,7 +109,7 @@ class TreeCache(Cache):
 
 
 def layer_shapes(cache: Cache) -> tuple[LayerShape, ...]:
-    """What each layer of a filled cache stores. Raises ModelError where a layer keeps anything but K/V rows."""
+    """Return the shape of what each layer of a filled cache stores. Raises ModelError if a layer keeps anything but keys and values."""
     shapes = []
     for index, layer in enumerate(cache.layers):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)

@@ -36,25 +36,24 @@ def _on_its_device(method: Callable[Concatenate["TreeModel", P], R]) -> Callable
 
 
 class TreeModel:
-    """One sequence through one model: tokens at explicit positions, K/V rows in slots that the caller addresses.
+    """One sequence through one model: tokens at explicit positions, keys and values in slots that the caller addresses.
 
-    Contract of a pass: a token's position is the number of rows it attends to besides its own, which lie at positions
-    0, 1, ... before it; the caller's mask says which slots hold them. Attention masks, sliding windows and the cache are
-    handled here and nowhere else. The module is put into eval mode. Methods run in inference mode, and
-    on the model's own device, whichever is the current one.
+    Rule of a pass: a token at position p attends to itself and to exactly p earlier tokens, at positions 0 to p - 1; the
+    placement says which slots hold them. Attention masks, sliding windows and the cache are handled here and nowhere else.
+    The module is put into eval mode. Methods run in inference mode and make the model's own device the current one.
 
-    Two rules, which concern the module that others may hold too:
-    - No two threads run one module at the same time, be it by passes or by itself: a pass may change its configuration while it runs.
-    - Do not convert, move or replace its weights while a TreeModel uses it: by kernels, several of them are stacked, and the module's own
-      become views of that memory. Changes in place are seen. `allocate` raises ModelError where a weight is no such view any more.
+    Two rules for the module, which other code may hold too:
+    - Only one thread may run a module at a time, by passes or directly: a pass may change its configuration while it runs.
+    - Do not convert, move or replace its weights while a TreeModel uses it: kernels stack several of them, and the module's own weights
+      become views of that memory. Changes in place take effect. `allocate` raises ModelError if a weight is no longer such a view.
 
     Args:
-        module: the model, with attention "sdpa" or "eager"; as `load_model` returns it, or a module that was made elsewhere.
-        name: what messages and provenance call it.
-        vocabulary: keep only the first so many logits (for a pair of models that pad their rows differently).
-        kernels: run passes by our own kernels where the family allows it, so that nothing depends on a length that the host knows
-            (None: on CUDA). `plain` says why not.
-        vision: turns pictures into rows of a prompt (None: the model reads text only).
+        module: the model, with attention "sdpa" or "eager", as `load_model` returns it, or a module that was made elsewhere.
+        name: its name in messages and provenance.
+        vocabulary: keep only this many of the first logits (for a pair of models with different padding).
+        kernels: run passes by our own kernels if the family allows it, so that nothing depends on a length that the host knows
+            (None: on CUDA). `eager_reason` says why not.
+        vision: the part that turns pictures into embeddings (None: the model reads text only).
 
     Raises:
         ModelError: the family cannot be exact with trees, by table or by `verify_exactness` on this very module.
@@ -92,37 +91,39 @@ class TreeModel:
         self._cache: TreeCache | None = None
         self.generation = 0
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self.decoder, self.plain = decoder_of(module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels)
+        self.decoder, self.eager_reason = decoder_of(
+            module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels
+        )
         if not self.family.verified:
             verify_exactness(self)
 
     generation: int
-    """How often the cache was made anew: what is captured belongs to one."""
+    """Number of times that the cache was replaced. A captured step is valid for one generation only."""
 
     def positions_of(self, prompt: Sequence[int]) -> int:
-        """How many positions a prompt takes."""
+        """Return the number of positions that a prompt takes."""
         return len(prompt)
 
     @property
     def known_tokens(self) -> int:
-        """How many of the first ids it can give a chance to; no more than `vocabulary_size`."""
+        """Return how many of the first ids can have a probability above 0; at most `vocabulary_size`."""
         return self.vocabulary_size
 
     @property
     def capacity(self) -> int:
-        """Cache slots there are now."""
+        """Return the number of slots that the cache has now."""
         return 0 if self._cache is None else self._cache.capacity
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the cache."""
+        """Return the bytes of the cache."""
         return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
 
     @_on_its_device
     def allocate(self, capacity: int) -> None:
-        """Make room for `capacity` slots and forget what is stored; a larger cache that is there already is kept.
+        """Make a cache of at least `capacity` slots and forget its content; a cache that is large enough is kept.
 
-        Raises CapacityError when the memory does not hold it, and ModelError when the module's weights were replaced (see the class).
+        Raises CapacityError if memory is too small, and ModelError if the module's weights were replaced (see the class).
         """
         if capacity < 1:
             raise CapacityError(f"{capacity} cache slots were asked for, but a model needs at least 1")
@@ -142,19 +143,19 @@ class TreeModel:
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
         refused = self.decoder.prepare(self._cache)
         if refused:
-            self.decoder, self.plain = PlainDecoder(self.module, self.family), refused
+            self.decoder, self.eager_reason = PlainDecoder(self.module, self.family), refused
 
     @_on_its_device
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
-        """Store q tokens where they stand and return their logits, or those of the rows `keep` only.
+        """Store q tokens in the slots of `place` and return their logits, or only those of the tokens `keep`.
 
-        `tokens` int64 [q]; the pass looks at no slot beyond the prefix and the m behind it. `keep`: int64 [k], indices into the q
-        tokens. Returns [q or k, vocabulary] in the model's dtype. Nothing here waits for the device.
+        `tokens` int64 [q]; the pass reads only the slots of the prefix and the m after it. `keep`: int64 [k], indices into the q
+        tokens. Returns [q or k, vocabulary] in the model's dtype. No host synchronisation.
         """
         return self._pass(tokens, place, keep)
 
     def _pass(self, tokens: Tensor, place: Placement, keep: Tensor | None, table: Tensor | None = None) -> Tensor:
-        """See `forward`. Tokens are rows of `table` [.., hidden] where there is one, in place of the model's own embeddings."""
+        """See `forward`. If there is a `table` [.., hidden], tokens are rows of it instead of the model's own embeddings."""
         known = place.prefix.known
         cache = self._require(1 if known is None else known + place.visible.shape[1])
         logits = self.decoder.forward(tokens, place, self._near(place), cache, keep, table)
@@ -162,9 +163,9 @@ class TreeModel:
 
     @_on_its_device
     def prefill(self, tokens: Tensor, pixels: Tensor | None = None, chunk: int = 512) -> Tensor:
-        """Read tokens int64 [length] causally into slots 0 .. length - 1, at most `chunk` per pass; logits [vocabulary] of the last.
+        """Read tokens int64 [length] causally into slots 0 .. length - 1 and return logits [vocabulary] after the last.
 
-        `pixels` [pictures, 3, height, width]: what stands where the tokens are the picture's.
+        A pass has at most `chunk` tokens. `pixels` [pictures, 3, height, width] are the pictures that the picture tokens stand for.
         """
         length = tokens.shape[0]
         if length < 1:
@@ -180,15 +181,15 @@ class TreeModel:
         for start in range(0, length, chunk):
             part = read[start : start + chunk]
             place = Placement.causal(start, part.shape[0], tokens.device)
-            logits = self._pass(part, place, place.rows[-1:], table)
+            logits = self._pass(part, place, place.offsets[-1:], table)
         return logits[0]
 
     @_on_its_device
     def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Embeddings [batch, length, hidden] of int64 [batch, length] tokens, equally many pictures in each row, in their places.
+        """Return embeddings [batch, length, hidden] of tokens int64 [batch, length], with the pictures in their places.
 
-        A row's pictures stand at its first picture tokens; any that a model wrote itself behind them are tokens like others. Raises
-        ModelError.
+        Each row has the same number of pictures, at its first picture tokens. Picture tokens after these, which a model wrote itself, are
+        read like other tokens. Raises ModelError.
         """
         if self.vision is None:
             raise ModelError(f"{self.name} reads text only; use a vision-language model for prompts with pictures")
@@ -205,18 +206,18 @@ class TreeModel:
         return table
 
     @_on_its_device
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
-        """Copy the K/V rows of slots `length + rows` int64 [m] to slots `length + first ..`; all are read before any is written."""
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        """Copy keys and values of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
-        self.decoder.move(self._cache, prefix, rows, first)
+        self.decoder.move(self._cache, prefix, offsets, first)
         if self.family.window is not None:
-            destination = prefix.length + torch.arange(first, first + rows.shape[0], device=rows.device)
-            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + rows))
+            destination = prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device)
+            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + offsets))
 
     @_on_its_device
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
-        """Plain causal pass over int64 [batch, length] rows without the cache: logits [batch, length - keep_from, vocabulary]."""
+        """Read texts int64 [batch, length] causally without the cache and return logits [batch, length - keep_from, vocabulary]."""
         length = ids.shape[1]
         if not 0 <= keep_from < length:
             raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {length} tokens")
@@ -231,7 +232,7 @@ class TreeModel:
         return self._cache
 
     def _near(self, place: Placement) -> Tensor | None:
-        """bool [q, m]: what layers with a window see of the slots behind the prefix; None where no layer has one."""
+        """Return bool [q, m], the slots after the prefix that layers with a window see; None if no layer has one."""
         window = self.family.window
         if window is None:
             return None
@@ -241,7 +242,7 @@ class TreeModel:
         return place.visible & (positions[:, None] - self._slot_positions.index_select(0, behind) < window)
 
     def _probe(self) -> tuple[LayerShape, ...]:
-        """Shapes of what each layer stores, from one token through the module with its own growing cache."""
+        """Return the shape of what each layer stores, found by running one token through the module with its own growing cache."""
         cache = DynamicCache()
         token: Any = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         self.module(input_ids=token, use_cache=True, **{cache_name(self.module): cache})
@@ -252,13 +253,13 @@ class TreeModel:
 
 
 def _logit_rows(module: Any) -> int:
-    """Width of the module's logits."""
+    """Return the width of the module's logits."""
     weight = getattr(module.get_output_embeddings(), "weight", None)
     return int(module.config.get_text_config(decoder=True).vocab_size if weight is None else weight.shape[0])
 
 
 def _eos_token_ids(module: PreTrainedModel) -> frozenset[int]:
-    """The generation config's EOS ids; the model config's where it names none."""
+    """Return the EOS ids of the generation config, or those of the model config if it names none."""
     for config in (getattr(module, "generation_config", None), module.config.get_text_config(decoder=True)):
         ids = getattr(config, "eos_token_id", None)
         if ids is not None:

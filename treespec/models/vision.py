@@ -1,4 +1,4 @@
-"""Vision-language models of LLaVA's kind: a text model that runs trees like any other, and what turns pictures into rows before it."""
+"""Vision-language models like LLaVA: a text model that runs trees like any other, and a part that turns pictures into its inputs."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError
 
 KINDS = ("llava",)
-"""Model types that can be taken apart so."""
+"""The model types that can be split into text and vision."""
 
 _TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Vision towers, and the rows that each has besides those of its patches."""
+"""The known vision towers, with the number of embeddings that each has besides those of its patches."""
 
 
 def is_vision(config: PreTrainedConfig) -> bool:
-    """Whether a model of this configuration reads pictures, in a way that is known here."""
+    """Return whether a model of this configuration reads pictures in a way that is known here."""
     return str(config.model_type) in KINDS
 
 
 def picture_shape(config: Any, name: str) -> PictureShape:
-    """Of a LLaVA configuration. Raises ModelError for a vision tower that is not known, and for what the models in it do not have."""
+    """Return the picture shape of a LLaVA configuration. Raises ModelError for an unknown tower and for impossible settings."""
     tower, strategy = config.vision_config, str(config.vision_feature_select_strategy)
     if str(tower.model_type) not in _TOWERS:
         raise ModelError(
@@ -49,23 +49,23 @@ def picture_shape(config: Any, name: str) -> PictureShape:
 
 
 class Vision:
-    """The part of a vision-language module that turns pictures into rows of embeddings."""
+    """The part of a vision-language module that turns pictures into embeddings."""
 
     def __init__(self, module: PreTrainedModel, name: str) -> None:
         self.module = module
         self.shape = picture_shape(module.config, name)
 
     def rows(self, pixels: Tensor) -> Tensor:
-        """[pictures, rows, hidden] of float [pictures, 3, pixels, pixels]."""
+        """Return embeddings [pictures, rows, hidden] of pictures float [pictures, 3, pixels, pixels]."""
         found: Any = self.module
         found = found.model.get_image_features(pixel_values=pixels.to(self.module.device, self.module.dtype), return_dict=True)
         return torch.stack(list(found.pooler_output))
 
 
 def text_module(module: Any) -> PreTrainedModel:
-    """The text model inside a vision-language module, as a causal language model over the same weights.
+    """Return the text model inside a vision-language module, as a causal language model over the same weights.
 
-    Its family, its kernels and its exactness are those of that text model; pictures reach it as embeddings only.
+    Family, kernels and exactness are those of the text model; pictures reach it only as embeddings.
     """
     config = module.config.get_text_config(decoder=True)
     build: Any = AutoModelForCausalLM

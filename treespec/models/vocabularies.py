@@ -1,4 +1,4 @@
-"""Whether two models speak one vocabulary, and how many of their logits are tokens of it."""
+"""The check that two models have one vocabulary, and the number of their logits that are tokens of it."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -8,7 +8,7 @@ from treespec.errors import ModelError
 def require_same_vocabulary(
     target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """Raise ModelError where an id means different tokens to two models of these names; without both tokenizers that cannot be told."""
+    """Raise ModelError if an id means different tokens to two models of these names. Without both tokenizers nothing is checked."""
     if tokenizer is None or draft_tokenizer is None:
         return
     ours, theirs = tokenizer.get_vocab(), draft_tokenizer.get_vocab()
@@ -30,7 +30,7 @@ def require_same_vocabulary(
 
 
 def known_ids(target: str, tokenizer: PreTrainedTokenizerBase | None, draft: str, draft_tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """How many of the first ids mean the same to a target and to a draft that may lack its added tokens. Raises ModelError."""
+    """Return how many of the first ids mean the same to a target and to a draft that may lack its added tokens. Raises ModelError."""
     if tokenizer is None or draft_tokenizer is None:
         raise ModelError(f"a text-only draft for {target} needs the tokenizers of both; put the tokenizer files into both folders")
     ours, theirs, added = tokenizer.get_vocab(), draft_tokenizer.get_vocab(), set(tokenizer.get_added_vocab())
@@ -48,7 +48,7 @@ def shared_rows(
     draft_tokenizer: PreTrainedTokenizerBase | None,
     draft_rows: int,
 ) -> int:
-    """How many of the first logits of target and draft count, where they may pad one vocabulary to different numbers. Raises ModelError."""
+    """Return how many of the first logits are tokens of both, since each model may pad the vocabulary differently. Raises ModelError."""
     if target_rows == draft_rows:
         return target_rows
     if tokenizer is None or draft_tokenizer is None:

@@ -32,14 +32,14 @@ class Layout:
     """How q tokens stand to each other and to the end of a prefix, whichever that is: what is the same at every step of a static tree."""
 
     depths: Tensor
-    rows: Tensor
+    offsets: Tensor
     visible: Tensor
     bits: Tensor | None = None
 
     @classmethod
-    def fixed(cls, depths: Tensor, rows: Tensor, visible: Tensor) -> "Layout":
+    def fixed(cls, depths: Tensor, offsets: Tensor, visible: Tensor) -> "Layout":
         """One that is used again and again: what kernels need is computed now."""
-        return cls(depths, rows, visible, pack_bits(visible))
+        return cls(depths, offsets, visible, pack_bits(visible))
 
     @classmethod
     def root(cls, device: torch.device | str) -> "Layout":
@@ -49,7 +49,7 @@ class Layout:
 
     def behind(self, prefix: Prefix) -> "Placement":
         """The tokens in their places."""
-        return Placement(prefix, self.depths, self.rows, self.visible, self.bits)
+        return Placement(prefix, self.depths, self.offsets, self.visible, self.bits)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Placement:
     prefix: Prefix
     depths: Tensor
     """int64 [q]; position - length."""
-    rows: Tensor
+    offsets: Tensor
     """int64 [q]; slot - length, all different. Below 0 the token is one of the prefix, and written again."""
     visible: Tensor
     """bool [q, m]; which of the m slots behind the prefix each token sees, besides the whole prefix. Its own is among them."""
@@ -80,7 +80,7 @@ class Placement:
     @property
     def slots(self) -> Tensor:
         """Per token, int64 [q]."""
-        return self.prefix.length + self.rows
+        return self.prefix.length + self.offsets
 
     def mask(self) -> Tensor:
         """bool [q, length + m]: what each token sees, slot by slot. Needs a length that the host knows."""

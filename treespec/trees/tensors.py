@@ -92,7 +92,7 @@ class StaticTensors(TreeTensors):
     """All parents."""
     levels: tuple[Family, ...]
     """Per level 0..d-1: the parents there."""
-    broods: tuple[tuple[Tensor, Tensor], ...]
+    child_ranges: tuple[tuple[Tensor, Tensor], ...]
     """Per level 0..d-1: (id of each node's first child, how many children it has), both int64 [width]."""
     nodes: Layout
     """See `layout`."""
@@ -129,7 +129,7 @@ class StaticTensors(TreeTensors):
             bottom_up=tensor(_bottom_up(tree)),
             whole=Family.of(tree, range(tree.size), device),
             levels=tuple(Family.of(tree, level, device) for level in tree.levels[:-1]),
-            broods=tuple(
+            child_ranges=tuple(
                 (tensor([min(tree.children[n], default=0) for n in level]), tensor([len(tree.children[n]) for n in level]))
                 for level in tree.levels[:-1]
             ),

@@ -84,8 +84,8 @@ def test_trees_are_those_of_the_reference(budget: DynamicBudget, name: str, room
     assert tree.parents.tolist() == [0, *(paths.index(path[:-1]) for path in paths[1:])]
     assert tree.ancestors.tolist() == [[above == path[: len(above)] for above in paths] for path in paths]
     assert tree.depth == depth
-    assert found.rows is not None
-    assert found.rows.tolist() == sorted(set(found.rows.tolist())), "each node has a row of its own in the draft"
+    assert found.offsets is not None
+    assert found.offsets.tolist() == sorted(set(found.offsets.tolist())), "each node has a slot of its own in the draft"
 
 
 @given(budget=budgets())

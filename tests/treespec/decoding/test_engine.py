@@ -10,7 +10,7 @@ from tests.reference.pairs import tiny_pair
 from tests.reference.pipelined import PipelinedSteps
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.engine import CapturedSteps, Engine, Room
+from treespec.decoding.engine import CacheBudget, CapturedSteps, Engine
 from treespec.decoding.loop import Request, StepRecord, decode, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.rules import Sampling
@@ -43,7 +43,7 @@ def pipelined(step: Step, request: Request, ahead: int, plan: Plan | None, draft
     """(records, steps launched) of the production loop over steps that are read `ahead` of them late."""
     steps = PipelinedSteps(step, ahead)
     slots = request.slots(1 if plan is None else plan.size)
-    Room.of(slots, plan).allocate(step.target, draft, captured=True)
+    CacheBudget.of(slots, plan).allocate(step.target, draft, captured=True)
     records = list(decode(steps, request, slots, prompt_generator(0, 0, "cpu")))
     return records, steps.launched
 
@@ -183,7 +183,7 @@ def test_a_captured_step_charges_its_time_to_the_part_that_takes_it(slow: str, m
         return honest(*arguments, **options)
 
     monkeypatch.setattr(model, "forward", slowed)
-    Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
+    CacheBudget(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
     steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft, CapturedTimer()), pair.target.device)
     for each in (pair.target, pair.draft):
         each.prefill(torch.tensor([5, 9, 2, 7], device="cuda"))
@@ -203,7 +203,7 @@ def test_a_captured_step_charges_its_time_to_the_part_that_takes_it(slow: str, m
 @torch.inference_mode()
 def test_a_replay_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = tiny_pair(device="cuda")
-    Room(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
+    CacheBudget(200, TREE.size, TREE.depth, TREE.size).allocate(pair.target, pair.draft, captured=True)
     steps = CapturedSteps(StepSpec(TREE).build(pair.target, pair.draft), pair.target.device)
     steps.begin(torch.tensor([7, 1], device="cuda"), 4, None)
     torch.cuda.set_sync_debug_mode("error")
@@ -243,7 +243,7 @@ def capturable_engine(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | Non
         return object()
 
     pair = tiny_pair()
-    monkeypatch.setattr(pair.target, "plain", "")
+    monkeypatch.setattr(pair.target, "eager_reason", "")
     monkeypatch.setattr("treespec.decoding.engine.CapturedSteps", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     return Engine(pair.target)
@@ -252,7 +252,7 @@ def capturable_engine(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | Non
 def test_a_bug_in_a_capture_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = capturable_engine(monkeypatch, RuntimeError("shape '[2, 3]' is invalid for input of size 5"))
     with pytest.raises(RuntimeError, match="is invalid for input"):
-        engine.steps(StepSpec(None), Room(8), None)
+        engine.steps(StepSpec(None), CacheBudget(8), None)
     assert engine.eager() is None
 
 
@@ -261,18 +261,18 @@ def test_a_refused_capture_is_logged_and_remembered_for_its_own_steps_only(
 ) -> None:
     engine = capturable_engine(monkeypatch, RuntimeError("CUDA error: operation not permitted when stream is capturing"))
     refused, other = StepSpec(None), StepSpec(None, Sampling(1.0))
-    assert type(engine.steps(refused, Room(8), None)).__name__ == "EagerSteps"
+    assert type(engine.steps(refused, CacheBudget(8), None)).__name__ == "EagerSteps"
     assert "a step cannot be captured" in caplog.text
     monkeypatch.setattr("treespec.decoding.engine.CapturedSteps", lambda *_: "captured")
-    assert type(engine.steps(refused, Room(8), None)).__name__ == "EagerSteps"
-    assert engine.steps(other, Room(8), None) == "captured"
+    assert type(engine.steps(refused, CacheBudget(8), None)).__name__ == "EagerSteps"
+    assert engine.steps(other, CacheBudget(8), None) == "captured"
 
 
 def test_an_engine_gives_up_the_steps_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = capturable_engine(monkeypatch, None)
 
     def steps(key: int) -> object:
-        return engine.steps(StepSpec(None, vocabulary=key + 1), Room(8), None)
+        return engine.steps(StepSpec(None, vocabulary=key + 1), CacheBudget(8), None)
 
     first, second = steps(0), steps(1)
     for key in range(2, 40):

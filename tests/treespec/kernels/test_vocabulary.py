@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels import vocabulary as kernels
-from treespec.kernels.vocabulary import plant, reference_plant, reference_top_tokens, top_tokens
+from treespec.kernels.vocabulary import reference_top_tokens, reference_write_children, top_tokens, write_children
 
 pytestmark = pytest.mark.usefixtures("poison")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -131,8 +131,8 @@ def test_children_are_written_where_they_belong(dtype: torch.dtype, count: int, 
     first = 3 + children.cumsum(0) - children
     found, expected = (torch.full((40,), -9, device=device) for _ in range(2))
     largest, wanted = (torch.zeros(4, device=device) for _ in range(2))
-    plant(logits, count, (first, children), found, largest)
-    reference_plant(logits, count, (first, children), expected, wanted)
+    write_children(logits, count, (first, children), found, largest)
+    reference_write_children(logits, count, (first, children), expected, wanted)
     assert found.tolist() == expected.tolist()
     assert largest.tolist() == wanted.tolist()
     assert (found == -9).sum() == 40 - int(children.sum())

@@ -126,7 +126,7 @@ def test_passes_run_without_a_warning_and_use_the_cache(
     model = TreeModel(build(kind, tiny_module).to(device), kernels=kernels)
     wanted = model.score(ids[None])[0]
     model.allocate(9)
-    assert bool(model.plain) is not kernels
+    assert bool(model.eager_reason) is not kernels
     assert torch.allclose(model.prefill(ids[:6]), wanted[5], atol=1e-4)
     assert torch.allclose(model.forward(ids[6:], Placement.causal(6, 3, device)), wanted[6:], atol=1e-4)
 

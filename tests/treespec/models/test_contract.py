@@ -35,7 +35,7 @@ def tree_model(module: Any, device: str, kernels: bool) -> Subject:
     """A TreeModel of a tiny module; by kernels its passes take lengths from the device."""
     model = TreeModel(module.to(device), kernels=kernels)
     model.allocate(1)
-    assert bool(model.plain) is not kernels
+    assert bool(model.eager_reason) is not kernels
     return Subject(model, **draws(device), on_device=kernels, twin=TreeModel(module, kernels=False) if kernels else None)
 
 
@@ -78,15 +78,15 @@ class TestTreeModel(SlotModelContract, ScoringContract):
 class OneByOne(TreeModel):
     """Moves one row after the other."""
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
-        for index in range(len(rows)):
-            super().move(prefix, rows[index : index + 1], first + index)
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
+        for index in range(len(offsets)):
+            super().move(prefix, offsets[index : index + 1], first + index)
 
 
 class Unmoved(TreeModel):
     """Moves nothing."""
 
-    def move(self, prefix: Prefix, rows: Tensor, first: int) -> None:
+    def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
         pass
 
 
@@ -101,11 +101,11 @@ class ByRow(TreeModel):
     """Takes a token's slot for its position."""
 
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
-        return super().forward(tokens, replace(place, depths=place.rows), keep)
+        return super().forward(tokens, replace(place, depths=place.offsets), keep)
 
 
 class Sorted(TreeModel):
-    """Keeps rows in their own order."""
+    """Keeps offsets in their own order."""
 
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
         return super().forward(tokens, place, None if keep is None else keep.sort().values)
@@ -115,10 +115,10 @@ class Packed(TreeModel):
     """Stores tokens side by side, wherever they are said to go."""
 
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
-        rows = torch.arange(len(tokens))
+        offsets = torch.arange(len(tokens))
         visible = torch.zeros_like(place.visible)
-        visible[:, : len(tokens)] = place.visible[:, place.rows]
-        return super().forward(tokens, replace(place, rows=rows, visible=visible), keep)
+        visible[:, : len(tokens)] = place.visible[:, place.offsets]
+        return super().forward(tokens, replace(place, offsets=offsets, visible=visible), keep)
 
 
 class Constant(TreeModel):

@@ -111,7 +111,7 @@ def test_a_model_is_loaded_to_the_second_device_and_the_first_stays_current(tmp_
     tiny_module("llama").save_pretrained(tmp_path)
     model = TreeModel(load_model(str(tmp_path), device="cuda:1", dtype="float32"))
     assert torch.cuda.current_device() == 0
-    assert not model.plain
+    assert not model.eager_reason
     model.allocate(16)
     found = model.prefill(torch.arange(6, device=SECOND))
     assert torch.allclose(found.cpu(), TreeModel(tiny_module("llama")).score(torch.arange(6)[None])[0, -1], atol=1e-3)

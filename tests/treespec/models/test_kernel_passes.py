@@ -48,7 +48,7 @@ def test_a_tree_and_what_follows_it(family: str, tiny_module: Build, device: str
     prompt, nodes = ids(PROMPT, 1, device), ids(TREE.size, 2, device)
     for model in (plain, ours):
         model.allocate(60)
-    assert not ours.plain
+    assert not ours.eager_reason
     assert type(ours.decoder) is (FusedDecoder if family in FUSED else HookedDecoder)
     assert largest(ours.prefill(prompt, chunk=8), plain.prefill(prompt)) < 1e-4
     assert largest(ours.forward(nodes, place(PROMPT, device)), plain.forward(nodes, place(PROMPT, device, known=True))) < 1e-4
@@ -160,14 +160,14 @@ def test_two_models_of_one_module_do_not_meet(tiny_module: Build, device: str) -
 def test_families_that_cannot_say_why(family: str, tiny_module: Build, device: str) -> None:
     model = TreeModel(tiny_module(family).to(device), kernels=True)
     model.allocate(8)
-    if family == "gptj" and not model.plain:
+    if family == "gptj" and not model.eager_reason:
         pytest.skip("from 5.24 on, transformers lets the attention of gptj be replaced")
     assert isinstance(model.decoder, PlainDecoder)
-    assert model.plain
+    assert model.eager_reason
     assert model.prefill(ids(3, 1, device)).shape == (97,)
 
 
 def test_positions_that_change_with_the_text_are_not_captured(tiny_module: Build, device: str) -> None:
     ropes = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     model = TreeModel(tiny_module("llama", rope_parameters=ropes).to(device), kernels=True)
-    assert "rotary positions change" in model.plain
+    assert "rotary positions change" in model.eager_reason

@@ -60,7 +60,7 @@ class Step:
         rows = []
         for level in self.tree.levels:
             part, whole = slice(level.start, level.stop), self.place
-            place = Placement(whole.prefix, whole.depths[part], whole.rows[part], whole.visible[part, : level.stop])
+            place = Placement(whole.prefix, whole.depths[part], whole.offsets[part], whole.visible[part, : level.stop])
             rows.append(model.forward(self.tokens[part], place))
         return torch.cat(rows)
 

@@ -1,6 +1,6 @@
-"""Drafters: each proposes a tree of tokens for a step. One table has them all, by the name that a `Plan` gives.
+"""Drafters, each of which proposes a tree of tokens for a step. One table has them all, under the names that plans give.
 
-Importing the table imports no torch; a drafter's module is imported when it is made.
+Importing the table imports no torch; the module of a drafter is imported when the drafter is made.
 """
 
 from collections.abc import Callable
@@ -25,4 +25,4 @@ def _dynamic(plan: "DynamicBudget", setup: "DrafterSetup") -> "Drafter":
 
 
 DRAFTERS: "dict[str, Callable[[Any, DrafterSetup], Drafter]]" = {"tree": _tree, "dynamic": _dynamic}
-"""Makes the drafter of a plan. A new one is added by one assignment; its plan names it. They raise SettingsError, ModelError."""
+"""The functions that make the drafter of a plan, by name. Add a drafter by one assignment. They raise SettingsError, ModelError."""

@@ -1,4 +1,4 @@
-"""What every drafter gives, a `Proposal` per step. `ModelDrafter` is the base of those that have a draft model."""
+"""The protocol of drafters, which give a `Proposal` per step. `ModelDrafter` is the base of drafters that have a draft model."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,42 +18,42 @@ from treespec.trees.placement import Prefix
 
 @dataclass(frozen=True)
 class DrafterSetup:
-    """What there is to draft with, and for whom."""
+    """The models and settings that a drafter is made with."""
 
     draft: SlotModel | None
-    """The draft model, where there is one."""
+    """The draft model, if there is one."""
     device: torch.device
-    """Where the target's tokens are."""
+    """The device of the target's tokens."""
     vocabulary: int
-    """How many of the first tokens may be proposed."""
+    """Number of the first tokens that may be proposed."""
     sampling: Sampling
-    """The target's."""
+    """The target's sampling."""
     drafting: Drafting
 
 
 class Drafter(Protocol):
-    """Proposes a tree per step, of tokens below `vocabulary`."""
+    """Proposes a tree of tokens below `vocabulary` at every step."""
 
     vocabulary: int
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
-        """Read a new text: tokens int64 [length], and its pictures [pictures, 3, height, width]."""
+        """Read a new text: its tokens int64 [length] and its pictures [pictures, 3, height, width]."""
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """Return a tree below the committed tokens `last` int64 [2] at positions `length - 1` and `length`; the second is its root.
 
-        With less `room` than the tree has nodes, it is cut. Marks `drafting` after each level.
+        If there is less `room` than the tree has nodes, the tree is cut. Marks `drafting` after each level.
         """
 
     def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
-        """Take note of what was accepted of the proposal behind `prefix`: see `Outcome`. No host synchronisation."""
+        """Keep the part of the proposal after `prefix` that was accepted; see `Outcome`. No host synchronisation."""
 
 
 class ModelDrafter:
     """A drafter with a draft model, which reads the tree level by level.
 
-    It reads both tokens of `last`, because the first may have been accepted as a leaf of the last tree, which the draft never expanded:
-    there would be no key and value for it. One pass per level 0 .. depth - 1; the last level's nodes are not read.
+    It reads both tokens of `last`, because the first may have been accepted as a leaf of the last tree. The draft never read that leaf, so
+    its key and value would be missing. There is one pass per level 0 .. depth - 1; the last level's nodes are not read.
     """
 
     def __init__(self, setup: DrafterSetup) -> None:
@@ -64,6 +64,6 @@ class ModelDrafter:
         self.draft.prefill(prompt, pixels)
 
     def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
-        """See `Drafter.keep`: keys and values of the accepted path move down behind the prefix."""
-        slots = outcome.path if proposal.rows is None else proposal.rows[outcome.path]
+        """See `Drafter.keep`. Keys and values of the accepted path move to the slots after the root's."""
+        slots = outcome.path if proposal.offsets is None else proposal.offsets[outcome.path]
         self.draft.move(prefix, slots[1:], 1)

@@ -1,4 +1,4 @@
-"""Dynamic trees: at every step, the nodes that the draft itself finds most likely.
+"""Dynamic trees: at every step, the tree has the nodes that the draft itself finds most likely.
 
 Sources: EAGLE-2 (arXiv 2406.16858), OPT-Tree (arXiv 2406.17276), DySpec (arXiv 2410.11744).
 """
@@ -15,10 +15,10 @@ from treespec.trees.tensors import TreeTensors
 
 
 class DynamicDrafter(ModelDrafter):
-    """Grows by cumulative log-probability: keeps the best `width` nodes per level, verifies the best `size` of all.
+    """Grows a tree by cumulative log-probability: it keeps the best `width` nodes per level and proposes the best `size` of all.
 
-    A parent wins a tie with its child, so the nodes kept always form a tree. Deterministic: children are the draft's most
-    likely tokens (`topk`), so the target's choice decides among them and no output changes at any temperature.
+    A parent wins a tie with its child, so the nodes kept always form a tree. The tree is deterministic: children are the draft's
+    most likely tokens (`topk`), so the target's choice decides among them and no output changes at any temperature.
     """
 
     def __init__(self, budget: DynamicBudget, setup: DrafterSetup) -> None:
@@ -28,7 +28,7 @@ class DynamicDrafter(ModelDrafter):
         self._root = Layout.root(self.draft.device)
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
-        """See `Drafter.propose`. With less room, the tree has `room` nodes and at most `room - 1` levels."""
+        """See `Drafter.propose`. If there is less room, the tree has `room` nodes and a depth of at most `room - 1`."""
         size, depth, width = min(self.budget.size, room), min(self.budget.depth, room - 1), self.budget.width
         total, device = 1 + depth * width, last.device
         tokens = last.new_zeros(total)
@@ -39,8 +39,8 @@ class DynamicDrafter(ModelDrafter):
         largest = [value[:0]]
         above = slice(0, 1)
         for level in range(depth):
-            rows = torch.arange(above.start, above.stop, device=device)
-            layout = Layout(torch.full_like(rows, level), rows, ancestors[above, : above.stop]) if level else self._root
+            offsets = torch.arange(above.start, above.stop, device=device)
+            layout = Layout(torch.full_like(offsets, level), offsets, ancestors[above, : above.stop]) if level else self._root
             read = self.draft.forward(tokens[above] if level else last, layout.behind(prefix))
             logits = read[above.start - above.stop :, : self.vocabulary].float()
             largest.append(logits.amax(-1))
@@ -58,4 +58,4 @@ class DynamicDrafter(ModelDrafter):
         kept = value.sort(descending=True, stable=True).indices[:size].sort().values
         ids = torch.zeros_like(tokens).scatter_(0, kept, torch.arange(size, device=device))
         tree = TreeTensors(depth, depths[kept], ids[parents[kept]], ranks[kept], ancestors[kept][:, kept])
-        return Proposal(tree, tokens[kept], torch.cat(largest), rows=kept)
+        return Proposal(tree, tokens[kept], torch.cat(largest), offsets=kept)

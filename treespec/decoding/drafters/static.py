@@ -1,4 +1,4 @@
-"""The same tree at every step, whose children are drafted by a rule of `rules.RULES`."""
+"""Static trees: the tree is the same at every step, and its children are drafted by a rule of `rules.RULES`."""
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class StaticDrafter(ModelDrafter):
         self._tensors = {tree.size: StaticTensors.on(tree, self.draft.device)}
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
-        """See `Drafter.propose`. With less room, the first `room` nodes are used."""
+        """See `Drafter.propose`. If there is less room, the first `room` nodes are used."""
         tensors = self._cut_to(room)
         tree = tensors.tree
         tokens = torch.empty(tree.size, dtype=torch.int64, device=last.device)
@@ -56,10 +56,10 @@ class StaticDrafter(ModelDrafter):
 
 
 def sample_children(q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool) -> Tensor:
-    """Children of every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
+    """Sample children for every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
 
-    Without replacement: the `branches` first of competing exponential clocks, which is Gumbel top-k (arXiv 1903.06059);
-    once the support is used up, tokens of probability 0 follow, which verification takes for absent children.
+    Without replacement, these are the `branches` first of competing exponential clocks, which is Gumbel top-k
+    (arXiv 1903.06059). When the support is used up, tokens of probability 0 follow, which verification treats as absent.
     """
     if replacement:
         return draw(q, branches, generator)

@@ -1,6 +1,6 @@
-"""Verifiers: from the target's logits to the last accepted node and the token after it. One table has them all, by name.
+"""Verifiers, which find the last accepted node and the token after it from the target's logits. One table has them all, by name.
 
-Importing the table imports no torch; a verifier's module is imported when it is made.
+Importing the table imports no torch; the module of a verifier is imported when the verifier is made.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifierEntry:
-    """A verifier as the table knows it."""
+    """The entry of a verifier in the table."""
 
     make: "Callable[[], Verifier]"
     help: str
@@ -21,7 +21,7 @@ class VerifierEntry:
     sampled: bool = False
     """Whether it needs sampled children."""
     distinct: bool = False
-    """Whether it needs distinct siblings, which sampling with replacement does not give."""
+    """Whether it needs distinct siblings, which sampling with replacement does not guarantee."""
 
 
 def _matching() -> "Verifier":
@@ -47,4 +47,4 @@ VERIFIERS: dict[str, VerifierEntry] = {
     "matching": VerifierEntry(_matching, "by the target's own choice", distinct=True),
     "traversal": VerifierEntry(_traversal, "from the leaves up", sampled=True),
 }
-"""The verifiers by name; the first one is the default. A new one is added by one assignment."""
+"""The verifiers by name; the first one is the default. Add a verifier by one assignment."""

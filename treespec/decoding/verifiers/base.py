@@ -1,4 +1,4 @@
-"""What every verifier gives, an `Outcome` of a proposal; and the base of those for sampled children."""
+"""The protocol of verifiers, which give the `Outcome` of a proposal, and the base of verifiers for sampled children."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from treespec.trees.tensors import StaticTensors
 
 
 class Verifier(Protocol):
-    """Decides which path of a proposal is accepted, and which token follows it, so that the target's output keeps its distribution."""
+    """Decides which path of a proposal is accepted and which token follows it. Rule: the output keeps the target's distribution."""
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
-        """Verify a proposal behind `length` int64 [1] tokens by the target's logits [n, vocabulary]. No host synchronisation."""
+        """Verify a proposal after `length` int64 [1] tokens by the target's logits [n, vocabulary]. No host synchronisation."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How likely each node of a sampled tree is accepted, before any draw is looked at, and what follows the last accepted one."""
+    """The chance of each node of a sampled tree to be accepted, before any draw, and the distribution after the last accepted one."""
 
     tree: StaticTensors
     chance: Tensor
-    """[n]; what a draw from [0, 1) must lie below for the node to be accepted, where the verifier's `last` looks at it."""
+    """[n]; the node is accepted if a draw from [0, 1) is below its chance and the verifier's `last` reaches it."""
     cut: Tensor
-    """[n]; once all its children were rejected, what is left of the target after a node is max(p - cut q, 0)."""
+    """[n]; when all children of a node were rejected, max(p - cut q, 0) is left of the target there."""
     p: Tensor
     """[n, vocabulary]; the target's distribution after every node."""
     q: Tensor
-    """[nodes above the last level, vocabulary]; the draft's."""
+    """[nodes above the last level, vocabulary]; the draft's distribution after these nodes."""
 
     def rest(self, last: Tensor) -> Tensor:
-        """Return weights [vocabulary], not normalised, from which the token after node `last` int64 [] is to be drawn."""
+        """Return the weights [vocabulary], not normalised, for drawing the token after node `last` int64 []."""
         row = last[None]
         if not len(self.q):  # the root alone
             return self.p[0]
@@ -48,13 +48,13 @@ class Verdict:
 
 
 class SampledVerifier(ABC):
-    """A verifier of sampled children: `weigh` computes all chances, and `last` looks at one draw per node.
+    """A verifier of sampled children: `weigh` computes all chances, and `last` uses one draw per node.
 
-    Children that were not sampled, which are distinct, are verified by `Matching`.
+    Children that were not sampled are distinct, and `Matching` verifies them.
     """
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
-        """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not known beforehand."""
+        """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not static."""
         tokens, tree = proposal.tokens, proposal.tree
         if proposal.q is None:
             return Matching().verify(proposal, logits, sampling, length, generator)
@@ -67,7 +67,7 @@ class SampledVerifier(ABC):
 
     @abstractmethod
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
-        """Return every node's chance.
+        """Return the chance of every node.
 
         `tokens` int64 [n]; `p` [n, vocabulary] the target's distribution after every node; `q` [nodes above the last level,
         vocabulary] the draft's, from which children were sampled, with or without replacement. Float32 or float64.
@@ -75,7 +75,7 @@ class SampledVerifier(ABC):
 
     @abstractmethod
     def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
-        """Return the last accepted node for draws from [0, 1): [..., n] -> int64 [...]."""
+        """Return the last accepted node for draws `uniforms` from [0, 1): [..., n] -> int64 [...]."""
 
     @abstractmethod
     def mean_accepted(self, verdict: Verdict) -> Tensor:

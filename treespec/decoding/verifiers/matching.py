@@ -1,7 +1,7 @@
 """Target matching: the target chooses a token after every node, and a child that carries it is accepted.
 
-Drafted tokens never influence the choice, so the output is the target's own at any temperature, whatever distinct children were
-drafted. SpecInfer (arXiv 2305.09781, section 4.3) states the greedy case.
+Drafted tokens never influence the choice, so the output is the target's own at any temperature, for any distinct children.
+SpecInfer (arXiv 2305.09781, section 4.3) states the greedy case.
 """
 
 import torch
@@ -15,7 +15,7 @@ from treespec.kernels.outcome import Outcome
 
 
 class Matching:
-    """Accepts the path that the target's own choices follow. Siblings must be distinct."""
+    """Accepts the path that the target's own choices follow. Rule: siblings must be distinct."""
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
         """See `Verifier.verify`."""

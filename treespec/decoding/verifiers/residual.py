@@ -1,4 +1,4 @@
-"""The residual chain: a node's drafted children, verified one after the other against what is left of the target.
+"""The residual chain: a node's drafted children are verified one after the other against the rest of the target's distribution.
 
 A node's children s_0, s_1, ... were sampled from the draft's distribution q. Verification keeps a target distribution R,
 at first p, and a draft distribution D, at first q. The next child s is accepted with probability min(1, w R(s) / D(s));
@@ -7,9 +7,9 @@ The weight w is 1 when children are verified on their own (`swor`: Sequoia, arXi
 arXiv 2305.09781) and the chance of the whole path so far in traversal verification (arXiv 2505.12398).
 
 Positive parts nest, max(max(x - a, 0) - b, 0) = max(x - a - b, 0), so R is always proportional to max(p - cut q, 0) and one
-number per node, `cut`, says it all: a child is accepted with probability (p(s) / q(s) - cut) / step, clamped to [0, 1], and a
-rejection moves the cut up by that step = sum of max(p - cut q, 0) / (w times q's remaining mass). A child can only be
-rejected where w R(s) < D(s), so max(p - cut q, 0) is 0 there from then on, and nothing has to be removed from p or q.
+number per node, `cut`, is enough: a child is accepted with probability (p(s) / q(s) - cut) / step, clamped to [0, 1], and a
+rejection increases the cut by that step = sum of max(p - cut q, 0) / (w times q's remaining mass). A child can only be
+rejected if w R(s) < D(s), so max(p - cut q, 0) is 0 there from then on, and nothing has to be removed from p or q.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chain:
-    """The outcome for m nodes."""
+    """The result of the chains of m nodes."""
 
     accept: Tensor
-    """[m, ranks]; the chance of each child, given that all before it were rejected. 0 where there is none."""
+    """[m, ranks]; the chance of each child, given that all before it were rejected; 0 if there is no child."""
     cut: Tensor
-    """[m]; once every child was rejected, the target's distribution is proportional to max(p - cut q, 0)."""
+    """[m]; when every child was rejected, the rest of the target's distribution is proportional to max(p - cut q, 0)."""
     weight: Tensor
-    """[m]; the weight that is left then."""
+    """[m]; the weight that is left when every child was rejected."""
 
 
 def residual_chain(p: Tensor, q: Tensor, tokens: Tensor, active: Sequence[int], weight: Tensor | None, *, replacement: bool) -> Chain:
     """Run the chains of m nodes side by side, rank by rank.
 
     `p`, `q` [m, vocabulary]: the target's and the draft's distribution, each row summing to 1; `tokens` int64 [m, ranks]:
-    the children, distinct where drawn without replacement; `active[k]`: how many of the first nodes have a child of rank k;
-    `weight` [m] in [0, 1], None for all 1. Float32 or float64, and so are the results. A child whose draft probability is 0
-    counts as absent: it is never accepted and changes nothing. No host synchronisation.
+    the children, distinct if drawn without replacement; `active[k]`: how many of the first nodes have a child of rank k;
+    `weight` [m] in [0, 1], None for all 1. Float32 or float64; the results have the same dtype. A child whose draft
+    probability is 0 counts as absent: it is never accepted and changes nothing. No host synchronisation.
     """
     chance, drafted = p.gather(1, tokens), q.gather(1, tokens)
     mass = q.sum(-1, keepdim=True) if replacement else _mass_left(q, drafted, tokens, active)
@@ -63,7 +63,7 @@ def residual_chain(p: Tensor, q: Tensor, tokens: Tensor, active: Sequence[int], 
 
 
 def _mass_left(q: Tensor, drafted: Tensor, tokens: Tensor, active: Sequence[int]) -> Tensor:
-    """[m, ranks]: q's mass without the children before each. Only sums, so that little mass behind a sharp draft stays exact."""
+    """Return q's mass without the children before each, [m, ranks]. It only adds, so a small rest of a sharp draft stays exact."""
     there = torch.ones_like(tokens, dtype=torch.bool)
     for rank, rows in enumerate(active):
         there[rows:, rank].fill_(False)

@@ -1,4 +1,4 @@
-"""Sequential verification: residual chains from the root down. Every node's children are verified on their own (sources: see `residual`)."""
+"""Sequential verification: residual chains from the root down. Every node's children are verified on their own. Sources: see `residual`."""
 
 from torch import Tensor
 
@@ -9,10 +9,10 @@ from treespec.trees.tensors import StaticTensors
 
 
 class Sequential(SampledVerifier):
-    """A node's chance holds given that its parent is accepted and its elder siblings were not."""
+    """Verifies from the root down. A node's chance holds given that its parent is accepted and its elder siblings were rejected."""
 
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
-        """See `SampledVerifier.weigh`: the chains of all nodes side by side."""
+        """See `SampledVerifier.weigh`. The chains of all nodes are computed side by side."""
         chance, cut = p.new_zeros(tree.size), p.new_zeros(tree.size)
         family = tree.whole
         nodes = family.parents
@@ -22,7 +22,7 @@ class Sequential(SampledVerifier):
         return Verdict(tree, chance, cut, p, q)
 
     def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
-        """See `SampledVerifier.last`: the deepest node whose path was hit, with no elder sibling hit before it."""
+        """See `SampledVerifier.last`. It is the deepest node whose path was hit, with no elder sibling hit before it."""
         hit = uniforms < verdict.chance
         hit[..., :1].fill_(True)
         return deepest(hit & ~(verdict.tree.elder & hit[..., None, :]).any(-1), verdict.tree)

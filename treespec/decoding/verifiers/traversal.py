@@ -1,7 +1,7 @@
 """Traversal verification (arXiv 2505.12398): residual chains from the leaves up, which accept at least as much as sequential ones.
 
-A child enters with the weight that its parent's chain gives it, and a node is accepted, with all of its path, with the weight that is
-left once the subtrees of all its children were rejected. These weights do not depend on the draws, so they can be computed level by
+A child starts with the weight that its parent's chain gives it. A node is accepted, together with its whole path, with the weight that
+is left when the subtrees of all its children were rejected. These weights do not depend on the draws, so they can be computed level by
 level from the root.
 """
 
@@ -13,10 +13,10 @@ from treespec.trees.tensors import StaticTensors
 
 
 class Traversal(SampledVerifier):
-    """A node's chance holds given that no node before it in bottom-up order was accepted."""
+    """Verifies from the leaves up. A node's chance holds given that no node before it in bottom-up order was accepted."""
 
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
-        """See `SampledVerifier.weigh`: level by level."""
+        """See `SampledVerifier.weigh`. The chains are computed level by level."""
         chance, cut = p.new_zeros(tree.size), p.new_zeros(tree.size)
         entered = p.new_zeros(tree.size)  # the weight that a path has when its node is reached
         entered[:1].fill_(1)
@@ -28,7 +28,7 @@ class Traversal(SampledVerifier):
         return Verdict(tree, chance, cut, p, q)
 
     def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
-        """See `SampledVerifier.last`: the first node in bottom-up order that was hit."""
+        """See `SampledVerifier.last`. It is the first node in bottom-up order that was hit."""
         hit = uniforms < verdict.chance
         hit[..., :1].fill_(True)
         return verdict.tree.bottom_up.where(hit, verdict.tree.size).argmin(-1)

@@ -4,7 +4,7 @@ from treespec.errors import SettingsError
 
 
 def require_gpu(device: str) -> None:
-    """Raise SettingsError for a device that weights cannot be streamed to."""
+    """Raise SettingsError if weights cannot be streamed to this device."""
     if device == "cpu":
         raise SettingsError(
             "offloading copies weights from host memory to a GPU, but the device is cpu; drop `offload` or pass `device` cuda"

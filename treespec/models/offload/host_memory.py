@@ -1,4 +1,4 @@
-"""Host memory: how much there is, and blocks of it that a GPU copies from at full speed."""
+"""Host memory: its available size, and blocks of it that a GPU copies from at full speed."""
 
 import mmap
 from pathlib import Path
@@ -11,7 +11,7 @@ from treespec.errors import ModelError
 
 
 def gib(count: int) -> str:
-    """Bytes for people.
+    """Format a number of bytes in GiB.
 
     >>> gib(26 << 30)
     '26.0 GiB'
@@ -20,7 +20,7 @@ def gib(count: int) -> str:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes that can be taken without swapping, by the machine and by the process's control group; None where nobody says (not Linux)."""
+    """Return the bytes that can be used without swapping, by machine and by the process's control group; None if unknown (not Linux)."""
     limits = []
     meminfo = root / "proc/meminfo"
     if meminfo.exists():
@@ -35,7 +35,7 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 
 def require(needed: int, name: str) -> None:
-    """Raise ModelError if the host does not have so many bytes for the weights of `name`."""
+    """Raise ModelError if the host does not have `needed` bytes for the weights of `name`."""
     available = available_bytes()
     if available is not None and needed > available:
         raise ModelError(
@@ -45,12 +45,12 @@ def require(needed: int, name: str) -> None:
 
 
 def block(count: int) -> Tensor:
-    """uint8 [count] on pages of its own."""
+    """Return uint8 [count] on memory pages of its own."""
     return torch.frombuffer(mmap.mmap(-1, max(count, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)[:count]
 
 
 def pin(memory: Tensor) -> None:
-    """Lock a block's pages, as many as it has: torch's own pinned tensors take the next power of two. Raises ModelError."""
+    """Lock the pages of a block, and no more: torch's own pinned tensors take the next power of two. Raises ModelError."""
     failed = int(_cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
     if failed:
         available = available_bytes()
@@ -61,7 +61,7 @@ def pin(memory: Tensor) -> None:
 
 
 def unpin(memory: Tensor) -> None:
-    """Undo `pin`, before the block goes. Raises RuntimeError."""
+    """Undo `pin`. Rule: call it before the block is freed. Raises RuntimeError."""
     failed = int(_cudart().cudaHostUnregister(memory.data_ptr()))
     if failed:
         raise RuntimeError(f"{gib(memory.nbytes)} of host memory cannot be unpinned: CUDA error {failed}")

@@ -1,4 +1,4 @@
-"""Offloading: decoder layers stay in host memory and are copied to the device ahead of their use, pass after pass."""
+"""Offloading: decoder layers stay in host memory, and every pass copies each of them to the device before its use."""
 
 import weakref
 from collections import Counter
@@ -14,35 +14,35 @@ from treespec.errors import ModelError
 from treespec.kernels.device import on
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
-from treespec.models.offload.ring import Ring
+from treespec.models.offload.layer_ring import Ring
 
 _ALIGNMENT = 256
-"""Bytes; kernels read weights in vectors."""
+"""Weights start at multiples of this many bytes, because kernels read them in vectors."""
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one parameter lies in its layer's block."""
+    """The place of one parameter in its layer's block."""
 
     owner: dict[str, nn.Parameter | None]
     name: str
     start: int
-    """Bytes from the block's start."""
+    """The first byte, counted from the block's start."""
     shape: torch.Size
     dtype: torch.dtype
 
     @property
     def end(self) -> int:
-        """Bytes from the block's start."""
+        """Return the byte after the last, counted from the block's start."""
         return self.start + self.shape.numel() * self.dtype.itemsize
 
     def view(self, block: Tensor) -> Tensor:
-        """The parameter in a block, uint8 [bytes]."""
+        """Return the parameter in a block, uint8 [bytes], as a view."""
         return block[self.start : self.end].view(self.dtype).view(self.shape)
 
 
 class _Streamed:
-    """Host blocks of all layers, device slots of a few, and the ring between them."""
+    """The host blocks of all layers, the device slots of a few, and the ring between them."""
 
     def __init__(self, plans: list[list[_Place]], device: torch.device, slots: int) -> None:
         self.bytes = [_size(places) for places in plans]
@@ -67,15 +67,15 @@ class _Streamed:
         self.ring = Ring(len(plans), slots, self._copy, self._side, partial(self._backend.current_stream, device), self._backend.Event)
 
     def enter(self, layer: int, module: nn.Module, arguments: Any) -> None:
-        """Hook before a layer."""
+        """Wait for a layer's weights and show them to its module; the hook before a layer."""
         self._show(layer, self.ring.enter(layer))
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """Hook behind a layer."""
+        """Free the layer's slot; the hook after a layer."""
         self.ring.leave()
 
     def _show(self, layer: int, slot: int) -> None:
-        """The layer's parameters are those of a slot."""
+        """Make the layer's parameters those of a slot."""
         for (owner, name), parameter in zip(self._owners[layer], self._parameters[layer][slot], strict=True):
             owner[name] = parameter
 
@@ -86,14 +86,15 @@ class _Streamed:
 
 @torch.inference_mode(False)
 def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = "", slots: int = 2) -> PreTrainedModel:
-    """Keep the weights of the decoder layers in host memory and let every pass copy them to the device, layer by layer; returns `module`.
+    """Keep the weights of the decoder layers in host memory and let every pass copy them to the device, layer by layer. Return `module`.
 
     A layer is one copy from a pinned block into one of `slots` device buffers, on a stream of its own; it overlaps with the layers before
     it. Everything else (embeddings, last norm, head, buffers, weights that several layers share or that are tied to any of these) moves to
-    the device. The weights may be anywhere before; a layer that has its block is freed there. Outside of its own turn a layer's parameters
-    hold whatever its slot does: the module runs, and refuses to be saved. On the CPU the same happens in ordinary memory.
+    the device. The weights may be anywhere before; each layer's are freed there when they are in its block. Outside of its turn, a layer's
+    parameters hold the weights of any layer that uses the same slot: so the module runs, but refuses to be saved. On the CPU the same
+    happens in ordinary memory.
 
-    Raises ModelError where the layers cannot be found or the memory of host or device does not hold them.
+    Raises ModelError if the layers cannot be found, or if the memory of host or device is too small for them.
     """
     where = torch.device(device)
     if where == torch.device("cuda"):
@@ -121,9 +122,9 @@ def offload(module: PreTrainedModel, device: torch.device | str, *, name: str = 
 
 
 def require_host(auto: Any, config: PreTrainedConfig, dtype: torch.dtype, name: str) -> None:
-    """Raise ModelError if the host's memory does not hold the weights of a model like this, of which nothing is made but the shapes.
+    """Raise ModelError if the host's memory is too small for the weights of a model of this configuration.
 
-    `auto` is transformers' class for models of this configuration.
+    Only the shapes of the model are made. `auto` is transformers' class for models of this configuration.
     """
     with torch.device("meta"):
         needed = sum(int(p.numel()) * dtype.itemsize for p in auto.from_config(config).parameters())
@@ -131,20 +132,20 @@ def require_host(auto: Any, config: PreTrainedConfig, dtype: torch.dtype, name: 
 
 
 def streamed_bytes(module: nn.Module) -> int:
-    """Bytes that a pass copies from the host; 0 where the module is not offloaded."""
+    """Return the bytes that a pass copies from the host; 0 if the module is not offloaded."""
     streamed = _streamed(module)
     return 0 if streamed is None else sum(streamed.bytes)
 
 
 def _streamed(module: nn.Module) -> _Streamed | None:
-    """Return what streams a module's layers, found by the hooks that it has on them; so it goes for every module around these layers."""
+    """Return the object that streams a module's layers, found by its hooks on them; it works for every module around these layers."""
     hooks = (hook for part in module.modules() for hook in part._forward_pre_hooks.values() if isinstance(hook, partial))
     owners = (getattr(hook.func, "__self__", None) for hook in hooks)
     return next((owner for owner in owners if isinstance(owner, _Streamed)), None)
 
 
 def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
-    """The decoder's layers, in the order of their use: its one list of as many modules as the configuration has layers."""
+    """Return the decoder's layers in the order of their use: its one list with as many modules as the configuration has layers."""
     count = module.config.get_text_config(decoder=True).num_hidden_layers
     found: list[nn.ModuleList] = []
     decoder: Any = module.get_decoder()  # type: ignore[no-untyped-call]
@@ -160,14 +161,14 @@ def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
 
 
 def _own(module: nn.Module, layers: list[nn.Module]) -> set[int]:
-    """Identities of the parameters that belong to one layer and to nothing else."""
+    """Return the ids of the parameters that belong to one layer and to nothing else."""
     within = {part for layer in layers for part in layer.modules()}
     outside = {id(p) for part in module.modules() if part not in within for p in part.parameters(recurse=False)}
     return {key for key, times in Counter(id(p) for layer in layers for p in layer.parameters()).items() if times == 1} - outside
 
 
 def _plan(layer: nn.Module, own: set[int]) -> list[_Place]:
-    """One place per name of each of a layer's own parameters; names of one parameter share it."""
+    """Return a place for each name of a layer's own parameters; several names of one parameter share its bytes."""
     starts: dict[int, int] = {}
     places: list[_Place] = []
     for part in layer.modules():
@@ -183,12 +184,12 @@ def _size(places: list[_Place]) -> int:
 
 
 def _resident(module: nn.Module, own: set[int]) -> list[Tensor]:
-    """What stays on the device."""
+    """Return the tensors that stay on the device."""
     return [p for p in module.parameters() if id(p) not in own] + list(module.buffers())
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that tensors can still take."""
+    """Return the bytes that new tensors can still take on the device."""
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
@@ -207,7 +208,7 @@ def _refuse_state(who: str, *arguments: Any) -> None:
 
 
 def _close(pinned: list[Tensor], side: Any) -> None:
-    """Let copies under way arrive, then unlock what they read."""
+    """Wait for copies under way, then unlock the memory that they read."""
     if not pinned:
         return
     side.synchronize()

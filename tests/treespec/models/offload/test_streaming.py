@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from treespec.decoding.engine import EagerSteps, Engine, Room
+from treespec.decoding.engine import CacheBudget, EagerSteps, Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CudaTimer, now
@@ -204,7 +204,7 @@ def test_steps_run_eagerly_and_the_reason_is_told_once_by_name(tiny_module: Buil
     told: list[str] = []
     engine = Engine(target, notice=told.append)
     for length in (8, 30):
-        steps = engine.steps(StepSpec(None), Room(length), None)
+        steps = engine.steps(StepSpec(None), CacheBudget(length), None)
         assert isinstance(steps, EagerSteps)
     assert told == ["big runs eagerly: its weights are streamed from host memory"]
 
@@ -266,7 +266,7 @@ def test_on_a_gpu_logits_and_tokens_are_those_of_the_module_as_it_was(family: st
     there = TreeModel(copy.deepcopy(module).to("cuda"), kernels=False)
     wanted = logits_of(there, "cuda")
     target = TreeModel(offload(module, "cuda"))
-    assert (target.device.type, target.plain) == ("cuda", "its weights are streamed from host memory")
+    assert (target.device.type, target.eager_reason) == ("cuda", "its weights are streamed from host memory")
     assert max(float((a - b).abs().max()) for a, b in zip(logits_of(target, "cuda"), wanted, strict=True)) < 1e-4
     draft = TreeModel(tiny_module(family).to("cuda"))
     request = Request(tuple(ids(11, 3).tolist()), 40)

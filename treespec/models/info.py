@@ -1,4 +1,4 @@
-"""What models' files say before a weight is read, and whether two of them can decode together."""
+"""The facts that models' files give before a weight is read, and the check that two models can decode together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,41 +14,41 @@ from treespec.models.vocabularies import known_ids, require_same_vocabulary, sha
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What a model's files say before a weight is read, under the names that `TreeModel` has for it."""
+class ModelInfo:
+    """The facts about a model that its files give without its weights. It has the same attribute names as TreeModel."""
 
     name: str
     revision: str | None
     tokenizer: PreTrainedTokenizerBase | None
-    """None where none comes with the model."""
+    """The tokenizer; None if the model's files have none."""
     shape: PictureShape | None
-    """None where it reads text only."""
+    """The shape of its pictures; None if it reads text only."""
     vocabulary_size: int
-    """Embedding rows, which its tokenizer may exceed; in a pair, the logits that count beside the other."""
+    """Number of embedding rows, which its tokenizer may exceed; in a pair, the number of logits that both models share."""
     max_positions: int | None
     passed_over: int | None = None
     """The target's picture token, for a draft that reads text only."""
 
     @classmethod
-    def of(cls, name: str, revision: str | None = None) -> "Outline":
-        """Of a folder or a hub id. Raises ModelError for what its files or its configuration rule out."""
+    def of(cls, name: str, revision: str | None = None) -> "ModelInfo":
+        """Read the facts about a folder or a hub id. Raises ModelError if its files or its configuration rule it out."""
         config = require_model(name, revision)
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
         return cls(name, revision, tokenizer_or_none(name, revision), shape, rows, families.check(config, name).max_positions)
 
     def positions_of(self, prompt: Sequence[int]) -> int:
-        """How many positions a prompt takes."""
+        """Return the number of positions that a prompt takes."""
         return sum(token != self.passed_over for token in prompt)
 
 
-def drafts_of(target: Outline, drafts: Sequence[str]) -> tuple[Outline, ...]:
-    """Several drafts as each decodes with the target, before a weight is read. Raises ModelError."""
-    return tuple(fitting(target, Outline.of(name))[1] for name in drafts)
+def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[ModelInfo, ...]:
+    """Return the facts about several drafts, each fitted to the target as by `fitting`. Raises ModelError."""
+    return tuple(fitting(target, ModelInfo.of(name))[1] for name in drafts)
 
 
-def fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
-    """Return the same two as they decode together. Raises ModelError where they do not read the same."""
+def fitting(target: ModelInfo, draft: ModelInfo) -> tuple[ModelInfo, ModelInfo]:
+    """Return target and draft with the vocabulary that they share when they decode together. Raises ModelError if they do not fit."""
     _require_same_pictures(target.name, target.shape, draft.name, draft.shape)
     if target.shape is not None and draft.shape is None:
         known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
@@ -60,7 +60,7 @@ def fitting(target: Outline, draft: Outline) -> tuple[Outline, Outline]:
 
 
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:
-    """A draft that sees pictures must see the target's in the same places."""
+    """Raise ModelError unless a draft that sees pictures sees them in the same shape and at the same token as the target."""
     if draft_shape is None or draft_shape == shape:
         return
     if shape is None:

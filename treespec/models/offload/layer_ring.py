@@ -1,36 +1,36 @@
-"""Ring: layers take turns in a few slots of device memory, each copied there ahead of its use."""
+"""Ring: layers take turns in a few slots of device memory. Each is copied there before it is used."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Stream(Protocol):
-    """Of `torch.cuda` or `torch.cpu`."""
+    """A stream of `torch.cuda` or `torch.cpu`."""
 
     def wait_event(self, event: Any) -> None:
-        """What is enqueued from now on starts after the event."""
+        """Make all work that is enqueued from now on start after the event."""
 
 
 class Event(Protocol):
-    """Likewise."""
+    """An event of `torch.cuda` or `torch.cpu`."""
 
     def record(self, stream: Any) -> None:
-        """Happens once the stream has done what is enqueued so far."""
+        """Let the event happen when the stream has done all work that is enqueued so far."""
 
 
 class Ring:
-    """Which layer is in which slot, and which stream waits for which.
+    """Decides which layer is in which slot, and which stream waits for which.
 
-    Turn t is the use of layer `t % layers` in slot `t % slots`. Copies run on a stream of their own, `slots` turns ahead, across the end
-    of a pass too: while the last layers of a pass run, the first ones of the next arrive. A copy waits for the use of its slot `slots`
-    turns before; a use waits for its copy. Nothing here waits on the host.
+    Turn t is the use of layer `t % layers` in slot `t % slots`. Copies run on a stream of their own, `slots` turns ahead, also across the
+    end of a pass: while the last layers of a pass run, the first ones of the next arrive. The two rules: a copy waits for the use of its
+    slot `slots` turns before, and a use waits for its copy. The host waits for nothing.
 
     Args:
-        layers: how many there are, used in order from 0 to the last.
-        slots: how many fit at once; 2 or more, so that one arrives while another is in use.
+        layers: the number of layers, which are used in order from 0 to the last.
+        slots: the number of layers that fit at once; 2 or more, so that one arrives while another is in use.
         copy: `copy(layer, slot)` enqueues the copy of a layer on `side`.
         side: the stream of the copies.
-        here: says which stream the layers run on.
+        here: returns the stream that the layers run on.
         event: makes an event.
     """
 
@@ -51,9 +51,9 @@ class Ring:
         self._begin()
 
     def enter(self, layer: int) -> int:
-        """The slot of the layer, which is there for whatever the current stream does next.
+        """Return the slot of the layer, and make the current stream wait until the layer is there.
 
-        A layer that is not the next one (the pass before ended early) is fetched anew, with those that follow it.
+        A layer that is not the next one (because the pass before ended early) is fetched again, with those that follow it.
         """
         if layer != self._turn % self._layers:
             self._turn += (layer - self._turn) % self._layers
@@ -63,7 +63,10 @@ class Ring:
         return slot
 
     def leave(self) -> None:
-        """The layer that was entered last is enqueued: its slot is for the layer `slots` turns on, once the stream is through."""
+        """Free the slot of the layer entered last when the stream has passed it, and start copying the layer that uses the slot next.
+
+        Rule: call it after all work of the layer is enqueued.
+        """
         self._free[self._turn % self._slots].record(self._here())
         self._fetch(self._turn + self._slots)
         self._turn += 1

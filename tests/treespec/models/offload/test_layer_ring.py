@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treespec.models.offload.ring import Ring
+from treespec.models.offload.layer_ring import Ring
 
 
 @dataclass
