@@ -1,4 +1,4 @@
-"""Train a deliberately weak draft of the embedded target by each objective: rank-1 acceptance and tokens per step, before and after.
+"""Train a deliberately weak draft of the embedded target by each objective: first-choice acceptance and tokens per step, before and after.
 
 The weak draft is the embedded one with noise on its weights (`--noise`, in standard deviations of each matrix). It is trained on
 modules of the standard library (`stdlib-train`) and measured on others (`stdlib`), which neither target nor draft has seen.
@@ -104,7 +104,7 @@ def train(name: str, weak: Path, folder: Path, texts: Path, arguments: argparse.
 def table_of(found: Sequence[Outcome], size: int, depth: int) -> Table:
     """A row per draft."""
     table = Table(title=f"held-out prompts, greedy; tokens per step of the exact tree of {size} nodes and depth {depth}")
-    for column in ("draft", "rank-1 acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds"):
+    for column in ("draft", "first-choice acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds"):
         table.add_column(column, justify="left" if column == "draft" else "right")
     for one in found:
         rest = ("-" if value is None else f"{value:.3f}" for value in (one.loss_first, one.loss_last, one.seconds))

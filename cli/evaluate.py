@@ -46,7 +46,7 @@ def evaluate(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, outline_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, outline_of, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()
@@ -77,7 +77,7 @@ def evaluate(
     pair = load(known, models)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
-        prompts = converse(pair, prompts, rows, gen_len, output, room)
+        prompts = complete_conversations(pair, prompts, rows, gen_len, output, room)
         with Progress() as progress:
             report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
         report.write(output)

@@ -71,7 +71,7 @@ def read_prompts(
     return _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
 
 
-def converse(
+def complete_conversations(
     pair: "Target", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None, room: int | None = None
 ) -> "PromptSet":
     """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known.
@@ -80,12 +80,12 @@ def converse(
     """
     if not any(prompt.turns for prompt in prompts):
         return prompts
-    from treespec.evaluation.conversations import answered
+    from treespec.evaluation.conversations import with_replies
 
     journal = journal_of(output, REPLIES)
     longest = rows.longest() if room is None else min(rows.longest(), room)
     with Progress() as progress:
-        found = answered(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+        found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
     _note_bad(bad, "turns")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
@@ -178,7 +178,7 @@ def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., 
 
 
 def _what(rows: PromptOptions) -> str:
-    """What rows make: prompts, or conversations, of which `converse` makes a prompt for every turn."""
+    """What rows make: prompts, or conversations, of which `complete_conversations` makes a prompt for every turn."""
     return "conversations" if rows.chat else "prompts"
 
 

@@ -10,9 +10,9 @@ from treeopt.cli.env import env
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.evaluate import evaluate
 from treeopt.cli.generate import generate
-from treeopt.cli.inspect_command import inspect
+from treeopt.cli.inspect import inspect
 from treeopt.cli.potential import potential
-from treeopt.cli.profile_command import profile
+from treeopt.cli.profile import profile
 from treeopt.cli.train_draft import train_draft
 
 _QUIET = {

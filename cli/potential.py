@@ -31,7 +31,7 @@ def potential(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, outline_of, read_prompts, resolve_device
+    from treeopt.cli.inputs import complete_conversations, load, outline_of, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:
@@ -54,7 +54,7 @@ def potential(
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:
-            prompts = converse(target, prompts, rows, gen_len, output)
+            prompts = complete_conversations(target, prompts, rows, gen_len, output)
         with Progress() as progress:
             report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
         if output is not None:

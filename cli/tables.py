@@ -197,7 +197,7 @@ def _verdict(data: Mapping[str, Any]) -> str:
 
 
 def training(console: Console, data: Mapping[str, Any]) -> None:
-    """Loss and rank-1 acceptance, before and after; for a run that is not finished, how it is trained."""
+    """Loss and first-choice acceptance, before and after; for a run that is not finished, how it is trained."""
     if not data["finished"]:
         pairs(console, data["settings"])
         _line(console, f"not finished; the same train-draft with --resume -o {data['folder']} goes on")
@@ -208,7 +208,7 @@ def training(console: Console, data: Mapping[str, Any]) -> None:
     table.add_row("loss (nats per token)", _number(data["loss"]["first"], 4), _number(data["loss"]["last"], 4))
     found = [data["rank1_acceptance"][when] for when in ("before", "after")]
     shown = ["-" if one is None else f"{one['probability']:.4f} +- {_number(one['standard_error'], 4)}" for one in found]
-    table.add_row("rank-1 acceptance, held-out texts", *shown)
+    table.add_row("first-choice acceptance, held-out texts", *shown)
     console.print(table)
     _line(console, f"--draft {data['folder']}")
 

@@ -134,7 +134,7 @@ def train_draft(
 ) -> None:
     """Pretrain, fine-tune or distil a draft; what it saves is a model folder that --draft takes.
 
-    Rank-1 acceptance is measured on the target's own greedy continuations of rows that are not trained on: before, every
+    First-choice acceptance is measured on the target's own greedy continuations of rows that are not trained on: before, every
     --eval-steps, and after. Several GPUs: accelerate launch -m treeopt train-draft ...
     """
     from treeopt.cli.hub import check_hub

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from treeopt.optimizer.estimation import acceptance_rows
-from treeopt.optimizer.search import OptimizationResult, optimize
+from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import read_latency
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
-from treespec.files.reading import ReadOnce
+from treespec.files.reading import PipeablePath
 from treespec.trees.growmap import GrowMap, refuse_size
 
 
@@ -49,7 +48,7 @@ def generate(
     `size` that no growmap may have.
     """
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    chances, seconds = ReadOnce(acceptance), None if latency is None else ReadOnce(latency)
+    chances, seconds = PipeablePath(acceptance), None if latency is None else PipeablePath(latency)
     profile = read_acceptance(chances)
     times = None if seconds is None else read_latency(seconds)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
@@ -64,9 +63,9 @@ def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = 
 
     Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
     """
-    asked = ReadOnce(config)
+    asked = PipeablePath(config)
     meaning = read_sequoia_config(asked)
-    chances = ReadOnce(meaning.acceptance_path)
+    chances = PipeablePath(meaning.acceptance_path)
     profile = read_acceptance(chances)
     result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
     made_from = {"acceptance_sha256": chances.sha256, "sequoia_config_sha256": asked.sha256}

@@ -271,7 +271,7 @@ def test_the_home_folder_of_nobody_is_a_meant_error(run: Any, arguments: list[st
 
 
 def test_no_journal_beside_a_device(tmp_path: Path) -> None:
-    from treeopt.cli.profile_command import journal_of
+    from treeopt.cli.profile import journal_of
 
     assert journal_of(Path(os.devnull)) is None
     assert journal_of(tmp_path / "report.json") == tmp_path / "report.json.journal"

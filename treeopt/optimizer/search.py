@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from treeopt.optimizer import best_first, dynamic_program
-from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
 from treeopt.optimizer.objective import choose
 from treeopt.profiles.acceptance import AcceptanceProfile
@@ -19,6 +20,9 @@ DEFAULT_MAX_DEPTH = 32
 """Depth bounds are searched up to this one unless a limit says otherwise."""
 
 SOLVERS: dict[str, Callable[[Rows, int, int, int], Frontier]] = {"best-first": best_first.solve, "dp": dynamic_program.solve}
+
+
+SMOOTHINGS = ("none", "isotonic")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,24 @@ def optimize(
         solver=frontier.solver,
         table=frontier,
     )
+
+
+def acceptance_rows(profile: AcceptanceProfile, smoothing: str = "none") -> Rows:
+    """Return the probabilities that solvers work on, [depths, ranks]: the profile's `by_depth` where it was measured, else one row for all depths.
+
+    They are taken as measured, bumps included, unless `smoothing` is "isotonic": it replaces each row by the non-increasing row
+    that is nearest in squares. That is a modelling choice, which says that the bumps are noise. Raises OptimizerError for another
+    name of a smoothing.
+    """
+    if smoothing not in SMOOTHINGS:
+        raise OptimizerError(f"smoothing {smoothing!r} is unknown; use one of {', '.join(SMOOTHINGS)}")
+    rows = np.array(profile.by_depth or (profile.rank_probability,), dtype=np.float64)
+    if smoothing == "none":
+        return rows
+    from scipy.optimize import isotonic_regression
+
+    smooth = [np.asarray(isotonic_regression(row, increasing=False).x, dtype=np.float64) for row in rows]
+    return np.clip(np.stack(smooth), 0.0, 1.0)
 
 
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int, *, solver: str = "auto") -> Frontier:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import largest_size
-from treeopt.optimizer.search import OptimizationResult, solve
+from treeopt.optimizer.search import OptimizationResult, acceptance_rows, solve
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError
 from treespec.files.fields import MOST_SECONDS

@@ -9,7 +9,7 @@ from typing import Any
 from treeopt.profiles.acceptance_vector import read_vector
 from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError
-from treespec.files.fields import ROWS, Fields, checked, count, counts, number, numbers, rows
+from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
@@ -147,7 +147,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
-            prompt_set=data.optional("prompt_set", checked(ROWS)),
+            prompt_set=data.optional("prompt_set", checked_object(ROWS)),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

@@ -13,14 +13,14 @@ from torch import Tensor
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ProfileError
-from treespec.files.fields import exactly, natural, numbers
+from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
@@ -49,8 +49,8 @@ def profile_acceptance(
     batches = batches_of(prompts, settings.batch_size)
 
     def read(key: str, value: Any) -> list[tuple[list[float], int]]:
-        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
-        return [(list(numbers(exactly(settings.max_branch, chances))), natural(count)) for chances, count in rows]
+        rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
+        return [(list(numbers(list_of_length(settings.max_branch, chances))), natural(count)) for chances, count in rows]
 
     with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
@@ -81,7 +81,7 @@ def _measure(
     """Per prompt: (sum over positions of the chance of each rank, positions)."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_of(
+    texts, valid = texts_to_measure(
         pair,
         batch,
         settings.method,

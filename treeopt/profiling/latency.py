@@ -14,7 +14,7 @@ from treespec.decoding.engine import CapturedSteps, EagerSteps, Engine, Room, St
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
 from treespec.errors import CapacityError, ProfileError
-from treespec.files.fields import exactly, seconds
+from treespec.files.fields import list_of_length, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairOutline
@@ -58,7 +58,10 @@ def profile_latency(
     rounds: list[list[list[Sample]]] = []
 
     def read(key: str, value: Any) -> list[list[list[float]]]:
-        return [[[seconds(s) for s in exactly(4, sample)] for sample in exactly(_BURST, cell)] for cell in exactly(len(cells), value)]
+        return [
+            [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(_BURST, cell)]
+            for cell in list_of_length(len(cells), value)
+        ]
 
     with Journal(journal, _fingerprint(pair, settings), read) as log:
         for number in range(bursts):

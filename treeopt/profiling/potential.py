@@ -12,13 +12,13 @@ from torch import Tensor
 
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.settings import PotentialSettings
-from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
 from treespec.decoding.scoring import score
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
-from treespec.files.fields import exactly, natural
+from treespec.files.fields import list_of_length, natural
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
@@ -53,8 +53,10 @@ def measure_potential(
     found: dict[int, list[Any]] = {}
 
     def read(key: str, value: Any) -> list[Any]:
-        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
-        per_draft = [(natural(count), [exactly(len(MEASURES), sums) for sums in exactly(len(drafts), found)]) for count, found in rows]
+        rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
+        per_draft = [
+            (natural(count), [list_of_length(len(MEASURES), sums) for sums in list_of_length(len(drafts), found)]) for count, found in rows
+        ]
         return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
 
     with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
@@ -113,7 +115,7 @@ def _measure(
     """Per prompt: (positions, per draft the sum of every measure over them)."""
     generators = [prompt_generator(settings.seed, index, target.target.device) for index, _ in batch]
     pixels = target.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_of(
+    texts, valid = texts_to_measure(
         target,
         batch,
         settings.method,

@@ -32,7 +32,7 @@ def batches_of(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
     return batches
 
 
-def texts_of(
+def texts_to_measure(
     pair: Target,
     batch: Batch,
     method: str,

@@ -13,7 +13,7 @@ SCHEMA, VERSION = "treeopt.training", 1
 NAME = "training.json"
 
 Measured = tuple[float, float | None]
-"""(rank-1 acceptance, its standard error over texts; None with a single text)."""
+"""(first-choice acceptance, its standard error over texts; None with a single text)."""
 
 
 @dataclass(frozen=True)

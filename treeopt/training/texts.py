@@ -31,7 +31,7 @@ _HELD_OUT = {"dataset": "eval_dataset", "field": "eval_field"}
 class Texts:
     """Token rows of one length and what counts in each: `tokens` int32 [rows, length], `counts` bool [rows, length].
 
-    Training takes a loss at the tokens that count; rank-1 acceptance is the share of them that the draft ranks first.
+    Training takes a loss at the tokens that count; first-choice acceptance is the share of them that the draft ranks first.
     """
 
     tokens: Tensor

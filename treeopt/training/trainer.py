@@ -1,4 +1,4 @@
-"""transformers' Trainer for drafts: a loss against the target, rank-1 acceptance while training, a stop that loses nothing."""
+"""transformers' Trainer for drafts: a loss against the target, first-choice acceptance while training, a stop that loses nothing."""
 
 import math
 import shutil
@@ -46,7 +46,7 @@ class DraftTrainer(Trainer):
     """Trains a draft on texts. `teacher` is the target (None for `ce`), `vocabulary` the number of tokens that both have.
 
     The loss is the mean over all tokens that count in a step, whatever batches, accumulation steps and processes they are
-    spread over. With `held_out`, rank-1 acceptance on it is logged when `evaluate` is called.
+    spread over. With `held_out`, first-choice acceptance on it is logged when `evaluate` is called.
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
@@ -94,7 +94,7 @@ class DraftTrainer(Trainer):
 
     @torch.inference_mode()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
-        """Rank-1 acceptance on `held_out` and its standard error over texts (None of a single one), logged. Texts are shared out among processes."""
+        """First-choice acceptance on `held_out` and its standard error over texts (None of a single one), logged. Texts are shared out among processes."""
         if self.held_out is None:
             raise TrainingError("there are no held-out texts to measure acceptance on; pass `eval_prompts` 1 or more")
         self.draft.train(False)
@@ -203,7 +203,7 @@ class Watch(TrainerCallback):
             self.notice(f"step {state.global_step}: loss {logs['loss']:.4f}")
         if "rank1_acceptance" in logs:
             error = "" if logs["rank1_standard_error"] is None else f" +- {logs['rank1_standard_error']:.4f}"
-            self.notice(f"step {state.global_step}: rank-1 acceptance {logs['rank1_acceptance']:.4f}{error} on held-out texts")
+            self.notice(f"step {state.global_step}: first-choice acceptance {logs['rank1_acceptance']:.4f}{error} on held-out texts")
 
     def _anywhere(self, flag: bool) -> bool:
         assert self.trainer is not None

@@ -113,7 +113,7 @@ def listed(value: Any) -> list[Any]:
     return value
 
 
-def exactly(length: int, value: Any) -> list[Any]:
+def list_of_length(length: int, value: Any) -> list[Any]:
     """A list of so many items."""
     if len(listed(value)) != length:
         raise ValueError(f"{value!r:.40} has {len(value)} items, not {length}")
@@ -150,7 +150,7 @@ def chances(value: Any) -> tuple[tuple[float, ...], ...]:
     return found
 
 
-def checked(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[Any], dict[str, Any]]:
+def checked_object(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[Any], dict[str, Any]]:
     """A reader of an object as it is, once the known ones of its keys could be read; with `null`, any of them may be null."""
 
     def read(value: Any) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def texts(value: Any) -> dict[str, str]:
     return {text(key): text(item) for key, item in mapping(value).items()}
 
 
-def made(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], T]:
+def as_dataclass(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], T]:
     """A reader of an object that holds the fields of a dataclass and nothing else, as that dataclass."""
 
     def make(value: Any) -> T:

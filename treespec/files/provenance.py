@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from treespec.files.fields import checked, count, flag, number, text, texts
+from treespec.files.fields import checked_object, count, flag, number, text, texts
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
@@ -87,7 +87,7 @@ class Provenance:
 _NAMES = [f.name for f in fields(Provenance)]
 _READERS = {"models": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
 
-provenance_fields = checked({name: _READERS.get(name, text) for name in _NAMES})
+provenance_fields = checked_object({name: _READERS.get(name, text) for name in _NAMES})
 """Reads a provenance as it is, keys that `Provenance` does not have included."""
 
 

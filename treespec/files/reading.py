@@ -24,7 +24,7 @@ def user_path(path: StrPath, error: type[TreeoptError]) -> Path:
         raise error(f"{path} begins with the home folder of a user who has none; give the whole path") from e
 
 
-class ReadOnce(os.PathLike[str]):
+class PipeablePath(os.PathLike[str]):
     """A path whose content is kept by the first `read_bytes`: a pipe has none to give to a second."""
 
     def __init__(self, path: StrPath) -> None:
@@ -46,7 +46,7 @@ class ReadOnce(os.PathLike[str]):
 
 def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
     """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
-    if isinstance(path, ReadOnce):
+    if isinstance(path, PipeablePath):
         if path.content is None:
             path.content = read_bytes(os.fspath(path), limit=limit, error=error)
         return path.content

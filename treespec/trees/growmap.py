@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
-from treespec.files.fields import ROWS, Fields, amount, chances, checked, natural, text
+from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
 from treespec.files.reading import StrPath, is_json_of, read_bytes, read_json
@@ -249,6 +249,6 @@ def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree)
 
 def _metadata(value: Any) -> dict[str, Any]:
     """Metadata, which anyone may have written: those that are known are what they should be, the others plain JSON."""
-    found = checked(_METADATA)(value)
+    found = checked_object(_METADATA)(value)
     json_text({text(key): item for key, item in found.items()})
     return found

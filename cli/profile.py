@@ -41,7 +41,7 @@ def acceptance(
     """How often the target accepts a node's rank-k child, on a data set."""
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, pair_outline_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, pair_outline_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
@@ -59,7 +59,7 @@ def acceptance(
     pair = load(known, models)
     with claimed(output):
         if not own_text:
-            prompts = converse(pair, prompts, rows, gen_len, output)
+            prompts = complete_conversations(pair, prompts, rows, gen_len, output)
         with Progress() as progress:
             measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
         measured.write(output)
