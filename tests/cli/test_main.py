@@ -15,7 +15,7 @@ from treeopt.cli import env, output
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
-COMMANDS = ("demo", "potential", "profile", "generate", "evaluate", "train-draft", "inspect", "env")
+COMMANDS = ("demo", "potential", "profile", "generate", "grow", "evaluate", "train-draft", "inspect", "env")
 
 
 def test_help_lists_the_commands_that_work(run: Any) -> None:
