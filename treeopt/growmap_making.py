@@ -1,4 +1,4 @@
-"""From profile files to a growmap that remembers what it was made from and what it promises."""
+"""Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from treespec.trees.growmap import GrowMap, refuse_size
 
 @dataclass(frozen=True)
 class Limits:
-    """What the tree may be: an exact `size` with at most `depth` edges, or bounds for a search; None is no limit."""
+    """Limits of the tree: an exact `size` with at most `depth` edges, or bounds for a search. None is no limit."""
 
     size: int | None = None
     depth: int | None = None
@@ -42,7 +42,7 @@ def generate(
     solver: str = "auto",
     smoothing: str = "none",
 ) -> Generated:
-    """The best growmap for an acceptance profile and, where there is one, a latency profile.
+    """Return the best growmap for an acceptance profile and, if there is one, a latency profile.
 
     Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets, GrowMapError for a
     `size` that no growmap may have.
@@ -59,7 +59,7 @@ def generate(
 
 
 def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:
-    """The growmap that Sequoia's own configuration file asks for, in its own meaning.
+    """Return the growmap that Sequoia's own configuration file asks for, in its own meaning.
 
     Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
     """
