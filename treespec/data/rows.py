@@ -21,7 +21,7 @@ Message = tuple[str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a text, token ids that are taken as they are, or a picture and the question about it. `name` says where it comes from.
+    """A row: a text, token ids that are taken as they are, or a picture and the question about it. `name` says where it comes from.
 
     For chat templates, a text is a conversation as well: `messages` end with the user's last one whose preceding replies are known;
     `reply` is the row's own answer to them, if it has one; `turns` are the user's later turns. A row of ids has none of these.

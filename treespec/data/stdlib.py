@@ -35,7 +35,7 @@ class Module:
 
     @property
     def held_out(self) -> bool:
-        """Whether the module belongs to the evaluation side of the split."""
+        """True if the module belongs to the evaluation side of the split."""
         return hashlib.sha256(self.name.encode()).digest()[0] < HELD_OUT_BELOW
 
     @cached_property
