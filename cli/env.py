@@ -1,4 +1,4 @@
-"""The command `treeopt env`: what a bug report needs."""
+"""The command `treeopt env`: the facts about a machine that a bug report needs."""
 
 import importlib.metadata
 import os

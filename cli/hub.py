@@ -1,4 +1,4 @@
-"""A check, before the slow imports, of whether the hub can give what only it has."""
+"""The look at the hub before the slow imports: whether it can be reached if a model or a data set is nowhere else."""
 
 from typing import TYPE_CHECKING
 

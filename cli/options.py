@@ -102,8 +102,8 @@ device_option = click.option(
 def output_option(default: str | None) -> Callable[[Command], Command]:
     """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
-    option = click.option("-o", "--output", type=kind, default=default, show_default=True, help="File to write, whole or not at all.")
-    return under("Output", option)
+    whole = "File to write, whole or not at all." + ("" if default else " [default: none]")
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=whole))
 
 
 _target = click.option(

@@ -52,7 +52,7 @@ def journal_of(output: Path | None, part: str = "") -> Path | None:
 
 @contextmanager
 def claimed(output: Path | None) -> Iterator[None]:
-    """Let one run at a time write this file and its journals in this block, through whatever link. Raises OutputError in the others."""
+    """Keep other runs from writing this file, through whatever link, or its journals during this block. Raises OutputError if one does already."""
     if output is None or journal_of(output) is None:
         yield
         return
@@ -72,7 +72,7 @@ def discard_journals(output: Path | None) -> None:
 
 
 class Progress:
-    """A progress callback `(what, done, total)`: bars on a terminal, else a line at a stage's end and every ten seconds."""
+    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds."""
 
     def __init__(self) -> None:
         self._bars: Any = None

@@ -48,7 +48,7 @@ def acceptance(
 ) -> None:
     """Measure how often the target accepts a child of each rank.
 
-    The children are those of the nodes along the text of a data set, or along the target's continuations of it.
+    It is measured along the target's continuations of a data set's rows, or along the rows' own text.
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub

@@ -33,15 +33,15 @@ class TreeError(TreeoptError, ValueError):
 
 
 class GrowMapError(TreeoptError):
-    """A growmap file that is corrupt, unsafe or inconsistent, or that does not fit where it is used."""
+    """A growmap file that is corrupt, unsafe or inconsistent, or that does not fit its use."""
 
 
 class ProfileError(TreeoptError):
-    """An acceptance or latency profile that cannot be read or does not hold what is asked of it."""
+    """An acceptance or latency profile that cannot be read, or that lacks what is asked of it."""
 
 
 class OptimizerError(TreeoptError, ValueError):
-    """Limits that no tree meets, or a solver asked for what it cannot prove."""
+    """Limits that no tree meets, or a solver that would not be exact."""
 
 
 class ModelError(TreeoptError):
@@ -61,7 +61,7 @@ class CapacityError(TreeoptError):
 
 
 class OutputError(TreeoptError):
-    """A result that cannot be written where it was asked to go."""
+    """A result that cannot be written to the place that was asked for."""
 
 
 class TrainingError(TreeoptError):

@@ -36,7 +36,7 @@ _MAX_ENTRIES = 1 << 30
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "DynamicProgramFrontier":
     """Return the frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
 
-    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1 or beyond what memory holds.
+    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1, or for tables that exceed the memory.
     """
     rows = check_rows(rows, max_size, max_depth, max_branch)
     entries = sum(max_depth - top + 1 for top in range(len(rows))) * (rows.shape[1] + 1) * (max_size + 1)

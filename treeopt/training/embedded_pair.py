@@ -126,7 +126,7 @@ def logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 def fit(
     name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path
 ) -> None:
-    """Run a stage to its end, checkpointing every `CHECKPOINT_EVERY` steps and going on from what an earlier run left."""
+    """Run a stage to its end. A checkpoint is written every `CHECKPOINT_EVERY` steps, and an interrupted run goes on from its last one."""
     device = next(model.parameters()).device
     decay = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]

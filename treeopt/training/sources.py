@@ -1,4 +1,4 @@
-"""The models that training starts from: the target, of which often the tokenizer is enough, and the draft, new or old."""
+"""The models that training starts from: the target, whose tokenizer is often enough, and the draft, new or old."""
 
 import gc
 import hashlib
