@@ -103,7 +103,7 @@ def train(name: str, weak: Path, folder: Path, texts: Path, arguments: argparse.
 def table_of(found: Sequence[Outcome], size: int, depth: int) -> Table:
     """Return a table with a row per draft."""
     table = Table(title=f"held-out prompts, greedy; tokens per step of the exact tree of {size} nodes and depth {depth}")
-    for column in ("draft", "rank-1 acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds"):
+    for column in ("draft", "first-choice acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds"):
         table.add_column(column, justify="left" if column == "draft" else "right")
     for one in found:
         rest = ("-" if value is None else f"{value:.3f}" for value in (one.loss_first, one.loss_last, one.seconds))

@@ -1,4 +1,4 @@
-"""`treeopt demo`: the whole loop on the pair that comes along."""
+"""The command `treeopt demo`: the whole loop on the embedded pair."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import device_option, format_option
 from treeopt.cli.output import Progress, emit
 
@@ -13,12 +14,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="treeopt-demo", show_default=True, help="Folder to write.")
-@device_option
-@format_option
+@click.command(cls=TreeoptCommand, epilog=example("treeopt demo --out treeopt-demo"))
+@under("Models", device_option)
+@under(
+    "Output",
+    click.option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), default="treeopt-demo", show_default=True, help="Folder to write."
+    ),
+    format_option,
+)
 def demo(out: Path, device: str, output_format: str) -> None:
-    """Profile, generate and evaluate on a tiny embedded pair and real text: offline, in about a minute on a CPU."""
+    """Run the whole loop on a tiny pair and real text.
+
+    The demo profiles, generates and evaluates with the embedded pair. It needs no network and about a minute on a CPU.
+    """
     from treeopt.cli.inputs import resolve_device
     from treeopt.cli.results import acceptance_summary, evaluation_summary, generation_summary, latency_summary
     from treeopt.demo import FILES, run_demo

@@ -1,4 +1,4 @@
-"""`treeopt env`: what a bug report needs."""
+"""The command `treeopt env`: the facts about a machine that a bug report needs."""
 
 import importlib.metadata
 import os
@@ -7,23 +7,24 @@ from typing import Any
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "click", "rich")
 
 
-@click.command()
+@click.command(cls=TreeoptCommand, epilog=example("treeopt env --format json"))
 @format_option
 def env(output_format: str) -> None:
-    """Versions and hardware, for a bug report."""
+    """Print versions and hardware, for a bug report."""
     from treeopt.cli import tables
 
     emit(output_format, describe(), tables.pairs)
 
 
 def describe() -> dict[str, Any]:
-    """Versions, processor, GPUs and driver; no user, host or folder names."""
+    """Return versions, processor and GPUs as plain data, without user, host or folder names."""
     import torch
 
     from treeopt import __version__

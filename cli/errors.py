@@ -1,4 +1,4 @@
-"""What a person sees when something goes wrong: one line and an exit code, never a traceback unless asked for."""
+"""The words for a person when something goes wrong: one line and an exit code, and no traceback unless asked for."""
 
 import errno
 from typing import IO, Any
@@ -9,7 +9,7 @@ from treeopt.cli.flags import with_flags
 from treespec.errors import TreeoptError
 
 _LONGEST = 400
-"""Characters of a message; of a longer one the beginning and the end are shown, which name the culprit and the remedy."""
+"""Largest number of characters of a message. A longer one is cut in the middle: its beginning and end name the culprit and the remedy."""
 
 _SYSTEM = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
@@ -22,8 +22,8 @@ _SYSTEM = {
 class TreeoptGroup(click.Group):
     """A group of commands whose failures are explained in one line on stderr with exit code 1 (usage errors: 2).
 
-    What a message calls by the name of a parameter is shown as the command's own option. `--debug` is understood
-    anywhere on the line and lets exceptions through.
+    Names of parameters in a message are shown as the command's own options. `--debug` is understood anywhere on the line and lets
+    exceptions through.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -41,7 +41,7 @@ class TreeoptGroup(click.Group):
             raise one_line(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn what it raises into a message."""
+        """Run the command, and turn its exceptions into messages."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -62,20 +62,20 @@ class WrongUsage(click.UsageError):
     """A usage error that is shown in one line like every other failure."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print what is wrong and where the help is."""
+        """Print the error and the command that shows the help."""
         where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
         click.echo(f"error: {_in_short(self.format_message())}{where}", file=file, err=file is None)
 
 
 def one_line(error: click.UsageError) -> click.UsageError:
-    """The same usage error in one line; a command without arguments still shows its whole help."""
+    """Return the same usage error in one line; a command without arguments still shows its whole help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error
     return WrongUsage(error.format_message(), error.ctx)
 
 
 def explain(error: BaseException, command: click.Command | None = None) -> str:
-    """Return one line for an exception: its own words, with the flags of the `command`, if it was meant to be read, else how to see more."""
+    """Return one line for an exception: the message of a TreeoptError with the flags of the `command`, else the message and how to see more."""
     return _in_short(with_flags(str(error), command) if isinstance(error, TreeoptError) else _explain(error))
 
 
@@ -91,14 +91,14 @@ def _explain(error: BaseException) -> str:
 
 
 def _in_short(message: str) -> str:
-    """The message in one line of at most `_LONGEST` characters."""
+    """Return the message in one line of at most `_LONGEST` characters."""
     line = " ".join(message.split())
     half = (_LONGEST - 5) // 2
     return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
 def _is_interruption(error: BaseException) -> bool:
-    """Whether it is Ctrl-C, as it is or in what a library made of it; what treeopt says of it stays."""
+    """Return whether an exception is Ctrl-C, or was made from it by a library. An error of treeopt is none, whatever its cause."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen and not isinstance(cause, TreeoptError):
@@ -110,7 +110,7 @@ def _is_interruption(error: BaseException) -> bool:
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """What stands before `--`, the `--` itself, and what follows it."""
+    """Return the arguments before `--`, the `--` itself, and the arguments after it."""
     if "--" not in args:
         return args, [], []
     at = args.index("--")

@@ -1,9 +1,10 @@
-"""`treeopt evaluate`: run a tree end to end beside autoregressive decoding."""
+"""The command `treeopt evaluate`: run a tree end to end beside autoregressive decoding."""
 
 from pathlib import Path
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.plan import PlanOptions, plan_options, profiled_rows, resolve
@@ -13,10 +14,13 @@ from treeopt.cli.values import POSITIVE
 from treespec.evaluation.settings import EvaluationSettings
 
 
-@click.command()
+@click.command(
+    cls=TreeoptCommand,
+    epilog=example("treeopt evaluate --target embedded-target --draft embedded-draft --growmap tree.pt -o report.json"),
+)
 @model_options(draft_required=False)
 @plan_options()
-@prompt_options(num_prompts=16, start_default="0; behind the rows that the growmap was profiled on, if they are of the same data set")
+@prompt_options(num_prompts=16, start_default="0; the row after those that the growmap was profiled on, if they are of the same data set")
 @sampling_options()
 @drafting_options(verifier=True)
 @bundle(
@@ -29,6 +33,7 @@ from treespec.evaluation.settings import EvaluationSettings
     seed_option(EvaluationSettings),
     setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
     setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
+    heading="Measurement",
 )
 @output_option("report.json")
 @format_option
@@ -40,13 +45,14 @@ def evaluate(
     output: Path,
     output_format: str,
 ) -> None:
-    """Tokens per step, time per token and speed-up of a tree, beside what its growmap promised.
+    """Run a tree beside autoregressive decoding.
 
-    Both ways of decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
+    The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
+    decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, outline_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, info_of, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()
@@ -70,14 +76,14 @@ def evaluate(
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
 
-    known = outline_of(models)
+    known = info_of(models)
     prompts = read_prompts(known, rows, profiled=profiled)
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
     pair = load(known, models)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
-        prompts = converse(pair, prompts, rows, gen_len, output, room)
+        prompts = complete_conversations(pair, prompts, rows, gen_len, output, room)
         with Progress() as progress:
             report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
         report.write(output)

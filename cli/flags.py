@@ -1,4 +1,4 @@
-"""From the names of parameters, which the library's messages have in backticks, to the options of the running command."""
+"""Flags in messages: the library names parameters in backticks, and the running command shows them as its own options."""
 
 import re
 
@@ -7,11 +7,11 @@ import click
 _NAME = re.compile(r"`([a-z][a-z_.]*)`")
 
 _ELSEWHERE = {"folder": "output", "picture_prompt": "prompt", "draft": "drafts"}
-"""What a parameter of the library is called by a command that has none of its own name."""
+"""Other names of the library's parameters, for commands that have no option of the same name."""
 
 
 def with_flags(message: str, command: click.Command | None) -> str:
-    """Return the message with the command's flag in place of each name in backticks, or the bare name where the command has none."""
+    """Return the message with the command's flag in place of each name in backticks, or with the bare name if the command has no such flag."""
     flags = {} if command is None else {parameter.name: flag for parameter in command.params if (flag := flag_of(parameter))}
 
     def shown(found: re.Match[str]) -> str:
@@ -22,5 +22,5 @@ def with_flags(message: str, command: click.Command | None) -> str:
 
 
 def flag_of(parameter: click.Parameter) -> str | None:
-    """Return the first long flag of an option; None for an argument."""
+    """Return the first long flag of an option, or None for an argument."""
     return next((flag for flag in parameter.opts if flag.startswith("--")), None)

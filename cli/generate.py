@@ -1,41 +1,58 @@
-"""`treeopt generate`: profiles -> the fastest tree, as a growmap."""
+"""The command `treeopt generate`, also called `treeopt grow`: from profiles to the fastest tree, as a growmap."""
 
 from pathlib import Path
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import emit, note
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 
 
-@click.command()
-@click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile, or an acceptance vector of Sequoia (.pt).")
-@click.option("--latency", type=INPUT_FILE, help="Latency profile: find the size and the depth with the least time per token.")
-@click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]")
-@click.option("--size", type=POSITIVE, help="Exact number of nodes, the root included.")
-@click.option("--depth", type=POSITIVE, help="Most edges from the root, with --size.")
-@click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest measured]")
-@click.option("--max-depth", type=POSITIVE, help="Largest depth to consider.")
-@click.option("--max-branch", type=POSITIVE, help="Most children of a node.")
-@click.option(
-    "--solver",
-    type=click.Choice(["auto", "best-first", "dp"]),
-    default="auto",
-    show_default=True,
-    help="auto takes best-first where that is exact.",
+@click.command(
+    cls=TreeoptCommand, epilog=example("treeopt grow --acceptance acceptance.json --latency latency.json --max-size 64 -o tree.pt")
 )
-@click.option(
-    "--smoothing",
-    type=click.Choice(["none", "isotonic"]),
-    default="none",
-    show_default=True,
-    help="isotonic: make the vector non-increasing first.",
+@under(
+    "Profiles",
+    click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile, or an acceptance vector of Sequoia (.pt)."),
+    click.option(
+        "--latency", type=INPUT_FILE, help="Latency profile, by which the size and the depth with the least time per token are found."
+    ),
+    click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]"),
+    click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits."),
 )
-@click.option("--frontier", is_flag=True, help="Also print the best tree of every size and depth bound.")
-@click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits.")
-@output_option("tree.pt")
-@format_option
+@under(
+    "Limits",
+    click.option("--size", type=POSITIVE, help="Exact number of nodes, the root included; goes with --depth."),
+    click.option("--depth", type=POSITIVE, help="Most edges from the root; goes with --size."),
+    click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest measured]"),
+    click.option("--max-depth", type=POSITIVE, help="Largest depth to consider."),
+    click.option("--max-branch", type=POSITIVE, help="Most children of a node."),
+)
+@under(
+    "Search",
+    click.option(
+        "--solver",
+        type=click.Choice(["auto", "best-first", "dp"]),
+        default="auto",
+        show_default=True,
+        help="Solver that finds the tree; auto is best-first if that is exact, else dp.",
+    ),
+    click.option(
+        "--smoothing",
+        type=click.Choice(["none", "isotonic"]),
+        default="none",
+        show_default=True,
+        help="Smoothing of the acceptance profile; isotonic makes it non-increasing in rank.",
+    ),
+)
+@under(
+    "Output",
+    click.option("--frontier", is_flag=True, help="Also print the best tree of every size and depth bound."),
+    output_option("tree.pt"),
+    format_option,
+)
 @click.pass_context
 def generate(
     ctx: click.Context,
@@ -54,9 +71,10 @@ def generate(
     output: Path,
     output_format: str,
 ) -> None:
-    """The best growmap for a hardware budget.
+    """Grow the best tree and write it as a growmap.
 
-    Either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D.
+    Pass either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D. The commands
+    `treeopt grow` and `treeopt generate` are the same.
     """
     _check_usage(ctx)
     from treeopt import growmap_making
@@ -77,7 +95,7 @@ def generate(
 
 
 def _check_usage(ctx: click.Context) -> None:
-    """Usage errors for options that do not go together."""
+    """Raise a usage error for options that do not go together."""
     given = {name for name, value in ctx.params.items() if value is not None and _is_given(ctx, name)}
     output: Path = ctx.params["output"]
     if output.suffix == ".json":

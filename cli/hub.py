@@ -1,4 +1,4 @@
-"""What only the hub could give, and whether it can: found out before the slow imports."""
+"""The look at the hub before the slow imports: whether it can be reached if a model or a data set is nowhere else."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
-    """Raise within seconds, before the slow imports, for what only a hub that cannot be reached could give.
+    """Raise within seconds, before the slow imports, if a model or a data set is only on the hub and the hub cannot be reached.
 
     Raises DatasetError or ModelError. Folders and cached models are left to their loader.
     """
@@ -32,7 +32,7 @@ def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
 
 
 def is_hub_name(name: str) -> bool:
-    """Return whether a model's name can only lead to the hub. Raises ModelError for the home folder of nobody."""
+    """Return whether a model's name can only lead to the hub. Raises ModelError for the home folder of an unknown user."""
     from treespec import hub
     from treespec.embedded import EMBEDDED
     from treespec.files.reading import user_path

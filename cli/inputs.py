@@ -1,4 +1,4 @@
-"""From options to models and prompts; whatever is cheap to get wrong is found out before a model is loaded."""
+"""Inputs of a command: from its options to models and prompts. Mistakes that are cheap to find are found before a model is loaded."""
 
 from functools import partial
 from itertools import islice
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
 
 _BAD_ROWS_SHOWN = 10
-"""More are only counted on stderr."""
+"""Number of bad rows that are named; more are only counted on stderr."""
 
 
 def resolve_device(device: str) -> str:
-    """`auto` becomes `cuda` where there is a GPU, else `cpu`."""
+    """Return `cuda` for `auto` if there is a GPU, else `cpu`; other devices stay."""
     if device != "auto":
         return device
     import torch
@@ -31,16 +31,16 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def outline_of(models: ModelOptions) -> "TargetInfo":
-    """What the models' files say, before a weight is read: a `PairInfo` where there is a draft."""
+def info_of(models: ModelOptions) -> "TargetInfo":
+    """Return the facts in the models' files, before a weight is read: a `PairInfo` if there is a draft."""
     from treespec.models.info import ModelInfo
     from treespec.models.pairs import TargetInfo
 
-    return TargetInfo(ModelInfo.of(models.target, models.revision)) if models.draft is None else pair_outline_of(models)
+    return TargetInfo(ModelInfo.of(models.target, models.revision)) if models.draft is None else pair_info_of(models)
 
 
-def pair_outline_of(models: ModelOptions) -> "PairInfo":
-    """The same where a draft is needed. Raises ModelError without one."""
+def pair_info_of(models: ModelOptions) -> "PairInfo":
+    """Return the facts in a pair's files, before a weight is read. Raises ModelError without a draft."""
     from treespec.models.pairs import PairInfo
 
     if models.draft is None:
@@ -53,16 +53,16 @@ def load(known: "PairInfo", models: ModelOptions) -> "Pair": ...
 @overload
 def load(known: "TargetInfo", models: ModelOptions) -> "Target": ...
 def load(known: "TargetInfo", models: ModelOptions) -> "Target":
-    """The models themselves."""
+    """Load the models."""
     return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
 
 
 def read_prompts(
     known: "TargetInfo", rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
 ) -> "PromptSet":
-    """The prompts of a target, or of a pair.
+    """Return the prompts of a target, or of a pair.
 
-    Where no --start is given and the data set is the one of the `profiled` rows, the rows behind these are taken, if there are any.
+    If no --start is given and the data set is the one of the `profiled` rows, the rows after these are taken if there are any.
     """
     from treespec.models.loading import load_picture_reader
 
@@ -71,21 +71,21 @@ def read_prompts(
     return _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
 
 
-def converse(
+def complete_conversations(
     pair: "Target", prompts: "PromptSet", rows: PromptOptions, gen_len: int, output: Path | None, room: int | None = None
 ) -> "PromptSet":
-    """A prompt for every turn of the user, where prompts are conversations of which the user's turns are known.
+    """Return a prompt for every turn of the user, if prompts are conversations whose later turns are known; return other prompts unchanged.
 
-    None is longer than `room` tokens, where that is given.
+    The target writes the replies in between. No prompt is longer than `room` tokens, if that is given.
     """
     if not any(prompt.turns for prompt in prompts):
         return prompts
-    from treespec.evaluation.conversations import answered
+    from treespec.evaluation.conversations import with_replies
 
     journal = journal_of(output, REPLIES)
     longest = rows.longest() if room is None else min(rows.longest(), room)
     with Progress() as progress:
-        found = answered(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+        found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
     _note_bad(bad, "turns")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
@@ -108,7 +108,7 @@ def _read(
     continuation_len: int,
     vocabulary_size: int,
 ) -> "PromptSet":
-    """The prompts; on stderr, what there was to skip, and how they lie to the profiled rows."""
+    """Return the prompts, and note on stderr which rows were skipped and which were profiled."""
     from treespec.data.prompts import load_prompts
 
     if rows.prompt is not None and pictures is None:
@@ -150,7 +150,7 @@ def _read(
 
 
 def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows", pictures: bool) -> bool:
-    """Whether the data set is the one whose rows were profiled: of files and folders, the content counts and not the name."""
+    """Return whether the data set is the one whose rows were profiled. Files and folders are compared by their content and not by their name."""
     from treespec.data.rows import Row
     from treespec.data.sources import DATASET_NAMES, open_rows
 
@@ -164,7 +164,7 @@ def _is_profiled(rows: PromptOptions, profiled: "ProfiledRows", pictures: bool) 
 
 
 def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., PromptSet]") -> "PromptSet | None":
-    """Prompts from the rows behind the profiled ones, where there are any."""
+    """Return prompts from the rows after the profiled ones, or None if there are none."""
     if rows.end is not None and rows.end <= profiled.end:
         return None
     try:
@@ -178,7 +178,7 @@ def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., 
 
 
 def _what(rows: PromptOptions) -> str:
-    """What rows make: prompts, or conversations, of which `converse` makes a prompt for every turn."""
+    """Return the word for the things that rows make: prompts, or conversations, of which `complete_conversations` makes a prompt per turn."""
     return "conversations" if rows.chat else "prompts"
 
 
@@ -190,7 +190,7 @@ def _note_bad(bad: "Sequence[BadRow]", what: str) -> None:
 
 
 def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
-    """Say on stderr which rows were left out, and where there were fewer than asked for."""
+    """Note on stderr which rows were left out, and whether there were fewer than asked for."""
     _note_bad(prompts.bad, "rows")
     lacks = len(prompts) < rows.num_prompts
     counts = [

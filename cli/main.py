@@ -10,9 +10,10 @@ from treeopt.cli.env import env
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.evaluate import evaluate
 from treeopt.cli.generate import generate
-from treeopt.cli.inspect_command import inspect
+from treeopt.cli.help import example
+from treeopt.cli.inspect import inspect
 from treeopt.cli.potential import potential
-from treeopt.cli.profile_command import profile
+from treeopt.cli.profile import profile
 from treeopt.cli.train_draft import train_draft
 
 _QUIET = {
@@ -26,14 +27,18 @@ _QUIET = {
 }
 
 
-@click.group(cls=TreeoptGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=TreeoptGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=example("treeopt demo --out treeopt-demo"),
+)
 @click.version_option(__version__, package_name="treeopt", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what the libraries say. May stand anywhere on the line.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages; may stand anywhere on the line.")
 def main(debug: bool) -> None:
     """Find the speculation tree that is fastest for your draft, target and hardware.
 
-    The loop: profile acceptance, profile latency, generate, evaluate. `treeopt demo` runs all of it on a tiny model pair
-    that comes with treeopt. Results go to stdout, progress to stderr; --format json prints one JSON object.
+    The loop is: profile acceptance, profile latency, grow, evaluate. `treeopt demo` runs all of it on a tiny model pair that
+    comes with treeopt. Results go to stdout and progress to stderr; --format json prints one JSON object.
     """
     if debug:
         return
@@ -46,3 +51,4 @@ def main(debug: bool) -> None:
 
 for command in (demo, potential, profile, generate, evaluate, train_draft, inspect, env):
     main.add_command(command)
+main.add_command(generate, "grow")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from treeopt.cli.settings import Command, bundle
+from treeopt.cli.help import Command, under
+from treeopt.cli.settings import bundle
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name
 from treespec.data.slices import DatasetSlice
 from treespec.models.offload import require_gpu
@@ -17,7 +18,7 @@ PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which models to load, where and how precise."""
+    """The models to load, their device and their number type."""
 
     target: str
     draft: str | None = None
@@ -48,13 +49,13 @@ class DraftsOptions:
             raise click.UsageError(f"--draft {twice[0]} is given twice; drop one.")
 
     def with_draft(self, draft: str | None) -> ModelOptions:
-        """The target with one of the drafts, or with none."""
+        """Return the options of the target with one of the drafts, or with none."""
         return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype)
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Which rows of which data set to take, and how much of each. `start` and `prompt_len` are None where they were not given."""
+    """The data set, the rows to take from it, and how much of each row. `start` and `prompt_len` are None if they were not given."""
 
     dataset: str
     num_prompts: int
@@ -72,17 +73,20 @@ class PromptOptions:
         DatasetSlice(self.dataset, self.field, self.start or 0, self.end)  # checks `start` and `end`
 
     def longest(self, pictures: bool = False) -> int:
-        """Tokens of a prompt; of conversations, and of what is asked about pictures, the most that one may have."""
+        """Return the tokens that a prompt has; a conversation, or a question about a picture, may have fewer."""
         return self.prompt_len or (WHOLE_PROMPT_LEN if self.chat or pictures else PROMPT_LEN)
 
 
-format_option = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["rich", "json"]),
-    default="rich",
-    show_default=True,
-    help="Tables for people, or one JSON object.",
+format_option = under(
+    "Output",
+    click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(["rich", "json"]),
+        default="rich",
+        show_default=True,
+        help="Form of the result on stdout: tables for people, or one JSON object.",
+    ),
 )
 
 device_option = click.option(
@@ -91,18 +95,19 @@ device_option = click.option(
     metavar="DEVICE",
     default="auto",
     show_default=True,
-    help="cpu, cuda, cuda:N or auto: the GPU if there is one.",
+    help="Device to run on: cpu, cuda, cuda:N or auto, which is the GPU if there is one.",
 )
 
 
 def output_option(default: str | None) -> Callable[[Command], Command]:
-    """`-o FILE`; without a default, nothing is written unless it is given."""
+    """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
-    return click.option("-o", "--output", type=kind, default=default, show_default=True, help="File to write, whole or not at all.")
+    whole = "File to write, whole or not at all." + ("" if default else " [default: none]")
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=whole))
 
 
 _target = click.option(
-    "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target is the one that comes along."
+    "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target comes with treeopt."
 )
 revision_option = click.option("--revision", metavar="REV", help="Hub revision of the target.")
 _dtype = click.option(
@@ -111,17 +116,17 @@ _dtype = click.option(
     metavar="DTYPE",
     default="auto",
     show_default=True,
-    help="float32, float16, bfloat16 or auto: float32 on CPU, the checkpoint's half precision on GPU.",
+    help="Number type of the weights: float32, float16, bfloat16 or auto, which is float32 on a CPU and the checkpoint's half precision on a GPU.",
 )
 draft_revision_option = click.option("--draft-revision", metavar="REV", help="Hub revision of the draft.")
 end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
 skip_bad_rows_option = click.option(
-    "--skip-bad-rows", is_flag=True, help="Go on without rows that cannot be read, and name them; else the first ends the run."
+    "--skip-bad-rows", is_flag=True, help="Skip rows that cannot be read, and name them; without this the first one ends the run."
 )
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """`--target --draft --revision --draft-revision --device --dtype --offload` as `models`."""
+    """Add `--target --draft --revision --draft-revision --device --dtype --offload` as `models`."""
     return bundle(
         "models",
         ModelOptions,
@@ -130,18 +135,19 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder or hub id of the draft; embedded-draft is the one that comes along.",
+            help="Folder or hub id of the draft; embedded-draft comes with treeopt.",
         ),
         revision_option,
         draft_revision_option,
         device_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
+        heading="Models",
     )
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """`--target --draft (any number) --revision --device --dtype` as `models`."""
+    """Add `--target --draft (any number) --revision --device --dtype` as `models`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -157,11 +163,12 @@ def drafts_options() -> Callable[[Command], Command]:
         revision_option,
         device_option,
         _dtype,
+        heading="Models",
     )
 
 
 def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[Command], Command]:
-    """`--dataset --num-prompts --prompt-len --start --end --chat --field --skip-bad-rows` as `rows`."""
+    """Add `--dataset --num-prompts --prompt-len --start --end --prompt --chat --field --skip-bad-rows` as `rows`."""
     return bundle(
         "rows",
         PromptOptions,
@@ -170,30 +177,34 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             default="stdlib",
             show_default=True,
             metavar="NAME|PATH",
-            help="stdlib, stdlib-train, cnn, openwebtext, c4, wikitext, mt-bench; a .jsonl, .json, .parquet or .txt file; "
-            "a folder saved by `datasets` or of pictures.",
+            help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext or mt-bench; a .jsonl, .json, .parquet or .txt file; "
+            "a folder saved by `datasets`, or a folder of pictures.",
         ),
         click.option(
             "--num-prompts",
             type=POSITIVE,
             default=num_prompts,
             show_default=True,
-            help="Rows to use at most; with --chat a prompt per turn.",
+            help="Most rows to use; with --chat each row makes a prompt per turn of the user.",
         ),
         click.option(
             "--prompt-len",
             type=POSITIVE,
-            help="First tokens of a row to keep; shorter rows are skipped. With --chat or pictures, the most tokens of a whole prompt; longer ones are. "
+            help="First tokens of a row to keep; shorter rows are skipped. With --chat or pictures: most tokens of a whole prompt; "
+            "longer prompts are skipped. "
             f"[default: {PROMPT_LEN}; {WHOLE_PROMPT_LEN} with --chat or pictures]",
         ),
         click.option("--start", type=NATURAL, help=f"First row to read. [default: {start_default}]"),
         end_option,
-        click.option("--prompt", metavar="TEXT", help="Asked about pictures that come without a prompt; <image> stands for the picture."),
-        click.option("--chat", is_flag=True, help="Prompts are whole conversations in the tokenizer's chat template."),
+        click.option(
+            "--prompt", metavar="TEXT", help="Question about pictures that come without a prompt; <image> stands for the picture."
+        ),
+        click.option("--chat", is_flag=True, help="Whole conversations as prompts, in the tokenizer's chat template."),
         click.option(
             "--field",
             metavar="NAME",
-            help="Key or column of the rows' text, or of what is asked about pictures, where it is none of the usual.",
+            help="Key or column that holds the rows' text, or the question about a picture, if it has none of the usual names.",
         ),
         skip_bad_rows_option,
+        heading="Data",
     )

@@ -21,11 +21,11 @@ REPLIES = "replies"
 """The part of a command's work that writes the target's replies in conversations."""
 
 _LOG_SECONDS = 10.0
-"""Where stderr is no terminal, a line of progress at most this often."""
+"""Shortest time between two lines of a stage's progress if stderr is no terminal."""
 
 
 def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
-    """Print a result: `data` as one JSON object, or what `render` makes of it."""
+    """Print a result: `data` as one JSON object, or as `render` draws it."""
     if output_format == "json":
         click.echo(json.dumps(_finite(data), allow_nan=False))
         return
@@ -44,7 +44,7 @@ def note(message: str) -> None:
 
 
 def journal_of(output: Path | None, part: str = "") -> Path | None:
-    """Where unfinished work on a file is kept, so that the same command goes on with it; None beside devices and pipes."""
+    """Return the path of the journal of unfinished work on a file, from which the same command goes on; None beside devices and pipes."""
     if output is None or (output.exists() and not output.is_file()):
         return None
     return output.with_name(f"{output.name}{part and '.' + part}.journal")
@@ -52,7 +52,7 @@ def journal_of(output: Path | None, part: str = "") -> Path | None:
 
 @contextmanager
 def claimed(output: Path | None) -> Iterator[None]:
-    """Within, no other run writes this file, by whatever link, or its journals. Raises OutputError where one does."""
+    """Keep other runs from writing this file, through whatever link, or its journals during this block. Raises OutputError if one does already."""
     if output is None or journal_of(output) is None:
         yield
         return
@@ -64,7 +64,7 @@ def claimed(output: Path | None) -> Iterator[None]:
 
 
 def discard_journals(output: Path | None) -> None:
-    """The file is written: what led to it is not needed any more."""
+    """Delete the journals of a file that is written."""
     from treespec.files.journal import discard
 
     for part in ("", REPLIES):
@@ -72,7 +72,7 @@ def discard_journals(output: Path | None) -> None:
 
 
 class Progress:
-    """A progress callback `(what, done, total)`: bars on a terminal, else a line at a stage's end and every ten seconds."""
+    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds."""
 
     def __init__(self) -> None:
         self._bars: Any = None
@@ -111,7 +111,7 @@ class Progress:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null in place of NaN and infinities, which JSON does not have; numpy numbers become Python's."""
+    """Return data with null in place of NaN and infinities, which JSON does not have, and with numpy's numbers as Python's."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What `evaluate` drafts at every step: a growmap's tree, a dynamic tree, or nothing; and what was promised for it."""
+"""The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from treeopt.cli.help import Command
 from treeopt.cli.options import ModelOptions
 from treeopt.cli.output import note
-from treeopt.cli.settings import Command, bundle, wrong_usage
+from treeopt.cli.settings import bundle, wrong_usage
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Which trees to draft."""
+    """The trees to draft."""
 
     growmap: Path | None
     mode: str
@@ -50,7 +51,7 @@ class PlanOptions:
             raise click.UsageError("--dynamic needs a budget; pass --size N and --depth D, or a growmap to take them from.")
 
     def check(self, drafting: Drafting, draft: str | None) -> None:
-        """Raise a usage error for what does not go with the other options."""
+        """Raise a usage error for a plan that does not go with the other options."""
         with wrong_usage():
             if self.dynamic:
                 drafting.require_kind(DynamicBudget)
@@ -59,7 +60,7 @@ class PlanOptions:
 
 
 def plan_options() -> "Callable[[Command], Command]":
-    """`--growmap --mode --dynamic --size --depth --width` as `plan`."""
+    """Add `--growmap --mode --dynamic --size --depth --width` as `plan`."""
     return bundle(
         "plan",
         PlanOptions,
@@ -71,7 +72,7 @@ def plan_options() -> "Callable[[Command], Command]":
             type=click.Choice(["tree", "baseline"]),
             default="tree",
             show_default=True,
-            help="baseline: autoregressive decoding alone.",
+            help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone.",
         ),
         click.option(
             "--dynamic",
@@ -81,16 +82,17 @@ def plan_options() -> "Callable[[Command], Command]":
         click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
         click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),
         click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
+        heading="Tree",
     )
 
 
 def resolve(
     plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, settings: EvaluationSettings
 ) -> "tuple[Plan | None, Prediction | None]":
-    """(what to draft, what the growmap promised for it), the latter None where nothing was promised.
+    """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
-    `grown` is the growmap that the options name. Says on stderr where a promise does not hold. Raises a usage error for a
-    budget that no tree meets.
+    `grown` is the growmap that the options name. A note on stderr says where a promise does not hold. Raises a usage error for
+    a budget that no tree meets.
     """
     from treespec.evaluation.report import Prediction
 
@@ -121,12 +123,12 @@ class ProfiledRows:
     start: int
     end: int
     row: int = 0
-    """One of them, and the SHA-256 of its content where the growmap says it."""
+    """One of these rows; `row_sha256` is the SHA-256 of its content, if the growmap has it."""
     row_sha256: str | None = None
 
 
 def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
-    """The profiled rows that a growmap's metadata name; None if they name none."""
+    """Return the profiled rows that a growmap's metadata name, or None if they name none."""
     dataset, start, end, row, digest = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end", "row", "row_sha256"))
     if dataset is None or start is None or end is None or start >= end:
         return None
@@ -134,13 +136,13 @@ def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
 
 
 def probability_rows(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
-    """p[depth][rank] from a growmap's metadata; None if they do not tell."""
+    """Return p[depth][rank] from a growmap's metadata, or None if it is not there."""
     rows = metadata.get("rank_probability")
     return None if rows is None else tuple(map(tuple, rows))
 
 
 def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
-    """A growmap's promise holds for the pair that was profiled; folders are known by their last part, as in `Provenance`."""
+    """Note on stderr that a growmap was made for another pair. Folders are known by their last part, as in `Provenance`."""
     for role, used in (("target", models.target), ("draft", models.draft)):
         known = "" if made is None else made.models.get(role, "").partition("@")[0]
         if known and used is not None and Path(known).name != Path(used).name:
@@ -148,7 +150,7 @@ def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
 
 
 def _note_other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> None:
-    """A growmap's promise holds for the sampling, and the drafting, that its acceptance was profiled with."""
+    """Note on stderr that a growmap's acceptance was profiled with another sampling or another drafting."""
     used = drafting.sampling(sampling).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [
         ("temperature", promised.get("temperature"), sampling.temperature),

@@ -1,9 +1,10 @@
-"""`treeopt potential`: how close drafts come to a target, before anything is tuned."""
+"""The command `treeopt potential`: how close drafts come to a target, before anything is tuned."""
 
 from pathlib import Path
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.settings import measuring_options, sampling_options
@@ -11,11 +12,17 @@ from treeopt.cli.unused import note_unused
 from treeopt.profiling.settings import PotentialSettings
 
 
-@click.command()
+@click.command(
+    cls=TreeoptCommand,
+    epilog=example("treeopt potential --target embedded-target --draft embedded-draft --num-prompts 16"),
+)
 @drafts_options()
 @prompt_options(num_prompts=64)
 @sampling_options()
-@measuring_options(PotentialSettings, method="Compare on the data set's own text, or on the target's continuations, which decoding meets.")
+@measuring_options(
+    PotentialSettings,
+    method="Text to compare on: the data set's own (teacher-forced), or the target's continuations, which decoding meets (on-policy).",
+)
 @output_option(None)
 @format_option
 def potential(
@@ -25,13 +32,14 @@ def potential(
     output: Path | None,
     output_format: str,
 ) -> None:
-    """Rank drafts by their KL divergence from the target, in nats per token.
+    """Rank drafts by their divergence from a target.
 
-    Also total variation, agreement of the most likely tokens, and the tokens per step that these imply for single chains.
+    They are ranked by the KL divergence in nats per token. The table also has the total variation, the agreement of the most
+    likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, outline_of, read_prompts, resolve_device
+    from treeopt.cli.inputs import complete_conversations, load, info_of, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:
@@ -45,7 +53,7 @@ def potential(
 
     if output is not None:
         check_writable(output, SCHEMA)
-    alone = outline_of(models.with_draft(None))
+    alone = info_of(models.with_draft(None))
     known = drafts_of(alone.target, models.drafts)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     prompts = read_prompts(alone, rows, continuation_len=gen_len if own_text else 0)
@@ -54,7 +62,7 @@ def potential(
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:
-            prompts = converse(target, prompts, rows, gen_len, output)
+            prompts = complete_conversations(target, prompts, rows, gen_len, output)
         with Progress() as progress:
             report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
         if output is not None:

@@ -1,4 +1,4 @@
-"""What each command prints, as plain data with the keys that other tools rely on."""
+"""The results that commands print, as plain data with the keys that other tools rely on."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ _ACCEPTANCE_KEYS = (
 
 _SOURCES = ("target", "draft", "config", "dataset")
 _SETTINGS = ("objective", "divergence", "text", "batch_size", "gradient_accumulation", "seq_len", "learning_rate", "warmup", "seed")
-"""What `inspect` shows of how a draft was trained."""
+"""Settings that `inspect` shows of a training run."""
 
 
 def acceptance_summary(profile: "AcceptanceProfile") -> dict[str, Any]:
-    """The profile without its raw sums."""
+    """Return the profile without its raw sums."""
     data = profile.to_json()
     return {key: data[key] for key in _ACCEPTANCE_KEYS if key in data}
 
 
 def latency_summary(profile: "LatencyProfile") -> dict[str, Any]:
-    """Medians in place of the raw samples; seconds."""
+    """Return medians in place of the raw samples, in seconds."""
     data = profile.to_json()
     overhead = data["overhead_seconds"]
     return {
@@ -54,7 +54,7 @@ def latency_summary(profile: "LatencyProfile") -> dict[str, Any]:
 
 
 def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[str, Any]:
-    """The tree's figures; `frontier` is null unless it was asked for."""
+    """Return the tree's figures; `frontier` is null unless it was asked for."""
     points = [{"size": p.size, "depth": p.depth, "expected_tokens_per_step": p.expected_tokens_per_step} for p in result.frontier]
     return {
         "size": result.tree.size,
@@ -71,19 +71,19 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
 
 
 def evaluation_summary(report: "EvaluationReport") -> dict[str, Any]:
-    """The report without its per-prompt records; the generated ids stay where they were kept."""
+    """Return the report without its per-prompt records; the generated ids stay if they were kept."""
     return {key: value for key, value in report.to_json().items() if key not in ("schema", "version", "results")}
 
 
 def potential_summary(report: "PotentialReport") -> dict[str, Any]:
-    """The drafts by rank, without the raw sums."""
+    """Return the drafts by rank, without the raw sums."""
     data = report.to_json()
     drafts = [{key: value for key, value in draft.items() if key != "sums"} for draft in data["drafts"]]
     return {key: value for key, value in data.items() if key not in ("schema", "version", "prompt_positions")} | {"drafts": drafts}
 
 
 def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What a run came to (null where it is not finished), and how it was trained."""
+    """Return the figures of a run (null if it is not finished) and its settings."""
     ends = {"before": None, "after": None} if outcome is None else {"before": outcome.before, "after": outcome.after}
     chosen = {name: record["sources"].get(name) for name in _SOURCES} | {name: record["settings"].get(name) for name in _SETTINGS}
     if chosen["objective"] == "ce":
@@ -103,7 +103,7 @@ def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folde
 
 
 def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] | None) -> dict[str, Any]:
-    """The tree's shape, its metadata and, where the rank probabilities are known, the chance of each path."""
+    """Return the tree's shape, its metadata and, if the rank probabilities are known, the chance of each path."""
     tree = growmap.tree
     chances = None if probability is None else path_probabilities(tree, probability)
     return {
@@ -119,7 +119,7 @@ def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] |
 
 
 def library_summary(growmaps: Mapping[str, "GrowMap"], folder: Path) -> dict[str, Any]:
-    """The figures of growmaps by name, and the folder of their files."""
+    """Return the figures of growmaps by name, and the folder of their files."""
     keys = (
         "expected_tokens_per_step",
         "predicted_seconds_per_step",
@@ -137,9 +137,9 @@ def library_summary(growmaps: Mapping[str, "GrowMap"], folder: Path) -> dict[str
 
 
 def path_probabilities(tree: "SpeculationTree", probability: Sequence[Sequence[float]]) -> list[float]:
-    """Per node, the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
+    """Return for each node the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
 
-    `probability` has one row per depth, the last one standing for all deeper ones; ranks beyond a row have chance 0.
+    `probability` has one row per depth, and the last one serves all deeper nodes; ranks beyond a row have chance 0.
     """
     chances = [1.0]
     for node in range(1, tree.size):

@@ -1,4 +1,4 @@
-"""Options that are settings: the command line builds the library's own objects, with their defaults; what they refuse is wrong usage."""
+"""Options that are settings: the command line builds the library's own objects, with their defaults. A value that they refuse is wrong usage."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from treeopt.cli.flags import with_flags
+from treeopt.cli.help import Command, under
 from treeopt.cli.unused import without_dropped
 from treeopt.cli.values import NATURAL, POSITIVE, Finite
 from treeopt.profiling.settings import METHODS
@@ -17,26 +18,29 @@ from treespec.decoding.rules import RULES, Sampling
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.errors import SettingsError
 
-Command = Callable[..., Any]
-"""A function that becomes a command."""
-
 
 def sampling_options() -> Callable[[Command], Command]:
-    """`--temperature --top-p` as `sampling`: how the target chooses tokens."""
+    """Add `--temperature --top-p` as `sampling`: how the target chooses tokens."""
     return bundle(
         "sampling",
         Sampling,
-        setting(Sampling, "temperature", type=Finite(min=0), help="Temperature of the target; 0 is greedy decoding."),
-        setting(Sampling, "top_p", type=Finite(min=0, max=1, min_open=True), help="Nucleus of the target's distribution."),
+        setting(Sampling, "temperature", type=Finite(min=0), help="Sampling temperature of the target; 0 is greedy decoding."),
+        setting(
+            Sampling,
+            "top_p",
+            type=Finite(min=0, max=1, min_open=True),
+            help="Probability mass of the target's nucleus, which is sampled from; 1 is all of it.",
+        ),
+        heading="Sampling",
     )
 
 
 def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
-    """`--drafting --draft-temperature`, and `--verifier` where it matters, as `drafting`: how the draft does."""
+    """Add `--drafting --draft-temperature`, and with `verifier` also `--verifier`, as `drafting`: how the draft chooses tokens."""
     rules = "; ".join(f"{name}: {rule.help}" for name, rule in RULES.items())
     verifiers = "; ".join(f"{name}: {entry.help}" for name, entry in VERIFIERS.items())
     options = [
-        setting(Drafting, "rule", "--drafting", type=click.Choice(list(RULES)), help=f"Choice of children. {rules}."),
+        setting(Drafting, "rule", "--drafting", type=click.Choice(list(RULES)), help=f"Rule by which children are chosen. {rules}."),
         setting(
             Drafting,
             "temperature",
@@ -44,31 +48,38 @@ def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
             type=Finite(min=0),
             help="Temperature of the distribution that children are sampled from. [default: the target's]",
         ),
-        setting(Drafting, "verifier", type=click.Choice(list(VERIFIERS)), help=f"Verification of sampled children. {verifiers}."),
+        setting(
+            Drafting, "verifier", type=click.Choice(list(VERIFIERS)), help=f"Rule by which sampled children are verified. {verifiers}."
+        ),
     ]
-    return bundle("drafting", Drafting, *options[: 3 if verifier else 2], rule="drafting", temperature="draft_temperature")
+    shown = options[: 3 if verifier else 2]
+    return bundle("drafting", Drafting, *shown, heading="Drafting", rule="drafting", temperature="draft_temperature")
 
 
 def measuring_options(kind: type, *others: Callable[[Command], Command], method: str) -> Callable[[Command], Command]:
-    """`--gen-len --method --seed --batch-size` and the `others` as `settings`: how models are measured. `method` is the help of one of them."""
+    """Add `--gen-len --method --seed --batch-size` and the `others` as `settings`: how models are measured.
+
+    `method` is the help text of `--method`.
+    """
     return bundle(
         "settings",
         kind,
-        setting(kind, "gen_len", type=click.IntRange(min=2), help="Tokens per prompt; the first is never drafted."),
+        setting(kind, "gen_len", type=click.IntRange(min=2), help="Tokens to measure per prompt; the first one is never drafted."),
         *others,
         setting(kind, "method", type=click.Choice(METHODS), help=method),
         seed_option(kind),
         setting(kind, "batch_size", type=POSITIVE, help="Prompts per forward pass."),
+        heading="Measurement",
     )
 
 
 def seed_option(kind: type) -> Callable[[Command], Command]:
-    """`--seed` of settings."""
-    return setting(kind, "seed", type=NATURAL, help="Seed of the random streams; prompt i draws from that of (seed, i).")
+    """Return the option `--seed` of settings."""
+    return setting(kind, "seed", type=NATURAL, help="Seed of the random streams; prompt i draws from the stream of (seed, i).")
 
 
 def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[[Command], Command]:
-    """Return the option of a field of settings: its flag, unless there are other `flags`, and its default are the field's."""
+    """Return the option of a field of settings. Its default is the field's, and so is its flag unless `flags` are given."""
     default = next(known.default for known in fields(kind) if known.name == field)
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
@@ -79,12 +90,18 @@ def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[
 
 
 def bundle(
-    name: str, kind: type, *options: Callable[[Command], Command], make: Callable[..., Any] | None = None, **called: str
+    name: str,
+    kind: type,
+    *options: Callable[[Command], Command],
+    heading: str,
+    make: Callable[..., Any] | None = None,
+    **called: str,
 ) -> Callable[[Command], Command]:
     """Return a decorator that adds `options` to a command and hands them to it as one `kind`, under `name`.
 
-    A field takes the option, or the bundle from a decorator above, of its own name or of the name that it is `called`, and else keeps
-    its default. `make` is for a `kind` that has a constructor for options which may not have been given.
+    A field takes the option of its own name, or of the name that it is `called`; it may also be a bundle from a decorator above. A
+    field without an option keeps its default. `make` replaces the constructor of a `kind` that must know which options were given.
+    The help lists the options under `heading`.
     """
 
     def decorate(command: Command) -> Command:
@@ -96,17 +113,14 @@ def bundle(
                 made = (make or kind)(**{field: values.pop(option) for field, option in names.items() if option in values})
             return command(**{**values, name: made})
 
-        decorated: Command = bundled
-        for option in reversed(options):
-            decorated = option(decorated)
-        return decorated
+        return under(heading, *options)(bundled)
 
     return decorate
 
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Within, settings that make no sense are wrong usage of the running command."""
+    """Turn a SettingsError that is raised in this block into wrong usage of the running command."""
     try:
         yield
     except SettingsError as error:

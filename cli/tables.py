@@ -1,4 +1,4 @@
-"""Results for people: rich tables and trees drawn from the plain data of results.py."""
+"""Results for people: rich tables and trees, drawn from the plain data of results.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from treespec.decoding.rules import RULES
 
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
-    """Rank probabilities with standard errors, of the first `ranks` ranks; those that accept nothing are left out, and that is said."""
+    """Draw rank probabilities with standard errors for the first `ranks` ranks. Ranks that accept nothing are left out, and a line says so."""
     temperature = "" if data.get("temperature") is None else f", temperature {data['temperature']:g}"
     title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}{temperature}"
     table = _titled(console, title)
@@ -32,7 +32,7 @@ def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None =
 
 
 def latency(console: Console, data: Mapping[str, Any]) -> None:
-    """Median milliseconds of target passes and draft levels, a column per context."""
+    """Draw median milliseconds of target passes and draft levels, a column per context."""
     for title, what, rows in (("target pass by tree size", "size", data["target"]), ("draft pass by level width", "width", data["draft"])):
         contexts = sorted({row["context"] for row in rows})
         by_place = {(row[what], row["context"]): row["median_seconds"] for row in rows}
@@ -47,7 +47,7 @@ def latency(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def generation(console: Console, data: Mapping[str, Any]) -> None:
-    """The chosen tree and what it promises."""
+    """Draw the chosen tree and its promise."""
     table = _figures(console, "growmap")
     table.add_row("size (root included)", str(data["size"]))
     table.add_row("depth (draft passes per step)", str(data["depth"]))
@@ -73,7 +73,7 @@ def generation(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def evaluation(console: Console, data: Mapping[str, Any]) -> None:
-    """The tree beside autoregressive decoding, what was predicted beside what was measured, and the verdict."""
+    """Draw the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
     intervals = data.get("intervals_95") or {}
     baseline = data["baseline"]
     table = _titled(console, f"decoding {data['prompts']} prompts{_drafting(data)}, 95 % intervals over prompts")
@@ -103,7 +103,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def _drafting(data: Mapping[str, Any]) -> str:
-    """How children were drafted, where that is not the draft's most likely tokens."""
+    """Return the words for the way in which children were drafted; they are empty for the draft's most likely tokens."""
     if not (data.get("drafting") in RULES and RULES[data["drafting"]].sampled):
         return ""
     temperature = data["draft_temperature"]
@@ -127,10 +127,10 @@ def _prediction(console: Console, data: Mapping[str, Any]) -> None:
 def accepted_ranks(
     console: Console, observed: Sequence[Mapping[str, Any]], profiled: Sequence[Sequence[float]] | None, *, ranks: int = 6
 ) -> None:
-    """Per depth: the share of the visited nodes with a child of each rank whose child was accepted; then the profiled chances.
+    """Draw for each depth the share of the visited nodes with a child of each rank whose child was accepted, then the profiled chances.
 
-    Under `none`, both speak of nodes with children: the share that ended there. Where it is not known which children nodes
-    had (dynamic trees), shares are of all visited nodes.
+    Under `none` stands the share of the nodes with children that ended there. If it is not known which children the nodes had (dynamic
+    trees), shares are of all visited nodes.
     """
     if not any(row["visits"] for row in observed):
         return
@@ -155,17 +155,17 @@ def accepted_ranks(
 
 
 def _expected(offered: Sequence[int], chances: Sequence[float]) -> list[float]:
-    """How often each rank should be accepted among so many nodes with such a child."""
+    """Return how often each rank should be accepted among so many nodes with a child of that rank."""
     return [count * (chances[rank] if rank < len(chances) else 0.0) for rank, count in enumerate(offered)]
 
 
 def _sums(rows: Sequence[Sequence[float]]) -> list[float]:
-    """Rank by rank, over rows that may stop early."""
+    """Return the sum for each rank over rows that may stop early."""
     return [sum(row[rank] for row in rows if rank < len(row)) for rank in range(max(map(len, rows), default=0))]
 
 
 def _share_cells(counts: Sequence[float], base: Sequence[float], shown: int, most: int) -> list[str]:
-    """Shares of the first ranks, of all later ones together if there are any, and of none; `-` where there is nothing to share."""
+    """Return the shares of the first ranks, of all later ones together if there are any, and of none; `-` where there is nothing to share."""
     counts = [*counts, *[0] * (most - len(counts))]
     base = [*base, *[0] * (most - len(base))]
     pairs = [*zip(counts[:shown], base[:shown], strict=True)]
@@ -176,7 +176,7 @@ def _share_cells(counts: Sequence[float], base: Sequence[float], shown: int, mos
 
 
 def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None:
-    """Seconds in each part of the steps, per step, and as shares of the whole."""
+    """Draw the seconds in each part of the steps: in all, per step, and as shares of the whole."""
     whole = sum(parts.values())
     table = _titled(console, f"breakdown of {steps:,} steps")
     for column in ("", "seconds", "ms/step", "share"):
@@ -197,7 +197,7 @@ def _verdict(data: Mapping[str, Any]) -> str:
 
 
 def training(console: Console, data: Mapping[str, Any]) -> None:
-    """Loss and rank-1 acceptance, before and after; for a run that is not finished, how it is trained."""
+    """Draw loss and first-choice acceptance, before and after; for a run that is not finished, draw its settings."""
     if not data["finished"]:
         pairs(console, data["settings"])
         _line(console, f"not finished; the same train-draft with --resume -o {data['folder']} goes on")
@@ -208,20 +208,20 @@ def training(console: Console, data: Mapping[str, Any]) -> None:
     table.add_row("loss (nats per token)", _number(data["loss"]["first"], 4), _number(data["loss"]["last"], 4))
     found = [data["rank1_acceptance"][when] for when in ("before", "after")]
     shown = ["-" if one is None else f"{one['probability']:.4f} +- {_number(one['standard_error'], 4)}" for one in found]
-    table.add_row("rank-1 acceptance, held-out texts", *shown)
+    table.add_row("first-choice acceptance, held-out texts", *shown)
     console.print(table)
     _line(console, f"--draft {data['folder']}")
 
 
 def trained(console: Console, data: Mapping[str, Any]) -> None:
-    """A run from its record: how it was trained, then what came of it."""
+    """Draw a run from its record: its settings, then its figures."""
     if data["finished"]:
         pairs(console, data["settings"])
     training(console, data)
 
 
 def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -> None:
-    """The tree drawn with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
+    """Draw the tree with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
     figures = _figures(console, "growmap")
     figures.add_row("size (root included)", str(data["size"]))
     figures.add_row("depth", str(data["depth"]))
@@ -249,7 +249,7 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
 
 
 def library(console: Console, data: Mapping[str, Any]) -> None:
-    """The growmaps that come with treeopt, a row each."""
+    """Draw the growmaps that come with treeopt, a row each."""
     table = _titled(console, f"growmaps in {data['folder']}")
     for column in ("name", "size", "depth", "tokens/step", "ms/step", "temperature", "drafting", "source"):
         table.add_column(column, justify="left" if column in ("name", "drafting", "source") else "right", overflow="fold")
@@ -264,7 +264,7 @@ def library(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def potential(console: Console, data: Mapping[str, Any]) -> None:
-    """Drafts by rank: how far they are from the target, and the tokens per step that single chains of theirs imply."""
+    """Draw the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
     at = f"{data['positions']:,} positions of {data['prompts']} prompts, {data['method']}; distributions at temperature {data['distribution_temperature']:g}"
     _line(console, at)
     table = _titled(console, "KL(target || draft), nats per token, 95 % intervals over prompts")
@@ -294,7 +294,7 @@ def potential(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def pairs(console: Console, data: Mapping[str, Any]) -> None:
-    """A flat object as two columns."""
+    """Draw a flat object as two columns."""
     table = _figures(console, "")
     for key, value in data.items():
         shown = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else value
@@ -303,7 +303,7 @@ def pairs(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def _titled(console: Console, title: str, *, show_header: bool = True) -> Table:
-    """A table whose title is a line of its own, printed now: rich would break it at the table's width."""
+    """Print the title as a line of its own, which rich would break at the table's width, and return the empty table."""
     if title:
         console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
     return Table(show_header=show_header)

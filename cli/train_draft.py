@@ -1,4 +1,4 @@
-"""`treeopt train-draft`: make a draft for a target."""
+"""The command `treeopt train-draft`: make a draft for a target."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from treeopt.cli.help import Command, TreeoptCommand, example, under
 from treeopt.cli.options import (
     ModelOptions,
     device_option,
@@ -17,7 +18,7 @@ from treeopt.cli.options import (
     skip_bad_rows_option,
 )
 from treeopt.cli.output import Progress, emit, note
-from treeopt.cli.settings import Command, bundle, setting
+from treeopt.cli.settings import bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
 from treeopt.training.settings import CONFIGS, DEFAULT_STEPS, DIVERGENCES, MAX_SEED, OBJECTIVES, TEXTS, TrainSettings, TrainSources
@@ -27,12 +28,12 @@ _ABOVE_0 = Finite(min=0, min_open=True)
 
 
 def source_options() -> Callable[[Command], Command]:
-    """`--target --draft --config --dataset ...` as `sources`."""
+    """Add `--target --draft --config --dataset ...` as `sources`."""
     return bundle(
         "sources",
         TrainSources,
         click.option(
-            "--target", required=True, metavar="MODEL", help="Folder or hub id of the target: its tokenizer, and what it teaches."
+            "--target", required=True, metavar="MODEL", help="Folder or hub id of the target, which gives the tokenizer and teaches."
         ),
         click.option("--draft", metavar="MODEL", help="Folder or hub id of the draft to train further."),
         click.option(
@@ -40,25 +41,39 @@ def source_options() -> Callable[[Command], Command]:
         ),
         revision_option,
         draft_revision_option,
-        click.option(
-            "--dataset", default="stdlib", show_default=True, metavar="NAME|PATH", help="Rows to train on, as for the other commands."
+        under(
+            "Data",
+            click.option(
+                "--dataset",
+                default="stdlib",
+                show_default=True,
+                metavar="NAME|PATH",
+                help="Data set to train on, as for the other commands.",
+            ),
+            setting(TrainSources, "start", type=NATURAL, help="First row to read."),
+            end_option,
+            setting(TrainSources, "num_rows", type=POSITIVE, help="Most rows to train on."),
+            click.option(
+                "--eval-dataset",
+                metavar="NAME|PATH",
+                help="Data set to measure acceptance on. [default: the first rows of --dataset, left out of training]",
+            ),
+            click.option(
+                "--field", metavar="NAME", help="Key or column that holds the text of --dataset, if it has none of the usual names."
+            ),
+            click.option(
+                "--eval-field",
+                metavar="NAME",
+                help="Key or column that holds the text of --eval-dataset, if it has none of the usual names.",
+            ),
+            skip_bad_rows_option,
         ),
-        setting(TrainSources, "start", type=NATURAL, help="First row to read."),
-        end_option,
-        setting(TrainSources, "num_rows", type=POSITIVE, help="Rows to train on at most."),
-        click.option(
-            "--eval-dataset",
-            metavar="NAME|PATH",
-            help="Rows to measure acceptance on. [default: the first of --dataset, left out of training]",
-        ),
-        click.option("--field", metavar="NAME", help="Key or column that holds the text of --dataset, where it is none of the usual ones."),
-        click.option("--eval-field", metavar="NAME", help="The same for --eval-dataset."),
-        skip_bad_rows_option,
+        heading="Models",
     )
 
 
 def train_options() -> Callable[[Command], Command]:
-    """`--objective --divergence ... --steps ... --eval-prompts ... --seed` as `settings`."""
+    """Add `--objective --divergence ... --steps ... --eval-prompts ... --seed` as `settings`."""
     option = partial(setting, TrainSettings)
     return bundle(
         "settings",
@@ -66,64 +81,78 @@ def train_options() -> Callable[[Command], Command]:
         option(
             "objective",
             type=click.Choice(OBJECTIVES),
-            help="Cross-entropy with the data set's text, or a distance from the target.",
+            help="Loss to lower: ce, the cross-entropy with the data set's text, or distill, a distance from the target.",
         ),
         click.option(
             "--divergence",
             type=click.Choice(DIVERGENCES),
-            help="What distilling lowers; sampled-ce is cross-entropy with the target's own samples. "
+            help="Distance that distill lowers; sampled-ce is the cross-entropy with the target's own samples. "
             f"[default: {TrainSettings.divergence}]",
         ),
         click.option(
             "--text",
             type=click.Choice(TEXTS),
-            help="Distil on the data set's own text, or on the target's continuations of its rows. "
+            help="Text to distil on: the data set's own, or the target's continuations of its rows. "
             f"[default: {TrainSettings.text}; target for sampled-ce]",
         ),
         click.option(
             "--temperature",
             type=_ABOVE_0,
-            help=f"Temperature of both distributions in a divergence. [default: {TrainSettings.temperature:g}]",
+            help=f"Softmax temperature of both models in the divergence. [default: {TrainSettings.temperature:g}]",
         ),
         click.option(
             "--text-temperature",
             type=Finite(min=0),
-            help=f"Temperature that the target writes texts at; 0 is greedy. [default: {TrainSettings.text_temperature:g}]",
+            help=f"Sampling temperature of the target's texts; 0 is greedy. [default: {TrainSettings.text_temperature:g}]",
         ),
         option("steps", type=POSITIVE, help=f"Optimizer steps. [default: {DEFAULT_STEPS}]"),
         option("epochs", type=_ABOVE_0, help="Passes over the texts, in place of --steps."),
-        option("batch_size", type=POSITIVE, help="Texts per pass and process."),
-        option("gradient_accumulation", type=POSITIVE, help="Passes per step."),
-        option("seq_len", type=_TOKENS, help="Tokens of a training text."),
-        option("learning_rate", type=_ABOVE_0, help="Learning rate at its highest."),
-        option("warmup", type=Finite(min=0), help="Share of the steps, or their number from 1 on; then a cosine to 0."),
+        option("batch_size", type=POSITIVE, help="Texts per forward pass and process."),
+        option("gradient_accumulation", type=POSITIVE, help="Forward passes per optimizer step."),
+        option("seq_len", type=_TOKENS, help="Tokens per training text."),
+        option("learning_rate", type=_ABOVE_0, help="Peak learning rate."),
+        option("warmup", type=Finite(min=0), help="Warm-up: a share of the steps, or their number from 1 on; a cosine to 0 follows."),
         option(
             "dtype",
             type=dtype_name,
             metavar="DTYPE",
-            help="float32, bfloat16 or auto: bfloat16 arithmetic on a GPU that has it, the target as for the other commands. The draft is saved in float32.",
+            help="Number type of the arithmetic: float32, bfloat16 or auto, which is bfloat16 on a GPU that has it. The target is loaded as for the "
+            "other commands; the draft is saved in float32.",
         ),
         option("seed", type=click.IntRange(0, MAX_SEED), help="Seed of new weights, of the order of texts, and of samples."),
-        option("eval_prompts", type=NATURAL, help="Rows to measure acceptance on; 0 measures none."),
-        option("prompt_len", type=POSITIVE, help="Tokens of a row that the target continues."),
-        option("gen_len", type=_TOKENS, help="Tokens that acceptance is measured on, per row."),
+        option("eval_prompts", type=NATURAL, help="Rows to measure acceptance on; 0 skips the measurement."),
+        option("prompt_len", type=POSITIVE, help="First tokens of a row, which the target continues."),
+        option("gen_len", type=_TOKENS, help="Tokens per row to measure acceptance on."),
         option("eval_steps", type=POSITIVE, help="Steps between measurements."),
         option("save_steps", type=POSITIVE, help="Steps between checkpoints."),
         option("save_limit", type=POSITIVE, help="Checkpoints to keep."),
         option("text_batch", type=POSITIVE, help="Rows that the target continues at once."),
+        heading="Training",
         make=TrainSettings.of,
     )
 
 
-@click.command("train-draft")
+@click.command(
+    "train-draft",
+    cls=TreeoptCommand,
+    epilog=example("treeopt train-draft --target embedded-target --draft embedded-draft --objective distill --steps 100 -o draft"),
+)
 @source_options()
 @train_options()
-@device_option
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the folder, if there is one.")
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="draft", show_default=True, help="Folder for the draft."
+@under("Models", device_option)
+@under("Training", click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the folder, if there is one."))
+@under(
+    "Output",
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="draft",
+        show_default=True,
+        help="Folder to write the draft into.",
+    ),
+    format_option,
 )
-@format_option
 def train_draft(
     sources: TrainSources,
     settings: TrainSettings,
@@ -132,10 +161,11 @@ def train_draft(
     output: Path,
     output_format: str,
 ) -> None:
-    """Pretrain, fine-tune or distil a draft; what it saves is a model folder that --draft takes.
+    """Pretrain, fine-tune or distil a draft for a target.
 
-    Rank-1 acceptance is measured on the target's own greedy continuations of rows that are not trained on: before, every
-    --eval-steps, and after. Several GPUs: accelerate launch -m treeopt train-draft ...
+    The draft is saved as a model folder, which --draft of the other commands takes. First-choice acceptance is measured on the
+    target's own greedy continuations of rows that are not trained on: before the training, every --eval-steps, and after it.
+    Start it on several GPUs with: accelerate launch -m treeopt train-draft ...
     """
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import resolve_device

@@ -1,4 +1,4 @@
-"""Options that were given and change nothing: one table says which, when and why, and stderr tells it."""
+"""Options that were given and change nothing: one table says which, when and why, and a note on stderr says it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Unused:
-    """Options that change nothing `when` the others are so. `said` names the option, its `value` and any other option's value."""
+    """Options that change nothing `when` the other options are so. `said` names the option, its `value` and any other option's value."""
 
     options: tuple[str, ...]
     when: Callable[[Values], bool]
     said: str
     dropped: bool = False
-    """Whether its value is left out of what the command is given, where it need not even make sense."""
+    """True if the value is left out of what the command is given; it need not even make sense then."""
 
 
 def _drafts_nothing(values: Values) -> bool:
@@ -81,7 +81,7 @@ UNUSED = (
         "`eval_prompts` 0 measures nothing, so {option} changes nothing",
     ),
 )
-"""Of several rows about an option, the first one that holds is told."""
+"""The table. If several of its rows hold for an option, the first one is told."""
 
 
 def unused(ctx: click.Context) -> Iterator[tuple[str, Unused]]:

@@ -1,4 +1,4 @@
-"""What the values of options may be."""
+"""Types of the values of options."""
 
 import math
 import os
@@ -23,7 +23,7 @@ class Finite(click.FloatRange):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse and check; a usage error otherwise."""
+        """Return the number. Raises a usage error for anything else."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -31,13 +31,13 @@ class Finite(click.FloatRange):
 
 
 class GrowmapFile(click.Path):
-    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file; the file wins."""
+    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file. If there are both, the file is taken."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Find the file; a usage error, with the names that are near, where there is none."""
+        """Return the file. Raises a usage error, with the names that are near, if there is none."""
         folder = os.path.isdir(value)
         if os.path.dirname(value) or (os.path.exists(value) and not folder):  # names have no folder before them
             return super().convert(value, param, ctx)
@@ -55,7 +55,7 @@ GROWMAP_FILE = GrowmapFile()
 
 
 def int_list(value: str) -> tuple[int, ...]:
-    """Whole numbers of 1 or more, separated by commas: `4,1,2` -> (1, 2, 4), sorted, each once; a usage error otherwise."""
+    """Return whole numbers of 1 or more that are separated by commas, sorted, each once: `4,1,2` -> (1, 2, 4). Raises a usage error otherwise."""
     try:
         numbers = sorted({int(part) for part in value.split(",")})
     except ValueError as e:
@@ -66,14 +66,14 @@ def int_list(value: str) -> tuple[int, ...]:
 
 
 def device_name(value: str) -> str:
-    """`auto`, `cpu`, `cuda` or `cuda:N`, by its form only: whether the device is there is found out when it is used."""
+    """Return `auto`, `cpu`, `cuda` or `cuda:N` after a check of its form only; a device that is not there is found out when it is used."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N.")
     return value
 
 
 def dtype_name(value: str) -> str:
-    """The torch name of a floating point type given by it or by its short one (fp32, fp16, bf16); `auto` stays."""
+    """Return torch's name of a floating point type, given by it or by its short name (fp32, fp16, bf16); `auto` stays."""
     name = _DTYPES.get(value, value)
     if name not in ("auto", *_DTYPES.values()):
         raise click.BadParameter(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).")

@@ -54,7 +54,7 @@ SLOW = {
 # One test of each kind that `make quick` runs although it stands in a slow place.
 SMOKE = {
     "cli/test_train_draft.py::test_a_distilled_draft_is_one_that_evaluate_takes",
-    "treeopt/training/test_train.py::test_distilling_raises_the_rank_1_acceptance_of_a_weak_draft",
+    "treeopt/training/test_train.py::test_distilling_raises_the_first_choice_acceptance_of_a_weak_draft",
 }
 BUDGET = "TREEOPT_TEST_BUDGET_SECONDS"  # set by `make quick`; without it no test is too slow
 BUDGET_SECONDS = float(os.environ.get(BUDGET) or "inf")

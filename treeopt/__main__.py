@@ -1,4 +1,4 @@
-"""`python -m treeopt`: the same as the command `treeopt`."""
+"""Run `python -m treeopt` as the command `treeopt`."""
 
 from treeopt.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The whole loop on the embedded pair and the standard library's own text: profile, generate, evaluate."""
+"""The demo: the whole loop (profile, generate, evaluate) on the embedded pair and the standard library's own text."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,15 +24,15 @@ from treespec.trees.growmap import check_growmap_writable
 Progress = Callable[[str, int, int], None]
 
 FILES = ("acceptance.json", "latency.json", "tree.pt", "tree.json", "report.json")
-"""What the demo leaves in its folder."""
+"""Files that the demo leaves in its folder."""
 
 WORTH_WHILE = 1.2
-"""A speed-up below this asks for an explanation."""
+"""Speed-ups below this one are explained."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes that keep the demo within two minutes on two CPU cores; tokens per prompt, repetitions per cell."""
+    """Sizes that keep the demo within two minutes on two CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
 
     profile_prompts: int = 64
     evaluate_prompts: int = 16
@@ -44,7 +44,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What each stage of the loop found; `seconds` is wall time per stage."""
+    """The result of each stage of the loop; `seconds` is the wall time of each stage."""
 
     out: Path
     acceptance: AcceptanceProfile
@@ -55,17 +55,17 @@ class DemoResult:
 
     @property
     def verdict(self) -> str:
-        """One sentence: the speed-up, and what is in its way where it is small."""
+        """One sentence on the speed-up and, if it is small, on its limits."""
         return explain_speedup(self.report, self.optimization, self.latency)
 
 
 def run_demo(
     out: Path, device: str = "cpu", progress: Progress = lambda what, done, total: None, settings: DemoSettings = DemoSettings()
 ) -> DemoResult:
-    """Profile the embedded pair, generate the best growmap, evaluate it; write FILES to the folder `out`.
+    """Profile the embedded pair, generate the best growmap, evaluate it, and write FILES to the folder `out`.
 
-    Evaluation takes rows that come after those profiled. Each file is written when its stage is done. Raises
-    TreeoptError, OutputError before any work if `out` cannot be written.
+    The evaluation takes rows that come after the profiled ones. Each file is written when its stage is done. Raises
+    TreeoptError, and OutputError before any work if `out` cannot be written.
     """
     make_folder(out)
     check_writable(out / "acceptance.json", ACCEPTANCE_SCHEMA)
@@ -101,7 +101,7 @@ def run_demo(
 
 
 def explain_speedup(report: EvaluationReport, result: OptimizationResult, latency: LatencyProfile | None = None) -> str:
-    """One sentence on the measured speed-up and, if it is below WORTH_WHILE, on what holds it down."""
+    """Return one sentence on the measured speed-up and, if it is below WORTH_WHILE, on its limits."""
     speedup = report.speedup
     if result.tree.size == 1:
         return "no speed-up: with these latencies no tree beats plain decoding on this machine, so the growmap is the root alone"

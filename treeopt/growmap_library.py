@@ -1,4 +1,4 @@
-"""The growmaps that come with treeopt: the catalogue, how each is derived from recorded profiles, where its file is.
+"""The growmaps that come with treeopt: their catalogue, their files, and how each is derived from recorded profiles.
 
 `python -m treeopt.growmap_library --out growmaps` (`make growmaps`) derives all of them anew. The profiles are in
 `growmaps/profiles/`; each says where its numbers are from.
@@ -23,7 +23,7 @@ from treespec.files.writing import make_folder, write_bytes
 from treespec.trees.growmap import GrowMap, read_sidecar
 
 SIZES = (16, 32, 64, 128, 256, 512)
-"""Of every pair and temperature."""
+"""Tree sizes of the growmaps of every pair and temperature."""
 
 UNTIMED_DEPTHS: Mapping[str, Mapping[int, int]] = {
     "68m_7b": {256: 10, 512: 12},
@@ -32,7 +32,7 @@ UNTIMED_DEPTHS: Mapping[str, Mapping[int, int]] = {
     "68m_7b-T1.0": {256: 6, 512: 6},
     "68m_13b-T0.6": {16: 5, 32: 6, 64: 6, 128: 7, 256: 7, 512: 8},
 }
-"""Depth bounds by acceptance profile and size, where no time of such a target pass is published.
+"""Depth bounds by acceptance profile and size, for sizes whose target pass has no published time.
 
 They are the depths of least time per token if that pass took as long as the 7B's over 128 nodes, the largest published one. It
 takes longer, and the longer a target pass, the more drafted levels pay: these trees are too shallow rather than too deep.
@@ -44,8 +44,8 @@ class Entry:
     """A growmap of the library and the question that it answers.
 
     `acceptance` and `latency` name profiles: `profiles/NAME.acceptance.json`, `profiles/NAME.latency.json`. The tree has
-    exactly `size` nodes, or as many as are fastest where that is None, and at most `max_depth` edges from the root. Among
-    those depths the fastest is taken where there is a latency, else the one of most expected tokens per step.
+    exactly `size` nodes, or the fastest number of nodes if `size` is None, and at most `max_depth` edges from the root. Among
+    those depths, the fastest is taken if there is a latency, else the one with the most expected tokens per step.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Entry:
 
 
 def _entries(acceptance: str, latency: str | None) -> Iterator[Entry]:
-    """Every size of a pair at a temperature, then the size that is fastest, where there are times to tell."""
+    """Yield an entry for every size of a pair at a temperature, then one for the fastest size if there are times."""
     untimed = UNTIMED_DEPTHS.get(acceptance, {})
     for size in SIZES:
         yield Entry(f"{acceptance}-{size}", acceptance, None if size in untimed else latency, size, untimed.get(size))
@@ -77,16 +77,16 @@ CATALOGUE: Mapping[str, Entry] = {
     )
     for entry in _entries(acceptance, latency)
 }
-"""Name to entry. `PAIR-SIZE` is for temperature 0, `PAIR-T0.6-SIZE` for 0.6; `PAIR-GPU` has the size that is fastest there."""
+"""Entries by name. `PAIR-SIZE` is for temperature 0, `PAIR-T0.6-SIZE` for 0.6; `PAIR-GPU` has the size that is fastest on that GPU."""
 
 
 def folder() -> Path:
-    """Where the growmaps are: the installed package `treeopt.growmaps`."""
+    """Return the folder of the growmaps: the installed package `treeopt.growmaps`."""
     return Path(str(files("treeopt.growmaps")))
 
 
 def find(name: str) -> Path:
-    """The file of a growmap by its name. Raises GrowMapError for a name that is not in the catalogue."""
+    """Return the file of a growmap by its name. Raises GrowMapError for a name that is not in the catalogue."""
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name.removesuffix(".pt"), CATALOGUE, n=3)
         remedy = f"did you mean {' or '.join(near)}? " if near else "check the path; "
@@ -97,15 +97,15 @@ def find(name: str) -> Path:
 
 
 def shipped() -> dict[str, GrowMap]:
-    """Every growmap of the catalogue by its name, from its sidecar. Raises GrowMapError where one cannot be read."""
+    """Return every growmap of the catalogue by its name, from its sidecar. Raises GrowMapError if one cannot be read."""
     return {name: read_sidecar(find(name)) for name in CATALOGUE}
 
 
 def derive(entry: Entry, profiles: Path | None = None) -> GrowMap:
-    """The growmap of an entry, made from its profiles in a folder (those that come along); the same wherever it is derived.
+    """Return the growmap of an entry, made from its profiles in a folder (by default those that come with treeopt).
 
-    Its metadata say where the profiles are from; its provenance has what is known of the models and the measured rows, and
-    nothing of the machine that derived it. Raises ProfileError, OptimizerError.
+    It is the same wherever it is derived: its metadata say where the profiles are from, its provenance has what is known of the models
+    and the measured rows, and nothing of the machine that derived it. Raises ProfileError, OptimizerError.
     """
     home = folder() / "profiles" if profiles is None else profiles
     acceptance = home / f"{entry.acceptance}.acceptance.json"
@@ -125,13 +125,13 @@ def derive(entry: Entry, profiles: Path | None = None) -> GrowMap:
 
 
 def _source(provenance: Mapping[str, Any] | None) -> str:
-    """Who measured: what the profile itself says, else treeopt on the hardware that it names."""
+    """Return who measured a profile: its own source, else treeopt on the hardware that it names."""
     known = provenance or {}
     return str(known.get("source") or f"treeopt on {known.get('gpu') or known.get('cpu') or 'unknown hardware'}")
 
 
 def build(out: StrPath, progress: Callable[[str], None] = lambda line: None) -> None:
-    """Derive every growmap and write it into a folder, with a README.md that lists them; each file whole or not at all.
+    """Derive every growmap and write it into a folder, with a README.md that lists them. Each file is written whole or not at all.
 
     Raises ProfileError, OptimizerError, OutputError.
     """
@@ -145,7 +145,7 @@ def build(out: StrPath, progress: Callable[[str], None] = lambda line: None) -> 
 
 
 def readme(growmaps: Mapping[str, GrowMap]) -> str:
-    """The README.md of a folder of growmaps: what they are, a row for each, the sources of their numbers."""
+    """Return the README.md of a folder of growmaps: an introduction, a row for each growmap, and the sources of their numbers."""
     rows = []
     for name, growmap in growmaps.items():
         data, tree = growmap.metadata, growmap.tree
@@ -194,7 +194,7 @@ Measured by:
 
 
 def main() -> None:
-    """Build the library."""
+    """Build the library of growmaps."""
     parser = argparse.ArgumentParser(prog="python -m treeopt.growmap_library", description="Derive every growmap that comes with treeopt.")
     parser.add_argument("--out", type=Path, default=folder(), help="folder to write to (default: the installed one)")
     try:

@@ -1,23 +1,22 @@
-"""From profile files to a growmap that remembers what it was made from and what it promises."""
+"""Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from treeopt.optimizer.estimation import acceptance_rows
-from treeopt.optimizer.search import OptimizationResult, optimize
+from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import read_latency
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
-from treespec.files.reading import ReadOnce
+from treespec.files.reading import PipeablePath
 from treespec.trees.growmap import GrowMap, refuse_size
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the tree may be: an exact `size` with at most `depth` edges, or bounds for a search; None is no limit."""
+    """Limits of the tree: an exact `size` with at most `depth` edges, or bounds for a search. None is no limit."""
 
     size: int | None = None
     depth: int | None = None
@@ -43,13 +42,13 @@ def generate(
     solver: str = "auto",
     smoothing: str = "none",
 ) -> Generated:
-    """The best growmap for an acceptance profile and, where there is one, a latency profile.
+    """Return the best growmap for an acceptance profile and, if there is one, a latency profile.
 
     Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets, GrowMapError for a
     `size` that no growmap may have.
     """
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    chances, seconds = ReadOnce(acceptance), None if latency is None else ReadOnce(latency)
+    chances, seconds = PipeablePath(acceptance), None if latency is None else PipeablePath(latency)
     profile = read_acceptance(chances)
     times = None if seconds is None else read_latency(seconds)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
@@ -60,13 +59,13 @@ def generate(
 
 
 def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:
-    """The growmap that Sequoia's own configuration file asks for, in its own meaning.
+    """Return the growmap that Sequoia's own configuration file asks for, in its own meaning.
 
     Predicted seconds are in the unit of the configuration's times. Raises OptimizerError, ProfileError.
     """
-    asked = ReadOnce(config)
+    asked = PipeablePath(config)
     meaning = read_sequoia_config(asked)
-    chances = ReadOnce(meaning.acceptance_path)
+    chances = PipeablePath(meaning.acceptance_path)
     profile = read_acceptance(chances)
     result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
     made_from = {"acceptance_sha256": chances.sha256, "sequoia_config_sha256": asked.sha256}

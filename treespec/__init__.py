@@ -1,4 +1,4 @@
-"""treespec: how to run a tree. Speculation trees, growmaps, models, decoding and verification.
+"""treespec: run a speculation tree. It has trees, growmaps, models, decoding and verification.
 
 The public names are loaded when they are first used, so that `import treespec.errors` costs nothing more.
 """

@@ -1,7 +1,7 @@
 """The errors that people are meant to read: each message names the value, the limit and the remedy.
 
 Parameters stand in backticks, by the names that they have in Python. The command line shows them as its own options, prints the message
-alone and exits with 1, or with 2 where its options make no sense. Anything else that escapes is a bug in treeopt.
+alone and exits with 1, or with 2 if its options make no sense. Any other exception that escapes is a bug in treeopt.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from textwrap import shorten
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library's error says, in one line that can be read."""
+    """Return the message of a library's error in one readable line."""
     return shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...").rstrip(".")
 
 
 def renamed(message: str, names: Mapping[str, str]) -> str:
-    """Return the message with other names for parameters, where the caller of what raised it knows them by these."""
+    """Return the message with other names for parameters, for a caller that knows them by these."""
     for name, other in names.items():
         message = message.replace(f"`{name}`", f"`{other}`")
     return message
@@ -33,15 +33,15 @@ class TreeError(TreeoptError, ValueError):
 
 
 class GrowMapError(TreeoptError):
-    """A growmap file that is corrupt, unsafe or inconsistent, or that does not fit where it is used."""
+    """A growmap file that is corrupt, unsafe or inconsistent, or that does not fit its use."""
 
 
 class ProfileError(TreeoptError):
-    """An acceptance or latency profile that cannot be read or does not hold what is asked of it."""
+    """An acceptance or latency profile that cannot be read, or that lacks what is asked of it."""
 
 
 class OptimizerError(TreeoptError, ValueError):
-    """Limits that no tree meets, or a solver asked for what it cannot prove."""
+    """Limits that no tree meets, or a solver that would not be exact."""
 
 
 class ModelError(TreeoptError):
@@ -61,7 +61,7 @@ class CapacityError(TreeoptError):
 
 
 class OutputError(TreeoptError):
-    """A result that cannot be written where it was asked to go."""
+    """A result that cannot be written to the place that was asked for."""
 
 
 class TrainingError(TreeoptError):

@@ -1,4 +1,4 @@
-"""Whether the model hub can be asked at all, found out within seconds instead of the libraries' retries."""
+"""The model hub: whether it can be asked at all, found out within seconds and not after the libraries' long retries."""
 
 import re
 import ssl
@@ -18,12 +18,12 @@ _REPOSITORY = re.compile(rf"(?:{_PART}/)?{_PART}")
 
 
 def endpoint() -> str:
-    """The hub's address (HF_ENDPOINT)."""
+    """Return the hub's address (HF_ENDPOINT)."""
     return str(constants.ENDPOINT)
 
 
 def is_repository_id(name: str) -> bool:
-    """Whether the hub could hold a repository of this name: `owner/name` or a bare `name`.
+    """Return whether the hub could hold a repository of this name: `owner/name` or a bare `name`.
 
     >>> is_repository_id("JackFram/llama-68m"), is_repository_id("./models/llama"), is_repository_id("a/b/c")
     (True, False, False)
@@ -32,7 +32,7 @@ def is_repository_id(name: str) -> bool:
 
 
 def is_reachable(patience: float = PATIENCE_SECONDS) -> bool:
-    """Whether the hub answers within `patience` seconds, the look-up of its name included; False in offline mode.
+    """Return whether the hub answers within `patience` seconds, the look-up of its name included; in offline mode it does not.
 
     A page that says no counts as an answer, a server failure does not (the libraries would retry it for long). The
     answer holds for half a minute, so that loading two models and their tokenizers asks once.
@@ -42,7 +42,7 @@ def is_reachable(patience: float = PATIENCE_SECONDS) -> bool:
 
 @lru_cache(maxsize=8)
 def _answers(address: str, patience: float, moment: int) -> bool:
-    """Ask in a thread of its own: a look-up of a host name cannot be given a time limit. `moment` ages the memory."""
+    """Return whether the address answers. A thread of its own asks, since the look-up of a host name has no time limit. `moment` ages the cache."""
     answered = threading.Event()
 
     def ask() -> None:

@@ -50,7 +50,6 @@ WITHOUT_HEAVY = [
     "treeopt.optimizer",
     "treeopt.optimizer.best_first",
     "treeopt.optimizer.dynamic_program",
-    "treeopt.optimizer.estimation",
     "treeopt.optimizer.objective",
     "treeopt.optimizer.search",
     "treeopt.cli.main",

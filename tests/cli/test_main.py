@@ -15,7 +15,7 @@ from treeopt.cli import env, output
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
-COMMANDS = ("demo", "potential", "profile", "generate", "evaluate", "train-draft", "inspect", "env")
+COMMANDS = ("demo", "potential", "profile", "generate", "grow", "evaluate", "train-draft", "inspect", "env")
 
 
 def test_help_lists_the_commands_that_work(run: Any) -> None:
@@ -271,7 +271,7 @@ def test_the_home_folder_of_nobody_is_a_meant_error(run: Any, arguments: list[st
 
 
 def test_no_journal_beside_a_device(tmp_path: Path) -> None:
-    from treeopt.cli.profile_command import journal_of
+    from treeopt.cli.profile import journal_of
 
     assert journal_of(Path(os.devnull)) is None
     assert journal_of(tmp_path / "report.json") == tmp_path / "report.json.journal"

@@ -32,7 +32,7 @@ def test_a_distilled_draft_is_one_that_evaluate_takes(run: Any, pair: Pair, rows
             "probability": logged["rank1_acceptance"],
             "standard_error": logged["rank1_standard_error"],
         }
-    for words in ("step 0: rank-1 acceptance", "step 4: loss", "training: 4/4", "wrote out"):
+    for words in ("step 0: first-choice acceptance", "step 4: loss", "training: 4/4", "wrote out"):
         assert words in outcome.err
     chosen = ["--draft", "out", "--dataset", rows, "--prompt-len", 6, "--gen-len", 8, "--num-prompts", 2]
     evaluated = run("evaluate", "--target", pair[0], *chosen, "--dynamic", "--size", 4, "--depth", 2, "--device", "cpu", "--format", "json")
@@ -44,7 +44,7 @@ def test_tables_show_both_acceptances_and_resume_goes_on(run: Any, pair: Pair, r
     arguments = [*start(pair, rows), "--draft", pair[1], "-o", "out", "--text", "target"]
     first = run(*arguments)
     assert first.code == 0, first.err
-    assert "rank-1 acceptance, held-out texts" in first.out
+    assert "first-choice acceptance, held-out texts" in first.out
     assert "--draft out" in first.out
     refused = run(*arguments)
     assert (refused.code, refused.out) == (1, "")
@@ -209,7 +209,13 @@ def test_inspect_shows_a_run_from_its_record(run: Any, pair: Pair, rows: Path) -
         shown.json["settings"] | {"target": "target", "draft": "draft", "objective": "distill", "batch_size": 2} == shown.json["settings"]
     )
     table = run("inspect", "out/training.json").out
-    for words in ("learning rate", "0.0003", "rank-1 acceptance, held-out texts", f"{trained.json['loss']['last']:.4f}", "--draft out"):
+    for words in (
+        "learning rate",
+        "0.0003",
+        "first-choice acceptance, held-out texts",
+        f"{trained.json['loss']['last']:.4f}",
+        "--draft out",
+    ):
         assert words in table
     record = json.loads(Path("out/training.json").read_text())
     Path("out/training.json").write_text(json.dumps(record | {"finished": False}))

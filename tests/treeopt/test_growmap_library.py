@@ -10,9 +10,8 @@ import pytest
 
 from treeopt import growmap_library
 from treeopt.growmap_library import CATALOGUE, UNTIMED_DEPTHS, Entry, build, derive, find, folder, readme, shipped
-from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.objective import choose
-from treeopt.optimizer.search import solve
+from treeopt.optimizer.search import acceptance_rows, solve
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import read_latency
 from treeopt.profiles.latency_model import LatencyModel

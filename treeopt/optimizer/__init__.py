@@ -1,4 +1,4 @@
-"""Which tree is best: exact solvers over (size, depth bound), and the hardware-aware choice among their trees."""
+"""Optimizer: exact solvers over (size, depth bound), and the hardware-aware choice among the trees that they find."""
 
 from treeopt.optimizer.search import FrontierPoint, OptimizationResult, optimize
 

@@ -1,4 +1,4 @@
-"""Best-first: the n most probable nodes form the best tree of size n, where each row is non-increasing in rank.
+"""Best-first: the n most probable nodes form the best tree of size n, if each row is non-increasing in rank.
 
 Exact because a node is never more probable than its parent or its earlier sibling, so that the n largest path values
 always belong to a tree, and no tree of n nodes can have a larger sum (Sequoia, arXiv 2402.12374, sec. 4.1, gives the
@@ -14,10 +14,10 @@ from treespec.trees.tree import SpeculationTree
 
 
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "BestFirstFrontier":
-    """The frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
+    """Return the frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
 
-    `rows`: [depths, ranks] probabilities, each row non-increasing. Raises OptimizerError where a row within the limits
-    is not: there this solver would not be exact.
+    `rows`: [depths, ranks] probabilities, each row non-increasing. Raises OptimizerError if a row within the limits is not, since this
+    solver would not be exact then.
     """
     rows = check_rows(rows, max_size, max_depth, max_branch)
     if not non_increasing(rows):
@@ -31,10 +31,10 @@ def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "BestFi
 
 
 class BestFirstFrontier(Frontier):
-    """All nodes that belong to some best tree, and per depth bound their order: its first n are the tree of size n.
+    """The nodes that belong to some best tree, and per depth bound their order: its first n are the tree of size n.
 
-    Depth bound d draws on the nodes of bound d - 1 and on the children of those at depth d - 1: what is not among the
-    `max_size` best of a bound is not among those of a larger one, nor is anything below it.
+    Depth bound d draws on the nodes of bound d - 1 and on the children of those at depth d - 1. A node that is not among the
+    `max_size` best of a bound is not among those of a larger one, and neither is any node below it.
     """
 
     solver = "best-first"
@@ -73,7 +73,7 @@ class BestFirstFrontier(Frontier):
             self.values[depth, 1 : len(order) + 1] = np.cumsum(all_values[order])
 
     def level_widths(self, depth: int) -> NDArray[np.int32]:
-        """[max_size + 1, depth + 1] nodes per level of `tree(n, depth)`; zeros for sizes that do not exist."""
+        """Return the nodes per level of `tree(n, depth)`, [max_size + 1, depth + 1]; zeros for sizes that do not exist."""
         order = self._orders[depth]
         widths = np.zeros((self.max_size + 1, depth + 1), dtype=np.int32)
         widths[np.arange(1, len(order) + 1), self._depths[order]] = 1
@@ -88,7 +88,7 @@ class BestFirstFrontier(Frontier):
 
 
 def _threshold(children: NDArray[np.float64], values: NDArray[np.float64], max_size: int) -> float:
-    """A value that every child worth a look reaches; with all sizes reached, later nodes lose ties and must exceed it."""
+    """Return the value that a child must reach to matter. Once all sizes are reached, later nodes lose ties and must exceed it."""
     if len(values) == max_size:
         return float(np.nextafter(values[-1], np.inf))
     if children.size <= max_size:

@@ -1,4 +1,4 @@
-"""Dynamic programme over (size, depth bound, children): exact for any p[k] and any p[depth][rank].
+"""Dynamic programme over (size, depth bound, children), which is exact for any p[k] and any p[depth][rank].
 
 With V the best value of a subtree, T[b, n] the best of a node with exactly b children and n nodes below and with it:
 
@@ -27,16 +27,16 @@ from treespec.errors import OptimizerError
 from treespec.trees.tree import SpeculationTree
 
 _BLOCK = 1 << 15
-"""Sums held at once: 256 KiB, which stay in a core's cache between addition and maximum."""
+"""Number of sums held at once: 256 KiB, which stay in a core's cache between addition and maximum."""
 
 _MAX_ENTRIES = 1 << 30
-"""Split sizes kept for rebuilding trees: 2 GiB."""
+"""Largest number of split sizes kept for rebuilding trees: 2 GiB."""
 
 
 def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "DynamicProgramFrontier":
-    """The frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
+    """Return the frontier of all sizes up to `max_size` and depth bounds up to `max_depth`.
 
-    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1 or beyond what memory holds.
+    `rows`: [depths, ranks] probabilities in any order. Raises OptimizerError for limits below 1, or for tables that exceed the memory.
     """
     rows = check_rows(rows, max_size, max_depth, max_branch)
     entries = sum(max_depth - top + 1 for top in range(len(rows))) * (rows.shape[1] + 1) * (max_size + 1)
@@ -50,9 +50,9 @@ def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "Dynami
 
 @dataclass(frozen=True)
 class _State:
-    """Best subtrees of every size whose root is at one depth and which go down at most a given number of edges.
+    """The best subtrees of every size with a root at one depth, which go down at most a given number of edges.
 
-    `values[n]` best value, `branches[n]` its number of children, `splits[b, n]` the size of the last of b children.
+    `values[n]` is the best value, `branches[n]` its number of children, `splits[b, n]` the size of the last of b children.
     """
 
     values: NDArray[np.float64]
@@ -61,7 +61,7 @@ class _State:
 
 
 class DynamicProgramFrontier(Frontier):
-    """Per row and remaining depth the best subtree of every size, with the sizes of its children."""
+    """The best subtree of every size, per row and remaining depth, with the sizes of its children."""
 
     solver = "dp"
 
@@ -74,7 +74,7 @@ class DynamicProgramFrontier(Frontier):
         self.values = np.stack([state.values for state in self._states[0]])
 
     def level_widths(self, depth: int) -> NDArray[np.int32]:
-        """[max_size + 1, depth + 1] nodes per level of `tree(n, depth)`; rows of sizes that do not exist mean nothing."""
+        """Return the nodes per level of `tree(n, depth)`, [max_size + 1, depth + 1]; rows of sizes that do not exist mean nothing."""
         return self._level_widths(0, depth)
 
     def _tree(self, size: int, depth: int) -> SpeculationTree:
@@ -92,7 +92,7 @@ class DynamicProgramFrontier(Frontier):
         return SpeculationTree(tuple(parents))
 
     def _converged(self, row: int, remaining: int) -> int:
-        """The smallest remaining depth that has the very same state: its splits speak of subtrees one less deep than that."""
+        """Return the smallest remaining depth with the very same state. Its splits refer to subtrees that are one edge less deep than that."""
         states = self._states[row]
         while remaining > 1 and states[remaining] is states[remaining - 1]:
             remaining -= 1
@@ -104,7 +104,7 @@ class DynamicProgramFrontier(Frontier):
         return self._widths[top, remaining]
 
     def _combine_widths(self, top: int, remaining: int) -> NDArray[np.int32]:
-        """The widths of a node's children, one level further down, added up child by child."""
+        """Return the widths of a node's children, one level further down, added up child by child."""
         state = self._states[top][remaining]
         sums = np.zeros((len(state.values), remaining + 1), dtype=np.int32)
         sums[:, 0] = 1
@@ -127,9 +127,9 @@ class DynamicProgramFrontier(Frontier):
 
 
 def _solve_row(row: NDArray[np.float64], below: list[_State] | None, max_size: int, max_depth: int) -> list[_State]:
-    """States of remaining depth 0 .. max_depth for nodes whose children have the probabilities `row`.
+    """Return the states of remaining depth 0 .. max_depth for nodes whose children have the probabilities `row`.
 
-    `below` holds the states of their children; None where the children have the same row as their parent.
+    `below` holds the states of their children; it is None if the children have the same row as their parent.
     """
     ranks = len(row)
     earlier = [int(np.sum(row[:rank] >= row[rank])) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""Frontier: the best trees of every size and depth bound, whichever solver found them."""
+"""Frontier: the best trees of every size and depth bound, whichever solver has found them."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -11,7 +11,7 @@ from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
 Rows = NDArray[np.float64]
-"""[depths, ranks]; row d holds the probabilities of a node at depth d's children. Below the last row, that row goes on."""
+"""[depths, ranks]; row d holds the probabilities of the children of a node at depth d. The last row serves all deeper nodes too."""
 
 MAX_CELLS = 1 << 26
 """Largest number of (size, depth bound) pairs in a frontier: 512 MiB."""
@@ -37,7 +37,7 @@ class Frontier(ABC):
         return int(self.values.shape[0]) - 1
 
     def value(self, size: int, depth: int) -> float:
-        """G(size, depth); -inf where no tree has this size within this depth. Raises OptimizerError beyond the table."""
+        """Return G(size, depth), or -inf if no tree has this size within this depth. Raises OptimizerError beyond the table."""
         if not (1 <= size <= self.max_size and 0 <= depth <= self.max_depth):
             raise OptimizerError(
                 f"size {size} with depth {depth} is outside this frontier: sizes 1..{self.max_size}, depths 0..{self.max_depth}; solve for more"
@@ -45,7 +45,7 @@ class Frontier(ABC):
         return float(self.values[depth, size])
 
     def tree(self, size: int, depth: int) -> SpeculationTree:
-        """A tree that attains G(size, depth). Raises OptimizerError where there is none."""
+        """Return a tree that attains G(size, depth). Raises OptimizerError if there is none."""
         if self.value(size, depth) == -np.inf:
             feasible = int(np.flatnonzero(self.values[depth] > -np.inf)[-1])
             raise OptimizerError(
@@ -55,14 +55,14 @@ class Frontier(ABC):
 
     @abstractmethod
     def level_widths(self, depth: int) -> NDArray[np.int32]:
-        """[max_size + 1, depth + 1] nodes per level of `tree(n, depth)`; rows of sizes that do not exist mean nothing."""
+        """Return the nodes per level of `tree(n, depth)`, [max_size + 1, depth + 1]; rows of sizes that do not exist mean nothing."""
 
     @abstractmethod
     def _tree(self, size: int, depth: int) -> SpeculationTree: ...
 
     @cached_property
     def shallowest(self) -> NDArray[np.intp]:
-        """[max_depth + 1, max_size + 1] the smallest depth bound that attains G(n, d) already."""
+        """Smallest depth bound that attains G(n, d) already, [max_depth + 1, max_size + 1]."""
         first = np.zeros(self.values.shape, dtype=np.intp)
         for depth in range(1, self.max_depth + 1):
             better = self.values[depth] > self.values[depth - 1]
@@ -71,10 +71,10 @@ class Frontier(ABC):
 
 
 def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Rows:
-    """The rows that trees within the limits can meet, as [min(depths, max_depth), min(ranks, max_branch)] float64.
+    """Return the rows that trees within the limits can meet, as [min(depths, max_depth), min(ranks, max_branch)] float64.
 
-    Raises OptimizerError for limits below 1 (0 for the depth), trees beyond MAX_SIZE, tables
-    beyond MAX_CELLS, and what is no probability.
+    Raises OptimizerError for limits below 1 (0 for the depth), trees beyond MAX_SIZE, tables beyond MAX_CELLS, and numbers that are no
+    probabilities.
     """
     rows = np.asarray(rows, dtype=np.float64)
     if rows.ndim != 2 or 0 in rows.shape:
@@ -98,7 +98,7 @@ def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Ro
 
 
 def largest_size(max_depth: int, max_branch: int) -> int:
-    """Nodes of the complete tree within the limits, or MAX_SIZE if it is larger.
+    """Return the size of the complete tree within the limits, or MAX_SIZE if that is smaller.
 
     >>> largest_size(2, 3)
     13
@@ -113,12 +113,12 @@ def largest_size(max_depth: int, max_branch: int) -> int:
 
 
 def non_increasing(rows: Rows) -> bool:
-    """Whether every row is non-increasing in rank: where the best-first solver is exact."""
+    """Return whether every row is non-increasing in rank; then the best-first solver is exact."""
     return bool(np.all(rows[:, 1:] <= rows[:, :-1]))
 
 
 def expected_tokens(tree: SpeculationTree, rows: Rows) -> float:
-    """F(tree): the sum over its nodes of the product of p on the way from the root (Sequoia, arXiv 2402.12374, 4.1).
+    """Return F(tree), the sum over its nodes of the product of p on the way from the root (Sequoia, arXiv 2402.12374, 4.1).
 
     Raises OptimizerError for a tree with more branches than the rows have ranks.
 

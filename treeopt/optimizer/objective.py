@@ -19,7 +19,7 @@ from treespec.trees.tree import SpeculationTree
 class Choice:
     """The size and depth bound whose best tree takes the least seconds per token, among all that were scored.
 
-    `lower_bound`: seconds per token that no tree within the same limits can undercut, whatever its shape.
+    `lower_bound` is the seconds per token that no tree within the same limits can undercut, whatever its shape.
     """
 
     size: int
@@ -30,17 +30,20 @@ class Choice:
 
     @property
     def seconds_per_token(self) -> float:
-        """The score."""
+        """The score: predicted seconds per token."""
         return self.seconds_per_step / self.expected_tokens_per_step
 
     @property
     def certified_gap(self) -> float:
-        """1 - lower_bound / seconds_per_token: the best tree there is saves at most this share of the time."""
+        """1 - lower_bound / seconds_per_token: no tree within the limits saves more than this share of the time."""
         return max(0.0, 1 - self.lower_bound / self.seconds_per_token)
 
 
 def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
-    """Predicted seconds of one step; of the root alone, of an autoregressive one. Raises ProfileError for a size or level width beyond the measured ones."""
+    """Return the predicted seconds of one step; the root alone is an autoregressive step.
+
+    Raises ProfileError for a size or level width beyond the measured ones.
+    """
     if tree.size == 1:
         return model.autoregressive_seconds()
     draft = sum(model.draft_seconds(width) for width in tree.level_widths[:-1])
@@ -48,11 +51,11 @@ def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
 
 
 def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> Choice:
-    """Score every size (or `size` alone) at every depth bound and take the least seconds per token.
+    """Score every size (or `size` alone) at every depth bound, and return the choice with the least seconds per token.
 
-    Of equal ones the smaller tree is taken. Trees whose size or level widths are beyond the measured ones have no known
-    time and are no candidates. The lower bound prices every draft pass at the cheapest width, so that no shape of tree
-    is cheaper (CONTRACT: `certified_gap`). Raises OptimizerError where no candidate is left.
+    Among equal ones the smaller tree is taken. A tree whose size or level widths are beyond the measured ones has no known time and is no
+    candidate. The lower bound prices every draft pass at the cheapest width, so that no shape of tree is cheaper (CONTRACT:
+    `certified_gap`). Raises OptimizerError if no candidate is left.
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
     wanted[slice(1, None) if size is None else size] = True
@@ -80,7 +83,7 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None) -> 
 
 
 def _draft_seconds(widths: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[sizes] seconds of a step's draft passes: one over each level that has a level below it. `widths`: [sizes, levels]."""
+    """Return the seconds of a step's draft passes, [sizes]: one pass over each level that has a level below it. `widths`: [sizes, levels]."""
     expanded = widths[:, 1:] > 0
     seconds: NDArray[np.float64] = np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0).sum(axis=1)
     return seconds

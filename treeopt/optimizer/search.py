@@ -1,11 +1,12 @@
-"""From profiles and limits to the tree to run: the optimizer's front door."""
+"""The optimizer's front door: from profiles and limits to the tree to run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from treeopt.optimizer import best_first, dynamic_program
-from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
 from treeopt.optimizer.objective import choose
 from treeopt.profiles.acceptance import AcceptanceProfile
@@ -16,9 +17,12 @@ from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
 DEFAULT_MAX_DEPTH = 32
-"""Depth bounds are searched up to this one unless a limit says otherwise."""
+"""Largest depth bound of a search, unless a limit says otherwise."""
 
 SOLVERS: dict[str, Callable[[Rows, int, int, int], Frontier]] = {"best-first": best_first.solve, "dp": dynamic_program.solve}
+
+
+SMOOTHINGS = ("none", "isotonic")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class OptimizationResult:
-    """The chosen tree and what it is expected to do; the three predictions are None without a latency profile.
+    """The chosen tree and its predictions; three of these are None without a latency profile.
 
     `predicted_speedup` is over autoregressive decoding by the same engine: size 1, without the draft.
     """
@@ -47,7 +51,7 @@ class OptimizationResult:
 
     @cached_property
     def frontier(self) -> tuple[FrontierPoint, ...]:
-        """Every size and depth bound >= 1 that some tree meets, by size, then depth."""
+        """Every size and depth bound >= 1 that some tree meets, sorted by size, then depth."""
         values = self.table.values.tolist()
         sizes, depths = range(1, self.table.max_size + 1), range(1, self.table.max_depth + 1)
         return tuple(FrontierPoint(size, depth, values[depth][size]) for size in sizes for depth in depths if values[depth][size] > 0)
@@ -66,7 +70,7 @@ def optimize(
     solver: str = "auto",
     smoothing: str = "none",
 ) -> OptimizationResult:
-    """The tree that yields most tokens per step, or with a latency profile most tokens per second.
+    """Return the tree that yields most tokens per step or, with a latency profile, most tokens per second.
 
     `size` is exact and `depth` a maximum; both count as limits of the search beside `max_size` (default: the largest
     measured size), `max_depth` (default: 32 edges, or what `size` allows) and `max_branch` (default: all ranks). Without a
@@ -97,10 +101,28 @@ def optimize(
     )
 
 
-def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int, *, solver: str = "auto") -> Frontier:
-    """The frontier by a named solver; "auto" takes best-first where it is exact, else the dynamic programme.
+def acceptance_rows(profile: AcceptanceProfile, smoothing: str = "none") -> Rows:
+    """Return the probabilities that solvers work on, [depths, ranks]: the profile's `by_depth` where it was measured, else one row for all depths.
 
-    Raises OptimizerError for an unknown name or for best-first where it is not exact.
+    They are taken as measured, bumps included, unless `smoothing` is "isotonic": it replaces each row by the non-increasing row
+    that is nearest in squares. That is a modelling choice, which says that the bumps are noise. Raises OptimizerError for another
+    name of a smoothing.
+    """
+    if smoothing not in SMOOTHINGS:
+        raise OptimizerError(f"smoothing {smoothing!r} is unknown; use one of {', '.join(SMOOTHINGS)}")
+    rows = np.array(profile.by_depth or (profile.rank_probability,), dtype=np.float64)
+    if smoothing == "none":
+        return rows
+    from scipy.optimize import isotonic_regression
+
+    smooth = [np.asarray(isotonic_regression(row, increasing=False).x, dtype=np.float64) for row in rows]
+    return np.clip(np.stack(smooth), 0.0, 1.0)
+
+
+def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int, *, solver: str = "auto") -> Frontier:
+    """Return the frontier by a named solver; "auto" takes best-first if it is exact, else the dynamic programme.
+
+    Raises OptimizerError for an unknown name, or for best-first if it is not exact.
     """
     if solver == "auto":
         solver = "best-first" if non_increasing(check_rows(rows, max_size, max_depth, max_branch)) else "dp"
@@ -118,7 +140,7 @@ def _limits(
     max_depth: int | None,
     max_branch: int | None,
 ) -> tuple[int, int, int]:
-    """(largest size, largest depth, most branches) to search, such that `size` is feasible."""
+    """Return (largest size, largest depth, most branches) to search, such that `size` is feasible."""
     named = {"size": size, "depth": depth, "max_size": max_size, "max_depth": max_depth, "max_branch": max_branch}
     for name, value in named.items():
         if value is not None and value < 1:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from treeopt.optimizer.estimation import acceptance_rows
 from treeopt.optimizer.frontier import largest_size
-from treeopt.optimizer.search import OptimizationResult, solve
+from treeopt.optimizer.search import OptimizationResult, acceptance_rows, solve
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError
 from treespec.files.fields import MOST_SECONDS
@@ -26,7 +25,7 @@ class SequoiaConfig:
     """Limits and prices in Sequoia's words.
 
     `max_depth` counts levels: edges + 1. A tree limited to l levels costs `l * draft_time` and, with
-    `valid_budget[i]` nodes, `target_time[i]`; times have any one unit.
+    `valid_budget[i]` nodes, `target_time[i]`; all times are in one unit, whichever it is.
     """
 
     acceptance_path: Path
@@ -59,9 +58,9 @@ class SequoiaConfig:
 
 
 def read_sequoia_config(path: StrPath) -> SequoiaConfig:
-    """Read Sequoia's JSON. The acceptance vector's path counts from the current folder, else from the file's own.
+    """Read Sequoia's JSON. The path of the acceptance vector is taken from the current folder, else from the file's own folder.
 
-    `dst`, where Sequoia writes its tree, is not read: here the caller says where. Raises OptimizerError, naming the key.
+    The key `dst`, the place where Sequoia writes its tree, is not read: here the caller says where. Raises OptimizerError, naming the key.
     """
     try:
         data = json.loads(read_bytes(path, limit=1 << 20, error=OptimizerError))
@@ -89,11 +88,11 @@ def read_sequoia_config(path: StrPath) -> SequoiaConfig:
 def optimize_config(
     config: SequoiaConfig, acceptance: AcceptanceProfile, *, solver: str = "auto", smoothing: str = "none"
 ) -> OptimizationResult:
-    """The budget and level limit with the least time per token, and their best tree.
+    """Return the best tree of the budget and level limit with the least time per token.
 
-    The result's `predicted_seconds_per_step` has the unit of the configuration's times, its speed-up is over the first
+    The result's `predicted_seconds_per_step` has the unit of the configuration's times; its speed-up is over the first
     `target_time`, as in Sequoia. Its gap is 0: under this price no tree of a valid budget is better. Raises
-    OptimizerError where no valid budget is feasible.
+    OptimizerError if no valid budget is feasible.
     """
     rows = acceptance_rows(acceptance, smoothing)
     branches = min(config.max_branch or rows.shape[1], rows.shape[1])

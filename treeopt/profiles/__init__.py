@@ -1,1 +1,1 @@
-"""Profiles: what was measured on a pair of models, as files. Nothing here measures, and nothing imports torch."""
+"""Profiles: the measurements of a pair of models, as files. Nothing here measures, and nothing imports torch."""

@@ -9,7 +9,7 @@ from typing import Any
 from treeopt.profiles.acceptance_vector import read_vector
 from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError
-from treespec.files.fields import ROWS, Fields, checked, count, counts, number, numbers, rows
+from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
@@ -19,7 +19,7 @@ VERSION = 1
 
 
 DRAFTINGS = (*RULES, "unknown")
-"""The rules of `treespec.decoding.drafting`; acceptance vectors do not tell theirs."""
+"""The rules of `treespec.decoding.drafting`, and "unknown" for acceptance vectors, which do not name theirs."""
 
 
 _SUM_SLACK = 1e-3
@@ -27,15 +27,17 @@ _SUM_SLACK = 1e-3
 
 @dataclass(frozen=True)
 class AcceptanceProfile:
-    """How often the rank-k child of an accepted node is the accepted one.
+    """The chance that the accepted child of an accepted node is the one of rank k, for each rank k.
 
-    `rank_probability[k]` and its `standard_error[k]` (resampled by prompt; empty if unknown) belong to rank k,
-    `none_accepted` to no child of those ranks. `positions` target positions of `prompts` prompts were counted.
-    `by_depth[d][k]`, where measured, belongs to the children of a node at depth d; below its last row that row goes on.
-    `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
-    `temperature` and `top_p` are None where the file does not tell (a bare vector). `draft_temperature` and `draws` (of the
-    children, per position) belong to sampled drafting. `prompt_set` tells the rows: `dataset`, `start` and `end` (left out) among
-    others. Raises ProfileError.
+    - `rank_probability[k]` and its `standard_error[k]` (resampled by prompt; empty if unknown) belong to rank k, `none_accepted` to no child
+      of those ranks. `positions` target positions of `prompts` prompts were counted.
+    - `by_depth[d][k]`, if measured, belongs to the children of a node at depth d; its last row serves all deeper nodes too.
+    - `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
+    - `temperature` and `top_p` are None if the file does not have them (a bare vector). `draft_temperature` and `draws` (of the children,
+      per position) belong to sampled drafting.
+    - `prompt_set` names the rows: `dataset`, `start` and `end` (left out) among others.
+
+    Raises ProfileError.
     """
 
     drafting: str
@@ -95,7 +97,7 @@ class AcceptanceProfile:
                 raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of the {ranks} ranks")
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the profile's file; keys that hold nothing are left out."""
+        """Return the content of the profile's file, without keys that hold nothing."""
         data: dict[str, Any] = {
             "schema": ACCEPTANCE_SCHEMA,
             "version": VERSION,
@@ -147,7 +149,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
-            prompt_set=data.optional("prompt_set", checked(ROWS)),
+            prompt_set=data.optional("prompt_set", checked_object(ROWS)),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

@@ -11,9 +11,9 @@ _LIMIT = 16 << 20
 
 
 def read_vector(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], float]:
-    """(chance of each rank, chance that none is accepted) of `[0, p_1 ... p_W, none]` or `[0, p_1 ... p_W]`.
+    """Return the chance of each rank and the chance that none is accepted, from `[0, p_1 ... p_W, none]` or `[0, p_1 ... p_W]`.
 
-    The last number is `none` where they all add up to 1, as published vectors do. Raises ProfileError.
+    The last number is `none` if they all add up to 1, as in published vectors. Raises ProfileError.
     """
     import torch
 

@@ -19,9 +19,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LatencySample:
-    """Raw seconds of one pass over `nodes` tree nodes behind `context` cached tokens.
+    """Raw seconds of one pass over `nodes` tree nodes after `context` cached tokens.
 
-    The target reads a whole tree, whose size `nodes` is; the draft reads one level, whose width it is.
+    The target reads a whole tree, whose size is `nodes`; the draft reads one level, whose width is `nodes`.
     """
 
     nodes: int
@@ -30,7 +30,7 @@ class LatencySample:
 
     @property
     def median_seconds(self) -> float:
-        """The figure that predictions use."""
+        """Median of the samples, which predictions use."""
         return statistics.median(self.seconds)
 
 
@@ -46,7 +46,7 @@ class LatencyProfile:
     overhead_seconds: tuple[float, ...]
     provenance: dict[str, Any] | None = None
     autoregressive_overhead_seconds: tuple[float, ...] = ()
-    """Overhead of autoregressive steps, which accept and move nothing; empty: that of tree steps is taken."""
+    """Overhead of autoregressive steps, which accept and move nothing. If it is empty, the overhead of tree steps is taken."""
 
     def __post_init__(self) -> None:
         _check_samples("target", "size", self.target)
@@ -61,7 +61,7 @@ class LatencyProfile:
         return tuple(sorted({s.context for s in self.target}))
 
     def at_context(self, context: int | None = None) -> LatencyModel:
-        """Medians at the measured context that equals `context` or is the next larger one; None: the smallest.
+        """Return the medians at the measured context that equals `context` or is the next larger one; None stands for the smallest.
 
         Raises ProfileError, naming the measured contexts, if none is large enough.
         """
@@ -74,7 +74,7 @@ class LatencyProfile:
         return LatencyModel(chosen, tuple(sizes), tuple(widths), *overheads)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the profile's file."""
+        """Return the content of the profile's file."""
         data: dict[str, Any] = {
             "schema": LATENCY_SCHEMA,
             "version": VERSION,

@@ -22,37 +22,37 @@ class LatencyModel:
     draft: tuple[tuple[int, float], ...]
     overhead_seconds: float
     autoregressive_overhead_seconds: float | None = None
-    """Overhead of a step without a tree, where it was measured apart."""
+    """Overhead of a step without a tree, if it was measured apart."""
 
     @property
     def largest_size(self) -> int:
-        """The largest tree size whose time is known."""
+        """Largest tree size with a known time."""
         return self.target[-1][0]
 
     @property
     def largest_width(self) -> int:
-        """The largest draft level width whose time is known."""
+        """Largest draft level width with a known time."""
         return self.draft[-1][0]
 
     def target_seconds(self, size: int) -> float:
-        """Seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
+        """Return the seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
         return _predict(size, self.target, "tree size")
 
     def autoregressive_seconds(self) -> float:
-        """Seconds per token without speculation: one target pass over the last token, and the overhead of such a step."""
+        """Return the seconds per token without speculation: one target pass over the last token, and the overhead of such a step."""
         apart = self.autoregressive_overhead_seconds
         return self.target_seconds(1) + (self.overhead_seconds if apart is None else apart)
 
     def draft_seconds(self, width: int) -> float:
-        """Seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
+        """Return the seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
         return _predict(width, self.draft, "draft level width")
 
     def target_table(self, largest: int) -> NDArray[np.float64]:
-        """[largest + 1] target seconds by size; infinite where nothing is known: beyond the measured sizes and at 0."""
+        """Return target seconds by size, [largest + 1]; they are infinite at 0 and beyond the measured sizes."""
         return _table(largest, self.target)
 
     def draft_table(self, largest: int) -> NDArray[np.float64]:
-        """[largest + 1] draft seconds by width; infinite where nothing is known: beyond the measured widths and at 0."""
+        """Return draft seconds by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
         return _table(largest, self.draft)
 
 

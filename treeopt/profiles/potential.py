@@ -1,4 +1,4 @@
-"""PotentialReport: how close drafts come to a target, as raw sums per prompt; every figure is derived from them. No torch."""
+"""PotentialReport: how close drafts come to a target, as raw sums per prompt, from which every figure is derived. No torch."""
 
 import math
 import os
@@ -18,14 +18,14 @@ from treespec.files.writing import write_json
 SCHEMA, VERSION = "treeopt.potential", 1
 
 MEASURES = ("kl", "reverse_kl", "total_variation", "top1_agreement", "greedy_child")
-"""What is summed over the positions of a prompt; see `DraftPotential`."""
+"""Measures that are summed over the positions of a prompt; `DraftPotential` explains them."""
 
 CHAIN_LENGTHS = (1, 2, 4, 8)
-"""Chains of drafted tokens for which tokens per step are implied; 1 is a single child."""
+"""Lengths of the chains of drafted tokens for which tokens per step are implied; 1 is a single child."""
 
 
 _MOST_NATS, _SLACK = 1e30, 1e-3
-"""Models are not further apart than that, and what is derived from it stays finite; room for rounding."""
+"""Largest KL divergence that is read, so that derived figures stay finite, and the room left for rounding."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Estimate:
     interval_95: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the estimate as plain data."""
         interval = None if self.interval_95 is None else list(self.interval_95)
         return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": interval}
 
 
 @dataclass(frozen=True)
 class DraftPotential:
-    """One draft: per measure, the sum over the positions of each prompt. p is the target's distribution, q the draft's.
+    """The measures of one draft: for each, the sum over the positions of each prompt. p is the target's distribution, q the draft's.
 
     `kl` is KL(p || q) and `reverse_kl` KL(q || p) in nats (None under top-p, where it is infinite); `total_variation` is
     1 - sum of min(p, q), so 1 - it is the chance that one token sampled from q is accepted; `top1_agreement` says whether both
@@ -59,8 +59,8 @@ class DraftPotential:
 class PotentialReport:
     """Drafts measured on the same `positions[i]` positions of every prompt i.
 
-    `temperature` and `top_p` are the target's choice of tokens. Distributions are compared at `distribution_temperature`: the
-    same, or 1 where it is 0, since a greedy choice has no distribution to compare. Raises ProfileError.
+    `temperature` and `top_p` are the target's choice of tokens. Distributions are compared at `distribution_temperature`. Raises
+    ProfileError.
     """
 
     drafts: tuple[DraftPotential, ...]
@@ -93,20 +93,20 @@ class PotentialReport:
 
     @property
     def distribution_temperature(self) -> float:
-        """At which distributions are compared."""
+        """Temperature at which distributions are compared: the target's, or 1 if that is 0, since a greedy choice has no distribution."""
         return self.temperature or 1.0
 
     @property
     def ranked(self) -> tuple[DraftPotential, ...]:
-        """The drafts, that of the least mean KL(target || draft) first."""
+        """The drafts, sorted by mean KL(target || draft), the smallest first."""
         return tuple(sorted(self.drafts, key=lambda draft: self.estimate(draft, "kl").mean))
 
     def estimate(self, draft: DraftPotential, measure: str) -> Estimate:
-        """The mean of a measure per position. Raises ProfileError for one that was not taken."""
+        """Return the mean of a measure per position. Raises ProfileError for a measure that was not taken."""
         return self._estimate(_column(draft, measure))
 
     def above(self, draft: DraftPotential, best: DraftPotential) -> Estimate:
-        """How much larger a draft's KL is than the best one's: paired, so that what the texts have in common drops out."""
+        """Return how much larger a draft's KL is than the best draft's. The difference is paired by prompt, so that the texts' own share drops out."""
         return self._estimate(_column(draft, "kl") - _column(best, "kl"))
 
     def _estimate(self, sums: NDArray[np.float64]) -> Estimate:
@@ -119,7 +119,7 @@ class PotentialReport:
         return Estimate(float(mean[0]), float(error[0]), (float(mean[0]) - reach, float(mean[0]) + reach))
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain data, drafts in the order of their rank."""
+        """Return the report as plain data, with the drafts in the order of their rank."""
         best = self.ranked[0]
         return {
             "schema": SCHEMA,
@@ -167,7 +167,7 @@ class PotentialReport:
 
 
 def chain_tokens_per_step(acceptance: float, length: int) -> float:
-    """1 + a + ... + a^length: tokens per step of a chain whose every drafted token is accepted with chance a, whatever came before.
+    """Return 1 + a + ... + a^length: the tokens per step of a chain of which each drafted token is accepted with chance a, whatever came before.
 
     >>> chain_tokens_per_step(0.5, 2), chain_tokens_per_step(1.0, 3)
     (1.75, 4.0)
@@ -176,7 +176,7 @@ def chain_tokens_per_step(acceptance: float, length: int) -> float:
 
 
 def read_potential(path: str | os.PathLike[str]) -> PotentialReport:
-    """Read a report back; figures are computed anew from its sums. Raises ProfileError."""
+    """Read a report back, and compute its figures anew from its sums. Raises ProfileError."""
     data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
     return data.build(
         lambda: PotentialReport(

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def ratio(sums: NDArray[np.float64], counts: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """(sum of sums / sum of counts, its standard error) of every column; the error is None with fewer than two prompts.
+    """Return the mean (sum of sums / sum of counts) of every column and its standard error, which is None with fewer than two prompts.
 
     `sums` float64 [prompts, columns], `counts` positions of each prompt, at least one in all. The error is that of the linearised
     ratio estimator (Cochran, Sampling Techniques, sec. 6.3): prompts of many positions weigh more.

@@ -1,1 +1,1 @@
-"""Measure a pair of models: which draft ranks are accepted, and how long each pass takes."""
+"""Measure a pair of models: the acceptance of the draft's ranks, and the time of each pass."""

@@ -1,4 +1,4 @@
-"""Measure the acceptance profile of a pair: which of the draft's ranks the target accepts, position by position."""
+"""Measure the acceptance profile of a pair: the ranks of the draft that the target accepts, position by position."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,14 +13,14 @@ from torch import Tensor
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ProfileError
-from treespec.files.fields import exactly, natural, numbers
+from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairInfo
@@ -37,7 +37,7 @@ def profile_acceptance(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> AcceptanceProfile:
-    """Chance of each rank on texts of the target or of the data set; see `rank_chances`.
+    """Measure the chance of each rank on texts of the target or of the data set; `rank_chances` defines it.
 
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
     prompts as the independent units (linearised ratio estimator); each prompt's draws are its own, so they are in it.
@@ -49,8 +49,8 @@ def profile_acceptance(
     batches = batches_of(prompts, settings.batch_size)
 
     def read(key: str, value: Any) -> list[tuple[list[float], int]]:
-        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
-        return [(list(numbers(exactly(settings.max_branch, chances))), natural(count)) for chances, count in rows]
+        rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
+        return [(list(numbers(list_of_length(settings.max_branch, chances))), natural(count)) for chances, count in rows]
 
     with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
@@ -62,7 +62,7 @@ def profile_acceptance(
 
 
 def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceSettings) -> None:
-    """Raise CapacityError or ProfileError for what these models, which need not be loaded, cannot be profiled on."""
+    """Raise CapacityError or ProfileError for prompts on which these models, which need not be loaded, cannot be profiled."""
     vocabulary = pair.vocabulary_size
     if settings.max_branch > vocabulary and not settings.drafting.kind.replacement:
         raise ProfileError(
@@ -78,10 +78,10 @@ def _measure(
     settings: AcceptanceSettings,
     on_token: Callable[[int], None],
 ) -> list[tuple[list[float], int]]:
-    """Per prompt: (sum over positions of the chance of each rank, positions)."""
+    """Return for each prompt the sum over positions of the chance of each rank, and the number of positions."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_of(
+    texts, valid = texts_to_measure(
         pair,
         batch,
         settings.method,
@@ -108,11 +108,11 @@ def rank_chances(
     generators: Sequence[torch.Generator],
     pixels: Tensor | None = None,
 ) -> Tensor:
-    """Chance that the child of each rank is the accepted one, after all but the last of the last positions of each text.
+    """Return the chance that the child of each rank is accepted, at each of the last positions of every text.
 
     `texts` int64 [batch, length]; `valid` bool [batch, positions] marks the last `positions` tokens that count as next tokens.
-    Under `topk`, the chance of rank k is p(token_k), exactly; greedily on the target's own text, whether the text goes on
-    with it. Under `swor` and `swr`, it is the mean over draws of the children of what the residual chain says, given the
+    Under `topk` the chance of rank k is exactly p(token_k); in greedy decoding on the target's own text it is 1 if the text goes on with
+    that token, else 0. Under `swor` and `swr` it is the mean, over draws of the children, of the residual chain's chances given the
     children. Returns float64 [batch, positions, ranks], 0 where not valid.
     """
     vocabulary = pair.vocabulary_size
@@ -136,7 +136,7 @@ def rank_chances(
 
 
 def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators: Sequence[torch.Generator], *, replacement: bool) -> Tensor:
-    """Mean chance of each rank over `draws` draws of all children. p, q [batch, positions, vocabulary] -> float64 [batch, positions, branches].
+    """Return the mean chance of each rank over `draws` draws of all children. p, q [batch, positions, vocabulary] -> float64 [batch, positions, branches].
 
     Text i draws from `generators[i]`, whatever batch it is in. One residual chain runs over all positions at once.
     """

@@ -24,7 +24,7 @@ def continue_prompts(
     on_token: Callable[[int], None] = lambda done: None,
     embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The target's own continuations of equally long prompts, batched.
+    """Return the target's own continuations of equally long prompts, batched.
 
     `prompts` int64 [batch, length], with `embeddings` [batch, length, hidden] read in their place where they hold pictures. Returns
     (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid` marks generated tokens up to and including the first

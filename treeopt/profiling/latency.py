@@ -14,7 +14,7 @@ from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Eng
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import now, timer_for
 from treespec.errors import CapacityError, ProfileError
-from treespec.files.fields import exactly, seconds
+from treespec.files.fields import list_of_length, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairInfo
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 Sample = tuple[float, float, float, float]
 """Seconds of one step: draft level 0, draft level 1 (0 without one), target, the rest."""
 Cell = tuple[int, SpeculationTree, int | None]
-"""(context, tree, draft level width that its second level measures; None where the target's size is measured)."""
+"""Context, tree, and the draft level width that its second level measures; the width is None if the target's size is measured."""
 
 _BURST = 4
 _WARM_UP = 2
@@ -41,12 +41,12 @@ def profile_latency(
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> LatencyProfile:
-    """Seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
+    """Measure the seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
 
-    Every sample is a part of whole steps on the code path that evaluation runs, captured on CUDA (`notice` is told once where that
-    cannot be): size 1 is an autoregressive step, other sizes a root with its children, widths are the second level of as many chains.
-    Cells take turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in
-    decoding. Width 1 is the root's level, which reads two tokens. What a step spends outside the model passes is its overhead.
+    Every sample is a part of whole steps on the code path that evaluation runs. They are captured on CUDA; `notice` is told once if that is
+    impossible. Size 1 is an autoregressive step, other sizes are a root with its children, and widths are the second level of as many
+    chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its overhead. Cells take
+    turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding.
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
     ModelError, ProfileError.
     """
@@ -58,7 +58,10 @@ def profile_latency(
     rounds: list[list[list[Sample]]] = []
 
     def read(key: str, value: Any) -> list[list[list[float]]]:
-        return [[[seconds(s) for s in exactly(4, sample)] for sample in exactly(_BURST, cell)] for cell in exactly(len(cells), value)]
+        return [
+            [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(_BURST, cell)]
+            for cell in list_of_length(len(cells), value)
+        ]
 
     with Journal(journal, _fingerprint(pair, settings), read) as log:
         for number in range(bursts):
@@ -68,7 +71,7 @@ def profile_latency(
 
 
 def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
-    """Raise ProfileError or CapacityError for what these models, which need not be loaded, cannot be timed on."""
+    """Raise ProfileError or CapacityError for settings at which these models, which need not be loaded, cannot be timed."""
     vocabulary = pair.vocabulary_size
     for name, values, limit in (("sizes", settings.sizes, vocabulary + 1), ("widths", settings.widths, vocabulary)):
         if values is not None and max(values) > limit:
@@ -96,7 +99,7 @@ def _cells(settings: LatencySettings) -> list[Cell]:
 
 
 class _Bench:
-    """Steps of every cell over one random text."""
+    """The steps of every cell over one random text."""
 
     def __init__(self, pair: Pair, cells: list[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
         self.pair, self.device = pair, pair.target.device
@@ -116,7 +119,7 @@ class _Bench:
             model.prefill(self.text[:-1])
 
     def burst(self, context: int, tree: SpeculationTree) -> list[Sample]:
-        """Steps that follow one another as they do in decoding; the first ones warm up and are not kept."""
+        """Run steps that follow one another as in decoding, and return their seconds without those of the first, which warm up."""
         steps = self.steps[tree]
         found = []
         for _ in range(_WARM_UP + _BURST):
@@ -134,7 +137,7 @@ class _Bench:
 
 
 def _round(bench: _Bench, cells: list[Cell]) -> list[list[Sample]]:
-    """A burst of every cell."""
+    """Run a burst of every cell."""
     return [bench.burst(context, tree) for context, tree, _ in cells]
 
 

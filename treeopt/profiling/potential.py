@@ -1,4 +1,4 @@
-"""The potential of drafts before any tuning: how far their distributions are from the target's, on the same texts."""
+"""Measure the potential of drafts before any tuning: how far their distributions are from the target's, on the same texts."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.settings import PotentialSettings
-from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_of
+from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
 from treespec.decoding.scoring import score
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
-from treespec.files.fields import exactly, natural
+from treespec.files.fields import list_of_length, natural
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
@@ -39,7 +39,7 @@ def measure_potential(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> PotentialReport:
-    """KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
+    """Measure KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
 
     `target` may be a pair without a draft. The texts, and the target's distributions on them, are made once for all drafts.
     Finished batches survive an interruption in `journal`, which the caller discards once the report is saved. Raises
@@ -53,8 +53,10 @@ def measure_potential(
     found: dict[int, list[Any]] = {}
 
     def read(key: str, value: Any) -> list[Any]:
-        rows = [exactly(2, row) for row in exactly(len(batches[int(key)]), value)]
-        per_draft = [(natural(count), [exactly(len(MEASURES), sums) for sums in exactly(len(drafts), found)]) for count, found in rows]
+        rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
+        per_draft = [
+            (natural(count), [list_of_length(len(MEASURES), sums) for sums in list_of_length(len(drafts), found)]) for count, found in rows
+        ]
         return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
 
     with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
@@ -94,7 +96,7 @@ def measure_potential(
 def require_fit(
     target: TreeModel | ModelInfo, drafts: Sequence[TreeModel | ModelInfo], prompts: PromptSet, settings: PotentialSettings
 ) -> None:
-    """Raise CapacityError, ModelError or ProfileError for what these models, which need not be loaded, cannot be measured on."""
+    """Raise CapacityError, ModelError or ProfileError for prompts on which these models, which need not be loaded, cannot be measured."""
     if not drafts:
         raise ModelError("a potential needs at least one draft model; pass `draft`")
     require_text(prompts, settings.method)
@@ -110,10 +112,10 @@ def _measure(
     vocabulary: int,
     on_token: Callable[[int], None],
 ) -> list[tuple[int, list[list[float | None]]]]:
-    """Per prompt: (positions, per draft the sum of every measure over them)."""
+    """Return for each prompt the number of positions and, for each draft, the sum of every measure over them."""
     generators = [prompt_generator(settings.seed, index, target.target.device) for index, _ in batch]
     pixels = target.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_of(
+    texts, valid = texts_to_measure(
         target,
         batch,
         settings.method,
@@ -141,7 +143,7 @@ def _measure(
 
 
 def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
-    """Logits [batch, positions, vocabulary] behind the tokens from `start` on, finite where `valid`. Raises ModelError."""
+    """Return logits [batch, positions, vocabulary] after the tokens from `start` on, finite where `valid`. Raises ModelError."""
     scores = score(model, texts, start, pixels)[..., :vocabulary]
     require_finite(int(scores.amax(-1)[valid].isfinite().all()), role=role)
     return scores
@@ -149,18 +151,18 @@ def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, 
 
 @dataclass(frozen=True)
 class TargetSide:
-    """All of the target that is compared with a draft, at [batch, positions]; float32 over the vocabulary."""
+    """The target's side of the comparison with a draft, at [batch, positions]; float32 over the vocabulary."""
 
     probabilities: Tensor
     logarithms: Tensor
-    """Of the probabilities; the smallest float32 where these are 0."""
+    """Logarithms of the probabilities; the smallest float32 for a probability of 0."""
     best: Tensor
     """int64 [batch, positions]: the most likely token."""
     settings: PotentialSettings
 
     @classmethod
     def of(cls, logits: Tensor, settings: PotentialSettings) -> "TargetSide":
-        """From logits [batch, positions, vocabulary]."""
+        """Return the target's side from its logits [batch, positions, vocabulary]."""
         if settings.compared.top_p < 1:
             probabilities = torch.stack([distribution(row, settings.compared) for row in logits])
             logarithms = probabilities.log().clamp_min(torch.finfo(torch.float32).min)
@@ -170,7 +172,7 @@ class TargetSide:
         return cls(probabilities, logarithms, logits.argmax(-1), settings)
 
     def against(self, logits: Tensor) -> tuple[Tensor | None, ...]:
-        """MEASURES of a draft with these logits, per position; float64 sums over the vocabulary, no NaN for finite logits."""
+        """Return the MEASURES of a draft with these logits at each position; float64 sums over the vocabulary, no NaN for finite logits."""
         ours, theirs = self.logarithms, _logarithms(logits, self.settings.compared.temperature)
         sampled = theirs.exp()
         kl = _dot(self.probabilities, ours - theirs)
@@ -183,17 +185,17 @@ class TargetSide:
 
 
 def _logarithms(logits: Tensor, temperature: float) -> Tensor:
-    """Logarithms of the softmax at a temperature, in float32; finite even where a probability is too small for it."""
+    """Return the logarithms of the softmax at a temperature, in float32; finite even where a probability is too small for it."""
     return scaled(logits.float(), temperature).log_softmax(-1).clamp_min(torch.finfo(torch.float32).min)
 
 
 def _dot(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum of weights * values over the vocabulary in float64, where a weight of 0 counts nothing."""
+    """Return the sum of weights * values over the vocabulary in float64; a weight of 0 counts nothing, whatever its value."""
     return (weights * values).where(weights > 0, 0.0).sum(-1, dtype=torch.float64)
 
 
 def _sums(rows: Sequence[Sequence[float | None]]) -> dict[str, tuple[float, ...] | None]:
-    """Per measure, the sums of all prompts; None for a measure that was not taken."""
+    """Return the sums of all prompts for each measure; None for a measure that was not taken."""
     columns = dict(zip(MEASURES, zip(*rows, strict=True), strict=True))
     return {
         name: None if None in column else tuple(float(value) for value in column if value is not None) for name, column in columns.items()
@@ -201,7 +203,7 @@ def _sums(rows: Sequence[Sequence[float | None]]) -> dict[str, tuple[float, ...]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where several are the same."""
+    """Return the names, numbered if several are the same."""
     often, seen = Counter(names), Counter[str]()
     found = []
     for name in names:

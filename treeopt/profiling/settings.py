@@ -1,4 +1,4 @@
-"""How a pair is measured, as plain data: acceptance, latency and potential. No torch."""
+"""Settings of a measurement, as plain data: acceptance, latency and potential. No torch."""
 
 from dataclasses import dataclass, replace
 
@@ -9,17 +9,17 @@ from treespec.errors import SettingsError
 from treespec.trees.limits import MAX_SIZE
 
 METHODS = ("on-policy", "teacher-forced")
-"""`on-policy` is the target's own continuation of a prompt, `teacher-forced` the row's."""
+"""`on-policy` measures on the target's own continuation of a prompt, `teacher-forced` on the row's."""
 
 _COLDEST = 1e-20
-"""Below this, what differs in rounding alone is further apart than a report's sums may be."""
+"""Lowest temperature: below it, logits that differ in rounding alone are further apart than a report's sums may be."""
 
 
 @dataclass(frozen=True)
 class AcceptanceSettings:
-    """How to measure. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
+    """Settings of an acceptance profile. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
 
-    `draws` is how often the children of a position are sampled, where they are.
+    `draws` is the number of samples of each position's children, if children are sampled.
     """
 
     sampling: Sampling = Sampling()
@@ -41,7 +41,7 @@ class AcceptanceSettings:
 
 @dataclass(frozen=True)
 class PotentialSettings:
-    """How to measure: on the data set's own text (`teacher-forced`) or the target's (`on-policy`), `gen_len` tokens per prompt."""
+    """Settings of a potential: the data set's own text (`teacher-forced`) or the target's (`on-policy`), and `gen_len` tokens per prompt."""
 
     method: str = METHODS[1]
     sampling: Sampling = Sampling()
@@ -62,15 +62,16 @@ class PotentialSettings:
 
     @property
     def compared(self) -> Sampling:
-        """Which distributions are compared: those that are sampled from; greedily, the plain softmax ones."""
+        """The sampling that gives the compared distributions: the target's own, or the plain softmax if it is greedy."""
         return Sampling(1.0) if self.sampling.greedy else self.sampling
 
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """What to measure: every tree size and draft level width at every context length, `repetitions` times (rounded up to whole bursts of 4).
+    """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
-    `sizes` and `widths` None are the defaults for the pair's device: see `default_sizes` and `default_widths`.
+    The repetitions are rounded up to whole bursts of 4. `sizes` and `widths` None stand for the defaults of the pair's device:
+    `default_sizes` and `default_widths`.
     """
 
     sizes: tuple[int, ...] | None = None
@@ -97,13 +98,13 @@ class LatencySettings:
         require_whole(0, seed=self.seed)
 
     def on(self, device: str, vocabulary: int) -> "LatencySettings":
-        """Return the same with all sizes and widths to measure on a device, for models that share so many tokens."""
+        """Return these settings with all sizes and widths to measure on a device, for models that share so many tokens."""
         sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
         return replace(self, sizes=sizes, widths=widths)
 
 
 def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Return tree sizes on both sides of the edges where matrix tiles fill up: of vector registers on CPU, of 64 and 128 rows on CUDA.
+    """Return tree sizes on both sides of the edges at which matrix tiles fill up: vector registers on a CPU, 64 and 128 rows on CUDA.
 
     A root has no more children than the vocabulary has tokens.
     """
@@ -115,7 +116,7 @@ def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
 
 
 def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Return draft level widths; trees need them up to their widest level only."""
+    """Return draft level widths. Trees need them up to their widest level only."""
     largest = min(vocabulary, 256 if device.startswith("cuda") else 32)
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
 

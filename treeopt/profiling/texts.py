@@ -21,7 +21,7 @@ Batch = Sequence[tuple[int, Prompt]]
 
 
 def batches_of(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
-    """Runs of at most `size` equally long prompts, the shortest first, each prompt with its index in the set."""
+    """Return runs of at most `size` equally long prompts, the shortest first, each prompt with its index in the set."""
     batches: list[list[tuple[int, Prompt]]] = []
     for index, prompt in sorted(enumerate(prompts.prompts), key=lambda item: len(item[1].ids)):
         last = batches[-1] if batches else []
@@ -32,7 +32,7 @@ def batches_of(prompts: PromptSet, size: int) -> list[list[tuple[int, Prompt]]]:
     return batches
 
 
-def texts_of(
+def texts_to_measure(
     pair: Target,
     batch: Batch,
     method: str,
@@ -44,11 +44,10 @@ def texts_of(
     on_token: Callable[[int], None] = lambda done: None,
     pixels: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(int64 [batch, length + gen_len], bool [batch, gen_len - 1]) of one of `settings.METHODS`: texts, and which positions decoding drafts.
+    """Return texts by one of `settings.METHODS`, int64 [batch, length + gen_len], and the positions that decoding drafts, bool [batch, gen_len - 1].
 
-    Column i of the second stands for the token behind the first i + 1 of the continuation: the first one comes from the prompt
-    pass and is never drafted; a text ends with EOS or where the row does. Text i draws from `generators[i]`. `pixels` are the prompts'
-    pictures. Raises ModelError.
+    `valid[:, i]` refers to generated token i + 1: token 0 comes from the prompt pass and is never drafted. A text ends with EOS or at the
+    end of its row. Text i draws from `generators[i]`. `pixels` are the prompts' pictures. Raises ModelError.
     """
     ids = torch.tensor([prompt.ids for _, prompt in batch], device=pair.target.device)
     if method == "on-policy":
@@ -62,7 +61,7 @@ def texts_of(
 
 
 def _own_texts(batch: Batch, ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]:
-    """Prompts with their rows' own continuations, padded with zeros. (int64 [batch, length + gen_len], bool [batch, gen_len])."""
+    """Return prompts with their rows' own continuations, padded with zeros: int64 [batch, length + gen_len], bool [batch, gen_len]."""
     texts = torch.zeros(len(batch), gen_len, dtype=torch.int64)
     valid = torch.zeros(len(batch), gen_len, dtype=torch.bool)
     for row, (_, prompt) in enumerate(batch):
@@ -73,13 +72,13 @@ def _own_texts(batch: Batch, ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]
 
 
 def chunks(texts: Tensor, vocabulary: int) -> Iterator[slice]:
-    """Runs of texts whose logits fit into one block of LOGITS_AT_ONCE; a single text always does."""
+    """Yield runs of texts whose logits fit into one block of LOGITS_AT_ONCE; a single text always does."""
     rows = max(1, LOGITS_AT_ONCE // (texts.shape[1] * vocabulary))
     return (slice(first, first + rows) for first in range(0, len(texts), rows))
 
 
 def require_text(prompts: PromptSet, method: str) -> None:
-    """Raise ProfileError where rows hold too little text after their prompts to be measured on any of it."""
+    """Raise ProfileError if rows hold too little text after their prompts to be measured on any of it."""
     if method == "teacher-forced" and all(len(prompt.continuation) < 2 for prompt in prompts):
         remedy = "conversations that end with a reply, or " if prompts.chat else "longer rows, a smaller `prompt_len`, or "
         if any(prompt.picture is not None for prompt in prompts):
@@ -90,7 +89,7 @@ def require_text(prompts: PromptSet, method: str) -> None:
 
 
 def require_positions(models: Mapping[str, TreeModel | ModelInfo], prompts: PromptSet, gen_len: int) -> None:
-    """Raise CapacityError for more tokens in a prompt and its continuation than a model knows positions, ModelError for unknown ones."""
+    """Raise CapacityError if a prompt and its continuation have more tokens than a model has positions, ModelError for unknown tokens."""
     highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
     for role, model in models.items():
         if reason := unreadable((highest,), model.vocabulary_size):

@@ -1,1 +1,1 @@
-"""Training a draft: what it starts from, the texts, the losses, the loop and the folder of a run."""
+"""Training of a draft: its sources, the texts, the losses, the loop and the folder of a run."""

@@ -1,4 +1,4 @@
-"""From settings to those of transformers' Trainer."""
+"""The settings of transformers' Trainer, made from those of a training run."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from treespec.errors import TrainingError
 
 
 def training_arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
-    """Return the Trainer's settings; making them also joins the other processes, if a launcher has started some. Raises TrainingError."""
+    """Return the Trainer's settings. Making them also joins the other processes, if a launcher has started some. Raises TrainingError."""
     if device.startswith("cuda:") and device != "cuda:0":
         raise TrainingError(
             f"training runs on cuda:0 or on one GPU per process of a launcher; for {device} set CUDA_VISIBLE_DEVICES={device[5:]}"

@@ -1,9 +1,9 @@
 """Train the embedded pair from nothing but the standard library: tokenizer, target, then the draft distilled from it.
 
-Run `python -m treeopt.training.embedded_pair --out FOLDER`; a finished stage is kept, an unfinished one goes on from its last
+Run `python -m treeopt.training.embedded_pair --out FOLDER`. A finished stage is kept, and an unfinished one goes on from its last
 checkpoint. `--library` takes the source of another Python than the running one. The target learns by cross-entropy, the
 draft by KL(target || draft) on the same text (Hinton et al., arXiv 1503.02531). Optimizer: AdamW (0.9, 0.95), warm-up,
-cosine to 5 %, bf16 autocast. Needs no network.
+cosine to 5 %, bf16 autocast. It needs no network.
 """
 
 import argparse
@@ -32,12 +32,12 @@ CONTEXT = 512
 BATCH = 32
 CHECKPOINT_EVERY = 100
 Loss = Callable[[torch.Tensor], torch.Tensor]
-"""tokens [batch, context + 1] -> scalar loss."""
+"""A loss: tokens [batch, context + 1] -> scalar."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One model's shape and schedule."""
+    """The shape and the schedule of one model."""
 
     hidden: int
     layers: int
@@ -48,7 +48,7 @@ class Stage:
     warmup: int = 100
 
     def model(self) -> LlamaForCausalLM:
-        """A freshly initialised model: one K/V head per query head, no biases, rope theta 10,000."""
+        """Return a freshly initialised model: one K/V head per query head, no biases, rope theta 10,000."""
         heads = self.hidden // self.head_dim
         return LlamaForCausalLM(
             LlamaConfig(
@@ -69,7 +69,7 @@ class Stage:
         )
 
     def rate(self, step: int) -> float:
-        """The learning rate at a step: linear warm-up, then cosine down to 5 %."""
+        """Return the learning rate at a step: linear warm-up, then cosine down to 5 %."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -81,7 +81,7 @@ DRAFT = Stage(hidden=128, layers=1, head_dim=64, intermediate=384, steps=6000, l
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the training modules; adds no token of its own around a text."""
+    """Train byte-level BPE on the training modules; the tokenizer adds no token of its own around a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -98,7 +98,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
-    """All texts as one stream of token ids, each text followed by the end-of-text token. int64 [tokens]."""
+    """Return all texts as one stream of token ids, int64 [tokens], with the end-of-text token after each text."""
     stream: list[int] = []
     for encoding in tokenizer.backend_tokenizer.encode_batch(texts):
         stream += [*encoding.ids, 0]
@@ -106,7 +106,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor
 
 
 def batch(stream: torch.Tensor, step: int, seed: int) -> torch.Tensor:
-    """The tokens of one step, a function of (seed, step) alone: windows of a per-epoch shuffle. [BATCH, CONTEXT + 1]."""
+    """Return the tokens of one step, [BATCH, CONTEXT + 1]: windows of a per-epoch shuffle. They depend on (seed, step) alone."""
     windows = (len(stream) - 1) // CONTEXT
     per_epoch = windows // BATCH
     epoch, index = divmod(step, per_epoch)
@@ -118,7 +118,7 @@ def batch(stream: torch.Tensor, step: int, seed: int) -> torch.Tensor:
 
 
 def logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Next-token logits under bf16 autocast. [batch, length, vocabulary]."""
+    """Return next-token logits under bf16 autocast, [batch, length, vocabulary]."""
     with torch.autocast(ids.device.type, torch.bfloat16):
         return model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
@@ -126,7 +126,7 @@ def logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 def fit(
     name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path
 ) -> None:
-    """Run a stage to its end, checkpointing every `CHECKPOINT_EVERY` steps and going on from what an earlier run left."""
+    """Run a stage to its end. A checkpoint is written every `CHECKPOINT_EVERY` steps, and an interrupted run goes on from its last one."""
     device = next(model.parameters()).device
     decay = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
@@ -171,7 +171,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def main() -> None:
-    """Train what is not there yet."""
+    """Train the stages that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TARGET_FOLDER.parent)
     parser.add_argument("--library", type=Path, default=Path(sysconfig.get_paths()["stdlib"]))

@@ -22,19 +22,19 @@ from treespec.files.reading import read_json
 from treespec.files.writing import check_writable, make_folder, write_json
 
 LOCK = ".treeopt.lock"
-"""The file that keeps a second run out, as long as one trains."""
+"""The file that keeps a second run out as long as one trains."""
 _STAGING = ".saving"
 _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
-"""What every checkpoint has beside weights and states of random streams; the last one is written last."""
+"""Files that every checkpoint has beside weights and states of random streams; the last one is written last."""
 _MADE = ("checkpoint-*", "texts-*", "held-out-*")
-"""What a run leaves in its folder that is worth keeping, before it is finished."""
+"""Patterns of the files that an unfinished run leaves in its folder and that are worth keeping."""
 _MAX_HEADER = 100 << 20
-"""Bytes of a safetensors header, by its format."""
+"""Largest number of bytes of a safetensors header, by its format."""
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Within, no other run trains in a folder, which is made if need be and goes again if nothing is left in it. Raises OutputError."""
+    """Let one run at a time train in a folder. It is created if it is not there, and removed again if it stays empty. Raises OutputError."""
     new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         with alone(make_folder(folder) / LOCK, folder):
@@ -46,7 +46,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def require_free(folder: Path, *, resume: bool) -> None:
-    """Raise OutputError where a folder cannot be written, TrainingError where it is taken.
+    """Raise OutputError if a folder cannot be written, TrainingError if it is taken.
 
     A folder that holds a model or checkpoints without a record of training belongs to something else. One that holds a
     record needs `resume`; with it, an empty folder is as good as a new one. A record alone, of a run that ended before it had
@@ -67,14 +67,14 @@ def require_free(folder: Path, *, resume: bool) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """How far a run has come: its record once it is finished, else its newest whole checkpoint, else nothing."""
+    """The progress of a run: its record if it is finished, else its newest whole checkpoint, else nothing."""
 
     record: dict[str, Any] | None = None
     checkpoint: Path | None = None
 
     @property
     def history(self) -> list[dict[str, Any]] | None:
-        """What was logged, where the checkpoint is that of the last step, so that there is nothing left to train."""
+        """The log of a checkpoint at the last step, so that nothing is left to train; None otherwise."""
         if self.checkpoint is None:
             return None
         state = json.loads((self.checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ class Run:
 
 
 def open_run(folder: Path, known: Mapping[str, Any], free: Collection[str] = ()) -> Run:
-    """Record a new run, or check that a run that is there is `known` and say how far it has come.
+    """Record a new run, or check that a run that is there is `known`, and return its progress.
 
     `known` is plain JSON: groups of named values, of which all but those named in `free` decide what is trained. Raises
     TrainingError that names what differs.
@@ -106,12 +106,12 @@ def open_run(folder: Path, known: Mapping[str, Any], free: Collection[str] = ())
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that is whole; those that are not are passed over."""
+    """Return the whole checkpoint of the highest step; checkpoints that are not whole are passed over."""
     return next((path for step, path in sorted(_checkpoints(folder).items(), reverse=True) if _is_whole(path, step)), None)
 
 
 def drop_later(folder: Path, checkpoint: Path | None) -> None:
-    """Remove the checkpoints after the newest whole one: the Trainer would count them among those to keep, or write over them."""
+    """Remove the checkpoints after the newest whole one; the Trainer would count them among those to keep, or write over them."""
     for step, path in _checkpoints(folder).items():
         if checkpoint is None or step > _step(checkpoint):
             shutil.rmtree(path)
@@ -126,7 +126,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def _is_whole(checkpoint: Path, step: int) -> bool:
-    """Whether all files are there and of the length that they say, the pickles' checksums included."""
+    """Return whether all files are there with the lengths that they state, and the pickles with their checksums."""
     weights, states = list(checkpoint.glob("*.safetensors")), list(checkpoint.glob("rng_state*.pth"))
     if not weights or not states or not all((checkpoint / name).is_file() for name in _WHOLE):
         return False
@@ -146,7 +146,7 @@ def _is_whole(checkpoint: Path, step: int) -> bool:
 
 
 def _has_its_length(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says. Raises ValueError, KeyError, TypeError for a header that is none."""
+    """Return whether a safetensors file is as long as its header says. Raises ValueError, KeyError, TypeError for a header that is none."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
@@ -158,7 +158,7 @@ def _has_its_length(path: Path) -> bool:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file of torch.save is a zip archive whose members have their checksums."""
+    """Return whether a file of torch.save is a zip archive whose members have their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -168,7 +168,7 @@ def _is_archive(path: Path) -> bool:
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Within, what libraries raise for a file that cannot be written becomes OutputError with the remedy."""
+    """Turn the errors of libraries that cannot write a file in this block into OutputError with the remedy."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors have errors of their own for a full disk
@@ -179,7 +179,7 @@ def saving(path: Path) -> Iterator[None]:
 
 
 def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, others: Collection[Path] = ()) -> None:
-    """Save a model, its tokenizer and `others` as a plain folder, file by file whole, the configuration last. Raises OutputError."""
+    """Save a model, its tokenizer and `others` as a plain folder. Each file is written whole, the configuration last. Raises OutputError."""
     staging = folder / _STAGING
     with saving(folder):
         shutil.rmtree(staging, ignore_errors=True)

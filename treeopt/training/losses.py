@@ -1,4 +1,4 @@
-"""What a draft is trained to minimise, per position: cross-entropy with the text, or a divergence from the target.
+"""The losses that a draft is trained to minimise, per position: cross-entropy with the text, or a divergence from the target.
 
 p is the target's next-token distribution, q the draft's, both over the tokens that the two share and at one temperature.
 """
@@ -13,18 +13,18 @@ from torch.utils.checkpoint import checkpoint
 Loss = Literal["ce", "forward-kl", "reverse-kl"]
 
 IGNORED = -100
-"""The label of a position that no loss is taken at."""
+"""The label of a position without a loss."""
 
 _LOGITS_AT_ONCE = 1 << 26
-"""Elements of one [positions, vocabulary] block in float32; intermediates of one block at a time exist."""
+"""Elements of one [positions, vocabulary] block in float32; the intermediates of only one block exist at a time."""
 
 
 def summed_loss(loss: Loss, draft: Tensor, labels: Tensor, target: Tensor | None, temperature: float = 1.0) -> Tensor:
-    """Sum over the positions whose label is not IGNORED, in nats; a scalar in float32.
+    """Return the sum of the loss over the positions whose label is not IGNORED, in nats; a scalar in float32.
 
-    `draft` and `target` are logits [positions, vocabulary], `labels` int64 [positions] the tokens that follow; `ce` needs no
-    `target` and knows no temperature. Blocks of positions are computed one after the other and again for the gradient, so
-    that beside the logits only one block's intermediates are held.
+    `draft` and `target` are logits [positions, vocabulary], `labels` int64 [positions] the tokens that follow. `ce` needs no `target` and
+    has no temperature. Blocks of positions are computed one after the other, and again for the gradient, so that only one block's
+    intermediates are held beside the logits.
     """
     rows = max(1, _LOGITS_AT_ONCE // draft.shape[-1])
     total = torch.zeros((), dtype=torch.float32, device=draft.device)

@@ -1,4 +1,4 @@
-"""training.json, the record of a training run: what it says of itself. Without torch."""
+"""training.json, the record of a training run. The module needs no torch."""
 
 import os
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ SCHEMA, VERSION = "treeopt.training", 1
 NAME = "training.json"
 
 Measured = tuple[float, float | None]
-"""(rank-1 acceptance, its standard error over texts; None with a single text)."""
+"""First-choice acceptance and its standard error over texts, which is None with a single text."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run came to. `before` and `after` are None where acceptance was not measured."""
+    """The figures of a finished run. `before` and `after` are None if acceptance was not measured."""
 
     steps: int
     texts: int
@@ -27,11 +27,11 @@ class Outcome:
     before: Measured | None
     after: Measured | None
     seconds: float
-    """Of the call that finished it; a resumed run's earlier time is not in it."""
+    """Seconds of the call that finished the run, without the earlier time of a resumed run."""
 
 
 def outcome(record: Mapping[str, Any], path: str | os.PathLike[str] = NAME) -> Outcome | None:
-    """The figures of a record, None of a run that is not finished. Raises ProfileError that names the file and what it lacks."""
+    """Return the figures of a record, or None if its run is not finished. Raises ProfileError that names the file and what it lacks."""
     data = Fields(path, record)
     if not data.get("finished", bool):
         return None
@@ -49,7 +49,7 @@ def outcome(record: Mapping[str, Any], path: str | os.PathLike[str] = NAME) -> O
 
 
 def read_record(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Outcome | None]:
-    """A record and its figures. Raises ProfileError."""
+    """Return a record and its figures. Raises ProfileError."""
     record = read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError)
     for group in ("sources", "settings"):
         Fields(path, record).get(group, mapping)

@@ -1,4 +1,4 @@
-"""How a draft is trained, and from what, as plain data. No torch."""
+"""Settings and sources of a training run, as plain data. No torch."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from treeopt.training.losses import Loss
 
 FREE = ("eval_steps", "save_steps", "save_limit", "text_batch", "skip_bad_rows")
-"""Settings and sources that may change from call to call of one run: they decide nothing about what is trained."""
+"""Settings and sources that may change from call to call of one run, since they do not decide what is trained."""
 
 MAX_SEED = 2**32 - 1
-"""NumPy's limit."""
+"""Largest seed that NumPy takes."""
 
 DEFAULT_STEPS = 1000
-"""Of a run for which neither steps nor epochs are given."""
+"""Steps of a run for which neither steps nor epochs are given."""
 
 OBJECTIVES = ("ce", "distill")
 DIVERGENCES = ("forward-kl", "reverse-kl", "sampled-ce")
@@ -40,16 +40,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-68m": _LLAMA | {"num_hidden_layers": 2},
     "llama-160m": _LLAMA | {"num_hidden_layers": 12},
 }
-"""The drafts of SpecInfer (Miao et al., arXiv 2305.09781), as JackFram/llama-68m and llama-160m have them on the hub; the vocabulary, theirs
-of 32,000, is the target's."""
+"""The drafts of SpecInfer (Miao et al., arXiv 2305.09781), as JackFram/llama-68m and llama-160m have them on the hub. The vocabulary, in
+theirs 32,000 tokens, is the target's.
+"""
 
 
 @dataclass(frozen=True)
 class TrainSources:
-    """Which models and which rows. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file).
+    """The models and rows of a training run. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file) is given.
 
     `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
-    of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text where it is no usual one.
+    of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text if it is no usual one.
     """
 
     target: str
@@ -82,22 +83,22 @@ class TrainSources:
 
     @property
     def training_rows(self) -> DatasetSlice:
-        """Where rows to train on are, and without an `eval_dataset` those that are held out as well."""
+        """The rows to train on and, without an `eval_dataset`, the held-out ones."""
         return DatasetSlice(self.dataset, self.field, self.start, self.end, self.skip_bad_rows)
 
     @property
     def eval_rows(self) -> DatasetSlice | None:
-        """Where rows to measure acceptance on are, if they are of another data set."""
+        """The rows to measure acceptance on, if they are of another data set."""
         return None if self.eval_dataset is None else DatasetSlice(self.eval_dataset, self.eval_field, skip_bad_rows=self.skip_bad_rows)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What is minimised, on which text, for how long. Lengths are in tokens; `batch_size` is rows per process and pass.
+    """Settings of a training run: the loss, the text and the length. Lengths are in tokens; `batch_size` is rows per process and pass.
 
     `ce` is cross-entropy with the data set's text. `distill` lowers a divergence from the target, at `temperature`, on the
     data set's text (`own`) or on the target's continuations of its rows (`target`, sampled at `text_temperature`);
-    `sampled-ce` is cross-entropy with these continuations. `steps` or `epochs`, not both; neither is DEFAULT_STEPS.
+    `sampled-ce` is cross-entropy with these continuations. Give `steps` or `epochs`, not both; without either, DEFAULT_STEPS are run.
     """
 
     objective: Literal["ce", "distill"] = "distill"
@@ -114,7 +115,7 @@ class TrainSettings:
     warmup: float = 0.05
     """Share of the steps, or a number of them from 1 on; then the rate follows a cosine down to 0."""
     dtype: str = "auto"
-    """Of the arithmetic: float32, bfloat16 (autocast), auto: bfloat16 on a GPU that has it. Trained weights are float32."""
+    """Number type of the arithmetic: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it. Trained weights are float32."""
     eval_prompts: int = 64
     prompt_len: int = 128
     gen_len: int = 128
@@ -126,7 +127,7 @@ class TrainSettings:
 
     @classmethod
     def of(cls, *, objective: str = "distill", divergence: str | None = None, text: str | None = None, **others: Any) -> "TrainSettings":
-        """Return settings of which those that are None were not given. Raises SettingsError for one that was given and changes nothing."""
+        """Return settings in which those that are None were not given. Raises SettingsError for one that was given and changes nothing."""
         texts = text or ("target" if divergence == "sampled-ce" else "own")
         temperatures = {name: others.pop(name, None) for name in ("temperature", "text_temperature")}
         given = {name: value for name, value in {"divergence": divergence, "text": text, **temperatures}.items() if value is not None}
@@ -174,21 +175,21 @@ class TrainSettings:
 
     @property
     def most_steps(self) -> int:
-        """Steps of a run that is not bounded by epochs."""
+        """Number of steps of a run that is not bounded by epochs."""
         return self.steps or DEFAULT_STEPS
 
     def warmup_steps(self, steps: int) -> int:
-        """Of so many steps, those until the learning rate is reached; a share leaves at least one."""
+        """Return how many of `steps` steps come before the peak learning rate; a share leaves at least one step after them."""
         return int(self.warmup) if self.warmup >= 1 else min(math.ceil(steps * self.warmup), steps - 1)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, without what cross-entropy with the data set's text makes no use of."""
+        """Return the settings as plain data, without those that cross-entropy with the data set's text does not use."""
         unused = ("divergence", "temperature", "text_temperature") if self.objective == "ce" else ()
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     @property
     def loss(self) -> "Loss":
-        """What is computed per position."""
+        """Name of the loss that is computed at each position."""
         return cast("Loss", self.divergence) if self.objective == "distill" and self.divergence != "sampled-ce" else "ce"
 
 

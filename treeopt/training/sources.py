@@ -1,4 +1,4 @@
-"""What training starts from: the target, of which often the tokenizer is enough, and the draft, new or old."""
+"""The models that training starts from: the target, whose tokenizer is often enough, and the draft, new or old."""
 
 import gc
 import hashlib
@@ -30,7 +30,7 @@ from treespec.models.vocabularies import require_same_vocabulary, shared_rows
 
 _MAX_CONFIG_BYTES = 1 << 20
 _NOT_SHAPE = ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
-"""Keys of a configuration that say how its own weights are kept, by what code or precision they are run."""
+"""Keys of a configuration about its own weights, their code and their precision, and not about the model's shape."""
 
 _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -39,7 +39,7 @@ _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 class Draft:
     """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound).
 
-    Of a vision-language model the text model alone is to be trained; `picture_files` belong into its folder as well.
+    Only the text model of a vision-language model is trained; `picture_files` belong into its folder as well.
     """
 
     module: PreTrainedModel
@@ -49,10 +49,10 @@ class Draft:
 
 
 class Target:
-    """What the target's configuration and tokenizer say at once; its weights are loaded when they are asked for, once."""
+    """The target's configuration and tokenizer, which are read at once. Its weights are loaded once, when they are asked for."""
 
     def __init__(self, name: str, revision: str | None, dtype: str, device: str) -> None:
-        """Raises ModelError: no such model, or one that cannot run trees exactly."""
+        """Read the configuration and the tokenizer. Raises ModelError if there is no such model, or if it cannot run trees exactly."""
         self.name, self.revision, self.dtype, self.device = name, revision, dtype, device
         config = load_config(name, revision)
         self.config, self.commit = config.get_text_config(decoder=True), getattr(config, "_commit_hash", None)
@@ -63,13 +63,13 @@ class Target:
 
     @property
     def key(self) -> str:
-        """What the texts that it writes depend on: its weights (of a hub id its name and revision), the arithmetic. Raises ModelError."""
+        """The facts that its texts depend on: its weights (for a hub id, its name and revision) and the arithmetic. Raises ModelError."""
         weights = weights_digest(self.name) or [self.name, self.contents]
         return json.dumps([weights, self.dtype, torch.device(self.device).type])
 
     @property
     def contents(self) -> str | None:
-        """What tells its weights from others of the same name: their digest, of a hub id the commit. Raises ModelError."""
+        """The facts that tell its weights from others of the same name: their digest or, for a hub id, the commit. Raises ModelError."""
         return weights_digest(self.name) or self.revision or self.commit
 
     @property
@@ -86,7 +86,7 @@ class Target:
             raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
 
     def load(self) -> tuple[TreeModel, frozenset[int]]:
-        """The model in eval mode and its EOS ids. Raises ModelError."""
+        """Return the model in eval mode and its EOS ids. Raises ModelError."""
         if self._model is None:
             loaded = load_model(self.name, device=self.device, dtype=self.dtype, revision=self.revision)
             loaded.module.requires_grad_(False)
@@ -95,7 +95,7 @@ class Target:
         return self._model, self._model.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
 
     def forget(self) -> None:
-        """Give the weights' memory back."""
+        """Release the memory of the weights."""
         self._model = None
         gc.collect()
         if torch.cuda.is_available():
@@ -103,7 +103,7 @@ class Target:
 
 
 def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
-    """The draft to train, on the CPU in float32. Raises ModelError: not found, another vocabulary, cannot run trees exactly."""
+    """Return the draft to train, on the CPU in float32. Raises ModelError: not found, another vocabulary, cannot run trees exactly."""
     if sources.config is not None:
         module = new_model(sources.config, target, seed)
         name, rows = sources.config, target.vocabulary
@@ -128,7 +128,7 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
 
 
 def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, str | None]:
-    """What tells the files behind the names of models and configuration from others of these names. Raises ModelError."""
+    """Return the facts that tell the files behind a run's names of models and configuration from others of these names. Raises ModelError."""
     found = {"target_weights": target.contents, "draft_weights": None, "config_file": None}
     if sources.draft is not None:
         commit = getattr(draft.module.config, "_commit_hash", None)
@@ -141,7 +141,7 @@ def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, s
 
 
 def _picture_files(name: str, revision: str | None) -> tuple[Path, ...]:
-    """The files of a vision-language model that say how pictures are prepared, as far as it has them."""
+    """Return the files of a vision-language model that say how pictures are prepared, as far as it has them."""
     folder = folder_of(name)
     place = str(folder) if folder.is_dir() else name
     missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
@@ -150,7 +150,7 @@ def _picture_files(name: str, revision: str | None) -> tuple[Path, ...]:
 
 
 def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
-    """A model with random weights, with the target's vocabulary and special tokens. Raises ModelError."""
+    """Return a model with random weights, with the target's vocabulary and special tokens. Raises ModelError."""
     settings = CONFIGS[config] if config in CONFIGS else _read_config(Path(config))
     special = {f"{token}_token_id": getattr(target.config, f"{token}_token_id", None) for token in ("bos", "eos", "pad")}
     ends = special["eos_token_id"] if isinstance(special["eos_token_id"], list) else [special["eos_token_id"]]
@@ -175,7 +175,7 @@ def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """A transformers configuration file; what belongs to the model that it comes from, and not to its shape, is left out."""
+    """Return a transformers configuration file, without the keys that belong to the model that it comes from and not to its shape."""
     if not path.suffix and not path.exists():
         raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
     try:

@@ -1,4 +1,4 @@
-"""The texts that a draft is trained and measured on: windows of a data set's text, or the target's continuations of its rows."""
+"""The texts on which a draft is trained and measured: windows of a data set's text, or the target's continuations of its rows."""
 
 import hashlib
 import json
@@ -24,21 +24,21 @@ from treespec.files.writing import write_bytes
 from treespec.models.tree_model import TreeModel
 
 _HELD_OUT = {"dataset": "eval_dataset", "field": "eval_field"}
-"""What the parameters that rows are read by are called where acceptance is measured on another data set."""
+"""Names of the parameters that rows are read by, if acceptance is measured on another data set."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Token rows of one length and what counts in each: `tokens` int32 [rows, length], `counts` bool [rows, length].
+    """Token rows of one length, and which tokens count in each: `tokens` int32 [rows, length], `counts` bool [rows, length].
 
-    Training takes a loss at the tokens that count; rank-1 acceptance is the share of them that the draft ranks first.
+    Training takes a loss at the tokens that count; first-choice acceptance is the share of them that is the draft's first choice.
     """
 
     tokens: Tensor
     counts: Tensor
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.tokens)
 
     @property
@@ -52,14 +52,14 @@ class Split:
     """Rows of a data set as token ids: the first ones long enough are held out as prompts, the others are for training."""
 
     training: tuple[Tensor, ...]
-    """int32 [tokens] each."""
+    """int32 [tokens] each; the rows to train on."""
     held_out: Tensor
     """int32 [prompts, prompt_len]: the first tokens of the held-out rows."""
     dataset: str
     start: int
     end: int
     bad: tuple[BadRow, ...] = ()
-    """Rows that were skipped."""
+    """The rows that were skipped."""
 
     @property
     def fingerprint(self) -> str:
@@ -72,7 +72,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Shares:
-    """How many processes work together, which of them this is, and how it waits for the others."""
+    """The number of processes that work together, the place of this one among them, and the way in which it waits for the others."""
 
     processes: int = 1
     rank: int = 0
@@ -89,10 +89,10 @@ def split_rows(
     prompt_len: int,
     keep: int | None = None,
 ) -> Split:
-    """Rows in file order, at most `num_rows` to train on, of each the first `keep` tokens, and `held_out` held-out ones before them.
+    """Read rows in file order, hold out the first `held_out` ones of `prompt_len` tokens, and keep at most `num_rows` others to train on.
 
-    Raises DatasetError (no such data set, no row at `start`, pictures, a bad row that is not to be skipped), TrainingError (fewer than
-    `held_out` rows of `prompt_len` tokens, or no others).
+    Of a held-out row `prompt_len` tokens are kept, of a row to train on the first `keep`. Raises DatasetError (no such data set, no row at
+    `start`, pictures, a bad row that is not to be skipped), TrainingError (fewer than `held_out` rows of `prompt_len` tokens, or no others).
     """
     name, found = open_rows(rows.dataset, rows.field, end=rows.end)
     training: list[Tensor] = []
@@ -123,9 +123,9 @@ def split_rows(
 def held_out_prompts(
     rows: DatasetSlice, tokenizer: Tokenizer | None, vocabulary: int, *, count: int, prompt_len: int
 ) -> tuple[Tensor, tuple[BadRow, ...]]:
-    """The first `prompt_len` tokens of the first `count` rows that have so many, int32 [prompts, prompt_len], and the bad rows among them.
+    """Return the first `prompt_len` tokens of the first `count` rows that have so many, int32 [prompts, prompt_len], and the bad rows among them.
 
-    There may be fewer prompts. Raises DatasetError as `split_rows` does, about `eval_dataset` and `eval_field`, TrainingError where there is none.
+    There may be fewer prompts. Raises DatasetError as `split_rows` does, about `eval_dataset` and `eval_field`, TrainingError if there is none.
     """
     bad: list[BadRow] = []
     try:
@@ -145,7 +145,7 @@ def held_out_prompts(
 def _token_rows(
     name: str, found: Iterable[Row | BadRow], rows: DatasetSlice, tokenizer: Tokenizer | None, vocabulary: int, bad: list[BadRow]
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(number, token ids) of each row that is one; those that are not go to `bad` or end it. Raises DatasetError where there is none."""
+    """Yield the number and the token ids of each good row. A bad row goes to `bad` or ends the reading. Raises DatasetError if there is none."""
     number = -1
     for number, row in enumerate(found):
         if number < rows.start:
@@ -164,7 +164,7 @@ def _token_rows(
 
 
 def _besides(bad: Sequence[BadRow]) -> str:
-    """That rows were skipped, where too few are left."""
+    """Return the words which say that rows were skipped, for a message that too few are left."""
     return f" ({len(bad)} bad rows were skipped, the first because of this: {bad[0].reason})" if bad else ""
 
 
@@ -177,9 +177,9 @@ def _stacked(prompts: Sequence[Tensor], prompt_len: int) -> Tensor:
 
 
 def own_windows(rows: Sequence[Tensor], seq_len: int, end_of_text: int | None) -> Texts:
-    """Rows one after the other, `end_of_text` behind each, cut into windows of `seq_len`; a shorter rest is left out.
+    """Join rows one after the other, with `end_of_text` after each, and cut them into windows of `seq_len`. A shorter rest is left out.
 
-    All tokens count but a window's first. int32 [windows, seq_len]; there may be none.
+    All tokens count but a window's first. The windows are int32 [windows, seq_len]; there may be none.
     """
     mark = _tensor([] if end_of_text is None else [end_of_text])
     stream = torch.cat([part for row in rows for part in (row, mark)]) if rows else mark
@@ -190,12 +190,12 @@ def own_windows(rows: Sequence[Tensor], seq_len: int, end_of_text: int | None) -
 
 @dataclass(frozen=True)
 class Continuing:
-    """How the target continues prompts; row i draws from the stream of (seed, i)."""
+    """Settings of the target's continuations of prompts; row i draws from the stream of (seed, i)."""
 
     target: str
-    """What its texts depend on: name, revision, weights, dtype, kind of device (`Target.key`)."""
+    """The facts that the target's texts depend on: name, revision, weights, dtype, kind of device (`Target.key`)."""
     length: int
-    """Tokens of a text at most, prompt included."""
+    """Most tokens of a text, prompt included."""
     temperature: float
     vocabulary: int
     seed: int = 0
@@ -215,10 +215,10 @@ def target_texts(
     shares: Shares = Shares(),
     on_tokens: Callable[[int, int], None] = lambda done, total: None,
 ) -> Texts:
-    """The target's own continuations of `prompts` int32 [rows, prompt_len]; its own tokens count, up to the first EOS.
+    """Return the target's own continuations of `prompts` int32 [rows, prompt_len]. Its own tokens count, up to the first EOS.
 
-    They are kept in `path`, rows of `input_ids`, and read from there where they are. Else `target` is called for the model
-    and its EOS ids; finished rows survive an interruption in a journal; each process does its share. Raises OutputError,
+    They are kept in `path` as rows of `input_ids`, and read from there if they are there. Otherwise `target` is called for the model
+    and its EOS ids; finished rows survive an interruption in a journal, and each process does its share. Raises OutputError,
     ModelError (logits that are not finite), TrainingError (a file that holds other texts).
     """
     if not path.exists():
@@ -243,7 +243,7 @@ def target_texts(
 def _continued(
     model: TreeModel, eos: frozenset[int], prompts: Tensor, rows: Sequence[int], how: Continuing, on_token: Callable[[int], None]
 ) -> list[list[int]]:
-    """The texts of some rows, cut behind their last token that counts."""
+    """Return the texts of some rows, cut after their last token that counts."""
     generators = [prompt_generator(how.seed, index, model.device) for index in rows]
     ids, prompt_len = prompts[list(rows)].long().to(model.device), prompts.shape[1]
     sampling = Sampling(how.temperature)
@@ -252,7 +252,7 @@ def _continued(
 
 
 def _gather(path: Path, journals: Sequence[Path], fingerprint: str, rows: int) -> None:
-    """Write what all processes have done as one file, row by row; the journals go."""
+    """Write the work of all processes as one file, row by row, and delete the journals."""
     with ExitStack() as opened:
         logs = [opened.enter_context(Journal(journal, fingerprint)) for journal in journals]
         write_bytes(path, (json.dumps({"input_ids": logs[row % len(logs)].get(str(row))}).encode() + b"\n" for row in range(rows)))
@@ -261,7 +261,7 @@ def _gather(path: Path, journals: Sequence[Path], fingerprint: str, rows: int) -
 
 
 def _read(path: Path, prompts: Tensor, length: int) -> Texts:
-    """The texts in a file, read row by row; raises TrainingError where they are not continuations of the prompts."""
+    """Return the texts in a file, read row by row. Raises TrainingError if they are not continuations of the prompts."""
     tokens = torch.zeros(len(prompts), length, dtype=torch.int32)
     counts = torch.zeros(len(prompts), length, dtype=torch.bool)
     prompt_len = prompts.shape[1]

@@ -30,16 +30,16 @@ Notice = Callable[[str], None]
 
 
 _BAD_ROWS_SHOWN = 10
-"""More are only counted."""
+"""Number of bad rows that are named; more are only counted."""
 
 
 @dataclass(frozen=True)
 class TrainResult(Outcome):
-    """What a run came to, and where it is."""
+    """The figures of a run, and its folder."""
 
     folder: Path
     record: Mapping[str, Any]
-    """What training.json holds."""
+    """The content of training.json."""
 
 
 def train_draft(
@@ -54,10 +54,9 @@ def train_draft(
 ) -> TrainResult:
     """Train a draft into `folder`, which is then a draft like any other; its checkpoints, texts and `training.json` are there too.
 
-    What can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the first
-    writes, and keeps other runs out of the folder. A process group that the caller has made stays; one that is made here goes at the end.
-    After SIGINT or SIGTERM a checkpoint is written and TrainingError raised.
-    Raises TreeoptError.
+    Everything that can be refused is refused before the target's weights are read. Under a launcher every process calls this; only the
+    first one writes, and it keeps other runs out of the folder. A process group that the caller has made stays; one that is made here is
+    destroyed at the end. After SIGINT or SIGTERM a checkpoint is written and TrainingError raised. Raises TreeoptError.
     """
     started = time.perf_counter()
     joined = distributed.is_available() and distributed.is_initialized()
@@ -86,7 +85,7 @@ def _train(
     progress: Progress,
     notice: Notice,
 ) -> TrainResult:
-    """`train_draft` in a folder that is free; `notice` says something in the first process only."""
+    """Train in a folder that is free; `notice` says something in the first process only."""
     target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
     draft = open_draft(sources, target, settings.seed)
     _require_positions(settings, target, draft)
@@ -132,7 +131,7 @@ def _train(
 
 
 def _open(folder: Path, known: Mapping[str, Any], shares: Shares) -> Run:
-    """The run in the folder, recorded by the first process; what it has of torn checkpoints goes."""
+    """Return the run in the folder. The first process records it, and removes torn checkpoints."""
     shares.wait()
     run = None
     if shares.rank == 0:
@@ -153,7 +152,7 @@ def _fit(
     watch: Watch,
     checkpoint: Path | None,
 ) -> list[dict[str, Any]]:
-    """Train the draft to its last step, from a checkpoint on if there is one; returns what was logged. Raises TrainingError."""
+    """Train the draft to its last step, from a checkpoint on if there is one, and return the log. Raises TrainingError."""
     teacher = target.load()[0].module if settings.loss != "ce" else None
     if teacher is None:
         target.forget()
@@ -180,7 +179,7 @@ def _fit(
 
 
 def _result(folder: Path, record: Mapping[str, Any], shares: Shares) -> TrainResult:
-    """What the record says, when all processes are done."""
+    """Return the result that the record holds, when all processes are done."""
     shares.wait()
     found = outcome(record, folder / NAME)
     assert found is not None, "only finished runs have a result"
@@ -193,7 +192,7 @@ def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
 
 
 def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
-    """Raise CapacityError where a model has fewer positions than the texts that it reads have tokens."""
+    """Raise CapacityError if a model has fewer positions than the texts that it reads have tokens."""
     trained = "`seq_len`", settings.seq_len
     measured = "`prompt_len` or `gen_len`", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
     taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
@@ -204,7 +203,7 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
 
 
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
-    """Rows to train on and held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
+    """Return the rows to train on and the held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
     split = split_rows(
         sources.training_rows,
         target.tokenizer,
@@ -223,7 +222,7 @@ def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabu
 
 
 def _note_rows(split: Split, sources: TrainSources, settings: TrainSettings, notice: Notice) -> None:
-    """Say which rows were skipped, and where fewer are held out than asked for."""
+    """Say which rows were skipped, and whether fewer are held out than asked for."""
     for row in split.bad[:_BAD_ROWS_SHOWN]:
         notice(f"skipped: {row.reason}")
     if len(split.bad) > _BAD_ROWS_SHOWN:
@@ -237,7 +236,7 @@ def _note_rows(split: Split, sources: TrainSources, settings: TrainSettings, not
 def _held_out(
     split: Split, settings: TrainSettings, target: Target, vocabulary: int, folder: Path, shares: Shares, progress: Progress
 ) -> Texts | None:
-    """The target's greedy continuations of the held-out prompts: at the tokens after its first, the draft's first rank is held against it."""
+    """Return the target's greedy continuations of the held-out prompts; the draft's first choices are compared with the tokens after their first."""
     if not len(split.held_out):
         return None
     how = Continuing(target.key, settings.prompt_len + settings.gen_len, 0.0, vocabulary, settings.seed, settings.text_batch)
@@ -252,7 +251,7 @@ def _held_out(
 
 
 def _material(split: Split, settings: TrainSettings, target: Target, step: int) -> tuple[Texts, torch.Tensor | None]:
-    """Windows of the rows' own text, or the prompts that the target continues. Raises TrainingError where they do not fill a `step`."""
+    """Return windows of the rows' own text, or the prompts that the target continues. Raises TrainingError if they do not fill a `step`."""
     if settings.text == "own":
         texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
         found, what = len(texts), f"{settings.seq_len} tokens (`seq_len`), {sum(map(len, split.training)):,} tokens in all"
@@ -282,7 +281,7 @@ def _record(
     arguments: TrainingArguments,
     seconds: float,
 ) -> dict[str, Any]:
-    """training.json of a finished run."""
+    """Return training.json of a finished run."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
     models = {role: name for role in ("target", "draft", "config") if (name := known["sources"][role])}
     provenance = Provenance.collect(

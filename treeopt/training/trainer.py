@@ -1,4 +1,4 @@
-"""transformers' Trainer for drafts: a loss against the target, rank-1 acceptance while training, a stop that loses nothing."""
+"""transformers' Trainer for drafts: a loss against the target, first-choice acceptance during training, and a stop that loses nothing."""
 
 import math
 import shutil
@@ -29,7 +29,7 @@ _LOGITS_AT_ONCE = 1 << 27
 
 
 class _Rows(Dataset[dict[str, Tensor]]):
-    """Texts as the Trainer reads them."""
+    """Texts in the form in which the Trainer reads them."""
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
@@ -43,10 +43,10 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
 
 class DraftTrainer(Trainer):
-    """Trains a draft on texts. `teacher` is the target (None for `ce`), `vocabulary` the number of tokens that both have.
+    """A Trainer of a draft on texts. `teacher` is the target (None for `ce`), `vocabulary` the number of tokens that both have.
 
     The loss is the mean over all tokens that count in a step, whatever batches, accumulation steps and processes they are
-    spread over. With `held_out`, rank-1 acceptance on it is logged when `evaluate` is called.
+    spread over. With `held_out`, first-choice acceptance on it is logged when `evaluate` is called.
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
@@ -78,7 +78,7 @@ class DraftTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The sum over this batch's tokens over the number of those in the whole step; scaled for the mean over processes."""
+        """Return the sum over this batch's tokens divided by the number of those in the whole step, scaled for the mean over processes."""
         ids = inputs["input_ids"]
         labels = F.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
         outputs = model(input_ids=ids, use_cache=False)
@@ -94,7 +94,10 @@ class DraftTrainer(Trainer):
 
     @torch.inference_mode()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
-        """Rank-1 acceptance on `held_out` and its standard error over texts (None of a single one), logged. Texts are shared out among processes."""
+        """Measure and log first-choice acceptance on `held_out` and its standard error over texts, which is None with one text.
+
+        The texts are shared out among the processes.
+        """
         if self.held_out is None:
             raise TrainingError("there are no held-out texts to measure acceptance on; pass `eval_prompts` 1 or more")
         self.draft.train(False)
@@ -113,7 +116,7 @@ class DraftTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """The Trainer's, but never of weights that are no numbers. Raises TrainingError, OutputError (nothing torn is left)."""
+        """Save a checkpoint as the Trainer does, but never with weights that are not finite. Raises TrainingError, OutputError (nothing torn is left)."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.draft.parameters()):
             raise diverged("weights are not finite", self.state.global_step, Path(str(self.args.output_dir)))
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -126,7 +129,7 @@ class DraftTrainer(Trainer):
 
 
 def diverged(what: str, step: int, folder: Path) -> TrainingError:
-    """What ended a run, and how to train on from its newest checkpoint, whose weights are finite as those of all that are saved."""
+    """Return the error for a run whose weights or loss are not finite: it says how to train on from the newest checkpoint, whose weights are."""
     good = newest_checkpoint(folder)
     if step == 1:
         remedy = "nothing has been learned yet, so no learning rate helps; pass `dtype` float32, or use another target or draft"
@@ -140,7 +143,7 @@ def diverged(what: str, step: int, folder: Path) -> TrainingError:
 
 
 class Watch(TrainerCallback):
-    """Says what is logged, asks for evaluations, and turns a Ctrl-C into a checkpoint and an orderly end.
+    """A callback that reports the log, asks for evaluations, and turns a Ctrl-C into a checkpoint and an orderly end.
 
     All processes stop at the same step: the one that was interrupted tells the others.
     """
@@ -152,7 +155,7 @@ class Watch(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first SIGINT or SIGTERM asks for a stop; a second one of its kind acts as it did before.
+        """Let the first SIGINT or SIGTERM in this block ask for a stop; a second one of its kind acts as it did before.
 
         Signals reach a process's main thread only: in another thread nothing is changed.
         """
@@ -174,7 +177,7 @@ class Watch(TrainerCallback):
                 signal.signal(number, handler)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take the intervals of this call, not those of the checkpoint; say where the warm-up is too long."""
+        """Take the intervals of this call, not those of the checkpoint, and say if the warm-up is too long."""
         state.save_steps = int(args.save_steps)
         warmup: int = args.get_warmup_steps(state.max_steps)
         if warmup >= state.max_steps:
@@ -183,7 +186,7 @@ class Watch(TrainerCallback):
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for what is due after this step."""
+        """Ask for the evaluation, the checkpoint or the stop that is due after this step."""
         last = state.global_step >= state.max_steps
         self.progress("training", state.global_step, state.max_steps)
         control.should_log = control.should_log or last or control.should_save  # a loss that is no number is found before it is saved
@@ -194,7 +197,7 @@ class Watch(TrainerCallback):
             control.should_log = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the loss or the acceptance; end a run whose loss or gradient is no number."""
+        """Report the loss or the acceptance, and end a run whose loss or gradient is not finite."""
         logs: dict[str, Any] = kwargs["logs"]
         if "loss" in logs:
             for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
@@ -203,7 +206,7 @@ class Watch(TrainerCallback):
             self.notice(f"step {state.global_step}: loss {logs['loss']:.4f}")
         if "rank1_acceptance" in logs:
             error = "" if logs["rank1_standard_error"] is None else f" +- {logs['rank1_standard_error']:.4f}"
-            self.notice(f"step {state.global_step}: rank-1 acceptance {logs['rank1_acceptance']:.4f}{error} on held-out texts")
+            self.notice(f"step {state.global_step}: first-choice acceptance {logs['rank1_acceptance']:.4f}{error} on held-out texts")
 
     def _anywhere(self, flag: bool) -> bool:
         assert self.trainer is not None

@@ -7,7 +7,7 @@ from treespec.errors import DatasetError
 
 
 def require_template(tokenizer: Any) -> None:
-    """Raise DatasetError for a tokenizer of transformers that has no chat template, a broken one, or several and no default one."""
+    """Raise DatasetError if a tokenizer of transformers has no chat template, a broken one, or several without a default."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise DatasetError(
             "`chat` needs a chat template, but the target's tokenizer has none; drop `chat`, "
@@ -32,9 +32,10 @@ def require_template(tokenizer: Any) -> None:
 
 
 def chat_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:
-    """A row's conversation up to where the model is to answer. The template writes special tokens itself: none are added to them.
+    """Return the token ids of a row's conversation, up to where the model is to answer.
 
-    Raises DatasetError that begins with the row's name: no message of a user, or a conversation that the template refuses.
+    The chat template writes the special tokens itself, so none are added. Raises DatasetError that begins with the row's name: there is
+    no message of a user, or the template refuses the conversation.
     """
     if not row.messages:
         raise DatasetError(f'{row.name}: the conversation has no message of role "user" to answer')
@@ -43,7 +44,10 @@ def chat_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:
 
 
 def templated(tokenizer: Any, messages: list[dict[str, Any]], name: str, **options: bool) -> Any:
-    """What the tokenizer's chat template makes of messages, up to where the model is to answer. Raises DatasetError beginning with `name`."""
+    """Return messages as the tokenizer's chat template writes them, up to where the model is to answer.
+
+    Raises DatasetError beginning with `name`.
+    """
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
     except Exception as e:  # templates are programs, which refuse in their own words or break in many ways
@@ -52,5 +56,5 @@ def templated(tokenizer: Any, messages: list[dict[str, Any]], name: str, **optio
 
 
 def reply_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:
-    """What the row itself answers to its conversation, tokenised on its own; empty where it does not answer."""
+    """Return the token ids of the row's own reply to its conversation, tokenised alone; they are empty if it has none."""
     return tuple(tokenizer.encode(row.reply, add_special_tokens=False)) if row.reply else ()

@@ -1,4 +1,4 @@
-"""Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that it saved."""
+"""Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that `datasets` has saved."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _EVALUATION_SPLITS = ("test", "validation", "train")
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Where a public data set lives: `load_dataset(path, **options)`, and the column that holds its text."""
+    """The place of a public data set: the arguments of `load_dataset(path, **options)`, and the column that holds its text."""
 
     path: str
     column: str
@@ -32,9 +32,9 @@ HUB_DATASETS = {
 
 
 def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
-    """Rows of a data set of HUB_DATASETS, streamed: only what is read is downloaded. `field` stands in for its column.
+    """Yield the rows of a data set of HUB_DATASETS. They are streamed: only rows that are read are downloaded.
 
-    Raises DatasetError if the hub does not answer within seconds, or if it refuses.
+    `field` replaces the column that holds the text. Raises DatasetError if the hub does not answer within seconds, or if it refuses.
     """
     entry = HUB_DATASETS[name]
     require_hub(name)
@@ -55,9 +55,9 @@ def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
 
 
 def saved_rows(folder: Path, field: str | None = None, *, pictures: bool = False) -> tuple[str, Iterator[Row | BadRow]]:
-    """(name, rows) of a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`.
+    """Return the name and the rows of a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`.
 
-    Of several splits, `test` is taken, else `validation`, else `train`; a split has a folder of its own, which can be
+    If there are several splits, `test` is taken, else `validation`, else `train`; each split has a folder of its own, which can be
     named instead. Raises DatasetError.
     """
     datasets = _library(str(folder))
@@ -111,7 +111,7 @@ def _library(name: str) -> Any:
 
 @contextmanager
 def _without_bars(datasets: Any) -> Iterator[None]:
-    """Show no progress bar of the library within the context. Bars that were on before are on again behind it."""
+    """Show no progress bar of the library inside this block, and show bars again after it if they were on before."""
     shown = not datasets.are_progress_bars_disabled()
     if shown:
         datasets.disable_progress_bars()
@@ -123,7 +123,7 @@ def _without_bars(datasets: Any) -> Iterator[None]:
 
 
 def require_hub(name: str) -> None:
-    """Fail within seconds where there is no way to the hub, in place of the library's long retries."""
+    """Raise DatasetError within seconds if the hub cannot be reached; the library itself would retry for long."""
     from treespec import hub
 
     if not hub.is_reachable():

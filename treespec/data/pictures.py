@@ -1,4 +1,4 @@
-"""Pictures of prompts: found to be readable when prompts are loaded, made pixels when they are decoded. No torch."""
+"""Pictures of prompts: they are checked when prompts are loaded, and made pixels when they are decoded. This module needs no torch."""
 
 import hashlib
 import json
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Of the files in a folder of pictures."""
+"""Suffixes of the files that count as pictures in a folder of pictures."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Those of PIL that a file may have, whatever its name: others run programs (EPS) or read other files."""
+"""Formats of PIL that a picture may have, whatever its file is called. PIL has others that run programs (EPS) or read other files."""
 
 QUESTION = "What is in this picture?"
 PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
-"""Asked about every picture that comes without a prompt of its own: LLaVA 1.5's form. A chat template has a form of its own."""
+"""The prompt for every picture that has none of its own, in LLaVA 1.5's form. A chat template has a form of its own."""
 
 _MAX_BYTES = 256 << 20
 _MOST_THIN = 50
-"""Longer side over shorter: image processors scale the shorter side first, and keep the other while they do."""
+"""Largest ratio of a picture's sides. Image processors scale the shorter side first and hold the whole longer one meanwhile."""
 
 
 @dataclass(frozen=True)
 class PictureShape:
-    """What a picture is to a model: one token, which stands `rows` times in a prompt, and square pixels."""
+    """The form in which a model reads a picture: one token, repeated `rows` times in a prompt, and a square of `pixels` x `pixels`."""
 
     token_id: int
     rows: int
@@ -41,7 +41,7 @@ class PictureShape:
 
 @dataclass(frozen=True)
 class Picture:
-    """A file that was decoded once, and the SHA-256 of its bytes."""
+    """A picture file that could be decoded when it was found, and the SHA-256 of its bytes."""
 
     path: Path
     sha256: str
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureReader:
-    """A model's way of reading pictures: its tokenizer, its image processor (both of transformers) and its `PictureShape`."""
+    """The parts of a model that read pictures: its tokenizer, its image processor (both of transformers) and its `PictureShape`."""
 
     tokenizer: Any
     processor: Any
@@ -57,15 +57,16 @@ class PictureReader:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of how pictures become pixels."""
+        """SHA-256 of the settings by which pictures become pixels."""
         known = [self.processor.to_dict(), self.shape.token_id, self.shape.rows, self.shape.pixels]
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
     def ids(self, text: str, name: str, chat: bool = False) -> tuple[int, ...]:
-        """Token ids of a prompt with one picture, whose token stands once per row; in front where the text does not say where.
+        """Return the token ids of a prompt with one picture.
 
-        With `chat`, the text is a user's message, written by the tokenizer's chat template. Raises DatasetError beginning with `name`
-        for more than one picture, ModelError for a tokenizer that does not know the token.
+        The picture's token is repeated once per row of the picture; it stands in front if the text does not say where. With `chat`, the
+        text is a user's message, which the tokenizer's chat template writes. Raises DatasetError beginning with `name` for more than one
+        picture, ModelError for a tokenizer that does not know the token.
         """
         mark = self.tokenizer.convert_ids_to_tokens(self.shape.token_id)
         if mark is None:
@@ -91,14 +92,14 @@ class PictureReader:
         return ids
 
     def pixels(self, picture: Picture) -> "Tensor":
-        """float32 [1, 3, pixels, pixels]. Raises DatasetError for a file that changed since it was found readable."""
+        """Return the pixels of a picture, float32 [1, 3, pixels, pixels]. Raises DatasetError for a file that changed since it was found."""
         content = _content(picture.path)
         if hashlib.sha256(content).hexdigest() != picture.sha256:
             raise DatasetError(f"{picture.path} changed while prompts were decoded; run again")
         return self.processed(_decoded(content, str(picture.path)))
 
     def processed(self, image: Any) -> "Tensor":
-        """The same of an RGB image of PIL. Raises ModelError for an image processor that does not do for the model."""
+        """Return the pixels of an RGB image of PIL, float32 [1, 3, pixels, pixels]. Raises ModelError if the image processor does not fit the model."""
         try:
             found: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"]
         except Exception as e:  # whatever numpy and PIL raise for its settings
@@ -112,7 +113,7 @@ class PictureReader:
 
 
 def find_picture(path: Path, name: str) -> Picture:
-    """A picture that can be decoded. Raises DatasetError beginning with `name`."""
+    """Return a picture file that can be decoded. Raises DatasetError beginning with `name`."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise DatasetError(f"{name}: {path} is no file; name a picture")
     try:
@@ -130,7 +131,7 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(content: bytes, name: str) -> Any:
-    """An RGB image, turned as its camera says."""
+    """Return the picture as an RGB image, turned as its camera says."""
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 

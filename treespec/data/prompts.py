@@ -1,4 +1,4 @@
-"""A data set name or a path -> PromptSet: the token prompts that profiling and evaluation run on."""
+"""Prompts: from the name or the path of a data set to the token prompts that profiling and evaluation run on."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,23 +14,28 @@ from treespec.files.fingerprint import fingerprint
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; those of transformers have it."""
+    """The methods that a tokenizer must have. Those of transformers have them."""
 
     def encode(self, text: str) -> Sequence[int]:
-        """Token ids of a text, with the special tokens that the model expects in front."""
+        """Return the token ids of a text, after the special tokens that the model expects in front."""
         ...
 
     def __len__(self) -> int:
-        """Number of tokens that it knows, added ones included."""
+        """Return the number of tokens that it knows, added ones included."""
         ...
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The first tokens of a row, or its conversation up to the model's turn, or what it asks about a picture; and how the row goes on.
+    """The token ids that a model starts from, and how their row goes on.
 
-    `row` is the row's 0-based place in the data set, `name` says the same for people. `continuation` is empty unless it
-    was asked for, and shorter than asked for where the row ends.
+    A prompt is of one of three kinds:
+    - text: the first tokens of a row;
+    - conversation: `messages`, in the tokenizer's chat template, up to the model's turn;
+    - picture: a question about `picture`.
+
+    `row` is the row's 0-based place in the data set, `name` says the same for people. `continuation` is empty unless it was asked for,
+    and shorter than asked for where the row ends.
     """
 
     row: int
@@ -39,17 +44,17 @@ class Prompt:
     continuation: tuple[int, ...] = ()
     picture: Picture | None = None
     messages: tuple[Message, ...] = ()
-    """The conversation that it is, where it is one."""
+    """The messages of a conversation; other prompts have none."""
     turns: tuple[str, ...] = ()
-    """What the user says next, after replies that are not known."""
+    """The user's later turns, whose preceding replies are not known."""
 
 
 @dataclass(frozen=True)
 class PromptSet:
     """The prompts taken from rows `start` to `end` - 1 of a data set.
 
-    `skipped` of these rows were too short, `too_long` whole prompts (conversations, pictures) had too many tokens, and `bad` rows were no
-    rows.
+    Of these rows, `skipped` were too short, `too_long` were whole prompts (conversations, pictures) with too many tokens, and the `bad` ones
+    could not be read.
     """
 
     prompts: tuple[Prompt, ...]
@@ -61,19 +66,19 @@ class PromptSet:
     bad: tuple[BadRow, ...] = ()
     chat: bool = False
     row_sha256: str = ""
-    """Of the content of the first prompt's row: tells data sets of one name apart."""
+    """SHA-256 of the content of the first prompt's row, which tells data sets of one name apart."""
 
     def __len__(self) -> int:
-        """Number of prompts."""
+        """Return the number of prompts."""
         return len(self.prompts)
 
     def __iter__(self) -> Iterator[Prompt]:
-        """The prompts in row order."""
+        """Yield the prompts in row order."""
         return iter(self.prompts)
 
     @property
     def label(self) -> str:
-        """The data set and the rows that were taken, as provenance names them: `cnn[0:100]`."""
+        """The data set and the rows that were taken, in the form of provenance: `cnn[0:100]`."""
         return f"{self.dataset}[{self.start}:{self.end}]"
 
     @property
@@ -82,7 +87,7 @@ class PromptSet:
         return fingerprint(*((p.ids, p.continuation, *([] if p.picture is None else [p.picture.sha256])) for p in self.prompts))
 
     def describe(self) -> dict[str, Any]:
-        """Provenance as plain JSON; of a path only the last part is kept."""
+        """Return provenance as plain JSON; a path is reduced to its last part."""
         return {
             "dataset": self.dataset,
             "start": self.start,
@@ -114,22 +119,22 @@ def load_prompts(
     pictures: PictureReader | None = None,
     picture_prompt: str | None = None,
 ) -> PromptSet:
-    """The first `prompt_len` tokens of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
+    """Return the first `prompt_len` tokens of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
 
-    `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`; `field` is the
-    key that holds the rows' text where it is none of the usual ones. Rows of fewer tokens are skipped and counted; rows of
-    `input_ids` are taken as they are, and need no tokenizer. `vocabulary_size` is how many embedding rows the model has, which may be
-    fewer than its tokenizer has tokens: rows with others are bad. Fewer than `num_prompts` prompts come
-    back where the rows end.
+    `dataset` is one of DATASET_NAMES, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`. `field` is the key that
+    holds the rows' text if it is none of the usual ones. Rows of fewer tokens are skipped and counted; rows of `input_ids` are taken as
+    they are, and need no tokenizer. `vocabulary_size` is the number of the model's embedding rows, which may be smaller than the number
+    of its tokenizer's tokens; rows with tokens beyond it are bad. Fewer than `num_prompts` prompts come back if the rows end.
 
     With `chat`, a prompt is a row's whole conversation in the tokenizer's chat template, up to where the model is to answer;
-    rows of `input_ids` are whole prompts too; those of more than `prompt_len` tokens are skipped and counted.
+    rows of `input_ids` are whole prompts too. Prompts of more than `prompt_len` tokens are skipped and counted.
 
-    With `pictures`, rows are pictures (a folder of them, or rows of `image` and `prompt`), and a prompt is all that is asked about one:
-    the row's own, else `picture_prompt`, else a question for a description, unless the row has text of its own elsewhere: then it is bad.
+    With `pictures`, rows are pictures (a folder of them, or rows of `image` and `prompt`), and a prompt is the whole question about one:
+    the row's own, else `picture_prompt`, else a question for a description. A row that has other text of its own is bad instead, unless
+    `picture_prompt` is given.
 
-    Raises SettingsError: no rows are asked for; DatasetError: no such data set, no chat template, or a bad row (which `skip_bad_rows`
-    skips, and keeps count of); NoPromptError: no row at `start`, or none that makes a prompt.
+    Raises SettingsError if no rows are asked for; DatasetError for an unknown data set, a tokenizer without a chat template, or a bad row
+    (`skip_bad_rows` skips bad rows and counts them); NoPromptError if there is no row at `start`, or none that makes a prompt.
     """
     if num_prompts < 1 or prompt_len < 1 or continuation_len < 0:
         raise SettingsError(
@@ -182,13 +187,16 @@ def load_prompts(
 
 
 def token_ids(row: Row, tokenizer: Tokenizer | None, vocabulary_size: int | None) -> tuple[int, ...] | BadRow:
-    """All token ids of a row, or why it has none that the model knows. Raises DatasetError: text without a tokenizer."""
+    """Return all token ids of a row, or the reason why the model cannot read it. Raises DatasetError for text without a tokenizer."""
     taken = _readable(_tokens(row, tokenizer, False), row.name, vocabulary_size)
     return taken if isinstance(taken, BadRow) else taken.ids
 
 
 def unreadable(ids: Sequence[int], vocabulary_size: int | None, *, whole: bool = False) -> str | None:
-    """Why a model of so many embedding rows (None: not known) cannot read these ids, as a `whole` prompt if they are; None where it can."""
+    """Return why these ids are invalid for a model with `vocabulary_size` embedding rows, or None if they are valid.
+
+    With `vocabulary_size` None, every id is valid. Ids that are a `whole` prompt must not be empty.
+    """
     if whole and not ids:
         return "no tokens, but a prompt has at least one"
     wrong = max(ids, default=0)
@@ -201,12 +209,12 @@ def unreadable(ids: Sequence[int], vocabulary_size: int | None, *, whole: bool =
 
 
 def refused(row: BadRow) -> DatasetError:
-    """The error that a bad row is where bad rows are not skipped."""
+    """Return the error for a bad row, for callers that do not skip bad rows."""
     return DatasetError(f"{row.reason} (`skip_bad_rows` goes on without such rows)")
 
 
 def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
-    """The error that a slice is which begins behind a data set's last row."""
+    """Return the error for a slice that starts after the last row."""
     if not rows:
         return NoPromptError(f"data set {name} has no rows; name one that has some")
     count = f"{rows} row{'s' if rows > 1 else ''}"
@@ -214,7 +222,7 @@ def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
 
 
 def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:
-    """Why a slice that has rows makes no prompt."""
+    """Return the reason why none of a slice's rows makes a prompt."""
     if not others:
         return f"each of the {len(bad)} rows of {name} that were read is bad, the first because of this: {bad[0].reason}"
     if whole:
@@ -235,7 +243,7 @@ _PICTURED = 'pass a folder of pictures, or rows of {"image": PATH, "prompt": ...
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a row gives: its tokens, or those of its conversation and its reply, or those about its picture."""
+    """The tokens of a row: of its text, of its conversation and its `reply`, or of the question about its `picture`."""
 
     ids: tuple[int, ...]
     reply: tuple[int, ...] = ()
@@ -243,7 +251,7 @@ class _Taken:
 
 
 def _about_picture(row: Row, pictures: PictureReader | None, prompt: str | None, chat: bool) -> _Taken | BadRow:
-    """Raises DatasetError for a model that reads text only."""
+    """Return the tokens of the question about a row's picture, or the bad row. Raises DatasetError for a model that reads text only."""
     if pictures is None:
         raise DatasetError(
             f"{row.name} is a picture, which needs a vision-language target (of the kind llava); here text is read only: pass a data set of text"
@@ -264,7 +272,7 @@ def _about_picture(row: Row, pictures: PictureReader | None, prompt: str | None,
 
 
 def _readable(taken: _Taken | BadRow, name: str, vocabulary_size: int | None, whole: bool = False) -> _Taken | BadRow:
-    """The same, or why the model cannot read it."""
+    """Return `taken`, or a bad row if the model cannot read its ids."""
     if isinstance(taken, BadRow):
         return taken
     reason = unreadable(taken.ids, vocabulary_size, whole=whole) or unreadable(taken.reply, vocabulary_size)
@@ -272,7 +280,7 @@ def _readable(taken: _Taken | BadRow, name: str, vocabulary_size: int | None, wh
 
 
 def _tokens(row: Row, tokenizer: Tokenizer | None, chat: bool) -> _Taken | BadRow:
-    """Raises DatasetError for text without a tokenizer."""
+    """Return the tokens of a row's text, ids or conversation, or the bad row. Raises DatasetError for text without a tokenizer."""
     if row.ids is None:
         if tokenizer is None:
             raise DatasetError(

@@ -1,4 +1,4 @@
-"""Rows of a data set before they become prompts: what a row may look like."""
+"""Rows of a data set before they become prompts: the forms that a row may have."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from treespec.errors import DatasetError
 from treespec.files.fingerprint import fingerprint
 
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
-"""Where a row's text is looked for, in this order."""
+"""Keys that may hold a row's text, in the order in which they are tried."""
 
 KEYS = ("image", "input_ids", *TEXT_KEYS)
-"""Where a row's content is looked for, in this order; `prompt` is what is asked about an `image`."""
+"""Keys that may hold a row's content, in the order in which they are tried; beside an `image`, `prompt` holds the question about it."""
 
 Message = tuple[str, str]
-"""(role, content) of one message of a conversation."""
+"""One message of a conversation: its role and its content."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a text, token ids that are taken as they are, or a picture and what is asked about it. `name` says where it comes from.
+    """A row: a text, token ids that are taken as they are, or a picture and the question about it. `name` says where it comes from.
 
-    `messages` are the same text as a conversation that ends with what the user says last, `reply` is what the row answers to
-    that, where it does; `turns` are what the user says after replies that are not known. They are for chat templates; a row of ids
-    has none of them. `unread` are the keys of text beside a picture of which nothing is asked.
+    For chat templates, a text is a conversation as well: `messages` end with the user's last one whose preceding replies are known;
+    `reply` is the row's own answer to them, if it has one; `turns` are the user's later turns. A row of ids has none of these.
+    `unread` names the text keys beside a picture that has no question.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Row:
 
     @property
     def sha256(self) -> str:
-        """Of its content, whatever it is called. Raises DatasetError for a picture that cannot be read."""
+        """SHA-256 of the row's content, whatever its name. Raises DatasetError for a picture that cannot be read."""
         image = None if self.image is None else _digest(self.image)
         return fingerprint(self.text, self.ids, image)
 
     @classmethod
     def of_text(cls, name: str, text: str) -> "Row":
-        """A plain text, which as a conversation is one message of the user."""
+        """Return the row of a plain text, which as a conversation is one message of the user."""
         return cls(name, text=text, messages=(("user", text),))
 
 
@@ -59,19 +59,22 @@ def _digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that is no row of text, ids or a picture; `reason` begins with its name."""
+    """A row that holds neither text nor ids nor a picture that can be read. `reason` begins with its name."""
 
     name: str
     reason: str
 
 
 def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
-    """The row that a JSON object or a data set record stands for: the value of the first of `keys` that it has and that is not null.
+    """Return the row of a JSON object or of a data set record: the value of the first of `keys` that it has and that is not null.
 
-    `input_ids` holds whole numbers. Any other key holds a string, a list of strings (the user's turns, whose replies are not
-    known: as text they are joined by line ends, as a conversation the first one begins it), or a list of
-    `{"role": ..., "content": ...}` (as text the contents are joined, as a conversation they count up to the user's last).
-    A row of `image`, the path of a picture, has what is asked about it in `prompt` or under the only other key, or nothing. Raises
+    `input_ids` holds whole numbers. Any other text key holds one of
+    - a string;
+    - a list of strings: the user's turns, whose replies are not known. As text they are joined by line ends; as a conversation the
+      first one begins it;
+    - a list of `{"role": ..., "content": ...}`: as text the contents are joined; as a conversation they count up to the user's last.
+
+    A row of `image`, the path of a picture, has the question about it in `prompt` or under the only other key, or none. Raises
     DatasetError that begins with `name`.
     """
     if not isinstance(record, Mapping):
@@ -113,7 +116,7 @@ def _require_text(text: str, where: str) -> str:
 
 
 def read_row(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row | BadRow:
-    """`row_of`, or why there is no row: whoever reads a data set decides what that means."""
+    """Return the row of `row_of`, or a BadRow with the reason why there is none. The reader of a data set decides whether that is an error."""
     try:
         return row_of(record, name=name, keys=keys)
     except DatasetError as e:
@@ -151,29 +154,29 @@ def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> R
 
 
 def _is_said(value: object) -> bool:
-    """Whether it is a text, or a list of texts or of messages."""
+    """Return whether a value is a text, or a list of texts or of messages."""
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(part, str | Mapping) for part in value))
 
 
 def _asked(keys: Sequence[str]) -> Sequence[str]:
-    """Where what is asked about a picture is looked for."""
+    """Return the keys that may hold the question about a picture."""
     return ("prompt", "text") if keys == KEYS else keys[1:]
 
 
 def keys_of(field: str | None, pictures: bool = False) -> tuple[str, ...]:
-    """The keys to look for a row's content under: where a `field` is named, it alone, or beside a picture."""
+    """Return the keys that may hold a row's content. A `field` is the only one, or with `pictures` the only one beside `image`."""
     if field is None:
         return KEYS
     return ("image", field) if pictures else (field,)
 
 
 def not_utf8(name: str, e: UnicodeDecodeError) -> str:
-    """Why a file or a row of that name is no text."""
+    """Return the reason why a file or a row of that name is no text."""
     return f"{name} is not UTF-8 text (byte {e.start} is 0x{e.object[e.start]:02x}); write it as UTF-8"
 
 
 def none_of(keys: Sequence[str], what: str = "key") -> str:
-    """That a row or a table has none of these keys or columns."""
+    """Return the words which say that a row or a table has none of these keys or columns."""
     names = [f'"{key}"' for key in keys]
     return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {', '.join(names[:-1])} and {names[-1]}"
 

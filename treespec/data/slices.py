@@ -1,4 +1,4 @@
-"""Which rows of a data set are meant, as plain data."""
+"""A slice of a data set's rows, as plain data."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from treespec.errors import SettingsError
 
 @dataclass(frozen=True)
 class DatasetSlice:
-    """Rows `start` up to `end` (left out) of a data set, their text under `field` where it is no usual key."""
+    """Rows `start` up to `end` (left out) of a data set. Their text is under `field` if that is no usual key."""
 
     dataset: str
     field: str | None = None

@@ -1,4 +1,4 @@
-"""A data set's name or path -> its rows: what there is behind a name, and the readers of plain files."""
+"""Sources of rows: from the name or the path of a data set to its rows, with the readers of plain files."""
 
 import json
 import sys
@@ -25,9 +25,10 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 def open_rows(
     dataset: str, field: str | None = None, *, pictures: bool = False, end: int | None = None
 ) -> tuple[str, Iterator[Row | BadRow]]:
-    """(name for provenance, rows up to `end`, read as they are asked for) of a data set. Raises DatasetError if there is no such one.
+    """Return the name of a data set for provenance, and its rows up to `end`, which are read as they are asked for.
 
-    `field` is the key that holds the rows' text, or with `pictures` what is asked about one, where it is none of the usual ones.
+    `field` is the key that holds the rows' text, or with `pictures` the question about one, if it is none of the usual keys. Raises
+    DatasetError if there is no such data set.
     """
     name, rows = _open(dataset, field, pictures)
     return name, islice(rows, None if end is None else min(end, sys.maxsize))
@@ -51,7 +52,7 @@ def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterabl
 
 
 def same_dataset(one: str, other: str) -> bool:
-    """Whether two names or paths of data sets, however they are spelled, lead to the same rows."""
+    """Return whether two names or paths of data sets lead to the same rows, however they are spelled."""
     if one == other or one in DATASET_NAMES or other in DATASET_NAMES:
         return one == other
     return user_path(one, DatasetError).resolve() == user_path(other, DatasetError).resolve()
@@ -75,11 +76,11 @@ def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, 
 
 
 def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False) -> Iterator[Row | BadRow]:
-    """Rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
+    """Yield the rows of a .jsonl, .json, .parquet or .txt file in file order, read as they are asked for.
 
     A .json file holds one array of rows, or a row per line as .jsonl does. A .txt file is one running text: its rows are
-    runs of whole lines of about 6,000 characters. `field` is the key under which rows have their text, or with `pictures` what is
-    asked about one, where it is none of TEXT_KEYS. Raises DatasetError for what makes the whole file unreadable.
+    runs of whole lines of about 6,000 characters. `field` is the key that holds the rows' text, or with `pictures` the question about
+    one, if it is none of TEXT_KEYS. Raises DatasetError if the whole file cannot be read.
     """
     readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
     reader = readers.get(path.suffix.lower())
@@ -100,7 +101,7 @@ def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False
 
 
 def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
-    """The row with its picture's path as seen from the file's folder."""
+    """Return the row with its picture's path taken from the folder of the data set's file."""
     try:
         return replace(row, image=path.parent / user_path(image, DatasetError))
     except DatasetError as e:

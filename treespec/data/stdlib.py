@@ -16,7 +16,7 @@ from typing import Literal
 Split = Literal["train", "held-out"]
 
 HELD_OUT_BELOW = 32
-"""Out of 256: the share of modules that training never sees."""
+"""Share of the modules, out of 256, that training never sees."""
 
 PIECE_CHARACTERS = 6000
 """A data set row is a run of whole lines about this long (some 1,500 to 2,000 tokens of the embedded pair)."""
@@ -35,17 +35,17 @@ class Module:
 
     @property
     def held_out(self) -> bool:
-        """Whether the module belongs to the evaluation side of the split."""
+        """True if the module belongs to the evaluation side of the split."""
         return hashlib.sha256(self.name.encode()).digest()[0] < HELD_OUT_BELOW
 
     @cached_property
     def text(self) -> str:
-        """The source; undecodable bytes (a few test files have some on purpose) become U+FFFD."""
+        """The module's source. Undecodable bytes (a few test files have some on purpose) become U+FFFD."""
         return self.path.read_text(encoding="utf-8", errors="replace")
 
 
 def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
-    """Modules of one side of the split, sorted by name.
+    """Return the modules of one side of the split, sorted by name.
 
     `held-out` leaves out the packages that not every distribution of Python carries, so that its rows are much the
     same everywhere; `train` takes all that is there. `root` stands in for the standard library's folder in tests.
@@ -63,7 +63,7 @@ def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
 
 
 def pieces(lines: Iterable[str], characters: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """Runs of whole lines of `characters` or a little more; a last one of less than half joins the one before it."""
+    """Yield runs of whole lines of `characters` or a little more. A last run of less than half joins the one before it."""
     held, piece = "", ""
     for line in lines:
         piece += line
@@ -79,7 +79,7 @@ def pieces(lines: Iterable[str], characters: int = PIECE_CHARACTERS) -> Iterator
 
 
 def split_rows(split: Split, root: Path | None = None) -> list[tuple[str, str]]:
-    """(row name, text) of every piece of one side of the split: first pieces of all modules, then all second pieces, and so on.
+    """Return the name and the text of every piece of one side of the split: the first pieces of all modules, then all second pieces, and so on.
 
     Modules follow one another in the order of their names' hashes, so that any run of rows mixes many modules.
     """

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @torch.inference_mode()
-def answered(
+def with_replies(
     pair: Target,
     prompts: PromptSet,
     reply_len: int,

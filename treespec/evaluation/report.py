@@ -11,7 +11,21 @@ from numpy.typing import NDArray
 
 from treespec.errors import ProfileError
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
-from treespec.files.fields import Fields, amount, chances, checked, count, counts, listed, made, mapping, natural, number, seconds, text
+from treespec.files.fields import (
+    Fields,
+    amount,
+    as_dataclass,
+    chances,
+    checked_object,
+    count,
+    counts,
+    listed,
+    mapping,
+    natural,
+    number,
+    seconds,
+    text,
+)
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import read_json
 from treespec.files.writing import write_json
@@ -57,8 +71,8 @@ class PromptResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
-        """Read what `dataclasses.asdict` made. Raises TypeError, ValueError for impossible values."""
-        found = made(cls, _RESULT)(data)
+        """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
+        found = as_dataclass(cls, _RESULT)(data)
         return replace(
             found,
             accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
@@ -84,11 +98,11 @@ _FIELDS_OF_MISMATCH = {"position": natural, "tree_token": _token, "baseline_toke
 def _mismatch(value: Any) -> Mismatch | None:
     if value is None:
         return None
-    found = made(Mismatch, checked(_FIELDS_OF_MISMATCH, null=False))(value)
+    found = as_dataclass(Mismatch, checked_object(_FIELDS_OF_MISMATCH, null=False))(value)
     return replace(found, tree_token=_token(found.tree_token), baseline_token=_token(found.baseline_token))
 
 
-_RESULT = checked(
+_RESULT = checked_object(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
@@ -266,7 +280,7 @@ def read_report(path: Path) -> EvaluationReport:
         predicted=data.get("predicted", lambda value: replace(_PREDICTED(value), rank_probability=profiled)),
         tree=data.optional("tree", _tree),
         prompts=data.get("prompt_set", mapping),
-        settings=data.get("settings", checked({"drafting": text, "verifier": text, "draft_temperature": amount})),
+        settings=data.get("settings", checked_object({"drafting": text, "verifier": text, "draft_temperature": amount})),
         provenance=data.get("provenance", provenance_fields),
     )
     data.build(lambda: report.observed)  # whether the ranks are of this tree
@@ -280,7 +294,7 @@ def _with_outputs(results: tuple[PromptResult, ...], value: Any) -> tuple[Prompt
     return tuple(replace(result, output=counts(ids)) for result, ids in zip(results, value, strict=True))
 
 
-_PREDICTED = made(Prediction, checked({"tokens_per_step": amount, "seconds_per_step": amount}))
+_PREDICTED = as_dataclass(Prediction, checked_object({"tokens_per_step": amount, "seconds_per_step": amount}))
 
 
 def _mode(value: Any) -> Any:
@@ -290,7 +304,9 @@ def _mode(value: Any) -> Any:
 
 
 def _tree(value: Any) -> dict[str, Any]:
-    found = checked({"depth": natural, "parents": lambda parents: SpeculationTree(tuple(map(count, listed(parents))))}, null=False)(value)
+    found = checked_object({"depth": natural, "parents": lambda parents: SpeculationTree(tuple(map(count, listed(parents))))}, null=False)(
+        value
+    )
     if "depth" not in found:
         raise ValueError("it has no depth")
     return found

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read only as far as they can be checked."""
+"""Files: they are written whole or not at all, and read only after they were checked."""

@@ -1,4 +1,4 @@
-"""Typed reading of what a JSON file, or metadata that anyone may have written, says under its keys."""
+"""Typed reading of JSON fields, in files or in metadata that anyone may have written."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ MOST_SECONDS = 1e12
 
 
 class Fields:
-    """The fields of one file; what is missing or of another type raises `error` with the file, the key and the value."""
+    """The fields of one file. A field that is missing or has another type raises `error` with the file, the key and the value."""
 
     def __init__(self, path: str | os.PathLike[str], data: Mapping[str, Any], error: type[TreeoptError] = ProfileError) -> None:
         self._path = path
@@ -23,7 +23,7 @@ class Fields:
         self._error = error
 
     def get(self, key: str, read: Callable[[Any], T], default: Any = None) -> T:
-        """The value of `key` as `read` takes it; the default's where the key is absent and there is a default."""
+        """Return the value of `key` as `read` takes it, or the default as `read` takes it if the key is absent. Raises `error` if there is neither."""
         value = self._data.get(key, default)
         if value is None:
             self._refuse(f"has no {key!r}; make the file again, or add the key")
@@ -33,15 +33,15 @@ class Fields:
             self._refuse(f"has a {key!r} that cannot be: {e}; make the file again, or correct it")
 
     def optional(self, key: str, read: Callable[[Any], T]) -> T | None:
-        """The value of `key`, or None where it is absent or null."""
+        """Return the value of `key` as `read` takes it, or None if it is absent or null."""
         return None if self._data.get(key) is None else self.get(key, read)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The text under `key`."""
+        """Return the text under `key`."""
         return self.get(key, text, default)
 
     def build(self, make: Callable[[], T]) -> T:
-        """What `make` makes; its errors get the name of the file."""
+        """Return what `make` returns, and put the name of the file into the errors that it raises."""
         try:
             return make()
         except self._error as e:
@@ -54,7 +54,7 @@ class Fields:
 
 
 def number(value: Any) -> float:
-    """A finite int or float, as float; no bool."""
+    """Return a finite int or float as float. Raises TypeError for anything else, bools included, and ValueError if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r:.40} is no number")
     if not abs(value) <= sys.float_info.max:  # also true for NaN
@@ -63,35 +63,35 @@ def number(value: Any) -> float:
 
 
 def amount(value: Any) -> float:
-    """A number of 0 or more."""
+    """Return a number of 0 or more as float."""
     if number(value) < 0:
         raise ValueError(f"{value!r:.40} is below 0")
     return float(value)
 
 
 def seconds(value: Any) -> float:
-    """Seconds of something that ended: sums and ratios of them stay finite."""
+    """Return a number of seconds, at most MOST_SECONDS, so that sums and ratios stay finite."""
     if amount(value) > MOST_SECONDS:
         raise ValueError(f"{value!r:.40} is above {MOST_SECONDS:g} seconds")
     return float(value)
 
 
 def count(value: Any) -> int:
-    """A whole number."""
+    """Return a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r:.40} is no whole number")
     return value
 
 
 def natural(value: Any) -> int:
-    """A whole number that can count the rows of a file, or the items of a list."""
+    """Return a whole number that can count the rows of a file or the items of a list."""
     if not 0 <= count(value) <= sys.maxsize:
         raise ValueError(f"{value!r:.40} is not in 0 to {sys.maxsize}")
     return int(value)
 
 
 def text(value: Any) -> str:
-    """A string."""
+    """Return a string. Raises ValueError for half a surrogate pair."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is no text")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -100,58 +100,58 @@ def text(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
-    """True or false."""
+    """Return true or false."""
     if not isinstance(value, bool):
         raise TypeError(f"{value!r:.40} is neither true nor false")
     return value
 
 
 def listed(value: Any) -> list[Any]:
-    """A list."""
+    """Return a list."""
     if not isinstance(value, list):
         raise TypeError(f"{value!r:.40} is no list")
     return value
 
 
-def exactly(length: int, value: Any) -> list[Any]:
-    """A list of so many items."""
+def list_of_length(length: int, value: Any) -> list[Any]:
+    """Return a list of exactly `length` items."""
     if len(listed(value)) != length:
         raise ValueError(f"{value!r:.40} has {len(value)} items, not {length}")
     return listed(value)
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """An object."""
+    """Return an object."""
     if not isinstance(value, dict):
         raise TypeError(f"{value!r:.40} is no object")
     return value
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """A list of numbers."""
+    """Return a list of numbers."""
     return tuple(number(x) for x in listed(value))
 
 
 def counts(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers that can be reached by counting."""
+    """Return a list of whole numbers, each as of `natural`."""
     return tuple(natural(x) for x in listed(value))
 
 
 def rows(value: Any) -> tuple[tuple[float, ...], ...]:
-    """A list of lists of numbers."""
+    """Return a list of lists of numbers."""
     return tuple(numbers(row) for row in listed(value))
 
 
 def chances(value: Any) -> tuple[tuple[float, ...], ...]:
-    """p[depth][rank]: at least one row, none of them empty."""
+    """Return p[depth][rank]. It has at least one row, and no row is empty."""
     found = rows(value)
     if not found or not all(row and all(0 <= p <= 1 for p in row) for row in found):
         raise ValueError(f"{value!r:.40} is not made of rows of probabilities")
     return found
 
 
-def checked(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[Any], dict[str, Any]]:
-    """A reader of an object as it is, once the known ones of its keys could be read; with `null`, any of them may be null."""
+def checked_object(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[Any], dict[str, Any]]:
+    """Return a reader that checks the listed keys of an object and returns it unchanged. With `null`, each of them may be null."""
 
     def read(value: Any) -> dict[str, Any]:
         found = mapping(value)
@@ -167,12 +167,12 @@ def checked(readers: Mapping[str, Reader], *, null: bool = True) -> Callable[[An
 
 
 def texts(value: Any) -> dict[str, str]:
-    """An object of texts."""
+    """Return an object whose values are all texts."""
     return {text(key): text(item) for key, item in mapping(value).items()}
 
 
-def made(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], T]:
-    """A reader of an object that holds the fields of a dataclass and nothing else, as that dataclass."""
+def as_dataclass(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Callable[[Any], T]:
+    """Return a reader that builds a dataclass from an object with exactly its fields; a field with a default may be absent."""
 
     def make(value: Any) -> T:
         found, known = read(value), fields(kind)  # type: ignore[arg-type]
@@ -186,4 +186,4 @@ def made(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) -> Calla
 
 
 ROWS: Mapping[str, Reader] = {"dataset": text, "start": natural, "end": natural, "row": natural, "row_sha256": text}
-"""Which rows of a data set were read: `start` to `end` - 1; one of them, and the SHA-256 of its content."""
+"""Readers of the keys that say which rows of a data set were read: `start` to `end` - 1, one of them, and the SHA-256 of its content."""

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return the SHA-256 of plain data, in whatever order the keys of its dicts were put in. Raises TypeError for what JSON cannot hold.
+    """Return the SHA-256 of plain data; the order of a dict's keys does not count. Raises TypeError for values that JSON cannot hold.
 
     >>> fingerprint({"a": 1, "b": 2}, "c") == fingerprint({"b": 2, "a": 1}, "c")
     True

@@ -1,4 +1,4 @@
-"""Journal: finished pieces of a long piece of work, so that the same command can go on where it stopped."""
+"""Journal: finished pieces of a long piece of work, from which the same command goes on after an interruption."""
 
 import contextlib
 import json
@@ -22,13 +22,16 @@ T = TypeVar("T")
 class Journal:
     """Finished pieces of a long piece of work, kept in an append-only JSONL file until the result is saved.
 
-    Whoever saves the result calls `discard` afterwards, so that a write that fails loses nothing.
+    After saving the result the caller calls `discard`, so that a write that fails loses nothing. The first line of the file is a
+    fingerprint of the work (its options). When a journal is opened:
+    - Other work: a journal with another fingerprint is renamed to `NAME.old`, or to `NAME.old-2` and so on, with a warning, and
+      `restarted` is True.
+    - Torn last line: it is dropped.
+    - Damaged line: it is dropped with all that follow, with a warning. A line counts as damaged too if `read`, which gets a key and its
+      value and returns what `get` does, raises LookupError, TypeError or ValueError.
+    - One writer: a second run that opens the journal gets an OutputError.
 
-    The first line holds a fingerprint of the work (its options); a journal of other work is renamed to `NAME.old` (where there
-    is one, to `NAME.old-2` and so on) with a warning, and `restarted` is True. A last line torn by a crash is dropped, a damaged one
-    with all that follow, with a warning: one is damaged too where `read`, which is given a key and its value and returns what `get`
-    does, raises LookupError, TypeError or ValueError. One run at a time writes a journal. With `path` None nothing is kept.
-    Memory holds where the pieces are, not the pieces.
+    With `path` None nothing is kept. Memory holds the places of the pieces, not the pieces.
     """
 
     def __init__(self, path: StrPath | None, fingerprint: str, read: Callable[[str, Any], Any] = lambda key, value: value) -> None:
@@ -52,26 +55,26 @@ class Journal:
             refuse(self.path, e)
 
     def __len__(self) -> int:
-        """Number of keys kept."""
+        """Return the number of keys kept."""
         return len(self._places)
 
     def __contains__(self, key: str) -> bool:
-        """Whether something was put under a key."""
+        """Return whether something was put under a key."""
         return key in self._places
 
     def get(self, key: str) -> Any | None:
-        """What was put under a key, in this run or in an earlier one; None if nothing was."""
+        """Return the value that was put under a key, in this run or in an earlier one, or None."""
         if key not in self._places:
             return None
         start, length = self._places[key]
         return self._read(key, json.loads(os.pread(self._open(), length, start))["value"])
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value: it is on the disk when this returns. Raises OutputError (then the file is as it was)."""
+        """Keep a JSON value, which is on the disk when this returns. Raises OutputError, and then the file is as it was."""
         self.put_all({key: value})
 
     def put_all(self, values: Mapping[str, Any]) -> None:
-        """Keep several values, which are on the disk together when this returns. Raises OutputError (then the file is as it was)."""
+        """Keep several values, which are on the disk together when this returns. Raises OutputError, and then the file is as it was."""
         if self.path is None:
             return
         lines = [] if self._end else [_line(self._header)]
@@ -85,7 +88,7 @@ class Journal:
         self._places |= places
 
     def piece(self, key: str, work: Callable[[], T], value: Callable[[T], Any] = lambda done: done) -> T:
-        """Return a piece of work: what an earlier run kept of it, else what `work` gives now, which is kept as the JSON `value` of it.
+        """Return a piece of work: the one that an earlier run kept, else the result of `work`, which is kept as the JSON `value` of it.
 
         Raises OutputError, and whatever `work` raises.
         """
@@ -105,23 +108,23 @@ class Journal:
                 self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Journal":
-        """The journal itself; it is closed, not deleted, at the end of the block."""
+        """Return the journal itself. It is closed, not deleted, at the end of the block."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Close."""
+        """Close the journal."""
         self.close()
 
     def _claim(self, path: Path) -> int:
-        """Open the file for this run alone: it is free again when this process closes it or ends. Raises OutputError."""
+        """Open the file for this run alone, until this process closes it or ends. Raises OutputError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         claim(descriptor, path)
         return descriptor
 
     def _recover(self, path: Path, fingerprint: str) -> bool:
-        """Take over the entries of an earlier run of the same work; `_end` is where its last whole line ends.
+        """Take over the entries of an earlier run of the same work, and set `_end` to where its last whole line ends.
 
-        True where the file is of other work, and was moved.
+        Return True if the file was of other work, and was moved.
         """
         with path.open("rb") as file:
             for number, line in enumerate(file):
@@ -171,13 +174,13 @@ class Journal:
 
 
 def discard(path: StrPath | None) -> None:
-    """The result is saved: delete its journal, if there is one."""
+    """Delete the journal of a result that is saved, if there is one."""
     if path is not None:
         Path(path).unlink(missing_ok=True)
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first of PATH-2, PATH-3, ... where nothing lies."""
+    """Return the first of the names PATH, PATH-2, PATH-3, ... that is free."""
     others = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return next(place for place in chain([path], others) if not os.path.lexists(place))
 

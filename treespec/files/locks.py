@@ -1,4 +1,4 @@
-"""One run at a time: locks that end with the process that holds them, however it ends."""
+"""Locks, so that one run at a time writes a file. They end with the process that holds them, however it ends."""
 
 import errno
 import fcntl
@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 def claim(descriptor: int, what: StrPath) -> None:
-    """Lock an open file for this process until it is closed, which it is at once where another run holds it: OutputError names `what`.
+    """Lock an open file for this process until it is closed. If another run holds it, close it and raise OutputError that names `what`.
 
-    On a file system without locks it warns and goes on.
+    On a file system without locks, log a warning and go on.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,9 +34,10 @@ def claim(descriptor: int, what: StrPath) -> None:
 
 @contextmanager
 def alone(lock: Path, what: StrPath) -> Iterator[None]:
-    """Within, no other run is within: `lock` is the file that says so, and goes at the end; a killed run leaves it, unlocked.
+    """Let one run at a time into this block; `lock` is the file that they lock.
 
-    Raises OutputError that names `what`, or the lock where it cannot be had.
+    The file is removed at the end of the block; a killed run leaves it behind, unlocked. Raises OutputError that names `what` if another
+    run is inside, or names the lock if it cannot be opened.
     """
     try:
         descriptor = _open(lock, what)
@@ -51,7 +52,7 @@ def alone(lock: Path, what: StrPath) -> Iterator[None]:
 
 
 def _open(lock: Path, what: StrPath) -> int:
-    """The locked file of that name: not one that its holder has removed since it was opened here."""
+    """Return the descriptor of the locked file. It is opened again if the run that held the lock removed the file meanwhile."""
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)

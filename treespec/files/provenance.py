@@ -1,4 +1,4 @@
-"""Provenance: where, with what and from what a number was measured."""
+"""Provenance: where, with which software and from which inputs a number was measured."""
 
 import os
 import platform
@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from treespec.files.fields import checked, count, flag, number, text, texts
+from treespec.files.fields import checked_object, count, flag, number, text, texts
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What must be known to measure a number again. Fields that do not apply, or are not known, are None.
+    """The facts that are needed to measure a number again. A field that does not apply, or is not known, is None.
 
     It holds no user name, no host name and no path: a model or data set given by path keeps its last folder name.
     """
@@ -31,25 +31,25 @@ class Provenance:
     driver: str | None = None
     cpu: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
-    """Role ("target", "draft") to hub id, followed by @revision where one is known."""
+    """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
     dtype: str | None = None
     offloaded: bool | None = None
-    """Whether every pass of the target copied its weights from host memory."""
+    """True if every pass of the target copied its weights from host memory."""
     temperature: float | None = None
     top_p: float | None = None
     dataset: str | None = None
-    """Name, or last part of the path, with the rows taken: "cnn[0:200]"."""
+    """Name of the data set, or the last part of its path, with the rows taken: "cnn[0:200]"."""
     seed: int | None = None
     git_commit: str | None = None
     """Commit of the treeopt checkout that measured, with "+" if its files had been changed; None if installed."""
     utc: str | None = None
-    """ISO 8601, to the second."""
+    """Time in ISO 8601, to the second."""
 
     @classmethod
     def collect(cls, **known: Any) -> "Provenance":
-        """What can be found out here and now, completed and overruled by `known` fields.
+        """Return the provenance of here and now; `known` fields complete and overrule it.
 
-        In `known`, `models` maps a role to a hub id or a path, `dataset` is a name or a path; paths are shortened.
+        In `known`, `models` maps a role to a hub id or a path, and `dataset` is a name or a path; paths are shortened.
         Versions come from package metadata, so that nothing heavy is imported; the GPU is named if torch is loaded.
         """
         gpu, driver = _gpu()
@@ -71,14 +71,14 @@ class Provenance:
         return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, fields that are not known included as null."""
+        """Return plain JSON, in which fields that are not known are null."""
         return asdict(self) | {"models": dict(self.models)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> "Provenance":
-        """The inverse of `to_json`; keys of later versions are ignored, missing ones are None.
+        """Return the provenance of `to_json`'s result. Keys of later versions are ignored, and missing ones are None.
 
-        Raises TypeError, ValueError for values that no provenance has.
+        Raises TypeError or ValueError for values that no provenance has.
         """
         known = provenance_fields({} if data is None else data)
         return cls(**{key: value for key, value in known.items() if key in _NAMES and value is not None})
@@ -87,12 +87,12 @@ class Provenance:
 _NAMES = [f.name for f in fields(Provenance)]
 _READERS = {"models": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
 
-provenance_fields = checked({name: _READERS.get(name, text) for name in _NAMES})
-"""Reads a provenance as it is, keys that `Provenance` does not have included."""
+provenance_fields = checked_object({name: _READERS.get(name, text) for name in _NAMES})
+"""The reader of a provenance as it is, with keys that `Provenance` does not have."""
 
 
 def public_name(name: str | os.PathLike[str]) -> str:
-    """A hub id as it is; of a path only its last part.
+    """Return a hub id as it is, and only the last part of a path.
 
     >>> public_name("JackFram/llama-68m"), public_name("/home/someone/models/draft/")
     ('JackFram/llama-68m', 'draft')
@@ -114,7 +114,7 @@ def _version(package: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """Return the name of the processor, from what Linux says of it or else from `platform`; empty where nothing knows it."""
+    """Return the name of the processor, from Linux or else from `platform`; it is empty if neither knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
@@ -130,7 +130,7 @@ def _cpu() -> str | None:
 
 
 def _gpu() -> tuple[str | None, str | None]:
-    """Names of the GPU in use and of its driver; nothing is started for it: without torch loaded there is none in use."""
+    """Return the names of the GPU in use and of its driver. Nothing is started for it: if torch is not loaded, no GPU is in use."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return None, None
@@ -138,7 +138,7 @@ def _gpu() -> tuple[str | None, str | None]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the folder that treespec was imported from, if that is a checkout of this project."""
+    """Return the commit of the folder that treespec was imported from, if that is a checkout of this project."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -150,7 +150,7 @@ def _git_commit() -> str | None:
 
 
 def _first_output(command: list[str]) -> str | None:
-    """The first line that a command prints, if it can be run and prints one."""
+    """Return the first line that a command prints, or None if it cannot be run or prints none."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

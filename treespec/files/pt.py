@@ -1,4 +1,4 @@
-"""PyTorch `.pt` files as bytes: read without trusting them, written the same byte for byte every time."""
+"""PyTorch `.pt` files as bytes: they are read without trusting them, and equal values are written as equal bytes."""
 
 import io
 import pickletools
@@ -14,7 +14,7 @@ _OPCODES_THAT_BUILD = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BU
 
 
 def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
-    """What `torch.save` wrote: plain containers, numbers, strings and dense tensors, which arrive on the CPU.
+    """Return the content of a file of `torch.save`: plain containers, numbers, strings and dense tensors, which arrive on the CPU.
 
     The file may have at most `limit` bytes, packed and unpacked. Its pickle is looked through before torch sees it, and
     torch then loads it with `weights_only=True`: nothing in a file is ever run. Raises `error` for anything else.
@@ -30,7 +30,7 @@ def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
 
 
 def dump_pt(value: Any) -> bytes:
-    """The bytes of a `.pt` file; equal values give equal bytes (for one version of torch)."""
+    """Return the bytes of a `.pt` file. Equal values give equal bytes (for one version of torch)."""
     import torch
 
     buffer = io.BytesIO()
@@ -39,7 +39,7 @@ def dump_pt(value: Any) -> bytes:
 
 
 def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]) -> bytes:
-    """The one pickle in the archive, once the archive is known to be no larger unpacked than it may be."""
+    """Return the one pickle in the archive, after a check that the archive is no larger unpacked than `limit`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -58,7 +58,7 @@ def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]
 
 
 def _refuse_code(path: StrPath, pickle: bytes, error: type[TreeoptError]) -> None:
-    """Raise unless the pickle names nothing but what dense tensors and plain containers need."""
+    """Raise `error` unless the pickle names nothing but what dense tensors and plain containers need."""
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
             if opcode.name == "GLOBAL" and _PLAIN_GLOBAL.fullmatch(str(argument)):

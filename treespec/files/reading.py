@@ -1,4 +1,4 @@
-"""Checked reading: whole files below a limit, JSON of one schema and version."""
+"""Checked reading: whole files below a limit, and JSON of one schema and version."""
 
 import hashlib
 import json
@@ -10,43 +10,43 @@ from typing import Any, NoReturn
 from treespec.errors import OutputError, TreeoptError
 
 MAX_JSON_BYTES = 256 << 20
-"""JSON files beyond this are refused before they are parsed."""
+"""Largest JSON file that is read; larger ones are refused before they are parsed."""
 
 
 StrPath = str | os.PathLike[str]
 
 
 def user_path(path: StrPath, error: type[TreeoptError]) -> Path:
-    """The path with the folder that a leading `~` or `~NAME` stands for; raises `error` where it stands for none."""
+    """Return the path with a leading `~` or `~NAME` replaced by that home folder. Raises `error` if there is no such folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as e:
         raise error(f"{path} begins with the home folder of a user who has none; give the whole path") from e
 
 
-class ReadOnce(os.PathLike[str]):
-    """A path whose content is kept by the first `read_bytes`: a pipe has none to give to a second."""
+class PipeablePath(os.PathLike[str]):
+    """A path whose content is kept by the first `read_bytes`, so that a pipe, which can be read once only, can be read again."""
 
     def __init__(self, path: StrPath) -> None:
         self._path = os.fspath(path)
         self.content: bytes | None = None
 
     def __fspath__(self) -> str:
-        """The path."""
+        """Return the path."""
         return self._path
 
     __str__ = __fspath__
 
     @property
     def sha256(self) -> str:
-        """Of the content, once it was read."""
+        """SHA-256 of the content. The path must have been read before."""
         assert self.content is not None
         return hashlib.sha256(self.content).hexdigest()
 
 
 def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
-    """The content of a file of at most `limit` bytes; raises `error` if it is missing, unreadable or larger."""
-    if isinstance(path, ReadOnce):
+    """Return the content of a file of at most `limit` bytes. Raises `error` if the file is missing, unreadable or larger."""
+    if isinstance(path, PipeablePath):
         if path.content is None:
             path.content = read_bytes(os.fspath(path), limit=limit, error=error)
         return path.content
@@ -65,9 +65,9 @@ def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes
 
 
 def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptError], limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file of ours: `schema` and `version` must be as given, numbers finite.
+    """Return the JSON object in a file of treeopt. Its `schema` and `version` must be as given, and its numbers finite.
 
-    Raises `error` for a file that is missing, too big, no JSON, of another schema or of another version.
+    Raises `error` if the file is missing, too large, no JSON, of another schema or of another version.
     """
     data = read_bytes(path, limit=limit, error=error)
     try:
@@ -88,7 +88,7 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
 
 
 def is_json_of(path: StrPath, schema: str) -> bool:
-    """Whether a file holds a JSON object of this schema, of any version."""
+    """Return whether a file holds a JSON object of this schema, of any version."""
     try:
         content = json.loads(read_bytes(path, limit=MAX_JSON_BYTES, error=OutputError))
     except (OutputError, ValueError, RecursionError):

@@ -29,7 +29,7 @@ _REMEDIES = {
 
 
 def write_bytes(path: StrPath, data: bytes | Iterable[bytes]) -> None:
-    """Write a file, in one piece or piece by piece, whole or not at all: a temporary file in the same folder, fsync, rename.
+    """Write a file whole or not at all, in one piece or piece by piece: into a temporary file in the same folder, then fsync and rename.
 
     A symbolic link keeps pointing where it did; a device or pipe is written to directly. Whatever happens on the way,
     Ctrl-C included, the old content stays and no temporary file is left. Raises OutputError with the reason.
@@ -47,7 +47,7 @@ def write_json(path: StrPath, data: Mapping[str, Any]) -> None:
 
 
 def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> None:
-    """Write a file and those that describe it, so that no moment leaves a description of something else.
+    """Write a file and those that describe it, so that a description never lies beside another file than its own.
 
     All are staged first; then old descriptions are removed, and everything is renamed into place in order. Raises
     OutputError.
@@ -89,9 +89,9 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
 
 
 def check_writable(path: StrPath, schema: str | None = None) -> None:
-    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Leaves no trace.
+    """Raise OutputError now if `write_bytes(path, ...)` would fail for any reason but a full disk. Nothing is left behind.
 
-    With a schema, also where a file is there that is neither empty nor JSON of that schema: it is somebody's only copy.
+    With a `schema`, also raise OutputError for a file that is neither empty nor JSON of that schema: it may be somebody's only copy.
     """
     try:
         _refuse_unwritable(path)
@@ -108,17 +108,17 @@ def check_writable(path: StrPath, schema: str | None = None) -> None:
 
 
 def has_content(path: StrPath) -> bool:
-    """Whether something would be lost if the file were replaced."""
+    """Return whether something would be lost if the file were replaced."""
     return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def refuse_to_replace(path: StrPath, kind: str) -> NoReturn:
-    """Raise OutputError for a file that is no `kind`, which was to be written there."""
+    """Raise OutputError for an existing file that is no `kind` and would have been overwritten."""
     raise OutputError(f"{os.fspath(path)} would be overwritten but is no {kind}; name another output, or delete that file")
 
 
 def make_folder(path: StrPath) -> Path:
-    """Create a folder, parents included, unless it is there. Raises OutputError."""
+    """Create a folder with its parents, and return it. A folder that is there stays. Raises OutputError."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def make_folder(path: StrPath) -> Path:
 
 
 def json_text(data: Any) -> str:
-    """JSON with one key or container per line and plain lists on one line. Raises ValueError for NaN and infinities.
+    """Return JSON with one key or container per line and plain lists on one line. Raises ValueError for NaN and infinities.
 
     >>> print(json_text({"a": [1, 2], "b": {"c": None}}))
     {
@@ -160,7 +160,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def _is_special(path: StrPath) -> bool:
-    """Whether something other than a regular file or a folder is there: a device, a pipe."""
+    """Return whether the path is a device or a pipe, or anything else that is neither a regular file nor a folder."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -187,5 +187,5 @@ def _sync_folder(folder: str) -> None:
 
 
 def refuse(path: StrPath, e: OSError) -> NoReturn:
-    """Raise OutputError: what went wrong with this file, and what to do about it."""
+    """Raise OutputError that says what went wrong with this file and what to do about it."""
     raise OutputError(f"cannot write {os.fspath(path)}: {_REMEDIES.get(e.errno or 0, e.strerror or str(e))}") from e

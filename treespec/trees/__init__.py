@@ -1,1 +1,1 @@
-"""Trees: the speculation tree, the growmap that stores it, the same tree as tensors, and where its tokens stand."""
+"""Trees: the speculation tree, the growmap that stores it, the same tree as tensors, and the places of its tokens."""

@@ -1,4 +1,4 @@
-"""GrowMap: a speculation tree with what is known about it; the one reader and writer of growmap files.
+"""GrowMap: a speculation tree with its metadata and provenance; the one reader and writer of growmap files.
 
 The `.pt` is Sequoia's own format (arXiv 2402.12374), so files go both ways. A `.json` beside it says where it is from.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
-from treespec.files.fields import ROWS, Fields, amount, chances, checked, natural, text
+from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
 from treespec.files.reading import StrPath, is_json_of, read_bytes, read_json
@@ -34,14 +34,14 @@ _METADATA = {
     "rank_probability": chances,
     **{f"profiled_{key}": read for key, read in ROWS.items()},
 }
-"""How the metadata that treeopt writes are read; others are left alone."""
+"""Readers of the metadata that treeopt writes; other metadata are left alone."""
 
 _KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
 
 
 @dataclass(frozen=True)
 class GrowMap:
-    """A tree, its metadata (plain JSON: expected tokens per step, predicted seconds, ...) and how these were made."""
+    """A tree, its metadata (plain JSON: expected tokens per step, predicted seconds, ...) and the provenance of both."""
 
     tree: SpeculationTree
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class GrowMap:
         write_together([(path, data), (sidecar, text.encode() + b"\n")])
 
     def _sequoia_dict(self, metadata: dict[str, Any]) -> dict[str, Any]:
-        """The content of the `.pt`: mask and depth int64 tensors, the others plain lists, and `treeopt` if there are metadata."""
+        """Return the content of the `.pt`: mask and depth as int64 tensors, the others as plain lists, and `treeopt` if there are metadata."""
         import torch
 
         refuse_size(self.tree.size, "this tree")
@@ -90,7 +90,7 @@ class GrowMap:
 
 
 def read_growmap(path: StrPath) -> GrowMap:
-    """Read a growmap in Sequoia's format, from treeopt or from anywhere else.
+    """Read a growmap in Sequoia's format, written by treeopt or by any other tool.
 
     Nothing in the file is run or believed: the tree is rebuilt from `Successors`, and every other field must say the
     same. A sidecar, if there is one, must belong to this very file. Raises GrowMapError.
@@ -104,7 +104,7 @@ def read_growmap(path: StrPath) -> GrowMap:
 
 
 def read_sidecar(path: StrPath) -> GrowMap:
-    """What the sidecar of the growmap `path` says, without opening the growmap itself: quick, and without torch.
+    """Return the growmap that the sidecar of `path` describes, without opening the `.pt` itself: quick, and without torch.
 
     Raises GrowMapError.
     """
@@ -121,7 +121,7 @@ def read_sidecar(path: StrPath) -> GrowMap:
 
 
 def check_growmap_writable(path: StrPath) -> None:
-    """Raise OutputError now if a growmap cannot be written to `path`, or would replace a file of another kind, as its sidecar might."""
+    """Raise OutputError now if a growmap or its sidecar cannot be written to `path`, or would replace a file of another kind."""
     sidecar = sidecar_path(path)
     check_writable(path)
     check_writable(sidecar, SCHEMA)
@@ -133,7 +133,7 @@ def check_growmap_writable(path: StrPath) -> None:
 
 
 def sidecar_path(path: StrPath) -> Path:
-    """Where a growmap's sidecar lies: tree.json for tree.pt. Raises GrowMapError for names that leave it no place."""
+    """Return the path of a growmap's sidecar: tree.json for tree.pt. Raises GrowMapError for a name that leaves no place for it."""
     path = Path(path)
     if not path.name or path.suffix == ".json":
         raise GrowMapError(f"a growmap is a .pt file with a .json beside it, so {str(path)!r} cannot be its name; use NAME.pt")
@@ -141,7 +141,7 @@ def sidecar_path(path: StrPath) -> Path:
 
 
 def _derived(tree: SpeculationTree) -> dict[str, list[list[int]]]:
-    """The list fields of Sequoia's format: per level the ids and the child counts, per node the children."""
+    """Return the list fields of Sequoia's format: per level the ids and the child counts, per node the children."""
     return {
         "roots": [list(level) for level in tree.levels],
         "branches": [[len(tree.children[node]) for node in level] for level in tree.levels],
@@ -150,7 +150,7 @@ def _derived(tree: SpeculationTree) -> dict[str, list[list[int]]]:
 
 
 def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
-    """The tree of a loaded file, after every claim in it has been compared with what `Successors` says."""
+    """Return the tree of a loaded file, after every claim in it was compared with `Successors`."""
     if not isinstance(content, dict):
         raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(_KEYS)}")
     if missing := [key for key in _KEYS if key not in content]:
@@ -204,7 +204,7 @@ def _first_difference(found: list[list[int]], expected: list[list[int]]) -> str:
 
 
 def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
-    """Compare a tensor with an array; the tensor's claims are checked before anything of its size is touched."""
+    """Compare a tensor with an array. The tensor's claims are checked before anything of its size is touched."""
     import numpy as np
     import torch
 
@@ -219,13 +219,13 @@ def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
 
 
 def refuse_size(size: int, what: str) -> None:
-    """Raise GrowMapError for more nodes than a growmap may have; `what` has them."""
+    """Raise GrowMapError if `what` has more nodes than a growmap may have."""
     if size > MAX_GROWMAP_SIZE:
         raise GrowMapError(f"{what} has size {size}, but a growmap may have at most {MAX_GROWMAP_SIZE} nodes; use a smaller tree")
 
 
 def _is_sidecar(path: Path) -> bool:
-    """Whether a .json file is ours: other tools' files may lie beside a growmap under its name."""
+    """Return whether a .json file is a sidecar of treeopt: a file of another tool may lie beside a growmap under its name."""
     try:
         content = json.loads(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
     except (ValueError, RecursionError) as e:
@@ -242,13 +242,13 @@ def _with_sidecar(path: StrPath, sidecar: Path, tree: SpeculationTree) -> GrowMa
 
 
 def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
-    """The tree with the metadata and the provenance of its sidecar's content."""
+    """Return the growmap of a tree with the metadata and the provenance of its sidecar's content."""
     data = Fields(sidecar, content, GrowMapError)
     return GrowMap(tree, data.get("metadata", _metadata, {}), data.optional("provenance", Provenance.from_json))
 
 
 def _metadata(value: Any) -> dict[str, Any]:
-    """Metadata, which anyone may have written: those that are known are what they should be, the others plain JSON."""
-    found = checked(_METADATA)(value)
+    """Return metadata, which anyone may have written: known ones are checked by their readers, and the others must be plain JSON."""
+    found = checked_object(_METADATA)(value)
     json_text({text(key): item for key, item in found.items()})
     return found

@@ -1,4 +1,4 @@
-"""How large a tree may be. No NumPy, so that settings can be checked without it."""
+"""Limits of a tree's size. The module needs no NumPy, so that settings can be checked without it."""
 
 MAX_SIZE = 1 << 16
-"""Trees beyond this are refused before anything of their size is allocated."""
+"""Largest size of a tree; larger ones are refused before anything of their size is allocated."""

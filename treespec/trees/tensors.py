@@ -1,4 +1,4 @@
-"""The tensors that a step needs of a tree, on the device: `TreeTensors` of any tree, `StaticTensors` of one known beforehand."""
+"""The tensors of a tree that a step needs, on the device: `TreeTensors` of any tree, `StaticTensors` of a tree that never changes."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ class TreeTensors:
 
     depth: int
     depths: Tensor
-    """int64 [n]"""
+    """int64 [n]; edges from the root."""
     parents: Tensor
     """int64 [n]; the root's is 0 (itself), so that it can index."""
     ranks: Tensor
     """int64 [n]; 0-based order among siblings."""
     ancestors: Tensor
-    """bool [n, n]; column is an ancestor of row, or row itself."""
+    """bool [n, n]; True if the column is an ancestor of the row, or the row itself."""
 
     @property
     def size(self) -> int:
@@ -29,11 +29,11 @@ class TreeTensors:
         return self.depths.shape[0]
 
     def layout(self) -> Layout:
-        """Of all nodes, the root at the end of the prefix."""
+        """Return the layout of all nodes, with the root right after the prefix."""
         return Layout(self.depths, torch.arange(self.size, device=self.depths.device), self.ancestors)
 
     def path_to(self, node: Tensor) -> Tensor:
-        """int64 [depth + 1]: ids from the root down to `node` int64 [], which is repeated to the end."""
+        """Return the ids from the root down to `node` (int64 []), int64 [depth + 1]; the last id is repeated to the end."""
         ids = torch.arange(self.size, device=self.depths.device)
         on_path = self.ancestors.index_select(0, node[None])[0]
         return ids.where(on_path, node).sort().values[: self.depth + 1]
@@ -46,17 +46,17 @@ class Family:
     parents: Tensor
     """int64 [m]; node ids."""
     children: Tensor
-    """int64 [m, most children]; node ids in rank order, the rest is padding that nothing reads."""
+    """int64 [m, most children]; node ids in rank order. The rest is padding that nothing reads."""
     active: tuple[int, ...]
-    """Per rank: how many of the parents have a child there. They are the first ones."""
+    """Per rank, the number of parents that have a child of it. They are the first ones."""
     below: slice
-    """Ids of all their children, which follow one another."""
+    """Ids of all the children, which follow one another."""
     place: Tensor
-    """int64 [children]; where each of those stands in `children`, read row by row."""
+    """int64 [children]; the place of each child in `children`, read row by row."""
 
     @classmethod
     def of(cls, tree: SpeculationTree, nodes: range, device: torch.device | str) -> "Family":
-        """Those among `nodes` that have children."""
+        """Return the family of those `nodes` that have children."""
         parents = sorted((n for n in nodes if tree.children[n]), key=lambda n: -len(tree.children[n]))
         most = max((len(tree.children[n]) for n in parents), default=0)
         rows = [[*tree.children[n], *[0] * (most - len(tree.children[n]))] for n in parents]
@@ -77,35 +77,35 @@ class Family:
 
 @dataclass(frozen=True)
 class StaticTensors(TreeTensors):
-    """Of a tree that is the same at every step: computed once, moved once."""
+    """The tensors of a tree that is the same at every step. They are computed once and moved once."""
 
     tree: SpeculationTree
     source: tuple[tuple[Tensor, Tensor], ...]
-    """Per level 1..d: (index of each node's parent within the level above, the node's rank), both int64 [width]."""
+    """Per level 1..d: the index of each node's parent within the level above, and the node's rank, both int64 [width]."""
     branches: tuple[int, ...]
     """Per level 0..d-1: most children of any node there."""
     elder: Tensor
-    """bool [n, n]; column is a sibling of row with a smaller rank."""
+    """bool [n, n]; True if the column is a sibling of the row with a smaller rank."""
     bottom_up: Tensor
-    """int64 [n]; the place of each node when children come before their parent and elder siblings' subtrees before younger ones'."""
+    """int64 [n]; the place of each node in an order with children before their parent, and elder siblings' subtrees before younger ones'."""
     whole: Family
-    """All parents."""
+    """The family of all parents."""
     levels: tuple[Family, ...]
-    """Per level 0..d-1: the parents there."""
+    """Per level 0..d-1: the family of its parents."""
     child_ranges: tuple[tuple[Tensor, Tensor], ...]
-    """Per level 0..d-1: (id of each node's first child, how many children it has), both int64 [width]."""
+    """Per level 0..d-1: the id of each node's first child, and the number of its children, both int64 [width]."""
     nodes: Layout
-    """See `layout`."""
+    """The layout of all nodes, which `layout` returns."""
     expanded: tuple[Layout, ...]
-    """Per level 0..d-1: of its nodes. The root stands beside the token before it."""
+    """Per level 0..d-1: the layout of its nodes. The root's has the token before it as well."""
 
     def layout(self) -> Layout:
-        """See `TreeTensors`."""
+        """Return the layout of all nodes, which was computed once."""
         return self.nodes
 
     @classmethod
     def on(cls, tree: SpeculationTree, device: torch.device | str) -> "StaticTensors":
-        """Derive everything and move it to the device."""
+        """Compute the tensors of a tree and move them to the device."""
 
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(values, dtype=torch.int64, device=device)
@@ -142,7 +142,7 @@ class StaticTensors(TreeTensors):
 
 
 def _bottom_up(tree: SpeculationTree) -> list[int]:
-    """Each node's place in post-order."""
+    """Return each node's place in post-order."""
     sizes = [1] * tree.size
     for node in range(tree.size - 1, 0, -1):
         sizes[tree.parents[node]] += sizes[node]

@@ -24,7 +24,7 @@ class SpeculationTree:
     """
 
     drafter: ClassVar[str] = "tree"
-    """As a plan for decoding: the drafter that drafts this tree at every step (`decoding.plans.Plan`)."""
+    """Name of the drafter that drafts this tree at every step, when the tree is a plan for decoding (`decoding.plans.Plan`)."""
     sampled: ClassVar[bool] = True
 
     parents: tuple[int, ...]
@@ -52,7 +52,7 @@ class SpeculationTree:
 
     @classmethod
     def from_parents(cls, parents: Sequence[int]) -> "SpeculationTree":
-        """Any parents array (parents before children; siblings ranked in id order), renumbered breadth-first."""
+        """Return the tree of any parents array, renumbered breadth-first. Parents come before children, and siblings are ranked in id order."""
         for node, parent in enumerate(parents):
             if (node == 0 and parent != -1) or (node > 0 and not 0 <= parent < node):
                 raise TreeError(f"parents[{node}] is {parent}, but parents come before their children and only node 0 has parent -1")
@@ -67,7 +67,7 @@ class SpeculationTree:
 
     @classmethod
     def chain(cls, depth: int) -> "SpeculationTree":
-        """One path of `depth` drafted tokens: classical speculative decoding.
+        """Return one path of `depth` drafted tokens: classical speculative decoding.
 
         >>> SpeculationTree.chain(2).parents
         (-1, 0, 1)
@@ -76,13 +76,13 @@ class SpeculationTree:
 
     @classmethod
     def k_ary(cls, branches: int, depth: int) -> "SpeculationTree":
-        """The complete tree in which every node above the last level has `branches` children."""
+        """Return the complete tree in which every node above the last level has `branches` children."""
         _require_counts(branches=branches, depth=depth)
         return cls.from_branches([branches] * branches**level for level in range(depth))
 
     @classmethod
     def k_chains(cls, chains: int, depth: int) -> "SpeculationTree":
-        """`chains` independent paths of `depth` tokens that share the root only (Sequoia's KxL baseline trees)."""
+        """Return `chains` independent paths of `depth` tokens that share the root only (Sequoia's KxL baseline trees)."""
         _require_counts(branches=chains, depth=depth)
         if depth == 0:
             return cls((-1,))
@@ -90,7 +90,7 @@ class SpeculationTree:
 
     @classmethod
     def from_branches(cls, branches: Iterable[Sequence[int]]) -> "SpeculationTree":
-        """From the child counts of every node, level by level; levels without children may be left out at the end.
+        """Return the tree with these child counts of every node, level by level; levels without children may be left out at the end.
 
         >>> SpeculationTree.from_branches([[2], [1, 0]]).parents
         (-1, 0, 0, 1)
@@ -116,7 +116,7 @@ class SpeculationTree:
 
     @classmethod
     def from_paths(cls, paths: Iterable[Sequence[int]]) -> "SpeculationTree":
-        """From Medusa-style paths of ranks, root left out; prefixes are implied, ranks must have no gaps.
+        """Return the tree of Medusa-style paths of ranks, without the root. Prefixes are implied, and ranks must have no gaps.
 
         >>> SpeculationTree.from_paths([(0, 0), (1,)]).parents
         (-1, 0, 0, 1)
@@ -140,7 +140,7 @@ class SpeculationTree:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Edges from the root, per node."""
+        """Edges from the root to each node."""
         depths = [0]
         for parent in self.parents[1:]:
             depths.append(depths[parent] + 1)
@@ -153,7 +153,7 @@ class SpeculationTree:
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
-        """0-based order among siblings, per node; the root's is 0."""
+        """0-based order of each node among its siblings; the root's is 0."""
         seen: dict[int, int] = {}
         ranks = []
         for parent in self.parents:
@@ -171,7 +171,7 @@ class SpeculationTree:
 
     @property
     def max_branch(self) -> int:
-        """Most children that any node has."""
+        """Largest number of children of any node."""
         return max(len(c) for c in self.children)
 
     @cached_property
@@ -182,12 +182,12 @@ class SpeculationTree:
 
     @property
     def level_widths(self) -> tuple[int, ...]:
-        """Nodes at each depth."""
+        """Numbers of nodes at each depth."""
         return tuple(len(level) for level in self.levels)
 
     @cached_property
     def ancestor_mask(self) -> NDArray[np.bool_]:
-        """[size, size]; True where the column is an ancestor of the row, or the row itself. Read-only."""
+        """bool [size, size]; True where the column is an ancestor of the row, or the row itself. Read-only."""
         mask = np.eye(self.size, dtype=bool)
         for node in range(1, self.size):
             mask[node] |= mask[self.parents[node]]
@@ -196,7 +196,7 @@ class SpeculationTree:
 
     @cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
-        """Ranks on the way from the root, per node but the root, sorted by (length, ranks)."""
+        """Ranks on the way from the root to each node but the root, sorted by (length, ranks)."""
         paths: list[tuple[int, ...]] = [()]
         for node in range(1, self.size):
             paths.append((*paths[self.parents[node]], self.ranks[node]))
@@ -210,7 +210,7 @@ class SpeculationTree:
         return self.size
 
     def require_tokens(self, vocabulary: int) -> None:
-        """Raise ModelError where a vocabulary has too few tokens for the children of a node to be distinct."""
+        """Raise ModelError if a vocabulary has too few tokens for the children of a node to be distinct."""
         if self.max_branch > vocabulary:
             raise ModelError(
                 f"the tree has a node with {self.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
@@ -223,7 +223,7 @@ class SpeculationTree:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def truncated(self, size: int) -> "SpeculationTree":
-        """The first `size` nodes in breadth-first order, which form a tree of their own."""
+        """Return the first `size` nodes in breadth-first order, which form a tree of their own."""
         _require_counts(size=size)
         return self if size >= self.size else SpeculationTree(self.parents[: max(1, size)])
 

@@ -156,7 +156,7 @@ def test_sizes_that_nothing_covers_are_refused(acceptance: Callable, latency: Ca
 
 
 def test_isotonic_smoothing_is_the_nearest_non_increasing_row(acceptance: Callable) -> None:
-    from treeopt.optimizer.estimation import acceptance_rows
+    from treeopt.optimizer.search import acceptance_rows
 
     profile = acceptance(BUMPY, by_depth=[BUMPY, SMOOTH])
     np.testing.assert_array_equal(acceptance_rows(profile), [BUMPY, SMOOTH])

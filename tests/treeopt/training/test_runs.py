@@ -334,4 +334,4 @@ def test_one_held_out_text_has_no_standard_error(sources: TrainSources, tmp_path
     assert result.before is not None
     assert result.before[1] is None
     assert [entry["rank1_standard_error"] for entry in result.record["history"] if "rank1_acceptance" in entry] == [None, None]
-    assert re.fullmatch(r"step 0: rank-1 acceptance \d\.\d{4} on held-out texts", said[0])
+    assert re.fullmatch(r"step 0: first-choice acceptance \d\.\d{4} on held-out texts", said[0])

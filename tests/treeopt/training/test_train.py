@@ -34,7 +34,7 @@ from treespec.models.pairs import load_pair, load_target
 from treespec.models.tree_model import TreeModel
 
 
-def test_distilling_raises_the_rank_1_acceptance_of_a_weak_draft(sources: TrainSources, whole: TrainResult) -> None:
+def test_distilling_raises_the_first_choice_acceptance_of_a_weak_draft(sources: TrainSources, whole: TrainResult) -> None:
     assert whole.before is not None
     assert whole.after is not None
     assert whole.before[0] < 0.3

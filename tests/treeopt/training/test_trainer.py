@@ -75,7 +75,7 @@ def test_a_step_has_one_gradient_however_it_is_cut(tmp_path: Path) -> None:
     assert max(float(g.abs().max()) for g in found.values()) > 1e-3
 
 
-def test_rank_1_acceptance_is_that_of_the_profile(tmp_path: Path) -> None:
+def test_first_choice_acceptance_is_that_of_the_profile(tmp_path: Path) -> None:
     eos = frozenset(range(0, VOCABULARY, 9))
     pair, prompts = tiny_pair(eos=eos), prompt_set(7)
     settings = AcceptanceSettings(gen_len=20, max_branch=1)

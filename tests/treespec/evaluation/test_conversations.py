@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.treespec.data.test_chat import WORDS, chat_tokenizer, load, words, write
 from treespec.errors import DatasetError, ModelError
-from treespec.evaluation.conversations import answered
+from treespec.evaluation.conversations import with_replies
 from treespec.models.pairs import Target
 from treespec.models.tree_model import TreeModel
 
@@ -39,7 +39,7 @@ def reply(pair: Target, ids: tuple[int, ...], length: int) -> str:
 def test_every_turn_is_a_prompt_behind_the_targets_own_replies(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a b", "c", "d"]}, {"text": "e"}, {"turns": ["f", "g h"]}), prompt_len=90)
     seen: list[tuple[int, int]] = []
-    found = answered(pair, prompts, 5, 90, progress=lambda what, done, total: seen.append((done, total)))
+    found = with_replies(pair, prompts, 5, 90, progress=lambda what, done, total: seen.append((done, total)))
     assert [(p.row, p.name.partition(", ")[2].removeprefix("line ")) for p in found] == [
         (0, "1"), (0, "1, turn 2"), (0, "1, turn 3"), (1, "2"), (2, "3"), (2, "3, turn 2"),
     ]  # fmt: skip
@@ -55,23 +55,23 @@ def test_every_turn_is_a_prompt_behind_the_targets_own_replies(tmp_path: Path, p
 
 def test_a_conversation_ends_before_it_is_too_long(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a", "b", "c"]}, {"turns": ["d", "e"]}), prompt_len=12)
-    whole = answered(pair, prompts, 2, 99)
+    whole = with_replies(pair, prompts, 2, 99)
     lengths = {p.name: len(p.ids) for p in whole}
     limit = lengths["chats.jsonl, line 1, turn 2"]
-    found = answered(pair, prompts, 2, limit)
+    found = with_replies(pair, prompts, 2, limit)
     assert [p.name for p in found] == [name for name, length in lengths.items() if length <= limit]
     assert found.too_long == len(lengths) - len(found) > 0
 
 
 def test_prompts_without_further_turns_stay_as_they_are(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"text": "a"}, {"messages": [{"role": "user", "content": "b"}]}))
-    assert answered(pair, prompts, 5, 90) is prompts
+    assert with_replies(pair, prompts, 5, 90) is prompts
 
 
 def test_a_target_without_a_tokenizer_cannot_converse(tmp_path: Path, pair: Target) -> None:
     prompts = load(write(tmp_path, {"turns": ["a", "b"]}))
     with pytest.raises(ModelError, match="conversations need the target's tokenizer"):
-        answered(Target(pair.target, None, pair.eos_token_ids), prompts, 5, 90)
+        with_replies(Target(pair.target, None, pair.eos_token_ids), prompts, 5, 90)
 
 
 def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Target) -> None:
@@ -80,8 +80,8 @@ def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Target)
     prompts = load(write(tmp_path, {"turns": ["a", "", "b"]}, {"turns": ["c", "d"]}), bare)
     talker = Target(pair.target, bare, pair.eos_token_ids)
     with pytest.raises(DatasetError, match=r"^chats\.jsonl, line 1, turn 2: the turn has no tokens, but a prompt has at least one"):
-        answered(talker, prompts, 3, 90)
-    found = answered(talker, prompts, 3, 90, skip_bad_rows=True)
+        with_replies(talker, prompts, 3, 90)
+    found = with_replies(talker, prompts, 3, 90, skip_bad_rows=True)
     assert [words(p.ids) for p in found] == ["a", "c", "d"]
     assert [row.name for row in found.bad] == ["chats.jsonl, line 1, turn 2"]
 
@@ -89,8 +89,8 @@ def test_a_turn_of_no_tokens_ends_its_conversation(tmp_path: Path, pair: Target)
 @pytest.mark.parametrize("odd", [3, None, ["a"]], ids=repr)
 def test_a_journal_whose_reply_is_no_text_is_not_believed(odd: object, tmp_path: Path, pair: Target) -> None:
     prompts, journal = load(write(tmp_path, {"turns": ["a b", "c"]}), prompt_len=90), tmp_path / "journal"
-    first = answered(pair, prompts, 5, 90, journal=journal)
+    first = with_replies(pair, prompts, 5, 90, journal=journal)
     header, line = journal.read_text().splitlines()
     journal.write_text(f"{header}\n{json.dumps({**json.loads(line), 'value': odd})}\n")
-    assert answered(pair, prompts, 5, 90, journal=journal) == first
+    assert with_replies(pair, prompts, 5, 90, journal=journal) == first
     assert journal.read_text().splitlines() == [header, line]

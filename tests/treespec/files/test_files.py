@@ -13,7 +13,7 @@ from tests.reference.folders import VALUES, names
 from treespec.errors import OutputError, ProfileError
 from treespec.files import writing as files
 from treespec.files.journal import Journal
-from treespec.files.reading import ReadOnce, read_bytes, read_json
+from treespec.files.reading import PipeablePath, read_bytes, read_json
 from treespec.files.writing import check_writable, json_text, make_folder, write_bytes, write_json, write_together
 
 # -- writing ------------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_a_pipe_is_read_once(tmp_path):
     reading, writing = os.pipe()
     os.write(writing, b'{"schema": "treeopt.thing", "version": 1}')
     os.close(writing)
-    pipe = ReadOnce(f"/dev/fd/{reading}")
+    pipe = PipeablePath(f"/dev/fd/{reading}")
     assert read(pipe)["version"] == 1
     assert read(pipe)["version"] == 1
     assert pipe.sha256 == hashlib.sha256(b'{"schema": "treeopt.thing", "version": 1}').hexdigest()

@@ -1,10 +1,11 @@
-"""`treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
+"""The commands `treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
 from pathlib import Path
 
 import click
 
 from treeopt.cli.errors import TreeoptGroup
+from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
 from treeopt.cli.settings import bundle, drafting_options, measuring_options, sampling_options, setting
@@ -12,13 +13,20 @@ from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 
+_PAIR = "--target embedded-target --draft embedded-draft"
 
-@click.group(cls=TreeoptGroup)
+
+@click.group(cls=TreeoptGroup, epilog=example(f"treeopt profile latency {_PAIR} -o latency.json"))
 def profile() -> None:
-    """Measure a pair: how often drafts are accepted, and how long passes take."""
+    """Measure the acceptance and the latency of a pair.
+
+    An acceptance profile says how often drafted tokens are accepted; a latency profile says how long passes take.
+    """
 
 
-@profile.command()
+@profile.command(
+    cls=TreeoptCommand, epilog=example(f"treeopt profile acceptance {_PAIR} --dataset stdlib --num-prompts 64 -o acceptance.json")
+)
 @model_options()
 @prompt_options(num_prompts=64)
 @sampling_options()
@@ -26,8 +34,8 @@ def profile() -> None:
 @measuring_options(
     AcceptanceSettings,
     setting(AcceptanceSettings, "max_branch", type=POSITIVE, help="Ranks to profile."),
-    setting(AcceptanceSettings, "draws", type=POSITIVE, help="How often the children of a position are sampled, where they are."),
-    method="Profile on the target's own continuations, which decoding meets, or on the data set's.",
+    setting(AcceptanceSettings, "draws", type=POSITIVE, help="Samples of the children of each position, if children are sampled."),
+    method="Text to profile on: the target's own continuations, which decoding meets (on-policy), or the data set's (teacher-forced).",
 )
 @output_option("acceptance.json")
 @format_option
@@ -38,10 +46,13 @@ def acceptance(
     output: Path,
     output_format: str,
 ) -> None:
-    """How often the target accepts a node's rank-k child, on a data set."""
+    """Measure how often the target accepts a child of each rank.
+
+    It is measured along the target's continuations of a data set's rows, or along the rows' own text.
+    """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import converse, load, pair_outline_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, pair_info_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
@@ -53,13 +64,13 @@ def acceptance(
     check_writable(output, ACCEPTANCE_SCHEMA)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     continuation_len = gen_len if own_text else 0
-    known = pair_outline_of(models)
+    known = pair_info_of(models)
     prompts = read_prompts(known, rows, continuation_len=continuation_len)
     require_fit(known, prompts, settings)
     pair = load(known, models)
     with claimed(output):
         if not own_text:
-            prompts = converse(pair, prompts, rows, gen_len, output)
+            prompts = complete_conversations(pair, prompts, rows, gen_len, output)
         with Progress() as progress:
             measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
         measured.write(output)
@@ -68,7 +79,7 @@ def acceptance(
     emit(output_format, acceptance_summary(measured), tables.acceptance)
 
 
-@profile.command()
+@profile.command(cls=TreeoptCommand, epilog=example(f"treeopt profile latency {_PAIR} --context 256,1024 -o latency.json"))
 @model_options()
 @bundle(
     "settings",
@@ -80,7 +91,13 @@ def acceptance(
         metavar="N,N,...",
         help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]",
     ),
-    setting(LatencySettings, "widths", type=int_list, metavar="N,N,...", help="Level widths to time the draft with. [default: likewise]"),
+    setting(
+        LatencySettings,
+        "widths",
+        type=int_list,
+        metavar="N,N,...",
+        help="Level widths to time the draft with. [default: up to the edges of the hardware's tiles]",
+    ),
     setting(
         LatencySettings,
         "contexts",
@@ -89,9 +106,10 @@ def acceptance(
         "contexts",
         type=int_list,
         metavar="N,N,...",
-        help="Tokens in the cache.",
+        help="Numbers of tokens in the cache to measure at.",
     ),
     setting(LatencySettings, "repetitions", type=POSITIVE, help="Samples of each point; all are kept."),
+    heading="Measurement",
 )
 @output_option("latency.json")
 @format_option
@@ -101,10 +119,13 @@ def latency(
     output: Path,
     output_format: str,
 ) -> None:
-    """How long a target pass takes per tree size, a draft pass per level width, and the rest of a step."""
+    """Measure how long the parts of a step take.
+
+    These are a target pass by tree size, a draft pass by level width, and the rest of a step.
+    """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import load, pair_outline_of
+    from treeopt.cli.inputs import load, pair_info_of
 
     note_unused()
     check_hub(models)
@@ -114,7 +135,7 @@ def latency(
     from treespec.files.writing import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
-    known = pair_outline_of(models)
+    known = pair_info_of(models)
     require_fit(known, settings)
     pair = load(known, models)
     with claimed(output):

@@ -1,4 +1,4 @@
-"""`treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
+"""The command `treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
 from treeopt.cli.plan import probability_rows
@@ -16,19 +17,25 @@ from treespec.errors import GrowMapError, ProfileError
 _MAX_NODES = 48
 
 Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
-"""(plain data, the function that draws it)."""
+"""A pair: plain data, and the function that draws it."""
 
 
-@click.command()
+@click.command(cls=TreeoptCommand, epilog=example("treeopt inspect tree.pt --acceptance acceptance.json"))
 @click.argument("file", type=GROWMAP_FILE, required=False, metavar="[FILE|NAME]")
-@click.option("--list", "listing", is_flag=True, help="List the growmaps that come with treeopt; their names stand for their files.")
-@click.option(
-    "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
+@under(
+    "Growmaps",
+    click.option("--list", "listing", is_flag=True, help="List the growmaps that come with treeopt; their names stand for their files."),
+    click.option(
+        "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
+    ),
+    click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {_MAX_NODES}]"),
 )
-@click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {_MAX_NODES}]")
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
-    """Show a growmap (.pt, or the name of one that comes with treeopt), a profile, a report or a training.json."""
+    """Show a growmap, a profile, a report or a training.json.
+
+    A growmap is a .pt file, or the name of one that comes with treeopt.
+    """
     if listing:
         _require_growmap("--list shows all of them", acceptance, max_nodes)
     if listing == (file is not None):
@@ -38,7 +45,7 @@ def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes
 
 
 def _require_growmap(found: str, acceptance: Path | None, max_nodes: int | None) -> None:
-    """A usage error for options of a growmap, where something else was `found`."""
+    """Raise a usage error for options of a growmap if something else was `found`."""
     for option, value in (("--acceptance", acceptance), ("--max-nodes", max_nodes)):
         if value is not None:
             raise click.UsageError(f"{option} is for one growmap, and {found}; drop it.")
@@ -108,7 +115,7 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Show
 
 
 def _vector(file: Path, error: GrowMapError) -> Shown:
-    """A .pt file that is no growmap may still be one of Sequoia's acceptance vectors."""
+    """Read one of Sequoia's acceptance vectors from a .pt file that is no growmap. Raises `error` if it is none either."""
     from treeopt.cli import results, tables
     from treeopt.profiles.acceptance import read_acceptance
 
@@ -119,7 +126,7 @@ def _vector(file: Path, error: GrowMapError) -> Shown:
 
 
 def _schema_of(file: Path) -> str | None:
-    """The schema that a JSON file states; None for a .pt file. Raises ProfileError for JSON without one."""
+    """Return the schema that a JSON file states, or None for a .pt file. Raises ProfileError for JSON without a schema."""
     if file.suffix.lower() != ".json":
         return None
     try:

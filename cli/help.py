@@ -1,0 +1,52 @@
+"""Help texts: options under headings, and an example at the end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+"""A function that becomes a command."""
+
+_HEADINGS = "__headings__"
+"""Attribute of such a function: the headings of its options, by the options' names."""
+
+
+class TreeoptCommand(click.Command):
+    """A command whose help lists the options under the headings that `under` gave them; the others follow as Options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each heading, in the order of the options."""
+        headings: dict[str | None, str] = getattr(self.callback, _HEADINGS, {})
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):  # the usage line has the arguments
+                sections.setdefault(headings.get(parameter.name, "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def under(heading: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds `options` to a command, which its help lists under `heading`."""
+
+    def decorate(command: Command) -> Command:
+        known = len(_parameters(command))
+        for option in reversed(options):
+            command = option(command)
+        added = {parameter.name: heading for parameter in _parameters(command)[known:]}
+        setattr(command, _HEADINGS, {**added, **getattr(command, _HEADINGS, {})})
+        return command
+
+    return decorate
+
+
+def example(line: str) -> str:
+    """Return the end of a help text: one command line that shows how the command is used."""
+    return f"\b\nExample:\n  {line}"
+
+
+def _parameters(command: Command) -> list[click.Parameter]:
+    """Return the parameters that click has noted on a function so far, the last one first."""
+    return getattr(command, "__click_params__", [])
