@@ -71,7 +71,7 @@ class PromptResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
-        """The inverse of `dataclasses.asdict`. Raises TypeError, ValueError for what cannot be."""
+        """Read what `dataclasses.asdict` made. Raises TypeError, ValueError for impossible values."""
         found = as_dataclass(cls, _RESULT)(data)
         return replace(
             found,
