@@ -179,7 +179,7 @@ def row_of(system: System, report: EvaluationReport, visited: VisitedAcceptance 
 def table_of(rows: list[dict[str, Any]], title: str) -> Table:
     """Return the lines as a printable table."""
     table = Table(title=title)
-    for column in ("T", "system", "tokens/step", "promised", "ms/token", "speed-up", "p (visited)", "rank 1 visited / everywhere"):
+    for column in ("T", "system", "tokens/step", "promised", "ms/token", "speed-up", "p (visited)", "first choice visited / everywhere"):
         table.add_column(column, justify="left" if column == "system" else "right")
     for row in rows:
         low, high = row["intervals_95"]["tokens_per_step"]

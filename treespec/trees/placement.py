@@ -13,7 +13,7 @@ class Prefix:
     length: Tensor
     """int64 [1], on the device."""
     known: int | None = None
-    """The same length on the host; it is None if a captured step is to serve every length."""
+    """Length on the host; it is None if a captured step is to serve every length."""
 
     @classmethod
     def of(cls, length: int, device: torch.device | str) -> "Prefix":
