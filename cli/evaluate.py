@@ -52,7 +52,7 @@ def evaluate(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, load, info_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, info_of, load, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()

@@ -39,7 +39,7 @@ def potential(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, load, info_of, read_prompts, resolve_device
+    from treeopt.cli.inputs import complete_conversations, info_of, load, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:
