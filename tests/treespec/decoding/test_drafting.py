@@ -141,7 +141,7 @@ def test_settings_that_make_no_sense_are_errors() -> None:
     with pytest.raises(SettingsError, match="`verifier` matching needs distinct children, but swr drafts"):
         Drafting("swr", verifier="matching")
     with pytest.raises(
-        SettingsError, match="`dynamic` drafts tokens that are not sampled, so `drafting` swor does not go with it; pass topk"
+        SettingsError, match="`dynamic` drafts tokens that are not sampled, so `drafting` swor does not go with it; pass `drafting` topk"
     ):
         Drafting("swor").require(DynamicBudget(8, 3, 4))
 
