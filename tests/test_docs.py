@@ -214,7 +214,7 @@ def test_pages_are_read_as_they_are_written() -> None:
     assert [words[:2] for words in pair.commands] == [
         ["treeopt", "profile"],
         ["treeopt", "profile"],
-        ["treeopt", "generate"],
+        ["treeopt", "grow"],
         ["treeopt", "evaluate"],
     ]
     assert pair.commands[0][3:5] == ["--draft", "JackFram/llama-68m"]
