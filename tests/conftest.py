@@ -48,6 +48,8 @@ SLOW = {
     "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
     "cli/test_demo.py": "loop",
     "cli/test_modes.py": "loop",
+    "cli/test_rows.py": "loop",
+    "treeopt/profiling/test_journals.py": "loop",
     "treeopt/test_demo.py": "loop",
     "treeopt/test_growmap_library.py": "library",
 }
@@ -76,6 +78,14 @@ def places(item: pytest.Item) -> list[str]:
     path = item.path.relative_to(TESTS)
     function = getattr(item, "originalname", item.name)
     return [f"{path.as_posix()}::{function}", path.as_posix(), *(folder.as_posix() for folder in path.parents)]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare `make quick` the reading of files and folders that are slow as a whole."""
+    if config.option.markexpr != "not slow" or not collection_path.is_relative_to(TESTS):
+        return None
+    place = collection_path.relative_to(TESTS).as_posix()
+    return True if place in SLOW and not any(smoke.startswith((f"{place}/", f"{place}::")) for smoke in SMOKE) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
