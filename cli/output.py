@@ -56,10 +56,9 @@ def claimed(output: Path | None) -> Iterator[None]:
     if output is None or journal_of(output) is None:
         yield
         return
-    from treespec.files.locks import alone
+    from treespec.files.locks import alone, lock_of
 
-    file = output.resolve()
-    with alone(file.with_name(f".treeopt-{file.name}.lock"), output):
+    with alone(lock_of(output.resolve()), output):
         yield
 
 

@@ -54,7 +54,11 @@ WITHOUT_HEAVY = [
     "treeopt.optimizer.search",
     "treeopt.cli.main",
 ]
-HIDDEN = {"torch": ("treeopt.optimizer", "treeopt.profiles"), "transformers": ("treespec.decoding", "treespec.trees")}
+HIDDEN = {
+    "torch": ("treeopt.optimizer", "treeopt.profiles"),
+    "transformers": ("treespec.decoding", "treespec.trees"),
+    "triton": ("treespec.decoding", "treespec.data", "treespec.evaluation", "treeopt.profiling"),
+}
 LOADED = """
 import importlib, sys
 before = set()

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from treespec.files.locks import claim
+from treespec.files.locks import alone, lock_of
 from treespec.files.reading import StrPath
 from treespec.files.writing import refuse, write_all
 
@@ -40,19 +40,22 @@ class Journal:
         self.restarted = False
         self._read = read
         self._places: dict[str, tuple[int, int]] = {}  # first byte and length of the line that holds a key
-        self._descriptor: int | None = None
+        self._file: BinaryIO | None = None
+        self._held = contextlib.ExitStack()
         self._end = 0
         self._header = {"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint}
         if self.path is None:
             return
-        try:
-            self._descriptor = self._claim(self.path)
-            if self._recover(self.path, fingerprint):
-                os.close(self._descriptor)
-                self._descriptor = self._claim(self.path)
-            os.ftruncate(self._descriptor, self._end)
-        except OSError as e:
-            refuse(self.path, e)
+        with contextlib.ExitStack() as held:
+            held.enter_context(alone(lock_of(self.path), self.path))
+            try:
+                self._recover(self.path, fingerprint)
+                self.path.touch()
+                self._file = held.enter_context(self.path.open("r+b", buffering=0))
+                self._file.truncate(self._end)
+            except OSError as e:
+                refuse(self.path, e)
+            self._held = held.pop_all()
 
     def __len__(self) -> int:
         """Return the number of keys kept."""
@@ -67,7 +70,9 @@ class Journal:
         if key not in self._places:
             return None
         start, length = self._places[key]
-        return self._read(key, json.loads(os.pread(self._open(), length, start))["value"])
+        file = self._open()
+        file.seek(start)
+        return self._read(key, json.loads(file.read(length))["value"])
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value, which is on the disk when this returns. Raises OutputError, and then the file is as it was."""
@@ -101,11 +106,12 @@ class Journal:
 
     def close(self) -> None:
         """Stop writing and leave the file for a later run, unless there is nothing in it."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-            if self._end == 0 and self.path is not None:
+        if self._file is not None and self.path is not None:
+            self._file.close()
+            self._file = None
+            if self._end == 0:
                 self.path.unlink(missing_ok=True)
+            self._held.close()
 
     def __enter__(self) -> "Journal":
         """Return the journal itself. It is closed, not deleted, at the end of the block."""
@@ -115,35 +121,31 @@ class Journal:
         """Close the journal."""
         self.close()
 
-    def _claim(self, path: Path) -> int:
-        """Open the file for this run alone, until this process closes it or ends. Raises OutputError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        claim(descriptor, path)
-        return descriptor
-
-    def _recover(self, path: Path, fingerprint: str) -> bool:
+    def _recover(self, path: Path, fingerprint: str) -> None:
         """Take over the entries of an earlier run of the same work, and set `_end` to where its last whole line ends.
 
-        Return True if the file was of other work, and was moved.
+        A file of other work is moved aside.
         """
+        if not path.exists():
+            return
         with path.open("rb") as file:
             for number, line in enumerate(file):
                 whole = line.endswith(b"\n")  # else it is torn
                 record = _record(line) if whole else None
                 if number == 0 and (record or {}).get("fingerprint") != fingerprint:
-                    aside = _free(path.with_name(path.name + ".old"))
-                    _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
-                    os.replace(path, aside)
                     self.restarted = True
-                    return True
+                    break
                 if record is None or (number and not self._is_entry(record)):
                     if whole:
                         _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
-                    return False
+                    return
                 if number:
                     self._places[record["key"]] = (self._end, len(line))
                 self._end += len(line)
-        return False
+        if self.restarted:
+            aside = _free(path.with_name(path.name + ".old"))
+            _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
+            os.replace(path, aside)
 
     def _is_entry(self, record: Mapping[str, Any]) -> bool:
         try:
@@ -153,24 +155,24 @@ class Journal:
         return isinstance(record["key"], str)
 
     def _append(self, data: bytes) -> None:
-        descriptor = self._open()
+        file = self._open()
         assert self.path is not None
         try:
-            os.lseek(descriptor, self._end, os.SEEK_SET)
-            write_all(descriptor, data)
-            os.fsync(descriptor)
+            file.seek(self._end)
+            write_all(file.fileno(), data)
+            os.fsync(file.fileno())
         except BaseException as e:
             with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, self._end)
+                file.truncate(self._end)
             if isinstance(e, OSError):
                 refuse(self.path, e)
             raise
         self._end += len(data)
 
-    def _open(self) -> int:
-        if self._descriptor is None:
+    def _open(self) -> BinaryIO:
+        if self._file is None:
             raise ValueError(f"journal {self.path} is closed")
-        return self._descriptor
+        return self._file
 
 
 def discard(path: StrPath | None) -> None:

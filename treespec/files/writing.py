@@ -66,13 +66,10 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
             _refuse_unwritable(target)
             temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
             staged.append((temporary, target))
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
+            with open(temporary, "xb", buffering=0) as file:
                 for piece in pieces:
-                    write_all(descriptor, piece)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                    write_all(file.fileno(), piece)
+                os.fsync(file.fileno())
         for _, target in staged[1:]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
@@ -99,7 +96,8 @@ def check_writable(path: StrPath, schema: str | None = None) -> None:
             return
         target = os.path.realpath(path)
         probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        with open(probe, "xb"):
+            pass
         os.unlink(probe)
     except OSError as e:
         refuse(path, e)

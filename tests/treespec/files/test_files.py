@@ -127,10 +127,10 @@ def test_places_that_cannot_be_written(tmp_path, place, message):
     ("number", "message"), [(errno.EROFS, "read-only"), (errno.EACCES, "permission is denied"), (errno.EIO, "Input/output")]
 )
 def test_a_folder_that_takes_no_files(tmp_path, monkeypatch, number, message):
-    def refuse(*arguments):
+    def refuse(path, mode, **options):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.os, "open", refuse)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
     for attempt in (check_writable, lambda path: write_bytes(path, b"x")):
         with pytest.raises(OutputError, match=message):
             attempt(tmp_path / "a")

@@ -5,8 +5,10 @@ import fcntl
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import pytest
 
 from tests.reference.folders import names
 from treespec.errors import OutputError
-from treespec.files import locks
 from treespec.files.locks import alone
 
 REFUSAL = "another run is writing report.json now; wait for it, or name another output with -o"
@@ -59,20 +60,18 @@ with alone(Path({str(lock)!r}), "it"):
 
 def test_a_file_that_its_holder_has_just_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was opened while another run held it, and locked after that had ended."""
-    lock, claim, claims = tmp_path / "lock", locks.claim, []
+    lock, flock, claims = tmp_path / "lock", fcntl.flock, []
 
-    def late(descriptor: int, what: Any) -> None:
+    def late(descriptor: int, operation: int) -> None:
         claims.append(descriptor)
         if len(claims) == 1:
             lock.unlink()
-        elif len(claims) == 2:
-            lock.unlink()
             lock.touch()  # by a third run
-        claim(descriptor, what)
+        flock(descriptor, operation)
 
-    monkeypatch.setattr(locks, "claim", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with alone(lock, "it"):
-        assert len(claims) == 3
+        assert len(claims) > 1
         with pytest.raises(OutputError), alone(lock, "it"):
             pytest.fail("two runs are within")
 
@@ -89,31 +88,33 @@ def test_where_there_are_no_locks_work_goes_on_with_a_warning(
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     with caplog.at_level(logging.WARNING), alone(tmp_path / "lock", "report.json"):
         assert "the file system of report.json has no locks" in caplog.text
+    assert names(tmp_path) == []
     monkeypatch.setattr(fcntl, "flock", refuse(errno.EIO))
     with pytest.raises(OutputError, match="cannot write .*lock"), alone(tmp_path / "lock", "report.json"):
         pytest.fail("the lock cannot be had")
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with (
-        pytest.raises(OutputError, match=r"cannot write .*a/b: its folder does not exist"),
+        pytest.raises(OutputError, match=r"cannot write report.json: its folder does not exist"),
         alone(tmp_path / "a" / "b", "report.json"),
     ):
         pytest.fail("there is no such folder")
-
-
-def test_the_lock_that_another_users_killed_run_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be read, and its folder written to."""
-    (tmp_path / "lock").touch()
-    real = os.open
-
-    def for_reading(path: Any, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_RDWR:
-            raise PermissionError(errno.EACCES, "no")
-        return real(path, flags, mode)
-
-    monkeypatch.setattr(os, "open", for_reading)
-    with alone(tmp_path / "lock", "report.json"), pytest.raises(OutputError), alone(tmp_path / "lock", "report.json"):
-        pytest.fail("two runs are within")
-    monkeypatch.undo()
     assert names(tmp_path) == []
+
+
+def test_a_lock_that_a_killed_run_left_may_be_taken_by_any_user(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with alone(tmp_path / "lock", "report.json"):
+            assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("make", [lambda lock: lock.symlink_to("elsewhere"), os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_locked(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "lock")
+    with pytest.raises(OutputError, match=r"lock is no regular file, .*report\.json.*; remove it"), alone(tmp_path / "lock", "report.json"):
+        pytest.fail("it was locked")
+    assert names(tmp_path) == ["lock"]
