@@ -177,7 +177,8 @@ def test_the_glossary_is_in_order_and_short() -> None:
 
 
 def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
-    engine, offload = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["systems"] for name in ("engine", "offload-gpu"))
+    on_gpu, offloaded = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("engine", "offload-gpu"))
+    engine, offload = on_gpu["systems"], offloaded["systems"]
     speed = {name: system["tokens"] / system["seconds"] for name, system in engine.items()}
     (chosen,) = [name for name in engine if name.startswith("chosen tree")]
     slow, tree = offload["autoregressive"], offload["tree"]
@@ -190,10 +191,18 @@ def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
         [f"{tree['tokens'] / tree['seconds']:.1f}", "-", f"{tree['tokens'] / tree['seconds'] / (slow['tokens'] / slow['seconds']):.2f}"],
     ]
     steps = ["1", "-", "1", f"{engine[chosen]['tokens'] / engine[chosen]['steps']:.2f}", f"{tree['tokens'] / tree['steps']:.2f}"]
+    promised = on_gpu["chosen"]
+    predicted = [
+        *[["-", "-"]] * 3,
+        [f"{promised['speedup']:.2f}", f"{promised['expected']:.2f}"],
+        ["-", f"{offloaded['tree']['expected_tokens_per_step']:.2f}"],
+    ]
     text = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in row.split("|")[2:-1]] for row in text.splitlines() if row.startswith("| t")]
-    assert [[*row[:2], row[2].partition(" ")[0], row[3]] for row in rows] == [
-        [*cells, step] for cells, step in zip(expected, steps, strict=True)
+    header, *rows = [[cell.strip() for cell in row.split("|")[2:-1]] for row in text.splitlines() if row.startswith(("| system", "| t"))]
+    assert [name.startswith("predicted by the profiles: ") for name in header] == [False] * 4 + [True] * 2
+    assert text.strip().startswith("Measured on")
+    assert [[*row[:2], row[2].partition(" ")[0], *row[3:]] for row in rows] == [
+        [*cells, step, *said] for cells, step, said in zip(expected, steps, predicted, strict=True)
     ]
 
 

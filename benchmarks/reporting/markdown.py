@@ -1,5 +1,6 @@
 """Tables and the sentences that say where figures come from, as Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def paragraph(*sentences: str) -> str:
-    """Return sentences wrapped as the pages are. Code in backticks is never cut at a space."""
+    """Return sentences wrapped as the pages are. Code in backticks, links and intervals are never cut at a space."""
     words = _words(" ".join(sentence for sentence in sentences if sentence))
     lines = [words[0]]
     for word in words[1:]:
@@ -41,13 +42,37 @@ def _words(text: str) -> list[str]:
             found[-1] += " " + word
         else:
             found.append(word)
-        inside ^= word.count("`") % 2 == 1
+        inside = found[-1].count("`") % 2 == 1 or found[-1].count("[") > found[-1].count("]")
     return found
 
 
-def section(title: str, *parts: str) -> str:
-    """Return a section of the page: its title and its parts, those that are empty left out."""
-    return "\n\n".join([f"## {title}", *(part for part in parts if part)])
+def bullets(items: Iterable[str]) -> str:
+    """Return a list with a line per item, or nothing for no items."""
+    return "\n".join("- " + paragraph(item).replace("\n", "\n  ") for item in items)
+
+
+def parts(*blocks: str) -> str:
+    """Return blocks as Markdown parts them, those that are empty left out."""
+    return "\n\n".join(block for block in blocks if block)
+
+
+def link(title: str, words: str = "") -> str:
+    """Return a link to the heading `title` of the same page, which shows `words`, or the title.
+
+    >>> link("Whole steps")
+    '[Whole steps](#whole-steps)'
+    """
+    anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+    return f"[{words or title}](#{anchor})"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, which takes an s unless there is one of it.
+
+    >>> counted(1, "prompt"), counted(1500, "row")
+    ('1 prompt', '1,500 rows')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def origin(provenance: dict[str, Any], command: str, file: str) -> str:

@@ -1,18 +1,24 @@
-"""docs/results.md as a whole: which file each section is made of, by which function, and which command wrote the file."""
+"""docs/results.md as a whole: which file each section is made of, what reads it, which command wrote it, and which runs are earlier ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.reporting.decoding import decoding
-from benchmarks.reporting.engine import engine
-from benchmarks.reporting.markdown import paragraph
-from benchmarks.reporting.offload import offload
-from benchmarks.reporting.optimizer import optimizer
-from benchmarks.reporting.same_tree import same_tree
-from benchmarks.reporting.sampling import sampling
-from benchmarks.reporting.training import training
-from benchmarks.reporting.vision import vision
+from benchmarks.reporting.decoding import DECODING
+from benchmarks.reporting.engine import ENGINE
+from benchmarks.reporting.markdown import link, paragraph
+from benchmarks.reporting.offload import OFFLOAD
+from benchmarks.reporting.optimizer import OPTIMIZER
+from benchmarks.reporting.prompts import with_fewer
+from benchmarks.reporting.reading import TITLE as READING
+from benchmarks.reporting.reading import reading
+from benchmarks.reporting.run import Kind, Run
+from benchmarks.reporting.same_tree import SAME_TREE
+from benchmarks.reporting.sampling import SAMPLING
+from benchmarks.reporting.summary import EARLIER as EARLIER_RUNS
+from benchmarks.reporting.summary import Entry, summary
+from benchmarks.reporting.training import TRAINING
+from benchmarks.reporting.vision import VISION
 
 
 @dataclass(frozen=True)
@@ -20,39 +26,58 @@ class Source:
     """One file of benchmarks/results."""
 
     file: str
-    section: Callable[[dict[str, Any], str, str], str]
-    """Takes (what the file holds, the command, the file's name) and returns the section."""
+    kind: Kind
     command: str
     """What wrote the file, without `--out`."""
-    remark: str = ""
-    """What a reader must know beside it."""
 
 
-OLDER_KERNELS = "This run is older than the kernels of the run on an H100 above."
-BEFORE_CAPTURE = "This run is older than captured steps: treeopt ran the models' own modules eagerly, so its rates say nothing of today's."
+@dataclass(frozen=True)
+class Superseded:
+    """Why a run is an earlier one."""
+
+    by: str
+    """The file of the run that took its place."""
+    why: str
+    """One sentence or two."""
+
 
 PAGE = (
-    Source("engine.json", engine, "python -m benchmarks.engine"),
-    Source("engine-h200.json", engine, "python -m benchmarks.engine --prompts 4", OLDER_KERNELS),
-    Source("offload-gpu.json", offload, "python -m benchmarks.offload"),
-    Source("training-gpu.json", training, "python -m benchmarks.train_draft"),
-    Source("vision-gpu.json", vision, "python -m benchmarks.vision"),
-    Source("decoding-cpu.json", decoding, "python -m benchmarks.decoding"),
-    Source("decoding-gpu.json", decoding, "python -m benchmarks.decoding --inflate", BEFORE_CAPTURE),
-    Source("same-tree-cpu.json", same_tree, "python -m benchmarks.same_tree"),
-    Source("sampling-cpu.json", sampling, "python -m benchmarks.sampling"),
-    Source("sampling-gpu.json", sampling, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
-    Source("sampling-gpu-mid.json", sampling, "python -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.2 0.6"),
-    Source("optimizer.json", optimizer, "python -m benchmarks.optimizer"),
+    Source("engine.json", ENGINE, "python -m benchmarks.engine"),
+    Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
+    Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
+    Source("sampling-gpu-mid.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.2 0.6"),
+    Source("vision-gpu.json", VISION, "python -m benchmarks.vision"),
+    Source("training-gpu.json", TRAINING, "python -m benchmarks.train_draft"),
+    Source("decoding-cpu.json", DECODING, "python -m benchmarks.decoding"),
+    Source("sampling-cpu.json", SAMPLING, "python -m benchmarks.sampling"),
+    Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
+    Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
+    Source("engine-h200.json", ENGINE, "python -m benchmarks.engine --prompts 4"),
+    Source("decoding-gpu.json", DECODING, "python -m benchmarks.decoding --inflate"),
 )
+"""All files, in the order of their sections; earlier runs stand at the end."""
+
+EARLIER = {
+    "engine-h200.json": Superseded(
+        "engine.json",
+        "This run was made with older kernels. It is kept because no later run was on an H200; what today's kernels reach there was not measured.",
+    ),
+    "decoding-gpu.json": Superseded(
+        "engine.json",
+        "In this run treeopt ran the models' own modules eagerly; since then it captures its steps. It is kept to show what capturing brought; its rates say"
+        " nothing of today's.",
+    ),
+}
+"""The runs that a later one superseded, by file, and why."""
 
 HEAD = (
     "# Results",
     "<!-- Made by `python -m benchmarks.report` from benchmarks/results; edits belong there. -->",
     paragraph(
-        "What was measured, with the machine, the date and the command of each measurement. This page is made from the files",
+        "What was measured, with the machine, the day and the command of each measurement. This page is made from the files",
         "in `benchmarks/results` by `python -m benchmarks.report`, and a test holds it to them. A figure is the one that its file gives, rounded.",
-        "What was tried on the way, and what it gained or lost, is in [benchmarks/log](../benchmarks/log/README.md).",
+        f"{link(READING)} explains the columns, each once. What was tried on the way, and what it gained or lost, is in",
+        "[benchmarks/log](../benchmarks/log/README.md).",
     ),
 )
 
@@ -60,9 +85,42 @@ HEAD = (
 def page(files: Mapping[str, dict[str, Any]]) -> str:
     """Return docs/results.md from what the files hold, by name.
 
-    Raises ValueError for a file without a section, or a section without its file.
+    Raises ValueError for a file without a section, a section without its file, or a run that is said to be superseded by one that is no later.
     """
     if wrong := set(files) ^ {source.file for source in PAGE}:
         raise ValueError(f"files and sections do not match: {', '.join(sorted(wrong))}; name every file in `PAGE`")
-    parts = [part for source in PAGE for part in (source.section(files[source.file], source.command, source.file), source.remark) if part]
-    return "\n\n".join([*HEAD, *parts]) + "\n"
+    entries = entries_of(files)
+    now, earlier = ([entry for entry in entries if entry.earlier == which] for which in (False, True))
+    titles = {entry.run.file: entry.title for entry in entries}
+    return (
+        "\n\n".join(
+            [
+                *HEAD,
+                summary([*now, *earlier]),
+                reading(),
+                *(f"## {entry.title}\n\n{entry.kind.body(entry.run)}" for entry in now),
+                f"## {EARLIER_RUNS}",
+                paragraph("A later run took the place of each of these."),
+                *(f"### {entry.title}\n\n{_why(entry, titles, files)}\n\n{entry.kind.body(entry.run)}" for entry in earlier),
+            ]
+        )
+        + "\n"
+    )
+
+
+def entries_of(files: Mapping[str, dict[str, Any]]) -> list[Entry]:
+    """Return the runs in the order of the page, with what is known of each beside the others."""
+    runs = {source.file: Run(source.file, source.command, files[source.file]) for source in PAGE}
+    found = []
+    for source in PAGE:
+        others = [runs[other.file] for other in PAGE if other.kind is source.kind and other.file != source.file]
+        found.append(Entry(with_fewer(runs[source.file], source.kind, others), source.kind, source.file in EARLIER))
+    return found
+
+
+def _why(entry: Entry, titles: Mapping[str, str], files: Mapping[str, dict[str, Any]]) -> str:
+    found = EARLIER[entry.run.file]
+    mine, later = (files[file]["provenance"]["utc"] for file in (entry.run.file, found.by))
+    if later <= mine:
+        raise ValueError(f"{entry.run.file} cannot be superseded by {found.by}, which is no later: see `EARLIER`")
+    return paragraph(f"Superseded by {link(titles[found.by])} of {later[:10]}. {found.why}")

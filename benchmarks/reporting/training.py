@@ -1,23 +1,24 @@
 """Results of `benchmarks.train_draft`: a weak draft trained by each objective."""
 
-from typing import Any
+from benchmarks.reporting.markdown import counted, device, origin, paragraph, parts, table
+from benchmarks.reporting.run import Data, Kind, Run
 
-from benchmarks.reporting.markdown import device, origin, paragraph, section, table
+BEFORE, WHOLE = "weak, before training", "embedded draft, as it comes"
+"""The rows of drafts that were not trained in the run."""
 
 NAMES = {
-    "weak, before training": "before training",
+    BEFORE: "before training",
     "ce, own text": "`--objective ce`",
     "forward-kl, own text": "`--divergence forward-kl`",
     "forward-kl, target's text": "`--divergence forward-kl --text target`",
     "reverse-kl, target's text": "`--divergence reverse-kl --text target`",
     "sampled-ce, target's text": "`--divergence sampled-ce --text target`",
-    "embedded draft, as it comes": "the embedded draft without noise",
+    WHOLE: "the embedded draft without noise",
 }
 
 
-def training(data: dict[str, Any], command: str, file: str) -> str:
-    """Return the section of one file of `benchmarks.train_draft`."""
-    settings = data["settings"]
+def _body(run: Run) -> str:
+    data, settings = run.data, run.data["settings"]
     rows = [
         [
             NAMES[row["name"]],
@@ -30,20 +31,37 @@ def training(data: dict[str, Any], command: str, file: str) -> str:
         ]
         for row in data["rows"]
     ]
-    columns = ("draft", "first-choice acceptance", "tokens per step", "loss, first step", "loss, last steps", "seconds")
-    return section(
-        f"Training a weak draft on {device(data['provenance'])}",
-        origin(data["provenance"], command, file),
+    columns = ("draft", "first-choice acceptance", "predicted tokens per step", "loss, first step", "loss, last steps", "seconds")
+    return parts(
+        origin(data["provenance"], run.command, run.file),
         paragraph(
             f"The weak draft is the embedded one with noise of {settings['noise']:g} standard deviations on its matrices.",
-            f"It was trained for {settings['steps']} steps of {settings['batch_size']} windows on at most {settings['rows']:,} rows of the",
-            f"standard library's modules, and measured on {settings['prompts']} rows of other modules, on 128 + {settings['gen_len']} tokens.",
+            f"It was trained for {counted(settings['steps'], 'step')} of {counted(settings['batch_size'], 'window')} of text on at most",
+            f"{counted(settings['rows'], 'row')} of the data set `stdlib-train`, and measured on {counted(settings['prompts'], 'row')} of `stdlib`, on",
+            f"128 + {settings['gen_len']} tokens.",
         ),
         paragraph(
-            "Each row is a draft, named by the options of `train-draft` that made it: the columns give the acceptance of its first choice",
-            "with the standard error over prompts, the tokens per step that the exact tree of",
-            f"{settings['size']} nodes and depth {settings['depth']} promises, the loss at the first step and over the last ones,",
-            "and the seconds of training.",
+            "Each row is a draft, named by the options of `train-draft` that made it. The columns give its",
+            "[first-choice acceptance](glossary.md#first-choice-acceptance) with the standard error over prompts, the tokens per step that its profile",
+            f"predicts for the best tree of {counted(settings['size'], 'node')} and depth {settings['depth']}, the loss at the first step and over",
+            "the last ones, which is another quantity for each objective, and the seconds of training.",
         ),
         table(columns, rows),
     )
+
+
+def _headlines(data: Data) -> list[str]:
+    found = {row["name"]: row for row in data["rows"]}
+    trained = max((row for name, row in found.items() if name not in (BEFORE, WHOLE)), key=lambda row: float(row["rank1_acceptance"]))
+    before, after, whole = (row["rank1_acceptance"] for row in (found[BEFORE], trained, found[WHOLE]))
+    name = NAMES[trained["name"]]
+    return [f"first-choice acceptance: {before:.3f} before training, {after:.3f} after {name}, {whole:.3f} without noise"]
+
+
+TRAINING = Kind(
+    title=lambda data: f"Training a weak draft on {device(data['provenance'])}",
+    body=_body,
+    headlines=_headlines,
+    prompts=lambda data: int(data["settings"]["prompts"]),
+)
+"""What a file of `benchmarks.train_draft` says."""

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from benchmarks import report
+from benchmarks.reporting import page as page_module
 from benchmarks.reporting.engine import system_name
-from benchmarks.reporting.markdown import WIDTH, listed, paragraph, table
+from benchmarks.reporting.markdown import WIDTH, bullets, counted, link, listed, paragraph, table
 from benchmarks.reporting.optimizer import seconds
-from benchmarks.reporting.page import PAGE, page
+from benchmarks.reporting.page import EARLIER, PAGE, Superseded, entries_of, page
+from benchmarks.reporting.reading import TABLES
+from benchmarks.reporting.run import Run
 from benchmarks.reporting.same_tree import depth_of
 from benchmarks.reporting.sampling import best_and_fixed, shape
+from benchmarks.reporting.verdicts import MARK, Check, Goal, Slower, speedup, told, verdict
 
 RESULTS = report.ROOT / "benchmarks" / "results"
 COMMANDS = (report.ROOT / "benchmarks" / "gpu.sh").read_text()
@@ -25,7 +29,18 @@ def files() -> dict[str, dict[str, Any]]:
 
 
 def section_of(text: str, title: str) -> str:
-    return text.partition(f"\n## {title}")[2].partition("\n## ")[0]
+    """The section that begins so, be it one of the page or one of the earlier runs."""
+    return re.split(r"\n##", re.split(rf"\n##+ {re.escape(title)}", text)[1])[0]
+
+
+def flat(text: str) -> str:
+    """The text on one line."""
+    return " ".join(text.split())
+
+
+def section_of_page(text: str, title: str) -> str:
+    """The section with the parts below it."""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -86,7 +101,7 @@ def test_every_file_has_a_section_and_every_section_a_file() -> None:
 @pytest.mark.parametrize("source", PAGE, ids=lambda source: source.file)
 def test_every_section_says_where_when_and_how(source: Any) -> None:
     data = files()[source.file]
-    text = " ".join(source.section(data, source.command, source.file).split())
+    text = flat(source.kind.body(Run(source.file, source.command, data)))
     assert f"`{source.command}`" in text
     assert f"`benchmarks/results/{source.file}`" in text
     if "provenance" in data:
@@ -106,12 +121,24 @@ def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
             assert command.replace("python -m", "python3 -m") + " --out" in COMMANDS
 
 
-def test_every_table_has_a_sentence_before_it() -> None:
-    blocks = page(files()).split("\n\n")
+def test_every_table_is_explained_before_it_or_leads_to_its_explanation() -> None:
+    text = page(files())
+    for title, how in TABLES.items():
+        assert f"### {title}\n\n{how}" in section_of_page(text, "How to read the tables")
+        assert re.search(r"\bcolumns give\b", how)
+    blocks = text.split("\n\n")
     tables = [index for index, block in enumerate(blocks) if block.startswith("|")]
     assert len(tables) > 20
-    for index in tables:
-        assert re.search(r"\bcolumns give\b", blocks[index - 1]), blocks[index]
+    for index in tables[1:]:  # the first one is the summary's
+        before = flat(blocks[index - 1])
+        assert re.search(r"\bcolumns give\b", before) or any(before.startswith(link(title)) for title in TABLES), before
+
+
+def test_nothing_is_explained_twice() -> None:
+    prose = [block for block in page(files()).split("\n\n") if not block.startswith(("|", "#", "- ", "Measured on", "["))]
+    sentences = [found for found in re.findall(r"[^.]+\.(?=\s|$)", flat(" ".join(prose))) if "Superseded by" not in found]
+    assert len(sentences) > 40
+    assert [sentence for sentence in sentences if sentences.count(sentence) > 1] == []
 
 
 def test_figures_of_the_engine_are_those_that_the_file_implies() -> None:
@@ -119,7 +146,7 @@ def test_figures_of_the_engine_are_those_that_the_file_implies() -> None:
     found = {row[0]: row[1:] for row in rows(section_of(page(files()), "The engine on one NVIDIA H100"))}
     generate, tree = data["systems"]["transformers generate"], data["systems"]["tree of 64 nodes, depth 8"]
     faster = (tree["tokens"] / tree["seconds"]) / (generate["tokens"] / generate["seconds"])
-    assert found["treeopt, the exact tree of 64 nodes, depth 8"][1] == f"{faster:.2f}"
+    assert found["treeopt, the best tree of 64 nodes, depth 8"][1] == f"{faster:.2f}"
     (wide,) = [row for row in data["rows"] if row["what"] == "target pass, 256 nodes"]
     assert found["target pass, 256 nodes"][2] == f"{wide['milliseconds'] / wide['floor_ms']:.2f}"
     assert float(found["64 nodes, depth 8"][0]) == pytest.approx(1e3 * data["steps"]["64 nodes, depth 8"]["seconds"], abs=5e-4)
@@ -138,15 +165,180 @@ def test_figures_of_sampling_stand_under_their_rule_tree_and_verifier() -> None:
             for row in best:
                 drafting = row["drafting"]
                 tree = f"{shape(row)} ({row['size']}, {row['depth']})"
-                start = (
-                    f"| {row['temperature']:g} | `{drafting['rule']}` | {tree} | {drafting['verifier']} | {row['tokens_per_step']:.2f} ["
-                )
+                sampled = drafting["rule"] == "swr" or (drafting["rule"] == "swor" and row["temperature"] > 0)
+                decides = drafting["verifier"] if sampled else "matching"
+                start = f"| {row['temperature']:g} | `{drafting['rule']}` | {tree} | {decides} | {row['tokens_per_step']:.2f} ["
                 assert start in text
+
+
+def test_the_page_begins_with_a_summary_of_every_run() -> None:
+    known = files()
+    text = page(known)
+    assert [line for line in text.splitlines() if line.startswith("## ")][:2] == ["## Summary", "## How to read the tables"]
+    summary = section_of_page(text, "Summary")
+    table_rows = rows(summary)[2:]
+    assert [row[0] for row in table_rows if row[0]] == [
+        link(entry.title, entry.short_title) + " (earlier)" * entry.earlier for entry in entries_of(known)
+    ]
+    for source in PAGE:
+        provenance = known[source.file].get("provenance")
+        if provenance:
+            assert [row for row in table_rows if row[1] == f"{provenance['gpu'] or 'CPU'}, {provenance['utc'][:10]}"]
+    engine = known["engine.json"]["systems"]
+    (chosen,) = [name for name in engine if name.startswith("chosen")]
+    rate = engine[chosen]["tokens_per_second"] / engine["autoregressive"]["tokens_per_second"]
+    assert f"{rate:.2f} x autoregressive decoding (predicted: {known['engine.json']['chosen']['speedup']:.2f} x)" in summary
+
+
+def test_what_the_page_says_of_all_models_holds() -> None:
+    for file, data in files().items():
+        for name in data.get("provenance", {"models": {}})["models"].values():
+            assert name.startswith(("embedded-", "inflated-")) or name.endswith("random weights"), file
+
+
+def missed_by_hand(known: dict[str, Any]) -> list[str]:
+    """What is missed, from the files' own words alone."""
+    found = []
+    for file in ("engine.json", "engine-h200.json"):
+        for row in known[file]["rows"]:
+            if row["goal"]:
+                figure = row["milliseconds"] if row["goal"].endswith("ms") else row["milliseconds"] / row["floor_ms"]
+                if figure > float(row["goal"].removesuffix(" ms")):
+                    found.append(row["what"].removeprefix("step, "))
+    return found
+
+
+def test_missed_goals_are_marked_in_the_table_and_said_in_words() -> None:
+    known = files()
+    assert len(missed_by_hand(known)) == 3
+    for planted in ({}, {"engine.json": ("target pass, 64 nodes", "step, 64 nodes, depth 8")}):
+        for file, names in planted.items():
+            for row in known[file]["rows"]:
+                row["milliseconds"] *= 1.2 if row["what"] in names else 1
+        text = page(known)
+        wanted = missed_by_hand(known)
+        sections = text.partition("\n## How to read")[2]
+        marked = [row for row in rows(sections) if row[-1].startswith("missed: ")]
+        assert sorted(row[0] for row in marked) == sorted(wanted)
+        assert all(sum(cell.startswith(MARK) for cell in row) == 1 for row in marked)
+        assert flat(section_of_page(text, "Summary")).count(": missed: ") == len(wanted)
+    assert "| ✗ 1.37 | missed: 1.37 against at most 1.35 x floor |" in text
+
+
+def test_goals_of_the_optimizer_and_of_offloading_are_judged_as_their_files_do(tmp_path: Path) -> None:
+    known = files()
+    kinds = {source.file: source.kind for source in PAGE}
+    data = known["optimizer.json"]
+    assert {row["met"] for row in data["results"]} == {True, None}
+    for row in data["results"]:
+        checks = kinds["optimizer.json"].checks({**data, "results": [row]})
+        assert (all(check.met for check in checks) if checks else None) == row["met"]
+    slow = {**data["results"][1], "seconds": 2.004, "peak_mib": 501.0}
+    assert (
+        verdict(kinds["optimizer.json"].checks({"results": [slow]}))
+        == "missed: 2.004 against at most 2 s; missed: 501 against at most 500 MiB"
+    )
+    offload = known["offload-gpu.json"]
+    assert [check.goal.limit for check in kinds["offload-gpu.json"].checks(offload)] == list(offload["goals"].values())
+    offload["figures"]["speed-up / tokens per step"] = 0.8
+    assert "| ✗ 0.800 | missed: 0.800 against at least 0.9 |" in page(known)
+
+
+def test_verdicts_go_by_the_figure_before_rounding() -> None:
+    most, least = Goal(1.35, "x floor"), Goal(100, "x", at_most=False)
+    assert verdict([Check("a", 1.35, most)]) == "met: at most 1.35 x floor"
+    assert verdict([Check("a", 1.3504, most)]) == "missed: 1.3504 against at most 1.35 x floor"
+    assert Check("a", 1.3504, most).figure == f"{MARK}1.3504"
+    assert verdict([Check("a", 99.7, least, 0), Check("b", 1.3, most)]) == "missed: 99.7 against at least 100 x"
+    assert verdict([]) == ""
+    assert [speedup(0.9988, (0.9, 1.1)), speedup(1.0, (0.9, 1.1))] == [f"{MARK}0.999 [0.90, 1.10]", "1.00 [0.90, 1.10]"]
+    assert speedup(0.5, [0.4, 0.6]) == f"{MARK}0.50 [0.40, 0.60]"
+    words = told([Slower("a", 0.9, "b", (0.8, 0.95)), Slower("c", 0.9, "b", (0.8, 1.0)), Slower("d", 0.9, "b")])
+    assert [line[:4] for line in words.splitlines() if line.startswith("- ")] == ["- ✗ "] * 3
+    assert words.count("speculation lost") == 2
+    assert "may be chance: c, 0.90 [0.80, 1.00] x." in flat(words)
+
+
+def test_speculation_that_lost_is_said_in_words() -> None:
+    known = files()
+    lost = [row for row in known["sampling-cpu.json"]["rows"] if row["intervals_95"]["speedup"][1] < 1]
+    assert {(row["temperature"], row["drafting"]["rule"]) for row in lost} == {(1.0, "topk")}
+    section = flat(section_of(page(known), "Drafting rules and verifiers on a CPU"))
+    assert section.count("speculation lost") == len(lost) == 2
+    assert "temperature 1, `topk`, static tree (7, 1), matching: speculation lost, with 0.90 [0.86, 0.95] x" in section
+    row = known["sampling-gpu.json"]["rows"][0]
+    row["speedup"], row["intervals_95"]["speedup"] = 0.7, [0.6, 0.8]
+    text = page(known)
+    for part in (section_of(text, "Drafting rules and verifiers on one NVIDIA H100"), section_of_page(text, "Summary")):
+        assert "speculation lost, with 0.70 [0.60, 0.80] x" in flat(part)
+    known["offload-gpu.json"]["speedup"] = 0.5
+    assert "nodes, depth 16: speculation lost, with 0.50 x" in flat(section_of(page(known), "Offloading"))
+
+
+def test_earlier_runs_stand_at_the_end_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = files()
+    text = page(known)
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert titles[-1] == "Earlier runs"
+    end = section_of_page(text, "Earlier runs")
+    entries = {entry.run.file: entry for entry in entries_of(known)}
+    for file, found in EARLIER.items():
+        assert entries[file].title not in titles
+        assert f"### {entries[file].title}\n\nSuperseded by {link(entries[found.by].title)} of " in end
+        assert flat(found.why) in flat(end)
+    assert end.count("\n### ") == len(EARLIER) == 2
+    monkeypatch.setitem(page_module.EARLIER, "engine.json", Superseded("engine-h200.json", "No reason."))
+    with pytest.raises(ValueError, match="is no later"):
+        page(known)
+
+
+def test_a_run_of_fewer_prompts_says_so_beside_its_figures() -> None:
+    known = files()
+    text = page(known)
+    said = "These figures are of only 4 prompts, the first 4 of the 12 prompts of the run on one NVIDIA H100"
+    section = section_of(text, "The engine on one NVIDIA H200")
+    (caption,) = [block for block in section.split("\n\n") if block.startswith("[Whole decoders]")]
+    assert said in flat(caption)
+    assert "| 4 of 12 |" in section_of_page(text, "Summary")
+    assert "only 6 prompts, the first 6 of the 8 prompts" in flat(section_of(text, PAGE[3].kind.title(known[PAGE[3].file])))
+    known["engine-h200.json"]["provenance"]["dataset"] = "stdlib[40:44]"  # other prompts are not the first ones
+    assert said not in flat(page(known))
+
+
+def test_topk_is_matched_on_the_page_as_it_is_in_the_engine() -> None:
+    text = page(files())
+    assert "`topk`, sequential" not in text
+    assert not re.search(r"`topk` \| \w+ \(\d+, \d+\) \| (sequential|traversal)", text)
+    header = rows(section_of(text, "Drafting rules and verifiers on one tree"))[0]
+    assert header[1:] == ["`topk`, matching", "`swor`, sequential", "`swr`, sequential", "`swor`, traversal", "`swr`, traversal"]
+    assert "At temperature 0, `swor` samples nothing, and matching verifies it too." in flat(text)
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert [counted(number, "prompt") for number in (0, 1, 2, 1500)] == ["0 prompts", "1 prompt", "2 prompts", "1,500 prompts"]
+    known = files()
+    for system in known["engine-h200.json"]["systems"].values():
+        system["identical"] = 1
+    known["offload-gpu.json"]["prompts"] = known["offload-gpu.json"]["gen_len"] = 1
+    for key in ("steps", "batch_size", "rows", "prompts"):
+        known["training-gpu.json"]["settings"][key] = 1
+    known["vision-gpu.json"]["picture_rows"] = 1
+    known["optimizer.json"]["machine"]["cores"] = 1
+    for name in ("sampling-gpu.json", "sampling-gpu-mid.json"):
+        known[name]["profiling_seconds"]["prompts"] = 1
+        for row in known[name]["rows"]:
+            row["tokens_and_steps"] = row["tokens_and_steps"][:1]
+    assert "on 1 prompt of 128 tokens" in flat(page(known))
+    for text in (page(files()), page(known)):
+        prose = flat(re.sub(r"^\|.*$", "", text, flags=re.MULTILINE))
+        nouns = "prompt|step|token|text|row|node|window|position|rank|draw|core|run|case|figure"
+        assert re.findall(rf"(?<![\d.,+-] )(?<![\d.,])\b1 (?:{nouns})s\b", prose) == []
+        assert re.findall(rf"\b(?:\d*[02-9]|\d+1) (?:{nouns})\b(?! of)", prose) == []
 
 
 def test_systems_have_names_for_people() -> None:
     assert system_name("autoregressive") == "treeopt, autoregressive"
-    assert system_name("tree of 64 nodes, depth 8") == "treeopt, the exact tree of 64 nodes, depth 8"
+    assert system_name("tree of 64 nodes, depth 8") == "treeopt, the best tree of 64 nodes, depth 8"
     assert system_name("chosen tree (64, 9)") == "treeopt, the tree it chose, 64 nodes, depth 9"
 
 
@@ -158,6 +350,11 @@ def test_small_functions_do_what_they_say() -> None:
     assert table(("a", "b"), [["x", ""]]).splitlines() == ["| a | b |", "|---|---:|", "| x | |"]
     with pytest.raises(ValueError, match="1 cells under 2 columns"):
         table(("a", "b"), [["x"]])
+
+
+def test_lists_are_wrapped_and_links_are_not_cut() -> None:
+    text = bullets([f"{'word ' * 24}{link('A title of some words')} and more.", "Short."])
+    assert text.splitlines()[1:] == ["  [A title of some words](#a-title-of-some-words) and more.", "- Short."]
 
 
 def test_paragraphs_are_wrapped_and_commands_are_not_cut() -> None:
