@@ -29,10 +29,8 @@ class TreeoptGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Move `--debug` to the front, so that it may follow the command's own options."""
         options, separator, rest = _split(args)
-        for before, value in zip(["", *options], options, strict=False):
-            if not value or (value.startswith("--") and value.endswith("=")):
-                name = value or (before if before.startswith("-") else "an argument")
-                raise WrongUsage(f"{name.rstrip('=')} is empty; pass a value, or drop it.", ctx)
+        name_at = next((at for at, word in enumerate(options) if not word.startswith("-")), len(options))
+        refuse_empty(ctx, options[: name_at + 1])  # the command looks at its own words
         if "--debug" in options:
             options = ["--debug", *(a for a in options if a != "--debug")]
         try:
@@ -65,6 +63,15 @@ class WrongUsage(click.UsageError):
         """Print the error and the command that shows the help."""
         where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
         click.echo(f"error: {_in_short(self.format_message())}{where}", file=file, err=file is None)
+
+
+def refuse_empty(ctx: click.Context, args: list[str]) -> None:
+    """Raise WrongUsage for an option or an argument without a value; what follows `--` is not looked at."""
+    options, _, _ = _split(args)
+    for before, value in zip(["", *options], options, strict=False):
+        if not value or (value.startswith("--") and value.endswith("=")):
+            name = value or (before if before.startswith("-") else "an argument")
+            raise WrongUsage(f"{name.rstrip('=')} is empty; pass a value, or drop it.", ctx)
 
 
 def one_line(error: click.UsageError) -> click.UsageError:

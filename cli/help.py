@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from treeopt.cli.errors import refuse_empty
+
 Command = Callable[..., Any]
 """A function that becomes a command."""
 
@@ -14,6 +16,11 @@ _HEADINGS = "__headings__"
 
 class TreeoptCommand(click.Command):
     """A command whose help lists the options under the headings that `under` gave them; the others follow as Options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of the command. Raises a usage error for an empty one."""
+        refuse_empty(ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each heading, in the order of the options."""

@@ -119,21 +119,26 @@ def test_a_note_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "command"),
     [
-        (["demo", "--out", ""], "--out is empty; pass a value, or drop it."),
-        (["demo", "--out="], "--out is empty"),
-        (["train-draft", "--target", "t", "--config", "llama-68m", "-o", ""], "-o is empty"),
-        (["train-draft", "--target", "t", "--config", ""], "--config is empty"),
-        (["evaluate", "--target", "t", "--mode", "baseline", "--revision", ""], "--revision is empty"),
-        (["inspect", ""], "an argument is empty"),
-        (["inspect", "x" * 5000], "--help says more"),
+        (["demo", "--out", ""], "--out is empty; pass a value, or drop it.", "demo"),
+        (["demo", "--out="], "--out is empty", "demo"),
+        (["train-draft", "--target", "t", "--config", "llama-68m", "-o", ""], "-o is empty", "train-draft"),
+        (["train-draft", "--target", "t", "--config", ""], "--config is empty", "train-draft"),
+        (["evaluate", "--target", "t", "--mode", "baseline", "--revision", ""], "--revision is empty", "evaluate"),
+        (["grow", "--acceptance", "", "--debug"], "--acceptance is empty", "grow"),
+        (["profile", "latency", "--target", ""], "--target is empty", "profile latency"),
+        (["profile", ""], "an argument is empty", "profile"),
+        (["", "evaluate"], "an argument is empty", ""),
+        (["inspect", ""], "an argument is empty", "inspect"),
+        (["inspect", "x" * 5000], "xxx", "inspect"),
     ],
 )
-def test_empty_and_endless_values_are_wrong_usage(run: Any, arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_empty_and_endless_values_are_wrong_usage(run: Any, arguments: list[str], words: str, command: str, tmp_path: Path) -> None:
     outcome = run(*arguments)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert words in outcome.err
+    assert outcome.err.endswith(f"({' '.join(['treeopt', *command.split()])} --help says more)\n")
     assert len(outcome.err) < 500
     assert list(tmp_path.iterdir()) == []
 
