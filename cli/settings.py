@@ -49,7 +49,10 @@ def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
             help="Temperature of the distribution that children are sampled from. [default: the target's]",
         ),
         setting(
-            Drafting, "verifier", type=click.Choice(list(VERIFIERS)), help=f"Rule by which sampled children are verified. {verifiers}."
+            Drafting,
+            "verifier",
+            type=click.Choice(list(VERIFIERS)),
+            help=f"Rule by which children are verified. {verifiers}. Children that are not sampled (topk, dynamic trees) are always matched.",
         ),
     ]
     shown = options[: 3 if verifier else 2]

@@ -89,6 +89,14 @@ def test_swor_at_draft_temperature_0_is_topk(evaluate: Any, growmap: Path) -> No
     assert same["observed_acceptance"] == plain["observed_acceptance"]
 
 
+def test_topk_children_are_matched_whatever_the_verifier(evaluate: Any, growmap: Path, run: Any) -> None:
+    plain = ["--growmap", growmap, "--temperature", 0.7, "--save-tokens", "--format", "json"]
+    default, matching = (in_json(evaluate(*plain, "--verifier", verifier)) for verifier in ("sequential", "matching"))
+    assert matching["outputs"] == default["outputs"]
+    assert matching["observed_acceptance"] == default["observed_acceptance"]
+    assert "Children that are not sampled (topk, dynamic trees) are always matched." in " ".join(run("evaluate", "--help").out.split())
+
+
 def test_dynamic_trees(evaluate: Any, growmap: Path) -> None:
     data = in_json(evaluate("--dynamic", "--size", 9, "--depth", 3, "--width", 4, "--format", "json"))
     assert data["mode"] == "dynamic"

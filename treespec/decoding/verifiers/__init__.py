@@ -43,8 +43,8 @@ def _traversal() -> "Verifier":
 
 
 VERIFIERS: dict[str, VerifierEntry] = {
-    "sequential": VerifierEntry(_sequential, "from the root down"),
-    "matching": VerifierEntry(_matching, "by the target's own choice", distinct=True),
-    "traversal": VerifierEntry(_traversal, "from the leaves up", sampled=True),
+    "sequential": VerifierEntry(_sequential, "sampled children from the root down"),
+    "matching": VerifierEntry(_matching, "distinct children by the target's own choice", distinct=True),
+    "traversal": VerifierEntry(_traversal, "sampled children from the leaves up", sampled=True),
 }
 """The verifiers by name; the first one is the default. Add a verifier by one assignment."""
