@@ -47,6 +47,9 @@ def evaluate(
 ) -> None:
     """Run a tree beside autoregressive decoding.
 
+    One of --growmap FILE, --dynamic --size N --depth D, and --mode baseline is required. --draft is required with each but
+    --mode baseline.
+
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
     decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """

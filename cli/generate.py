@@ -15,9 +15,16 @@ from treeopt.cli.values import INPUT_FILE, POSITIVE
 )
 @under(
     "Profiles",
-    click.option("--acceptance", type=INPUT_FILE, help="Acceptance profile, or an acceptance vector of Sequoia (.pt)."),
     click.option(
-        "--latency", type=INPUT_FILE, help="Latency profile, by which the size and the depth with the least time per token are found."
+        "--acceptance",
+        type=INPUT_FILE,
+        help="Acceptance profile, or an acceptance vector of Sequoia (.pt). [required without --sequoia-config]",
+    ),
+    click.option(
+        "--latency",
+        type=INPUT_FILE,
+        help="Latency profile, by which the size and the depth with the least time per token are found. "
+        "[required without --size and --depth, or --sequoia-config]",
     ),
     click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]"),
     click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits."),
@@ -26,9 +33,9 @@ from treeopt.cli.values import INPUT_FILE, POSITIVE
     "Limits",
     click.option("--size", type=POSITIVE, help="Exact number of nodes, the root included; goes with --depth."),
     click.option("--depth", type=POSITIVE, help="Most edges from the root; goes with --size."),
-    click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest measured]"),
-    click.option("--max-depth", type=POSITIVE, help="Largest depth to consider."),
-    click.option("--max-branch", type=POSITIVE, help="Most children of a node."),
+    click.option("--max-size", type=POSITIVE, help="Largest size to consider. [default: the largest size in the latency profile]"),
+    click.option("--max-depth", type=POSITIVE, help="Largest depth to consider. [default: 32, or what the size allows]"),
+    click.option("--max-branch", type=POSITIVE, help="Most children of a node. [default: as many as the profile has ranks]"),
 )
 @under(
     "Search",
@@ -37,14 +44,15 @@ from treeopt.cli.values import INPUT_FILE, POSITIVE
         type=click.Choice(["auto", "best-first", "dp"]),
         default="auto",
         show_default=True,
-        help="Solver that finds the tree; auto is best-first if that is exact, else dp.",
+        help="Solver that finds the tree: best-first search, which is exact if no probability increases with rank, or dynamic programming (dp), "
+        "which always is; auto is best-first if that is exact, else dp.",
     ),
     click.option(
         "--smoothing",
         type=click.Choice(["none", "isotonic"]),
         default="none",
         show_default=True,
-        help="Smoothing of the acceptance profile; isotonic makes it non-increasing in rank.",
+        help="Smoothing of the acceptance profile; isotonic regression makes it non-increasing in rank.",
     ),
 )
 @under(
@@ -73,8 +81,9 @@ def generate(
 ) -> None:
     """Grow the best tree and write it as a growmap.
 
-    Pass either --latency FILE, which finds the size and the depth that decode fastest, or --size N --depth D. The commands
-    `treeopt grow` and `treeopt generate` are the same.
+    Required are --acceptance FILE and either --latency FILE, by which the size and the depth that decode fastest are found, or
+    --size N --depth D, which say them; or --sequoia-config FILE alone. All else has a default. The commands `treeopt grow`
+    and `treeopt generate` are the same.
     """
     _check_usage(ctx)
     from treeopt import growmap_making

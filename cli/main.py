@@ -1,6 +1,7 @@
 """The command `treeopt`: the group that the commands hang on."""
 
 import os
+from copy import copy
 
 import click
 
@@ -49,6 +50,10 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, generate, evaluate, train_draft, inspect, env):
+for command in (demo, potential, profile, evaluate, train_draft, inspect, env):
     main.add_command(command)
+
+same = copy(generate)
+same.short_help = "The same as grow."
 main.add_command(generate, "grow")
+main.add_command(same, "generate")

@@ -135,7 +135,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder or hub id of the draft; embedded-draft comes with treeopt.",
+            help="Folder or hub id of the draft; embedded-draft comes with treeopt." + ("" if draft_required else " [required for a tree]"),
         ),
         revision_option,
         draft_revision_option,

@@ -65,19 +65,22 @@ def plan_options() -> "Callable[[Command], Command]":
         "plan",
         PlanOptions,
         click.option(
-            "--growmap", type=GROWMAP_FILE, metavar="FILE|NAME", help="Growmap to run (.pt), or the name of one that comes with treeopt."
+            "--growmap",
+            type=GROWMAP_FILE,
+            metavar="FILE|NAME",
+            help="Growmap to run (.pt), or the name of one that comes with treeopt (treeopt inspect --list shows them).",
         ),
         click.option(
             "--mode",
             type=click.Choice(["tree", "baseline"]),
             default="tree",
             show_default=True,
-            help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone.",
+            help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone, which needs no draft.",
         ),
         click.option(
             "--dynamic",
             is_flag=True,
-            help="Grow the tree anew at every step, by the draft's own probabilities; a growmap gives the budget.",
+            help="Trees that are grown anew at every step, by the draft's own probabilities; --size and --depth bound them, or a growmap does.",
         ),
         click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
         click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),

@@ -47,7 +47,7 @@ def test_the_example_is_one_of_the_command_and_is_understood(name: str, tmp_path
         context = click.Context(command, context, info_name=command.name)
     command.make_context(command.name, list(words), parent=context.parent)
     if not isinstance(COMMANDS[name], click.Group):
-        assert command is COMMANDS[name]
+        assert command.callback is COMMANDS[name].callback
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -85,7 +85,12 @@ def test_an_inner_heading_wins_and_sections_are_in_the_order_of_options() -> Non
 
 
 def test_grow_and_generate_are_one_command(run: Any, profiles: tuple[Path, Path]) -> None:
-    assert main.commands["grow"] is main.commands["generate"]
+    grow, generate = main.commands["grow"], main.commands["generate"]
+    assert (grow.callback, grow.params, grow.help) == (generate.callback, generate.params, generate.help)
+    lines = run("--help").out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    listed = dict(line.strip().split(maxsplit=1) for line in lines)
+    assert listed["generate"] == "The same as grow."
+    assert listed["grow"] == "Grow the best tree and write it as a growmap."
     shown = run("generate", "--help").out
     assert "`treeopt grow` and `treeopt generate`" in " ".join(shown.split())
     found = [run(name, "--acceptance", profiles[0], "--size", 4, "--depth", 2, "--format", "json").json for name in ("grow", "generate")]
@@ -93,3 +98,29 @@ def test_grow_and_generate_are_one_command(run: Any, profiles: tuple[Path, Path]
     refused = run("grow", "--size", 4)
     assert refused.code == 2
     assert "treeopt grow --help" in refused.err
+
+
+def words_of(run: Any, name: str) -> str:
+    """A help text without its line ends."""
+    return " ".join(run(name, "--help").out.split())
+
+
+def test_evaluate_says_what_is_required(run: Any) -> None:
+    shown = words_of(run, "evaluate")
+    assert "One of --growmap FILE, --dynamic --size N --depth D, and --mode baseline is required." in shown
+    assert "--draft is required with each but --mode baseline." in shown
+
+
+def test_grow_says_what_is_required_and_its_defaults(run: Any) -> None:
+    from treeopt.optimizer.search import DEFAULT_MAX_DEPTH
+
+    shown = words_of(run, "grow")
+    assert "Required are --acceptance FILE and either --latency FILE" in shown
+    assert f"Largest depth to consider. [default: {DEFAULT_MAX_DEPTH}, or what the size allows]" in shown
+    assert "dynamic programming (dp)" in shown
+    (grow,) = [command for name, command in COMMANDS.items() if name == "grow"]
+    for option in (parameter for parameter in grow.params if isinstance(parameter, click.Option)):
+        said = option.get_help_record(click.Context(grow))
+        assert said is not None
+        known = option.is_flag or any(word in said[1] for word in ("[required", "[default", "goes with", "in place of"))
+        assert known, f"{option.name} says neither its default nor when it is required"
