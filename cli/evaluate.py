@@ -26,7 +26,7 @@ from treespec.evaluation.settings import EvaluationSettings
 @bundle(
     "settings",
     EvaluationSettings,
-    setting(EvaluationSettings, "gen_len", type=POSITIVE, help="Tokens to generate per prompt."),
+    setting(EvaluationSettings, "gen_len", type=POSITIVE, help="Most tokens to generate per prompt; an end-of-text token ends it earlier."),
     setting(
         EvaluationSettings, "max_length", type=POSITIVE, help="Cache slots: prompt, generated tokens and tree. [default: as many as needed]"
     ),

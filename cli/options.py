@@ -197,7 +197,10 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
         click.option("--start", type=NATURAL, help=f"First row to read. [default: {start_default}]"),
         end_option,
         click.option(
-            "--prompt", metavar="TEXT", help="Question about pictures that come without a prompt; <image> stands for the picture."
+            "--prompt",
+            metavar="TEXT",
+            help="Question to ask about the pictures of a data set that brings no questions; <image> stands for the picture. It has no "
+            "part in data sets of text. [default: What is in this picture?]",
         ),
         click.option("--chat", is_flag=True, help="Whole conversations as prompts, in the tokenizer's chat template."),
         click.option(

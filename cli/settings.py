@@ -67,7 +67,12 @@ def measuring_options(kind: type, *others: Callable[[Command], Command], method:
     return bundle(
         "settings",
         kind,
-        setting(kind, "gen_len", type=click.IntRange(min=2), help="Tokens to measure per prompt; the first one is never drafted."),
+        setting(
+            kind,
+            "gen_len",
+            type=click.IntRange(min=2),
+            help="Tokens behind each prompt to measure on; the first of them comes with the prompt pass and is left out.",
+        ),
         *others,
         setting(kind, "method", type=click.Choice(METHODS), help=method),
         seed_option(kind),

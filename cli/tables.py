@@ -12,11 +12,14 @@ from treespec.decoding.rules import RULES
 
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
-    """Draw rank probabilities with standard errors for the first `ranks` ranks. Ranks that accept nothing are left out, and a line says so."""
+    """Draw rank probabilities with standard errors and running sums for the first `ranks` ranks.
+
+    Ranks that accept nothing are left out, and a line says so.
+    """
     temperature = "" if data.get("temperature") is None else f", temperature {data['temperature']:g}"
     title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}{temperature}"
     table = _titled(console, title)
-    for column in ("rank", "P(accepted)", "standard error", "P(one of the first)"):
+    for column in ("rank", "P(accepted)", "standard error", "cumulative"):
         table.add_column(column, justify="right")
     errors: Sequence[float] = data.get("standard_error") or ()
     total, left_out = 0.0, False
@@ -28,6 +31,7 @@ def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None =
             table.add_row(str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}")
     console.print(table)
     never = "; ranks that were never accepted are not shown" if left_out else ""
+    _line(console, "cumulative: the chance that the drafted token of this rank, or one of an earlier rank, is accepted")
     _line(console, f"no rank accepted: {data['none_accepted']:.4f}{never}")
 
 

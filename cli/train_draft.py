@@ -122,7 +122,7 @@ def train_options() -> Callable[[Command], Command]:
         option("seed", type=click.IntRange(0, MAX_SEED), help="Seed of new weights, of the order of texts, and of samples."),
         option("eval_prompts", type=NATURAL, help="Rows to measure acceptance on; 0 skips the measurement."),
         option("prompt_len", type=POSITIVE, help="First tokens of a row, which the target continues."),
-        option("gen_len", type=_TOKENS, help="Tokens per row to measure acceptance on."),
+        option("gen_len", type=_TOKENS, help="Tokens behind the prompt of each held-out row to measure acceptance on."),
         option("eval_steps", type=POSITIVE, help="Steps between measurements."),
         option("save_steps", type=POSITIVE, help="Steps between checkpoints."),
         option("save_limit", type=POSITIVE, help="Checkpoints to keep."),

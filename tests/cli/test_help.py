@@ -111,6 +111,12 @@ def test_evaluate_says_what_is_required(run: Any) -> None:
     assert "--draft is required with each but --mode baseline." in shown
 
 
+def test_the_question_about_pictures_is_the_one_that_is_asked(run: Any) -> None:
+    from treespec.data.pictures import QUESTION
+
+    assert f"[default: {QUESTION}]" in words_of(run, "evaluate")
+
+
 def test_grow_says_what_is_required_and_its_defaults(run: Any) -> None:
     from treeopt.optimizer.search import DEFAULT_MAX_DEPTH
 

@@ -103,6 +103,10 @@ def test_tables_for_people(run: Any, pair: Pair, rows: Path) -> None:
     outcome = run("profile", "acceptance", *models(pair), *texts(rows), "--gen-len", 4, "--method", "teacher-forced", "--max-branch", 3)
     assert outcome.code == 0, outcome.err
     assert "acceptance by rank" in outcome.out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in outcome.out.splitlines() if line.startswith("│")]
+    profiled = json.loads(Path("acceptance.json").read_text())["rank_probability"]
+    assert [row[3] for row in cells] == [f"{sum(profiled[: int(row[0]) + 1]):.4f}" for row in cells]
+    assert "cumulative: the chance that the drafted token of this rank, or one of an earlier rank, is accepted" in outcome.out
     assert "wrote acceptance.json" in outcome.err
     outcome = run("profile", "latency", *models(pair), "--sizes", "1,2", "--widths", "1", "--context", "8", "--repetitions", 2)
     assert outcome.code == 0, outcome.err
