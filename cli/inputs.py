@@ -31,6 +31,19 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def hardware_of(device: str) -> str | None:
+    """Return the name of a device as records have it, or None for one that is not there."""
+    from treespec.files.provenance import processor
+
+    device = resolve_device(device)
+    if device == "cpu":
+        return processor()
+    import torch
+
+    index = int(device.partition(":")[2] or 0)
+    return str(torch.cuda.get_device_name(index)) if index < torch.cuda.device_count() else None
+
+
 def info_of(models: ModelOptions) -> "TargetInfo":
     """Return the facts in the models' files, before a weight is read: a `PairInfo` if there is a draft."""
     from treespec.models.info import ModelInfo

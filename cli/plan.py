@@ -1,6 +1,6 @@
 """The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +94,9 @@ def resolve(
 ) -> "tuple[Plan | None, Prediction | None]":
     """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
-    `grown` is the growmap that the options name. A note on stderr says where a promise does not hold. Raises a usage error for
-    a budget that no tree meets.
+    `grown` is the growmap that the options name. If it was made for other models, another device, another sampling or another
+    drafting than those that run, its promise does not hold: a line on stderr says so, and it is left out. Raises a usage error
+    for a budget that no tree meets.
     """
     from treespec.evaluation.report import Prediction
 
@@ -109,8 +110,13 @@ def resolve(
     if grown is None:
         return None, None
     promised = grown.metadata
-    _note_other_models(grown.provenance, models)
-    _note_other_conditions(promised, settings.sampling, settings.drafting)
+    others = [*_other_models(grown.provenance, models), *_other_device(grown, models.device)]
+    others += _other_conditions(promised, settings.sampling, settings.drafting)
+    if others:
+        note(f"the growmap was made for {_listed(others)}: its prediction does not hold here and is not shown")
+        return grown.tree, None
+    if settings.drafting.samples(settings.sampling) and settings.drafting.verifier != Drafting.verifier:
+        note(f"the growmap's prediction is for {Drafting.verifier} verification, and {settings.drafting.verifier} accepts other shares")
     return grown.tree, Prediction(
         promised.get("expected_tokens_per_step"),
         promised.get("predicted_seconds_per_step"),
@@ -144,16 +150,27 @@ def probability_rows(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ..
     return None if rows is None else tuple(map(tuple, rows))
 
 
-def _note_other_models(made: "Provenance | None", models: ModelOptions) -> None:
-    """Note on stderr that a growmap was made for another pair. Folders are known by their last part, as in `Provenance`."""
+def _other_models(made: "Provenance | None", models: ModelOptions) -> Iterator[str]:
+    """Yield the models that a growmap was made for and that do not run. Folders are known by their last part, as in `Provenance`."""
     for role, used in (("target", models.target), ("draft", models.draft)):
         known = "" if made is None else made.models.get(role, "").partition("@")[0]
         if known and used is not None and Path(known).name != Path(used).name:
-            note(f"the growmap was made for the {role} {known}, this run has {Path(used).name}: its prediction does not hold here")
+            yield f"the {role} {known} (this run has {Path(used).name})"
 
 
-def _note_other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> None:
-    """Note on stderr that a growmap's acceptance was profiled with another sampling or another drafting."""
+def _other_device(grown: "GrowMap", device: str) -> Iterator[str]:
+    """Yield the device that a growmap's times were measured on, if it has times and another device runs."""
+    from treeopt.cli.inputs import hardware_of
+
+    made = grown.provenance
+    known = None if made is None or grown.metadata.get("predicted_seconds_per_step") is None else made.gpu or made.cpu
+    used = None if known is None else hardware_of(device)
+    if used is not None and used != known:
+        yield f"the device {known} (this run has {used})"
+
+
+def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:
+    """Yield the sampling and the drafting that a growmap's acceptance was profiled with, where the run has others."""
     used = drafting.sampling(sampling).temperature
     conditions: list[tuple[str, str | float | None, str | float]] = [
         ("temperature", promised.get("temperature"), sampling.temperature),
@@ -167,9 +184,12 @@ def _note_other_conditions(promised: Mapping[str, Any], sampling: Sampling, draf
             conditions.append(("draft_temperature", made_at, used))
     for name, made_for, runs in conditions:
         if made_for is not None and made_for != runs:
-            note(f"the growmap was made for {name} {_shown(made_for)}, this run has {_shown(runs)}: its prediction does not hold here")
-    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
-        note(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
+            yield f"`{name}` {_shown(made_for)} (this run has {_shown(runs)})"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Return parts as a list in words: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(parts[:-1])] if len(parts) > 1 else []), parts[-1]])
 
 
 def _effective(rule: str, temperature: float | None) -> str:

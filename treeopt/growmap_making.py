@@ -1,5 +1,6 @@
 """Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def generate(
     made_from: dict[str, Any] = {"acceptance_sha256": chances.sha256}
     if seconds is not None and times is not None:
         made_from |= {"latency_sha256": seconds.sha256, "context": times.at_context(context).context}
-    return Generated(_growmap(result, profile, smoothing, made_from), result)
+    timed_on = None if times is None else times.provenance or {}
+    return Generated(_growmap(result, profile, smoothing, made_from, timed_on), result)
 
 
 def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:
@@ -69,10 +71,17 @@ def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = 
     profile = read_acceptance(chances)
     result = optimize_config(meaning, profile, solver=solver, smoothing=smoothing)
     made_from = {"acceptance_sha256": chances.sha256, "sequoia_config_sha256": asked.sha256}
-    return Generated(_growmap(result, profile, smoothing, made_from), result)
+    return Generated(_growmap(result, profile, smoothing, made_from, timed_on={}), result)
 
 
-def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: str, made_from: dict[str, Any]) -> GrowMap:
+def _growmap(
+    result: OptimizationResult,
+    profile: AcceptanceProfile,
+    smoothing: str,
+    made_from: dict[str, Any],
+    timed_on: Mapping[str, Any] | None,
+) -> GrowMap:
+    """Return the growmap of a result. Its provenance names the hardware of the times, whose provenance is `timed_on` (None: no times)."""
     rows = profile.prompt_set or {}
     metadata = {
         "expected_tokens_per_step": result.expected_tokens_per_step,
@@ -90,7 +99,8 @@ def _growmap(result: OptimizationResult, profile: AcceptanceProfile, smoothing: 
         **made_from,
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
-    provenance = Provenance.collect(
-        temperature=profile.temperature, top_p=profile.top_p, **{k: v for k, v in known.items() if v is not None}
-    )
+    known = {key: value for key, value in known.items() if value is not None}
+    if timed_on is not None:
+        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu")}
+    provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
     return GrowMap(result.tree, metadata, provenance)

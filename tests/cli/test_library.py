@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from treeopt.growmap_library import CATALOGUE, find
+from treeopt.growmap_making import Limits, generate
+from treespec.files.provenance import Provenance, processor
 from treespec.trees.growmap import GrowMap, read_growmap
 from treespec.trees.tree import SpeculationTree
 
@@ -84,19 +86,59 @@ def test_evaluate_runs_a_growmap_by_its_name(run: Any, pair: tuple[Path, Path], 
     outcome = run("evaluate", *models, *texts, "--growmap", "68m_7b-16", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["lossless"] == "match"
-    promised = read_growmap(find("68m_7b-16")).metadata
-    assert outcome.json["predicted"]["tokens_per_step"] == promised["expected_tokens_per_step"]
-    assert outcome.json["predicted"]["seconds_per_step"] == promised["predicted_seconds_per_step"]
-    for role, made_for, used in (("target", "meta-llama/Llama-2-7b-hf", "target"), ("draft", "JackFram/llama-68m", "draft")):
-        assert f"made for the {role} {made_for}, this run has {used}: its prediction does not hold here" in outcome.err
-    assert "made for temperature" not in outcome.err
+    assert outcome.json["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
+    assert outcome.json["profiled_acceptance"] is None
+    (said,) = [line for line in outcome.err.splitlines() if "made for" in line]
+    assert said == (
+        "the growmap was made for the target meta-llama/Llama-2-7b-hf (this run has target), the draft JackFram/llama-68m (this run has draft) "
+        f"and the device L40 class (this run has {processor()}): its prediction does not hold here and is not shown"
+    )
+    shown = run("inspect", "report.json").out
+    assert "speed-up" in shown
+    assert "predict" not in shown
+    assert "profiled" not in shown
 
 
 def test_a_growmap_of_the_same_pair_goes_without_a_note(run: Any, pair: tuple[Path, Path], rows: Path) -> None:
-    from treespec.files.provenance import Provenance
-
     GrowMap(SpeculationTree.chain(2), {}, Provenance(models={"target": "somewhere/target@abc", "draft": "draft"})).write("tree.pt")
     models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
     outcome = run("evaluate", *models, "--dataset", rows, "--num-prompts", 1, "--prompt-len", 8, "--gen-len", 4, "--growmap", "tree.pt")
     assert outcome.code == 0, outcome.err
     assert "made for" not in outcome.err
+
+
+def growmap_timed_on(**hardware: str) -> None:
+    """Write tree.pt with a promise of a pair like that of the fixtures, timed on such hardware."""
+    promise = {"expected_tokens_per_step": 1.5, "predicted_seconds_per_step": 0.25}
+    GrowMap(SpeculationTree.chain(2), promise, Provenance(models={"target": "target", "draft": "draft"}, **hardware)).write("tree.pt")
+
+
+def test_a_prediction_is_for_the_device_that_was_timed(run: Any, pair: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
+    models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
+    texts = ["--dataset", rows, "--num-prompts", 1, "--prompt-len", 8, "--gen-len", 4]
+    here = processor()
+    assert here is not None
+    for hardware, other in (
+        ({"cpu": here}, None),
+        ({}, None),
+        ({"cpu": "Some CPU"}, "Some CPU"),
+        ({"gpu": "NVIDIA X", "cpu": here}, "NVIDIA X"),
+    ):
+        growmap_timed_on(**hardware)
+        outcome = run("evaluate", *models, *texts, "--growmap", "tree.pt", "--format", "json")
+        assert outcome.code == 0, outcome.err
+        found = outcome.json["predicted"]["tokens_per_step"], outcome.json["predicted"]["seconds_per_step"]
+        assert found == ((1.5, 0.25) if other is None else (None, None))
+        said = f"the growmap was made for the device {other} (this run has {here}): its prediction does not hold here and is not shown\n"
+        assert (said in outcome.err) == (other is not None)
+
+
+def test_a_growmap_names_the_hardware_of_its_times(profiles: tuple[Path, Path]) -> None:
+    timed = json.loads(profiles[1].read_text()) | {"provenance": {"gpu": "NVIDIA X", "cpu": "Some CPU"}}
+    profiles[1].write_text(json.dumps(timed))
+    made = generate(profiles[0], latency=profiles[1]).growmap.provenance
+    assert made is not None
+    assert (made.gpu, made.cpu, made.driver) == ("NVIDIA X", "Some CPU", None)
+    untimed = generate(profiles[0], limits=Limits(size=3, depth=2)).growmap.provenance
+    assert untimed is not None
+    assert untimed.cpu == processor()

@@ -127,7 +127,7 @@ def test_a_promise_for_other_sampling_is_pointed_out(run: Any, pair: Pair, rows:
     run("generate", "--acceptance", profiles[0], "--size", 3, "--depth", 2)
     outcome = run("evaluate", *models(pair), *texts(rows), "--growmap", "tree.pt", "--gen-len", 4, "--temperature", 0.7, "--format", "json")
     assert outcome.code == 0, outcome.err
-    assert "made for temperature 0, this run has 0.7" in outcome.err
+    assert "made for --temperature 0 (this run has 0.7): its prediction does not hold here and is not shown" in outcome.err
     assert outcome.json["lossless"] == "not-applicable"
 
 

@@ -143,14 +143,18 @@ def test_a_tree_wider_than_the_vocabulary_is_for_replacement_only(evaluate: Any,
 def test_a_promise_for_other_drafting_is_pointed_out(evaluate: Any, growmap: Path) -> None:
     swor = ["--growmap", growmap, "--temperature", 1, "--drafting", "swor"]
     assert "does not hold" not in evaluate(*swor).err
-    assert "made for draft_temperature 1, this run has 0.5" in evaluate(*swor, "--draft-temperature", 0.5).err
-    assert "made for drafting swor, this run has topk" in evaluate(*swor, "--draft-temperature", 0).err
-    assert "made for drafting swor, this run has swr" in evaluate("--growmap", growmap, "--temperature", 1, "--drafting", "swr").err
+    assert (
+        "made for --draft-temperature 1 (this run has 0.5): its prediction does not hold here and is not shown"
+        in evaluate(*swor, "--draft-temperature", 0.5).err
+    )
+    assert "made for --drafting swor (this run has topk)" in evaluate(*swor, "--draft-temperature", 0).err
+    assert "made for --drafting swor (this run has swr)" in evaluate("--growmap", growmap, "--temperature", 1, "--drafting", "swr").err
     assert "sequential verification" in evaluate(*swor, "--verifier", "traversal").err
     outcome = evaluate("--growmap", growmap, "--temperature", 1, "--draft-temperature", 0.5, "--format", "json")
-    assert "made for drafting swor, this run has topk" in outcome.err
+    assert "made for --drafting swor (this run has topk)" in outcome.err
     assert "--draft-temperature changes nothing" in outcome.err
     assert in_json(outcome)["draft_temperature"] is None
+    assert in_json(outcome)["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
 
 
 def test_a_revision_of_what_is_not_on_the_hub_is_said_to_change_nothing(evaluate: Any, growmap: Path, run: Any, pair: Pair) -> None:
@@ -197,7 +201,7 @@ def test_greedy_decoding_says_that_top_p_changes_nothing(evaluate: Any, run: Any
     assert "does not hold" not in outcome.err
     warm = evaluate("--growmap", "greedy.pt", "--top-p", 0.5, "--temperature", 1)
     assert "changes nothing" not in warm.err
-    assert "made for top_p 1, this run has 0.5" in warm.err
+    assert "and --top-p 1 (this run has 0.5): its prediction does not hold" in warm.err
     models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--dataset", rows, "--prompt-len", 8, "--gen-len", 4]
     for command in (["potential"], ["profile", "acceptance"]):
         assert said in run(*command, *models, "--num-prompts", 1, "--top-p", 0.5).err

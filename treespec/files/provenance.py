@@ -60,7 +60,7 @@ class Provenance:
             "transformers": _version("transformers"),
             "gpu": gpu,
             "driver": driver,
-            "cpu": _cpu(),
+            "cpu": processor(),
             "git_commit": _git_commit(),
             "utc": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -123,7 +123,7 @@ def cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _cpu() -> str | None:
+def processor() -> str | None:
     """Return the processor's name and, on Linux, the number of cores that this process may use."""
     cores = f", {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
     return cpu_name() + cores or None

@@ -73,9 +73,11 @@ class Target:
         }
 
     def provenance(self, **known: Any) -> dict[str, Any]:
-        """Return a provenance record of work done with these models, as plain JSON."""
+        """Return a provenance record of work done with these models, as plain JSON. It names a GPU only if they are on it."""
         names = {role: recorded_name(model) for role, model in self.models.items()}
         offloaded = self.target.loaded.streamed > 0
+        if self.target.device.type != "cuda":
+            known = {"gpu": None, "driver": None, **known}
         return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known).to_json()
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from treespec import hub
 from treespec.errors import ModelError, SettingsError
+from treespec.files import provenance
 from treespec.models import loading
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_tokenizer
@@ -87,6 +88,13 @@ def test_a_pair_is_described(saved: Path) -> None:
     assert record["target"]["family"] == "llama"
     assert record["target"]["parameters"] == sum(p.numel() for p in pair.target.module.parameters())
     assert (record["device"], record["dtype"], record["vocabulary_size"]) == ("cpu", "float32", 97)
+
+
+def test_models_on_the_cpu_are_not_said_to_be_on_a_gpu(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_gpu", lambda: ("NVIDIA X", "580"))
+    record = load_target(str(saved / "target")).provenance(seed=3)
+    assert (record["gpu"], record["driver"], record["seed"]) == (None, None, 3)
+    assert record["cpu"] == provenance.processor()
 
 
 def test_other_weights_of_the_same_shapes_are_told_apart(saved: Path, tmp_path: Path) -> None:
