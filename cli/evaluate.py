@@ -11,6 +11,7 @@ from treeopt.cli.plan import PlanOptions, plan_options, profiled_rows, resolve
 from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
+from treespec.errors import counted
 from treespec.evaluation.settings import EvaluationSettings
 
 
@@ -72,7 +73,7 @@ def evaluate(
     least = rows.longest() + gen_len + 1
     if max_length is not None and not rows.chat and max_length < least and shape_of(models.target, models.revision) is None:
         raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.longest()} prompt and {gen_len} generated tokens; pass {least} or more."
+            f"--max-length {max_length} is too short for {rows.longest()} prompt and {counted(gen_len, 'generated token')}; pass {least} or more."
         )
     check_writable(output, SCHEMA)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)

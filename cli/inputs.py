@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
-from treespec.errors import DatasetError, ModelError, NoPromptError
+from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def complete_conversations(
     with Progress() as progress:
         found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
-    _note_bad(bad, "turns")
+    _note_bad(bad, "turn")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))
     counts = [
         (long, "too long for the models, --prompt-len or --max-length"),
@@ -109,7 +109,7 @@ def complete_conversations(
     ]
     if lost:
         left_out = ", ".join(f"{count} {why}" for count, why in counts if count)
-        note(f"left out of {lost + len(found) - len(prompts)} later turns: {left_out}")
+        note(f"left out of {counted(lost + len(found) - len(prompts), 'later turn')}: {left_out}")
     return found
 
 
@@ -158,7 +158,8 @@ def _read(
             remedy = f"--end {rows.end} leaves none behind row {profiled.end - 1}"
         else:
             remedy = f"no usable one lies behind row {profiled.end - 1}"
-        note(f"{shared} of the {len(prompts)} {_what(rows)} are rows that the growmap was profiled on, which flatters it: {remedy}")
+        said = f"of {counted(len(prompts), _kind(rows))}, {counted(shared, 'is a row', 'are rows')} that the growmap was profiled on"
+        note(f"{said}, which flatters it: {remedy}")
     return prompts
 
 
@@ -190,32 +191,32 @@ def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., 
     return prompts
 
 
-def _what(rows: PromptOptions) -> str:
-    """Return the word for the things that rows make: prompts, or conversations, of which `complete_conversations` makes a prompt per turn."""
-    return "conversations" if rows.chat else "prompts"
+def _kind(rows: PromptOptions) -> str:
+    """Return the word for the thing that a row makes: a prompt, or a conversation, of which `complete_conversations` makes a prompt per turn."""
+    return "conversation" if rows.chat else "prompt"
 
 
-def _note_bad(bad: "Sequence[BadRow]", what: str) -> None:
+def _note_bad(bad: "Sequence[BadRow]", kind: str) -> None:
     for row in bad[:_BAD_ROWS_SHOWN]:
         note(f"skipped: {row.reason}")
     if len(bad) > _BAD_ROWS_SHOWN:
-        note(f"skipped: {len(bad) - _BAD_ROWS_SHOWN} more bad {what}; all are named in the output")
+        note(f"skipped: {counted(len(bad) - _BAD_ROWS_SHOWN, f'more bad {kind}')}; all are named in the output")
 
 
 def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
     """Note on stderr which rows were left out, and whether there were fewer than asked for."""
-    _note_bad(prompts.bad, "rows")
+    _note_bad(prompts.bad, "row")
     lacks = len(prompts) < rows.num_prompts
     counts = [
         (prompts.skipped if lacks else 0, "too short"),
-        (prompts.too_long, f"longer than {longest} tokens"),
+        (prompts.too_long, f"longer than {counted(longest, 'token')}"),
         (len(prompts.bad), "bad"),
     ]
     left_out = ", ".join(f"{count} {why}" for count, why in counts if count)
-    found = f"{left_out or 'none left out'} of {prompts.end - prompts.start} rows"
+    found = f"{left_out or 'none left out'} of {counted(prompts.end - prompts.start, 'row')}"
     if lacks and rows.end is not None and prompts.end < rows.end:
         found += f"; the data set ends with row {prompts.end - 1}, before --end {rows.end}"
     if lacks:
-        note(f"{len(prompts)} {_what(rows)} of the {rows.num_prompts} asked for: {found}")
+        note(f"{counted(len(prompts), _kind(rows))} of the {rows.num_prompts} asked for: {found}")
     elif left_out:
         note(f"left out: {found}")

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from treespec.decoding.rules import RULES
+from treespec.errors import counted
 
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
@@ -17,7 +18,7 @@ def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None =
     Ranks that accept nothing are left out, and a line says so.
     """
     temperature = "" if data.get("temperature") is None else f", temperature {data['temperature']:g}"
-    title = f"acceptance by rank: {data['positions']:,} positions of {data['prompts']} prompts, {data['drafting']}{temperature}"
+    title = f"acceptance by rank: {counted(data['positions'], 'position', form=',')} of {counted(data['prompts'], 'prompt')}, {data['drafting']}{temperature}"
     table = _titled(console, title)
     for column in ("rank", "P(accepted)", "standard error", "cumulative"):
         table.add_column(column, justify="right")
@@ -80,7 +81,7 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
     """Draw the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
     intervals = data.get("intervals_95") or {}
     baseline = data["baseline"]
-    table = _titled(console, f"decoding {data['prompts']} prompts{_drafting(data)}, 95 % intervals over prompts")
+    table = _titled(console, f"decoding {counted(data['prompts'], 'prompt')}{_drafting(data)}, 95 % intervals over prompts")
     for column in ("", "tokens/s", "ms/token", "tokens/step", "speed-up"):
         table.add_column(column, justify="right" if column else "left")
     spans = intervals.get("baseline_seconds_per_token")
@@ -182,7 +183,7 @@ def _share_cells(counts: Sequence[float], base: Sequence[float], shown: int, mos
 def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None:
     """Draw the seconds in each part of the steps: in all, per step, and as shares of the whole."""
     whole = sum(parts.values())
-    table = _titled(console, f"breakdown of {steps:,} steps")
+    table = _titled(console, f"breakdown of {counted(steps, 'step', form=',')}")
     for column in ("", "seconds", "ms/step", "share"):
         table.add_column(column, justify="right" if column else "left")
     for place, (part, seconds) in enumerate([*parts.items(), ("all", whole)]):
@@ -193,10 +194,14 @@ def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None
 
 def _verdict(data: Mapping[str, Any]) -> str:
     if data["lossless"] == "match":
-        return f"lossless: all {data['prompts']} outputs equal those of autoregressive decoding, token for token"
+        equal = "the only output equals that" if data["prompts"] == 1 else f"all {data['prompts']} outputs equal those"
+        return f"lossless: {equal} of autoregressive decoding, token for token"
     if data["lossless"] == "mismatch":
         count = data.get("mismatches", "some")
-        return f"NOT identical: {count} of {data['prompts']} outputs differ; the report holds the first position and the target's top-2 logit gap there"
+        return (
+            f"NOT identical in {count} of {counted(data['prompts'], 'output')}; "
+            "the report holds the first position that differs and the target's top-2 logit gap there"
+        )
     return "lossless: not applicable (outputs are compared at temperature 0 only)"
 
 
@@ -206,7 +211,10 @@ def training(console: Console, data: Mapping[str, Any]) -> None:
         pairs(console, data["settings"])
         _line(console, f"not finished; the same train-draft with --resume -o {data['folder']} goes on")
         return
-    table = _titled(console, f"training: {data['steps']:,} steps on {data['texts']:,} texts, {data['seconds']:.0f} s")
+    table = _titled(
+        console,
+        f"training: {counted(data['steps'], 'step', form=',')} on {counted(data['texts'], 'text', form=',')}, {data['seconds']:.0f} s",
+    )
     for column in ("", "before", "after"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("loss (nats per token)", _number(data["loss"]["first"], 4), _number(data["loss"]["last"], 4))
@@ -249,7 +257,9 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
     console.print(drawn[()])
     _line(console, "each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""))
     if len(shown) < len(paths):
-        _line(console, f"{len(paths) - len(shown)} more nodes are not drawn; --max-nodes {data['size']} draws all")
+        _line(
+            console, f"{counted(len(paths) - len(shown), 'more node is', 'more nodes are')} not drawn; --max-nodes {data['size']} draws all"
+        )
 
 
 def library(console: Console, data: Mapping[str, Any]) -> None:
@@ -269,8 +279,8 @@ def library(console: Console, data: Mapping[str, Any]) -> None:
 
 def potential(console: Console, data: Mapping[str, Any]) -> None:
     """Draw the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
-    at = f"{data['positions']:,} positions of {data['prompts']} prompts, {data['method']}; distributions at temperature {data['distribution_temperature']:g}"
-    _line(console, at)
+    positions = f"{counted(data['positions'], 'position', form=',')} of {counted(data['prompts'], 'prompt')}"
+    _line(console, f"{positions}, {data['method']}; distributions at temperature {data['distribution_temperature']:g}")
     table = _titled(console, "KL(target || draft), nats per token, 95 % intervals over prompts")
     for column in ("draft", "KL", "above the best", "reverse KL", "total variation", "same top-1"):
         table.add_column(column, justify="left" if column == "draft" else "right")

@@ -20,6 +20,15 @@ def renamed(message: str, names: Mapping[str, str]) -> str:
     return message
 
 
+def counted(count: float, one: str, many: str = "", *, form: str = "") -> str:
+    """Return a count with words that agree with it; `many` is `one` with an s if it is left out. `form` is the count's own format.
+
+    >>> counted(1, "step"), counted(0, "step"), counted(2000, "step", form=","), counted(1, "weight is", "weights are")
+    ('1 step', '0 steps', '2,000 steps', '1 weight is')
+    """
+    return f"{count:{form}} {one if count == 1 else many or one + 's'}"
+
+
 class TreeoptError(Exception):
     """Base of every error that the user can act on."""
 

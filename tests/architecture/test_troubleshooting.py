@@ -1,7 +1,8 @@
 """docs/troubleshooting.md is held to the code: every error class has a section, and every message that is quoted is one that is said.
 
 A message is a code span of four words or more that is no command; `...` in it stands for what is put in, and for the name of a parameter with its
-value, which the command line shows as its option. What is quoted in a section of an error class must stand in a module that speaks of this class.
+value, which the command line shows as its option. Words that agree with a count stand in the plural. What is quoted in a section of an error class
+must stand in a module that speaks of this class.
 """
 
 import ast
@@ -42,11 +43,24 @@ def quoted(text: str) -> list[str]:
     return [span for span in spans if not COMMAND.match(span) and (len(span.split()) >= 4 or (span in cells and " " in span))]
 
 
+def put_in(part: ast.expr) -> str:
+    """`PUT_IN` for what is put into a string, with the words in the plural where it is `counted`."""
+    call = part.value if isinstance(part, ast.FormattedValue) else None
+    if not (isinstance(call, ast.Call) and ast.unparse(call.func) == "counted"):
+        return PUT_IN
+    words = [argument.value if isinstance(argument, ast.Constant) else None for argument in call.args[1:]]
+    if None in words:
+        return PUT_IN
+    return f"{PUT_IN} {words[1] if len(words) > 1 else f'{words[0]}s'}"
+
+
 def templates(source: str) -> Iterator[str]:
     """All string literals of a module; what is put in and the parameters that are named are `PUT_IN`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
-            yield PARAMETER.sub(PUT_IN, "".join(str(part.value) if isinstance(part, ast.Constant) else PUT_IN for part in node.values))
+            yield PARAMETER.sub(
+                PUT_IN, "".join(str(part.value) if isinstance(part, ast.Constant) else put_in(part) for part in node.values)
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield PARAMETER.sub(PUT_IN, node.value)
 
@@ -108,6 +122,11 @@ def test_every_quoted_message_is_said() -> None:
 def test_a_planted_stale_message_is_found(section: str, message: str) -> None:
     planted = f"# Troubleshooting\n\n## {section}\n\n| message | what to do |\n|---|---|\n| `{message}` | Wait. |\n"
     assert stale(planted) == [f"{section}: {message}"]
+
+
+def test_words_that_agree_with_a_count_are_read_in_the_plural() -> None:
+    source = "f\"no {counted(len(x), 'node')} of {y}, {counted(2, 'child is', 'children are')} here\""
+    assert next(templates(source)) == f"no {PUT_IN} nodes of {PUT_IN}, {PUT_IN} children are here"
 
 
 def test_commands_and_options_are_no_messages() -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
+
 Pair = tuple[Path, Path]
 
 
@@ -123,6 +126,20 @@ def test_the_baseline_needs_no_draft(run: Any, pair: Pair, rows: Path) -> None:
     assert "autoregressive" in run("inspect", "report.json").out
 
 
+def test_one_of_a_kind_stands_in_the_singular(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
+    GrowMap(SpeculationTree.chain(1)).write(tmp_path / "tree.pt")
+    one = ["--dataset", rows, "--num-prompts", 1, "--prompt-len", 8, "--gen-len", 2, "--breakdown"]
+    outcome = run("evaluate", *models(pair), *one, "--growmap", "tree.pt")
+    assert outcome.code == 0, outcome.err
+    assert "decoding 1 prompt, " in outcome.out
+    assert "breakdown of 1 step\n" in outcome.out
+    assert "lossless: the only output equals that of autoregressive decoding, token for token" in outcome.out
+    outcome = run("evaluate", *models(pair), "--dataset", rows, "--prompt-len", 8, "--gen-len", 1, "--end", 1, "--mode", "baseline")
+    assert "1 prompt of the 16 asked for: none left out of 1 row\n" in outcome.err
+    outcome = run("inspect", "tree.pt", "--max-nodes", 1)
+    assert "1 more node is not drawn" in outcome.out
+
+
 def test_a_promise_for_other_sampling_is_pointed_out(run: Any, pair: Pair, rows: Path, profiles: tuple[Path, Path]) -> None:
     run("generate", "--acceptance", profiles[0], "--size", 3, "--depth", 2)
     outcome = run("evaluate", *models(pair), *texts(rows), "--growmap", "tree.pt", "--gen-len", 4, "--temperature", 0.7, "--format", "json")
@@ -176,7 +193,7 @@ def test_bad_input_is_one_line_and_nothing_written(run: Any, pair: Pair, rows: P
     before = sorted(p.name for p in tmp_path.iterdir())
     profile = ["profile", "acceptance", *models(pair)]
     one_line(run(*profile, "--dataset", "imagenet"), "unknown data set 'imagenet'")
-    one_line(run(*profile, "--dataset", rows, "--prompt-len", 41), "the longest of 8 rows has 40 tokens")
+    one_line(run(*profile, "--dataset", rows, "--prompt-len", 41), "the longest row of 8 has 40 tokens")
     one_line(run(*profile, *texts(rows), "-o", "missing/acceptance.json"), "missing/acceptance.json")
     one_line(run(*profile, *texts(rows), "--max-branch", 1000), "--max-branch 61")
     one_line(run("profile", "acceptance", "--target", "./nowhere", "--draft", pair[1], *texts(rows)), "nowhere")

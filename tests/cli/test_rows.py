@@ -73,10 +73,10 @@ def test_evaluation_takes_the_rows_behind_the_profiled_ones(run: Any, pair: Pair
 def test_overlap_is_told_where_rows_were_chosen_or_none_lie_behind(run: Any, pair: Pair, grown: Path, rows: Path, tmp_path: Path) -> None:
     outcome = evaluate(run, pair, grown, rows, "--start", 0, "--num-prompts", 3)
     assert slice_of(outcome) == (0, 4, 3)
-    assert "2 of the 3 prompts are rows that the growmap was profiled on, which flatters it: pass --start 4" in outcome.err
+    assert "of 3 prompts, 2 are rows that the growmap was profiled on, which flatters it: pass --start 4" in outcome.err
     outcome = evaluate(run, pair, grown, rows, "--end", 4)
     assert slice_of(outcome) == (0, 4, 3)
-    assert "2 of the 3 prompts are rows" in outcome.err
+    assert "of 3 prompts, 2 are rows" in outcome.err
     assert "--end 4 leaves none behind row 3" in outcome.err
     outcome = evaluate(run, pair, grown, rows, "--start", 5)
     assert slice_of(outcome) == (5, 8, 3)
@@ -85,7 +85,7 @@ def test_overlap_is_told_where_rows_were_chosen_or_none_lie_behind(run: Any, pai
     short.write_text("".join(rows.read_text().splitlines(keepends=True)[:4]))
     outcome = evaluate(run, pair, grown, short)
     assert slice_of(outcome) == (0, 4, 3)
-    assert "2 of the 3 prompts are rows" in outcome.err
+    assert "of 3 prompts, 2 are rows" in outcome.err
     assert "no usable one lies behind row 3" in outcome.err
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows
-from treespec.errors import OptimizerError
+from treespec.errors import OptimizerError, counted
 from treespec.trees.tree import SpeculationTree
 
 _BLOCK = 1 << 15
@@ -42,7 +42,8 @@ def solve(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> "Dynami
     entries = sum(max_depth - top + 1 for top in range(len(rows))) * (rows.shape[1] + 1) * (max_size + 1)
     if entries > _MAX_ENTRIES:
         raise OptimizerError(
-            f"the dynamic programme for {max_size} sizes, {max_depth} depth bounds, {rows.shape[1]} ranks and {len(rows)} rows of probabilities needs "
+            f"the dynamic programme for {counted(max_size, 'size')}, {counted(max_depth, 'depth bound')}, "
+            f"{counted(rows.shape[1], 'rank')} and {counted(len(rows), 'row')} of probabilities needs "
             f"{entries * 2 >> 20} MiB, above the limit of {_MAX_ENTRIES * 2 >> 20} MiB; ask for smaller trees, less depth or fewer branches"
         )
     return DynamicProgramFrontier(rows, max_size, max_depth)

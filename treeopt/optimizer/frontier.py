@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from treespec.errors import OptimizerError
+from treespec.errors import OptimizerError, counted
 from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
@@ -49,7 +49,7 @@ class Frontier(ABC):
         if self.value(size, depth) == -np.inf:
             feasible = int(np.flatnonzero(self.values[depth] > -np.inf)[-1])
             raise OptimizerError(
-                f"no tree of {size} nodes fits depth {depth} here; the largest has {feasible}: ask for that, or allow more depth"
+                f"no tree of {counted(size, 'node')} fits depth {depth} here; the largest has {feasible}: ask for that, or allow more depth"
             )
         return self._tree(size, depth)
 
@@ -88,7 +88,7 @@ def check_rows(rows: Rows, max_size: int, max_depth: int, max_branch: int) -> Ro
         raise OptimizerError(f"max_size is {max_size}, but trees have at most {MAX_SIZE} nodes; ask for less")
     if (max_size + 1) * (max_depth + 1) > MAX_CELLS:
         raise OptimizerError(
-            f"a frontier of {max_size} sizes and {max_depth} depth bounds is above the limit of {MAX_CELLS} pairs; "
+            f"a frontier of {counted(max_size, 'size')} and {counted(max_depth, 'depth bound')} is above the limit of {MAX_CELLS} pairs; "
             f"ask for a depth of at most {MAX_CELLS // (max_size + 1) - 1}"
         )
     rows = np.ascontiguousarray(rows[: max(1, max_depth), :max_branch])
@@ -128,7 +128,7 @@ def expected_tokens(tree: SpeculationTree, rows: Rows) -> float:
     depths, ranks = rows.shape
     if tree.max_branch > ranks:
         raise OptimizerError(
-            f"the tree has nodes with {tree.max_branch} children, but acceptance is known for {ranks} ranks; profile more ranks"
+            f"the tree has nodes with {counted(tree.max_branch, 'child', 'children')}, but acceptance is known for {counted(ranks, 'rank')}; profile more ranks"
         )
     values = [1.0]
     for node in range(1, tree.size):

@@ -12,7 +12,7 @@ from treeopt.optimizer.objective import choose
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
-from treespec.errors import OptimizerError
+from treespec.errors import OptimizerError, counted
 from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
@@ -149,7 +149,7 @@ def _limits(
     known = (
         f"trees have at most {MAX_SIZE} nodes"
         if model is None
-        else f"the latency profile ends at {largest} nodes at context {model.context}"
+        else f"the latency profile ends at {counted(largest, 'node')} at context {model.context}"
     )
     for name, value in (("size", size), ("max_size", max_size)):
         if value is not None and value > largest:
@@ -166,7 +166,8 @@ def _limits(
     feasible = largest_size(edges, branches)
     if size is not None and size > feasible:
         raise OptimizerError(
-            f"size is {size}, but with depth at most {edges} and at most {branches} children per node ({rows.shape[1]} ranks are known) "
-            f"a tree has at most {feasible} nodes; ask for at most {feasible}, or allow more depth or branches"
+            f"size is {size}, but with depth at most {edges} and at most {counted(branches, 'child', 'children')} per node "
+            f"({counted(rows.shape[1], 'rank is', 'ranks are')} known) "
+            f"a tree has at most {counted(feasible, 'node')}; ask for at most {feasible}, or allow more depth or branches"
         )
     return min(nodes, feasible), edges, branches

@@ -12,7 +12,7 @@ import numpy as np
 from treeopt.optimizer.frontier import largest_size
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, solve
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treespec.errors import OptimizerError
+from treespec.errors import OptimizerError, counted
 from treespec.files.fields import MOST_SECONDS
 from treespec.files.reading import read_bytes
 from treespec.trees.limits import MAX_SIZE
@@ -39,7 +39,8 @@ class SequoiaConfig:
     def __post_init__(self) -> None:
         if len(self.valid_budget) != len(self.target_time) or not self.valid_budget:
             raise OptimizerError(
-                f"valid_budget has {len(self.valid_budget)} entries and target_time {len(self.target_time)}; give one time for each budget, at least one"
+                f"valid_budget has {counted(len(self.valid_budget), 'entry', 'entries')} and target_time {len(self.target_time)}; "
+                "give one time for each budget, at least one"
             )
         for name, least, values in (
             ("max_depth", 1, (self.max_depth,)),
@@ -106,8 +107,9 @@ def optimize_config(
     if not np.isfinite(scores[budget, depth]):
         feasible = largest_size(config.max_depth - 1, branches)
         raise OptimizerError(
-            f"no valid_budget of {', '.join(map(str, config.valid_budget))} fits {config.max_depth} levels with {branches} branches: "
-            f"such a tree has at most {feasible} nodes; add a budget of at most {feasible}"
+            f"no valid_budget of {', '.join(map(str, config.valid_budget))} fits {counted(config.max_depth, 'level')} with "
+            f"{counted(branches, 'branch', 'branches')}: "
+            f"such a tree has at most {counted(feasible, 'node')}; add a budget of at most {feasible}"
         )
     return OptimizationResult(
         tree=frontier.tree(int(budgets[budget]), int(depth)),

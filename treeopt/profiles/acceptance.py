@@ -8,7 +8,7 @@ from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
 from treespec.decoding.rules import RULES
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, counted
 from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
@@ -76,25 +76,27 @@ class AcceptanceProfile:
                 f"rank_probability and none_accepted add up to {total:.6g}, but exclude one another: at most 1; measure again"
             )
         if self.standard_error and len(self.standard_error) != ranks:
-            raise ProfileError(f"standard_error has {len(self.standard_error)} entries for {ranks} ranks; give one for each rank, or none")
+            raise ProfileError(
+                f"standard_error has {counted(len(self.standard_error), 'entry', 'entries')} for {counted(ranks, 'rank')}; give one for each rank, or none"
+            )
         for k, error in enumerate(self.standard_error):
             if not (math.isfinite(error) and error >= 0):
                 raise ProfileError(f"standard_error[{k}] is {error}, but it must be finite and 0 or more")
         for depth, row in enumerate(self.by_depth or ()):
             _check_row(f"by_depth[{depth}]", row)
             if len(row) != ranks:
-                raise ProfileError(f"by_depth[{depth}] has {len(row)} ranks, but rank_probability has {ranks}; pad with zeros")
+                raise ProfileError(f"by_depth[{depth}] has {counted(len(row), 'rank')}, but rank_probability has {ranks}; pad with zeros")
         if self.by_depth is not None and not self.by_depth:
             raise ProfileError("by_depth has no row; leave it out where depths were not told apart")
         if self.positions < 0 or self.prompts < 0 or any(n < 0 for n in self.prompt_positions):
             raise ProfileError(f"positions ({self.positions}), prompts ({self.prompts}) and prompt_positions are counts: 0 or more")
         if len(self.prompt_sums) != len(self.prompt_positions):
             raise ProfileError(
-                f"prompt_sums has {len(self.prompt_sums)} rows, prompt_positions {len(self.prompt_positions)}; give one of each per prompt"
+                f"prompt_sums has {counted(len(self.prompt_sums), 'row')}, prompt_positions {len(self.prompt_positions)}; give one of each per prompt"
             )
         for i, sums in enumerate(self.prompt_sums):
             if len(sums) != ranks or not all(map(math.isfinite, sums)):
-                raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of the {ranks} ranks")
+                raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of {counted(ranks, 'rank')}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the profile's file, without keys that hold nothing."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.profiles.ratio import ratio
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, counted
 from treespec.files.fields import Fields, count, counts, listed, mapping, number, numbers, text
 from treespec.files.reading import read_json
 from treespec.files.writing import write_json
@@ -87,7 +87,7 @@ class PotentialReport:
                     or not all(abs(total) <= (most + _SLACK) * count for total, count in zip(sums, self.positions, strict=True))
                 ):
                     raise ProfileError(
-                        f"draft {draft.draft}: {name} must have one sum for each of the {len(self.positions)} prompts, "
+                        f"draft {draft.draft}: {name} must have one sum for each of {counted(len(self.positions), 'prompt')}, "
                         f"at most {most:g} per position; measure again"
                     )
 

@@ -19,7 +19,7 @@ from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, counted
 from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
@@ -66,7 +66,7 @@ def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceS
     vocabulary = pair.vocabulary_size
     if settings.max_branch > vocabulary and not settings.drafting.kind.replacement:
         raise ProfileError(
-            f"`max_branch` is {settings.max_branch}, but the vocabulary has {vocabulary} tokens; pass `max_branch` {vocabulary} or less"
+            f"`max_branch` is {settings.max_branch}, but the vocabulary has {counted(vocabulary, 'token')}; pass `max_branch` {vocabulary} or less"
         )
     require_text(prompts, settings.method)
     require_positions(pair.models, prompts, settings.gen_len)

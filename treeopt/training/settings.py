@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treespec.data.slices import DatasetSlice
-from treespec.errors import SettingsError
+from treespec.errors import SettingsError, counted
 
 if TYPE_CHECKING:
     from treeopt.training.losses import Loss
@@ -147,7 +147,9 @@ class TrainSettings:
         _require_least(1, eval_steps=self.eval_steps, save_steps=self.save_steps, save_limit=self.save_limit, text_batch=self.text_batch)
         _require_least(0, eval_prompts=self.eval_prompts, warmup=self.warmup, text_temperature=self.text_temperature)
         if self.steps is not None and self.epochs is not None:
-            raise SettingsError(f"training ends after {self.steps} steps or {self.epochs:g} epochs; pass one of `steps` and `epochs`")
+            raise SettingsError(
+                f"training ends after {counted(self.steps, 'step')} or {counted(self.epochs, 'epoch', form='g')}; pass one of `steps` and `epochs`"
+            )
         if (self.steps is not None and self.steps < 1) or (self.epochs is not None and self.epochs <= 0):
             raise SettingsError("there is nothing to train: `steps` must be 1 or more, `epochs` more than 0")
         if self.seq_len < 2 or self.gen_len < 2:
@@ -156,7 +158,7 @@ class TrainSettings:
             if value <= 0:
                 raise SettingsError(f"`{name}` is {value}, but it must be more than 0")
         if self.epochs is None and self.warmup_steps(self.most_steps) >= self.most_steps:
-            raise SettingsError(f"`warmup` {self.warmup:g} takes all of the {self.most_steps} steps; lower it, or raise `steps`")
+            raise SettingsError(f"`warmup` {self.warmup:g} takes all of the {counted(self.most_steps, 'step')}; lower it, or raise `steps`")
         if not 0 <= self.seed <= MAX_SEED:
             raise SettingsError(f"`seed` is {self.seed}, but it must be 0 to {MAX_SEED}")
         if self.dtype not in _DTYPES:

@@ -18,7 +18,7 @@ from treespec.data.slices import DatasetSlice
 from treespec.data.sources import open_rows, rows_of_file
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import DatasetError, TrainingError, renamed
+from treespec.errors import DatasetError, TrainingError, counted, renamed
 from treespec.files.journal import Journal, discard
 from treespec.files.writing import write_bytes
 from treespec.models.tree_model import TreeModel
@@ -109,12 +109,13 @@ def split_rows(
             break
     if len(prompts) < held_out:
         raise TrainingError(
-            f"{held_out} rows of {name} are to be held out to measure acceptance, but {len(prompts)} have {prompt_len} tokens or more; "
+            f"`eval_prompts` holds out {counted(held_out, 'row')} of {name} to measure acceptance, but "
+            f"{counted(len(prompts), 'has', 'have')} {counted(prompt_len, 'token')} or more; "
             f"lower `eval_prompts` or `prompt_len`, or name longer rows with `eval_dataset`{_besides(bad)}"
         )
     if prompts and not training:
         raise TrainingError(
-            f"all {held_out} rows of {name} are held out to measure acceptance, and none is left to train on; "
+            f"`eval_prompts` holds out {counted(held_out, 'row')} of {name} to measure acceptance, and none is left to train on; "
             f"give more rows, lower `eval_prompts`, or name others with `eval_dataset`{_besides(bad)}"
         )
     return Split(tuple(training), _stacked(prompts, prompt_len), name, rows.start, position, tuple(bad))
@@ -137,7 +138,7 @@ def held_out_prompts(
     bad = [replace(row, reason=renamed(row.reason, _HELD_OUT)) for row in bad]
     if not prompts:
         raise TrainingError(
-            f"no row of {name} has {prompt_len} tokens or more; lower `prompt_len`, or name longer rows with `eval_dataset`{_besides(bad)}"
+            f"no row of {name} has {counted(prompt_len, 'token')} or more; lower `prompt_len`, or name longer rows with `eval_dataset`{_besides(bad)}"
         )
     return _stacked(prompts, prompt_len), tuple(bad)
 
@@ -165,7 +166,7 @@ def _token_rows(
 
 def _besides(bad: Sequence[BadRow]) -> str:
     """Return the words which say that rows were skipped, for a message that too few are left."""
-    return f" ({len(bad)} bad rows were skipped, the first because of this: {bad[0].reason})" if bad else ""
+    return f" ({counted(len(bad), 'bad row was', 'bad rows were')} skipped, the first because of this: {bad[0].reason})" if bad else ""
 
 
 def _tensor(ids: Sequence[int]) -> Tensor:
@@ -275,7 +276,7 @@ def _read(path: Path, prompts: Tensor, length: int) -> Texts:
         counts[read - 1, prompt_len : len(ids)] = True
     if read != len(prompts):
         raise TrainingError(
-            f"{path} does not hold {len(prompts)} continued texts of {prompt_len + 1} to {length} tokens; delete it, and it is made again"
+            f"{path} does not hold {counted(len(prompts), 'continued text')} of {prompt_len + 1} to {length} tokens; delete it, and it is made again"
         )
     return Texts(tokens, counts)
 

@@ -19,7 +19,7 @@ from treeopt.training.sources import Draft, Target, contents, open_draft
 from treeopt.training.texts import Continuing, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.data.prompts import unreadable
-from treespec.errors import CapacityError, ModelError, TrainingError
+from treespec.errors import CapacityError, ModelError, TrainingError, counted
 from treespec.files.provenance import Provenance, public_name
 from treespec.files.writing import write_json
 from treespec.models.loading import load_model
@@ -199,7 +199,9 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
     for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
         for names, tokens in needs:
             if most is not None and tokens > most:
-                raise CapacityError(f"texts of {tokens} tokens are longer than the {most} positions of the {role}; lower {names}")
+                raise CapacityError(
+                    f"texts of {counted(tokens, 'token')} are longer than the {counted(most, 'position')} of the {role}; lower {names}"
+                )
 
 
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
@@ -226,10 +228,11 @@ def _note_rows(split: Split, sources: TrainSources, settings: TrainSettings, not
     for row in split.bad[:_BAD_ROWS_SHOWN]:
         notice(f"skipped: {row.reason}")
     if len(split.bad) > _BAD_ROWS_SHOWN:
-        notice(f"skipped: {len(split.bad) - _BAD_ROWS_SHOWN} more bad rows")
+        notice(f"skipped: {counted(len(split.bad) - _BAD_ROWS_SHOWN, 'more bad row')}")
     if len(split.held_out) < settings.eval_prompts:
         notice(
-            f"acceptance is measured on {len(split.held_out)} rows, not {settings.eval_prompts}: {sources.eval_dataset} has no more that are long enough"
+            f"acceptance is measured on {counted(len(split.held_out), 'row')}, not {settings.eval_prompts}: "
+            f"{sources.eval_dataset} has no more that are long enough"
         )
 
 
@@ -254,15 +257,18 @@ def _material(split: Split, settings: TrainSettings, target: Target, step: int) 
     """Return windows of the rows' own text, or the prompts that the target continues. Raises TrainingError if they do not fill a `step`."""
     if settings.text == "own":
         texts, prompts = own_windows(split.training, settings.seq_len, target.end_of_text), None
-        found, what = len(texts), f"{settings.seq_len} tokens (`seq_len`), {sum(map(len, split.training)):,} tokens in all"
+        found, what = (
+            len(texts),
+            f"{settings.seq_len} tokens (`seq_len`), {counted(sum(map(len, split.training)), 'token', form=',')} in all",
+        )
     else:
         rows = [row[: settings.prompt_len] for row in split.training if len(row) >= settings.prompt_len]
         texts = own_windows((), settings.seq_len, None)
         prompts = torch.stack(rows) if rows else None
-        found, what = len(rows), f"{settings.prompt_len} tokens to continue (`prompt_len`)"
+        found, what = len(rows), f"{counted(settings.prompt_len, 'token')} to continue (`prompt_len`)"
     if found < step:
         raise TrainingError(
-            f"{len(split.training)} rows of {split.dataset} give {found} texts of {what}, but a step needs {step}; "
+            f"{split.dataset} has {counted(len(split.training), 'row')} for {counted(found, 'text')} of {what}, but a step needs {step}; "
             "give more or longer rows, or lower these lengths, `batch_size` or `gradient_accumulation`"
         )
     return texts, prompts

@@ -20,7 +20,7 @@ from treeopt.profiles.ratio import ratio
 from treeopt.training.folder import newest_checkpoint, saving
 from treeopt.training.losses import IGNORED, Loss, summed_loss
 from treeopt.training.texts import Texts
-from treespec.errors import OutputError, TrainingError
+from treespec.errors import OutputError, TrainingError, counted
 
 Progress = Callable[[str, int, int], None]
 Notice = Callable[[str], None]
@@ -182,7 +182,7 @@ class Watch(TrainerCallback):
         warmup: int = args.get_warmup_steps(state.max_steps)
         if warmup >= state.max_steps:
             self.notice(
-                f"`warmup` is {warmup} of {state.max_steps} steps: the learning rate is never reached; lower it, or train for longer"
+                f"`warmup` is {warmup} of {counted(state.max_steps, 'step')}: the learning rate is never reached; lower it, or train for longer"
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treespec.data.chat import templated
-from treespec.errors import DatasetError, ModelError, reason_of
+from treespec.errors import DatasetError, ModelError, counted, reason_of
 from treespec.files.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class PictureReader:
             )
         count = text.count(mark)
         if count > 1:
-            raise DatasetError(f"{name}: the prompt has {count} times {mark}, but a row has one picture; write it once")
+            raise DatasetError(f"{name}: the prompt has {counted(count, 'time')} {mark}, but a row has one picture; write it once")
         if chat:
             parts = [{"type": "image"}, {"type": "text", "text": text.replace(mark, "").strip()}]
             whole = str(templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False))

@@ -9,7 +9,7 @@ from treespec.data.pictures import PROMPT, QUESTION, Picture, PictureReader, fin
 from treespec.data.rows import BadRow, Message, Row
 from treespec.data.slices import DatasetSlice
 from treespec.data.sources import DATASET_NAMES, open_rows
-from treespec.errors import DatasetError, NoPromptError, SettingsError
+from treespec.errors import DatasetError, NoPromptError, SettingsError, counted
 from treespec.files.fingerprint import fingerprint
 
 
@@ -203,7 +203,7 @@ def unreadable(ids: Sequence[int], vocabulary_size: int | None, *, whole: bool =
     if vocabulary_size is None or wrong < vocabulary_size:
         return None
     return (
-        f"token {wrong}, but the model has {vocabulary_size} embedding rows, for ids 0 to {vocabulary_size - 1} only; "
+        f"token {wrong}, but the model has {counted(vocabulary_size, 'embedding row')}, for ids 0 to {vocabulary_size - 1} only; "
         "give it rows for added tokens (resize_token_embeddings), or use rows and tokenizer files that belong to it"
     )
 
@@ -217,23 +217,23 @@ def no_row_at(start: int, name: str, rows: int) -> NoPromptError:
     """Return the error for a slice that starts after the last row."""
     if not rows:
         return NoPromptError(f"data set {name} has no rows; name one that has some")
-    count = f"{rows} row{'s' if rows > 1 else ''}"
+    count = counted(rows, "row")
     return NoPromptError(f"data set {name} has no row at `start` {start}: it has {count}, counted from 0; pass `start` {rows - 1} or less")
 
 
 def _no_prompt(name: str, prompt_len: int, others: Sequence[int], bad: Sequence[BadRow], whole: bool) -> str:
     """Return the reason why none of a slice's rows makes a prompt."""
     if not others:
-        return f"each of the {len(bad)} rows of {name} that were read is bad, the first because of this: {bad[0].reason}"
+        return f"{name}: {counted(len(bad), 'row was', 'rows were')} read, and none is good, the first because of this: {bad[0].reason}"
     if whole:
         return (
-            f"no whole prompt of {name} is short enough: `prompt_len` is {prompt_len}, but the shortest of {len(others)} has {min(others)} "
-            f"tokens; pass `prompt_len` {min(others)} or more, or shorter ones"
+            f"no whole prompt of {name} is short enough: `prompt_len` is {prompt_len}, but the shortest of {len(others)} has "
+            f"{counted(min(others), 'token')}; pass `prompt_len` {min(others)} or more, or shorter ones"
         )
     longest = max(others)
     shorter = {0: "", 1: "`prompt_len` 1, or "}.get(longest, f"`prompt_len` {longest} or less, or ")
     return (
-        f"no row of {name} is long enough: `prompt_len` is {prompt_len}, but the longest of {len(others)} rows has {longest} tokens; "
+        f"no row of {name} is long enough: `prompt_len` is {prompt_len}, but the longest row of {len(others)} has {counted(longest, 'token')}; "
         f"pass {shorter}longer rows"
     )
 

@@ -14,7 +14,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, finite, require_finite
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import Timer
-from treespec.errors import CapacityError
+from treespec.errors import CapacityError, counted
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Request:
             raise CapacityError("the prompt is empty, but decoding needs at least 1 token; give a longer prompt")
         require_whole(1, gen_len=self.gen_len)
         if self.capacity is not None and self.capacity < len(self.prompt):
-            raise CapacityError(f"the prompt has {len(self.prompt)} tokens, but there are {self.capacity} cache slots; raise `max_length`")
+            raise CapacityError(
+                f"the prompt has {counted(len(self.prompt), 'token')}, but the cache has {counted(self.capacity, 'slot')}; raise `max_length`"
+            )
 
     def slots(self, tree_size: int) -> int:
         """Return the number of cache slots to allocate for trees of this size."""

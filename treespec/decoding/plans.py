@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from treespec.checks import require_whole
-from treespec.errors import ModelError, SettingsError
+from treespec.errors import ModelError, SettingsError, counted
 from treespec.trees.limits import MAX_SIZE
 
 Given = TypeVar("Given")
@@ -56,17 +56,19 @@ class DynamicBudget:
         if self.size < self.depth + 1:
             shallower = f", or `depth` {self.size - 1} or less" if self.size > 1 else ""
             raise SettingsError(
-                f"`size` {self.size} is too small for depth {self.depth}: such a tree has at least {self.depth + 1} nodes, the root "
+                f"`size` {self.size} is too small for depth {self.depth}: such a tree has at least {counted(self.depth + 1, 'node')}, the root "
                 f"included; pass `size` {self.depth + 1} or more{shallower}"
             )
         if self.size > self.candidates:
             raise SettingsError(
-                f"`size` {self.size} cannot be filled: {self.depth} levels of width {self.width} have {self.candidates} nodes, the root "
+                f"`size` {self.size} cannot be filled: {counted(self.depth, 'level')} of width {self.width} can have "
+                f"{counted(self.candidates, 'node')}, the root "
                 f"included; pass `size` {self.candidates} or less, or `width` {-(-(self.size - 1) // self.depth)} or more"
             )
         if self.candidates > MAX_SIZE:
             raise SettingsError(
-                f"{self.depth} levels of width {self.width} have {self.candidates} nodes, the root included, which is above the limit of "
+                f"{counted(self.depth, 'level')} of width {self.width} can have {counted(self.candidates, 'node')}, "
+                f"the root included, which is above the limit of "
                 f"{MAX_SIZE}; pass a smaller `size`, `depth` or `width`"
             )
 
@@ -82,7 +84,7 @@ class DynamicBudget:
             most = 1 + self.depth * vocabulary
             smaller = f" and `size` {most} or less" if self.size > most else ""
             raise ModelError(
-                f"`width` is {self.width}, but the vocabulary has {vocabulary} tokens; pass `width` {vocabulary} or less{smaller}"
+                f"`width` is {self.width}, but the vocabulary has {counted(vocabulary, 'token')}; pass `width` {vocabulary} or less{smaller}"
             )
 
     @property

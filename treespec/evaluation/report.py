@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, counted
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
 from treespec.files.fields import (
     Fields,
@@ -290,7 +290,7 @@ def read_report(path: Path) -> EvaluationReport:
 def _with_outputs(results: tuple[PromptResult, ...], value: Any) -> tuple[PromptResult, ...]:
     """Return the results with their generated ids. Files hold these once, under `outputs`; older ones also have them in the results."""
     if len(listed(value)) != len(results):
-        raise ValueError(f"it has {len(value)} outputs for {len(results)} results")
+        raise ValueError(f"it has {counted(len(value), 'output')} for {counted(len(results), 'result')}")
     return tuple(replace(result, output=counts(ids)) for result, ids in zip(results, value, strict=True))
 
 

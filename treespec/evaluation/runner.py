@@ -14,7 +14,7 @@ from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, d
 from treespec.decoding.plans import Plan
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import Timer, now, timer_for
-from treespec.errors import CapacityError, ModelError
+from treespec.errors import CapacityError, ModelError, counted
 from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.fingerprint import fingerprint
@@ -82,12 +82,12 @@ def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[in
     if settings.max_length is not None and needed > settings.max_length:
         if plan is None:
             raise CapacityError(
-                f"`max_length` {settings.max_length} is too short for {prompt_len} prompt and {settings.gen_len} generated tokens; "
+                f"`max_length` {settings.max_length} is too short for {prompt_len} prompt and {counted(settings.gen_len, 'generated token')}; "
                 f"pass `max_length` {needed} or more"
             )
         raise CapacityError(
-            f"the tree has {size} nodes (depth {depth}), but `max_length` {settings.max_length} leaves room for "
-            f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {settings.gen_len} generated tokens; "
+            f"the tree has {counted(size, 'node')} (depth {depth}), but `max_length` {settings.max_length} leaves room for "
+            f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {counted(settings.gen_len, 'generated token')}; "
             f"pass `max_length` {needed} or more, or a smaller tree"
         )
     for role, model in (pair if plan else pair.alone()).models.items():
@@ -96,7 +96,7 @@ def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[in
         needed = model.positions_of(prompt) + settings.gen_len
         if model.max_positions is not None and needed > model.max_positions:
             raise CapacityError(
-                f"{needed - settings.gen_len} prompt and {settings.gen_len} generated tokens need {needed} positions, "
+                f"{needed - settings.gen_len} prompt and {counted(settings.gen_len, 'generated token')} need {counted(needed, 'position')}, "
                 f"but the {role} model has {model.max_positions}; lower `prompt_len` or `gen_len`"
             )
 

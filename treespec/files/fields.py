@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn, TypeVar
 
-from treespec.errors import ProfileError, TreeoptError
+from treespec.errors import ProfileError, TreeoptError, counted
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
@@ -116,7 +116,7 @@ def listed(value: Any) -> list[Any]:
 def list_of_length(length: int, value: Any) -> list[Any]:
     """Return a list of exactly `length` items."""
     if len(listed(value)) != length:
-        raise ValueError(f"{value!r:.40} has {len(value)} items, not {length}")
+        raise ValueError(f"{value!r:.40} has {counted(len(value), 'item')}, not {length}")
     return listed(value)
 
 

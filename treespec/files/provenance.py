@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from treespec.errors import counted
 from treespec.files.fields import checked_object, count, flag, number, text, texts
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
@@ -125,7 +126,7 @@ def cpu_name() -> str:
 
 def processor() -> str | None:
     """Return the processor's name and, on Linux, the number of cores that this process may use."""
-    cores = f", {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    cores = f", {counted(len(os.sched_getaffinity(0)), 'core')}" if hasattr(os, "sched_getaffinity") else ""
     return cpu_name() + cores or None
 
 

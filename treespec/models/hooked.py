@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
+from treespec.errors import counted
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
 from treespec.kernels.pointwise import move_rows
@@ -75,7 +76,7 @@ class HookedDecoder:
         self.forward(token, place, None if self.windowed is None else place.visible, cache, None)
         if self.running.calls == len(cache.layers):
             return ""
-        return f"tree attention can stand in for {self.running.calls} of its {len(cache.layers)} attention layers only"
+        return f"tree attention can stand in for {self.running.calls} of its {counted(len(cache.layers), 'attention layer')} only"
 
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from treespec.data.pictures import PictureShape
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.models import families
 from treespec.models.loading import require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
@@ -70,6 +70,7 @@ def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, 
             f"the picture token is {shape.token_id} for target {target}, but {draft_shape.token_id} for draft {draft}; use a draft of the target's own tokens"
         )
     raise ModelError(
-        f"a picture is {shape.rows} rows of {shape.pixels} pixels squared for target {target}, but {draft_shape.rows} rows of {draft_shape.pixels} "
+        f"a picture is {counted(shape.rows, 'row')} of {counted(shape.pixels, 'pixel')} squared for target {target}, but "
+        f"{counted(draft_shape.rows, 'row')} of {draft_shape.pixels} "
         f"for draft {draft}; use a draft with the target's image_size, patch_size and vision_feature_select_strategy"
     )

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.loaded import LoadedModel
@@ -117,13 +117,15 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     if others:
         weight, found, asked = others[0]
         raise ModelError(
-            f"{name}: {weight} has the shape {list(found)}, but config.json asks for {list(asked)} ({len(others)} weights differ); "
+            f"{name}: {weight} has the shape {list(found)}, but config.json asks for {list(asked)} "
+            f"({counted(len(others), 'weight differs', 'weights differ')}); "
             "correct config.json, or save or download the model again"
         )
     missing = sorted(report.get("missing_keys") or ())
     if missing:
         raise ModelError(
-            f"{name}: {len(missing)} weights are missing from its files ({', '.join(missing[:3])} ...); save or download the model again"
+            f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])} ...); "
+            "save or download the model again"
         )
     try:
         model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()

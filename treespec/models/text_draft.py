@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from treespec.errors import CapacityError
+from treespec.errors import CapacityError, counted
 from treespec.models.loaded import LoadedModel
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
@@ -57,7 +57,7 @@ class TextDraft(TreeModel):
         words = tokens[tokens != self.picture]
         if words.shape[0] < 2:
             raise CapacityError(
-                f"the prompt has {words.shape[0]} tokens besides its picture, but the text-only draft {self.name} needs 2; add text"
+                f"the prompt has {counted(words.shape[0], 'token')} besides its picture, but the text-only draft {self.name} needs 2; add text"
             )
         self._skip(tokens.shape[0] - words.shape[0])
         return self._widened(super().prefill(self._readable(words), None, chunk))

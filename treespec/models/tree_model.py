@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from treespec.errors import CapacityError, ModelError
+from treespec.errors import CapacityError, ModelError, counted
 from treespec.kernels.device import on
 from treespec.models import families
 from treespec.models.calling import cache_name, keeps_logits
@@ -126,7 +126,7 @@ class TreeModel:
         Raises CapacityError if memory is too small, and ModelError if the module's weights were replaced (see the class).
         """
         if capacity < 1:
-            raise CapacityError(f"{capacity} cache slots were asked for, but a model needs at least 1")
+            raise CapacityError(f"{counted(capacity, 'cache slot was', 'cache slots were')} asked for, but a model needs at least 1")
         self.decoder.require_weights(self.name)
         if capacity <= self.capacity:
             return
@@ -137,7 +137,7 @@ class TreeModel:
             self._cache = TreeCache(self._shapes, capacity)
         except torch.OutOfMemoryError as error:
             raise CapacityError(
-                f"{self.name}: no memory on {self.device} for a cache of {capacity} slots; use a shorter `max_length` or a smaller `dtype`"
+                f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length` or a smaller `dtype`"
             ) from error
         self.generation += 1
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
@@ -172,7 +172,7 @@ class TreeModel:
             raise CapacityError("the prompt is empty, but a model needs at least 1 token to start from")
         if self.max_positions is not None and length > self.max_positions:
             raise CapacityError(
-                f"the prompt has {length} tokens, but {self.name} knows {self.max_positions} positions; use a shorter `prompt_len`"
+                f"the prompt has {counted(length, 'token')}, but {self.name} knows {counted(self.max_positions, 'position')}; use a shorter `prompt_len`"
             )
         self._require(length)
         table = None if pixels is None else self.embed(tokens[None], pixels)[0]
@@ -199,7 +199,8 @@ class TreeModel:
         here &= here.cumsum(1) <= wanted
         if not bool((here.sum(1) == wanted).all()):
             raise ModelError(
-                f"{int(here.sum())} picture tokens stand for {pixels.shape[0]} pictures of {shape.rows} rows each ({self.name})"
+                f"{counted(int(here.sum()), 'picture token stands', 'picture tokens stand')} for "
+                f"{counted(pixels.shape[0], 'picture')} of {counted(shape.rows, 'row')} each ({self.name})"
             )
         table: Tensor = self.module.get_input_embeddings()(tokens)
         table[here] = self.vision.rows(pixels).flatten(0, 1).to(table.dtype)
@@ -220,7 +221,7 @@ class TreeModel:
         """Read texts int64 [batch, length] causally without the cache and return logits [batch, length - keep_from, vocabulary]."""
         length = ids.shape[1]
         if not 0 <= keep_from < length:
-            raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {length} tokens")
+            raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {counted(length, 'token')}")
         kwargs: dict[str, Any] = {"logits_to_keep": length - keep_from} if self._keeps else {}
         kwargs |= {"input_ids": ids} if pixels is None else {"inputs_embeds": self.embed(ids, pixels)}
         logits: Tensor = self.module(use_cache=False, **kwargs).logits
@@ -228,7 +229,9 @@ class TreeModel:
 
     def _require(self, rows: int) -> TreeCache:
         if self._cache is None or rows > self._cache.capacity:
-            raise CapacityError(f"{self.name}: the pass needs {rows} cache slots, but {self.capacity} are allocated; allocate more first")
+            raise CapacityError(
+                f"{self.name}: the pass needs {counted(rows, 'cache slot')}, but the cache has {self.capacity}; allocate more first"
+            )
         return self._cache
 
     def _near(self, place: Placement) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 
 
 def require_same_vocabulary(
@@ -20,11 +20,12 @@ def require_same_vocabulary(
     if all(token in added for token, _ in odd):
         names = ", ".join(repr(token) for token, _ in odd[:4])
         raise ModelError(
-            f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) share a vocabulary but for added tokens: {names}; "
+            f"target {target} ({counted(len(ours), 'token')}) and draft {draft} ({counted(len(theirs), 'token')}) share a "
+            f"vocabulary but for added tokens: {names}; "
             "copy the target's tokenizer files into the draft's folder, with resize_token_embeddings where it has fewer rows"
         )
     raise ModelError(
-        f"target {target} ({len(ours)} tokens) and draft {draft} ({len(theirs)} tokens) have different vocabularies, first at id {index} "
+        f"target {target} ({counted(len(ours), 'token')}) and draft {draft} ({counted(len(theirs), 'token')}) have different vocabularies, first at id {index} "
         f"({token!r}): a draft must share the target's tokenizer; use another draft or train one for this target"
     )
 
@@ -53,13 +54,13 @@ def shared_rows(
         return target_rows
     if tokenizer is None or draft_tokenizer is None:
         raise ModelError(
-            f"target {target} has {target_rows} logits and draft {draft} has {draft_rows}, and without both tokenizers their vocabularies "
+            f"target {target} has {counted(target_rows, 'logit')} and draft {draft} has {draft_rows}, and without both tokenizers their vocabularies "
             "cannot be compared; use models of one vocabulary, or put the tokenizer files into both folders"
         )
     ids = max(tokenizer.get_vocab().values()) + 1
     if ids > min(target_rows, draft_rows):
         raise ModelError(
-            f"the tokenizer has ids up to {ids - 1}, but target {target} has {target_rows} logits and draft {draft} has {draft_rows}; "
+            f"the tokenizer has ids up to {ids - 1}, but target {target} has {counted(target_rows, 'logit')} and draft {draft} has {draft_rows}; "
             "use a draft with the target's whole vocabulary"
         )
     return ids

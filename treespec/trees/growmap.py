@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treespec.errors import GrowMapError, TreeError
+from treespec.errors import GrowMapError, TreeError, counted
 from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
@@ -161,7 +161,7 @@ def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
     refuse_size(size, str(path))
     successors = _lists(path, "Successors", content["Successors"])
     if len(successors) != size:
-        raise GrowMapError(f"{path}: size is {size}, but Successors has {len(successors)} nodes")
+        raise GrowMapError(f"{path}: size is {size}, but Successors has {counted(len(successors), 'node')}")
     parents = [-1]
     for node, children in enumerate(successors):
         for child in children:
@@ -176,7 +176,7 @@ def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
                 )
             parents.append(node)
     if len(parents) != size:
-        raise GrowMapError(f"{path}: size is {size}, but only {len(parents)} nodes can be reached from the root")
+        raise GrowMapError(f"{path}: size is {size}, but only {counted(len(parents), 'node')} can be reached from the root")
     try:
         tree = SpeculationTree(tuple(parents))
     except TreeError as e:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from treespec.errors import ModelError, TreeError
+from treespec.errors import ModelError, TreeError, counted
 from treespec.trees.limits import MAX_SIZE
 
 
@@ -104,7 +104,7 @@ class SpeculationTree:
                 )
             if len(counts) != len(level) or any(c < 0 for c in counts):
                 raise TreeError(
-                    f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {len(level)} nodes; give one count >= 0 for each"
+                    f"branches[{depth}] is {list(counts)[:8]}, but level {depth} has {counted(len(level), 'node')}; give one count >= 0 for each"
                 )
             first = len(parents)
             if first + sum(counts) > MAX_SIZE:
@@ -213,7 +213,8 @@ class SpeculationTree:
         """Raise ModelError if a vocabulary has too few tokens for the children of a node to be distinct."""
         if self.max_branch > vocabulary:
             raise ModelError(
-                f"the tree has a node with {self.max_branch} children, but the vocabulary has {vocabulary} tokens; use a narrower tree"
+                f"the tree has a node with {counted(self.max_branch, 'child', 'children')}, but the vocabulary has "
+                f"{counted(vocabulary, 'token')}; use a narrower tree"
             )
 
     def describe(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_frontier_lists_every_size_and_depth_bound(acceptance: Callable, all_tre
 def test_a_size_alone_gets_the_default_depth(acceptance: Callable) -> None:
     assert optimize(acceptance((1.0,)), size=33).tree == SpeculationTree.chain(32)
     assert optimize(acceptance((1.0,)), size=1).tree == SpeculationTree((-1,))
-    with pytest.raises(OptimizerError, match=r"depth at most 32 and at most 1 children.*ask for at most 33"):
+    with pytest.raises(OptimizerError, match=r"depth at most 32 and at most 1 child per node .1 rank is known.*ask for at most 33"):
         optimize(acceptance((1.0,)), size=34)
     assert optimize(acceptance((1.0,)), size=50, depth=49).tree == SpeculationTree.chain(49)
 

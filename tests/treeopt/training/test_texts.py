@@ -104,9 +104,9 @@ def test_too_few_rows_besides_bad_ones_say_what_is_wrong_with_the_first(tmp_path
         DatasetSlice(path, skip_bad_rows=True),
         r'.*`eval_dataset` \(2 bad rows were skipped, the first because of this: r.jsonl, line 1: "text" is a number',
     )
-    with pytest.raises(TrainingError, match=f"2 rows of r.jsonl are to be held out .*, but 1 have 2 tokens or more{bad}"):
+    with pytest.raises(TrainingError, match=f"holds out 2 rows of r.jsonl .*, but 1 has 2 tokens or more{bad}"):
         split_rows(rows, None, 50, num_rows=9, held_out=2, prompt_len=2)
-    with pytest.raises(TrainingError, match=f"all 1 rows of r.jsonl are held out .* none is left to train on{bad}"):
+    with pytest.raises(TrainingError, match=f"holds out 1 row of r.jsonl .* none is left to train on{bad}"):
         split_rows(rows, None, 50, num_rows=9, held_out=1, prompt_len=2)
     with pytest.raises(TrainingError, match=f"no row of r.jsonl has 3 tokens or more{bad}"):
         held_out_prompts(rows, None, 50, count=9, prompt_len=3)
@@ -133,9 +133,7 @@ def test_slices_without_a_row_to_train_on_say_what_there_is(tmp_path: Path) -> N
         split_rows(DatasetSlice(path, start=5), None, 50, num_rows=9, held_out=1, prompt_len=2)
     with pytest.raises(NoPromptError, match="data set empty.jsonl has no rows; name one that has some"):
         held_out_prompts(DatasetSlice(empty), None, 50, count=9, prompt_len=2)
-    with pytest.raises(
-        TrainingError, match="all 3 rows of r.jsonl are held out .*; give more rows, lower `eval_prompts`, or .*`eval_dataset`"
-    ):
+    with pytest.raises(TrainingError, match="holds out 3 rows of r.jsonl .*; give more rows, lower `eval_prompts`, or .*`eval_dataset`"):
         split_rows(DatasetSlice(path), None, 50, num_rows=9, held_out=3, prompt_len=2)
 
 

@@ -238,9 +238,13 @@ def test_the_given_configurations_have_the_sizes_of_their_names(sources: TrainSo
     [
         ({"seq_len": 300}, CapacityError, "texts of 300 tokens are longer than the 256 positions of the draft; lower `seq_len`$"),
         ({"prompt_len": 10, "gen_len": 250}, CapacityError, "texts of 260 tokens are longer .*; lower `prompt_len` or `gen_len`$"),
-        ({"text": "own", "seq_len": 240, "batch_size": 17}, TrainingError, "128 rows of rows.jsonl give 16 texts of 240 tokens"),
-        ({"batch_size": 129}, TrainingError, "give 128 texts of 8 tokens to continue .`prompt_len`., but a step needs 129"),
-        ({"eval_prompts": 150}, TrainingError, "150 rows of rows.jsonl are to be held out to measure acceptance, but 140 have 8 tokens"),
+        ({"text": "own", "seq_len": 240, "batch_size": 17}, TrainingError, "rows.jsonl has 128 rows for 16 texts of 240 tokens"),
+        ({"batch_size": 129}, TrainingError, "for 128 texts of 8 tokens to continue .`prompt_len`., but a step needs 129"),
+        (
+            {"eval_prompts": 150},
+            TrainingError,
+            "`eval_prompts` holds out 150 rows of rows.jsonl to measure acceptance, but 140 have 8 tokens",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

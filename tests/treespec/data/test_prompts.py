@@ -188,12 +188,12 @@ def test_bad_rows_of_other_kinds_are_named_too(tmp_path: Path) -> None:
 
 def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": text} for text in ROWS))
-    with pytest.raises(DatasetError, match="`prompt_len` is 9, but the longest of 4 rows has 8 tokens; pass `prompt_len` 8 or less"):
+    with pytest.raises(DatasetError, match="`prompt_len` is 9, but the longest row of 4 has 8 tokens; pass `prompt_len` 8 or less"):
         load(path, prompt_len=9)
     for text, remedy in (("ab", "pass `prompt_len` 2 or less, or longer rows"), ("a", "pass `prompt_len` 1, or longer rows")):
-        with pytest.raises(DatasetError, match=f"the longest of 1 rows has {len(text)} tokens; {remedy}$"):
+        with pytest.raises(DatasetError, match=f"the longest row of 1 has {len(text)} tokens?; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
-    with pytest.raises(DatasetError, match="the longest of 1 rows has 0 tokens; pass longer rows$"):
+    with pytest.raises(DatasetError, match="the longest row of 1 has 0 tokens; pass longer rows$"):
         load(jsonl(tmp_path, {"input_ids": []}), prompt_len=1)
 
 
@@ -348,7 +348,7 @@ def test_bad_rows_are_skipped_counted_and_named_where_asked(tmp_path: Path) -> N
 
 
 def test_a_slice_of_bad_rows_only_says_what_is_wrong_with_the_first(tmp_path: Path) -> None:
-    with pytest.raises(NoPromptError, match=r"each of the 6 rows of rows\.jsonl that were read is bad, .*line 1: no valid JSON"):
+    with pytest.raises(NoPromptError, match=r"rows\.jsonl: 6 rows were read, and none is good, .*line 1: no valid JSON"):
         load(jsonl(tmp_path, *BAD), skip_bad_rows=True)
 
 

@@ -150,7 +150,7 @@ def test_requests_that_cannot_be_met_are_errors() -> None:
         Request((), 4)
     with pytest.raises(SettingsError, match="`gen_len` is 0, but it must be 1 or more"):
         Request((1,), 0)
-    with pytest.raises(CapacityError, match="3 tokens, but there are 2"):
+    with pytest.raises(CapacityError, match="3 tokens, but the cache has 2 slots"):
         Request((1, 2, 3), 4, capacity=2)
     target, draft = pair()
     with pytest.raises(ModelError, match="8 children, but the vocabulary has 7"):

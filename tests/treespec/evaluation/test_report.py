@@ -95,7 +95,7 @@ def test_generated_ids_stand_once_in_the_file_and_are_read_from_either_place(tmp
     write_json(path, {key: value for key, value in data.items() if key != "outputs"} | {"results": results})
     assert read_report(path) == report
     write_json(path, data | {"outputs": [[71828, 3]]})
-    with pytest.raises(ProfileError, match="has a 'outputs' that cannot be: it has 1 outputs for 2 results"):
+    with pytest.raises(ProfileError, match="has a 'outputs' that cannot be: it has 1 output for 2 results"):
         read_report(path)
 
 

@@ -208,10 +208,10 @@ def test_a_cut_vocabulary_cuts_every_result(tiny_module: Build) -> None:
 
 def test_more_slots_than_allocated_is_an_error(tiny_module: Build) -> None:
     model = TreeModel(tiny_module("llama"))
-    with pytest.raises(CapacityError, match="needs 21 cache slots, but 0"):
+    with pytest.raises(CapacityError, match="needs 21 cache slots, but the cache has 0"):
         model.prefill(random_ids(21, 1))
     model.allocate(20)
-    with pytest.raises(CapacityError, match="needs 21 cache slots, but 20"):
+    with pytest.raises(CapacityError, match="needs 21 cache slots, but the cache has 20"):
         model.prefill(random_ids(21, 1))
     model.allocate(10)
     assert model.capacity == 20, "a larger cache that is there already is kept"

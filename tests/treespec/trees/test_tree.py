@@ -116,7 +116,7 @@ def test_any_array_is_valid_or_refused(parents):
         (lambda: SpeculationTree.from_parents([-1, -1]), r"parents\[1\] is -1"),
         (lambda: SpeculationTree.from_paths([(1,)]), "without rank 0"),
         (lambda: SpeculationTree.from_paths([(0, -1)]), "ranks start at 0"),
-        (lambda: SpeculationTree.from_branches([[1], [1, 1]]), "level 1 has 1 nodes"),
+        (lambda: SpeculationTree.from_branches([[1], [1, 1]]), "level 1 has 1 node;"),
         (lambda: SpeculationTree.from_branches([[-1]]), "one count >= 0"),
         (lambda: SpeculationTree.from_branches([[10**9]]), "above the limit"),
         (lambda: SpeculationTree.k_ary(-1, 2), "branches is -1"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.kernels.device import on
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
@@ -154,7 +154,8 @@ def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
             found.append(part)
     if len(found) != 1:
         raise ModelError(
-            f"{who} (family {module.config.model_type}) cannot be offloaded: its {count} decoder layers are not one list of modules; "
+            f"{who} (family {module.config.model_type}) cannot be offloaded: its "
+            f"{counted(count, 'decoder layer is', 'decoder layers are')} not one list of modules; "
             "use a family such as llama, qwen2, gpt2 or opt, or a device that holds the weights"
         )
     return list(found[0])
@@ -196,7 +197,7 @@ def _free(device: torch.device) -> int:
 def _require_device(who: str, device: torch.device, slots: int, largest: int, resident: int, free: int) -> None:
     if slots * largest + resident > free:
         raise ModelError(
-            f"{who} needs {gib(slots * largest)} on {device} for {slots} layers at a time and {gib(resident)} for what is not streamed, but "
+            f"{who} needs {gib(slots * largest)} on {device} for {counted(slots, 'layer')} at a time and {gib(resident)} for what is not streamed, but "
             f"{gib(free)} are free; use a smaller `dtype` or model, or another `device`"
         )
 
