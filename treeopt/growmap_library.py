@@ -181,7 +181,7 @@ every one against its profile.
   class for `-l40`. Published times end at 128 nodes, which is what they choose.
 
 Predictions are of the machines that were measured, and the published ones leave out what a step does beside its passes. Measure
-your own: `treeopt profile`, then `treeopt generate`.
+your own: `treeopt profile`, then `treeopt grow`.
 
 | name | drafting, temperature | size | depth | expected tokens per step | predicted ms per step | predicted speed-up | source |
 |---|---|---|---|---|---|---|---|
