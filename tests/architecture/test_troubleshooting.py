@@ -110,6 +110,15 @@ def test_every_quoted_message_is_said() -> None:
     assert stale(PAGE) == []
 
 
+def test_every_wrong_usage_of_the_command_line_is_explained() -> None:
+    explained = quoted(sections(PAGE)["Wrong usage: exit code 2"])
+    calls = [node for path in (ROOT / "cli").glob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    said = [tuple(templates(ast.unparse(call.args[0]))) for call in calls if ast.unparse(call.func) in ("click.UsageError", "WrongUsage")]
+    whole = [found[:1] for found in said if found and " " in found[0].replace(PUT_IN, "").strip()]  # the others pass on what was said
+    assert len(whole) > 10
+    assert [found for found in whole if not any(stands_in(message, found) for message in explained)] == []
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
