@@ -206,6 +206,17 @@ def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
     ]
 
 
+def test_what_the_readme_says_of_memory_and_time_was_measured() -> None:
+    engine, optimizer = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("engine", "optimizer"))
+    ways = [engine["systems"][name] for name in engine["systems"] if name == "autoregressive" or name.startswith("chosen tree")]
+    (whole,) = [row["seconds"] for row in optimizer["results"] if row["what"].startswith("treeopt generate")]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{engine['memory_bytes']['peak'] / 1e9:.0f} GB of GPU memory were used at most" in text
+    assert f"a latency profile took {engine['profile_seconds']:.0f} s" in text
+    assert f"each prompt, {128 * sum(way['seconds'] / way['tokens'] for way in ways):.1f} s;" in text
+    assert f"`grow` took {whole:.1f} s on a CPU core" in text
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
