@@ -94,9 +94,9 @@ def resolve(
 ) -> "tuple[Plan | None, Prediction | None]":
     """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
-    `grown` is the growmap that the options name. If it was made for other models, another device, another sampling or another
-    drafting than those that run, its promise does not hold: a line on stderr says so, and it is left out. Raises a usage error
-    for a budget that no tree meets.
+    `grown` is the growmap that the options name. If it was made for other models, another sampling or another drafting than those
+    that run, its promise does not hold; if its times were taken on another device, its time per step does not. A line on stderr says so,
+    and what does not hold is left out. Raises a usage error for a budget that no tree meets.
     """
     from treespec.evaluation.report import Prediction
 
@@ -110,16 +110,18 @@ def resolve(
     if grown is None:
         return None, None
     promised = grown.metadata
-    others = [*_other_models(grown.provenance, models), *_other_device(grown, models.device)]
-    others += _other_conditions(promised, settings.sampling, settings.drafting)
+    others = [*_other_models(grown.provenance, models), *_other_conditions(promised, settings.sampling, settings.drafting)]
+    elsewhere = _other_device(grown, models.device)
     if others:
         note(f"the growmap was made for {_listed(others)}: its prediction does not hold here and is not shown")
         return grown.tree, None
     if settings.drafting.samples(settings.sampling) and settings.drafting.verifier != Drafting.verifier:
         note(f"the growmap's prediction is for {Drafting.verifier} verification, and {settings.drafting.verifier} accepts other shares")
+    if elsewhere is not None:
+        note(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
     return grown.tree, Prediction(
         promised.get("expected_tokens_per_step"),
-        promised.get("predicted_seconds_per_step"),
+        promised.get("predicted_seconds_per_step") if elsewhere is None else None,
         probability_rows(promised),
     )
 
@@ -158,15 +160,14 @@ def _other_models(made: "Provenance | None", models: ModelOptions) -> Iterator[s
             yield f"the {role} {known} (this run has {Path(used).name})"
 
 
-def _other_device(grown: "GrowMap", device: str) -> Iterator[str]:
-    """Yield the device that a growmap's times were measured on, if it has times and another device runs."""
+def _other_device(grown: "GrowMap", device: str) -> str | None:
+    """Return the device that a growmap's times were measured on and the one that runs, or None if it has no times or they are the same."""
     from treeopt.cli.inputs import hardware_of
 
     made = grown.provenance
     known = None if made is None or grown.metadata.get("predicted_seconds_per_step") is None else made.gpu or made.cpu
     used = None if known is None else hardware_of(device)
-    if used is not None and used != known:
-        yield f"the device {known} (this run has {used})"
+    return None if used is None or used == known else f"{known} (this run has {used})"
 
 
 def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:
