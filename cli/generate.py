@@ -1,6 +1,7 @@
 """The command `treeopt generate`, also called `treeopt grow`: from profiles to the fastest tree, as a growmap."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import emit, note
 from treeopt.cli.values import INPUT_FILE, POSITIVE
+
+if TYPE_CHECKING:
+    from treeopt.optimizer.search import OptimizationResult
 
 
 @click.command(
@@ -100,7 +104,18 @@ def generate(
         made = growmap_making.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
     made.growmap.write(output)
     note(f"wrote {output}")
+    _note_noise(made.result)
     emit(output_format, generation_summary(made.result, frontier=frontier), tables.generation)
+
+
+def _note_noise(result: "OptimizationResult") -> None:
+    """Say so if a prediction can only come from noise: a step with the tree, which does more, would take less time than one without."""
+    tokens, speedup = result.expected_tokens_per_step, result.predicted_speedup
+    if speedup is not None and speedup > tokens:
+        note(
+            f"the latency profile is noisy: a speed-up of {speedup:.2f} x from {tokens:.2f} tokens per step would need passes over a tree "
+            "that are faster than passes over one token; stop what else runs here and profile the latency again"
+        )
 
 
 def _check_usage(ctx: click.Context) -> None:

@@ -89,14 +89,14 @@ def acceptance(
         "sizes",
         type=int_list,
         metavar="N,N,...",
-        help="Tree sizes to time the target with. [default: up to the edges of the hardware's tiles]",
+        help="Tree sizes to time the target with. [default: from 1 to the largest worth while here, closest where the time jumps]",
     ),
     setting(
         LatencySettings,
         "widths",
         type=int_list,
         metavar="N,N,...",
-        help="Level widths to time the draft with. [default: up to the edges of the hardware's tiles]",
+        help="Level widths to time the draft with. [default: as for --sizes]",
     ),
     setting(
         LatencySettings,

@@ -51,19 +51,26 @@ def latency(console: Console, data: Mapping[str, Any]) -> None:
     _line(console, f"overhead per step: {_ms(data['overhead_seconds'])} ms")
 
 
+_PROMISE = {  # how each figure that a growmap promises is shown
+    "expected_tokens_per_step": lambda value: ("expected tokens per step", f"{value:.4f}"),
+    "predicted_seconds_per_step": lambda value: ("predicted ms per step", _ms(value)),
+    "predicted_speedup": lambda value: ("predicted speed-up", f"{value:.3f} x"),
+    "certified_gap": lambda value: ("certified gap to the best tree", f"{100 * value:.2f} %"),
+}
+
+
+def _add_promise(table: Table, data: Mapping[str, Any]) -> None:
+    for row in (shown(data[key]) for key, shown in _PROMISE.items() if data.get(key) is not None):
+        table.add_row(*row)
+
+
 def generation(console: Console, data: Mapping[str, Any]) -> None:
     """Draw the chosen tree and its promise."""
     table = _figures(console, "growmap")
     table.add_row("size (root included)", str(data["size"]))
     table.add_row("depth (draft passes per step)", str(data["depth"]))
     table.add_row("level widths", " ".join(str(w) for w in data["level_widths"]))
-    table.add_row("expected tokens per step", f"{data['expected_tokens_per_step']:.4f}")
-    if data["predicted_seconds_per_step"] is not None:
-        table.add_row("predicted ms per step", _ms(data["predicted_seconds_per_step"]))
-    if data["predicted_speedup"] is not None:
-        table.add_row("predicted speed-up", f"{data['predicted_speedup']:.3f} x")
-    if data["certified_gap"] is not None:
-        table.add_row("certified gap to the best tree", f"{100 * data['certified_gap']:.2f} %")
+    _add_promise(table, data)
     table.add_row("solver", str(data["solver"]))
     console.print(table)
     if data.get("size") == 1:
@@ -235,14 +242,13 @@ def trained(console: Console, data: Mapping[str, Any]) -> None:
 def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -> None:
     """Draw the tree with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
     figures = _figures(console, "growmap")
-    figures.add_row("size (root included)", str(data["size"]))
-    figures.add_row("depth", str(data["depth"]))
-    figures.add_row("most children", str(data["max_branch"]))
+    for name, key in (("size (root included)", "size"), ("depth", "depth"), ("most children", "max_branch")):
+        figures.add_row(name, str(data[key]))
     figures.add_row("level widths", " ".join(str(w) for w in data["level_widths"]))
-    if data.get("expected_tokens_per_step") is not None:
-        figures.add_row("expected tokens per step", f"{data['expected_tokens_per_step']:.4f}")
-    for key, value in data.get("metadata", {}).items():
-        if isinstance(value, str | int | float) and key not in ("size", "depth", "expected_tokens_per_step"):
+    metadata = data.get("metadata", {})
+    _add_promise(figures, {**metadata, "expected_tokens_per_step": data.get("expected_tokens_per_step")})
+    for key, value in metadata.items():
+        if isinstance(value, str | int | float) and key not in ("size", "depth", *_PROMISE):
             figures.add_row(escape(key.replace("_", " ")), f"{value:.6g}" if isinstance(value, float) else escape(str(value)))
     console.print(figures)
     chances: Sequence[float] = data.get("path_probability") or ()
@@ -256,10 +262,8 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
         drawn[path] = drawn[path[:-1]].add(label)
     console.print(drawn[()])
     _line(console, "each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""))
-    if len(shown) < len(paths):
-        _line(
-            console, f"{counted(len(paths) - len(shown), 'more node is', 'more nodes are')} not drawn; --max-nodes {data['size']} draws all"
-        )
+    if hidden := len(paths) - len(shown):
+        _line(console, f"{counted(hidden, 'more node is', 'more nodes are')} not drawn; --max-nodes {data['size']} draws all")
 
 
 def library(console: Console, data: Mapping[str, Any]) -> None:

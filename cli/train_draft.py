@@ -45,7 +45,7 @@ def source_options() -> Callable[[Command], Command]:
             "Data",
             click.option(
                 "--dataset",
-                default="stdlib",
+                default="stdlib-train",
                 show_default=True,
                 metavar="NAME|PATH",
                 help="Data set to train on, as for the other commands.",
@@ -135,7 +135,7 @@ def train_options() -> Callable[[Command], Command]:
 @click.command(
     "train-draft",
     cls=TreeoptCommand,
-    epilog=example("treeopt train-draft --target embedded-target --draft embedded-draft --objective distill --steps 100 -o draft"),
+    epilog=example("treeopt train-draft --target embedded-target --draft embedded-draft --dataset stdlib-train --steps 100 -o draft"),
 )
 @source_options()
 @train_options()
@@ -162,6 +162,8 @@ def train_draft(
     output_format: str,
 ) -> None:
     """Pretrain, fine-tune or distil a draft for a target.
+
+    Required are --target and one of --draft, which is trained further, and --config, the shape of a new one. All else has a default.
 
     The draft is saved as a model folder, which --draft of the other commands takes. First-choice acceptance is measured on the
     target's own greedy continuations of rows that are not trained on: before the training, every --eval-steps, and after it.

@@ -82,6 +82,8 @@ def run_demo(
     with _timed("profile acceptance", seconds):
         measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=32)
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
+        for name in FILES[1:]:  # of an earlier demo: they would describe other profiles
+            (out / name).unlink(missing_ok=True)
         acceptance.write(out / "acceptance.json")
     with _timed("profile latency", seconds):
         cells = LatencySettings(contexts=(settings.prompt_len + settings.gen_len // 2,), repetitions=settings.repetitions)

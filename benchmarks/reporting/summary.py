@@ -101,8 +101,8 @@ def _what_was_run(entries: Sequence[Entry]) -> str:
         "No run had the weights of a large model: the models are a tiny pair, that pair inside the matrices of large models, or large shapes with",
         "random weights. So the times are what the hardware does with models of these shapes, but the tokens per step, and every speed-up that",
         "comes of them, belong to the tiny pair, and yours will have others.",
-        "The first column leads to each run's section. The table has its main figures, and of the figures with a goal each that missed it or, where none",
-        "did, the one that met it most narrowly.",
+        "The first column leads to each run's section. The table has the run's main figures. Of its figures with a goal, the table has all that",
+        "missed it; if all met it, the one that met it most narrowly.",
         _fewer_words(entries),
     )
 

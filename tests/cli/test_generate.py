@@ -264,3 +264,14 @@ def test_half_a_surrogate_pair_is_no_text(run: Any, profiles: tuple[Path, Path])
         outcome = run("inspect", profiles[0])
         assert (outcome.code, outcome.out) == (1, ""), odd
         assert "holds half a surrogate pair, which is no text" in outcome.err
+
+
+def test_a_prediction_that_only_noise_can_give_is_called_so(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "noisy" not in run("grow", "--acceptance", profiles[0], "--latency", profiles[1]).err
+    data = json.loads(profiles[1].read_text())
+    for entry in data["target"]:
+        entry["seconds"] = [0.1 if entry["size"] == 1 else 0.02]  # a pass over a tree in a fifth of the time of one over a token
+    profiles[1].write_text(json.dumps(data))
+    outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
+    assert outcome.code == 0
+    assert "the latency profile is noisy: a speed-up of" in outcome.err
