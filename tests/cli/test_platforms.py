@@ -35,7 +35,22 @@ def test_every_module_loads() -> None:
 
 
 def test_an_evaluation_runs_locks_its_output_and_writes_it(pair: tuple[Path, Path], rows: Path, tmp_path: Path) -> None:
-    where = ["--target", pair[0], "--draft", pair[1], "--dataset", rows, "--num-prompts", 2, "--prompt-len", 8, "--gen-len", 4]
+    where = [
+        "--device",
+        "cpu",
+        "--target",
+        pair[0],
+        "--draft",
+        pair[1],
+        "--dataset",
+        rows,
+        "--num-prompts",
+        2,
+        "--prompt-len",
+        8,
+        "--gen-len",
+        4,
+    ]
     arguments = ["evaluate", *where, "--dynamic", "--size", 4, "--depth", 2, "--format", "json", "-o", "report.json"]
     done = elsewhere("from treeopt.cli.main import main\nmain(prog_name='treeopt')", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,10 @@ def test_a_file_that_its_holder_has_just_removed_locks_nothing(tmp_path: Path, m
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with alone(lock, "it"):
+    with suppress(OutputError), alone(lock, "it"):  # filelock 3 gives up here, and filelock 4 tries again
         assert len(claims) > 1
-        with pytest.raises(OutputError), alone(lock, "it"):
-            pytest.fail("two runs are within")
+    with alone(lock, "it"), pytest.raises(OutputError), alone(lock, "it"):
+        pytest.fail("two runs are within")
 
 
 def test_where_there_are_no_locks_work_goes_on_with_a_warning(

@@ -253,7 +253,7 @@ def test_an_unknown_vision_tower_is_named():
 def test_pixels_and_picture_tokens_must_go_together(folders):
     pair, prompts = load(folders, "blind")
     pair.target.allocate(64)
-    with pytest.raises(ModelError, match="0 picture tokens stand for 1 pictures"):
+    with pytest.raises(ModelError, match="0 picture tokens stand for 1 picture of"):
         pair.target.prefill(torch.tensor([4, 5, 6]), pair.pixels(prompts.prompts[0]))
     with pytest.raises(CapacityError, match="1 tokens besides its picture"):
         pair.draft.prefill(torch.tensor([4, *[v.IMAGE_TOKEN] * 16]))
