@@ -255,7 +255,7 @@ def test_pixels_and_picture_tokens_must_go_together(folders):
     pair.target.allocate(64)
     with pytest.raises(ModelError, match="0 picture tokens stand for 1 picture of"):
         pair.target.prefill(torch.tensor([4, 5, 6]), pair.pixels(prompts.prompts[0]))
-    with pytest.raises(CapacityError, match="1 tokens besides its picture"):
+    with pytest.raises(CapacityError, match="1 token besides its picture"):
         pair.draft.prefill(torch.tensor([4, *[v.IMAGE_TOKEN] * 16]))
     with pytest.raises(ModelError, match="reads text only"):
         TreeModel(load_model(str(folders / "blind")).module).embed(torch.tensor([[1, 2]]), torch.zeros(1, 3, v.SIDE, v.SIDE))
