@@ -22,13 +22,9 @@ def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
     remote = [(name, revision) for name, revision in wanted if is_hub_name(name)]
     if not remote or hub.is_reachable():
         return
-    from huggingface_hub import try_to_load_from_cache
-
     for name, revision in remote:
-        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-            raise ModelError(
-                f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
-            )
+        if hub.cached_snapshot(name, revision) is None:
+            raise ModelError(hub.cannot_help(name, revision))
 
 
 def is_hub_name(name: str) -> bool:

@@ -66,8 +66,16 @@ def load(known: "PairInfo", models: ModelOptions) -> "Pair": ...
 @overload
 def load(known: "TargetInfo", models: ModelOptions) -> "Target": ...
 def load(known: "TargetInfo", models: ModelOptions) -> "Target":
-    """Load the models."""
+    """Load the models. What is not read as it is stored is said on stderr."""
+    for role, model in known.models.items():
+        note_stored(role, model.name, model.quantization)
     return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
+
+
+def note_stored(role: str, name: str, quantization: str | None) -> None:
+    """Note that a model's weights are not used as they are stored, if that is so."""
+    if quantization is not None:
+        note(f"{role} {name} is a GGUF file of {quantization} weights: they are dequantised")
 
 
 def read_prompts(

@@ -107,7 +107,7 @@ def output_option(default: str | None) -> Callable[[Command], Command]:
 
 
 _target = click.option(
-    "--target", required=True, metavar="MODEL", help="Folder or hub id of the target; embedded-target comes with treeopt."
+    "--target", required=True, metavar="MODEL", help="Folder, GGUF file or hub id of the target; embedded-target comes with treeopt."
 )
 revision_option = click.option("--revision", metavar="REV", help="Hub revision of the target.")
 _dtype = click.option(
@@ -135,7 +135,8 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder or hub id of the draft; embedded-draft comes with treeopt." + ("" if draft_required else " [required for a tree]"),
+            help="Folder, GGUF file or hub id of the draft; embedded-draft comes with treeopt."
+            + ("" if draft_required else " [required for a tree]"),
         ),
         revision_option,
         draft_revision_option,
@@ -158,7 +159,7 @@ def drafts_options() -> Callable[[Command], Command]:
             required=True,
             multiple=True,
             metavar="MODEL",
-            help="Folder or hub id of a draft, or embedded-draft; may be given several times.",
+            help="Folder, GGUF file or hub id of a draft, or embedded-draft; may be given several times.",
         ),
         revision_option,
         device_option,

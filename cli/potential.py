@@ -39,7 +39,7 @@ def potential(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, info_of, load, read_prompts, resolve_device
+    from treeopt.cli.inputs import complete_conversations, info_of, load, note_stored, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:
@@ -59,6 +59,8 @@ def potential(
     prompts = read_prompts(alone, rows, continuation_len=gen_len if own_text else 0)
     require_fit(alone.target, known, prompts, settings)
     target = load(alone, models.with_draft(None))
+    for draft in known:
+        note_stored("draft", draft.name, draft.quantization)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:

@@ -33,9 +33,12 @@ def source_options() -> Callable[[Command], Command]:
         "sources",
         TrainSources,
         click.option(
-            "--target", required=True, metavar="MODEL", help="Folder or hub id of the target, which gives the tokenizer and teaches."
+            "--target",
+            required=True,
+            metavar="MODEL",
+            help="Folder, GGUF file or hub id of the target, which gives the tokenizer and teaches.",
         ),
-        click.option("--draft", metavar="MODEL", help="Folder or hub id of the draft to train further."),
+        click.option("--draft", metavar="MODEL", help="Folder, GGUF file or hub id of the draft to train further."),
         click.option(
             "--config", metavar="NAME|FILE", help=f"Shape of a new draft: {', '.join(CONFIGS)}, or a config.json of transformers."
         ),
@@ -170,7 +173,7 @@ def train_draft(
     Start it on several GPUs with: accelerate launch -m treeopt train-draft ...
     """
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import resolve_device
+    from treeopt.cli.inputs import note_stored, resolve_device
 
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, settings.dtype)
     first = os.environ.get("RANK", "0") == "0"  # launchers number the processes
@@ -182,7 +185,11 @@ def train_draft(
     from treeopt.cli.results import training_summary
     from treeopt.training.train import train_draft as train
     from treespec.errors import TrainingError
+    from treespec.models.loading import quantization_of
 
+    for role, name, revision in (("target", sources.target, sources.revision), ("draft", sources.draft, sources.draft_revision)):
+        if first and name is not None:
+            note_stored(role, name, quantization_of(name, revision))
     try:
         with Progress() as progress:
             result = train(

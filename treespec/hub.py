@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from functools import lru_cache
+from pathlib import Path
 
 from huggingface_hub import constants
 
@@ -23,12 +24,54 @@ def endpoint() -> str:
 
 
 def is_repository_id(name: str) -> bool:
-    """Return whether the hub could hold a repository of this name: `owner/name` or a bare `name`.
+    """Return whether the hub could hold a repository of this name: `owner/name` or a bare `name`. The name of a GGUF file is none.
 
     >>> is_repository_id("JackFram/llama-68m"), is_repository_id("./models/llama"), is_repository_id("a/b/c")
     (True, False, False)
     """
-    return len(name) <= 96 and "--" not in name and ".." not in name and _REPOSITORY.fullmatch(name) is not None
+    if len(name) > 96 or "--" in name or ".." in name or name.lower().endswith(".gguf"):
+        return False
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
+    """Return the folder of the local cache that holds a model's files at a revision; None if there is none. It need not be complete.
+
+    The last part of the folder is the commit.
+    """
+    folder = _cached(name)
+    wanted = revision or constants.DEFAULT_REVISION
+    reference = folder / "refs" / wanted
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def cannot_help(name: str, revision: str | None = None) -> str:
+    """Return the sentence for a name that leads nowhere: no folder, not in the local cache, and the hub cannot be asked."""
+    wanted = revision or constants.DEFAULT_REVISION
+    snapshots = _cached(name) / "snapshots"
+    others = sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
+    if others:
+        return (
+            f"{name} is in the local cache, but not at revision {wanted}, and {unreachable()}; "
+            f"pass `revision` {others[0]}, which is there, or give a local folder instead"
+        )
+    return (
+        f"there is no folder {name}, {unreachable()}, and {name} is not in the local cache; check the path, or give a local folder instead"
+    )
+
+
+def unreachable() -> str:
+    """Return why the hub was not asked, in words. It must have been found unreachable before."""
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is not asked in offline mode (HF_HUB_OFFLINE)"
+    return f"the hub ({endpoint()}) cannot be reached"
+
+
+def _cached(name: str) -> Path:
+    """Return the folder where the local cache keeps a model; it need not exist."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
 
 
 def is_reachable(patience: float = PATIENCE_SECONDS) -> bool:

@@ -213,7 +213,7 @@ def _edited(folder: Path, **changes: object) -> None:
     ("part", "edit", "message"),
     [
         ("draft", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
-        ("draft", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin, a pickle"),
+        ("draft", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin is no file of torch.save"),
         ("draft", lambda f: (f / "config.json").write_text("{"), "draft cannot be loaded: config.json: "),
         ("draft", lambda f: _edited(f, vocab_size=0), "draft: vocab_size is 0, but it must be 1 or more"),
         ("draft", lambda f: _edited(f, model_type="mamba"), "running state"),

@@ -27,6 +27,7 @@ from treespec.models.locating import folder_of, weights_digest
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
+from treespec.models.weights import holds_weights
 
 _MAX_CONFIG_BYTES = 1 << 20
 _NOT_SHAPE = ("auto_map", "architectures", "dtype", "torch_dtype", "transformers_version", "quantization_config")
@@ -82,7 +83,7 @@ class Target:
     def require_weights(self, remedy: str) -> None:
         """Raise TrainingError for a local folder without weights."""
         folder = folder_of(self.name)
-        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        if folder.is_dir() and not holds_weights(folder):
             raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
 
     def load(self) -> tuple[TreeModel, frozenset[int]]:

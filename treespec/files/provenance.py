@@ -33,6 +33,8 @@ class Provenance:
     cpu: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
+    quantization: Mapping[str, str] = field(default_factory=dict)
+    """How the weights were stored, by role, where that was not as numbers of a dtype: "Q4_1, dequantised"."""
     dtype: str | None = None
     offloaded: bool | None = None
     """True if every pass of the target copied its weights from host memory."""
@@ -73,7 +75,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON, in which fields that are not known are null."""
-        return asdict(self) | {"models": dict(self.models)}
+        return asdict(self) | {"models": dict(self.models), "quantization": dict(self.quantization)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> "Provenance":
@@ -86,7 +88,7 @@ class Provenance:
 
 
 _NAMES = [f.name for f in fields(Provenance)]
-_READERS = {"models": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
+_READERS = {"models": texts, "quantization": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
 
 provenance_fields = checked_object({name: _READERS.get(name, text) for name in _NAMES})
 """The reader of a provenance as it is, with keys that `Provenance` does not have."""

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError, counted
 from treespec.models import families
-from treespec.models.loading import require_model, tokenizer_or_none
+from treespec.models.loading import quantization_of, require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_rows
 
@@ -28,6 +28,8 @@ class ModelInfo:
     max_positions: int | None
     passed_over: int | None = None
     """The target's picture token, for a draft that reads text only."""
+    quantization: str | None = None
+    """The type of its weights, if they come quantised in a GGUF file."""
 
     @classmethod
     def of(cls, name: str, revision: str | None = None) -> "ModelInfo":
@@ -35,7 +37,9 @@ class ModelInfo:
         config = require_model(name, revision)
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
-        return cls(name, revision, tokenizer_or_none(name, revision), shape, rows, families.check(config, name).max_positions)
+        positions = families.check(config, name).max_positions
+        found = tokenizer_or_none(name, revision)
+        return cls(name, revision, found, shape, rows, positions, quantization=quantization_of(name, revision))
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""

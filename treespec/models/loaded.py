@@ -13,11 +13,15 @@ class LoadedModel:
 
     module: PreTrainedModel
     digest: str | None = None
-    """The `weights_digest` of the folder that it was loaded from; None for a hub id and for a module made in memory."""
+    """The `weights_digest` of the folder or GGUF file that it was loaded from; None for a hub id and for a module made in memory."""
     revision: str | None = None
     """The commit on the hub; None if none is known."""
     streamed: int = 0
     """Bytes that a pass copies from host memory; 0 if the module is not offloaded."""
+    format: str = "safetensors"
+    """The kind of file that the weights were read from: safetensors, bin (pickles of PyTorch) or gguf."""
+    quantization: str | None = None
+    """The type that the file's weights had and what was done to them, as in "Q4_1, dequantised"; None if they were not quantised."""
 
     @classmethod
     def of(cls, model: "PreTrainedModel | LoadedModel") -> "LoadedModel":

@@ -1,4 +1,4 @@
-"""Loading a model, a tokenizer or a reader of pictures from a local folder or a hub id."""
+"""Loading a model, a tokenizer or a reader of pictures from a local folder, a GGUF file or a hub id."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, snapshot_download
 from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -25,9 +26,9 @@ from transformers.utils.hub import cached_file
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
 from treespec.kernels.device import on
-from treespec.models import families
+from treespec.models import families, gguf_models, tokenizer_files, weights
 from treespec.models.loaded import LoadedModel
-from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
+from treespec.models.locating import Place, explained, locate, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
@@ -48,17 +49,17 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     shape = shape_of(name, revision)
     if shape is None:
         raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
-    place = locate(name)
+    place = locate(name, revision)
     loader: Any = AutoImageProcessor
     with _bars(), explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
-            place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.offline
+            place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.local
         )
         older = cached_file(
             place.path,
             "chat_template.json",
             revision=revision,
-            local_files_only=place.offline,
+            local_files_only=place.local,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
@@ -73,27 +74,31 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
 
 def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
     """Return a model's configuration. Raises ModelError if its files or its configuration rule it out; no weight is read."""
-    config = _config(name, locate(name, weights=True), revision)
+    place = locate(name, revision, with_weights=True)
+    config = _config(name, place, revision)
     families.check(config, name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
         raise ModelError(
             f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
         )
+    if place.local and place.gguf is None:
+        _require_weights(name, Path(place.path), config)
     return config
 
 
 def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> LoadedModel:
-    """Load a causal or vision-language model in eval mode from a local folder, a hub id, `embedded-target` or `embedded-draft`.
+    """Load a causal or vision-language model in eval mode: a local folder, a GGUF file, a hub id, `embedded-target` or `embedded-draft`.
 
     `dtype`: "float32", "float16", "bfloat16" or "auto". "auto" is float32 on the CPU; on a GPU it is the checkpoint's own half
-    precision, or bfloat16 for a float32 checkpoint, because it has the range of float32. Only safetensors are read, and no code
-    from the repository is run. The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host
-    memory (see `offload.offload`) and are never all on the GPU at once. Raises ModelError, SettingsError.
+    precision, or bfloat16 for a float32 checkpoint, because it has the range of float32. Safetensors are read; where there are none,
+    pickles of PyTorch after a check that they hold weights alone, or a GGUF file, which is dequantised. No code from files is run.
+    The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host memory (see
+    `offload.offload`) and are never all on the GPU at once. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
-    config, place = require_model(name, revision), locate(name)
+    config, place = require_model(name, revision), locate(name, revision)
     family = families.check(config, name)
     loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
@@ -101,16 +106,19 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
     with _bars(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
+        place = _with_weights(name, place, revision)
+        pickled = weights.pickles(name, Path(place.path)) if place.local and place.gguf is None else []
+        if place.gguf is not None:
+            kwargs |= gguf_models.load_options()
         loaded: Any = loader.from_pretrained(
             place.path,
             revision=revision,
             dtype=wanted,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=place.offline,
+            use_safetensors=not pickled,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **kwargs,
+            **place.options,
         )
     module, report = loaded
     others = sorted(report.get("mismatched_keys") or ())
@@ -133,20 +141,73 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
         ) from error
-    return replace(LoadedModel.of(model), digest=weights_digest(name))
+    _name_cached(model.config, name, place)
+    known = replace(LoadedModel.of(model), digest=weights_digest(name), format="bin" if pickled else "safetensors")
+    if place.gguf is None:
+        return known
+    gguf_models.made_plain(model)
+    stored = gguf_models.header_of(place).quantization
+    return replace(known, format="gguf", quantization=None if stored is None else f"{stored}, dequantised")
+
+
+def quantization_of(name: str, revision: str | None = None) -> str | None:
+    """Return the type that most weights in a GGUF file have, as in "Q4_1"; None for models that are not quantised. Raises ModelError."""
+    place = locate(name, revision)
+    return None if place.gguf is None else gguf_models.header_of(place).quantization
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """Load a model's configuration, which needs no weights. Raises ModelError."""
-    return _config(name, locate(name), revision)
+    return _config(name, locate(name, revision), revision)
 
 
-def _config(name: str, place: "Place", revision: str | None) -> PreTrainedConfig:
-    with _bars(), explained(name, place, revision, "config.json"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
-        )
+def _config(name: str, place: Place, revision: str | None) -> PreTrainedConfig:
+    with _bars(), explained(name, place, revision, "config.json" if place.gguf is None else "its metadata"):
+        if place.gguf is not None:
+            return gguf_models.config_of(place, name)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place.path, revision=revision, **place.options)
+    _name_cached(config, name, place)
     return config
+
+
+def _name_cached(config: PreTrainedConfig, name: str, place: Place) -> None:
+    """Give a configuration from a folder of the hub's cache the name and the commit that it has when it comes from the hub."""
+    if place.commit is not None:
+        config.name_or_path, config._commit_hash = name, place.commit
+
+
+def _with_weights(name: str, place: Place, revision: str | None) -> Place:
+    """Return the place of the weights: the folder to which they are downloaded, for a hub id that has pickles and no safetensors."""
+    if place.local:
+        return place
+    files = _files(place, revision)
+    if any(file.endswith(".safetensors") for file in files):
+        return place
+    if not any(file in (weights.PICKLE, f"{weights.PICKLE}.index.json") for file in files):
+        raise ModelError(
+            f"{name} has neither .safetensors weights nor a {weights.PICKLE} on the hub; use another model, or download a GGUF file of this one "
+            "and give its path"
+        )
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "pytorch_model*.bin"]))
+    weights.require_safe(weights.pickles(name, folder))
+    return Place(str(folder), local=True, commit=folder.name)
+
+
+def _require_weights(name: str, folder: Path, config: PreTrainedConfig) -> None:
+    """Raise ModelError if the weights in a folder are not there, or if pickles among them hold anything else. No weight is read."""
+    named = getattr(config, "transformers_weights", None)
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise ModelError(f'config.json of {name} names {named!r} as its weights ("transformers_weights"), but that can be safetensors only')
+    with explained(name, Place(str(folder), local=True), None, "its weights"):
+        weights.require_content(name, folder)
+        weights.require_safe(weights.pickles(name, folder))
+
+
+def _files(place: Place, revision: str | None) -> list[str]:
+    """Return the names of the files in a folder or on the hub."""
+    if place.local:
+        return sorted(path.name for path in Path(place.path).iterdir())
+    return sorted(HfApi().list_repo_files(place.path, revision=revision))
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -154,20 +215,38 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     tokenizer = tokenizer_or_none(name, revision)
     if tokenizer is None:
         raise ModelError(
-            f"{name} holds no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); copy the files of the model's tokenizer into the folder"
+            f"{name} holds no tokenizer (tokenizer.json, tokenizer.model ...); copy the files of the model's tokenizer into the folder"
         )
     return tokenizer
 
 
 def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer as `load_tokenizer` does, or return None if the local folder holds none. Raises ModelError."""
-    place = locate(name)
-    if place.local and not any((Path(place.path) / file).is_file() for file in TOKENIZER_FILES):
-        return None
-    with _bars(), explained(name, place, revision, "its tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            place.path, revision=revision, trust_remote_code=False, local_files_only=place.offline
-        )
+    """Load the tokenizer as `load_tokenizer` does, or return None if the model's files have none. Raises ModelError."""
+    place = locate(name, revision)
+    with _bars(), explained(name, place, revision, "its tokenizer"), tokenizer_files.read_anew():
+        if place.gguf is not None:
+            return _tokenizer(place, revision) if gguf_models.header_of(place).has_tokenizer else None
+        files = _files(place, revision)
+        if not tokenizer_files.has_tokenizer(files, name):
+            return None
+        options: dict[str, Any] = {} if place.commit is None else {"config": _config(name, place, revision)}
+        if (own := tokenizer_files.vocabulary_file(files)) is not None:
+            options["vocab_file"] = cached_file(place.path, own, revision=revision, local_files_only=place.local)
+        try:
+            tokenizer = _tokenizer(place, revision, **options)
+        except ValueError as error:
+            if "instantiate the backend tokenizer" in str(error):
+                raise tokenizer_files.lacks_vocabulary(name, files) from error
+            raise
+    tokenizer_files.require_vocabulary(tokenizer, files, name)
+    return tokenizer
+
+
+def _tokenizer(place: Place, revision: str | None, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer, always of the same class, whether or not mistral-common is installed."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        place.path, revision=revision, mistral_format=False, **place.options, **options
+    )
     return tokenizer
 
 

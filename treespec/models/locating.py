@@ -1,80 +1,122 @@
-"""Finding a model's files in the embedded pair, a folder or the hub, and explaining why if they are not there."""
+"""Finding a model's files in the embedded pair, a folder, a GGUF file or the hub, and explaining why if they are not there."""
 
-import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from treespec import hub
 from treespec.embedded import EMBEDDED
 from treespec.errors import ModelError, TreeoptError, reason_of
 from treespec.files.reading import user_path
+from treespec.models import weights
 
-_PAGES, _PAGE = 256, 4096
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
+"""Where the libraries name a package that they lack."""
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder that a name means if it is not a hub id; the folder need not exist. Raises ModelError."""
+    """Return the folder or the GGUF file that a name means if it is not a hub id; it need not exist. Raises ModelError."""
     return EMBEDDED.get(name) or user_path(name, ModelError)
 
 
 def weights_digest(name: str) -> str | None:
-    """Return SHA-256 over a local folder's configuration and over headers and evenly spread pages of its weights; None for a hub id.
-
-    This costs little compared with reading the weights, and it changes when they are trained further or replaced. Raises ModelError.
-    """
-    place = locate(name)
-    if not place.local:
+    """Return the digest of a local folder's or GGUF file's configuration and weights (see `weights.digest`); None for a hub id. Raises ModelError."""
+    if not folder_of(name).exists():
         return None
+    place = locate(name)
     with explained(name, place, None, "its weights or config.json"):
-        digest = hashlib.sha256((Path(place.path) / "config.json").read_bytes())
-        for path in sorted(Path(place.path).glob("*.safetensors")):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for start in sorted({*(size * page // _PAGES for page in range(_PAGES)), max(0, size - _PAGE)}):
-                    file.seek(start)
-                    digest.update(file.read(_PAGE))
-    return digest.hexdigest()
+        return weights.digest(Path(place.path), place.gguf)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The place that a name means: a local folder, or a hub id together with whether only its cached files can be used."""
+    """The place that a name means: a local folder, which may be one of the hub's cache, or a hub id that the hub can be asked for."""
 
     path: str
+    """The folder or the hub id."""
     local: bool
-    offline: bool
+    gguf: str | None = None
+    """The name of the GGUF file in the folder that is the whole model; None if there is none."""
+    commit: str | None = None
+    """The commit whose files a folder of the hub's cache holds; None for any other place."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options with which transformers reads from here, code of a repository never."""
+        return {"local_files_only": self.local, "trust_remote_code": False, **({} if self.gguf is None else {"gguf_file": self.gguf})}
 
 
-def locate(name: str, weights: bool = False) -> Place:
-    """Find a name's files. Raises ModelError, before any library is asked, if there cannot be any."""
+def locate(name: str, revision: str | None = None, *, with_weights: bool = False) -> Place:
+    """Find a name's files. Raises ModelError, before any library is asked, if there cannot be any.
+
+    If the hub cannot be asked, a hub id means the folder of the local cache that holds its files.
+    """
     if not name:
-        raise ModelError("the name of a model is empty; give a folder, a hub id (owner/name), embedded-target or embedded-draft")
-    folder = folder_of(name)
-    if folder.is_dir():
-        _require_files(name, folder, weights)
-        return Place(str(folder), local=True, offline=True)
+        raise ModelError(
+            "the name of a model is empty; give a folder, a hub id (owner/name), a GGUF file, embedded-target or embedded-draft"
+        )
+    path = folder_of(name)
+    if path.is_dir():
+        gguf = _only_gguf(name, path)
+        if gguf is None:
+            _require_files(name, path, with_weights)
+        return Place(str(path), local=True, gguf=gguf)
     if name in EMBEDDED:
         raise ModelError(f"{name} is not in this installation; train it with: python -m treeopt.training.embedded_pair")
-    if folder.exists():
-        raise ModelError(f"{name} is a file; give the folder that holds config.json and the .safetensors weights")
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return Place(str(path.parent), local=True, gguf=path.name)
+    if path.exists():
+        raise ModelError(f"{name} is a file; give the folder that holds config.json and the weights, or a .gguf file")
     if not hub.is_repository_id(name):
-        raise ModelError(f"there is no folder {name}, and it is no hub id (owner/name) either; check the path")
-    return Place(name, local=False, offline=not hub.is_reachable())
+        what = "file" if path.suffix.lower() == ".gguf" else "folder"
+        raise ModelError(f"there is no {what} {name}, and it is no hub id (owner/name) either; check the path")
+    if hub.is_reachable():
+        return Place(name, local=False)
+    snapshot = hub.cached_snapshot(name, revision)
+    if snapshot is None:
+        raise ModelError(hub.cannot_help(name, revision))
+    gguf = _only_gguf(name, snapshot)
+    try:
+        if gguf is None:
+            _require_files(name, snapshot, with_weights)
+    except ModelError as error:
+        lack = str(error).partition("; ")[0]
+        raise ModelError(
+            f"{name} is in the local cache, but not as a whole ({lack}), and {hub.unreachable()}; download it where that can be reached, or give "
+            "a local folder instead"
+        ) from error
+    return Place(str(snapshot), local=True, gguf=gguf, commit=snapshot.name)
 
 
-def _require_files(name: str, folder: Path, weights: bool) -> None:
+def _only_gguf(name: str, folder: Path) -> str | None:
+    """Return the name of the GGUF file that is the model of a folder; None if the folder has weights of another kind or none."""
+    found = weights.gguf_files(folder)
+    if not found or weights.holds_torch_weights(folder):
+        return None
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:3])
+        raise ModelError(
+            f"{name} holds {len(found)} GGUF files ({names}{' ...' if len(found) > 3 else ''}); give the path of one in {folder}"
+        )
+    return found[0].name
+
+
+def _require_files(name: str, folder: Path, with_weights: bool) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
-    if weights and not any(folder.glob("*.safetensors")):
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        found = f" (only {others[0]}, a pickle, which could run code and is never read)" if others else ""
-        raise ModelError(f"folder {name} holds no .safetensors weights{found}; save the model with save_pretrained")
+    if with_weights:
+        weights.require_weights(name, folder)
 
 
 @contextmanager
@@ -92,10 +134,12 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
             message = f"{name} has no revision {revision} on the hub; check `revision`"
         elif any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
             message = f"{name} is neither a local folder nor a model on the hub (or it is private: hf auth login); check the name"
-        elif not place.local and place.offline:
-            message = f"the hub ({hub.endpoint()}) cannot be reached and {name} is not in the local cache; give a local folder instead"
+        elif any(isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError) for cause in causes):
+            message = f"{name} lacks {part} on the hub; use another model, or download a GGUF file of this one and give its path"
         elif "trust_remote_code" in str(error):
             message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
+        elif isinstance(error, ImportError) and (package := _PACKAGE.search(str(error))) is not None:
+            message = f"{name} cannot be loaded: {part} needs the package {package[1]}, which is not installed; pip install {package[1]}"
         else:
             message = f"{name} cannot be loaded: {part}: {reason_of(error)}; correct that, or save or download the model again"
         raise ModelError(message) from error

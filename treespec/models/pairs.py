@@ -75,10 +75,13 @@ class Target:
     def provenance(self, **known: Any) -> dict[str, Any]:
         """Return a provenance record of work done with these models, as plain JSON. It names a GPU only if they are on it."""
         names = {role: recorded_name(model) for role, model in self.models.items()}
+        stored = {role: model.loaded.quantization for role, model in self.models.items() if model.loaded.quantization is not None}
         offloaded = self.target.loaded.streamed > 0
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
-        return Provenance.collect(models=names, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known).to_json()
+        return Provenance.collect(
+            models=names, quantization=stored, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known
+        ).to_json()
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozen
 def describe_model(model: TreeModel) -> dict[str, Any]:
     """Return the facts that identify one model, as plain JSON."""
     config = model.module.config
+    stored = {"format": model.loaded.format, "quantization": model.loaded.quantization}
     return {
         "name": model.name,
         "revision": model.loaded.revision,
@@ -226,4 +230,5 @@ def describe_model(model: TreeModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": config.get_text_config(decoder=True)._attn_implementation,
         "transformers": transformers.__version__,
+        **({} if model.loaded.format == "safetensors" else stored),  # so runs of safetensors that were begun before these keys go on
     }

@@ -211,8 +211,12 @@ def _half_file(folder: Path) -> None:
     [
         (lambda f: (f / "config.json").unlink(), "holds no config.json; give a folder"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
-        (lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights; save"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pytorch_model.bin, a pickle"),
+        (lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights, no pytorch_model.bin and no GGUF file; save"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "consolidated.00.pth"),
+            "only consolidated.00.pth, and neither pytorch_model.bin nor",
+        ),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin is no file of torch.save"),
         (_half_file, "cannot be loaded: its weights or config.json: SafetensorError: .*; correct that, or save or download"),
         (_config(num_hidden_layers=3), "weights are missing"),
         (_config(hidden_size=64), r"lm_head.weight has the shape \[97, 48\], but config.json asks for \[97, 64\] \(21 weights differ\)"),
