@@ -113,6 +113,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             **kwargs,
         )
     module, report = loaded
+    _return_objects(module)
     others = sorted(report.get("mismatched_keys") or ())
     if others:
         weight, found, asked = others[0]
@@ -134,6 +135,14 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
         ) from error
     return replace(LoadedModel.of(model), digest=weights_digest(name))
+
+
+def _return_objects(module: PreTrainedModel) -> None:
+    """Undo what a configuration says of the form in which modules return their results: tuples, attentions, hidden states."""
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
