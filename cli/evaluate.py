@@ -7,7 +7,7 @@ import click
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
-from treeopt.cli.plan import PlanOptions, plan_options, profiled_rows, resolve
+from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
 from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
@@ -56,7 +56,7 @@ def evaluate(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, info_of, load, read_prompts
+    from treeopt.cli.inputs import complete_conversations, info_of, load, note_rows, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()
@@ -70,20 +70,24 @@ def evaluate(
     from treespec.trees.growmap import read_growmap
 
     gen_len, max_length = settings.gen_len, settings.max_length
-    least = rows.longest() + gen_len + 1
-    if max_length is not None and not rows.chat and max_length < least and shape_of(models.target, models.revision) is None:
+    least = (rows.prompt_len or 0) + gen_len + 1
+    whole = rows.chat or rows.whole_prompts or rows.prompt_len is None
+    if max_length is not None and not whole and max_length < least and shape_of(models.target, models.revision) is None:
         raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.longest()} prompt and {counted(gen_len, 'generated token')}; pass {least} or more."
+            f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {counted(gen_len, 'generated token')}; pass {least} or more."
         )
     check_writable(output, SCHEMA)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
+    if grown is not None:
+        note_other_chat(grown.metadata, rows)
 
     known = info_of(models)
-    prompts = read_prompts(known, rows, profiled=profiled)
+    prompts = read_prompts(known, rows, gen_len, profiled=profiled)
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
+    note_rows(known, rows, prompts)
     pair = load(known, models)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):

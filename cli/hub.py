@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
     """Raise within seconds, before the slow imports, if a model or a data set is only on the hub and the hub cannot be reached.
 
-    Raises DatasetError or ModelError. Folders and cached models are left to their loader.
+    Raises DatasetError or ModelError. Folders, and models and data sets in a cache, are left to their loader.
     """
     from treespec import hub
-    from treespec.data.hub_datasets import HUB_DATASETS, require_hub
+    from treespec.data.hub_datasets import require_hub
 
-    if dataset in HUB_DATASETS:
+    if dataset is not None:
         require_hub(dataset)
     wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
     remote = [(name, revision) for name, revision in wanted if is_hub_name(name)]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
+from treespec.data.slices import PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from treeopt.cli.plan import ProfiledRows
-    from treespec.data.pictures import PictureReader
-    from treespec.data.prompts import PromptSet, Tokenizer
+    from treespec.data.prompts import PromptSet
     from treespec.data.rows import BadRow
     from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
 
@@ -79,17 +79,57 @@ def note_stored(role: str, name: str, quantization: str | None) -> None:
 
 
 def read_prompts(
-    known: "TargetInfo", rows: PromptOptions, *, continuation_len: int = 0, profiled: "ProfiledRows | None" = None
+    known: "TargetInfo",
+    rows: PromptOptions,
+    gen_len: int,
+    *,
+    own_text: bool = False,
+    profiled: "ProfiledRows | None" = None,
 ) -> "PromptSet":
-    """Return the prompts of a target, or of a pair.
+    """Return the prompts of a target, or of a pair, and with `own_text` the rows' own text after them.
+
+    Whole prompts leave the target room for `gen_len` tokens.
 
     If no --start is given and the data set is the one of the `profiled` rows, the rows after these are taken if there are any.
     """
+    from treespec.data.prompts import load_prompts
     from treespec.models.loading import load_picture_reader
 
     pictures = None if known.target.shape is None else load_picture_reader(known.target.name, known.target.revision)
     tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
-    return _read(rows, profiled, tokenizer, pictures, continuation_len, known.target.vocabulary_size)
+    positions = known.target.max_positions
+    read = partial(
+        load_prompts,
+        rows.dataset,
+        tokenizer,
+        num_prompts=rows.num_prompts,
+        prompt_len=rows.prompt_len,
+        whole_prompts=rows.whole_prompts,
+        room=None if positions is None else positions - gen_len,
+        end=rows.end,
+        continuation_len=gen_len if own_text else 0,
+        vocabulary_size=known.target.vocabulary_size,
+        chat=rows.chat,
+        chat_options=rows.chat_options,
+        field=rows.field,
+        skip_bad_rows=rows.skip_bad_rows,
+        pictures=pictures,
+        picture_prompt=rows.prompt,
+    )
+    if rows.prompt is not None and pictures is None:
+        note("--prompt is what is asked about pictures, and the target reads text only: it changes nothing")
+    return _read(rows, profiled, read, pictures is not None)
+
+
+def note_rows(known: "TargetInfo", rows: PromptOptions, prompts: "PromptSet") -> None:
+    """Note on stderr how rows became prompts, and what was left out. It is called when all has been found to fit."""
+    from treespec.data.chat import unread_arguments
+
+    _note_lengths(rows, prompts)
+    _note_left_out(rows, prompts)
+    if rows.chat and known.tokenizer is not None:
+        for name in unread_arguments(known.tokenizer, rows.chat_options):
+            note(f"the chat template does not read {name}: --chat-arg {name} changes nothing")
 
 
 def complete_conversations(
@@ -104,7 +144,7 @@ def complete_conversations(
     from treespec.evaluation.conversations import with_replies
 
     journal = journal_of(output, REPLIES)
-    longest = rows.longest() if room is None else min(rows.longest(), room)
+    longest = rows.most() if room is None else min(rows.most(), room)
     with Progress() as progress:
         found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
@@ -121,41 +161,13 @@ def complete_conversations(
     return found
 
 
-def _read(
-    rows: PromptOptions,
-    profiled: "ProfiledRows | None",
-    tokenizer: "Tokenizer | None",
-    pictures: "PictureReader | None",
-    continuation_len: int,
-    vocabulary_size: int,
-) -> "PromptSet":
-    """Return the prompts, and note on stderr which rows were skipped and which were profiled."""
-    from treespec.data.prompts import load_prompts
-
-    if rows.prompt is not None and pictures is None:
-        note("--prompt is what is asked about pictures, and the target reads text only: it changes nothing")
-    longest = rows.longest(pictures is not None)
-    read = partial(
-        load_prompts,
-        rows.dataset,
-        tokenizer,
-        num_prompts=rows.num_prompts,
-        prompt_len=longest,
-        end=rows.end,
-        continuation_len=continuation_len,
-        vocabulary_size=vocabulary_size,
-        chat=rows.chat,
-        field=rows.field,
-        skip_bad_rows=rows.skip_bad_rows,
-        pictures=pictures,
-        picture_prompt=rows.prompt,
-    )
-    if profiled is not None and not _is_profiled(rows, profiled, pictures is not None):
+def _read(rows: PromptOptions, profiled: "ProfiledRows | None", read: "Callable[..., PromptSet]", pictures: bool) -> "PromptSet":
+    """Return the prompts, and note on stderr which rows were cut or left out and which were profiled."""
+    if profiled is not None and not _is_profiled(rows, profiled, pictures):
         profiled = None
     prompts = None if profiled is None or rows.start is not None else _behind(profiled, rows, read)
     if prompts is None:
         prompts = read(start=rows.start or 0)
-    _note_left_out(rows, prompts, longest)
     if profiled is None:
         return prompts
     shared = sum(profiled.start <= prompt.row < profiled.end for prompt in prompts)
@@ -211,13 +223,27 @@ def _note_bad(bad: "Sequence[BadRow]", kind: str) -> None:
         note(f"skipped: {counted(len(bad) - _BAD_ROWS_SHOWN, f'more bad {kind}')}; all are named in the output")
 
 
-def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> None:
-    """Note on stderr which rows were left out, and whether there were fewer than asked for."""
+def _note_lengths(rows: PromptOptions, prompts: "PromptSet") -> None:
+    """Note on stderr how rows became prompts, where that is not by options alone, and how many were cut."""
+    if prompts.whole and not (rows.whole_prompts or rows.chat or any(prompt.picture is not None for prompt in prompts)):
+        note(
+            f"fewer than {counted(rows.num_prompts, 'row')} have {counted(PROMPT_LEN, 'token')}, so rows are taken whole; --prompt-len cuts them"
+        )
+    if prompts.halved:
+        note("the first half of each row is its prompt, and the second half is the text that is measured")
+    if prompts.cut:
+        note(
+            f"cut to {counted(prompts.most or 0, 'token')}: {prompts.cut} of {counted(len(prompts), 'prompt')}; --whole-prompts keeps rows whole"
+        )
+
+
+def _note_left_out(rows: PromptOptions, prompts: "PromptSet") -> None:
+    """Note on stderr which rows, or parts of messages, were left out, and whether there were fewer than asked for."""
     _note_bad(prompts.bad, "row")
     lacks = len(prompts) < rows.num_prompts
     counts = [
-        (prompts.skipped if lacks else 0, "too short"),
-        (prompts.too_long, f"longer than {counted(longest, 'token')}"),
+        (prompts.skipped, "too short"),
+        (prompts.too_long, f"longer than {counted(prompts.most or 0, 'token')}"),
         (len(prompts.bad), "bad"),
     ]
     left_out = ", ".join(f"{count} {why}" for count, why in counts if count)
@@ -228,3 +254,12 @@ def _note_left_out(rows: PromptOptions, prompts: "PromptSet", longest: int) -> N
         note(f"{counted(len(prompts), _kind(rows))} of the {rows.num_prompts} asked for: {found}")
     elif left_out:
         note(f"left out: {found}")
+    if prompts.left_out:
+        parts = ", ".join(counted(count, *_plural(what)) for what, count in prompts.left_out.items())
+        note(f"left out of their messages: {parts}")
+
+
+def _plural(what: str) -> tuple[str, str]:
+    """Return the words for one thing and for several: `part of the type x` and `parts of the type x`."""
+    first, _, rest = what.partition(" ")
+    return what, f"{first}s {rest}"

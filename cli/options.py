@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from treeopt.cli.help import Command, under
 from treeopt.cli.settings import bundle
-from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name
-from treespec.data.slices import DatasetSlice
+from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
+from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
 from treespec.models.offload import require_gpu
-
-PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
-"""Defaults of --prompt-len without and with --chat."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,13 @@ class PromptOptions:
     dataset: str
     num_prompts: int
     prompt_len: int | None
+    whole_prompts: bool
     start: int | None
     end: int | None
     prompt: str | None
     chat: bool
+    system: str | None
+    chat_args: tuple[tuple[str, Any], ...]
     field: str | None
     skip_bad_rows: bool
 
@@ -71,10 +72,20 @@ class PromptOptions:
         if self.prompt is not None and not self.prompt.strip():
             raise click.UsageError("--prompt is empty; pass what is to be asked about pictures, or leave it out for a question.")
         DatasetSlice(self.dataset, self.field, self.start or 0, self.end)  # checks `start` and `end`
+        names = [name for name, _ in self.chat_args]
+        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+            raise click.UsageError(f"--chat-arg {twice} is given twice; drop one.")
+        _ = self.chat_options  # checks the names
 
-    def longest(self, pictures: bool = False) -> int:
-        """Return the tokens that a prompt has; a conversation, or a question about a picture, may have fewer."""
-        return self.prompt_len or (WHOLE_PROMPT_LEN if self.chat or pictures else PROMPT_LEN)
+    @property
+    def chat_options(self) -> ChatOptions:
+        """The additions to every conversation."""
+        return ChatOptions(self.system, dict(self.chat_args))
+
+    def most(self, pictures: bool = False) -> int:
+        """Return the most tokens that a prompt may have by these options alone."""
+        whole = self.chat or pictures or self.whole_prompts
+        return self.prompt_len or (WHOLE_PROMPT_LEN if whole else PROMPT_LEN)
 
 
 format_option = under(
@@ -169,7 +180,7 @@ def drafts_options() -> Callable[[Command], Command]:
 
 
 def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[Command], Command]:
-    """Add `--dataset --num-prompts --prompt-len --start --end --prompt --chat --field --skip-bad-rows` as `rows`."""
+    """Add `--dataset --num-prompts --prompt-len --whole-prompts --start --end --prompt --chat --system --chat-arg --field --skip-bad-rows` as `rows`."""
     return bundle(
         "rows",
         PromptOptions,
@@ -178,7 +189,8 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             default="stdlib",
             show_default=True,
             metavar="NAME|PATH",
-            help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext or mt-bench; a .jsonl, .json, .parquet or .txt file; "
+            help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext or mt-bench; another of the hub as OWNER/NAME, OWNER/NAME:CONFIG or "
+            "OWNER/NAME:CONFIG:SPLIT; a .jsonl, .json, .parquet or .txt file; "
             "a folder saved by `datasets`, or a folder of pictures.",
         ),
         click.option(
@@ -191,10 +203,10 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
         click.option(
             "--prompt-len",
             type=POSITIVE,
-            help="First tokens of a row to keep; shorter rows are skipped. With --chat or pictures: most tokens of a whole prompt; "
-            "longer prompts are skipped. "
-            f"[default: {PROMPT_LEN}; {WHOLE_PROMPT_LEN} with --chat or pictures]",
+            help="First tokens of a row to keep; shorter rows are skipped. For whole prompts: most tokens of one; longer ones are skipped. "
+            f"[default: {PROMPT_LEN}, but whole rows where too few are so long; {WHOLE_PROMPT_LEN} with --chat or pictures]",
         ),
+        click.option("--whole-prompts", is_flag=True, help="Whole rows as prompts, whatever their length, as --chat and pictures have it."),
         click.option("--start", type=NATURAL, help=f"First row to read. [default: {start_default}]"),
         end_option,
         click.option(
@@ -204,6 +216,19 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             "part in data sets of text. [default: What is in this picture?]",
         ),
         click.option("--chat", is_flag=True, help="Whole conversations as prompts, in the tokenizer's chat template."),
+        click.option(
+            "--system",
+            metavar="TEXT",
+            help="System prompt for --chat, in front of conversations that have none of their own. [default: none]",
+        ),
+        click.option(
+            "--chat-arg",
+            "chat_args",
+            type=named_value,
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Argument of the chat template, such as enable_thinking=false; VALUE is JSON or text. May be given several times.",
+        ),
         click.option(
             "--field",
             metavar="NAME",

@@ -1,5 +1,6 @@
 """The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.help import Command
-from treeopt.cli.options import ModelOptions
+from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
 from treeopt.cli.settings import bundle, wrong_usage
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
@@ -124,6 +125,30 @@ def resolve(
         promised.get("predicted_seconds_per_step") if elsewhere is None else None,
         probability_rows(promised),
     )
+
+
+def note_other_chat(promised: Mapping[str, Any], rows: PromptOptions) -> None:
+    """Note on stderr that the conversations, on which a growmap's acceptance was profiled, were written in another way than those of this run."""
+    made, runs = promised.get("profiled_chat"), rows.chat
+    if made is None:  # it was not profiled on rows, or by a version that did not say
+        return
+    others = [] if made == runs else [f"{'with' if made else 'without'} `chat`"]
+    if made and runs:
+        used = rows.chat_options
+        for name, before, now in (
+            ("system", promised.get("profiled_system"), used.system),
+            ("chat_args", promised.get("profiled_chat_args") or {}, used.arguments),
+        ):
+            if before != now:
+                others.append(f"with `{name}` {_in_short(before)} (this run has {_in_short(now)})" if before else f"without `{name}`")
+    if others:
+        note(f"the growmap was profiled {_listed(others)}: other prompts, whose acceptance may be another")
+
+
+def _in_short(value: object) -> str:
+    """Return an option's value as JSON of at most 60 characters, or `none`."""
+    text = json.dumps(value) if value else "none"
+    return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
 @dataclass(frozen=True)

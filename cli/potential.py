@@ -39,7 +39,7 @@ def potential(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, info_of, load, note_stored, read_prompts, resolve_device
+    from treeopt.cli.inputs import complete_conversations, info_of, load, note_rows, note_stored, read_prompts, resolve_device
 
     note_unused()
     for draft in models.drafts:
@@ -56,8 +56,9 @@ def potential(
     alone = info_of(models.with_draft(None))
     known = drafts_of(alone.target, models.drafts)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
-    prompts = read_prompts(alone, rows, continuation_len=gen_len if own_text else 0)
+    prompts = read_prompts(alone, rows, gen_len, own_text=own_text)
     require_fit(alone.target, known, prompts, settings)
+    note_rows(alone, rows, prompts)
     target = load(alone, models.with_draft(None))
     for draft in known:
         note_stored("draft", draft.name, draft.quantization)

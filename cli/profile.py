@@ -52,7 +52,7 @@ def acceptance(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, load, pair_info_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, note_rows, pair_info_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
@@ -63,10 +63,10 @@ def acceptance(
 
     check_writable(output, ACCEPTANCE_SCHEMA)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
-    continuation_len = gen_len if own_text else 0
     known = pair_info_of(models)
-    prompts = read_prompts(known, rows, continuation_len=continuation_len)
+    prompts = read_prompts(known, rows, gen_len, own_text=own_text)
     require_fit(known, prompts, settings)
+    note_rows(known, rows, prompts)
     pair = load(known, models)
     with claimed(output):
         if not own_text:

@@ -64,6 +64,10 @@ UNUSED = (
         _takes_likeliest,
         "{drafting} drafts the most likely tokens at any draft temperature, so {option} changes nothing",
     ),
+    Unused(
+        ("system", "chat_args"), lambda values: not values["chat"], "without `chat` there is no chat template, so {option} changes nothing"
+    ),
+    Unused(("whole_prompts",), lambda values: values["chat"], "`chat` takes whole conversations anyway, so {option} changes nothing"),
     Unused(("draws",), _takes_likeliest, "{drafting} samples no children, so {option} changes nothing"),
     Unused(("revision",), lambda values: _is_no_hub_name(values["target"]), "{option} {value} changes nothing: {target} is not on the hub"),
     Unused(("draft_revision",), lambda values: values["draft"] is None, "{option} {value} changes nothing: there is no `draft`"),

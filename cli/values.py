@@ -1,5 +1,6 @@
 """Types of the values of options."""
 
+import json
 import math
 import os
 import re
@@ -78,3 +79,14 @@ def dtype_name(value: str) -> str:
     if name not in ("auto", *_DTYPES.values()):
         raise click.BadParameter(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).")
     return name
+
+
+def named_value(value: str) -> tuple[str, Any]:
+    """Return NAME and VALUE of `NAME=VALUE`. VALUE is JSON, or else text; True, False and None are also read as JSON's own."""
+    name, equals, text = value.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as enable_thinking=false.")
+    try:
+        return name, json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except (ValueError, RecursionError):
+        return name, text

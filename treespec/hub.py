@@ -23,6 +23,11 @@ def endpoint() -> str:
     return str(constants.ENDPOINT)
 
 
+def is_offline() -> bool:
+    """Return whether offline mode is set, in which the hub is never asked."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def is_repository_id(name: str) -> bool:
     """Return whether the hub could hold a repository of this name: `owner/name` or a bare `name`. The name of a GGUF file is none.
 
@@ -80,7 +85,7 @@ def is_reachable(patience: float = PATIENCE_SECONDS) -> bool:
     A page that says no counts as an answer, a server failure does not (the libraries would retry it for long). The
     answer holds for half a minute, so that loading two models and their tokenizers asks once.
     """
-    return not constants.HF_HUB_OFFLINE and _answers(endpoint(), patience, int(time.monotonic() // ANSWER_HOLDS_SECONDS))
+    return not is_offline() and _answers(endpoint(), patience, int(time.monotonic() // ANSWER_HOLDS_SECONDS))
 
 
 @lru_cache(maxsize=8)

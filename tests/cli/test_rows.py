@@ -292,7 +292,7 @@ def test_bad_rows_end_the_run_unless_they_are_to_be_skipped(run: Any, pair: Pair
     assert outcome.json["prompt_set"]["bad_rows"] == [f"broken.jsonl, line {line}" for line in range(1, 13)]
     assert outcome.err.count("skipped: broken.jsonl, line ") == 10
     assert "skipped: 2 more bad rows" in outcome.err
-    assert "left out: 12 bad of 20 rows" in outcome.err
+    assert "left out: 1 too short, 12 bad of 20 rows" in outcome.err
 
 
 def test_where_rows_are_conversations_they_are_counted_as_such(run: Any, chatty: Pair, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from treeopt.profiling.continuation import continue_prompts
-from treespec.data.prompts import Prompt, PromptSet, unreadable
+from treespec.data.prompts import Prompt, PromptSet
+from treespec.data.tokens import unreadable
 from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.info import ModelInfo

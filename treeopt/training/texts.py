@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from treeopt.profiling.continuation import continue_prompts
-from treespec.data.prompts import Tokenizer, no_row_at, refused, token_ids
+from treespec.data.prompts import no_row_at
 from treespec.data.rows import BadRow, Row
 from treespec.data.slices import DatasetSlice
 from treespec.data.sources import open_rows, rows_of_file
+from treespec.data.tokens import Tokenizer, refused, token_ids
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import DatasetError, TrainingError, counted, renamed

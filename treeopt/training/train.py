@@ -18,7 +18,7 @@ from treeopt.training.settings import FREE, TrainSettings, TrainSources
 from treeopt.training.sources import Draft, Target, contents, open_draft
 from treeopt.training.texts import Continuing, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
-from treespec.data.prompts import unreadable
+from treespec.data.tokens import unreadable
 from treespec.errors import CapacityError, ModelError, TrainingError, counted
 from treespec.files.provenance import Provenance, public_name
 from treespec.files.writing import write_json

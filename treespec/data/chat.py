@@ -1,9 +1,44 @@
 """Conversations become token ids by the tokenizer's own chat template."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from treespec.data.rows import Row
-from treespec.errors import DatasetError
+from treespec.data.encoding import encoded
+from treespec.data.messages import Message, json_of, kind
+from treespec.data.rendering import TemplateError, rendered
+from treespec.data.rows import ARGUMENTS, SYSTEM, Row
+from treespec.data.slices import ChatOptions
+from treespec.errors import DatasetError, SettingsError
+
+
+@dataclass(frozen=True)
+class Talk:
+    """The input of a chat template: messages, and arguments by name."""
+
+    messages: tuple[Message, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def talk_of(row: Row, options: ChatOptions) -> Talk:
+    """Return what the template reads of a row; its own system prompt and arguments go before those of all rows. Raises DatasetError."""
+    if not any(message["role"] == "user" for message in row.messages):
+        raise DatasetError(f'{row.name}: the conversation has no message of role "user" to answer')
+    own = next((row.beside[key] for key in SYSTEM if isinstance(row.beside.get(key), str)), None)
+    system, messages = own or options.system, row.messages
+    if system is not None and messages[0]["role"] not in ("system", "developer"):
+        messages = ({"role": "system", "content": system}, *messages)
+    tools, known = (json_of(row.beside.get(key)) for key in ARGUMENTS)
+    if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)):
+        raise DatasetError(f'{row.name}: "tools" is {kind(tools)}, but it must be a list of objects')
+    if known is not None and not isinstance(known, Mapping):
+        raise DatasetError(f'{row.name}: "chat_template_kwargs" is {kind(known)}, but it must be an object')
+    own_arguments = {str(key): value for key, value in (known or {}).items() if value is not None}
+    try:
+        ChatOptions(None, own_arguments)
+    except SettingsError as e:
+        raise DatasetError(f"{row.name}: {str(e).replace('`chat_args`', 'chat_template_kwargs')}") from e
+    return Talk(messages, {**options.arguments, **own_arguments, **({"tools": list(tools)} if tools else {})})
 
 
 def require_template(tokenizer: Any) -> None:
@@ -19,42 +54,41 @@ def require_template(tokenizer: Any) -> None:
         raise DatasetError(
             "`chat` needs a chat template, but the target's tokenizer has several and none is the default; drop `chat`"
         ) from e
-    from jinja2 import TemplateSyntaxError
-
     try:
-        tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
-    except TemplateSyntaxError as e:
-        raise DatasetError(
-            f"the tokenizer's chat template is broken at its line {e.lineno}: {e.message}; correct it in the target's folder, or drop `chat`"
-        ) from e
-    except Exception:  # whole templates may refuse this conversation, and take those of the data set
-        return
+        _written(tokenizer, Talk(({"role": "user", "content": ""},)))
+    except TemplateError as e:
+        if e.broken:  # else it refuses this conversation, and may take those of the data set
+            raise DatasetError(f"the tokenizer's chat template {e}; correct it in the target's folder, or drop `chat`") from e
 
 
-def chat_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:
-    """Return the token ids of a row's conversation, up to where the model is to answer.
+def unread_arguments(tokenizer: Any, options: ChatOptions) -> list[str]:
+    """Return the names of arguments that the tokenizer's chat template does not read."""
+    template = str(tokenizer.get_chat_template())
+    return [name for name in options.arguments if name not in template]
 
-    The chat template writes the special tokens itself, so none are added. Raises DatasetError that begins with the row's name: there is
-    no message of a user, or the template refuses the conversation.
+
+def chat_ids(tokenizer: Any, talk: Talk, name: str) -> tuple[int, ...]:
+    """Return the token ids of a conversation, up to where the model is to answer.
+
+    The chat template writes the special tokens itself, so none are added. Raises DatasetError that begins with `name`: the template
+    refuses the conversation, or the tokenizer what it makes of it.
     """
-    if not row.messages:
-        raise DatasetError(f'{row.name}: the conversation has no message of role "user" to answer')
-    messages = [{"role": role, "content": content} for role, content in row.messages]
-    return tuple(templated(tokenizer, messages, row.name, tokenize=True, return_dict=False))
+    return encoded(tokenizer, templated(tokenizer, talk, name), name, special=False)
 
 
-def templated(tokenizer: Any, messages: list[dict[str, Any]], name: str, **options: bool) -> Any:
-    """Return messages as the tokenizer's chat template writes them, up to where the model is to answer.
-
-    Raises DatasetError beginning with `name`.
-    """
+def templated(tokenizer: Any, talk: Talk, name: str) -> str:
+    """Return messages as the tokenizer's chat template writes them, up to where the model is to answer. Raises DatasetError beginning with `name`."""
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
-    except Exception as e:  # templates are programs, which refuse in their own words or break in many ways
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise DatasetError(f"{name}: the tokenizer's chat template refuses the conversation: {reason}") from e
+        return _written(tokenizer, talk)
+    except TemplateError as e:
+        raise DatasetError(f"{name}: the tokenizer's chat template {e}") from e
 
 
-def reply_ids(tokenizer: Any, row: Row) -> tuple[int, ...]:
-    """Return the token ids of the row's own reply to its conversation, tokenised alone; they are empty if it has none."""
-    return tuple(tokenizer.encode(row.reply, add_special_tokens=False)) if row.reply else ()
+def _written(tokenizer: Any, talk: Talk) -> str:
+    arguments = {"tools": None, **tokenizer.special_tokens_map, **talk.arguments}
+    return rendered(tokenizer.get_chat_template(None, arguments["tools"]), talk.messages, arguments)
+
+
+def reply_ids(tokenizer: Any, reply: str | None, name: str) -> tuple[int, ...]:
+    """Return the token ids of a row's own reply to its conversation, tokenised alone; they are empty if it has none."""
+    return encoded(tokenizer, reply, name, special=False) if reply else ()

@@ -1,53 +1,87 @@
 """Data sets that the library `datasets` reads: public ones from the Hugging Face hub, and folders that `datasets` has saved."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treespec.data.rows import BadRow, Row, keys_of, not_utf8, read_row
+from treespec import hub
+from treespec.data.rows import KEYS, BadRow, Row, keys_of, not_utf8, read_row
 from treespec.errors import DatasetError, reason_of
+
+_FILES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".tsv", ".gz", ".zst", ".arrow", ".zip")
+"""Endings of files, which are never taken for names on the hub."""
 
 _EVALUATION_SPLITS = ("test", "validation", "train")
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """The place of a public data set: the arguments of `load_dataset(path, **options)`, and the column that holds its text."""
+    """The place of a public data set: the arguments of `load_dataset(path, **options)`, and the column that holds its text, if it is no usual key."""
 
     path: str
-    column: str
+    column: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     fallback_revision: str | None = None
+    cached_config: str | None = None
+    """Name of the configuration in the cache of `datasets`, if it is not among the options."""
+
+    @property
+    def call(self) -> str:
+        """The call that loads it."""
+        return f"load_dataset({', '.join([repr(self.path), *(f'{key}={value!r}' for key, value in self.options.items())])})"
 
 
 HUB_DATASETS = {
     "cnn": HubDataset("abisee/cnn_dailymail", "article", {"name": "3.0.0", "split": "test"}),
     "openwebtext": HubDataset("Skylion007/openwebtext", "text", {"split": "train"}, fallback_revision="refs/convert/parquet"),
-    "c4": HubDataset("allenai/c4", "text", {"data_files": {"validation": "en/c4-validation.*.json.gz"}, "split": "validation"}),
+    "c4": HubDataset(
+        "allenai/c4", "text", {"data_files": {"validation": "en/c4-validation.*.json.gz"}, "split": "validation"}, cached_config="en"
+    ),
     "wikitext": HubDataset("Salesforce/wikitext", "text", {"name": "wikitext-2-raw-v1", "split": "test"}),
     "mt-bench": HubDataset("HuggingFaceH4/mt_bench_prompts", "prompt", {"split": "train"}),
 }
 
 
-def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
-    """Yield the rows of a data set of HUB_DATASETS. They are streamed: only rows that are read are downloaded.
+def hub_dataset(name: str) -> HubDataset | None:
+    """Return the place of a data set of HUB_DATASETS, or of a hub id `OWNER/NAME`, `OWNER/NAME:CONFIG` or `OWNER/NAME:CONFIG:SPLIT`.
 
-    `field` replaces the column that holds the text. Raises DatasetError if the hub does not answer within seconds, or if it refuses.
+    Returns None for other names, and for those of files and folders that exist.
+
+    >>> hub_dataset("openai/gsm8k:main").options, hub_dataset("a/b::train").options, hub_dataset("./rows"), hub_dataset("a/rows.jsonl")
+    ({'name': 'main'}, {'split': 'train'}, None, None)
     """
-    entry = HUB_DATASETS[name]
+    if name in HUB_DATASETS:
+        return HUB_DATASETS[name]
+    path, *rest = name.split(":")
+    if path.count("/") != 1 or len(rest) > 2 or not hub.is_repository_id(path) or path.lower().endswith(_FILES) or os.path.exists(name):
+        return None
+    return HubDataset(path, options={key: value for key, value in zip(("name", "split"), rest, strict=False) if value})
+
+
+def hub_rows(name: str, field: str | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of a data set for which `hub_dataset` knows a place. They are streamed: only rows that are read are downloaded.
+
+    If the hub cannot be reached, they are read from the cache. `field` replaces the column that holds the text. Raises DatasetError if the
+    hub does not answer within seconds and there is no cache, or if it refuses.
+    """
+    entry = hub_dataset(name)
+    assert entry is not None
     require_hub(name)
     datasets = _library(name)
-    stream = _open_stream(datasets, name, entry)
-    keys = (field or entry.column,)
+    where, stream = ("the hub", _open_stream) if hub.is_reachable() else ("the cache", _open_cached)
+    rows = stream(datasets, name, entry)
+    column = field or entry.column
+    keys = KEYS if column is None else (column,)
     number = 0
     while True:
         try:
             with _without_bars(datasets):
-                record = next(stream, None)
+                record = next(rows, None)
         except Exception as e:  # the libraries below raise their own, many kinds of errors for a lost connection
-            raise DatasetError(f"reading {name} from the hub broke off at row {number}: {reason_of(e)}; {_REMEDY}") from e
+            raise DatasetError(f"reading {name} from {where} broke off at row {number}: {reason_of(e)}; {_REMEDY}") from e
         if record is None:
             return
         yield read_row(record, name=f"{name}, row {number}", keys=keys)
@@ -68,11 +102,17 @@ def saved_rows(folder: Path, field: str | None = None, *, pictures: bool = False
         raise DatasetError(f"{folder} is not a folder that `datasets` can load: {reason_of(e)}") from e
     name = folder.name
     if isinstance(data, dict):
-        split = next((s for s in (*_EVALUATION_SPLITS, *data) if s in data), None)
-        if split is None:
-            raise DatasetError(f"{folder} holds no split; save a data set with rows")
+        split = _split(data, f"{folder} holds no split; save a data set with rows")
         name, data = f"{folder.name}/{split}", data[split]
     return name, _saved(data, name, keys_of(field, pictures))
+
+
+def _split(splits: Iterable[str], otherwise: str) -> str:
+    """Return the split to read: `test`, else `validation`, else `train`, else the first. Raises DatasetError, saying `otherwise`, if there is none."""
+    found = next((split for split in (*_EVALUATION_SPLITS, *splits) if split in splits), None)
+    if found is None:
+        raise DatasetError(otherwise)
+    return found
 
 
 def _saved(data: Any, name: str, keys: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -95,10 +135,59 @@ def _open_stream(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[s
     for revision in revisions:
         try:
             with _without_bars(datasets):
-                return iter(datasets.load_dataset(entry.path, revision=revision, streaming=True, **entry.options))
+                found = datasets.load_dataset(entry.path, revision=revision, streaming=True, **entry.options)
+            return iter(_one_split(found, name))
+        except DatasetError:
+            raise
         except Exception as e:  # as above: whatever the reason, it is told
             failures.append(e)
-    raise DatasetError(f"cannot load {name} ({entry.path}) from the hub: {reason_of(failures[0])}; {_REMEDY}") from failures[0]
+    other = (
+        ""
+        if name in HUB_DATASETS
+        else f"check the name (there is no folder {name} here either), add a configuration as {entry.path}:CONFIG, or "
+    )
+    raise DatasetError(f"cannot load {name} ({entry.path}) from the hub: {reason_of(failures[0])}; {other}{_REMEDY}") from failures[0]
+
+
+def _open_cached(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[str, Any]]:
+    """Return the rows of a data set in one of the caches, without asking the hub. Raises DatasetError."""
+    config, split = entry.options.get("name", entry.cached_config), entry.options.get("split")
+    try:
+        with _without_bars(datasets):
+            if _prepared(entry.path):
+                from datasets.packaged_modules.cache.cache import Cache
+
+                made = Cache(dataset_name=entry.path.partition("/")[2], repo_id=entry.path, config_name=config, version="auto", hash="auto")
+                return iter(_one_split(made.as_dataset(split=split), name))
+            return iter(_one_split(datasets.load_dataset(_snapshot(entry.path), streaming=True, **entry.options), name))
+    except DatasetError:
+        raise
+    except Exception as e:  # a damaged cache shows as anything
+        raise DatasetError(f"cannot load {name} ({entry.path}) from the cache: {reason_of(e)}; {_REMEDY}") from e
+
+
+def _one_split(data: Any, name: str) -> Any:
+    return data[_split(data, f"{name} has no split; name another data set")] if isinstance(data, dict) else data
+
+
+def _prepared(path: str) -> bool:
+    """Return whether a data set lies in the cache of `datasets`, as Arrow files."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+
+    owner, _, name = path.partition("/")
+    return any((Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}").glob("*/*/*/dataset_info.json"))
+
+
+def _snapshot(path: str) -> str | None:
+    """Return the folder of a data set that was downloaded from the hub as it is there, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(path, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _library(name: str) -> Any:
@@ -123,8 +212,17 @@ def _without_bars(datasets: Any) -> Iterator[None]:
 
 
 def require_hub(name: str) -> None:
-    """Raise DatasetError within seconds if the hub cannot be reached; the library itself would retry for long."""
-    from treespec import hub
-
-    if not hub.is_reachable():
-        raise DatasetError(f"data set {name} lives on the hub, but {hub.endpoint()} cannot be reached (or offline mode is set); {_REMEDY}")
+    """Raise DatasetError within seconds if a data set is in no cache and the hub cannot be reached; the library itself would retry for long."""
+    entry = hub_dataset(name)
+    if entry is None or hub.is_reachable():
+        return
+    _library(name)
+    if _prepared(entry.path) or _snapshot(entry.path) is not None:
+        return
+    reason = "offline mode is set (HF_HUB_OFFLINE)" if hub.is_offline() else f"{hub.endpoint()} cannot be reached"
+    known = f"data set {name} ({entry.path}) lives on the hub, but"
+    other = f"there is no file or folder {name}, and as a data set of the hub it cannot be read:"
+    raise DatasetError(
+        f"{known if name in HUB_DATASETS else other} {reason}, and it is in no cache here; where there is a network, "
+        f"datasets.{entry.call}.save_to_disk('FOLDER') saves a copy to pass as `dataset`; or {_REMEDY}"
+    )

@@ -3,12 +3,17 @@
 import hashlib
 import json
 import os
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treespec.data.chat import templated
+from treespec.data.chat import talk_of, templated
+from treespec.data.encoding import encoded
+from treespec.data.rows import Row
+from treespec.data.slices import ChatOptions
 from treespec.errors import DatasetError, ModelError, counted, reason_of
 from treespec.files.reading import read_bytes
 
@@ -26,6 +31,9 @@ PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
 """The prompt for every picture that has none of its own, in LLaVA 1.5's form. A chat template has a form of its own."""
 
 _MAX_BYTES = 256 << 20
+_MAX_PIXELS = 1 << 26
+"""Largest picture that is decoded, which takes about 0.8 GB; a small file may claim any size."""
+_TIFF_TILE = (322, 323)
 _MOST_THIN = 50
 """Largest ratio of a picture's sides. Image processors scale the shorter side first and hold the whole longer one meanwhile."""
 
@@ -61,7 +69,7 @@ class PictureReader:
         known = [self.processor.to_dict(), self.shape.token_id, self.shape.rows, self.shape.pixels]
         return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
-    def ids(self, text: str, name: str, chat: bool = False) -> tuple[int, ...]:
+    def ids(self, text: str, name: str, chat: ChatOptions | None = None) -> tuple[int, ...]:
         """Return the token ids of a prompt with one picture.
 
         The picture's token is repeated once per row of the picture; it stands in front if the text does not say where. With `chat`, the
@@ -76,15 +84,16 @@ class PictureReader:
         count = text.count(mark)
         if count > 1:
             raise DatasetError(f"{name}: the prompt has {counted(count, 'time')} {mark}, but a row has one picture; write it once")
-        if chat:
+        if chat is not None:
             parts = [{"type": "image"}, {"type": "text", "text": text.replace(mark, "").strip()}]
-            whole = str(templated(self.tokenizer, [{"role": "user", "content": parts}], name, tokenize=False))
+            talk = talk_of(Row(name, messages=({"role": "user", "content": parts},)), chat)
+            whole = templated(self.tokenizer, talk, name)
             if mark not in whole:
                 raise DatasetError(f"{name}: the tokenizer's chat template has no place for a picture ({mark}); drop `chat`")
         else:
             whole = text if count else f"{mark}\n{text}"
         spread = whole.replace(mark, mark * self.shape.rows)
-        ids = tuple(int(i) for i in self.tokenizer.encode(spread, add_special_tokens=not chat))
+        ids = encoded(self.tokenizer, spread, name, special=chat is None)
         if ids.count(self.shape.token_id) != self.shape.rows:
             raise ModelError(
                 f"the tokenizer does not read {mark} as the one token {self.shape.token_id}; use the tokenizer files that belong to the target"
@@ -120,9 +129,7 @@ def find_picture(path: Path, name: str) -> Picture:
         content = _content(path)
     except DatasetError as e:
         raise DatasetError(f"{name}: {e}") from e
-    width, height = _decoded(content, name).size
-    if max(width, height) > _MOST_THIN * min(width, height):
-        raise DatasetError(f"{name}: the picture is {width} x {height} pixels, thinner than 1 to {_MOST_THIN}; cut or remove it")
+    _decoded(content, name)
     return Picture(path, hashlib.sha256(content).hexdigest())
 
 
@@ -131,12 +138,16 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(content: bytes, name: str) -> Any:
-    """Return the picture as an RGB image, turned as its camera says."""
+    """Return the picture as an RGB image, turned as its camera says. Its size is checked by its header, before it is decoded."""
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(BytesIO(content), formats=_FORMATS) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is below PIL's
+            opened = Image.open(BytesIO(content), formats=_FORMATS)
+        with opened as image:
+            _check_size(*image.size, getattr(image, "tag_v2", {}), name)
             try:
                 upright = ImageOps.exif_transpose(image)
             except Exception:  # whatever a damaged header raises: it says nothing of how the camera was held
@@ -148,3 +159,15 @@ def _decoded(content: bytes, name: str) -> Any:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
         reason = f"it is none of {', '.join(_FORMATS)}" if isinstance(e, UnidentifiedImageError) else e
         raise DatasetError(f"{name}: the picture cannot be decoded ({reason}); repair or remove it") from e
+
+
+def _check_size(width: int, height: int, tags: Mapping[int, Any], name: str) -> None:
+    """Raise DatasetError for a picture, or for tiles in a TIFF file, that are too large to be decoded, and for a picture that is too thin."""
+    tile = [int(tags.get(tag, 0)) for tag in _TIFF_TILE]
+    for what, pixels in (("the picture is {} x {} pixels", (width, height)), ("its tiles are {} x {} pixels", tile)):
+        if pixels[0] * pixels[1] > _MAX_PIXELS:
+            raise DatasetError(
+                f"{name}: {what.format(*pixels)}, above the limit of {_MAX_PIXELS >> 20} million; make it smaller, or remove it"
+            )
+    if max(width, height) > _MOST_THIN * min(width, height):
+        raise DatasetError(f"{name}: the picture is {width} x {height} pixels, thinner than 1 to {_MOST_THIN}; cut or remove it")

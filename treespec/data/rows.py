@@ -2,21 +2,32 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from treespec.data.messages import CONVERSATIONS, Message, conversation, kind, listed_messages
 from treespec.errors import DatasetError
 from treespec.files.fingerprint import fingerprint
 
-TEXT_KEYS = ("messages", "text", "prompt", "turns", "article")
+MAX_CHARACTERS = 4_000_000
+"""Largest length of a row's text: more takes seconds to tokenise, and most of it would be cut off."""
+
+_REPLIES = {"instruction": ("output", "response"), "question": ("answer", "response")}
+"""Keys of a question or an instruction, and those of the reply beside it."""
+_MORE = {"instruction": ("input", "context")}
+
+SYSTEM, ARGUMENTS = ("system", "system_prompt"), ("tools", "chat_template_kwargs")
+"""Keys of a row's own system prompt, and of its own arguments of the chat template."""
+
+TEXT_KEYS = ("messages", "text", "prompt", "turns", "article", *CONVERSATIONS[1:], *_REPLIES)
 """Keys that may hold a row's text, in the order in which they are tried."""
+
+COMPANIONS = (*SYSTEM, *ARGUMENTS, *(key for keys in (*_REPLIES.values(), *_MORE.values()) for key in keys))
+"""Keys whose values belong to a row's text, whichever key holds that."""
 
 KEYS = ("image", "input_ids", *TEXT_KEYS)
 """Keys that may hold a row's content, in the order in which they are tried; beside an `image`, `prompt` holds the question about it."""
-
-Message = tuple[str, str]
-"""One message of a conversation: its role and its content."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Row:
 
     For chat templates, a text is a conversation as well: `messages` end with the user's last one whose preceding replies are known;
     `reply` is the row's own answer to them, if it has one; `turns` are the user's later turns. A row of ids has none of these.
+    `beside` are the row's values of SYSTEM and ARGUMENTS, and `left_out` counts what is in its messages and is no text.
     `unread` names the text keys beside a picture that has no question.
     """
 
@@ -34,6 +46,8 @@ class Row:
     messages: tuple[Message, ...] = ()
     reply: str | None = None
     turns: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     image: Path | None = None
     unread: tuple[str, ...] = ()
 
@@ -46,7 +60,7 @@ class Row:
     @classmethod
     def of_text(cls, name: str, text: str) -> "Row":
         """Return the row of a plain text, which as a conversation is one message of the user."""
-        return cls(name, text=text, messages=(("user", text),))
+        return cls(name, text=text, messages=({"role": "user", "content": text},))
 
 
 def _digest(path: Path) -> str:
@@ -78,7 +92,7 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
     DatasetError that begins with `name`.
     """
     if not isinstance(record, Mapping):
-        raise DatasetError(f'{name}: the row is {_kind(record)}, but it must be an object such as {{"text": ...}}')
+        raise DatasetError(f'{name}: the row is {kind(record)}, but it must be an object such as {{"text": ...}}')
     there = [key for key in keys if key in record]
     key = next((key for key in there if record[key] is not None), there[0] if there else None)
     if key is None:
@@ -90,16 +104,32 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
         if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
             raise DatasetError(f'{name}: "input_ids" must be a list of whole numbers; {_first_wrong(value)}')
         return Row(name, ids=tuple(value))
-    where = f'{name}: "{key}"'
+    beside = {key: record[key] for key in (*SYSTEM, *ARGUMENTS) if record.get(key)}
+    return replace(_text_row(record, key, name, own_keys=keys == KEYS), beside=beside)
+
+
+def _text_row(record: Mapping[Any, Any], key: str, name: str, *, own_keys: bool) -> Row:
+    """Return the row of a text key. The texts beside an instruction or a question are its own only where keys are not named."""
+    value, where = record[key], f'{name}: "{key}"'
+    if (messages := listed_messages(value)) is not None:
+        found = conversation(messages, key, name)
+        _require_text(found.text, where)
+        return Row(name, text=found.text, messages=found.messages, reply=found.reply, left_out=found.left_out)
     if isinstance(value, str):
-        return Row.of_text(name, _require_text(value, where))
+        more = _said(record, _MORE.get(key, ())) if own_keys else None
+        row = Row.of_text(name, _require_text(f"{value}\n{more}" if more else value, where))
+        reply = _said(record, _REPLIES.get(key, ())) if own_keys else None
+        return replace(row, reply=reply and _require_text(reply, where))
     if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
-        _require_text("\n".join(value), where)
-        return Row(name, text="\n".join(value), messages=(("user", value[0]),), turns=tuple(value[1:]))
-    if isinstance(value, list | tuple) and value and all(isinstance(message, Mapping) for message in value):
-        return _conversation(value, key, name)
+        text = _require_text("\n".join(value), where)
+        return Row(name, text=text, messages=({"role": "user", "content": value[0]},), turns=tuple(value[1:]))
     wanted = "a string, a list of strings or a list of messages"
-    raise DatasetError(f'{name}: "{key}" is {_kind(value)}, but it must be {wanted}')
+    raise DatasetError(f'{name}: "{key}" is {kind(value)}, but it must be {wanted}')
+
+
+def _said(record: Mapping[Any, Any], keys: Sequence[str]) -> str | None:
+    """Return the first text that is not empty under these keys."""
+    return next((record[key] for key in keys if isinstance(record.get(key), str) and record[key]), None)
 
 
 def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> DatasetError:
@@ -108,10 +138,15 @@ def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Datas
 
 
 def _require_text(text: str, where: str) -> str:
-    """Raise DatasetError for half a surrogate pair, which no tokenizer takes."""
-    at = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
-    if at is not None:
-        raise DatasetError(f"{where} holds half a surrogate pair (\\u{ord(text[at]):04x} at character {at}), which is no text")
+    """Raise DatasetError for a text that is too long, and for half a surrogate pair, which no tokenizer takes."""
+    if len(text) > MAX_CHARACTERS:
+        raise DatasetError(f"{where} has {len(text):,} characters, above the limit of {MAX_CHARACTERS:,}; cut it into rows")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise DatasetError(
+            f"{where} holds half a surrogate pair (\\u{ord(text[e.start]):04x} at character {e.start}), which is no text"
+        ) from e
     return text
 
 
@@ -123,29 +158,16 @@ def read_row(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row | 
         return BadRow(name, str(e))
 
 
-def _conversation(messages: Sequence[Mapping[str, object]], key: str, name: str) -> Row:
-    found: list[Message] = []
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            part, value = ("role", role) if not isinstance(role, str) else ("content", content)
-            raise DatasetError(f'{name}: the "{part}" of message {number} in "{key}" is {_kind(value)}, but it must be a string')
-        found.append((role, _require_text(content, f'{name}: "{key}"')))
-    end = max((i + 1 for i, (role, _) in enumerate(found) if role == "user"), default=0)
-    reply = found[end][1] if 0 < end < len(found) and found[end][0] == "assistant" else None
-    return Row(name, text="\n".join(content for _, content in found), messages=tuple(found[:end]), reply=reply)
-
-
 def _picture_row(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Row:
     image, asked = record["image"], _asked(keys)
     if not isinstance(image, str) or not image:
-        raise DatasetError(f'{name}: "image" is {_kind(image)}, but it must be the path of a picture')
+        raise DatasetError(f'{name}: "image" is {kind(image)}, but it must be the path of a picture')
     key = next((key for key in asked if record.get(key) is not None), asked[0])
     if key not in record and keys != KEYS:
         raise _lacking(record, name, asked)
     prompt = record.get(key)
     if prompt is not None and not isinstance(prompt, str):
-        raise DatasetError(f'{name}: "{key}" is {_kind(prompt)}, but it must be a string')
+        raise DatasetError(f'{name}: "{key}" is {kind(prompt)}, but it must be a string')
     unread = [
         str(key) for key, value in record.items() if key != "image" and value and _is_said(value) and not str(key).lower().endswith("id")
     ]
@@ -181,19 +203,8 @@ def none_of(keys: Sequence[str], what: str = "key") -> str:
     return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {', '.join(names[:-1])} and {names[-1]}"
 
 
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple):
-        return "an empty list" if not value else "a list with something else than strings in it"
-    if value == "":
-        return "an empty string"
-    names = {dict: "an object", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
 def _first_wrong(ids: object) -> str:
     if not isinstance(ids, list | tuple):
-        return f"it is {_kind(ids)}"
+        return f"it is {kind(ids)}"
     wrong = next(i for i, value in enumerate(ids) if type(value) is not int)
     return f"number {wrong} of them is {ids[wrong]!r:.40}"

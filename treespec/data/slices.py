@@ -1,8 +1,13 @@
-"""A slice of a data set's rows, as plain data."""
+"""Requests to a data set, as plain data: a slice of its rows, the length of prompts, and additions to conversations."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from treespec.errors import SettingsError
+
+PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
+"""Tokens of a prompt that is cut, and most tokens of a whole one, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -20,3 +25,37 @@ class DatasetSlice:
             raise SettingsError(f"`start` is {self.start}, but rows are counted from 0; pass 0 or more")
         if self.end is not None and self.end <= self.start:
             raise SettingsError(f"`end` {self.end} leaves no rows from `start` {self.start}; pass `end` {self.start + 1} or more")
+
+
+_CALLED = ("conversation", "conversations", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize")
+_TAKEN = frozenset(
+    (
+        *_CALLED,
+        "tokenizer_kwargs",
+        "return_assistant_tokens_mask",
+        "sanitize_control_tokens",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+    )
+)
+"""Names that are no arguments of templates: those of transformers' own functions around them."""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """The additions to every conversation: a `system` prompt, where it has none, and `arguments` of the chat template."""
+
+    system: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = next((name for name in self.arguments if name in _TAKEN or not name.isidentifier()), None)
+        if wrong is not None:
+            raise SettingsError(f"`chat_args` has {wrong!r}, which cannot be an argument of a chat template; pass another name")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options as plain JSON."""
+        return {"system": self.system, "chat_args": dict(self.arguments)}

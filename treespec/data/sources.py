@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from treespec.data import stdlib as stdlib_source
-from treespec.data.hub_datasets import HUB_DATASETS, hub_rows, saved_rows
+from treespec.data.hub_datasets import HUB_DATASETS, hub_dataset, hub_rows, saved_rows
+from treespec.data.lines import elements_of, holds_array, lines_of
 from treespec.data.pictures import SUFFIXES as PICTURE_SUFFIXES
-from treespec.data.rows import KEYS, BadRow, Row, keys_of, none_of, not_utf8, read_row
+from treespec.data.rows import BadRow, Row, keys_of, not_utf8, read_row
 from treespec.data.stdlib import pieces
+from treespec.data.tables import rows_of_table
 from treespec.errors import DatasetError
 from treespec.files.reading import user_path
 
 DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
 """Names of data sets, which need no path."""
+
+_MAX_TEXT_LINE = 4 << 20
+"""Longest line of running text, since a row is a run of whole lines."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
@@ -40,12 +45,14 @@ def _open(dataset: str, field: str | None, pictures: bool) -> tuple[str, Iterabl
             raise DatasetError(f"data set {dataset} is running text without fields; drop `field` {field}")
         split: stdlib_source.Split = "held-out" if dataset == "stdlib" else "train"
         return dataset, (Row.of_text(name, text) for name, text in stdlib_source.split_rows(split))
-    if dataset in HUB_DATASETS:
+    if hub_dataset(dataset) is not None:
         return dataset, hub_rows(dataset, field)
     path = user_path(dataset, DatasetError)
     if not dataset or not (path.exists() or path.suffix.lower() in SUFFIXES):
         known = ", ".join(DATASET_NAMES)
-        raise DatasetError(f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists; check `dataset`")
+        raise DatasetError(
+            f"unknown data set {dataset!r}: it is neither one of {known} nor a path that exists, nor OWNER/NAME on the hub; check `dataset`"
+        )
     if path.is_dir():
         return _open_folder(path, field, pictures)
     return path.name, rows_of_file(path, field, pictures=pictures)
@@ -82,7 +89,7 @@ def rows_of_file(path: Path, field: str | None = None, *, pictures: bool = False
     runs of whole lines of about 6,000 characters. `field` is the key that holds the rows' text, or with `pictures` the question about
     one, if it is none of TEXT_KEYS. Raises DatasetError if the whole file cannot be read.
     """
-    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".txt": _text}
+    readers = {".jsonl": _json_lines, ".json": _json, ".parquet": rows_of_table, ".txt": _text}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
@@ -109,77 +116,46 @@ def _beside(path: Path, row: Row, image: Path) -> Row | BadRow:
 
 
 def _text(path: Path, keys: Sequence[str]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        lines = (part for line in file for part in line.splitlines(keepends=True))
-        for index, piece in enumerate(pieces(lines)):
-            yield Row.of_text(f"{path.name}#{index}", piece)
+    lines = lines_of(path, "break it into shorter lines (fold -s does)", limit=_MAX_TEXT_LINE)
+    texts = (_decoded(line, first=number == 0).replace("\r\n", "\n").replace("\r", "\n") for number, line in enumerate(lines))
+    for index, piece in enumerate(pieces(part for text in texts for part in text.splitlines(keepends=True))):
+        yield Row.of_text(f"{path.name}#{index}", piece)
+
+
+def _decoded(line: bytes, *, first: bool) -> str:
+    return line.decode("utf-8-sig" if first else "utf-8")
 
 
 def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            name = f"{path.name}, line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield read_row(_parse(text, name, _ONE_A_LINE), name=name, keys=keys)
-            except UnicodeDecodeError as e:
-                yield BadRow(name, not_utf8(name, e))
-            except DatasetError as e:
-                yield BadRow(name, str(e))
+    for number, line in enumerate(lines_of(path, "cut it into rows, one a line"), start=1):
+        name = f"{path.name}, line {number}"
+        try:
+            text = _decoded(line, first=number == 1)
+            if text.strip():
+                yield read_row(_parse(text, name), name=name, keys=keys)
+        except UnicodeDecodeError as e:
+            yield BadRow(name, not_utf8(name, e))
+        except DatasetError as e:
+            yield BadRow(name, str(e))
 
 
 def _json(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    with path.open(encoding="utf-8-sig") as file:
-        beginning = next((line.lstrip() for line in file if line.strip()), "")
-    if not beginning.startswith("["):
+    if not holds_array(path):
         yield from _json_lines(path, keys)
         return
-    text = path.read_text(encoding="utf-8-sig")
-    for number, record in enumerate(_parse(text, path.name), start=1):
+    for number, record in enumerate(elements_of(path), start=1):
         yield read_row(record, name=f"{path.name}, element {number}", keys=keys)
 
 
 _ONE_A_LINE = "each line must hold one whole object: correct it, or put all objects into one array in a .json file"
 
 
-def _parse(text: str, name: str, remedy: str = "correct it there") -> Any:
+def _parse(text: str, name: str) -> Any:
     try:
         return json.loads(text.rstrip())
     except json.JSONDecodeError as e:
-        line = f", line {e.lineno}" if "\n" in text.strip() else ""
-        raise DatasetError(f"{name}{line}: no valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}; {remedy}") from e
+        raise DatasetError(f"{name}: no valid JSON: {e.msg.removesuffix(' at')} at column {e.colno}; {_ONE_A_LINE}") from e
     except RecursionError as e:
         raise DatasetError(f"{name}: its JSON is nested too deeply") from e
     except ValueError as e:  # a number of too many digits
         raise DatasetError(f"{name}: no valid JSON: {e}") from e
-
-
-def _parquet(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as e:
-        raise DatasetError(f"reading {path} needs the library pyarrow: pip install pyarrow, or convert the file to .jsonl") from e
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            sought = keys if keys == KEYS else keys[-1:]
-            if not any(key in names for key in sought):
-                raise DatasetError(
-                    f"{path} has {none_of(sought, 'column')} (its columns: {', '.join(names[:8])}); name the one that holds the text with `field`"
-                )
-            first = next(key for key in keys if key in names)
-            wanted = names if first == "image" else [first]  # whatever stands beside a picture may be what is asked about it
-            number = 0
-            for batch in file.iter_batches(batch_size=64, columns=wanted):
-                for index in range(len(batch)):
-                    name = f"{path.name}, row {number}"
-                    try:
-                        [record] = batch.slice(index, 1).to_pylist()
-                        yield read_row(record, name=name, keys=keys)
-                    except UnicodeDecodeError as e:
-                        yield BadRow(name, not_utf8(name, e))
-                    number += 1
-    except pyarrow.ArrowInvalid as e:
-        raise DatasetError(f"{path} is not a parquet file: {str(e).splitlines()[0]}") from e

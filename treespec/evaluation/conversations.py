@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from treespec.data.chat import chat_ids
-from treespec.data.prompts import Prompt, PromptSet, unreadable
-from treespec.data.rows import BadRow, Row
+from treespec.data.chat import Talk, chat_ids
+from treespec.data.prompts import Prompt, PromptSet
+from treespec.data.rows import BadRow
+from treespec.data.tokens import unreadable
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.errors import DatasetError, ModelError
@@ -60,10 +61,10 @@ def with_replies(
                 last = found[-1]
                 key = hashlib.sha256(json.dumps(last.ids).encode()).hexdigest()
                 said = log.piece(key, partial(_reply, pair, Request(last.ids, reply_len, pair.eos_token_ids), engine))
-                messages = (*last.messages, ("assistant", said), ("user", turn))
+                messages = (*last.messages, {"role": "assistant", "content": said}, {"role": "user", "content": turn})
                 name, left = f"{prompt.name}, turn {number}", len(prompt.turns) - number + 2
                 try:
-                    ids = chat_ids(pair.tokenizer, Row(name, messages=messages))
+                    ids = chat_ids(pair.tokenizer, Talk(messages, last.arguments), name)
                     if reason := unreadable(ids, pair.target.vocabulary_size, whole=True):
                         raise DatasetError(f"{name}: the turn has {reason}")
                 except DatasetError as e:
@@ -76,7 +77,7 @@ def with_replies(
                     too_long += left
                     progress("writing replies", done := done + left, total)
                     break
-                found.append(Prompt(prompt.row, name, ids, messages=messages))
+                found.append(Prompt(prompt.row, name, ids, messages=messages, arguments=last.arguments))
                 progress("writing replies", done := done + 1, total)
     return replace(prompts, prompts=tuple(found), too_long=too_long, bad=tuple(bad))
 

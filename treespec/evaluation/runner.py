@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from treespec.data.prompts import Prompt, PromptSet, unreadable
+from treespec.data.prompts import Prompt, PromptSet
+from treespec.data.tokens import unreadable
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan

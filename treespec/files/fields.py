@@ -185,5 +185,15 @@ def as_dataclass(kind: Callable[..., T], read: Callable[[Any], dict[str, Any]]) 
     return make
 
 
-ROWS: Mapping[str, Reader] = {"dataset": text, "start": natural, "end": natural, "row": natural, "row_sha256": text}
-"""Readers of the keys that say which rows of a data set were read: `start` to `end` - 1, one of them, and the SHA-256 of its content."""
+ROWS: Mapping[str, Reader] = {
+    "dataset": text,
+    "start": natural,
+    "end": natural,
+    "row": natural,
+    "row_sha256": text,
+    "chat": flag,
+    "system": text,
+    "chat_args": mapping,
+}
+"""Readers of the keys that say which rows of a data set were read, and how: `start` to `end` - 1, one of them and the SHA-256 of its content;
+whether they were conversations, and the system prompt and the arguments of the chat template that these were given."""

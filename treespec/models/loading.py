@@ -121,6 +121,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             **place.options,
         )
     module, report = loaded
+    _return_objects(module)
     others = sorted(report.get("mismatched_keys") or ())
     if others:
         weight, found, asked = others[0]
@@ -154,6 +155,14 @@ def quantization_of(name: str, revision: str | None = None) -> str | None:
     """Return the type that most weights in a GGUF file have, as in "Q4_1"; None for models that are not quantised. Raises ModelError."""
     place = locate(name, revision)
     return None if place.gguf is None else gguf_models.header_of(place).quantization
+
+
+def _return_objects(module: PreTrainedModel) -> None:
+    """Undo what a configuration says of the form in which modules return their results: tuples, attentions, hidden states."""
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from treespec import hub
-from treespec.data.hub_datasets import HUB_DATASETS
+from treespec.data.hub_datasets import HUB_DATASETS, require_hub
 from treespec.data.prompts import load_prompts
 from treespec.data.sources import open_rows
 from treespec.errors import DatasetError
@@ -148,7 +148,7 @@ def test_blank_rows_are_too_short(local_hub: Path) -> None:
 
 def test_the_turns_of_mt_bench_are_a_conversation_that_begins_with_the_first(local_hub: Path) -> None:
     _, rows = open_rows("mt-bench")
-    assert next(iter(rows)).messages == (("user", "Write a post."),)
+    assert next(iter(rows)).messages == ({"role": "user", "content": "Write a post."},)
 
 
 def test_a_record_without_the_expected_field_is_named_with_the_fields_that_it_has(local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +184,64 @@ def test_progress_bars_are_as_they_were_whenever_a_row_is_read(shown: bool, loca
         assert within == [True]
     finally:
         choose[not before]()
+
+
+@pytest.fixture
+def offline_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without a network, with two data sets in its caches: `some/ready` as Arrow files, `some/raw` as it is on the hub."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for split, count in (("train", 4), ("test", 2)):
+        (source / f"{split}.jsonl").write_text("".join(json.dumps({"question": f"{split} {i}"}) + "\n" for i in range(count)))
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    datasets.load_dataset(str(source))
+    (cache / "source").rename(cache / "some___ready")
+    for file in cache.glob("some___ready/*/*/*/source-*.arrow"):
+        file.rename(file.with_name(file.name.replace("source", "ready")))
+    raw = tmp_path / "hub" / "datasets--some--raw"
+    (raw / "refs").mkdir(parents=True)
+    (raw / "refs" / "main").write_text("0" * 40)
+    (raw / "snapshots").mkdir()
+    source.rename(raw / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["some/ready", "some/ready:default", "some/ready::test", "some/raw", "some/raw::test"])
+def test_a_data_set_in_a_cache_needs_no_hub(offline_home: Path, name: str) -> None:
+    title, rows = open_rows(name)
+    assert (title, [row.text for row in rows]) == (name, ["test 0", "test 1"])
+    require_hub(name)
+
+
+def test_a_named_split_and_a_field_are_taken(offline_home: Path) -> None:
+    assert next(row.text for row in open_rows("some/raw::train", "question")[1]) == "train 0"
+    with pytest.raises(DatasetError, match=r"cannot load some/ready:other \(some/ready\) from the cache: .*config 'other'.*name a local"):
+        next(iter(open_rows("some/ready:other")[1]))
+    with pytest.raises(DatasetError, match=r"from the cache: .*nope"):
+        next(iter(open_rows("some/raw::nope")[1]))
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_is_in_no_cache_says_how_to_save_a_copy(offline_home: Path, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    why = r"offline mode is set \(HF_HUB_OFFLINE\)" if offline else r"http\S+ cannot be reached"
+    with pytest.raises(
+        DatasetError, match=rf"^data set cnn .*lives on the hub, but {why}, and it is in no cache here; .*save_to_disk"
+    ) as caught:
+        next(iter(open_rows("cnn")[1]))
+    assert "load_dataset('abisee/cnn_dailymail', name='3.0.0', split='test').save_to_disk('FOLDER')" in str(caught.value)
+    with pytest.raises(
+        DatasetError, match=rf"^there is no file or folder some/none:a, and as a data set of the hub it cannot be read: {why}"
+    ):
+        next(iter(open_rows("some/none:a")[1]))
+
+
+def test_any_data_set_of_the_hub_is_read_by_its_id(local_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYOUTS, ("some/body", None), wikitext)
+    for name in ("some/body:wikitext-2-raw-v1", "some/body:wikitext-2-raw-v1:test"):
+        assert [row.text for row in open_rows(name)[1]][1:] == [" = wikitext-2-raw-v1 = \n", " test of wikitext-2-raw-v1 \n"]
+    with pytest.raises(DatasetError, match=r"from the hub: ValueError: Config name is missing.*add a configuration as some/body:CONFIG"):
+        next(iter(open_rows("some/body")[1]))

@@ -190,7 +190,10 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"text": text} for text in ROWS))
     with pytest.raises(DatasetError, match="`prompt_len` is 9, but the longest row of 4 has 8 tokens; pass `prompt_len` 8 or less"):
         load(path, prompt_len=9)
-    for text, remedy in (("ab", "pass `prompt_len` 2 or less, or longer rows"), ("a", "pass `prompt_len` 1, or longer rows")):
+    for text, remedy in (
+        ("ab", "pass `prompt_len` 2 or less, `whole_prompts`, or longer rows"),
+        ("a", "pass `prompt_len` 1, `whole_prompts`, or longer rows"),
+    ):
         with pytest.raises(DatasetError, match=f"the longest row of 1 has {len(text)} tokens?; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
     with pytest.raises(DatasetError, match="the longest row of 1 has 0 tokens; pass longer rows$"):

@@ -1,0 +1,143 @@
+"""Messages of conversations: the many spellings that data sets have become the one that chat templates read."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from treespec.errors import DatasetError
+
+Message = Mapping[str, Any]
+"""One message of a conversation: its `role`, its `content` as a string, and what else templates read, such as `tool_calls`."""
+
+CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Keys that hold the messages of a conversation; any other text key may hold them too."""
+
+BEFORE = "message of the assistant before the first of a user"
+"""The kind of message that is left out of conversations which the assistant begins."""
+
+_ROLE, _CONTENT = ("role", "from"), ("content", "value", "text")
+_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "function_response", "observation"), "tool"),
+    "system": "system",
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_ASKING = ("user", "tool")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages up to the last one that is to be answered, the row's own `reply` to it, and the `text` of all of them.
+
+    `left_out` counts what a model of text cannot read, by kind.
+    """
+
+    messages: tuple[Message, ...]
+    reply: str | None
+    text: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def listed_messages(value: object) -> Sequence[Mapping[str, Any]] | None:
+    """Return a list of messages, which may be given as a string of JSON; None for anything else."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        if not (isinstance(value, list) and all(isinstance(item, Mapping) and _first(item, _ROLE) is not None for item in value)):
+            return None
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        return value
+    return None
+
+
+def conversation(messages: Sequence[Mapping[str, Any]], key: str, name: str) -> Conversation:
+    """Return a conversation from the messages under a row's key, whatever their spelling.
+
+    What the assistant says before the first message of a user is left out, since it answers nobody. Raises DatasetError beginning with `name`.
+    """
+    left_out: Counter[str] = Counter()
+    found = [_message(message, name, f'message {number} in "{key}"', left_out) for number, message in enumerate(messages)]
+    text = "\n".join(message["content"] for message in found)
+    roles = [message["role"] for message in found]
+    start = roles.index("user") if "user" in roles else 0
+    spoken = roles.index("assistant") if "assistant" in roles[:start] else start
+    left_out[BEFORE] += start - spoken
+    kept = found[:spoken] + found[start:]
+    end = max((i + 1 for i, message in enumerate(kept) if message["role"] in _ASKING), default=0)
+    reply = kept[end]["content"] if 0 < end < len(kept) and kept[end]["role"] == "assistant" else None
+    return Conversation(tuple(kept[:end]), reply, text, +left_out)
+
+
+def _first(message: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((message[key] for key in keys if message.get(key) is not None), None)
+
+
+def _message(message: Mapping[str, Any], name: str, place: str, left_out: Counter[str]) -> dict[str, Any]:
+    role, content = _first(message, _ROLE), _first(message, _CONTENT)
+    if not isinstance(role, str):
+        raise DatasetError(f'{name}: the "role" of {place} is {kind(role)}, but it must be a string')
+    others = {str(key): value for key, value in message.items() if value is not None and key not in (*_ROLE, *_CONTENT)}
+    if isinstance(calls := others.get("tool_calls"), list | tuple):
+        others["tool_calls"] = [_call(call) for call in calls]
+    if content is None and (others.get("tool_calls") or others.get("function_call")):
+        content = ""
+    return {
+        "role": _ROLES.get(role.strip().lower(), role),
+        "content": _text(content, f'{name}: the "content" of {place}', left_out),
+        **others,
+    }
+
+
+def _text(content: object, where: str, left_out: Counter[str]) -> str:
+    """Return a message's content as a string: its own, or its parts of text, one per line. Other parts are counted in `left_out`."""
+    if isinstance(content, str):
+        return content
+    parts = [content] if isinstance(content, Mapping) else content
+    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str | Mapping) for part in parts):
+        raise DatasetError(f"{where} is {kind(content)}, but it must be a string or a list of parts")
+    texts = []
+    for part in parts:
+        said = part if isinstance(part, str) else part.get("text") if part.get("type", "text") in _TEXT_PARTS else None
+        if isinstance(said, str):
+            texts.append(said)
+        else:
+            left_out[f"part of the type {str(part['type']) if 'type' in part else 'unknown':.40}"] += 1
+    if not texts:
+        raise DatasetError(f"{where} has no part of text")
+    return "\n".join(texts)
+
+
+def _call(call: Any) -> Any:
+    """Return a tool call whose arguments are an object, as templates expect, if they are the JSON of one."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    arguments = json_of(function["arguments"])
+    return call if not isinstance(arguments, dict) else {**call, "function": {**function, "arguments": arguments}}
+
+
+def json_of(value: object) -> Any:
+    """Return the value of a string of JSON, and anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def kind(value: object) -> str:
+    """Return the words for a value of the wrong type."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else "a list with something else than strings in it"
+    if value == "":
+        return "an empty string"
+    names = {dict: "an object", str: "a string", bool: "a truth value", int: "a number", float: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")
