@@ -34,7 +34,7 @@ class Provenance:
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
     quantization: Mapping[str, str] = field(default_factory=dict)
-    """How the weights were stored, by role, where that was not as numbers of a dtype: "Q4_1, dequantised"."""
+    """The form in which a role's weights were stored, such as "Q4_1, dequantised"; roles with plain numbers are left out."""
     dtype: str | None = None
     offloaded: bool | None = None
     """True if every pass of the target copied its weights from host memory."""
