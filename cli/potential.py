@@ -60,8 +60,8 @@ def potential(
     require_fit(alone.target, known, prompts, settings)
     note_rows(alone, rows, prompts)
     target = load(alone, models.with_draft(None))
-    for draft in known:
-        note_stored("draft", draft.name, draft.quantization)
+    for info in known:
+        note_stored("draft", info.name, info.quantization)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:

@@ -22,7 +22,7 @@ from treespec.files.reading import user_path
 from treespec.models import weights
 
 _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
-"""Where the libraries name a package that they lack."""
+"""The place where the libraries name a package that they lack."""
 
 
 def folder_of(name: str) -> Path:

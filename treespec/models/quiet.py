@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import modeling_gguf_pytorch_utils
@@ -13,8 +14,9 @@ from transformers.utils import logging
 def without_bars() -> Iterator[None]:
     """Show no progress bar of these libraries inside the context. Bars that were on before are on again after it."""
     ours, hubs = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    ggufs = modeling_gguf_pytorch_utils.tqdm  # the one bar that these switches do not reach
-    modeling_gguf_pytorch_utils.tqdm = partial(ggufs, disable=True)
+    gguf: Any = modeling_gguf_pytorch_utils  # it draws the one bar that these switches do not reach
+    bar = gguf.tqdm
+    gguf.tqdm = partial(bar, disable=True)
     if ours:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if hubs:
@@ -22,7 +24,7 @@ def without_bars() -> Iterator[None]:
     try:
         yield
     finally:
-        modeling_gguf_pytorch_utils.tqdm = ggufs
+        gguf.tqdm = bar
         if ours:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # and with them the hub's
             if not hubs:
