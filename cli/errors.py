@@ -6,7 +6,7 @@ from typing import IO, Any
 import click
 
 from treeopt.cli.flags import with_flags
-from treespec.errors import TreeoptError
+from treespec.errors import TreeoptError, is_memory_full
 
 _LONGEST = 400
 """Largest number of characters of a message. A longer one is cut in the middle: its beginning and end name the culprit and the remedy."""
@@ -87,13 +87,13 @@ def explain(error: BaseException, command: click.Command | None = None) -> str:
 
 
 def _explain(error: BaseException) -> str:
+    if is_memory_full(error):
+        return "memory is full; use a smaller batch, tree, context or model"
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return where + _SYSTEM.get(error.errno, error.strerror or str(error))
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch for its name alone would take seconds
         return "the GPU's memory is full; use a smaller batch, tree, context or model, or a half precision --dtype"
-    if isinstance(error, MemoryError):
-        return "memory is full; use a smaller batch, tree, context or model"
     return f"unexpected {type(error).__name__}: {error} (run with --debug to see where)"
 
 

@@ -49,7 +49,7 @@ def info_of(models: ModelOptions) -> "TargetInfo":
     from treespec.models.info import ModelInfo
     from treespec.models.pairs import TargetInfo
 
-    return TargetInfo(ModelInfo.of(models.target, models.revision)) if models.draft is None else pair_info_of(models)
+    return TargetInfo(ModelInfo.of(models.target, models.revision, models.adapter)) if models.draft is None else pair_info_of(models)
 
 
 def pair_info_of(models: ModelOptions) -> "PairInfo":
@@ -58,7 +58,14 @@ def pair_info_of(models: ModelOptions) -> "PairInfo":
 
     if models.draft is None:
         raise ModelError("a draft model is needed; pass `draft`")
-    return PairInfo.of(models.target, models.draft, revision=models.revision, draft_revision=models.draft_revision)
+    return PairInfo.of(
+        models.target,
+        models.draft,
+        revision=models.revision,
+        draft_revision=models.draft_revision,
+        adapter=models.adapter,
+        draft_adapter=models.draft_adapter,
+    )
 
 
 @overload
@@ -69,7 +76,10 @@ def load(known: "TargetInfo", models: ModelOptions) -> "Target":
     """Load the models. What is not read as it is stored is said on stderr."""
     for role, model in known.models.items():
         note_stored(role, model.name, model.quantization)
-    return known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
+    loaded = known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
+    for sentence in loaded.notes:
+        note(sentence)
+    return loaded
 
 
 def note_stored(role: str, name: str, quantization: str | None) -> None:

@@ -25,6 +25,8 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "auto"
     offload: bool = False
+    adapter: str | None = None
+    draft_adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.offload:
@@ -40,6 +42,7 @@ class DraftsOptions:
     revision: str | None
     device: str
     dtype: str
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         twice = [draft for i, draft in enumerate(self.drafts) if draft in self.drafts[:i]]
@@ -48,7 +51,7 @@ class DraftsOptions:
 
     def with_draft(self, draft: str | None) -> ModelOptions:
         """Return the options of the target with one of the drafts, or with none."""
-        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype)
+        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, adapter=self.adapter)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ _dtype = click.option(
     help="Number type of the weights: float32, float16, bfloat16 or auto, which is float32 on a CPU and the checkpoint's half precision on a GPU.",
 )
 draft_revision_option = click.option("--draft-revision", metavar="REV", help="Hub revision of the draft.")
+adapter_option = click.option("--adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the target; needs peft.")
+_draft_adapter = click.option("--draft-adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the draft; needs peft.")
 end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
 skip_bad_rows_option = click.option(
     "--skip-bad-rows", is_flag=True, help="Skip rows that cannot be read, and name them; without this the first one ends the run."
@@ -137,7 +142,7 @@ skip_bad_rows_option = click.option(
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """Add `--target --draft --revision --draft-revision --device --dtype --offload` as `models`."""
+    """Add `--target --draft --revision --draft-revision --adapter --draft-adapter --device --dtype --offload` as `models`."""
     return bundle(
         "models",
         ModelOptions,
@@ -151,6 +156,8 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         ),
         revision_option,
         draft_revision_option,
+        adapter_option,
+        _draft_adapter,
         device_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
@@ -159,7 +166,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """Add `--target --draft (any number) --revision --device --dtype` as `models`."""
+    """Add `--target --draft (any number) --revision --adapter --device --dtype` as `models`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -173,6 +180,7 @@ def drafts_options() -> Callable[[Command], Command]:
             help="Folder, GGUF file or hub id of a draft, or embedded-draft; may be given several times.",
         ),
         revision_option,
+        adapter_option,
         device_option,
         _dtype,
         heading="Models",

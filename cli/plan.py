@@ -179,7 +179,8 @@ def probability_rows(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ..
 
 def _other_models(made: "Provenance | None", models: ModelOptions) -> Iterator[str]:
     """Yield the models that a growmap was made for and that do not run. Folders are known by their last part, as in `Provenance`."""
-    for role, used in (("target", models.target), ("draft", models.draft)):
+    pairs = (("target", models.target), ("draft", models.draft), ("adapter", models.adapter), ("draft_adapter", models.draft_adapter))
+    for role, used in pairs:
         known = "" if made is None else made.models.get(role, "").partition("@")[0]
         if known and used is not None and Path(known).name != Path(used).name:
             yield f"the {role} {known} (this run has {Path(used).name})"

@@ -63,6 +63,8 @@ def potential(
     for info in known:
         note_stored("draft", info.name, info.quantization)
     drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
+    for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
+        note(sentence)
     with claimed(output):
         if not own_text:
             prompts = complete_conversations(target, prompts, rows, gen_len, output)

@@ -49,7 +49,7 @@ def _is_no_hub_name(name: str | None) -> bool:
 
 UNUSED = (
     Unused(
-        ("draft", "draft_revision", "drafting", "draft_temperature", "verifier"),
+        ("draft", "draft_revision", "draft_adapter", "drafting", "draft_temperature", "verifier"),
         _drafts_nothing,
         "`mode` baseline drafts nothing, so {option} {value} changes nothing",
         dropped=True,
@@ -70,7 +70,11 @@ UNUSED = (
     Unused(("whole_prompts",), lambda values: values["chat"], "`chat` takes whole conversations anyway, so {option} changes nothing"),
     Unused(("draws",), _takes_likeliest, "{drafting} samples no children, so {option} changes nothing"),
     Unused(("revision",), lambda values: _is_no_hub_name(values["target"]), "{option} {value} changes nothing: {target} is not on the hub"),
-    Unused(("draft_revision",), lambda values: values["draft"] is None, "{option} {value} changes nothing: there is no `draft`"),
+    Unused(
+        ("draft_revision", "draft_adapter"),
+        lambda values: values["draft"] is None,
+        "{option} {value} changes nothing: there is no `draft`",
+    ),
     Unused(
         ("draft_revision",), lambda values: _is_no_hub_name(values["draft"]), "{option} {value} changes nothing: {draft} is not on the hub"
     ),

@@ -4,6 +4,8 @@ Parameters stand in backticks, by the names that they have in Python. The comman
 alone and exits with 1, or with 2 if its options make no sense. Any other exception that escapes is a bug in treeopt.
 """
 
+import errno
+import re
 from collections.abc import Mapping
 from textwrap import shorten
 
@@ -27,6 +29,18 @@ def counted(count: float, one: str, many: str = "", *, form: str = "") -> str:
     ('1 step', '0 steps', '2,000 steps', '1 weight is')
     """
     return f"{count:{form}} {one if count == 1 else many or one + 's'}"
+
+
+_FULL = re.compile(r"can(no|')t allocate memory|not enough memory|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE)
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Return whether an error says that the host's memory is full, which libraries say by exceptions of many kinds.
+
+    >>> is_memory_full(OSError(12, "Cannot allocate memory")), is_memory_full(RuntimeError("size mismatch"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _FULL.search(str(error)) is not None
 
 
 class TreeoptError(Exception):

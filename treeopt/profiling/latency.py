@@ -83,8 +83,8 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
         most = model.max_positions
         if most is not None and max(settings.contexts) + 2 > most:
             raise CapacityError(
-                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}; "
-                "pass smaller `contexts`"
+                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}"
+                f"{getattr(model, 'rope_note', '')}; pass smaller `contexts`"
             )
 
 

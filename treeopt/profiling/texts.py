@@ -98,5 +98,6 @@ def require_positions(models: Mapping[str, TreeModel | ModelInfo], prompts: Prom
         longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
         if model.max_positions is not None and longest > model.max_positions:
             raise CapacityError(
-                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}; lower `prompt_len` or `gen_len`"
+                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}{getattr(model, 'rope_note', '')}; "
+                "lower `prompt_len` or `gen_len`"
             )

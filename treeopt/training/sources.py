@@ -24,6 +24,7 @@ from treespec.files.reading import read_bytes
 from treespec.models import families
 from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
 from treespec.models.locating import folder_of, weights_digest
+from treespec.models.quantised import quantisation, refuse_quantised
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
 from treespec.models.vocabularies import require_same_vocabulary, shared_rows
@@ -114,7 +115,11 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
         require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
-        module = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision).module
+        loaded = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        quantised = quantisation(loaded.module.config)
+        if quantised is not None:
+            refuse_quantised(name, quantised, "only plain weights can be trained; use the plain weights of the same model")
+        module = loaded.module
         odd = next((weight for weight, values in module.named_parameters() if not bool(values.isfinite().all())), None)
         if odd is not None:
             raise ModelError(f"draft {name} cannot be trained: {odd} holds numbers that are not finite; use another draft or checkpoint")

@@ -98,7 +98,7 @@ def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[in
         if model.max_positions is not None and needed > model.max_positions:
             raise CapacityError(
                 f"{needed - settings.gen_len} prompt and {counted(settings.gen_len, 'generated token')} need {counted(needed, 'position')}, "
-                f"but the {role} model has {model.max_positions}; lower `prompt_len` or `gen_len`"
+                f"but the {role} model has {model.max_positions}{getattr(model, 'rope_note', '')}; lower `prompt_len` or `gen_len`"
             )
 
 

@@ -26,11 +26,13 @@ class Family:
     window: int | None
     """Number of positions that a sliding layer sees, the token's own included; None if every layer sees all."""
     max_positions: int | None
-    """Number of positions that the model knows; None if its configuration has no limit."""
+    """Number of positions that trees can be run on; None if its configuration has no limit."""
     attention: Literal["eager"] | None
     """The attention implementation to load it with; None for transformers' own choice (sdpa if the family has it)."""
     verified: bool
     """Whether it is in the table of tested families; others must pass `verify_exactness` first."""
+    rope_note: str = ""
+    """For messages, why `max_positions` is below what the configuration says; the empty string if it is not."""
 
 
 VERIFIED: Mapping[str, MaskStyle] = MappingProxyType(
@@ -123,7 +125,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
 
 _MASKED_LAYERS = {"full_attention", "sliding_attention"}
 _WINDOW_NAMES = ("sliding_window", "sliding_window_size", "attention_window", "local_window_size", "window_size", "attention_chunk_size")
-_SIZES = (
+SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("n_embd", "n_layer", "n_head", "ffn_dim"),
@@ -150,22 +152,34 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
             f"{who} has sliding windows of {sliding} positions and is not verified with trees: how it takes masks is unknown; "
             f"use one of: {', '.join(VERIFIED)}"
         )
+    limit, note = _max_positions(text)
     return Family(
         model_type=model_type,
         mask_style=VERIFIED.get(model_type, "single"),
         window=sliding,
-        max_positions=_max_positions(text),
+        max_positions=limit,
         attention="eager" if getattr(text, "attn_logit_softcapping", None) else None,
         verified=str(config.model_type) in VERIFIED,  # a verified text model inside an unknown wrapper is not
+        rope_note=note,
     )
 
 
 def require_sizes(settings: Mapping[str, Any], name: str) -> None:
     """Raise ModelError if a configuration has settings that no model can have."""
-    for key in _SIZES:
+    for key in SIZES:
         value = settings.get(key)
-        if isinstance(value, int) and value < 1:
-            raise ModelError(f"{name or 'this model'}: {key} is {value}, but it must be 1 or more; correct its configuration")
+        if isinstance(value, float | str | bool) or (isinstance(value, int) and value < 1):
+            raise ModelError(
+                f"{name or 'this model'}: {key} is {value!r:.40}, but it must be a whole number, 1 or more; correct its configuration"
+            )
+    chosen = settings.get("num_experts_per_tok")
+    experts = next(
+        (count for key in ("num_local_experts", "num_experts", "n_routed_experts") if isinstance(count := settings.get(key), int)), 0
+    )
+    if isinstance(chosen, int) and chosen > experts > 0:
+        raise ModelError(
+            f"{name or 'this model'}: num_experts_per_tok is {chosen}, but there are {experts} experts; correct its configuration"
+        )
     heads, shared = (settings.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise ModelError(
@@ -199,14 +213,21 @@ def _window(text: PreTrainedConfig) -> int | None:
     return int(window)
 
 
-def _max_positions(text: PreTrainedConfig) -> int | None:
-    """Return the number of positions the model knows. If its rope changes as the text grows, count those before the first change."""
-    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+def _max_positions(text: PreTrainedConfig) -> tuple[int | None, str]:
+    """Return the number of positions the model knows, and why they are fewer than configured.
+
+    If its rope changes as the text grows, those before the first change are counted: keys that are stored already would be wrong after it.
+    """
+    known = limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     for rope in _ropes(text):
         if rope.get("rope_type", "default") not in _PLAIN_ROPES:
             original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None) or limit
             limit = min(value for value in (limit, original) if value is not None) if original is not None else limit
-    return None if limit is None else int(limit)
+    if limit is None or limit == known:
+        return None if limit is None else int(limit), ""
+    kind = next(kind for rope in _ropes(text) if (kind := rope.get("rope_type", "default")) not in _PLAIN_ROPES)
+    told = "" if known is None else f" of the {known} positions in its config.json"
+    return int(limit), f" (its rope, {kind!r:.20}, changes beyond the first {limit}{told}, and treeopt decodes up to there)"
 
 
 def rope_changes(config: PreTrainedConfig) -> bool:

@@ -63,6 +63,8 @@ def refusal(module: PreTrainedModel) -> str | None:
         return f"{kind.__name__} is none of {', '.join(KNOWN)}"
     if any(type(part) is not nn.Linear for name, part in module.named_modules() if name.endswith(("_proj", "lm_head"))):
         return "its linear layers are not plain ones"
+    if getattr(module, "quantization_method", None) is not None:
+        return "its weights are quantised"
     if len({p.dtype for p in module.parameters()}) > 1 or len({p.device for p in module.parameters()}) > 1:
         return "its weights have several types or devices"
     config = module.config.get_text_config(decoder=True)

@@ -30,16 +30,23 @@ class ModelInfo:
     """The target's picture token, for a draft that reads text only."""
     quantization: str | None = None
     """The type of its weights, if they come quantised in a GGUF file."""
+    adapter: str | None = None
+    """The folder of an adapter that is merged into its weights."""
+    rope_note: str = ""
+    """See `Family.rope_note`."""
 
     @classmethod
-    def of(cls, name: str, revision: str | None = None) -> "ModelInfo":
+    def of(cls, name: str, revision: str | None = None, adapter: str | None = None) -> "ModelInfo":
         """Read the facts about a folder or a hub id. Raises ModelError if its files or its configuration rule it out."""
-        config = require_model(name, revision)
+        config = require_model(name, revision, adapter=adapter)
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
-        positions = families.check(config, name).max_positions
+        family = families.check(config, name)
         found = tokenizer_or_none(name, revision)
-        return cls(name, revision, found, shape, rows, positions, quantization=quantization_of(name, revision))
+        stored = quantization_of(name, revision)
+        return cls(
+            name, revision, found, shape, rows, family.max_positions, quantization=stored, adapter=adapter, rope_note=family.rope_note
+        )
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from treespec.models.adapters import Adapter
 from treespec.models.offload.streaming import streamed_bytes
 
 
@@ -22,6 +23,10 @@ class LoadedModel:
     """The kind of file that the weights were read from: safetensors, bin (pickles of PyTorch) or gguf."""
     quantization: str | None = None
     """The type that the file's weights had and what was done to them, as in "Q4_1, dequantised"; None if they were not quantised."""
+    adapter: Adapter | None = None
+    """The adapter that was merged into the weights."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how it was loaded, for people."""
 
     @classmethod
     def of(cls, model: "PreTrainedModel | LoadedModel") -> "LoadedModel":

@@ -27,12 +27,19 @@ from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
 from treespec.kernels.device import on
 from treespec.models import families, gguf_models, tokenizer_files, weights
+from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone
+from treespec.models.contents import Contents, contents_of
+from treespec.models.headers import Weights
+from treespec.models.left_out import left_out
 from treespec.models.loaded import LoadedModel
 from treespec.models.locating import Place, explained, locate, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
+from treespec.models.quantised import quantisation, refuse_quantised, require_packages
 from treespec.models.quiet import without_bars
+from treespec.models.recognised import refuse_heads
+from treespec.models.sizes import require_built, require_counts
 from treespec.models.vision import KINDS, is_vision, picture_shape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -72,36 +79,76 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     return reader
 
 
-def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """Return a model's configuration. Raises ModelError if its files or its configuration rule it out; no weight is read."""
-    place = locate(name, revision, with_weights=True)
-    config = _config(name, place, revision)
+def require_model(name: str, revision: str | None = None, *, adapter: str | None = None) -> PreTrainedConfig:
+    """Return a model's configuration. Raises ModelError if its files, its configuration or its adapter rule it out; no weight is read."""
+    place = locate(name, revision)
+    config = _required(name, place, revision, _contents(name, place, revision))
+    if adapter is not None:
+        _adapted(name, config, adapter)
+    return config
+
+
+def _adapted(name: str, config: PreTrainedConfig, adapter: str) -> Adapter:
+    """Return an adapter that can be merged into a model of this configuration. Raises ModelError."""
+    quantised = quantisation(config)
+    if quantised is not None:
+        refuse_quantised(name, quantised, "`adapter` is merged into plain weights only; use the plain weights of the same model")
+    return Adapter.of(adapter)
+
+
+def _required(name: str, place: Place, revision: str | None, contents: Contents | None) -> PreTrainedConfig:
+    """Return a model's configuration after all checks that its contents allow. Raises ModelError."""
+    config = _config(name, place, revision, contents)
     families.check(config, name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
         raise ModelError(
             f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
         )
+    shapes = {}
     if place.local and place.gguf is None:
-        _require_weights(name, Path(place.path), config)
+        locate(name, revision, with_weights=True)
+        shapes = _require_weights(name, Path(place.path), config)
+    if contents is not None:
+        require_packages(config, contents, name)
+        with explained(name, place, revision, "config.json"):
+            require_built(_loader(config), config, Weights.of(shapes) if shapes else contents.weights, name)
     return config
 
 
-def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+    offload: bool = False,
+    adapter: str | None = None,
+) -> LoadedModel:
     """Load a causal or vision-language model in eval mode: a local folder, a GGUF file, a hub id, `embedded-target` or `embedded-draft`.
 
     `dtype`: "float32", "float16", "bfloat16" or "auto". "auto" is float32 on the CPU; on a GPU it is the checkpoint's own half
     precision, or bfloat16 for a float32 checkpoint, because it has the range of float32. Safetensors are read; where there are none,
     pickles of PyTorch after a check that they hold weights alone, or a GGUF file, which is dequantised. No code from files is run.
     The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host memory (see
-    `offload.offload`) and are never all on the GPU at once. Raises ModelError, SettingsError.
+    `offload.offload`) and are never all on the GPU at once. An `adapter` is a folder with a LoRA adapter, which is merged into the weights;
+    one that lies beside the weights is not, whether peft is installed or not. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if dtype != "auto" and dtype not in DTYPES:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
-    config, place = require_model(name, revision), locate(name, revision)
-    family = families.check(config, name)
-    loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+    place = locate(name, revision)
+    contents = _contents(name, place, revision)
+    config = _required(name, place, revision, contents)
+    if not place.local:  # no weights are fetched before the checks above, and none are read before those of their headers
+        contents = _contents(name, place, revision, fetch=True)
+        config = _required(name, place, revision, contents)
+    family, loader, quantised = families.check(config, name), _loader(config), None if place.gguf else quantisation(config)
+    merged = None if adapter is None else _adapted(name, config, adapter)
+    if quantised is not None and offload:
+        refuse_quantised(name, quantised, "only plain weights are streamed from host memory; drop `offload`, or use the plain weights")
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
+    if quantised is not None:
+        kwargs["device_map"] = {"": where}  # packed weights are not moved afterwards
     wanted = _dtype(dtype, where, config)
     with _bars(), explained(name, place, revision, "its weights or config.json"):
         if offload:
@@ -117,10 +164,13 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             use_safetensors=not pickled,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
+            adapter_kwargs={"subfolder": NOWHERE},
             **kwargs,
             **place.options,
         )
     module, report = loaded
+    if getattr(module, "_hf_peft_config_loaded", False):
+        raise ModelError(f"{name} holds an adapter in its folder {NOWHERE}; delete that")
     _return_objects(module)
     others = sorted(report.get("mismatched_keys") or ())
     if others:
@@ -136,14 +186,28 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
             f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])} ...); "
             "save or download the model again"
         )
+    notes = [left_out(module, report.get("unexpected_keys") or (), contents, name, quantised=quantised is not None)]
+    notes.append(note_beside(name, contents))
+    if quantised is not None:
+        quantised = quantised.of_module(module)
+        notes.append(quantised.note(name))
+    if merged is not None:
+        module = merged.merge(module, name)
     try:
-        model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()
+        model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module if quantised else module.to(where)).eval()
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
         ) from error
     _name_cached(model.config, name, place)
-    known = replace(LoadedModel.of(model), digest=weights_digest(name), format="bin" if pickled else "safetensors")
+    known = replace(
+        LoadedModel.of(model),
+        digest=weights_digest(name),
+        format="bin" if pickled else "safetensors",
+        quantization=None if quantised is None else str(quantised),
+        adapter=merged,
+        notes=tuple(filter(None, notes)),
+    )
     if place.gguf is None:
         return known
     gguf_models.made_plain(model)
@@ -167,10 +231,28 @@ def _return_objects(module: PreTrainedModel) -> None:
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """Load a model's configuration, which needs no weights. Raises ModelError."""
-    return _config(name, locate(name, revision), revision)
+    place = locate(name, revision)
+    return _config(name, place, revision, _contents(name, place, revision))
 
 
-def _config(name: str, place: Place, revision: str | None) -> PreTrainedConfig:
+def _contents(name: str, place: Place, revision: str | None, *, fetch: bool = False) -> Contents | None:
+    """Return what lies in a model's folder; None for a GGUF file."""
+    if place.gguf is not None:
+        return None
+    with _bars(), explained(name, place, revision, "config.json"):
+        return contents_of(name, place, revision, fetch=fetch)
+
+
+def _loader(config: PreTrainedConfig) -> Any:
+    """Return transformers' class for models of this configuration."""
+    return AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+
+
+def _config(name: str, place: Place, revision: str | None, contents: Contents | None) -> PreTrainedConfig:
+    if contents is not None:
+        refuse_heads(name, contents)
+        refuse_lone(name, contents)
+        require_counts(contents.config, contents.weights, name)
     with _bars(), explained(name, place, revision, "config.json" if place.gguf is None else "its metadata"):
         if place.gguf is not None:
             return gguf_models.config_of(place, name)
@@ -202,14 +284,14 @@ def _with_weights(name: str, place: Place, revision: str | None) -> Place:
     return Place(str(folder), local=True, commit=folder.name)
 
 
-def _require_weights(name: str, folder: Path, config: PreTrainedConfig) -> None:
-    """Raise ModelError if the weights in a folder are not there, or if pickles among them hold anything else. No weight is read."""
+def _require_weights(name: str, folder: Path, config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in pickles of weights. Raises ModelError if weights are not there, or if pickles hold anything else. No weight is read."""
     named = getattr(config, "transformers_weights", None)
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
         raise ModelError(f'config.json of {name} names {named!r} as its weights ("transformers_weights"), but that can be safetensors only')
     with explained(name, Place(str(folder), local=True), None, "its weights"):
         weights.require_content(name, folder)
-        weights.require_safe(weights.pickles(name, folder))
+        return weights.require_safe(weights.pickles(name, folder))
 
 
 def _files(place: Place, revision: str | None) -> list[str]:
@@ -238,7 +320,7 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
         files = _files(place, revision)
         if not tokenizer_files.has_tokenizer(files, name):
             return None
-        options: dict[str, Any] = {} if place.commit is None else {"config": _config(name, place, revision)}
+        options: dict[str, Any] = {} if place.commit is None else {"config": _config(name, place, revision, None)}
         if (own := tokenizer_files.vocabulary_file(files)) is not None:
             options["vocab_file"] = cached_file(place.path, own, revision=revision, local_files_only=place.local)
         try:

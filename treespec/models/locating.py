@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from treespec import hub
 from treespec.embedded import EMBEDDED
-from treespec.errors import ModelError, TreeoptError, reason_of
+from treespec.errors import ModelError, TreeoptError, is_memory_full, reason_of
 from treespec.files.reading import user_path
 from treespec.models import weights
 
@@ -113,7 +113,7 @@ def _only_gguf(name: str, folder: Path) -> str | None:
 
 
 def _require_files(name: str, folder: Path, with_weights: bool) -> None:
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():  # an adapter is named by its reader
         raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
     if with_weights:
         weights.require_weights(name, folder)
@@ -124,11 +124,15 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
     """Turn any error that the libraries raise for a `part` of a model into a ModelError of one plain sentence."""
     try:
         yield
-    except (TreeoptError, MemoryError):
+    except TreeoptError:
         raise
     except Exception as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
         causes = list(_chain(error))
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
+        if any(is_memory_full(cause) for cause in causes):
+            message = f"memory is full while {name} is loaded ({part}); use a smaller model or `dtype`, or a machine with more memory"
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's
+            message = f"{name} does not fit into the memory of the GPU; use a smaller `dtype`, another `device` or a smaller model"
+        elif any(isinstance(cause, GatedRepoError) for cause in causes):
             message = f"{name} is gated on the hub: accept its terms there and log in (hf auth login), or give a local folder"
         elif any(isinstance(cause, RevisionNotFoundError) for cause in causes):
             message = f"{name} has no revision {revision} on the hub; check `revision`"

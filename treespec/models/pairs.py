@@ -60,6 +60,11 @@ class Target:
             raise ModelError(f"the prompts have pictures, but {self.target.name} reads text only; use a vision-language target")
         return torch.cat([self.pictures.pixels(picture) for picture in found]).to(self.target.device)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what people should know of how the models were loaded, in sentences."""
+        return tuple(note for model in self.models.values() for note in model.loaded.notes)
+
     def describe(self) -> dict[str, Any]:
         """Return the facts that identify work with these models: names, revisions, weights, families, sizes, dtypes, device."""
         return {
@@ -75,6 +80,7 @@ class Target:
     def provenance(self, **known: Any) -> dict[str, Any]:
         """Return a provenance record of work done with these models, as plain JSON. It names a GPU only if they are on it."""
         names = {role: recorded_name(model) for role, model in self.models.items()}
+        names |= {_adapter_role(role): model.loaded.adapter.name for role, model in self.models.items() if model.loaded.adapter is not None}
         stored = {role: model.loaded.quantization for role, model in self.models.items() if model.loaded.quantization is not None}
         offloaded = self.target.loaded.streamed > 0
         if self.target.device.type != "cuda":
@@ -101,6 +107,11 @@ def recorded_name(model: TreeModel) -> str:
     """Return a model's name for records: without folders, and with its revision if one is known."""
     revision = model.loaded.revision
     return public_name(model.name) + (f"@{revision}" if revision else "")
+
+
+def _adapter_role(role: str) -> str:
+    """Return the role of a model's adapter in records: `adapter` for the target's, `draft_adapter` for the draft's."""
+    return "adapter" if role == "target" else f"{role}_adapter"
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ class TargetInfo:
         """Load the target. `offload` keeps its layers in host memory. Raises ModelError."""
         name, revision = self.target.name, self.target.revision
         reader = None if self.target.shape is None else load_picture_reader(name, revision)
-        loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload)
+        loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload, adapter=self.target.adapter)
         model = tree_model(loaded, name, self.target.vocabulary_size)
         return Target(model, self.tokenizer, _eos(model, self.tokenizer), reader)
 
@@ -144,9 +155,18 @@ class PairInfo(TargetInfo):
     draft: ModelInfo
 
     @classmethod
-    def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairInfo":
+    def of(
+        cls,
+        target: str,
+        draft: str,
+        *,
+        revision: str | None = None,
+        draft_revision: str | None = None,
+        adapter: str | None = None,
+        draft_adapter: str | None = None,
+    ) -> "PairInfo":
         """Read the facts about two folders or hub ids. Raises ModelError as `load_pair` does, except for weights and devices."""
-        return cls(*fitting(ModelInfo.of(target, revision), ModelInfo.of(draft, draft_revision)))
+        return cls(*fitting(ModelInfo.of(target, revision, adapter), ModelInfo.of(draft, draft_revision, draft_adapter)))
 
     @property
     def models(self) -> dict[str, ModelInfo]:
@@ -160,9 +180,17 @@ class PairInfo(TargetInfo):
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 
-def load_target(target: str, *, device: str = "cpu", dtype: str = "auto", revision: str | None = None, offload: bool = False) -> Target:
-    """Load a target alone. `offload` keeps its layers in host memory. Raises ModelError."""
-    return TargetInfo(ModelInfo.of(target, revision)).load(device=device, dtype=dtype, offload=offload)
+def load_target(
+    target: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+    offload: bool = False,
+    adapter: str | None = None,
+) -> Target:
+    """Load a target alone. `offload` keeps its layers in host memory; an `adapter` is merged into it. Raises ModelError."""
+    return TargetInfo(ModelInfo.of(target, revision, adapter)).load(device=device, dtype=dtype, offload=offload)
 
 
 def load_pair(
@@ -174,13 +202,17 @@ def load_pair(
     revision: str | None = None,
     draft_revision: str | None = None,
     offload: bool = False,
+    adapter: str | None = None,
+    draft_adapter: str | None = None,
 ) -> Pair:
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
+
+    `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft.
 
     If the logits of the two have different widths over the same vocabulary (padding), both are cut to the ids that the tokenizer
     has: no padding is ever drafted or emitted. The files are checked before any weight is read. Raises ModelError.
     """
-    known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision)
+    known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter)
     return known.load(device=device, dtype=dtype, offload=offload)
 
 
@@ -188,7 +220,7 @@ def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", d
     """Load several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
     model = target.target
     shape = None if model.vision is None else model.vision.shape
-    known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
+    known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
     return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
 
 
@@ -203,7 +235,7 @@ def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int 
 
 def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """Load a draft that fits its target. Raises ModelError."""
-    loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
+    loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision, adapter=draft.adapter)
     if draft.passed_over is None:
         return tree_model(loaded, draft.name, draft.vocabulary_size)
     known = known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
@@ -217,8 +249,10 @@ def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozen
 
 def describe_model(model: TreeModel) -> dict[str, Any]:
     """Return the facts that identify one model, as plain JSON."""
-    config = model.module.config
-    stored = {"format": model.loaded.format, "quantization": model.loaded.quantization}
+    config, loaded = model.module.config, model.loaded
+    plain = loaded.format == "safetensors" and loaded.quantization is None
+    stored = {"format": loaded.format, "quantization": loaded.quantization}
+    adapter = {} if loaded.adapter is None else {"adapter": loaded.adapter.describe()}
     return {
         "name": model.name,
         "revision": model.loaded.revision,
@@ -230,5 +264,6 @@ def describe_model(model: TreeModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": config.get_text_config(decoder=True)._attn_implementation,
         "transformers": transformers.__version__,
-        **({} if model.loaded.format == "safetensors" else stored),  # so runs of safetensors that were begun before these keys go on
+        **adapter,
+        **({} if plain else stored),  # so runs of safetensors that were begun before these keys go on
     }

@@ -83,7 +83,7 @@ class TreeModel:
         self.vocabulary_size = min(vocabulary or self.vocabulary_rows, self.vocabulary_rows)
         self.device: torch.device = module.device
         self.dtype: torch.dtype = module.dtype
-        self.max_positions = self.family.max_positions
+        self.max_positions, self.rope_note = self.family.max_positions, self.family.rope_note
         self.eos_token_ids = _eos_token_ids(module)
         self._cut = self.vocabulary_size if self.vocabulary_size < self.vocabulary_rows else None
         self._keeps = keeps_logits(module)
@@ -172,7 +172,8 @@ class TreeModel:
             raise CapacityError("the prompt is empty, but a model needs at least 1 token to start from")
         if self.max_positions is not None and length > self.max_positions:
             raise CapacityError(
-                f"the prompt has {counted(length, 'token')}, but {self.name} knows {counted(self.max_positions, 'position')}; use a shorter `prompt_len`"
+                f"the prompt has {counted(length, 'token')}, but {self.name} knows "
+                f"{counted(self.max_positions, 'position')}{self.rope_note}; use a shorter `prompt_len`"
             )
         self._require(length)
         table = None if pixels is None else self.embed(tokens[None], pixels)[0]

@@ -65,10 +65,9 @@ def pickles(name: str, folder: Path) -> list[Path]:
     return [folder / PICKLE] if names == [PICKLE] else _parts(name, folder / f"{PICKLE}.index.json")
 
 
-def require_safe(paths: Iterable[Path]) -> None:
-    """Raise ModelError if a pickle of weights holds anything but dense tensors by name."""
-    for path in paths:
-        weight_shapes(path, ModelError)
+def require_safe(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in pickles of weights. Raises ModelError if one holds anything but dense tensors by name."""
+    return {tensor: shape for path in paths for tensor, shape in weight_shapes(path, ModelError).items()}
 
 
 def digest(folder: Path, gguf: str | None = None) -> str:

@@ -1,13 +1,20 @@
 """Who runs, who is refused by name, and how masks, windows and position limits are read from a configuration."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 import transformers
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from treespec.errors import ModelError
+from treespec.errors import CapacityError, ModelError
+from treespec.evaluation.runner import check_fits
+from treespec.evaluation.settings import EvaluationSettings
 from treespec.models import families
+from treespec.models.pairs import Pair
+from treespec.models.tree_model import TreeModel
+from treespec.trees.tree import SpeculationTree
 
 Build = Callable[..., PreTrainedConfig]
 LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
@@ -118,3 +125,32 @@ def test_heads_that_cannot_share_keys_are_refused(tiny_config: Build) -> None:
 def test_learned_positions_are_a_limit(tiny_config: Build) -> None:
     assert families.check(tiny_config("gpt2")).max_positions == 128
     assert families.check(tiny_config("opt")).max_positions == 128
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions", "limit", "kind"),
+    [
+        ({"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 64}, 256, 64, "dynamic"),
+        ({**LONG_ROPE, "original_max_position_embeddings": 64}, 256, 64, "longrope"),
+        ({"rope_type": "dynamic", "factor": 4.0}, 64, 64, None),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256, 256, None),
+        ({"rope_type": "linear", "factor": 4.0}, 256, 256, None),
+    ],
+)
+def test_a_rope_that_changes_before_the_last_position_is_told(
+    rope: dict[str, Any], positions: int, limit: int, kind: str | None, tiny_config: Build
+) -> None:
+    config = tiny_config("llama", max_position_embeddings=positions, rope_parameters={"rope_theta": 10000.0, **rope})
+    family = families.check(config)
+    told = f" (its rope, '{kind}', changes beyond the first 64 of the 256 positions in its config.json, and treeopt decodes up to there)"
+    assert (family.max_positions, family.rope_note) == (limit, told if kind else "")
+    if limit > 64:
+        return
+    module = AutoModelForCausalLM.from_config(config)
+    model = TreeModel(module, name="tiny", kernels=False)
+    with pytest.raises(CapacityError) as caught:
+        model.prefill(torch.zeros(65, dtype=torch.int64))
+    assert str(caught.value) == f"the prompt has 65 tokens, but tiny knows 64 positions{family.rope_note}; use a shorter `prompt_len`"
+    pair = Pair(model, None, frozenset(), draft=model)
+    with pytest.raises(CapacityError, match=r"need 70 positions, but the target model has 64(.*its rope.*)?; lower"):
+        check_fits(pair, SpeculationTree.chain(2), (1,) * 60, EvaluationSettings(gen_len=10))
