@@ -1,8 +1,9 @@
-"""The command `treeopt env`: the facts about a machine that a bug report needs."""
+"""The command `treeopt env`: the facts about a machine that a bug report needs, and what is done with each family of models."""
 
 import importlib.metadata
 import os
 import platform
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,12 +16,28 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt env --format json"))
+@click.option(
+    "--families",
+    "of_families",
+    is_flag=True,
+    help="Print instead what is done with each family of models: whether trees are exact, run by kernels and captured in CUDA graphs.",
+)
 @format_option
-def env(output_format: str) -> None:
+def env(of_families: bool, output_format: str) -> None:
     """Print versions and hardware, for a bug report."""
     from treeopt.cli import tables
 
-    emit(output_format, describe(), tables.pairs)
+    if of_families:
+        emit(output_format, families(), tables.families)
+    else:
+        emit(output_format, describe(), tables.pairs)
+
+
+def families() -> dict[str, Any]:
+    """Return what is done with each family that the installed transformers has, as plain data."""
+    from treespec.models.support import all_families
+
+    return {"transformers": _version("transformers"), "families": [asdict(family) for family in all_families()]}
 
 
 def describe() -> dict[str, Any]:

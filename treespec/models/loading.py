@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,7 +33,7 @@ from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
 from treespec.models.quiet import without_bars
-from treespec.models.vision import KINDS, is_vision, picture_shape
+from treespec.models.vision import TEXT_ONLY, is_vision, picture_shape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -47,7 +48,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     """Load the reader that turns pictures into pixels for a model, by its own preprocessor configuration. Raises ModelError."""
     shape = shape_of(name, revision)
     if shape is None:
-        raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
+        raise ModelError(f"{name} {TEXT_ONLY}")
     place = locate(name)
     loader: Any = AutoImageProcessor
     with _bars(), explained(name, place, revision, "preprocessor_config.json"):
@@ -75,10 +76,8 @@ def require_model(name: str, revision: str | None = None) -> PreTrainedConfig:
     """Return a model's configuration. Raises ModelError if its files or its configuration rule it out; no weight is read."""
     config = _config(name, locate(name, weights=True), revision)
     families.check(config, name)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
-        raise ModelError(
-            f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
-        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        raise ModelError(f"{name} is a {config.model_type}, which is no causal language model and has none inside; use another model")
     return config
 
 
@@ -95,7 +94,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     config, place = require_model(name, revision), locate(name)
     family = families.check(config, name)
-    loader: Any = AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+    loader: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForMultimodalLM
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     wanted = _dtype(dtype, where, config)
     with _bars(), explained(name, place, revision, "its weights or config.json"):

@@ -17,7 +17,7 @@ from treespec.models.exactness import verify_exactness
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
-from treespec.models.vision import Vision
+from treespec.models.vision import TEXT_ONLY, Vision
 from treespec.trees.placement import Placement, Prefix
 
 P = ParamSpec("P")
@@ -192,7 +192,7 @@ class TreeModel:
         read like other tokens. Raises ModelError.
         """
         if self.vision is None:
-            raise ModelError(f"{self.name} reads text only; use a vision-language model for prompts with pictures")
+            raise ModelError(f"{self.name} {TEXT_ONLY}")
         shape = self.vision.shape
         wanted = pixels.shape[0] * shape.rows // tokens.shape[0]
         here = tokens == shape.token_id
