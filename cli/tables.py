@@ -320,25 +320,6 @@ def pairs(console: Console, data: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-def families(console: Console, data: Mapping[str, Any]) -> None:
-    """Draw what is done with each family: first those that are tested, then those that are checked, then those that are refused."""
-    rows: Sequence[Mapping[str, Any]] = data["families"]
-    counts = {status: sum(row["exact"] == status for row in rows) for status in ("tested", "checked when loaded", "refused")}
-    table = _titled(console, f"families of transformers {data['transformers']}: " + ", ".join(f"{n} {what}" for what, n in counts.items()))
-    for column in ("family", "exact with trees", "kernels", "captured", "why not"):
-        table.add_column(column, overflow="fold")
-    for status in counts:
-        for row in rows:
-            if row["exact"] == status:
-                text = (
-                    "" if row["inside"] is None or status == "refused" else f" ({'' if row['pictures'] else 'text only: '}{row['inside']})"
-                )
-                runs = ("-", "-") if status == "refused" else (row["kernels"], "yes" if row["captured"] else "no")
-                table.add_row(escape(row["model_type"] + text), status, *runs, escape(row["refused"] or row["eager"]))
-    console.print(table)
-    _line(console, "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row")
-
-
 def _titled(console: Console, title: str, *, show_header: bool = True) -> Table:
     """Print the title as a line of its own, which rich would break at the table's width, and return the empty table."""
     if title:

@@ -106,8 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
         tally.cases += 1
         tally.tokens_per_step = round(tally.tokens_compared / max(1, steps), 2)
         minutes = (time.monotonic() - start) / 60
-        if tally.cases % 50 == 0:
-            note(f"{tally.cases} cases, {tally.tokens_compared} tokens, {tally.wrong} wrong, {minutes:.1f} minutes")
+        if tally.cases % 20 == 0:
+            counts = f"{tally.wrong} wrong, {tally.near_ties} near-ties, {tally.errors} errors"
+            note(f"{tally.cases} cases, {tally.tokens_compared} tokens, {counts}, {minutes:.1f} minutes")
         ended = options.case is not None or tally.tokens_compared >= options.tokens
         if ended or (options.minutes is not None and minutes >= options.minutes):
             break
@@ -128,7 +129,7 @@ def run_case(number: int, families: list[str], tally: Tally) -> int:
             expected = generated(target.module, prompt, length, eos)
             draft = copied or Foresight((*prompt, *expected), choose.choice([4.0, 6.0, 8.0]), choose.randrange(2**31))
             for kind, plan, drafting in plans(choose):
-                capacity = choose.choice([None, None, LIMIT, LIMIT, len(prompt) + choose.randrange(0, length + 3)])
+                capacity = choose.choice([None, None, LIMIT, LIMIT, min(LIMIT, len(prompt) + choose.randrange(0, length + 3))])
                 if capacity is None and len(prompt) + length + (1 if plan is None else plan.depth) > LIMIT:
                     capacity = LIMIT  # a model's positions bound the slots, as on the command line
                 request = Request(prompt, length, eos, capacity=capacity)

@@ -55,7 +55,7 @@ WRAPPERS = (
 )
 """Tested model types that wrap a text model, beside eyes or ears, which are not used: text through them is compared with `generate`."""
 
-_REMEDY = "use another model, for example a llama, a qwen3, a mistral or a gemma3"
+_EXAMPLES = "a llama, a qwen3, a mistral or a gemma3"
 _RUNNING_STATE = "it carries a running state from token to token, which the branches of a tree cannot share"
 _ROW_BIAS = "it biases attention by cache row instead of by position (ALiBi), which is wrong for tree nodes"
 _ROW_WINDOW = "its attention windows and causal order go by cache row instead of by position, which is wrong for tree nodes"
@@ -138,7 +138,8 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
     model_type = str(text.model_type)
     reason = refusal(config)
     if reason:
-        raise ModelError(f"{name or 'this model'} (family {model_type}) cannot run trees exactly: {reason}; {_REMEDY}")
+        who = f"{name or 'this model'} (family {model_type})"
+        raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example {_EXAMPLES}")
     require_sizes(vars(text), name)
     return Family(
         model_type=model_type,

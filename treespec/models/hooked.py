@@ -33,7 +33,7 @@ class _Running:
     """The slots of the tree that layers with a window see."""
     calls: int = 0
     windowed: int = 0
-    """How many of these calls said their window."""
+    """The number of these calls that said their window."""
 
 
 _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")

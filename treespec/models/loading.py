@@ -25,8 +25,7 @@ from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
-from treespec.kernels.device import on
-from treespec.models import families
+from treespec.models import devices, families
 from treespec.models.loaded import LoadedModel
 from treespec.models.locating import TOKENIZER_FILES, Place, explained, locate, weights_digest
 from treespec.models.offload import require_gpu
@@ -128,9 +127,11 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto", revision:
         )
     try:
         model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module.to(where)).eval()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not devices.memory_is_full(error):
+            raise
         raise ModelError(
-            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
+            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device`, a smaller model, or on CUDA `offload`"
         ) from error
     return replace(LoadedModel.of(model), digest=weights_digest(name))
 
@@ -171,17 +172,7 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
 
 
 def _device(device: str, offload: bool = False) -> torch.device:
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f'device "{device}" is not known; use cpu, cuda or cuda:N') from error
-    if where.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use `device` cpu")
-        if (getattr(where, "index", None) or 0) >= torch.cuda.device_count():
-            raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
-    elif where.type != "cpu":
-        raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
+    where = devices.find(device)
     if offload:
         require_gpu(where.type)
     return where
@@ -195,8 +186,7 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
-    with on(where):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return devices.half_precision(where)
 
 
 def _bars() -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""What is done with models of each family, by the rules that decide it when a model is loaded. No weights and no GPU are needed to ask.
+"""The table of what is done with models of each family, by the rules that decide it when a model is loaded. It needs no weights and no GPU.
 
 The rules about kernels are here, apart from the kernels themselves, because a machine may not have Triton.
 """
@@ -26,7 +26,7 @@ Kernels = Literal["all", "attention", "none"]
 
 @dataclass(frozen=True)
 class Support:
-    """What is done with models of one family at their usual settings; a setting of one model may change it."""
+    """The way in which models of one family run at their usual settings; a setting of one model may change it."""
 
     model_type: str
     inside: str | None
@@ -36,13 +36,13 @@ class Support:
     exact: Exactness
     """Whether trees on it are compared with its own decoding by the tests, or in a trial when a model is loaded, or never run."""
     refused: str
-    """Why it is refused; empty if it is not."""
+    """The reason why it is refused; empty if it is not."""
     kernels: Kernels
-    """What our kernels compute on CUDA: whole layers, or the attention within the module's own layers."""
+    """The work of our kernels on CUDA: whole layers, or the attention within the module's own layers."""
     captured: bool
     """Whether steps are captured in CUDA graphs."""
     eager: str
-    """Why there are no kernels and no graphs; empty if there are."""
+    """The reason why there are no kernels and no graphs; empty if there are."""
 
 
 def outside_fused(kind: type[Any], config: PreTrainedConfig) -> str | None:

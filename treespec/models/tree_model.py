@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError, counted
 from treespec.kernels.device import on
-from treespec.models import families
+from treespec.models import devices, families
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
@@ -135,7 +135,9 @@ class TreeModel:
         self._cache = None  # before the larger one, so that both never exist at once
         try:
             self._cache = TreeCache(self._shapes, capacity)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not devices.memory_is_full(error):
+                raise
             raise CapacityError(
                 f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length` or a smaller `dtype`"
             ) from error
