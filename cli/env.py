@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.help import TreeoptCommand, example
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
 
@@ -20,11 +20,14 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt env --format json"))
-@click.option(
-    "--families",
-    "of_families",
-    is_flag=True,
-    help="Print instead what is done with each family of models: whether trees are exact, run by kernels and captured in CUDA graphs.",
+@under(
+    "Output",
+    click.option(
+        "--families",
+        "of_families",
+        is_flag=True,
+        help="Print instead what is done with each family of models: whether trees are exact, run by kernels and captured in CUDA graphs.",
+    ),
 )
 @format_option
 def env(of_families: bool, output_format: str) -> None:
