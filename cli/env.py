@@ -1,26 +1,77 @@
-"""The command `treeopt env`: the facts about a machine that a bug report needs."""
+"""The command `treeopt env`: the facts about a machine that a bug report needs, and what is done with each family of models."""
 
 import importlib.metadata
 import os
 import platform
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.help import TreeoptCommand, example
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "click", "rich")
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt env --format json"))
+@under(
+    "Output",
+    click.option(
+        "--families",
+        "of_families",
+        is_flag=True,
+        help="Print instead what is done with each family of models: whether trees are exact, run by kernels and captured in CUDA graphs.",
+    ),
+)
 @format_option
-def env(output_format: str) -> None:
+def env(of_families: bool, output_format: str) -> None:
     """Print versions and hardware, for a bug report."""
     from treeopt.cli import tables
 
-    emit(output_format, describe(), tables.pairs)
+    if of_families:
+        emit(output_format, families(), draw)
+    else:
+        emit(output_format, describe(), tables.pairs)
+
+
+def families() -> dict[str, Any]:
+    """Return what is done with each family that the installed transformers has, as plain data."""
+    from treespec.models.support import all_families
+
+    return {"transformers": _version("transformers"), "families": [asdict(family) for family in all_families()]}
+
+
+def draw(console: "Console", data: Mapping[str, Any]) -> None:
+    """Draw what is done with each family: first those that are tested, then those that are checked, then those that are refused."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows: Sequence[Mapping[str, Any]] = data["families"]
+    counts = {status: sum(row["exact"] == status for row in rows) for status in ("tested", "checked when loaded", "refused")}
+    total = ", ".join(f"{n} {what}" for what, n in counts.items())
+    console.print(
+        f"families of transformers {data['transformers']}: {total}", style="italic", highlight=False, markup=False, soft_wrap=True
+    )
+    table = Table()
+    for column in ("family", "exact with trees", "kernels", "captured", "why not"):
+        table.add_column(column, overflow="fold")
+    for status in counts:
+        for row in rows:
+            if row["exact"] == status:
+                text = (
+                    "" if row["inside"] is None or status == "refused" else f" ({'' if row['pictures'] else 'text only: '}{row['inside']})"
+                )
+                runs = ("-", "-") if status == "refused" else (row["kernels"], "yes" if row["captured"] else "no")
+                table.add_row(escape(row["model_type"] + text), status, *runs, escape(row["refused"] or row["eager"]))
+    console.print(table)
+    note = "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row"
+    console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe() -> dict[str, Any]:
@@ -40,6 +91,7 @@ def describe() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
+        "other_devices": [kind for kind in ("mps", "xpu") if torch.get_device_module(kind).is_available()],
         "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus],
     }
 

@@ -23,7 +23,7 @@ _BAD_ROWS_SHOWN = 10
 
 
 def resolve_device(device: str) -> str:
-    """Return `cuda` for `auto` if there is a GPU, else `cpu`; other devices stay."""
+    """Return `cuda` for `auto` if there is a CUDA GPU, else `cpu`; other devices stay."""
     if device != "auto":
         return device
     import torch

@@ -109,7 +109,7 @@ device_option = click.option(
     metavar="DEVICE",
     default="auto",
     show_default=True,
-    help="Device to run on: cpu, cuda, cuda:N or auto, which is the GPU if there is one.",
+    help="Device to run on: cpu, cuda, cuda:N, mps, xpu, xpu:N or auto, which is the CUDA GPU if there is one, else the CPU.",
 )
 
 

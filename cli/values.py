@@ -3,13 +3,13 @@
 import json
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from treespec.errors import GrowMapError
+from treeopt.cli.flags import with_flags
+from treespec.errors import GrowMapError, SettingsError
 
 POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
@@ -67,9 +67,17 @@ def int_list(value: str) -> tuple[int, ...]:
 
 
 def device_name(value: str) -> str:
-    """Return `auto`, `cpu`, `cuda` or `cuda:N` after a check of its form only; a device that is not there is found out when it is used."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        raise click.BadParameter(f"{value!r} is not auto, cpu, cuda or cuda:N.")
+    """Return `auto` or the name of a device after a check of its form only; a device that is not there is found out when it is used."""
+    from treespec.models.devices import require_name
+
+    if value != "auto":
+        try:
+            require_name(value)
+        except SettingsError as error:
+            ctx = click.get_current_context(silent=True)
+            raise click.BadParameter(
+                with_flags(str(error).removeprefix("`device` "), None if ctx is None else ctx.command) + "."
+            ) from error
     return value
 
 

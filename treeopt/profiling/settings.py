@@ -104,12 +104,12 @@ class LatencySettings:
 
 
 def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Return tree sizes on both sides of the edges at which matrix tiles fill up: vector registers on a CPU, 64 and 128 rows on CUDA.
+    """Return tree sizes on both sides of the edges at which matrix tiles fill up: vector registers on a CPU, 64 and 128 rows on a GPU.
 
     A root has no more children than the vocabulary has tokens.
     """
     edges: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 17, 20, 24, 28, 32, 33, 40, 48, 64)
-    if device.startswith("cuda"):
+    if device != "cpu":
         edges = (1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64, 65, 80, 96, 112, 128, 129)
         edges = (*edges, *range(136, 257, 8), 257, 288, 320, 352, 384, 448, 512)
     return tuple(size for size in edges if size <= vocabulary + 1)
@@ -117,7 +117,7 @@ def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
 
 def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     """Return draft level widths. Trees need them up to their widest level only."""
-    largest = min(vocabulary, 256 if device.startswith("cuda") else 32)
+    largest = min(vocabulary, 32 if device == "cpu" else 256)
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
 
 

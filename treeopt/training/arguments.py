@@ -8,18 +8,20 @@ from transformers import TrainingArguments
 
 from treeopt.training.settings import TrainSettings
 from treespec.errors import TrainingError
+from treespec.models.devices import find, half_precision
+
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
+"""The variables of the environment that choose which GPUs a process sees."""
 
 
 def training_arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
     """Return the Trainer's settings. Making them also joins the other processes, if a launcher has started some. Raises TrainingError."""
-    if device.startswith("cuda:") and device != "cuda:0":
-        raise TrainingError(
-            f"training runs on cuda:0 or on one GPU per process of a launcher; for {device} set CUDA_VISIBLE_DEVICES={device[5:]}"
-        )
-    cpu = device == "cpu"
-    if not cpu and not torch.cuda.is_available():
-        raise TrainingError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use `device` cpu")
-    bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and torch.cuda.is_bf16_supported())
+    kind, _, index = device.partition(":")
+    if kind in _VISIBLE and index not in ("", "0"):
+        raise TrainingError(f"training runs on {kind}:0 or on one GPU per process of a launcher; for {device} set {_VISIBLE[kind]}={index}")
+    where = find(device)
+    cpu = where.type == "cpu"
+    bf16 = settings.dtype == "bfloat16" or (settings.dtype == "auto" and not cpu and half_precision(where) == torch.bfloat16)
     length: dict[str, Any] = {"num_train_epochs": settings.epochs, "warmup_steps": settings.warmup}
     if settings.epochs is None:
         length = {"max_steps": settings.most_steps, "warmup_steps": settings.warmup_steps(settings.most_steps)}

@@ -56,11 +56,16 @@ def race(weights: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw `count` independent tokens per row: [rows, vocabulary] -> int64 [rows, count]. Uses the inverse distribution in float64."""
-    totals = weights.double().cumsum(-1)
-    uniforms = torch.rand(weights.shape[0], count, dtype=torch.float64, device=weights.device, generator=generator)
+    """Draw `count` independent tokens per row: [rows, vocabulary] -> int64 [rows, count]. Uses the inverse distribution in `widest`."""
+    totals = weights.to(widest(weights.device)).cumsum(-1)
+    uniforms = torch.rand(weights.shape[0], count, dtype=totals.dtype, device=weights.device, generator=generator)
     places = torch.searchsorted(totals, uniforms * totals[:, -1:], right=True)
     return places.clamp_max(weights.shape[-1] - 1)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the dtype for sums of probabilities and for draws: float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def prompt_generator(seed: int, index: int, device: torch.device | str) -> torch.Generator:

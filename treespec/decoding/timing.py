@@ -54,6 +54,24 @@ class HostTimer:
         return [(name, end - start) for (_, start), (name, end) in pairwise(marks)]
 
 
+class WaitingTimer(HostTimer):
+    """A wall-clock timer that waits for the device at every mark, for devices without a timer of events of ours (MPS, XPU)."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def begin(self) -> None:
+        """Start a stretch of work after earlier work on the device is done."""
+        torch.accelerator.synchronize(self._device)
+        super().begin()
+
+    def mark(self, name: str) -> None:
+        """Close the part `name` when the device has done it."""
+        torch.accelerator.synchronize(self._device)
+        super().mark(name)
+
+
 class CudaTimer:
     """A timer by CUDA events on the current stream. It synchronises only in `parts`; a launch gap counts to the part that it delays."""
 
@@ -104,11 +122,15 @@ class CapturedTimer(CudaTimer):
 
 def timer_for(device: torch.device) -> Timer:
     """Return a timer that measures work on this device."""
-    return CudaTimer() if device.type == "cuda" else HostTimer()
+    if device.type == "cuda":
+        return CudaTimer()
+    return HostTimer() if device.type == "cpu" else WaitingTimer(device)
 
 
 def now(device: torch.device) -> float:
     """Wait until the current stream of the device has nothing left to do, and return the host's seconds."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+    elif device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()

@@ -10,6 +10,7 @@ from treespec.models import families
 from treespec.models.families import Family
 from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.plain import PlainDecoder
+from treespec.models.support import outside_hooked
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
@@ -44,7 +45,7 @@ def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tup
 
         if fused.refusal(module) is None:
             return fused.FusedDecoder(module), ""
-        why = hooked.refusal(module, family) or ""
+        why = outside_hooked(type(module.get_decoder()), module.config.get_text_config(decoder=True)) or ""
         if not why:
             return hooked.HookedDecoder(module, family), ""
     return PlainDecoder(module, family), why

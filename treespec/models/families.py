@@ -35,32 +35,29 @@ class Family:
     """For messages, why `max_positions` is below what the configuration says; the empty string if it is not."""
 
 
-VERIFIED: Mapping[str, MaskStyle] = MappingProxyType(
-    {
-        "llama": "single",
-        "qwen2": "by-layer-type",
-        "qwen3": "by-layer-type",
-        "mistral": "single",
-        "ministral": "by-layer-type",
-        "gemma": "single",
-        "gemma2": "by-layer-type",
-        "gemma3_text": "by-layer-type",
-        "gpt_oss": "by-layer-type",
-        "gpt2": "single",
-        "opt": "single",
-        "gpt_neox": "single",
-        "phi": "single",
-        "phi3": "single",
-        "falcon": "single",
-        "starcoder2": "single",
-        "olmo2": "single",
-        "mixtral": "single",
-        "qwen3_moe": "single",
-        "deepseek_v3": "single",
-    }
+_SINGLE = (
+    *("llama", "mistral", "ministral3", "mixtral", "internlm3", "seed_oss", "apertus", "arcee", "helium", "nemotron", "stablelm"),
+    *("gemma", "phi", "phi3", "phimoe", "olmo", "olmo2", "olmoe", "starcoder2", "qwen3_moe", "minimax_m2", "minicpm3"),
+    *("glm", "glm4", "glm4_moe", "glm4_moe_lite", "granite", "granitemoe", "granitemoeshared", "cohere", "deepseek_v2", "deepseek_v3"),
+    *("hunyuan_v1_dense", "hunyuan_v1_moe", "ernie4_5", "ernie4_5_moe"),
+    *("gpt2", "gpt_bigcode", "gptj", "gpt_neox", "opt", "falcon"),
+    *("qwen3_vl_text", "qwen3_vl_moe_text", "glm4v_text"),
 )
+_BY_LAYER_TYPE = (
+    *("qwen2", "qwen3", "qwen2_moe", "ministral", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "vaultgemma", "gpt_oss"),
+    *("olmo3", "cohere2", "exaone4", "exaone_moe", "smollm3", "cwm", "dots1"),
+    *("qwen2_vl_text", "qwen2_5_vl_text"),
+)
+VERIFIED: Mapping[str, MaskStyle] = MappingProxyType({**dict.fromkeys(_SINGLE, "single"), **dict.fromkeys(_BY_LAYER_TYPE, "by-layer-type")})
 """The way each model_type takes its mask. The tests compare every one of them with its paths run alone."""
 
+WRAPPERS = (
+    *("llava_next", "llava_onevision", "mistral3", "internvl", "idefics3", "smolvlm", "aya_vision", "cohere2_vision"),
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "gemma3", "gemma4", "qwen2_audio", "voxtral"),
+)
+"""Tested model types that wrap a text model, beside eyes or ears, which are not used: text through them is compared with `generate`."""
+
+_EXAMPLES = "a llama, a qwen3, a mistral or a gemma3"
 _RUNNING_STATE = "it carries a running state from token to token, which the branches of a tree cannot share"
 _ROW_BIAS = "it biases attention by cache row instead of by position (ALiBi), which is wrong for tree nodes"
 _ROW_WINDOW = "its attention windows and causal order go by cache row instead of by position, which is wrong for tree nodes"
@@ -141,25 +138,19 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
     """
     text = config.get_text_config(decoder=True)
     model_type = str(text.model_type)
-    who = f"{name or 'this model'} (family {model_type})"
-    reason = REFUSED.get(str(config.model_type)) or REFUSED.get(model_type) or _refusal(config, text)
+    reason = refusal(config)
     if reason:
-        raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example one of: {', '.join(VERIFIED)}")
+        who = f"{name or 'this model'} (family {model_type})"
+        raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example {_EXAMPLES}")
     require_sizes(vars(text), name)
-    sliding = _window(text)
-    if sliding is not None and model_type not in VERIFIED:
-        raise ModelError(
-            f"{who} has sliding windows of {sliding} positions and is not verified with trees: how it takes masks is unknown; "
-            f"use one of: {', '.join(VERIFIED)}"
-        )
     limit, note = _max_positions(text)
     return Family(
         model_type=model_type,
         mask_style=VERIFIED.get(model_type, "single"),
-        window=sliding,
+        window=_window(text),
         max_positions=limit,
         attention="eager" if getattr(text, "attn_logit_softcapping", None) else None,
-        verified=str(config.model_type) in VERIFIED,  # a verified text model inside an unknown wrapper is not
+        verified=model_type in VERIFIED and (str(config.model_type) in (model_type, *WRAPPERS)),  # not inside an unknown wrapper
         rope_note=note,
     )
 
@@ -188,16 +179,24 @@ def require_sizes(settings: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _refusal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:
-    if getattr(config, "is_encoder_decoder", False) or getattr(text, "add_cross_attention", False):
+def refusal(config: PreTrainedConfig) -> str | None:
+    """Return why models of this configuration cannot run trees exactly; None if they can, as far as it is known before one is loaded."""
+    text = config.get_text_config(decoder=True)
+    reason = REFUSED.get(str(config.model_type)) or REFUSED.get(str(text.model_type))
+    if reason:
+        return reason
+    if any(getattr(part, "is_encoder_decoder", False) for part in (config, text)) or getattr(text, "add_cross_attention", False):
         return _BOTH_WAYS
-    if getattr(text, "use_bidirectional_attention", None):
+    if getattr(text, "use_bidirectional_attention", None) not in (None, False, "vision"):  # text alone is read in order
         return _BOTH_WAYS
     if getattr(text, "alibi", False):
         return _ROW_BIAS
     others = sorted(set(getattr(text, "layer_types", None) or ()) - _MASKED_LAYERS)
     if others:
         return f"it has layers of type {', '.join(others)}, and only full and sliding attention can follow a tree's mask"
+    window = None if text.model_type in VERIFIED else _window(text)
+    if window is not None:
+        return f"it has sliding windows of {window} positions, and how this family takes masks is unknown, as it is not tested with trees"
     return None
 
 

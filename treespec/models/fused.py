@@ -22,6 +22,7 @@ from treespec.kernels.attention import tree_attention
 from treespec.kernels.pointwise import add_norm, gate, move_rows, rotate_and_store
 from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
+from treespec.models.support import outside_fused
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
@@ -29,8 +30,6 @@ _FEW = 16
 """Up to this many rows, rotating queries and keys in a separate launch is faster than in a large product (benchmarks/log/launches.md)."""
 _TILE, _DEEP = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension above which too few tiles leave much of the device idle."""
-KNOWN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""The classes of transformers whose layers `FusedDecoder` can compute."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,15 @@ class _Layer:
 
 def refusal(module: PreTrainedModel) -> str | None:
     """Return why `FusedDecoder` cannot compute this module; None if it can."""
-    kind = type(module)
-    if kind.__name__ not in KNOWN or not kind.__module__.startswith("transformers."):
-        return f"{kind.__name__} is none of {', '.join(KNOWN)}"
+    why = outside_fused(type(module), module.config.get_text_config(decoder=True))
+    if why:
+        return why
     if any(type(part) is not nn.Linear for name, part in module.named_modules() if name.endswith(("_proj", "lm_head"))):
         return "its linear layers are not plain ones"
     if getattr(module, "quantization_method", None) is not None:
         return "its weights are quantised"
     if len({p.dtype for p in module.parameters()}) > 1 or len({p.device for p in module.parameters()}) > 1:
         return "its weights have several types or devices"
-    config = module.config.get_text_config(decoder=True)
-    if config.hidden_act not in ("silu", "swish"):
-        return f"its activation is {config.hidden_act}"
     return None
 
 

@@ -32,22 +32,12 @@ class _Running:
     edge: Ancestors | None = None
     """The slots of the tree that layers with a window see."""
     calls: int = 0
+    windowed: int = 0
+    """The number of these calls that said their window."""
 
 
 _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
 """The pass that this thread is running."""
-
-
-def refusal(module: PreTrainedModel, family: Family) -> str | None:
-    """Return why tree attention cannot replace this module's own; None if it can."""
-    config = module.config.get_text_config(decoder=True)
-    if family.model_type == "gpt_oss":
-        return "its attention has sinks"
-    if family.model_type == "falcon":
-        return "its attention does not go through transformers' interface"
-    if getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None):
-        return "its experts are chosen on the host"
-    return None
 
 
 class HookedDecoder:
@@ -75,8 +65,15 @@ class HookedDecoder:
         place = Placement.causal(0, 1, self.module.device)
         self.forward(token, place, None if self.windowed is None else place.visible, cache, None)
         if self.running.calls == len(cache.layers):
-            return ""
+            return self._without_windows(len(cache.layers))
         return f"tree attention can stand in for {self.running.calls} of its {counted(len(cache.layers), 'attention layer')} only"
+
+    def _without_windows(self, layers: int) -> str:
+        """Return how many layers with a window did not say so to the attention; the empty string if all did."""
+        kinds = getattr(self._config, "layer_types", None) or []
+        expected = 0 if self.windowed is None else layers if self.mask_style == "single" else kinds.count("sliding_attention")
+        missing = expected - self.running.windowed
+        return f"tree attention is not told the window of {missing} of its {counted(layers, 'layer')}" if missing > 0 else ""
 
     def forward(
         self, tokens: Tensor, place: Placement, near: Tensor | None, cache: TreeCache, keep: Tensor | None, table: Tensor | None = None
@@ -91,7 +88,7 @@ class HookedDecoder:
         kwargs: dict[str, Any] = {self._cache_name: cache} | ({} if keep is None or not self._keeps else {"logits_to_keep": keep})
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
         usual, before = self._config._attn_implementation, _RUNNING.set(self.running)
-        self.running.place, self.running.calls = place, 0
+        self.running.place, self.running.calls, self.running.windowed = place, 0, 0
         self.running.tree, self.running.edge = ancestors_of(place), None if near is None else pack(near)
         self._config._attn_implementation = NAME
         try:
@@ -135,6 +132,7 @@ def _attend(
     assert place is not None, "the attention is called within passes only"
     assert running.tree is not None
     running.calls += 1
+    running.windowed += sliding_window is not None
     seen = tree_attention(
         query[0],
         key[0],

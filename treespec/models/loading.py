@@ -12,10 +12,11 @@ from huggingface_hub import HfApi, snapshot_download
 from PIL import Image
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,8 +26,7 @@ from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
-from treespec.kernels.device import on
-from treespec.models import families, gguf_models, tokenizer_files, weights
+from treespec.models import devices, families, gguf_models, tokenizer_files, weights
 from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone
 from treespec.models.contents import Contents, contents_of
 from treespec.models.headers import Weights
@@ -40,7 +40,7 @@ from treespec.models.quantised import quantisation, refuse_quantised, require_pa
 from treespec.models.quiet import without_bars
 from treespec.models.recognised import refuse_heads
 from treespec.models.sizes import require_built, require_counts
-from treespec.models.vision import KINDS, is_vision, picture_shape
+from treespec.models.vision import TEXT_ONLY, is_vision, picture_shape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -55,7 +55,7 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     """Load the reader that turns pictures into pixels for a model, by its own preprocessor configuration. Raises ModelError."""
     shape = shape_of(name, revision)
     if shape is None:
-        raise ModelError(f"{name} reads text only; use a vision-language model for prompts with pictures")
+        raise ModelError(f"{name} {TEXT_ONLY}")
     place = locate(name, revision)
     loader: Any = AutoImageProcessor
     with _bars(), explained(name, place, revision, "preprocessor_config.json"):
@@ -100,10 +100,8 @@ def _required(name: str, place: Place, revision: str | None, contents: Contents 
     """Return a model's configuration after all checks that its contents allow. Raises ModelError."""
     config = _config(name, place, revision, contents)
     families.check(config, name)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not is_vision(config):
-        raise ModelError(
-            f"{name} is a {config.model_type}, which is no causal language model; of models that see pictures, {', '.join(KINDS)} will do"
-        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        raise ModelError(f"{name} is a {config.model_type}, which is no causal language model and has none inside; use another model")
     shapes = {}
     if place.local and place.gguf is None:
         locate(name, revision, with_weights=True)
@@ -195,9 +193,11 @@ def load_model(
         module = merged.merge(module, name)
     try:
         model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module if quantised else module.to(where)).eval()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not devices.memory_is_full(error):
+            raise
         raise ModelError(
-            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device` or a smaller model"
+            f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device`, a smaller model, or on CUDA `offload`"
         ) from error
     _name_cached(model.config, name, place)
     known = replace(
@@ -245,7 +245,7 @@ def _contents(name: str, place: Place, revision: str | None, *, fetch: bool = Fa
 
 def _loader(config: PreTrainedConfig) -> Any:
     """Return transformers' class for models of this configuration."""
-    return AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+    return AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForMultimodalLM
 
 
 def _config(name: str, place: Place, revision: str | None, contents: Contents | None) -> PreTrainedConfig:
@@ -342,17 +342,7 @@ def _tokenizer(place: Place, revision: str | None, **options: Any) -> PreTrained
 
 
 def _device(device: str, offload: bool = False) -> torch.device:
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f'device "{device}" is not known; use cpu, cuda or cuda:N') from error
-    if where.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ModelError(f"device {device} was asked for, but this torch ({torch.__version__}) finds no CUDA GPU; use `device` cpu")
-        if (getattr(where, "index", None) or 0) >= torch.cuda.device_count():
-            raise ModelError(f"device {device} was asked for, but there are {torch.cuda.device_count()} GPUs, counted from cuda:0")
-    elif where.type != "cpu":
-        raise ModelError(f"device {device} is not supported; use cpu, cuda or cuda:N")
+    where = devices.find(device)
     if offload:
         require_gpu(where.type)
     return where
@@ -366,8 +356,7 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
-    with on(where):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return devices.half_precision(where)
 
 
 def _bars() -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
-from treespec.models.vision import Vision, is_vision, text_module
+from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
 from treespec.models.vocabularies import known_ids
 
 
@@ -57,7 +57,7 @@ class Target:
         if not found:
             return None
         if self.pictures is None:
-            raise ModelError(f"the prompts have pictures, but {self.target.name} reads text only; use a vision-language target")
+            raise ModelError(f"the prompts have pictures, but {self.target.name} {TEXT_ONLY}")
         return torch.cat([self.pictures.pixels(picture) for picture in found]).to(self.target.device)
 
     @property
@@ -225,9 +225,14 @@ def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", d
 
 
 def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
-    """Make a TreeModel of a model; one that sees pictures is split into text and vision. Raises ModelError."""
+    """Make a TreeModel of a model. One that sees pictures is split into text and vision; of other wrappers only the text is read.
+
+    Raises ModelError.
+    """
     loaded = LoadedModel.of(model)
     if not is_vision(loaded.module.config):
+        if wraps_text(loaded.module.config):
+            loaded = replace(loaded, module=reader_of(loaded.module))
         return TreeModel(loaded, name=name, vocabulary=vocabulary)
     text = replace(loaded, module=text_module(loaded.module))
     return TreeModel(text, name=name, vocabulary=vocabulary, vision=Vision(loaded.module, name))

@@ -10,14 +10,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 from treespec.errors import CapacityError, ModelError, counted
 from treespec.kernels.device import on
-from treespec.models import families
+from treespec.models import devices, families
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
-from treespec.models.vision import Vision
+from treespec.models.vision import TEXT_ONLY, Vision
 from treespec.trees.placement import Placement, Prefix
 
 P = ParamSpec("P")
@@ -135,7 +135,9 @@ class TreeModel:
         self._cache = None  # before the larger one, so that both never exist at once
         try:
             self._cache = TreeCache(self._shapes, capacity)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not devices.memory_is_full(error):
+                raise
             raise CapacityError(
                 f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length` or a smaller `dtype`"
             ) from error
@@ -193,7 +195,7 @@ class TreeModel:
         read like other tokens. Raises ModelError.
         """
         if self.vision is None:
-            raise ModelError(f"{self.name} reads text only; use a vision-language model for prompts with pictures")
+            raise ModelError(f"{self.name} {TEXT_ONLY}")
         shape = self.vision.shape
         wanted = pixels.shape[0] * shape.rows // tokens.shape[0]
         here = tokens == shape.token_id

@@ -8,9 +8,15 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError
+from treespec.models import families
 
 KINDS = ("llava",)
 """The model types that can be split into text and vision."""
+
+TEXT_ONLY = f"reads text only here; for prompts with pictures use a {' or a '.join(KINDS)}"
+
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+"""The text models that are the same module inside a wrapper and outside, with nothing but a linear head behind it."""
 
 _TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """The known vision towers, with the number of embeddings that each has besides those of its patches."""
@@ -62,8 +68,26 @@ class Vision:
         return torch.stack(list(found.pooler_output))
 
 
+def wraps_text(config: PreTrainedConfig) -> bool:
+    """Return whether this is the configuration of a model with a text model inside."""
+    return config.get_text_config(decoder=True) is not config
+
+
+def reader_of(module: Any) -> PreTrainedModel:
+    """Return a module that computes what a module that wraps a text model computes for text alone.
+
+    Plain text models inside tested wrappers become causal language models of their own class, with its kernels. Elsewhere it is the
+    wrapper itself, because its head may do more than the text model's own.
+    """
+    text = module.config.get_text_config(decoder=True)
+    if str(module.config.model_type) in families.WRAPPERS and str(text.model_type) in PLAIN:
+        return text_module(module)
+    found: PreTrainedModel = module
+    return found
+
+
 def text_module(module: Any) -> PreTrainedModel:
-    """Return the text model inside a vision-language module, as a causal language model over the same weights.
+    """Return the text model inside a module, as a causal language model over the same weights.
 
     Family, kernels and exactness are those of the text model; pictures reach it only as embeddings.
     """
@@ -71,8 +95,8 @@ def text_module(module: Any) -> PreTrainedModel:
     build: Any = AutoModelForCausalLM
     with torch.device("meta"):
         text = build.from_config(config, attn_implementation=config._attn_implementation)
-    setattr(text, text.base_model_prefix, module.model.language_model)
-    text.set_output_embeddings(module.lm_head)
+    setattr(text, text.base_model_prefix, module.get_decoder())
+    text.set_output_embeddings(module.get_output_embeddings())
     text.generation_config = module.generation_config
     left = [name for name, tensor in (*text.named_parameters(), *text.named_buffers()) if tensor.is_meta]
     if left:

@@ -8,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from tests.reference import tiny, wrappers
 from treespec.errors import CapacityError, ModelError
 from treespec.evaluation.runner import check_fits
 from treespec.evaluation.settings import EvaluationSettings
@@ -56,10 +57,18 @@ def test_unknown_layer_types_are_refused(tiny_config: Build) -> None:
 
 
 def test_unknown_families_with_windows_are_refused(tiny_config: Build) -> None:
-    config = tiny_config("cohere")
+    config = tiny_config("jais2")
     config.sliding_window = 32
-    with pytest.raises(ModelError, match="cohere.*sliding windows of 32"):
+    with pytest.raises(ModelError, match="jais2.*sliding windows of 32"):
         families.check(config)
+
+
+def test_every_tested_family_has_a_tiny_model() -> None:
+    inside = {str(wrappers.config_of(name).get_text_config(decoder=True).model_type) for name in wrappers.WRAPPERS if wrappers.known(name)}
+    here = {str(tiny.config_of(name).model_type) for name in tiny.CONFIGS if tiny.known(name)} | inside
+    missing = {name for name in families.VERIFIED if name in transformers.CONFIG_MAPPING} - here
+    assert not missing
+    assert {name for name in families.WRAPPERS if name in transformers.CONFIG_MAPPING} <= {name.split("-")[0] for name in wrappers.WRAPPERS}
 
 
 def test_no_family_is_both_verified_and_refused() -> None:
@@ -90,7 +99,7 @@ def test_a_window_that_is_switched_off_is_none(tiny_config: Build) -> None:
 
 def test_only_the_tested_families_are_verified(tiny_config: Build) -> None:
     assert families.check(tiny_config("llama")).verified
-    assert not families.check(tiny_config("cohere")).verified
+    assert not families.check(tiny_config("jais2")).verified
 
 
 def test_softcapped_attention_needs_eager(tiny_config: Build) -> None:

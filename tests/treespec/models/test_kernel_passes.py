@@ -21,6 +21,19 @@ Build = Callable[..., PreTrainedModel]
 TREE = SpeculationTree.from_branches([[3], [2, 0, 1], [1, 2, 1], [1, 0, 2, 0], [1, 1, 0]])
 FUSED = ("llama", "qwen2", "qwen2-sliding", "qwen3", "qwen3-sliding", "mistral")
 HOOKED = ("ministral", "gemma", "gemma2", "gemma3", "gpt2", "opt", "gpt_neox", "phi", "phi3", "starcoder2", "olmo2")
+HOOKED = (
+    *HOOKED,
+    "ministral3-sliding",
+    "cohere2",
+    "exaone4",
+    "smollm3-sliding",
+    "olmo3",
+    "granite",
+    "glm4",
+    "stablelm",
+    "apertus",
+    "nemotron",
+)
 PLAIN = ("gpt_oss", "falcon", "mixtral", "qwen3_moe", "deepseek_v3", "youtu", "gptj")
 PROMPT = 21
 

@@ -16,7 +16,7 @@ from treespec.trees.tree import SpeculationTree
 
 SLIDING = ("qwen2-sliding", "qwen3-sliding", "mistral", "ministral", "gemma2", "gemma3", "gpt_oss", "phi3", "starcoder2", "mixtral")
 FULL = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "opt", "gpt_neox", "phi", "falcon", "falcon-new", "olmo2", "qwen3_moe", "deepseek_v3")
-BY_TRIAL = ("cohere", "stablelm", "gptj", "granite")
+BY_TRIAL = ("jais2", "nanochat", "persimmon", "youtu")
 
 TREE = SpeculationTree.from_branches([[3], [2, 0, 1], [1, 2, 1], [1, 0, 2, 0], [1, 1, 0]])
 NEXT_TREE = SpeculationTree.from_branches([[2], [2, 1], [1, 0, 2]])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.rules import Sampling
-from treespec.decoding.sampling import distribution, race
+from treespec.decoding.sampling import distribution, race, widest
 from treespec.decoding.verifiers.matching import Matching
 from treespec.errors import ModelError
 from treespec.kernels.outcome import Outcome
@@ -61,7 +61,7 @@ class SampledVerifier(ABC):
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
         verdict = self.weigh(tokens, distribution(logits, sampling), proposal.q, tree, replacement=proposal.replacement)
-        last = self.last(verdict, torch.rand(tree.size, dtype=torch.float64, device=tokens.device, generator=generator))
+        last = self.last(verdict, torch.rand(tree.size, dtype=widest(tokens.device), device=tokens.device, generator=generator))
         following = race(verdict.rest(last), generator).argmax()
         return settle(tokens, last, following, tree, logits.amax(-1), proposal.largest, length)
 

@@ -5,7 +5,7 @@ from treespec.errors import SettingsError
 
 def require_gpu(device: str) -> None:
     """Raise SettingsError if weights cannot be streamed to this device."""
-    if device == "cpu":
+    if device not in ("cuda", "auto") and not device.startswith("cuda:"):
         raise SettingsError(
-            "offloading copies weights from host memory to a GPU, but the device is cpu; drop `offload` or pass `device` cuda"
+            f"offloading copies weights from host memory to a CUDA GPU, but the device is {device}; drop `offload` or pass `device` cuda"
         )
