@@ -95,9 +95,7 @@ def decode_all(
         for which in [*order, *order] if index == 0 else order[turn:] + order[:turn]:  # the first prompt's first round warms up
             stream = prompt_generator(seed, index, device)
             if which < 0:
-                outputs[which] = treeopt_seconds(
-                    decode_autoregressive(target, request, stream, vocabulary=vocabulary, engine=engine), device
-                )
+                outputs[which] = treeopt_seconds(decode_autoregressive(target, request, stream, engine=engine), device)
                 continue
             system = systems[which]
             records = decode_speculative(target, draft, system.plan, request, stream, drafting=system.drafting, engine=engine)

@@ -19,6 +19,7 @@ from treespec.files.fields import (
     checked_object,
     count,
     counts,
+    flag,
     listed,
     mapping,
     natural,
@@ -47,7 +48,11 @@ class Mismatch:
     baseline_token: int | None
     """The autoregressive token there; None if that output ended before this position."""
     logit_gap: float
-    """The target's top-2 logit gap there, in one plain pass over the common prefix. Near zero means a tie up to rounding."""
+    """The target's top-2 logit gap there, in one plain pass over the common prefix."""
+    tolerance: float | None = None
+    """The largest difference of logits there that rounding can turn around; None in older reports. See `ties`."""
+    tie: bool = False
+    """Whether both tokens have the largest logit up to `tolerance`: then the outputs differ by rounding, and neither is wrong."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,16 @@ class PromptResult:
     baseline_tokens: int
     baseline_seconds: float
     accepted_ranks: tuple[tuple[int, ...], ...] = ()
-    """For each step, the ranks on the way from the root to the last accepted node."""
+    """For each step with a tree, the ranks on the way from the root to the last accepted node."""
     mismatch: Mismatch | None = None
     output: tuple[int, ...] = ()
     """Generated ids, if they are kept."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds per part of a step, if a breakdown was asked for."""
+    undrafted: int = 0
+    """The last of the steps, each of one token, for which the draft had no positions left. They have no ranks."""
+    determined: bool = False
+    """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
@@ -92,7 +101,14 @@ def _token(value: Any) -> int | None:
     return None if value is None or value == -1 else natural(value)
 
 
-_FIELDS_OF_MISMATCH = {"position": natural, "tree_token": _token, "baseline_token": _token, "logit_gap": number}
+_FIELDS_OF_MISMATCH = {
+    "position": natural,
+    "tree_token": _token,
+    "baseline_token": _token,
+    "logit_gap": number,
+    "tolerance": lambda value: None if value is None else amount(value),
+    "tie": flag,
+}
 
 
 def _mismatch(value: Any) -> Mismatch | None:
@@ -104,12 +120,13 @@ def _mismatch(value: Any) -> Mismatch | None:
 
 _RESULT = checked_object(
     {
-        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
+        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
         "name": text,
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
         "mismatch": _mismatch,
         "output": counts,
+        "determined": flag,
         "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
     },
     null=False,
@@ -196,11 +213,31 @@ class EvaluationReport:
         }
 
     @property
-    def lossless(self) -> Literal["match", "mismatch", "not-applicable"]:
-        """Return whether, at temperature 0, every output equals the autoregressive one, token for token."""
-        if self.mode == "baseline" or self.temperature > 0:
+    def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
+        """Return whether every output equals the autoregressive one, token for token, or differs from it only by ties.
+
+        Outputs are compared at temperature 0, and at temperatures that leave a single token everywhere.
+        """
+        if self.mode == "baseline" or (self.temperature > 0 and not (self.results and all(r.determined for r in self.results))):
             return "not-applicable"
-        return "mismatch" if any(r.mismatch for r in self.results) else "match"
+        if self.mismatches:
+            return "mismatch"
+        return "ties" if self.ties else "match"
+
+    @property
+    def mismatches(self) -> int:
+        """Return the number of outputs that differ from the autoregressive ones by more than rounding."""
+        return sum(r.mismatch is not None and not r.mismatch.tie for r in self.results)
+
+    @property
+    def ties(self) -> int:
+        """Return the number of outputs that part from the autoregressive ones at a tie."""
+        return sum(r.mismatch is not None and r.mismatch.tie for r in self.results)
+
+    @property
+    def undrafted(self) -> int:
+        """Return the number of tokens that the target decoded alone, because the draft had no positions left."""
+        return sum(r.undrafted for r in self.results)
 
     def _figure(self, figure: "_Figure") -> float | None:
         value = float(figure({name: column.sum() for name, column in self._columns.items()})) if self.results else float("nan")
@@ -233,7 +270,9 @@ class EvaluationReport:
             "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
             "measured_seconds_per_step": self.seconds_per_step,
             "lossless": self.lossless,
-            "mismatches": sum(r.mismatch is not None for r in self.results),
+            "mismatches": self.mismatches,
+            "ties": self.ties,
+            "tokens_without_draft": self.undrafted,
             "prompts": len(self.results),
             "temperature": self.temperature,
             **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "verifier", "draft_temperature")},
@@ -262,6 +301,12 @@ class EvaluationReport:
     def observed(self) -> tuple[DepthAcceptance, ...]:
         """Return the counts of accepted children of the visited nodes, by the depth of the node."""
         return accepted_by_depth((ranks for r in self.results for ranks in r.accepted_ranks), self.tree)
+
+    @property
+    def first_choices(self) -> tuple[int, int]:
+        """Return how many first children were accepted, and how many visited nodes had one."""
+        accepted = sum(row.accepted[0] for row in self.observed if row.accepted)
+        return accepted, sum(row.visits if row.offered is None else sum(row.offered[:1]) for row in self.observed)
 
     def write(self, path: Path) -> None:
         """Write the report whole or not at all."""

@@ -13,13 +13,12 @@ from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
-from treespec.models.info import ModelInfo, drafts_of, fitting
+from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import Vision, is_vision, text_module
-from treespec.models.vocabularies import known_ids
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Target:
     tokenizer: PreTrainedTokenizerBase | None
     """The tokenizer; None if its folder holds none. Prompts must then come as token ids."""
     eos_token_ids: frozenset[int]
-    """The EOS tokens of the target's generation config and of the tokenizer."""
+    """The EOS tokens of the target's generation config, at which `generate` stops too."""
     pictures: PictureReader | None = None
     """The reader that turns pictures into pixels; None if the target reads text only."""
 
@@ -41,7 +40,7 @@ class Target:
 
     @property
     def vocabulary_size(self) -> int:
-        """Return the number of tokens that all models have."""
+        """Return the number of first tokens that hold all that can be drafted."""
         return min(model.vocabulary_size for model in self.models.values())
 
     def alone(self) -> "Target":
@@ -134,7 +133,7 @@ class TargetInfo:
         reader = None if self.target.shape is None else load_picture_reader(name, revision)
         loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload)
         model = tree_model(loaded, name, self.target.vocabulary_size)
-        return Target(model, self.tokenizer, _eos(model, self.tokenizer), reader)
+        return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,8 @@ class PairInfo(TargetInfo):
     @classmethod
     def of(cls, target: str, draft: str, *, revision: str | None = None, draft_revision: str | None = None) -> "PairInfo":
         """Read the facts about two folders or hub ids. Raises ModelError as `load_pair` does, except for weights and devices."""
-        return cls(*fitting(ModelInfo.of(target, revision), ModelInfo.of(draft, draft_revision)))
+        known = ModelInfo.of(target, revision)
+        return cls(known, fitting(known, ModelInfo.of(draft, draft_revision)))
 
     @property
     def models(self) -> dict[str, ModelInfo]:
@@ -177,8 +177,8 @@ def load_pair(
 ) -> Pair:
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
-    If the logits of the two have different widths over the same vocabulary (padding), both are cut to the ids that the tokenizer
-    has: no padding is ever drafted or emitted. The files are checked before any weight is read. Raises ModelError.
+    The target is the same with every draft and without one. The draft drafts the ids that mean the same to both: special and added tokens
+    may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
     """
     known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision)
     return known.load(device=device, dtype=dtype, offload=offload)
@@ -189,7 +189,8 @@ def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", d
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions)
-    return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
+    fitted = [fitting(known, ModelInfo.of(draft)) for draft in drafts]
+    return tuple(_load_draft(known, draft, device, dtype) for draft in fitted)
 
 
 def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
@@ -203,16 +204,14 @@ def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int 
 
 def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """Load a draft that fits its target. Raises ModelError."""
+    assert draft.shared is not None
     loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision)
-    if draft.passed_over is None:
+    if draft.passed_over is None and draft.shared.all_of(target.vocabulary_size):
         return tree_model(loaded, draft.name, draft.vocabulary_size)
-    known = known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
-    return TextDraft(loaded, name=draft.name, shared=known, vocabulary=draft.vocabulary_size, picture=draft.passed_over)
-
-
-def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    own = getattr(tokenizer, "eos_token_id", None)
-    return target.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
+    vision = Vision(loaded.module, draft.name) if is_vision(loaded.module.config) else None
+    text = loaded if vision is None else replace(loaded, module=text_module(loaded.module))
+    rows = target.vocabulary_size
+    return TextDraft(text, name=draft.name, shared=draft.shared, vocabulary=rows, picture=draft.passed_over, vision=vision)
 
 
 def describe_model(model: TreeModel) -> dict[str, Any]:

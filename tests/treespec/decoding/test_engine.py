@@ -272,7 +272,7 @@ def test_an_engine_gives_up_the_steps_used_longest_ago(monkeypatch: pytest.Monke
     engine = capturable_engine(monkeypatch, None)
 
     def steps(key: int) -> object:
-        return engine.steps(StepSpec(None, vocabulary=key + 1), CacheBudget(8), None)
+        return engine.steps(StepSpec(None, Sampling(key + 1.0)), CacheBudget(8), None)
 
     first, second = steps(0), steps(1)
     for key in range(2, 40):
