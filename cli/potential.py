@@ -89,7 +89,7 @@ def potential(
             report.write(output)
             discard_journals(output)
             note(f"wrote {output}")
-    for draft in report.drafts:
-        agreed = sum(draft.sums["top1_agreement"] or ())
-        note_doubt(agreed, sum(report.positions), alone.target.vocabulary_size, f"the draft {draft.draft}")
+    for measured in report.drafts:
+        agreed = sum(measured.sums["top1_agreement"] or ())
+        note_doubt(agreed, sum(report.positions), alone.target.vocabulary_size, f"the draft {measured.draft}")
     emit(output_format, potential_summary(report), tables.potential)

@@ -44,9 +44,10 @@ def measure_potential(
 ) -> PotentialReport:
     """Measure KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
 
-    `target` may be a pair without a draft. `left_out` is recorded: drafts that do not fit, with the reasons. The texts, and the target's distributions on them, are made once for all drafts.
-    Finished batches survive an interruption in `journal`, which the caller discards once the report is saved. Raises
-    CapacityError, ModelError (no draft, non-finite logits), ProfileError (nothing to measure).
+    `target` may be a pair without a draft. `left_out` is recorded: drafts that do not fit, with the reasons. The texts, and the target's
+    distributions on them, are made once for all drafts; they end where one of the drafts has no more positions. Finished batches survive an
+    interruption in `journal`, which the caller discards once the report is saved. Raises CapacityError, ModelError (no draft, non-finite
+    logits), ProfileError (nothing to measure).
     """
     require_fit(target.target, drafts, prompts, settings)
     shared = _shared(target.target, drafts)
@@ -92,7 +93,7 @@ def measure_potential(
         gen_len=settings.gen_len,
         seed=settings.seed,
         prompt_set=prompts.describe(),
-        left_out=left_out,
+        left_out=_without_folders(left_out, target.target.name),
         provenance={**provenance, "models": {**provenance["models"], **{f"draft {i}": name for i, name in enumerate(names)}}},
     )
 
@@ -112,6 +113,14 @@ def require_fit(
 def without_room(drafts: Sequence[ModelInfo], prompts: PromptSet) -> dict[str, str]:
     """Return the drafts, by name, that can draft nothing after any of the prompts, each with the reason."""
     return {draft.name: f"draft {draft.name} {reason}" for draft in drafts if (reason := no_room(draft, prompts)) is not None}
+
+
+def _without_folders(left_out: Mapping[str, str], target: str) -> dict[str, str]:
+    """Return the same for records, where names have no folders."""
+    return {
+        public_name(draft): reason.replace(draft, public_name(draft)).replace(target, public_name(target))
+        for draft, reason in left_out.items()
+    }
 
 
 def _measure(

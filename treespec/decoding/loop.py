@@ -145,7 +145,7 @@ def decode(
         ended = kept[-1] in request.eos_token_ids
         generated += len(kept)
         length += len(tokens)
-        last = (*last, *tokens)[-2:]
+        last = (tokens[-2] if len(tokens) > 1 else last[1]), tokens[-1]
         yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 

@@ -13,6 +13,7 @@ The tolerance is the sum of the three, the last one three times, as for three st
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,8 @@ def closeness(target: TreeModel, context: list[int], tokens: list[int | None], p
 def _last_logits(target: TreeModel, context: list[int], pixels: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the logits [vocabulary] after a context, and the hidden state that the output embeddings read there, float64."""
     seen: list[Tensor] = []
-    head = target.module.get_output_embeddings()
+    module: Any = target.module
+    head = module.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
         logits = target.score(torch.tensor([context], device=target.device), len(context) - 1, pixels)[0, -1]
@@ -63,9 +65,10 @@ def _last_logits(target: TreeModel, context: list[int], pixels: Tensor | None) -
 def _tolerance(target: TreeModel, logits: Tensor, hidden: Tensor, best: Tensor) -> float:
     unit = torch.finfo(target.dtype).eps
     sums = torch.finfo(torch.float64 if target.dtype == torch.float64 else torch.float32).eps
-    weight = target.module.get_output_embeddings().weight
+    module: Any = target.module
+    weight = module.get_output_embeddings().weight
     products = float((weight[best].double().abs() @ hidden.abs()).max()) if weight.is_floating_point() else 0.0
-    config = target.module.config.get_text_config(decoder=True)
+    config = module.config.get_text_config(decoder=True)
     walk = math.sqrt(2 * int(config.num_hidden_layers) + 1) * (unit + sums * math.sqrt(hidden.shape[0]))
     spread = float(logits.std()) if logits.shape[0] > 1 else 0.0
     return unit * float(logits[best].abs().max()) + sums * products + _DEVIATIONS * walk * spread
