@@ -29,7 +29,7 @@ from treespec.decoding.engine import CapturedSteps, Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CapturedTimer
-from treespec.evaluation.runner import top2_gap
+from treespec.evaluation.ties import closeness
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
@@ -101,7 +101,7 @@ def decode_all(pair: Pair, trees: dict[str, SpeculationTree], prompts: PromptSet
             totals[name]["identical"] += outputs[name] == wanted
             if outputs[name] != wanted:
                 at = next((i for i, (a, b) in enumerate(zip(outputs[name], wanted, strict=False)) if a != b), len(wanted))
-                totals[name]["partings"].append([at, top2_gap(target, [*prompt.ids, *wanted[:at]])])
+                totals[name]["partings"].append([at, closeness(target, [*prompt.ids, *wanted[:at]], []).logit_gap])
         print(f"{index + 1}/{len(prompts)} prompts", file=sys.stderr, flush=True)
     for total in totals.values():
         total["tokens_per_second"] = total["tokens"] / total["seconds"]
@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             "predicted_seconds": predicted,
             "error": predicted / whole - 1,
         }
-    alone = CapturedSteps(StepSpec(None, vocabulary=pair.draft.vocabulary_size).build(pair.target), device)
+    alone = CapturedSteps(StepSpec(None).build(pair.target), device)
     pair.target.prefill(text[:CONTEXT])
     alone.begin(text[CONTEXT - 1 : CONTEXT + 1], CONTEXT, None)
     token = statistics.median(alone.seconds(8) for _ in range(6))

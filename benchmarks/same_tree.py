@@ -80,7 +80,7 @@ def same_tree(
     means = []
     for index, prompt in enumerate(prompts):
         generator = prompt_generator(seed, index, device)
-        records = decode_autoregressive(target, Request(prompt.ids, gen_len, sampling=sampling), generator, vocabulary=vocabulary)
+        records = decode_autoregressive(target, Request(prompt.ids, gen_len, sampling=sampling), generator)
         text = torch.tensor([*prompt.ids, *(token for record in records for token in record.tokens)], device=device)
         for model in (target, draft):
             model.allocate(len(text) + tree.size)

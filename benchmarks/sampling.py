@@ -34,7 +34,8 @@ from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.rules import RULES, Sampling
 from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.timing import now
-from treespec.evaluation.report import EvaluationReport, PromptResult
+from treespec.evaluation.report import EvaluationReport
+from treespec.evaluation.results import PromptResult
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
@@ -83,7 +84,6 @@ def decode_all(
 ) -> list[EvaluationReport]:
     """Decode every prompt with every system and autoregressively, in turn."""
     target, draft, device = pair.target, pair.draft, pair.target.device
-    vocabulary = pair.vocabulary_size
     results: list[list[PromptResult]] = [[] for _ in systems]
     engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr)) if device.type == "cuda" else None
     for index, prompt in enumerate(prompts):
@@ -95,9 +95,7 @@ def decode_all(
         for which in [*order, *order] if index == 0 else order[turn:] + order[:turn]:  # the first prompt's first round warms up
             stream = prompt_generator(seed, index, device)
             if which < 0:
-                outputs[which] = treeopt_seconds(
-                    decode_autoregressive(target, request, stream, vocabulary=vocabulary, engine=engine), device
-                )
+                outputs[which] = treeopt_seconds(decode_autoregressive(target, request, stream, engine=engine), device)
                 continue
             system = systems[which]
             records = decode_speculative(target, draft, system.plan, request, stream, drafting=system.drafting, engine=engine)

@@ -18,7 +18,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
-from treespec.evaluation.runner import top2_gap
+from treespec.evaluation.ties import closeness
 from treespec.files.provenance import Provenance
 from treespec.files.writing import write_json
 from treespec.models.tree_model import TreeModel
@@ -121,7 +121,7 @@ def run(gen_len: int) -> dict[str, Any]:
     figures["transformers_token_ms"] = 1e3 * (whole[gen_len] - whole[1]) / (gen_len - 1)
     same = outputs["tree"] == outputs["autoregressive"]
     at = next((i for i, (a, b) in enumerate(zip(*outputs.values(), strict=True)) if a != b), gen_len)
-    gap = None if same else top2_gap(target, [*request.prompt, *outputs["autoregressive"][:at]], pixels)
+    gap = None if same else closeness(target, [*request.prompt, *outputs["autoregressive"][:at]], [], pixels).logit_gap
     cache = target.cache_bytes + draft.cache_bytes
     return {
         **figures,

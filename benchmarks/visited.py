@@ -13,7 +13,7 @@ from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import ProfileError
-from treespec.evaluation.report import PromptResult
+from treespec.evaluation.results import PromptResult
 from treespec.models.pairs import Pair
 from treespec.trees.tree import SpeculationTree
 

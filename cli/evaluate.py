@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
 from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
 from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
@@ -56,7 +56,7 @@ def evaluate(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, info_of, load, note_rows, read_prompts
+    from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()
@@ -88,6 +88,7 @@ def evaluate(
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
     note_rows(known, rows, prompts)
+    note_not_applied(known, settings.sampling)
     pair = load(known, models)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
@@ -97,4 +98,6 @@ def evaluate(
         report.write(output)
         discard_journals(output)
     note(f"wrote {output}")
+    if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
+        note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, evaluation_summary(report), tables.evaluation)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from treeopt.cli.plan import ProfiledRows
     from treespec.data.prompts import PromptSet
     from treespec.data.rows import BadRow
+    from treespec.decoding.rules import Sampling
     from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
 
 _BAD_ROWS_SHOWN = 10
@@ -88,6 +89,15 @@ def note_stored(role: str, name: str, quantization: str | None) -> None:
         note(f"{role} {name} is a GGUF file of {quantization} weights: they are dequantised")
 
 
+def note_not_applied(known: "TargetInfo", sampling: "Sampling") -> None:
+    """Say on stderr which settings of the target's generation config change what `generate` writes and are not applied here."""
+    from treespec.models.generation import not_applied
+
+    left = not_applied(known.target.generation, sampled=not sampling.greedy)
+    if left:
+        note(f"not applied of the generation config of {known.target.name}: {', '.join(left)}; `generate` of transformers would")
+
+
 def read_prompts(
     known: "TargetInfo",
     rows: PromptOptions,
@@ -115,7 +125,7 @@ def read_prompts(
         num_prompts=rows.num_prompts,
         prompt_len=rows.prompt_len,
         whole_prompts=rows.whole_prompts,
-        room=None if positions is None else positions - gen_len,
+        room=None if positions is None else positions + 1 - gen_len,  # the last token needs no position
         end=rows.end,
         continuation_len=gen_len if own_text else 0,
         vocabulary_size=known.target.vocabulary_size,

@@ -43,6 +43,14 @@ def note(message: str) -> None:
     click.echo(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
 
 
+def note_doubt(agreed: float, positions: int, vocabulary: int, draft: str = "the draft") -> None:
+    """Say on stderr if a draft agreed with the target's choice so rarely that it may be the wrong one."""
+    from treespec.evaluation.doubt import is_doubtful
+
+    if is_doubtful(agreed, positions, vocabulary):
+        note(f"{draft} agrees with the target on {round(agreed)} of {positions} first tokens: is it the right draft?")
+
+
 def journal_of(output: Path | None, part: str = "") -> Path | None:
     """Return the path of the journal of unfinished work on a file, from which the same command goes on; None beside devices and pipes."""
     if output is None or (output.exists() and not output.is_file()):

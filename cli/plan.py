@@ -103,6 +103,10 @@ def resolve(
 
     if plan.dynamic:
         size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
+        if depth == 0 and (plan.size is None or plan.depth is None):
+            raise click.UsageError(
+                "the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth."
+            )
         with wrong_usage():
             budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
         if grown is not None:

@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
 from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
 from treeopt.profiling.settings import PotentialSettings
@@ -39,14 +39,23 @@ def potential(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, info_of, load, note_rows, note_stored, read_prompts, resolve_device
+    from treeopt.cli.inputs import (
+        complete_conversations,
+        info_of,
+        load,
+        note_not_applied,
+        note_rows,
+        note_stored,
+        read_prompts,
+        resolve_device,
+    )
 
     note_unused()
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
     from treeopt.cli.results import potential_summary
     from treeopt.profiles.potential import SCHEMA
-    from treeopt.profiling.potential import measure_potential, require_fit
+    from treeopt.profiling.potential import measure_potential, require_fit, without_room
     from treespec.files.writing import check_writable
     from treespec.models.info import drafts_of
     from treespec.models.pairs import load_drafts
@@ -54,24 +63,35 @@ def potential(
     if output is not None:
         check_writable(output, SCHEMA)
     alone = info_of(models.with_draft(None))
-    known = drafts_of(alone.target, models.drafts)
+    known, left_out = drafts_of(alone.target, models.drafts)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     prompts = read_prompts(alone, rows, gen_len, own_text=own_text)
+    short = without_room(known, prompts)
+    if len(short) < len(known):
+        left_out |= short
+        known = tuple(draft for draft in known if draft.name not in short)
+    for reason in left_out.values():
+        note(f"left out: {reason}")
     require_fit(alone.target, known, prompts, settings)
     note_rows(alone, rows, prompts)
+    if not own_text:
+        note_not_applied(alone, settings.sampling)
     target = load(alone, models.with_draft(None))
     for info in known:
         note_stored("draft", info.name, info.quantization)
-    drafts = load_drafts(target, models.drafts, device=resolve_device(models.device), dtype=models.dtype)
+    drafts = load_drafts(target, [info.name for info in known], device=resolve_device(models.device), dtype=models.dtype)
     for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
         note(sentence)
     with claimed(output):
         if not own_text:
             prompts = complete_conversations(target, prompts, rows, gen_len, output)
         with Progress() as progress:
-            report = measure_potential(target, drafts, prompts, settings, journal=journal_of(output), progress=progress)
+            report = measure_potential(target, drafts, prompts, settings, left_out=left_out, journal=journal_of(output), progress=progress)
         if output is not None:
             report.write(output)
             discard_journals(output)
             note(f"wrote {output}")
+    for measured in report.drafts:
+        agreed = sum(measured.sums["top1_agreement"] or ())
+        note_doubt(agreed, sum(report.positions), alone.target.vocabulary_size, f"the draft {measured.draft}")
     emit(output_format, potential_summary(report), tables.potential)

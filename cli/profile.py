@@ -7,7 +7,7 @@ import click
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
 from treeopt.cli.settings import bundle, drafting_options, measuring_options, sampling_options, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
@@ -52,7 +52,7 @@ def acceptance(
     """
     from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import complete_conversations, load, note_rows, pair_info_of, read_prompts
+    from treeopt.cli.inputs import complete_conversations, load, note_not_applied, note_rows, pair_info_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
@@ -67,6 +67,8 @@ def acceptance(
     prompts = read_prompts(known, rows, gen_len, own_text=own_text)
     require_fit(known, prompts, settings)
     note_rows(known, rows, prompts)
+    if not own_text:
+        note_not_applied(known, settings.sampling)
     pair = load(known, models)
     with claimed(output):
         if not own_text:
@@ -76,6 +78,8 @@ def acceptance(
         measured.write(output)
         discard_journals(output)
     note(f"wrote {output}")
+    if settings.sampling.temperature <= 1:
+        note_doubt(measured.rank_probability[0] * measured.positions, measured.positions, known.target.vocabulary_size)
     emit(output_format, acceptance_summary(measured), tables.acceptance)
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from treeopt.cli.verdicts import no_step, verdict
 from treespec.decoding.rules import RULES
 from treespec.errors import counted
 
@@ -86,6 +87,9 @@ def generation(console: Console, data: Mapping[str, Any]) -> None:
 
 def evaluation(console: Console, data: Mapping[str, Any]) -> None:
     """Draw the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
+    if not data["steps"]:
+        _line(console, no_step(data))
+        return
     intervals = data.get("intervals_95") or {}
     baseline = data["baseline"]
     table = _titled(console, f"decoding {counted(data['prompts'], 'prompt')}{_drafting(data)}, 95 % intervals over prompts")
@@ -110,8 +114,13 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
         accepted_ranks(console, data.get("observed_acceptance") or (), data.get("profiled_acceptance"))
     if data.get("breakdown"):
         _breakdown(console, data["breakdown"], data["steps"])
+    alone = data.get("tokens_without_draft")
+    if alone:
+        _line(console, f"{alone:,} of {data['tokens']:,} tokens were decoded without the draft, which has no positions for longer texts")
     if data.get("mode") != "baseline":
-        _line(console, _verdict(data))
+        if (data.get("tree") or {}).get("depth") == 0:
+            _line(console, "the tree is the root alone: nothing is drafted, and every step is an autoregressive one")
+        _line(console, verdict(data))
 
 
 def _drafting(data: Mapping[str, Any]) -> str:
@@ -197,19 +206,6 @@ def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None
         share = f"{100 * seconds / whole:.1f} %" if whole else "-"
         table.add_row(part, f"{seconds:.3f}", _ms(seconds / steps if steps else None), share, end_section=place == len(parts) - 1)
     console.print(table)
-
-
-def _verdict(data: Mapping[str, Any]) -> str:
-    if data["lossless"] == "match":
-        equal = "the only output equals that" if data["prompts"] == 1 else f"all {data['prompts']} outputs equal those"
-        return f"lossless: {equal} of autoregressive decoding, token for token"
-    if data["lossless"] == "mismatch":
-        count = data.get("mismatches", "some")
-        return (
-            f"NOT identical in {count} of {counted(data['prompts'], 'output')}; "
-            "the report holds the first position that differs and the target's top-2 logit gap there"
-        )
-    return "lossless: not applicable (outputs are compared at temperature 0 only)"
 
 
 def training(console: Console, data: Mapping[str, Any]) -> None:

@@ -68,15 +68,13 @@ def test_sampled_children_from_end_to_end(evaluate: Any, growmap: Path, rule: st
 @pytest.mark.parametrize("verifier", ["sequential", "traversal"])
 @pytest.mark.parametrize(("rule", "heat"), [("swor", 0), ("swor", 0.001), ("swor", 2), ("swr", 0), ("swr", 2)])
 def test_sampled_children_change_no_greedy_output(evaluate: Any, pair: Pair, growmap: Path, rule: str, heat: float, verifier: str) -> None:
-    """At draft temperature 0.001 there are fewer tokens to draw than children: those that are missing are absent."""
+    """At draft temperature 0.001 there are fewer tokens to draw than children: the draft's most likely ones take their places."""
     draft = ["--draft", pair[0]] if heat == 2 else []  # the target as its own draft, so that much is accepted
     options = ["--drafting", rule, "--verifier", verifier, "--draft-temperature", heat]
     data = in_json(evaluate("--growmap", growmap, *options, *draft, "--format", "json"))
     assert data["lossless"] == "match"
     assert data["draft_temperature"] == heat
     row = data["observed_acceptance"][0]
-    if rule == "swor" and heat == 0.001:
-        assert row["accepted"][1:] in ([], [0], [0, 0]), "nothing but the one token that the draft gives a chance"
     if heat == 2:
         assert sum(row["accepted"][1:]) > 0, "children other than the first are accepted at this heat"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class PlainChain:
     accept: list[float]
-    """Per child: its chance, given that all before it were rejected; 0 where the draft could not have drawn it."""
+    """Per child: its chance, given that all before it were rejected."""
     residual: list[float]
     """What the next token is drawn from after all children were rejected."""
     weight: float
@@ -17,11 +17,13 @@ def plain_chain(p: Sequence[float], q: Sequence[float], tokens: Sequence[int], w
     """SpecInfer's and Sequoia's rule for weight 1; with a weight, traversal verification's rule for one node."""
     target, draft, accept = list(p), list(q), []
     for token in tokens:
-        if draft[token] <= 0 or weight <= 0:
+        unlikely = draft[token] <= 0
+        if weight <= 0 or (unlikely and replacement):
             accept.append(0.0)
             continue
-        accept.append(min(1.0, weight * target[token] / draft[token]))
-        excess = [max(weight * t - d, 0.0) for t, d in zip(target, draft, strict=True)]
+        proposed = [float(i == token) for i in range(len(draft))] if unlikely else draft
+        accept.append(min(1.0, weight * target[token] / proposed[token]))
+        excess = [max(weight * t - d, 0.0) for t, d in zip(target, proposed, strict=True)]
         mass = sum(excess)
         if mass > 0:
             target = [e / mass for e in excess]

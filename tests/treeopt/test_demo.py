@@ -13,7 +13,8 @@ from treeopt.optimizer.search import OptimizationResult, optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.embedded import TARGET_FOLDER
 from treespec.errors import OutputError
-from treespec.evaluation.report import EvaluationReport, PromptResult
+from treespec.evaluation.report import EvaluationReport
+from treespec.evaluation.results import PromptResult
 
 TOY = DemoSettings(profile_prompts=3, evaluate_prompts=2, prompt_len=16, gen_len=8, max_branch=4, repetitions=1)
 

@@ -72,6 +72,8 @@ class PotentialReport:
     seed: int
     prompt_set: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Drafts that could not be measured, each with the reason."""
 
     def __post_init__(self) -> None:
         if not self.drafts or any(n < 0 for n in self.positions) or sum(self.positions) == 0:
@@ -133,6 +135,7 @@ class PotentialReport:
             "prompts": len(self.positions),
             "positions": sum(self.positions),
             "drafts": [self._figures(draft, best) for draft in self.ranked],
+            "left_out": [{"draft": name, "reason": reason} for name, reason in self.left_out.items()],
             "prompt_positions": list(self.positions),
             "prompt_set": self.prompt_set,
             "provenance": self.provenance,
@@ -189,6 +192,9 @@ def read_potential(path: str | os.PathLike[str]) -> PotentialReport:
             seed=data.get("seed", count),
             prompt_set=data.get("prompt_set", mapping, {}),
             provenance=data.get("provenance", mapping, {}),
+            left_out=data.get(
+                "left_out", lambda value: {text(item["draft"]): text(item["reason"]) for item in map(mapping, listed(value))}, {}
+            ),
         )
     )
 

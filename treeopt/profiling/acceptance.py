@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.profiling.texts import batches_of, chunks, require_positions, require_text, texts_to_measure
+from treeopt.profiling.texts import batches_of, chunks, require_drafted, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
@@ -24,6 +25,7 @@ from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairInfo
+from treespec.models.positions import readable
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,7 +71,8 @@ def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceS
             f"`max_branch` is {settings.max_branch}, but the vocabulary has {counted(vocabulary, 'token')}; pass `max_branch` {vocabulary} or less"
         )
     require_text(prompts, settings.method)
-    require_positions(pair.models, prompts, settings.gen_len)
+    require_positions(pair.target, prompts, settings.gen_len)
+    require_drafted({"draft": pair.draft}, prompts)
 
 
 def _measure(
@@ -88,12 +91,14 @@ def _measure(
         settings.gen_len,
         settings.sampling,
         generators,
-        vocabulary=pair.vocabulary_size,
         on_token=on_token,
         pixels=pixels,
+        most=readable(pair.draft, batch[0][1].ids),
     )
+    if not valid.shape[1]:
+        return [([0.0] * settings.max_branch, 0)] * len(batch)
     found: list[tuple[list[float], int]] = []
-    for part in chunks(texts, pair.vocabulary_size):
+    for part in chunks(texts, pair.target.vocabulary_size):
         seen = None if pixels is None else pixels[part]
         chances = rank_chances(pair, texts[part], valid[part], settings, generators[part], seen)
         found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
@@ -115,28 +120,42 @@ def rank_chances(
     that token, else 0. Under `swor` and `swr` it is the mean, over draws of the children, of the residual chain's chances given the
     children. Returns float64 [batch, positions, ranks], 0 where not valid.
     """
-    vocabulary = pair.vocabulary_size
+    vocabulary = pair.target.vocabulary_size
     start = texts.shape[1] - valid.shape[1] - 1
     logits = score(pair.draft, texts[:, :-1], start, pixels)[..., :vocabulary]
+    logits = F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
     require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
     own = settings.sampling.greedy and settings.method == "on-policy"  # the text is the target's own argmax
     if own:
         p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
     else:
-        scores = score(pair.target, texts[:, :-1], start, pixels)[..., :vocabulary]
+        scores = score(pair.target, texts[:, :-1], start, pixels)
         require_finite(int(finite(scores)))
         p = torch.stack([distribution(row, settings.sampling) for row in scores])
     if settings.drafting.samples(settings.sampling):
         q = distribution(logits, settings.drafting.sampling(settings.sampling))
-        chances = sampled_chances(p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting.kind.replacement)
+        chances = sampled_chances(
+            p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting.kind.replacement, logits=logits
+        )
     else:
         chances = p.gather(-1, logits.topk(settings.max_branch, dim=-1).indices).double()
     return chances * valid[..., None]
 
 
-def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators: Sequence[torch.Generator], *, replacement: bool) -> Tensor:
-    """Return the mean chance of each rank over `draws` draws of all children. p, q [batch, positions, vocabulary] -> float64 [batch, positions, branches].
+def sampled_chances(
+    p: Tensor,
+    q: Tensor,
+    branches: int,
+    draws: int,
+    generators: Sequence[torch.Generator],
+    *,
+    replacement: bool,
+    logits: Tensor | None = None,
+) -> Tensor:
+    """Return the mean chance of each rank over `draws` draws of all children, float64 [batch, positions, branches].
+
+    `p`, `q` and the draft's `logits` are [batch, positions, vocabulary]; for `logits` see `sample_children`.
 
     Text i draws from `generators[i]`, whatever batch it is in. One residual chain runs over all positions at once.
     """
@@ -144,7 +163,12 @@ def sampled_chances(p: Tensor, q: Tensor, branches: int, draws: int, generators:
     found = torch.zeros(rows_p.shape[0], branches, dtype=torch.float64, device=p.device)
     whole = (rows_p.shape[0],) * branches
     for _ in range(draws):
-        tokens = torch.cat([sample_children(row, branches, g, replacement=replacement) for row, g in zip(q, generators, strict=True)])
+        tokens = torch.cat(
+            [
+                sample_children(row, branches, stream, replacement=replacement, logits=order)
+                for row, order, stream in zip(q, q if logits is None else logits, generators, strict=True)
+            ]
+        )
         accept = residual_chain(rows_p, rows_q, tokens, whole, None, replacement=replacement).accept.double()
         found += accept * torch.cat([torch.ones_like(accept[:, :1]), (1 - accept[:, :-1]).cumprod(1)], dim=1)
     return found.view(*p.shape[:2], branches) / draws

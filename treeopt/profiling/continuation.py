@@ -20,7 +20,7 @@ def continue_prompts(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     eos_token_ids: frozenset[int],
-    vocabulary: int,
+    vocabulary: int | None = None,
     on_token: Callable[[int], None] = lambda done: None,
     embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def continue_prompts(
 
     `prompts` int64 [batch, length], with `embeddings` [batch, length, hidden] read in their place where they hold pictures. Returns
     (tokens int64 [batch, length + gen_len], valid bool [batch, gen_len]): `valid` marks generated tokens up to and including the first
-    EOS. Raises ModelError when logits are not finite.
+    EOS. `vocabulary`: only so many of the first tokens may be chosen (None: any). Raises ModelError when logits are not finite.
     """
     rows = prompts.shape[0]
     cache = DynamicCache(config=module.config)

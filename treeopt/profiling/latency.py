@@ -112,7 +112,7 @@ class _Bench:
         budget.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
         self.steps: dict[SpeculationTree, Stepper] = {}
         for tree in dict.fromkeys(tree for _, tree, _ in cells):
-            spec, timer = StepSpec(tree if tree.size > 1 else None, vocabulary=vocabulary), timer_for(self.device)
+            spec, timer = StepSpec(tree if tree.size > 1 else None), timer_for(self.device)
             steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, budget, timer)
             self.steps[tree] = steps
         for model in pair.models.values():  # after capturing, which writes into the caches

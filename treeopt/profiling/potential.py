@@ -1,10 +1,11 @@
 """Measure the potential of drafts before any tuning: how far their distributions are from the target's, on the same texts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.settings import PotentialSettings
-from treeopt.profiling.texts import Batch, batches_of, chunks, require_positions, require_text, texts_to_measure
+from treeopt.profiling.texts import Batch, batches_of, chunks, no_room, require_drafted, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
 from treespec.decoding.scoring import score
@@ -24,6 +25,7 @@ from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
 from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target, describe_model, recorded_name
+from treespec.models.positions import readable
 from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
@@ -36,17 +38,19 @@ def measure_potential(
     prompts: PromptSet,
     settings: PotentialSettings,
     *,
+    left_out: Mapping[str, str] = MappingProxyType({}),
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> PotentialReport:
     """Measure KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
 
-    `target` may be a pair without a draft. The texts, and the target's distributions on them, are made once for all drafts.
-    Finished batches survive an interruption in `journal`, which the caller discards once the report is saved. Raises
-    CapacityError, ModelError (no draft, non-finite logits), ProfileError (nothing to measure).
+    `target` may be a pair without a draft. `left_out` is recorded: drafts that do not fit, with the reasons. The texts, and the target's
+    distributions on them, are made once for all drafts; they end where one of the drafts has no more positions. Finished batches survive an
+    interruption in `journal`, which the caller discards once the report is saved. Raises CapacityError, ModelError (no draft, non-finite
+    logits), ProfileError (nothing to measure).
     """
     require_fit(target.target, drafts, prompts, settings)
-    vocabulary = min(model.known_tokens for model in (target.target, *drafts))
+    shared = _shared(target.target, drafts)
     names = _distinct([recorded_name(draft) for draft in drafts])
     batches = batches_of(prompts, settings.batch_size)
     whole = len(batches) * settings.gen_len
@@ -65,7 +69,7 @@ def measure_potential(
             def on_token(done: int, number: int = number) -> None:
                 progress("measuring potential", number * settings.gen_len + done, whole)
 
-            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, batch, settings, vocabulary, on_token))
+            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, batch, settings, shared, on_token))
             found.update({index: row for (index, _), row in zip(batch, measured, strict=True)})
             progress("measuring potential", (number + 1) * settings.gen_len, whole)
     rows = [found[index] for index in sorted(found)]
@@ -89,6 +93,7 @@ def measure_potential(
         gen_len=settings.gen_len,
         seed=settings.seed,
         prompt_set=prompts.describe(),
+        left_out=_without_folders(left_out, target.target.name),
         provenance={**provenance, "models": {**provenance["models"], **{f"draft {i}": name for i, name in enumerate(names)}}},
     )
 
@@ -101,7 +106,21 @@ def require_fit(
         raise ModelError("a potential needs at least one draft model; pass `draft`")
     require_text(prompts, settings.method)
     names = _distinct([public_name(draft.name) for draft in drafts])
-    require_positions({"target": target, **{f"draft {n}": d for n, d in zip(names, drafts, strict=True)}}, prompts, settings.gen_len)
+    require_positions(target, prompts, settings.gen_len)
+    require_drafted({f"draft {n}": d for n, d in zip(names, drafts, strict=True)}, prompts)
+
+
+def without_room(drafts: Sequence[ModelInfo], prompts: PromptSet) -> dict[str, str]:
+    """Return the drafts, by name, that can draft nothing after any of the prompts, each with the reason."""
+    return {draft.name: f"draft {draft.name} {reason}" for draft in drafts if (reason := no_room(draft, prompts)) is not None}
+
+
+def _without_folders(left_out: Mapping[str, str], target: str) -> dict[str, str]:
+    """Return the same for records, where names have no folders."""
+    return {
+        public_name(draft): reason.replace(draft, public_name(draft)).replace(target, public_name(target))
+        for draft, reason in left_out.items()
+    }
 
 
 def _measure(
@@ -109,7 +128,7 @@ def _measure(
     drafts: Sequence[TreeModel],
     batch: Batch,
     settings: PotentialSettings,
-    vocabulary: int,
+    shared: Tensor,
     on_token: Callable[[int], None],
 ) -> list[tuple[int, list[list[float | None]]]]:
     """Return for each prompt the number of positions and, for each draft, the sum of every measure over them."""
@@ -122,19 +141,21 @@ def _measure(
         settings.gen_len,
         settings.sampling,
         generators,
-        vocabulary=vocabulary,
         on_token=on_token,
         pixels=pixels,
+        most=min((most for draft in drafts if (most := readable(draft, batch[0][1].ids)) is not None), default=None),
     )
+    if not valid.shape[1]:
+        return [(0, [[0.0] * len(MEASURES) for _ in drafts])] * len(batch)
     start = texts.shape[1] - valid.shape[1] - 1
     found: list[tuple[int, list[list[float | None]]]] = []
-    for part in chunks(texts, vocabulary):
+    for part in chunks(texts, target.target.vocabulary_size):
         read, counted, seen = texts[part, :-1], valid[part], None if pixels is None else pixels[part]
-        scores = _scores(target.target, read, seen, start, vocabulary, counted, "target")
+        scores = _scores(target.target, read, seen, start, shared, counted, "target")
         side = TargetSide.of(scores, settings)
         per_draft = []
         for draft in drafts:
-            measured = side.against(_scores(draft, read, seen, start, vocabulary, counted, "draft"))
+            measured = side.against(_scores(draft, read, seen, start, shared, counted, "draft"))
             sums = [None if m is None else m.where(counted, 0.0).sum(1, dtype=torch.float64).tolist() for m in measured]
             per_draft.append(sums)
         for row, count in enumerate(counted.sum(1).tolist()):
@@ -142,9 +163,17 @@ def _measure(
     return found
 
 
-def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, vocabulary: int, valid: Tensor, role: str) -> Tensor:
-    """Return logits [batch, positions, vocabulary] after the tokens from `start` on, finite where `valid`. Raises ModelError."""
-    scores = score(model, texts, start, pixels)[..., :vocabulary]
+def _shared(target: TreeModel, drafts: Sequence[TreeModel]) -> Tensor:
+    """Return the ids, int64 [shared], that the target and all drafts can give a probability; distributions are compared over them."""
+    unknown = {token for draft in drafts for token in draft.unknown}
+    ids = [token for token in range(min(model.vocabulary_size for model in (target, *drafts))) if token not in unknown]
+    return torch.tensor(ids, device=target.device)
+
+
+def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, shared: Tensor, valid: Tensor, role: str) -> Tensor:
+    """Return logits [batch, positions, shared ids] after the tokens from `start` on, finite where `valid`. Raises ModelError."""
+    scores = score(model, texts, start, pixels)
+    scores = scores if scores.shape[-1] == shared.shape[0] else scores[..., shared]
     require_finite(int(scores.amax(-1)[valid].isfinite().all()), role=role)
     return scores
 

@@ -12,6 +12,7 @@ from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target
+from treespec.models.positions import readable, require_room
 from treespec.models.tree_model import TreeModel
 
 LOGITS_AT_ONCE = 1 << 27
@@ -41,24 +42,27 @@ def texts_to_measure(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     *,
-    vocabulary: int,
     on_token: Callable[[int], None] = lambda done: None,
     pixels: Tensor | None = None,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return texts by one of `settings.METHODS`, int64 [batch, length + gen_len], and the positions that decoding drafts, bool [batch, gen_len - 1].
 
     `valid[:, i]` refers to generated token i + 1: token 0 comes from the prompt pass and is never drafted. A text ends with EOS or at the
-    end of its row. Text i draws from `generators[i]`. `pixels` are the prompts' pictures. Raises ModelError.
+    end of its row. Text i draws from `generators[i]`. `pixels` are the prompts' pictures. Where drafts can read no more than the `most` first
+    tokens of a text, it ends with the one behind them, since decoding drafts none after that. Raises ModelError.
     """
     ids = torch.tensor([prompt.ids for _, prompt in batch], device=pair.target.device)
     if method == "on-policy":
         embeddings = None if pixels is None else pair.target.embed(ids, pixels)
         texts, valid = continue_prompts(
-            pair.target.module, ids, gen_len, sampling, generators, pair.eos_token_ids, vocabulary, on_token, embeddings
+            pair.target.module, ids, gen_len, sampling, generators, pair.eos_token_ids, None, on_token, embeddings
         )
     else:
         texts, valid = _own_texts(batch, ids, gen_len)
-    return texts, valid[:, 1:]
+    length = ids.shape[1]
+    kept = texts.shape[1] if most is None else max(length + 1, min(texts.shape[1], most + 1))
+    return texts[:, :kept], valid[:, 1 : kept - length]
 
 
 def _own_texts(batch: Batch, ids: Tensor, gen_len: int) -> tuple[Tensor, Tensor]:
@@ -89,15 +93,28 @@ def require_text(prompts: PromptSet, method: str) -> None:
         )
 
 
-def require_positions(models: Mapping[str, TreeModel | ModelInfo], prompts: PromptSet, gen_len: int) -> None:
-    """Raise CapacityError if a prompt and its continuation have more tokens than a model has positions, ModelError for unknown tokens."""
+def require_positions(target: TreeModel | ModelInfo, prompts: PromptSet, gen_len: int) -> None:
+    """Raise CapacityError if a prompt and its continuation have more tokens than the target can read, ModelError for unknown tokens."""
     highest = max((token for prompt in prompts for token in (*prompt.ids, *prompt.continuation)), default=0)
-    for role, model in models.items():
-        if reason := unreadable((highest,), model.vocabulary_size):
-            raise ModelError(f"a text for the {role} has {reason}")
-        longest = max(model.positions_of(prompt.ids) for prompt in prompts) + gen_len
-        if model.max_positions is not None and longest > model.max_positions:
-            raise CapacityError(
-                f"prompts and continuations need {longest} positions, but the {role} has {model.max_positions}{getattr(model, 'rope_note', '')}; "
-                "lower `prompt_len` or `gen_len`"
-            )
+    if reason := unreadable((highest,), target.vocabulary_size):
+        raise ModelError(f"a text for the target has {reason}")
+    for prompt in prompts:
+        require_room(target, prompt.ids, gen_len, whole=prompts.chat or prompt.picture is not None)
+
+
+def require_drafted(drafts: Mapping[str, TreeModel | ModelInfo], prompts: PromptSet) -> None:
+    """Raise CapacityError if one of the drafts, by role, has positions for nothing behind any of the prompts."""
+    for role, draft in drafts.items():
+        if (reason := no_room(draft, prompts)) is not None:
+            raise CapacityError(f"no position to measure: the {role} model {reason}")
+
+
+def no_room(draft: TreeModel | ModelInfo, prompts: PromptSet) -> str | None:
+    """Return why a draft can draft nothing after any of the prompts; None if it can.
+
+    The first token that is drafted comes after a generated one, which needs a position behind the prompt.
+    """
+    if any((most := readable(draft, prompt.ids)) is None or most > len(prompt.ids) for prompt in prompts):
+        return None
+    shortest = min(draft.positions_of(prompt.ids) for prompt in prompts)
+    return f"has {draft.max_positions} positions, but prompts of {shortest} tokens need {shortest + 1} or more; use shorter prompts"

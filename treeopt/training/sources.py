@@ -93,8 +93,7 @@ class Target:
             loaded = load_model(self.name, device=self.device, dtype=self.dtype, revision=self.revision)
             loaded.module.requires_grad_(False)
             self._model = TreeModel(loaded, name=self.name, kernels=False)
-        own = getattr(self.tokenizer, "eos_token_id", None)
-        return self._model, self._model.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
+        return self._model, self._model.eos_token_ids
 
     def forget(self) -> None:
         """Release the memory of the weights."""

@@ -36,6 +36,10 @@ class Stepper(Protocol):
     """Number of further steps that may be launched before the oldest has been read."""
     step: Step
 
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Return the random stream of the text as the launched steps leave it, for other steps that go on with the text."""
+
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
         """Start a text that `step.begin` has read.
 
@@ -56,6 +60,11 @@ class EagerSteps:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """See `Stepper`."""
+        return self._generator
 
     def begin(self, last: Tensor, length: int, generator: torch.Generator | None) -> None:
         """See `Stepper`."""
@@ -133,6 +142,11 @@ class CapturedSteps:
             self._report, self._host = self._capture(pool)
         self._under_way: deque[_Reading] = deque()
         self._turn = 0
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """See `Stepper`."""
+        return self._generator
 
     @torch.inference_mode()
     def _capture(self, pool: Any) -> tuple[Tensor, list[tuple[Tensor, Any]]]:

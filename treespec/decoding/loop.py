@@ -1,7 +1,7 @@
 """The two decoders, autoregressive and speculative. Both yield a StepRecord per target pass."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -32,6 +32,8 @@ class Request:
     capacity: int | None = None
     pixels: torch.Tensor | None = field(default=None, compare=False, repr=False)
     """Pictures of the prompt, [pictures, 3, height, width]; the prompt contains their tokens."""
+    drafted: int | None = None
+    """The number of first tokens, the prompt's included, that the draft can read (None: all). Nothing is drafted behind them."""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -58,6 +60,8 @@ class StepRecord:
     """Ranks on the way from the root to the last accepted node, one per accepted token, before any cut."""
     parts: tuple[tuple[str, float], ...] = ()
     """The timer's measurements: (part, seconds)."""
+    alone: bool = False
+    """Whether this is a step of the target alone in a text where the draft could read no further."""
 
 
 def decode_autoregressive(
@@ -65,16 +69,13 @@ def decode_autoregressive(
     request: Request,
     generator: torch.Generator | None = None,
     timer: Timer | None = None,
-    vocabulary: int | None = None,
     engine: Engine | None = None,
 ) -> Iterator[StepRecord]:
     """Decode with the target alone, one token per pass, with the same cache and the same sampling as with a tree.
 
-    `vocabulary` cuts logits to the tokens that a smaller partner shares. `engine` keeps captured steps from prompt to prompt;
-    without an engine, steps run eagerly. Raises CapacityError, ModelError.
+    `engine` keeps captured steps from prompt to prompt; without an engine, steps run eagerly. Raises CapacityError, ModelError.
     """
-    spec = StepSpec(None, request.sampling, vocabulary=vocabulary)
-    return decode(_stepper(engine, spec, target, None, request, timer), request, request.slots(1), generator)
+    return decode(_stepper(engine, StepSpec(None, request.sampling), target, None, request, timer), request, request.slots(1), generator)
 
 
 def decode_speculative(
@@ -90,14 +91,31 @@ def decode_speculative(
     """Decode with trees: produce the target's own output in fewer passes. This is lossless for every rule at any temperature.
 
     `draft` is None for a plan whose drafter has no model. For `drafting` see `Drafting`, for `engine` see
-    `decode_autoregressive`. Raises CapacityError, ModelError, SettingsError.
+    `decode_autoregressive`. Behind the tokens that the draft can read (`Request.drafted`), the target goes on alone.
+    Raises CapacityError, ModelError, SettingsError.
     """
-    steps = _stepper(engine, StepSpec(plan, request.sampling, drafting), target, draft, request, timer)
-    return decode(steps, request, request.slots(plan.size), generator)
+    slots = request.slots(plan.size)
+    spec, alone = StepSpec(plan, request.sampling, drafting), StepSpec(None, request.sampling)
+    if request.drafted is not None and len(request.prompt) >= request.drafted:
+        spec.build(target, draft)  # raises what a shorter prompt would
+        return _alone(decode(_stepper(engine, alone, target, None, request, timer), request, slots, generator))
+    steps = _stepper(engine, spec, target, draft, request, timer)
+    short = request.drafted is not None and len(request.prompt) + request.gen_len > request.drafted
+    return decode(steps, request, slots, generator, _stepper(engine, alone, target, None, request, timer) if short else None, plan.depth)
 
 
-def decode(steps: Stepper, request: Request, slots: int, generator: torch.Generator | None) -> Iterator[StepRecord]:
-    """Run the prompt pass, then steps until EOS, `gen_len` tokens or the last of the caches' `slots`."""
+def _alone(records: Iterator[StepRecord]) -> Iterator[StepRecord]:
+    """Mark the steps of the target alone as such."""
+    return (record if record.accepted is None else replace(record, alone=True) for record in records)
+
+
+def decode(
+    steps: Stepper, request: Request, slots: int, generator: torch.Generator | None, alone: Stepper | None = None, depth: int = 0
+) -> Iterator[StepRecord]:
+    """Run the prompt pass, then steps until EOS, `gen_len` tokens or the last of the caches' `slots`.
+
+    Steps of a tree of `depth` edges end with the tokens that the draft can read; from there on those of `alone` are run.
+    """
     device = steps.step.target.device
     logits = steps.step.begin(torch.tensor(request.prompt, device=device), request.pixels)[None]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
@@ -105,10 +123,21 @@ def decode(steps: Stepper, request: Request, slots: int, generator: torch.Genera
     yield StepRecord(tokens=(first,), accepted=None)
     length, generated, launched, read = len(request.prompt), 1, 0, 0
     ended = first in request.eos_token_ids
-    steps.begin(torch.tensor([request.prompt[-1], first], device=device), length, generator)
+    last = request.prompt[-1], first
+    steps.begin(torch.tensor(last, device=device), length, generator)
+    readable = request.drafted if alone is not None and request.drafted is not None else slots + 1
     while not ended and generated < request.gen_len and length < slots:
-        while launched == read or (launched <= read + steps.ahead and _goes_on(request, generated, read, launched, slots - length)):
-            steps.launch(slots - length)
+        if alone is not None and steps is not alone and launched == read and length >= readable:
+            generator, steps, launched, read = steps.generator, alone, 0, 0
+            steps.begin(torch.tensor(last, device=device), length, generator)
+        drafts = steps is not alone
+        room = min(slots, readable + 1) - length if drafts and length + depth > readable else slots - length
+        while launched == read or (
+            launched <= read + steps.ahead
+            and _goes_on(request, generated, read, launched, slots - length)
+            and not (drafts and length >= readable)
+        ):
+            steps.launch(room)
             launched += 1
         tokens, accepted, parts = steps.read(length)
         read += 1
@@ -116,7 +145,8 @@ def decode(steps: Stepper, request: Request, slots: int, generator: torch.Genera
         ended = kept[-1] in request.eos_token_ids
         generated += len(kept)
         length += len(tokens)
-        yield StepRecord(tuple(kept), tuple(accepted), parts)
+        last = (tokens[-2] if len(tokens) > 1 else last[1]), tokens[-1]
+        yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 
 def _stepper(

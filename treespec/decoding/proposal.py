@@ -17,7 +17,8 @@ class Proposal:
     largest: Tensor
     """[nodes that the draft read]; each one's largest draft logit, in any order. Empty if no model was used."""
     q: Tensor | None = None
-    """[nodes above the last level, vocabulary]; the distributions that children were sampled from. None if they were not sampled."""
+    """[nodes above the last level, tokens]; the distributions that children were sampled from, over the first tokens of the vocabulary. None
+    if they were not sampled."""
     replacement: bool = False
     """Whether children were sampled with replacement, so that siblings may carry the same token."""
     offsets: Tensor | None = None

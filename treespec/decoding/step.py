@@ -33,7 +33,6 @@ class Step(Protocol):
 
     target: SlotModel
     timer: Timer
-    vocabulary: int
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> Tensor:
         """Read a new text, int64 [length] with its pictures, and return the target's logits [vocabulary] after it."""
@@ -49,20 +48,19 @@ class Step(Protocol):
 class AutoregressiveStep:
     """A step of the target alone, which reads one token and commits one. Its parts are target and acceptance."""
 
-    def __init__(self, target: SlotModel, sampling: Sampling, timer: Timer | None = None, vocabulary: int | None = None) -> None:
+    def __init__(self, target: SlotModel, sampling: Sampling, timer: Timer | None = None) -> None:
         self.target, self.sampling = target, sampling
         self.timer: Timer = timer or NoTimer()
-        self.vocabulary = vocabulary or target.vocabulary_size
         self._root = StaticTensors.on(SpeculationTree((-1,)), target.device)
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> Tensor:
         """See `Step.begin`."""
-        return self.target.prefill(prompt, pixels)[: self.vocabulary]
+        return self.target.prefill(prompt, pixels)
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Outcome:
         """See `Step.advance`."""
         self.timer.begin()
-        logits = self.target.forward(last[1:], self._root.layout().behind(prefix))[:, : self.vocabulary]
+        logits = self.target.forward(last[1:], self._root.layout().behind(prefix))
         self.timer.mark("target")
         choice, largest = choose_checked(logits, self.sampling, generator)
         outcome = dispatch.finish_step(last[1:], choice, self._root, largest, largest[:0], prefix.length)
@@ -79,18 +77,17 @@ class SpeculativeStep:
     def __init__(self, target: SlotModel, drafter: Drafter, verifier: Verifier, sampling: Sampling, timer: Timer | None = None) -> None:
         self.target, self.drafter, self.verifier, self.sampling = target, drafter, verifier, sampling
         self.timer: Timer = timer or NoTimer()
-        self.vocabulary = drafter.vocabulary
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> Tensor:
         """See `Step.begin`."""
         self.drafter.begin(prompt, pixels)
-        return self.target.prefill(prompt, pixels)[: self.vocabulary]
+        return self.target.prefill(prompt, pixels)
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Outcome:
         """See `Step.advance`. If there is less room than the tree has nodes, the tree is cut."""
         self.timer.begin()
         proposal = self.drafter.propose(last, prefix, room, generator, self.timer)
-        logits = self.target.forward(proposal.tokens, proposal.tree.layout().behind(prefix))[:, : self.vocabulary]
+        logits = self.target.forward(proposal.tokens, proposal.tree.layout().behind(prefix))
         self.timer.mark("target")
         outcome = self.verifier.verify(proposal, logits, self.sampling, prefix.length, generator)
         self.timer.mark("acceptance")
@@ -108,8 +105,6 @@ class StepSpec:
     """The plan to draft by; None for an autoregressive step."""
     sampling: Sampling = field(default_factory=Sampling)
     drafting: Drafting = Drafting()
-    vocabulary: int | None = None
-    """Number of the first tokens that may be generated; None for all that both models have."""
 
     def __post_init__(self) -> None:
         if self.plan is None:
@@ -124,9 +119,8 @@ class StepSpec:
     def build(self, target: SlotModel, draft: SlotModel | None = None, timer: Timer | None = None) -> Step:
         """Build the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""
         if self.plan is None:
-            return AutoregressiveStep(target, self.sampling, timer, self.vocabulary)
-        sizes = [model.vocabulary_size for model in (target, draft) if model is not None]
-        vocabulary = min(sizes) if self.vocabulary is None else self.vocabulary
+            return AutoregressiveStep(target, self.sampling, timer)
+        vocabulary = min(model.vocabulary_size for model in (target, draft) if model is not None)
         setup = DrafterSetup(draft, target.device, vocabulary, self.sampling, self.drafting)
         drafter = DRAFTERS[self.plan.drafter](self.plan, setup)
         return SpeculativeStep(target, drafter, VERIFIERS[self.drafting.verifier].make(), self.sampling, timer)

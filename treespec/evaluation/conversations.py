@@ -49,8 +49,8 @@ def with_replies(
         return prompts
     if pair.tokenizer is None:
         raise ModelError("conversations need the target's tokenizer; put its files into the target's folder")
-    positions = [model.max_positions for model in pair.models.values() if model.max_positions is not None]
-    longest = min([longest, *(most - reply_len for most in positions)])
+    if pair.target.max_positions is not None:
+        longest = min(longest, pair.target.max_positions + 1 - reply_len)
     engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
     found: list[Prompt] = []
     bad, too_long, done = list(prompts.bad), prompts.too_long, 0

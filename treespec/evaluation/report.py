@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from treespec.errors import ProfileError, counted
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
+from treespec.evaluation.results import PromptResult
 from treespec.files.fields import (
     Fields,
     amount,
@@ -22,8 +23,6 @@ from treespec.files.fields import (
     listed,
     mapping,
     natural,
-    number,
-    seconds,
     text,
 )
 from treespec.files.provenance import provenance_fields
@@ -33,87 +32,6 @@ from treespec.trees.tree import SpeculationTree
 
 SCHEMA, VERSION = "treeopt.evaluation", 1
 _RESAMPLES = 10_000
-_MOST_RANKS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """The first difference of a tree's greedy output from the autoregressive one."""
-
-    position: int
-    """Index into the generated tokens."""
-    tree_token: int | None
-    """The tree's token there; None if its output ended before this position."""
-    baseline_token: int | None
-    """The autoregressive token there; None if that output ended before this position."""
-    logit_gap: float
-    """The target's top-2 logit gap there, in one plain pass over the common prefix. Near zero means a tie up to rounding."""
-
-
-@dataclass(frozen=True)
-class PromptResult:
-    """The result of one prompt, decoded both ways. Seconds do not include prompt passes."""
-
-    row: int
-    name: str
-    tokens: int
-    steps: int
-    seconds: float
-    baseline_tokens: int
-    baseline_seconds: float
-    accepted_ranks: tuple[tuple[int, ...], ...] = ()
-    """For each step, the ranks on the way from the root to the last accepted node."""
-    mismatch: Mismatch | None = None
-    output: tuple[int, ...] = ()
-    """Generated ids, if they are kept."""
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds per part of a step, if a breakdown was asked for."""
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "PromptResult":
-        """Read what `dataclasses.asdict` made. Raises TypeError, ValueError for impossible values."""
-        found = as_dataclass(cls, _RESULT)(data)
-        return replace(
-            found,
-            accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
-            output=tuple(found.output),
-            mismatch=_mismatch(found.mismatch),
-        )
-
-
-def _ranks(value: Any) -> tuple[int, ...]:
-    if any(rank >= _MOST_RANKS for rank in counts(value)):
-        raise ValueError(f"{value!r:.40} holds a rank beyond {_MOST_RANKS}, which no vocabulary has")
-    return counts(value)
-
-
-def _token(value: Any) -> int | None:
-    """Return a token id, or None for an output that ended, which is -1 in files of the first version."""
-    return None if value is None or value == -1 else natural(value)
-
-
-_FIELDS_OF_MISMATCH = {"position": natural, "tree_token": _token, "baseline_token": _token, "logit_gap": number}
-
-
-def _mismatch(value: Any) -> Mismatch | None:
-    if value is None:
-        return None
-    found = as_dataclass(Mismatch, checked_object(_FIELDS_OF_MISMATCH, null=False))(value)
-    return replace(found, tree_token=_token(found.tree_token), baseline_token=_token(found.baseline_token))
-
-
-_RESULT = checked_object(
-    {
-        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens"), natural),
-        **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
-        "name": text,
-        "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
-        "mismatch": _mismatch,
-        "output": counts,
-        "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
-    },
-    null=False,
-)
 
 
 @dataclass(frozen=True)
@@ -196,11 +114,31 @@ class EvaluationReport:
         }
 
     @property
-    def lossless(self) -> Literal["match", "mismatch", "not-applicable"]:
-        """Return whether, at temperature 0, every output equals the autoregressive one, token for token."""
-        if self.mode == "baseline" or self.temperature > 0:
+    def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
+        """Return whether every output equals the autoregressive one, token for token, or differs from it only by ties.
+
+        Outputs are compared at temperature 0, and at temperatures that leave a single token everywhere.
+        """
+        if self.mode == "baseline" or (self.temperature > 0 and not (self.results and all(r.determined for r in self.results))):
             return "not-applicable"
-        return "mismatch" if any(r.mismatch for r in self.results) else "match"
+        if self.mismatches:
+            return "mismatch"
+        return "ties" if self.ties else "match"
+
+    @property
+    def mismatches(self) -> int:
+        """Return the number of outputs that differ from the autoregressive ones by more than rounding."""
+        return sum(r.mismatch is not None and not r.mismatch.tie for r in self.results)
+
+    @property
+    def ties(self) -> int:
+        """Return the number of outputs that part from the autoregressive ones at a tie."""
+        return sum(r.mismatch is not None and r.mismatch.tie for r in self.results)
+
+    @property
+    def undrafted(self) -> int:
+        """Return the number of tokens that the target decoded alone, because the draft had no positions left."""
+        return sum(r.undrafted for r in self.results)
 
     def _figure(self, figure: "_Figure") -> float | None:
         value = float(figure({name: column.sum() for name, column in self._columns.items()})) if self.results else float("nan")
@@ -233,7 +171,9 @@ class EvaluationReport:
             "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
             "measured_seconds_per_step": self.seconds_per_step,
             "lossless": self.lossless,
-            "mismatches": sum(r.mismatch is not None for r in self.results),
+            "mismatches": self.mismatches,
+            "ties": self.ties,
+            "tokens_without_draft": self.undrafted,
             "prompts": len(self.results),
             "temperature": self.temperature,
             **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "verifier", "draft_temperature")},
@@ -262,6 +202,12 @@ class EvaluationReport:
     def observed(self) -> tuple[DepthAcceptance, ...]:
         """Return the counts of accepted children of the visited nodes, by the depth of the node."""
         return accepted_by_depth((ranks for r in self.results for ranks in r.accepted_ranks), self.tree)
+
+    @property
+    def first_choices(self) -> tuple[int, int]:
+        """Return how many first children were accepted, and how many visited nodes had one."""
+        accepted = sum(row.accepted[0] for row in self.observed if row.accepted)
+        return accepted, sum(row.visits if row.offered is None else sum(row.offered[:1]) for row in self.observed)
 
     def write(self, path: Path) -> None:
         """Write the report whole or not at all."""

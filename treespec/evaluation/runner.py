@@ -13,18 +13,24 @@ from treespec.data.tokens import unreadable
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
-from treespec.decoding.sampling import prompt_generator
+from treespec.decoding.sampling import distribution, prompt_generator
+from treespec.decoding.scoring import score
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError, counted
-from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult
+from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.results import Mismatch, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
+from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Target, TargetInfo
-from treespec.models.tree_model import TreeModel
+from treespec.models.positions import readable, require_room
 
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
+
+_COLD = 0.05
+"""Highest temperature at which it is looked up whether a single token is left: there, logits must be 5 apart for float32 to leave one."""
 
 
 def evaluate(
@@ -91,15 +97,9 @@ def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[in
             f"{max(0, settings.max_length - prompt_len - settings.gen_len)} after {prompt_len} prompt and {counted(settings.gen_len, 'generated token')}; "
             f"pass `max_length` {needed} or more, or a smaller tree"
         )
-    for role, model in (pair if plan else pair.alone()).models.items():
-        if reason := unreadable(prompt, model.vocabulary_size):
-            raise ModelError(f"a prompt for the {role} has {reason}")
-        needed = model.positions_of(prompt) + settings.gen_len
-        if model.max_positions is not None and needed > model.max_positions:
-            raise CapacityError(
-                f"{needed - settings.gen_len} prompt and {counted(settings.gen_len, 'generated token')} need {counted(needed, 'position')}, "
-                f"but the {role} model has {model.max_positions}{getattr(model, 'rope_note', '')}; lower `prompt_len` or `gen_len`"
-            )
+    if reason := unreadable(prompt, pair.target.vocabulary_size):
+        raise ModelError(f"a prompt for the target has {reason}")
+    require_room(pair.target, prompt, settings.gen_len)
 
 
 class _Run:
@@ -113,10 +113,13 @@ class _Run:
         self.draft = self.pair.models.get("draft")
         self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" else None
 
-    def capacity(self, prompt: tuple[int, ...]) -> int | None:
-        """Return the largest number of cache slots for a prompt and the tokens after it; None for no limit."""
-        limits = [m.max_positions + len(prompt) - m.positions_of(prompt) for m in self.pair.models.values() if m.max_positions is not None]
-        return min([*limits, *([self.settings.max_length] if self.settings.max_length else [])], default=None)
+    def request(self, prompt: Prompt) -> Request:
+        """Return the request to decode a prompt, within the positions of the models."""
+        ids, settings = prompt.ids, self.settings
+        limits = [limit for limit in (readable(self.pair.target, ids), settings.max_length) if limit is not None]
+        drafted = None if self.draft is None else readable(self.draft, ids)
+        eos, pixels = self.pair.eos_token_ids, self.pair.pixels(prompt)
+        return Request(ids, settings.gen_len, eos, self.sampling, min(limits, default=None), pixels, drafted)
 
     def describe(self) -> str:
         """Return how steps run: "captured", "eager", or the reason why they are eager."""
@@ -131,9 +134,7 @@ class _Run:
         return self._decode_both(prompt, index)
 
     def _decode_both(self, prompt: Prompt, index: int) -> PromptResult:
-        request = Request(
-            prompt.ids, self.settings.gen_len, self.pair.eos_token_ids, self.sampling, self.capacity(prompt.ids), self.pair.pixels(prompt)
-        )
+        request = self.request(prompt)
         decoders = {"baseline": lambda: self._baseline(request, index)}
         if self.plan is not None:
             decoders["tree"] = lambda: self._tree(request, index)
@@ -141,6 +142,7 @@ class _Run:
         done = {name: _timed(decoders[name](), self.device) for name in order}
         base_tokens, _, base_seconds = done["baseline"]
         tokens, steps, seconds = done.get("tree", done["baseline"])
+        determined = self.plan is not None and self._is_determined(request, base_tokens)
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):
             parts[name] = parts.get(name, 0.0) + value
@@ -152,8 +154,10 @@ class _Run:
             seconds=seconds,
             baseline_tokens=len(base_tokens),
             baseline_seconds=base_seconds,
-            accepted_ranks=tuple(s.accepted or () for s in steps),
-            mismatch=self._mismatch(request, tokens, base_tokens) if self.sampling.greedy and self.plan is not None else None,
+            accepted_ranks=tuple(s.accepted or () for s in steps if not s.alone),
+            mismatch=self._mismatch(request, tokens, base_tokens) if determined else None,
+            undrafted=sum(s.alone for s in steps),
+            determined=determined,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
         )
@@ -164,7 +168,7 @@ class _Run:
     def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer = None if self.plan else self._timer()
-        return decode_autoregressive(self.pair.target, request, generator, timer, self.pair.vocabulary_size, self.engine)
+        return decode_autoregressive(self.pair.target, request, generator, timer, self.engine)
 
     def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
         assert self.plan is not None
@@ -172,27 +176,26 @@ class _Run:
         timer, drafting = self._timer(), self.settings.drafting
         return decode_speculative(self.pair.target, self.draft, self.plan, request, generator, timer, drafting, self.engine)
 
+    def _is_determined(self, request: Request, tokens: list[int]) -> bool:
+        """Return whether every one of these tokens is the only one that the sampling leaves a probability, so that no draw can change them."""
+        if self.sampling.greedy or self.sampling.temperature > _COLD:
+            return self.sampling.greedy
+        text = torch.tensor([[*request.prompt, *tokens[:-1]]], device=self.device)
+        logits = score(self.pair.target, text, len(request.prompt) - 1, request.pixels)[0]
+        return bool((distribution(logits, self.sampling).amax(-1) == 1).all())
+
     def _mismatch(self, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:
             return None
         position = next((i for i, (a, b) in enumerate(zip(tokens, baseline, strict=False)) if a != b), min(len(tokens), len(baseline)))
-        return Mismatch(
-            position=position,
-            tree_token=tokens[position] if position < len(tokens) else None,
-            baseline_token=baseline[position] if position < len(baseline) else None,
-            logit_gap=top2_gap(self.pair.target, [*request.prompt, *baseline[:position]], request.pixels),
-        )
+        ours, theirs = (found[position] if position < len(found) else None for found in (tokens, baseline))
+        context = [*request.prompt, *baseline[:position]]
+        found = closeness(self.pair.target, context, [ours, theirs], request.pixels)
+        return Mismatch(position, ours, theirs, **asdict(found))
 
 
 def _describe(plan: Plan | None) -> dict[str, Any] | None:
     return None if plan is None else plan.describe()
-
-
-def top2_gap(target: TreeModel, context: list[int], pixels: torch.Tensor | None = None) -> float:
-    """Return the difference of the two largest next-token logits after a context, from one plain pass."""
-    target.allocate(len(context))
-    best = target.prefill(torch.tensor(context, device=target.device), pixels).float().topk(2).values
-    return float(best[0] - best[1])
 
 
 def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:

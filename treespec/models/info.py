@@ -1,16 +1,18 @@
 """The facts that models' files give before a weight is read, and the check that two models can decode together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError, counted
 from treespec.models import families
+from treespec.models.generation import eos_of, generation_settings
 from treespec.models.loading import quantization_of, require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
-from treespec.models.vocabularies import known_ids, require_same_vocabulary, shared_rows
+from treespec.models.vocabularies import SharedIds, shared_ids
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class ModelInfo:
     shape: PictureShape | None
     """The shape of its pictures; None if it reads text only."""
     vocabulary_size: int
-    """Number of embedding rows, which its tokenizer may exceed; in a pair, the number of logits that both models share."""
+    """Number of embedding rows, which its tokenizer may exceed; for a draft beside its target, the number of logits that it uses."""
     max_positions: int | None
     passed_over: int | None = None
     """The target's picture token, for a draft that reads text only."""
@@ -34,6 +36,10 @@ class ModelInfo:
     """The folder of an adapter that is merged into its weights."""
     rope_note: str = ""
     """See `Family.rope_note`."""
+    shared: SharedIds | None = None
+    """The ids that mean the same to its target, for a draft beside it."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of its generation config."""
 
     @classmethod
     def of(cls, name: str, revision: str | None = None, adapter: str | None = None) -> "ModelInfo":
@@ -41,11 +47,20 @@ class ModelInfo:
         config = require_model(name, revision, adapter=adapter)
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
+        generation = generation_settings(name, revision, config)
+        eos_of(generation, name)
         family = families.check(config, name)
-        found = tokenizer_or_none(name, revision)
-        stored = quantization_of(name, revision)
         return cls(
-            name, revision, found, shape, rows, family.max_positions, quantization=stored, adapter=adapter, rope_note=family.rope_note
+            name,
+            revision,
+            tokenizer_or_none(name, revision),
+            shape,
+            rows,
+            family.max_positions,
+            quantization=quantization_of(name, revision),
+            adapter=adapter,
+            rope_note=family.rope_note,
+            generation=generation,
         )
 
     def positions_of(self, prompt: Sequence[int]) -> int:
@@ -53,21 +68,38 @@ class ModelInfo:
         return sum(token != self.passed_over for token in prompt)
 
 
-def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[ModelInfo, ...]:
-    """Return the facts about several drafts, each fitted to the target as by `fitting`. Raises ModelError."""
-    return tuple(fitting(target, ModelInfo.of(name))[1] for name in drafts)
+def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[tuple[ModelInfo, ...], dict[str, str]]:
+    """Return the facts about those drafts that fit the target, and why each of the others does not, by name.
+
+    Raises ModelError if none fits, or if files are missing.
+    """
+    fit: list[ModelInfo] = []
+    left_out: dict[str, str] = {}
+    for known in [ModelInfo.of(name) for name in drafts]:
+        try:
+            fit.append(fitting(target, known))
+        except ModelError as error:
+            if len(drafts) == 1:
+                raise
+            left_out[known.name] = str(error)
+    if not fit:
+        raise ModelError(f"none of the {len(drafts)} drafts fits the target; the first: {next(iter(left_out.values()))}")
+    return tuple(fit), left_out
 
 
-def fitting(target: ModelInfo, draft: ModelInfo) -> tuple[ModelInfo, ModelInfo]:
-    """Return target and draft with the vocabulary that they share when they decode together. Raises ModelError if they do not fit."""
+def fitting(target: ModelInfo, draft: ModelInfo) -> ModelInfo:
+    """Return a draft with the ids that it shares with the target, which is never changed by its draft. Raises ModelError if they do not fit."""
     _require_same_pictures(target.name, target.shape, draft.name, draft.shape)
-    if target.shape is not None and draft.shape is None:
-        known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
-        return target, replace(draft, vocabulary_size=target.vocabulary_size, passed_over=target.shape.token_id)
-    require_same_vocabulary(target.name, target.tokenizer, draft.name, draft.tokenizer)
-    rows = target.vocabulary_size, draft.vocabulary_size
-    ids = shared_rows(target.name, target.tokenizer, rows[0], draft.name, draft.tokenizer, rows[1])
-    return replace(target, vocabulary_size=ids), replace(draft, vocabulary_size=ids)
+    text_only = target.shape is not None and draft.shape is None
+    if text_only and (target.tokenizer is None or draft.tokenizer is None):
+        raise ModelError(f"a text-only draft for {target.name} needs the tokenizers of both; put the tokenizer files into both folders")
+    shared = shared_ids(
+        *(target.name, target.tokenizer, target.vocabulary_size),
+        *(draft.name, draft.tokenizer, draft.vocabulary_size),
+        same=frozenset() if target.shape is None or text_only else frozenset({target.shape.token_id}),
+    )
+    passed_over = target.shape.token_id if target.shape is not None and text_only else None
+    return replace(draft, vocabulary_size=shared.size, passed_over=passed_over, shared=shared)
 
 
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:

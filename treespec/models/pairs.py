@@ -13,13 +13,12 @@ from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
-from treespec.models.info import ModelInfo, drafts_of, fitting
+from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
-from treespec.models.vocabularies import known_ids
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Target:
     tokenizer: PreTrainedTokenizerBase | None
     """The tokenizer; None if its folder holds none. Prompts must then come as token ids."""
     eos_token_ids: frozenset[int]
-    """The EOS tokens of the target's generation config and of the tokenizer."""
+    """The EOS tokens of the target's generation config, at which `generate` stops too."""
     pictures: PictureReader | None = None
     """The reader that turns pictures into pixels; None if the target reads text only."""
 
@@ -41,7 +40,7 @@ class Target:
 
     @property
     def vocabulary_size(self) -> int:
-        """Return the number of tokens that all models have."""
+        """Return the number of first tokens that hold all that can be drafted."""
         return min(model.vocabulary_size for model in self.models.values())
 
     def alone(self) -> "Target":
@@ -145,7 +144,7 @@ class TargetInfo:
         reader = None if self.target.shape is None else load_picture_reader(name, revision)
         loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload, adapter=self.target.adapter)
         model = tree_model(loaded, name, self.target.vocabulary_size)
-        return Target(model, self.tokenizer, _eos(model, self.tokenizer), reader)
+        return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,8 @@ class PairInfo(TargetInfo):
         draft_adapter: str | None = None,
     ) -> "PairInfo":
         """Read the facts about two folders or hub ids. Raises ModelError as `load_pair` does, except for weights and devices."""
-        return cls(*fitting(ModelInfo.of(target, revision, adapter), ModelInfo.of(draft, draft_revision, draft_adapter)))
+        known = ModelInfo.of(target, revision, adapter)
+        return cls(known, fitting(known, ModelInfo.of(draft, draft_revision, draft_adapter)))
 
     @property
     def models(self) -> dict[str, ModelInfo]:
@@ -209,8 +209,8 @@ def load_pair(
 
     `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft.
 
-    If the logits of the two have different widths over the same vocabulary (padding), both are cut to the ids that the tokenizer
-    has: no padding is ever drafted or emitted. The files are checked before any weight is read. Raises ModelError.
+    The target is the same with every draft and without one. The draft drafts the ids that mean the same to both: special and added tokens
+    may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
     """
     known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter)
     return known.load(device=device, dtype=dtype, offload=offload)
@@ -221,7 +221,8 @@ def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", d
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    return tuple(_load_draft(known, draft, device, dtype) for draft in drafts_of(known, drafts))
+    fitted = [fitting(known, ModelInfo.of(draft)) for draft in drafts]
+    return tuple(_load_draft(known, draft, device, dtype) for draft in fitted)
 
 
 def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
@@ -229,27 +230,27 @@ def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int 
 
     Raises ModelError.
     """
-    loaded = LoadedModel.of(model)
-    if not is_vision(loaded.module.config):
-        if wraps_text(loaded.module.config):
-            loaded = replace(loaded, module=reader_of(loaded.module))
-        return TreeModel(loaded, name=name, vocabulary=vocabulary)
-    text = replace(loaded, module=text_module(loaded.module))
-    return TreeModel(text, name=name, vocabulary=vocabulary, vision=Vision(loaded.module, name))
+    text, vision = _parts(LoadedModel.of(model), name)
+    return TreeModel(text, name=name, vocabulary=vocabulary, vision=vision)
+
+
+def _parts(loaded: LoadedModel, name: str) -> tuple[LoadedModel, Vision | None]:
+    """Return what reads text in a model, and what sees pictures."""
+    whole = loaded.module
+    if is_vision(whole.config):
+        return replace(loaded, module=text_module(whole)), Vision(whole, name)
+    return (replace(loaded, module=reader_of(whole)) if wraps_text(whole.config) else loaded), None
 
 
 def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """Load a draft that fits its target. Raises ModelError."""
+    assert draft.shared is not None
     loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision, adapter=draft.adapter)
-    if draft.passed_over is None:
+    if draft.passed_over is None and draft.shared.all_of(target.vocabulary_size):
         return tree_model(loaded, draft.name, draft.vocabulary_size)
-    known = known_ids(target.name, target.tokenizer, draft.name, draft.tokenizer)
-    return TextDraft(loaded, name=draft.name, shared=known, vocabulary=draft.vocabulary_size, picture=draft.passed_over)
-
-
-def _eos(target: TreeModel, tokenizer: PreTrainedTokenizerBase | None) -> frozenset[int]:
-    own = getattr(tokenizer, "eos_token_id", None)
-    return target.eos_token_ids | (frozenset() if own is None else frozenset({int(own)}))
+    text, vision = _parts(loaded, draft.name)
+    rows = target.vocabulary_size
+    return TextDraft(text, name=draft.name, shared=draft.shared, vocabulary=rows, picture=draft.passed_over, vision=vision)
 
 
 def describe_model(model: TreeModel) -> dict[str, Any]:

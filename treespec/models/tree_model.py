@@ -14,6 +14,7 @@ from treespec.models import devices, families
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
+from treespec.models.generation import eos_token_ids
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
@@ -50,7 +51,7 @@ class TreeModel:
     Args:
         module: the model, with attention "sdpa" or "eager", as `load_model` returns it, or a module that was made elsewhere.
         name: its name in messages and provenance.
-        vocabulary: keep only this many of the first logits (for a pair of models with different padding).
+        vocabulary: keep only this many of the first logits (for a draft with more of them than its target has).
         kernels: run passes by our own kernels if the family allows it, so that nothing depends on a length that the host knows
             (None: on CUDA). `eager_reason` says why not.
         vision: the part that turns pictures into embeddings (None: the model reads text only).
@@ -84,7 +85,7 @@ class TreeModel:
         self.device: torch.device = module.device
         self.dtype: torch.dtype = module.dtype
         self.max_positions, self.rope_note = self.family.max_positions, self.family.rope_note
-        self.eos_token_ids = _eos_token_ids(module)
+        self.eos_token_ids = eos_token_ids(module, self.name)
         self._cut = self.vocabulary_size if self.vocabulary_size < self.vocabulary_rows else None
         self._keeps = keeps_logits(module)
         self._shapes: tuple[LayerShape, ...] | None = None
@@ -99,15 +100,12 @@ class TreeModel:
 
     generation: int
     """Number of times that the cache was replaced. A captured step is valid for one generation only."""
+    unknown: tuple[int, ...] = ()
+    """Ids below `vocabulary_size` that always have probability 0."""
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""
         return len(prompt)
-
-    @property
-    def known_tokens(self) -> int:
-        """Return how many of the first ids can have a probability above 0; at most `vocabulary_size`."""
-        return self.vocabulary_size
 
     @property
     def capacity(self) -> int:
@@ -262,12 +260,3 @@ def _logit_rows(module: Any) -> int:
     """Return the width of the module's logits."""
     weight = getattr(module.get_output_embeddings(), "weight", None)
     return int(module.config.get_text_config(decoder=True).vocab_size if weight is None else weight.shape[0])
-
-
-def _eos_token_ids(module: PreTrainedModel) -> frozenset[int]:
-    """Return the EOS ids of the generation config, or those of the model config if it names none."""
-    for config in (getattr(module, "generation_config", None), module.config.get_text_config(decoder=True)):
-        ids = getattr(config, "eos_token_id", None)
-        if ids is not None:
-            return frozenset([ids] if isinstance(ids, int) else [int(i) for i in ids])
-    return frozenset()

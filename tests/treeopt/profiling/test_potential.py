@@ -257,8 +257,8 @@ def test_what_cannot_be_measured_is_an_error() -> None:
     pair, prompts, draft = tiny_pair(), prompt_set(3, 6, continuation=8), named(0.1, "d")
     with pytest.raises(ModelError, match="at least one draft"):
         measure_potential(pair, [], prompts, SETTINGS)
-    with pytest.raises(CapacityError, match="need 14 positions, but the draft d has 12"):
-        small = tiny_pair(positions=12).draft
+    with pytest.raises(CapacityError, match="the draft d model has 5 positions, but prompts of 6 tokens need 7 or more"):
+        small = tiny_pair(positions=5).draft
         assert small is not None
         small.name = "d"
         measure_potential(pair, [small], prompts, SETTINGS)

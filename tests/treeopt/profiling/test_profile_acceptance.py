@@ -93,7 +93,7 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path) -> None
 
 def test_what_cannot_be_measured_is_an_error() -> None:
     pair, prompts = tiny_pair(positions=12), prompt_set()
-    with pytest.raises(CapacityError, match="need 16 positions, but the target has 12"):
+    with pytest.raises(CapacityError, match="need 15 positions, but the target model has 12"):
         profile_acceptance(pair, prompts, SETTINGS)
     with pytest.raises(ProfileError, match="`max_branch` is 62"):
         profile_acceptance(tiny_pair(), prompts, replace(SETTINGS, max_branch=62))

@@ -69,10 +69,11 @@ def test_rows_do_not_share_their_draws() -> None:
 def test_tokens_beyond_the_support_come_last_and_siblings_are_distinct() -> None:
     q = torch.tensor([[0.0, 0.7, 0.0, 0.3, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
     for index in range(50):
-        drawn = sample_children(q, 5, prompt_generator(1, index, "cpu"), replacement=False)
-        assert [len(set(row)) for row in drawn.tolist()] == [5, 5]
+        logits = torch.tensor([[-1.0, 9.0, -3.0, 9.0, -2.0], [1e4, 0.0, 2e4, -1e4, -torch.inf]])
+        drawn = sample_children(q, 5, prompt_generator(1, index, "cpu"), replacement=False, logits=logits)
         assert set(drawn[0, :2].tolist()) == {1, 3}
-        assert drawn[1, 0] == 2
+        assert drawn[0, 2:].tolist() == [0, 4, 2], "the likelier ones first"
+        assert drawn[1].tolist() == [2, 0, 1, 3, 4], "the order of the logits"
 
 
 def test_draws_with_replacement_never_leave_the_support() -> None:

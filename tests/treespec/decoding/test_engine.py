@@ -89,6 +89,49 @@ def test_whole_trees_at_the_last_slots_leave_the_text_alone(capacity: int) -> No
     assert [t for r in found for t in r.tokens] == wanted
 
 
+@WHOLE
+@pytest.mark.parametrize("drafted", [4, 5, 9, 20])
+def test_steps_that_are_read_late_end_where_the_draft_can_read_no_further(plan: Plan, drafting: Drafting, drafted: int) -> None:
+    """Whole trees are drafted as long as the first node has a position; then the target goes on alone, on the same text and random stream."""
+    request = Request((1, 2, 3), 30, drafted=drafted)
+    target, draft = tabular()
+    wanted = [t for r in decode_autoregressive(target, request) for t in r.tokens]
+    target, draft = tabular()
+    eager = list(decode_speculative(target, draft, plan, request, prompt_generator(0, 0, "cpu"), drafting=drafting))
+    target, draft = tabular()
+    spec, slots = StepSpec(plan, request.sampling, drafting), request.slots(plan.size)
+    steps, alone = (PipelinedSteps(each.build(target, draft), 1) for each in (spec, StepSpec(None)))
+    CacheBudget.of(slots, plan).allocate(target, draft, captured=True)
+    late = list(decode(steps, request, slots, prompt_generator(0, 0, "cpu"), alone, plan.depth))
+    for records in (eager, late):
+        assert [t for r in records for t in r.tokens] == wanted
+        lengths = [2 + sum(len(r.tokens) for r in records[:i]) for i in range(1, len(records))]
+        late_by = 0 if records is eager else 1  # a step may have been launched before the last one was read
+        first = next(i for i, length in enumerate(lengths) if length >= drafted)
+        assert next(i for i, r in enumerate(records[1:]) if r.alone) - first in range(late_by + 1)
+        assert all(r.alone for r in records[2 + first + late_by :])
+    assert alone.launched == sum(r.alone for r in late)
+
+
+@pytest.mark.gpu
+@WHOLE
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9)], ids=["greedy", "sampled"])
+def test_captured_steps_go_on_alone_behind_the_positions_of_the_draft(plan: Plan, drafting: Drafting, sampling: Sampling) -> None:
+    pair = tiny_pair(device="cuda")
+    engine = Engine(pair.target, pair.draft)
+    request = Request((5, 9, 2, 7), 40, sampling=sampling, drafted=20)
+    records = [
+        list(decode_speculative(pair.target, pair.draft, plan, request, prompt_generator(0, 0, "cuda"), drafting=drafting, engine=engine))
+        for _ in range(2)
+    ]
+    assert engine.eager() is None
+    assert [r.tokens for r in records[0]] == [r.tokens for r in records[1]], "kept steps begin anew"
+    assert 0 < sum(r.alone for r in records[0]) <= 24
+    if sampling.greedy:
+        wanted = [t for r in decode_autoregressive(pair.target, request, engine=engine) for t in r.tokens]
+        assert [t for r in records[0] for t in r.tokens] == wanted
+
+
 def test_an_engine_that_cannot_capture_says_so_once_and_runs_eagerly() -> None:
     pair = tiny_pair()
     said: list[str] = []
@@ -272,7 +315,7 @@ def test_an_engine_gives_up_the_steps_used_longest_ago(monkeypatch: pytest.Monke
     engine = capturable_engine(monkeypatch, None)
 
     def steps(key: int) -> object:
-        return engine.steps(StepSpec(None, vocabulary=key + 1), CacheBudget(8), None)
+        return engine.steps(StepSpec(None, Sampling(key + 1.0)), CacheBudget(8), None)
 
     first, second = steps(0), steps(1)
     for key in range(2, 40):

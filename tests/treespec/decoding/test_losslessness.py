@@ -126,12 +126,13 @@ def test_more_branches_than_tokens_are_fine_with_replacement(verifier: str) -> N
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
-def test_children_beyond_the_drafts_support_are_absent(verifier: str) -> None:
+def test_children_beyond_the_drafts_support_are_accepted_as_often_as_the_target_has_them(verifier: str) -> None:
     first = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
     models = Tables((first, first.expand(3, 3)), (torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64),))
-    outcome = sampled_outcome(SpeculationTree.k_ary(3, 1), models, replacement=False, verifier=verifier)
-    assert total_variation(outcome.distribution, target_distribution(models, 2)) < EXACT
-    assert outcome.accepted == pytest.approx(0.3)  # the one child that can be drawn, accepted as often as the target has it
+    for children, accepted in ((1, 0.3), (2, 0.5), (3, 1.0)):  # token 1, which is drawn; then token 0; then token 2
+        outcome = sampled_outcome(SpeculationTree.k_ary(children, 1), models, replacement=False, verifier=verifier)
+        assert total_variation(outcome.distribution, target_distribution(models, 2)) < EXACT
+        assert outcome.accepted == pytest.approx(accepted)
 
 
 @settings(max_examples=100)

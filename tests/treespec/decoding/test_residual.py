@@ -42,6 +42,8 @@ def test_chains_are_those_of_the_papers(
     rest = torch.addcmul(p, q, found.cut[:, None], value=-1).clamp_min(0)
     for row in range(len(p)):
         count = sum(rows > row for rows in active)
+        if not replacement:
+            rest[row, [token for token in tokens[row, :count].tolist() if q[row, token] == 0]] = 0
         expected = plain_chain(p[row].tolist(), q[row].tolist(), tokens[row, :count].tolist(), float(weight[row]), replacement=replacement)
         certain = False
         for rank, chance in enumerate(expected.accept):

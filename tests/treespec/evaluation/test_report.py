@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from treespec.errors import ProfileError
-from treespec.evaluation.report import EvaluationReport, Mismatch, Prediction, PromptResult, read_report
+from treespec.evaluation.report import EvaluationReport, Prediction, read_report
+from treespec.evaluation.results import Mismatch, PromptResult
 from treespec.files.writing import write_json
 
 ONE = PromptResult(

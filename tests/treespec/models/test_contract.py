@@ -13,18 +13,22 @@ from tests.reference.contract import TREE, ScoringContract, SlotModelContract, S
 from tests.reference.tabular import TabularModel, random_rule
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
+from treespec.models.vocabularies import SharedIds
 from treespec.trees.placement import Placement, Prefix
 
 Build = Callable[..., PreTrainedModel]
 PICTURE = 95
 KNOWN = 90
+OTHERS = (3, 7)
+"""Ids that the text draft has for other tokens."""
 
 INTERPRETED = (pytest.mark.interpreted, pytest.mark.slow)
 
 
 def draws(device: str, *, pictures: bool = False) -> dict[str, Any]:
     """A prompt and words, all different; with a picture in the prompt's midst."""
-    tokens = torch.randperm(KNOWN, generator=torch.Generator().manual_seed(3)).to(device)
+    tokens = torch.randperm(KNOWN, generator=torch.Generator().manual_seed(3))
+    tokens = tokens[(tokens != OTHERS[0]) & (tokens != OTHERS[1])].to(device)
     prompt, words = tokens[:9], tokens[9 : 9 + TREE.size + 4]
     if pictures:
         prompt = torch.cat([prompt[:4], torch.full((5,), PICTURE, device=device), prompt[4:]])
@@ -42,7 +46,8 @@ def tree_model(module: Any, device: str, kernels: bool) -> Subject:
 def text_draft(module: Any, device: str, kernels: bool) -> Subject:
     """A draft that passes over the prompt's picture and knows a part of the target's tokens."""
     plain, model = (
-        TextDraft(module.to(device), name="draft", shared=KNOWN, vocabulary=97, picture=PICTURE, kernels=each) for each in (False, kernels)
+        TextDraft(module.to(device), name="draft", shared=SharedIds(KNOWN, OTHERS), vocabulary=97, picture=PICTURE, kernels=each)
+        for each in (False, kernels)
     )
     return Subject(model, **draws(device, pictures=True), on_device=kernels, twin=plain if kernels else None)
 

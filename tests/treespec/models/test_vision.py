@@ -284,9 +284,9 @@ def test_a_text_only_draft_knows_no_more_tokens_than_it_has_logits(folders, tmp_
     v.save(module, tmp_path / "small")
     pair = load_pair(str(folders / "target"), str(tmp_path / "small"), dtype="float32")
     assert isinstance(pair.draft, TextDraft)
-    assert (pair.draft.known_tokens, pair.draft.vocabulary_size) == (20, v.IMAGE_TOKEN + 1)
+    assert pair.draft.vocabulary_size == 20
     pair.draft.allocate(16)
-    assert pair.draft.prefill(torch.tensor([4, 5, 22, 24]))[20:].isneginf().all()
+    assert pair.draft.prefill(torch.tensor([4, 5, 22, 24])).shape == (20,)
 
 
 def test_positions_of_a_text_only_draft_count_words(folders):
@@ -296,9 +296,11 @@ def test_positions_of_a_text_only_draft_count_words(folders):
     pair.draft.max_positions = pair.draft.positions_of(prompt) + GEN_LEN
     report = evaluate(pair, TREE, replace(prompts, prompts=prompts.prompts[:1]), EvaluationSettings(gen_len=GEN_LEN))
     assert report.lossless == "match"
-    pair.draft.max_positions -= 1
-    with pytest.raises(CapacityError, match=r"5 prompt and 14 generated tokens need 19 positions, but the draft model has 18"):
-        evaluate(pair, TREE, prompts, EvaluationSettings(gen_len=GEN_LEN))
+    assert report.undrafted == 0
+    pair.draft.max_positions -= 4
+    report = evaluate(pair, TREE, replace(prompts, prompts=prompts.prompts[:1]), EvaluationSettings(gen_len=GEN_LEN))
+    assert report.lossless == "match"
+    assert 0 < report.undrafted < GEN_LEN
 
 
 @pytest.mark.parametrize("draft", ["draft", "blind"])

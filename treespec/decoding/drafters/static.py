@@ -40,7 +40,7 @@ class StaticDrafter(ModelDrafter):
                 dispatch.write_children(logits, tensors, depth, tokens, largest)
             else:
                 drafted.append(distribution(logits, self.sampling))
-                children = sample_children(drafted[-1], branches, generator, replacement=self.replacement)
+                children = sample_children(drafted[-1], branches, generator, replacement=self.replacement, logits=logits)
                 largest[part], tokens[below] = logits.amax(-1), children[tensors.source[depth]]
             timer.mark("drafting")
         if self.sampling is None:
@@ -55,12 +55,18 @@ class StaticDrafter(ModelDrafter):
         return self._tensors[size]
 
 
-def sample_children(q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool) -> Tensor:
+def sample_children(
+    q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool, logits: Tensor | None = None
+) -> Tensor:
     """Sample children for every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
 
     Without replacement, these are the `branches` first of competing exponential clocks, which is Gumbel top-k
-    (arXiv 1903.06059). When the support is used up, tokens of probability 0 follow, which verification treats as absent.
+    (arXiv 1903.06059). When the support is used up, tokens of probability 0 follow, those of the largest `logits` first (None: in any
+    order); so where q leaves one token, as at tiny temperatures, the children are the most likely tokens in their order.
     """
     if replacement:
         return draw(q, branches, generator)
-    return race(q, generator).topk(branches, dim=-1).indices
+    speeds = race(q, generator)
+    if logits is not None:
+        speeds = speeds.where(q > 0, logits.to(q.dtype) - logits.amax(-1, keepdim=True) - 1)  # below 0: behind all that can be drawn
+    return speeds.topk(branches, dim=-1).indices

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from treespec.decoding.proposal import Proposal
@@ -37,6 +38,10 @@ class Verdict:
     """[n, vocabulary]; the target's distribution after every node."""
     q: Tensor
     """[nodes above the last level, vocabulary]; the draft's distribution after these nodes."""
+    tokens: Tensor
+    """int64 [n]; the tokens of the nodes."""
+    replacement: bool
+    """Whether children were sampled with replacement."""
 
     def rest(self, last: Tensor) -> Tensor:
         """Return the weights [vocabulary], not normalised, for drawing the token after node `last` int64 []."""
@@ -44,7 +49,14 @@ class Verdict:
         if not len(self.q):  # the root alone
             return self.p[0]
         drafted = self.q.index_select(0, row.clamp_max(len(self.q) - 1))  # below those, the cut is 0
-        return torch.addcmul(self.p.index_select(0, row), drafted, self.cut[row, None], value=-1).clamp_min_(0)[0]
+        weights = torch.addcmul(self.p.index_select(0, row), drafted, self.cut[row, None], value=-1).clamp_min_(0)[0]
+        return weights if self.replacement else self._without_chosen(weights, last, drafted[0])
+
+    def _without_chosen(self, weights: Tensor, last: Tensor, drafted: Tensor) -> Tensor:
+        """Return the weights with 0 at those children of `last` that the draft could not have drawn; see `residual`."""
+        children = (self.tree.parents == last) & (self.tree.depths > 0)
+        chosen = (children & (drafted.index_select(0, self.tokens) <= 0)).to(weights.dtype)
+        return weights.where(torch.zeros_like(weights).scatter_add(0, self.tokens, chosen) == 0, 0.0)
 
 
 class SampledVerifier(ABC):
@@ -60,7 +72,8 @@ class SampledVerifier(ABC):
             return Matching().verify(proposal, logits, sampling, length, generator)
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
-        verdict = self.weigh(tokens, distribution(logits, sampling), proposal.q, tree, replacement=proposal.replacement)
+        q = F.pad(proposal.q, (0, logits.shape[-1] - proposal.q.shape[-1]))  # the draft may know fewer tokens
+        verdict = self.weigh(tokens, distribution(logits, sampling), q, tree, replacement=proposal.replacement)
         last = self.last(verdict, torch.rand(tree.size, dtype=widest(tokens.device), device=tokens.device, generator=generator))
         following = race(verdict.rest(last), generator).argmax()
         return settle(tokens, last, following, tree, logits.amax(-1), proposal.largest, length)

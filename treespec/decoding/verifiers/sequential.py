@@ -19,7 +19,7 @@ class Sequential(SampledVerifier):
         chain = residual_chain(p[nodes], q[nodes], tokens[family.children], family.active, None, replacement=replacement)
         cut[nodes] = chain.cut
         chance[family.below] = chain.accept.flatten()[family.place]
-        return Verdict(tree, chance, cut, p, q)
+        return Verdict(tree, chance, cut, p, q, tokens, replacement)
 
     def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
         """See `SampledVerifier.last`. It is the deepest node whose path was hit, with no elder sibling hit before it."""

@@ -25,7 +25,7 @@ class Traversal(SampledVerifier):
             chain = residual_chain(p[nodes], q[nodes], tokens[family.children], family.active, entered[nodes], replacement=replacement)
             cut[nodes], chance[nodes] = chain.cut, chain.weight
             entered[family.below] = chance[family.below] = chain.accept.flatten()[family.place]
-        return Verdict(tree, chance, cut, p, q)
+        return Verdict(tree, chance, cut, p, q, tokens, replacement)
 
     def last(self, verdict: Verdict, uniforms: Tensor) -> Tensor:
         """See `SampledVerifier.last`. It is the first node in bottom-up order that was hit."""

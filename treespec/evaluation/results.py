@@ -1,0 +1,104 @@
+"""PromptResult: what was measured on one prompt, decoded with a tree and autoregressively. No torch."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from treespec.files.fields import amount, as_dataclass, checked_object, counts, flag, listed, mapping, natural, number, seconds, text
+
+_MOST_RANKS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first difference of a tree's greedy output from the autoregressive one."""
+
+    position: int
+    """Index into the generated tokens."""
+    tree_token: int | None
+    """The tree's token there; None if its output ended before this position."""
+    baseline_token: int | None
+    """The autoregressive token there; None if that output ended before this position."""
+    logit_gap: float
+    """The target's top-2 logit gap there, in one plain pass over the common prefix."""
+    tolerance: float | None = None
+    """The largest difference of logits there that rounding can turn around; None in older reports. See `ties`."""
+    tie: bool = False
+    """Whether both tokens have the largest logit up to `tolerance`: then the outputs differ by rounding, and neither is wrong."""
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """The result of one prompt, decoded both ways. Seconds do not include prompt passes."""
+
+    row: int
+    name: str
+    tokens: int
+    steps: int
+    seconds: float
+    baseline_tokens: int
+    baseline_seconds: float
+    accepted_ranks: tuple[tuple[int, ...], ...] = ()
+    """For each step with a tree, the ranks on the way from the root to the last accepted node."""
+    mismatch: Mismatch | None = None
+    output: tuple[int, ...] = ()
+    """Generated ids, if they are kept."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds per part of a step, if a breakdown was asked for."""
+    undrafted: int = 0
+    """The last of the steps, each of one token, for which the draft had no positions left. They have no ranks."""
+    determined: bool = False
+    """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "PromptResult":
+        """Read what `dataclasses.asdict` made. Raises TypeError, ValueError for impossible values."""
+        found = as_dataclass(cls, _RESULT)(data)
+        return replace(
+            found,
+            accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
+            output=tuple(found.output),
+            mismatch=_mismatch(found.mismatch),
+        )
+
+
+def _ranks(value: Any) -> tuple[int, ...]:
+    if any(rank >= _MOST_RANKS for rank in counts(value)):
+        raise ValueError(f"{value!r:.40} holds a rank beyond {_MOST_RANKS}, which no vocabulary has")
+    return counts(value)
+
+
+def _token(value: Any) -> int | None:
+    """Return a token id, or None for an output that ended, which is -1 in files of the first version."""
+    return None if value is None or value == -1 else natural(value)
+
+
+_FIELDS_OF_MISMATCH = {
+    "position": natural,
+    "tree_token": _token,
+    "baseline_token": _token,
+    "logit_gap": number,
+    "tolerance": lambda value: None if value is None else amount(value),
+    "tie": flag,
+}
+
+
+def _mismatch(value: Any) -> Mismatch | None:
+    if value is None:
+        return None
+    found = as_dataclass(Mismatch, checked_object(_FIELDS_OF_MISMATCH, null=False))(value)
+    return replace(found, tree_token=_token(found.tree_token), baseline_token=_token(found.baseline_token))
+
+
+_RESULT = checked_object(
+    {
+        **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
+        **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
+        "name": text,
+        "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
+        "mismatch": _mismatch,
+        "output": counts,
+        "determined": flag,
+        "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
+    },
+    null=False,
+)
