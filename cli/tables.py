@@ -1,6 +1,6 @@
 """Results for people: rich tables and trees, drawn from the plain data of results.py."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -52,7 +52,7 @@ def latency(console: Console, data: Mapping[str, Any]) -> None:
     _line(console, f"overhead per step: {_ms(data['overhead_seconds'])} ms")
 
 
-_PROMISE = {  # how each figure that a growmap promises is shown
+_PROMISE: Mapping[str, Callable[[float], tuple[str, str]]] = {  # how each figure that a growmap promises is shown
     "expected_tokens_per_step": lambda value: ("expected tokens per step", f"{value:.4f}"),
     "predicted_seconds_per_step": lambda value: ("predicted ms per step", _ms(value)),
     "predicted_speedup": lambda value: ("predicted speed-up", f"{value:.3f} x"),

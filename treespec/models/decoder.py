@@ -45,7 +45,8 @@ def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tup
 
         if fused.refusal(module) is None:
             return fused.FusedDecoder(module), ""
-        why = outside_hooked(type(module.get_decoder()), module.config.get_text_config(decoder=True)) or ""
+        decoder: Any = module.get_decoder()  # type: ignore[no-untyped-call]
+        why = outside_hooked(type(decoder), module.config.get_text_config(decoder=True)) or ""
         if not why:
             return hooked.HookedDecoder(module, family), ""
     return PlainDecoder(module, family), why

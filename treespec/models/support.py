@@ -121,7 +121,7 @@ def _class_of(config: PreTrainedConfig, *mappings: Any) -> Any:
 def _silent() -> Iterator[None]:
     """Keep transformers from warning of the usual settings of its own configurations."""
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
