@@ -1,7 +1,7 @@
 """Decoder: it runs the passes of a TreeModel, by the module's own forward or by kernels. `decoder_of` chooses one for a module."""
 
 import importlib.util
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
