@@ -129,7 +129,7 @@ def tree_attention(
         HEADS=heads,
         GROUP=group,
         DIM=dim,
-        WIDE=triton.next_power_of_2(dim),
+        WIDE=max(16, triton.next_power_of_2(dim)),
         ROWS=plan.rows,
         SLOTS=plan.slots,
         STAGES=plan.stages,

@@ -48,7 +48,7 @@ def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach:
     Their sizes spill almost no registers on Hopper (benchmarks/log/attention.md); their stages fit into `shared` bytes of a multiprocessor.
     """
     plan = _tiling(rows, dim, dtype, kv_heads, reach)
-    width = int(triton.next_power_of_2(dim)) * dtype.itemsize
+    width = max(16, int(triton.next_power_of_2(dim))) * dtype.itemsize
 
     def stages(tiles: Tiling | Few) -> int:
         return max(1, min(tiles.stages, (shared - tiles.rows * width) // (2 * tiles.slots * width)))
