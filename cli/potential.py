@@ -77,8 +77,8 @@ def potential(
     if not own_text:
         note_not_applied(alone, settings.sampling)
     target = load(alone, models.with_draft(None))
-    for draft in known:
-        note_stored("draft", draft.name, draft.quantization)
+    for fitted in known:
+        note_stored("draft", fitted.name, fitted.quantization)
     drafts = load_drafts(target, [draft.name for draft in known], device=resolve_device(models.device), dtype=models.dtype)
     with claimed(output):
         if not own_text:
