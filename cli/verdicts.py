@@ -21,8 +21,8 @@ def verdict(data: Mapping[str, Any]) -> str:
         return f"lossless: {equal} of autoregressive decoding, token for token"
     if data["lossless"] == "ties":
         return (
-            f"lossless up to rounding: {ties} of {counted(data['prompts'], 'output')} {'parts' if ties == 1 else 'part'} from autoregressive decoding at a tie, "
-            "where the target's best logits are closer than rounding"
+            f"lossless up to rounding: {ties} of {counted(data['prompts'], 'output')} {'parts' if ties == 1 else 'part'} from autoregressive "
+            "decoding at a tie, where the target's best logits are closer than rounding"
         )
     if data["lossless"] == "mismatch":
         besides = f", and {ties} more part at a tie" if ties else ""

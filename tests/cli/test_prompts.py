@@ -90,7 +90,7 @@ def test_cut_and_skipped_rows_are_counted(run: Any, pair: Pair, questions: Path)
         "pass --prompt-len 20 or more, or shorter ones\n"
     )
     outcome = run(*where[:-4], "--gen-len", 240, "--format", "json")
-    assert "no whole prompt of questions.jsonl is short enough: the target has room for 16 tokens of a prompt" in outcome.err
+    assert "no whole prompt of questions.jsonl is short enough: the target has room for 17 tokens of a prompt" in outcome.err
 
 
 def test_rows_that_are_long_are_cut_as_before(run: Any, pair: Pair, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_draft_is_known_by_its_configuration_before_its_tokenizer(run: Any, pa
     (tmp_path / "bad" / "config.json").write_text("{")
     outcome = run(*start(pair, rows), "--draft", "bad", "-o", "out")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: bad cannot be loaded: config.json: ")
+    assert outcome.err.startswith("error: bad cannot be loaded: config.json is no JSON object")
     assert not Path("out").exists()
 
 

@@ -5,9 +5,11 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +24,7 @@ from treespec.models.installed import is_installed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NOWHERE = "no-adapter-is-read-from-here"
-"""A folder that no model has: transformers looks there for an adapter, and finds none, if it is told this name."""
+"""A folder that no model on the hub has: transformers looks there for an adapter, and finds none, if it is told this name."""
 _MOST_CONFIG_BYTES = 16 << 20
 _USED = (
     *("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias", "lora_bias", "fan_in_fan_out"),
@@ -48,6 +50,20 @@ _PROMPTS = re.compile(r"PROMPT|PREFIX|P_TUNING|CPT|CARTRIDGE")
 """Adapters that change what is read and not the weights."""
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 """Ways of starting an adapter that leave its base unchanged."""
+
+
+@contextmanager
+def without_adapter(path: str) -> Iterator[str]:
+    """Give a place from which transformers loads the same model without the adapter that lies beside it: a folder of links, if need be."""
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        yield path
+        return
+    with TemporaryDirectory(prefix="treeopt-") as links:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(links) / file.name).symlink_to(file.resolve())
+        yield links
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from treespec.errors import ModelError, SettingsError
 if TYPE_CHECKING:
     import torch
 
-_NAME = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
+_NAME = re.compile(r"(cpu|mps)(:0)?|(cuda|xpu)(:\d+)?")
 _KINDS = "cpu, cuda, cuda:N, mps, xpu or xpu:N"
 _WORDS = {"cuda": "CUDA GPU", "mps": "Apple GPU (MPS)", "xpu": "Intel GPU (XPU)"}
 _OTHER_WORDS = {
@@ -19,8 +19,6 @@ _OTHER_WORDS = {
     "hip": "cuda",
     "metal": "mps",
     "intel": "xpu",
-    "cpu:0": "cpu",
-    "mps:0": "mps",
 }
 """Other words for devices, with torch's names of them. To torch, AMD's GPUs are cuda devices too."""
 

@@ -1,12 +1,12 @@
 """Weights that are in a model's files and not in its module: those that make another model are refused, others are named."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
 
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.models.contents import Contents
 
 _TABLE = re.compile(r"(^|\.)(inv_freq|original_inv_freq|masked_bias|position_ids|cos_cached|sin_cached|(q|k|v|kv|prob)_scale)$")
@@ -109,3 +109,21 @@ def _part(module: nn.Module, key: str) -> str:
     parts = key.split(".")
     known = next(at for at in range(len(parts) + 1) if _submodule(module, parts[:at]) is None)
     return ".".join(parts[:known])
+
+
+def require_loaded(name: str, report: Mapping[str, Any]) -> None:
+    """Raise ModelError if, by transformers' report of a load, weights of the module are missing from the files or have other shapes there."""
+    others = sorted(report.get("mismatched_keys") or ())
+    if others:
+        weight, found, asked = others[0]
+        raise ModelError(
+            f"{name}: {weight} has the shape {list(found)}, but config.json asks for {list(asked)} "
+            f"({counted(len(others), 'weight differs', 'weights differ')}); "
+            "correct config.json, or save or download the model again"
+        )
+    missing = sorted(report.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])} ...); "
+            "save or download the model again"
+        )

@@ -34,3 +34,11 @@ class LoadedModel:
         if isinstance(model, LoadedModel):
             return model
         return cls(model, revision=getattr(model.config, "_commit_hash", None), streamed=streamed_bytes(model))
+
+
+def return_objects(module: PreTrainedModel) -> None:
+    """Undo what a configuration says of the form in which modules return their results: tuples, attentions, hidden states."""
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False

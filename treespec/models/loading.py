@@ -25,13 +25,13 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from treespec.data.pictures import PictureReader, PictureShape
-from treespec.errors import ModelError, counted
+from treespec.errors import ModelError
 from treespec.models import devices, families, gguf_models, tokenizer_files, weights
-from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone
+from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone, without_adapter
 from treespec.models.contents import Contents, contents_of
 from treespec.models.headers import Weights
-from treespec.models.left_out import left_out
-from treespec.models.loaded import LoadedModel
+from treespec.models.left_out import left_out, require_loaded
+from treespec.models.loaded import LoadedModel, return_objects
 from treespec.models.locating import Place, explained, locate, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
@@ -83,13 +83,14 @@ def require_model(name: str, revision: str | None = None, *, adapter: str | None
     """Return a model's configuration. Raises ModelError if its files, its configuration or its adapter rule it out; no weight is read."""
     place = locate(name, revision)
     config = _required(name, place, revision, _contents(name, place, revision))
-    if adapter is not None:
-        _adapted(name, config, adapter)
+    _adapted(name, config, adapter)
     return config
 
 
-def _adapted(name: str, config: PreTrainedConfig, adapter: str) -> Adapter:
-    """Return an adapter that can be merged into a model of this configuration. Raises ModelError."""
+def _adapted(name: str, config: PreTrainedConfig, adapter: str | None) -> Adapter | None:
+    """Return an adapter that can be merged into a model of this configuration, None for none. Raises ModelError."""
+    if adapter is None:
+        return None
     quantised = quantisation(config)
     if quantised is not None:
         refuse_quantised(name, quantised, "`adapter` is merged into plain weights only; use the plain weights of the same model")
@@ -132,7 +133,7 @@ def load_model(
     one that lies beside the weights is not, whether peft is installed or not. Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
-    if dtype != "auto" and dtype not in DTYPES:
+    if dtype not in ("auto", *DTYPES):
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     place = locate(name, revision)
     contents = _contents(name, place, revision)
@@ -141,7 +142,7 @@ def load_model(
         contents = _contents(name, place, revision, fetch=True)
         config = _required(name, place, revision, contents)
     family, loader, quantised = families.check(config, name), _loader(config), None if place.gguf else quantisation(config)
-    merged = None if adapter is None else _adapted(name, config, adapter)
+    merged = _adapted(name, config, adapter)
     if quantised is not None and offload:
         refuse_quantised(name, quantised, "only plain weights are streamed from host memory; drop `offload`, or use the plain weights")
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
@@ -155,35 +156,21 @@ def load_model(
         pickled = weights.pickles(name, Path(place.path)) if place.local and place.gguf is None else []
         if place.gguf is not None:
             kwargs |= gguf_models.load_options()
-        loaded: Any = loader.from_pretrained(
-            place.path,
-            revision=revision,
-            dtype=wanted,
-            use_safetensors=not pickled,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            adapter_kwargs={"subfolder": NOWHERE},
-            **kwargs,
-            **place.options,
-        )
+        with without_adapter(place.path) as path:
+            loaded: Any = loader.from_pretrained(
+                path,
+                revision=revision,
+                dtype=wanted,
+                use_safetensors=not pickled,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                adapter_kwargs={"subfolder": NOWHERE},
+                **kwargs,
+                **place.options,
+            )
     module, report = loaded
-    if getattr(module, "_hf_peft_config_loaded", False):
-        raise ModelError(f"{name} holds an adapter in its folder {NOWHERE}; delete that")
-    _return_objects(module)
-    others = sorted(report.get("mismatched_keys") or ())
-    if others:
-        weight, found, asked = others[0]
-        raise ModelError(
-            f"{name}: {weight} has the shape {list(found)}, but config.json asks for {list(asked)} "
-            f"({counted(len(others), 'weight differs', 'weights differ')}); "
-            "correct config.json, or save or download the model again"
-        )
-    missing = sorted(report.get("missing_keys") or ())
-    if missing:
-        raise ModelError(
-            f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])} ...); "
-            "save or download the model again"
-        )
+    return_objects(module)
+    require_loaded(name, report)
     notes = [left_out(module, report.get("unexpected_keys") or (), contents, name, quantised=quantised is not None)]
     notes.append(note_beside(name, contents))
     if quantised is not None:
@@ -212,21 +199,13 @@ def load_model(
         return known
     gguf_models.made_plain(model)
     stored = gguf_models.header_of(place).quantization
-    return replace(known, format="gguf", quantization=None if stored is None else f"{stored}, dequantised")
+    return replace(known, format="gguf", quantization=stored and f"{stored}, dequantised")
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:
     """Return the type that most weights in a GGUF file have, as in "Q4_1"; None for models that are not quantised. Raises ModelError."""
     place = locate(name, revision)
     return None if place.gguf is None else gguf_models.header_of(place).quantization
-
-
-def _return_objects(module: PreTrainedModel) -> None:
-    """Undo what a configuration says of the form in which modules return their results: tuples, attentions, hidden states."""
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if isinstance(config, PreTrainedConfig):
-            config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:

@@ -307,14 +307,18 @@ def other_vocabulary(sources: TrainSources, folder: Path) -> TrainSources:
         (
             broken_config('{"model_type": "llama", "hidden_size": "x"}'),
             ModelError,
-            "no model can be made .* expected int, got str .*; correct it",
+            "hidden_size is 'x', but it must be a whole number, 1 or more",
         ),
         (
             broken_config('{"model_type": "llama", "num_hidden_layers": -1}'),
             ModelError,
-            "num_hidden_layers is -1, but it must be 1 or more",
+            "num_hidden_layers is -1, but it must be a whole number, 1 or more",
         ),
-        (broken_config('{"model_type": "llama", "num_attention_heads": 0}'), ModelError, "num_attention_heads is 0, but it must be 1 or"),
+        (
+            broken_config('{"model_type": "llama", "num_attention_heads": 0}'),
+            ModelError,
+            "num_attention_heads is 0, but it must be a whole number, 1 or",
+        ),
         (without_weights, TrainingError, "holds no .safetensors weights; distilling needs them"),
         (draft_without_weights, ModelError, "holds no .safetensors weights"),
         (other_vocabulary, ModelError, "has 61 logits and draft .* has 50"),

@@ -131,7 +131,7 @@ def test_a_target_alone_is_a_pair_without_draft(saved: Path) -> None:
 
 
 def test_other_vocabularies_are_refused(saved: Path) -> None:
-    with pytest.raises(ModelError, match=r"different vocabularies, first at id 0 \('[vw]0'\)"):
+    with pytest.raises(ModelError, match=r"different vocabularies, first at id 1 \('[vw]1'\)"):
         load_pair(str(saved / "target"), str(saved / "other"))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 pytest.importorskip("triton")
@@ -18,6 +19,7 @@ from treespec.models.support import Support, all_families, support_of
 from treespec.models.tree_model import TreeModel
 
 Build = Callable[..., PreTrainedModel]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the kernels are interpreted only where there is no GPU
 DECODERS = {"all": FusedDecoder, "attention": HookedDecoder, "none": PlainDecoder}
 
 
@@ -37,14 +39,14 @@ def agree(said: Support, model: TreeModel) -> None:
 @pytest.mark.parametrize("family", [name for name in CONFIGS if known(name)])
 def test_what_is_said_of_a_family_is_what_its_models_do(family: str, tiny_module: Build) -> None:
     module = tiny_module(family)
-    agree(support_of(module.config), TreeModel(module, kernels=True))
+    agree(support_of(module.config), TreeModel(module.to(DEVICE), kernels=True))
 
 
 @pytest.mark.parametrize("name", ["mistral3", "qwen2_5_vl", "gemma3", "cohere2_vision", "voxtral"])
 def test_what_is_said_of_a_wrapper_is_what_its_text_does(name: str) -> None:
     module = wrappers.module_of(name)
     said, inside = support_of(module.config), tree_model(module, name).module
-    agree(said, TreeModel(inside, kernels=True))
+    agree(said, TreeModel(inside.to(DEVICE), kernels=True))
     assert said.inside == module.config.get_text_config(decoder=True).model_type
     assert not said.pictures
 

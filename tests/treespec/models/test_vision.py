@@ -168,7 +168,7 @@ def test_a_text_only_draft_reads_the_words_and_nothing_else(folders):
     pair.draft.allocate(64)
     found = pair.draft.prefill(ids, pair.pixels(prompts.prompts[0]))
     assert torch.allclose(found[: v.IMAGE_TOKEN], wanted[-3], atol=1e-5)
-    assert found[v.IMAGE_TOKEN :].tolist() == [float("-inf")], "a token that it does not know is never drafted"
+    assert len(found) == v.IMAGE_TOKEN, "a token that it does not know is never drafted"
     rows = torch.arange(2)
     place = Placement(Prefix.of(len(ids), "cpu"), rows, rows, torch.tensor([[True, False], [True, True]]))
     assert torch.allclose(pair.draft.forward(torch.tensor([8, 9]), place)[:, : v.IMAGE_TOKEN], wanted[-2:], atol=1e-5)

@@ -116,7 +116,7 @@ def test_a_wrapper_that_nobody_tested_is_tried_when_it_is_loaded() -> None:
 )
 def test_wrappers_that_cannot_run_are_refused_by_name(config: transformers.PreTrainedConfig, reason: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     with pytest.raises(ModelError, match=reason):
         require_model(str(tmp_path))
 
