@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.models.adapters import Adapter
 from treespec.models.offload.streaming import streamed_bytes
