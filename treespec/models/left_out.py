@@ -90,8 +90,13 @@ def _depth(module: nn.Module) -> int:
 
 
 def _belongs(module: nn.Module, key: str) -> bool:
-    """Return whether a tensor belongs directly to a part of the module, or to anything inside one of its numbered layers."""
+    """Return whether a tensor belongs directly to a part of the module, or to anything inside one of its numbered layers.
+
+    Of the module as a whole, a bias does; other tables, such as `d2t`, are of a head beside it.
+    """
     parts = key.split(".")
+    if len(parts) == 1:
+        return key.endswith("bias")
     if _submodule(module, parts[:-1]) is not None:
         return True
     return any(part.isdigit() and _submodule(module, parts[: at + 1]) is not None for at, part in enumerate(parts))

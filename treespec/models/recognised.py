@@ -38,7 +38,7 @@ class _Signs:
     def whole(self) -> bool:
         """Return whether the tensors make a whole decoder, which may carry heads beside it."""
         fused = "model.fc.weight" in self.names or {"fc.weight", "embed_tokens.weight"} <= set(self.names)
-        return _any(_EMBEDDING, self.names) and _any(_LAYER_NORM, self.names) and not fused and not self.has("midlayer.", "d2t")
+        return _any(_EMBEDDING, self.names) and _any(_LAYER_NORM, self.names) and not fused and not self.has("midlayer.")
 
 
 def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:

@@ -171,13 +171,18 @@ def test_whole_models_with_heads_beside_them_are_no_heads(tmp_path: Path, tiny_m
     module = tiny_module("llama")
     module.save_pretrained(tmp_path / "plain")
     state = {name: value.clone() for name, value in module.state_dict().items()}
-    extra = {"mtp.fc.weight": torch.zeros(3, 3), "medusa_head.0.0.linear.weight": torch.zeros(3, 3), "score.weight": torch.zeros(2, 48)}
+    extra = {
+        "mtp.fc.weight": torch.zeros(3, 3),
+        "medusa_head.0.0.linear.weight": torch.zeros(3, 3),
+        "score.weight": torch.zeros(2, 48),
+        "d2t": torch.zeros(3),
+    }
     shutil.copytree(tmp_path / "plain", tmp_path / "more")
     save_file(state | extra, tmp_path / "more" / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((tmp_path / "more" / "config.json").read_text())
     (tmp_path / "more" / "config.json").write_text(json.dumps({**config, "medusa_num_heads": 1}))
     loaded = load_model(str(tmp_path / "more"))
-    assert loaded.notes == (f"{tmp_path / 'more'}: 3 of the tensors in its files are not used: those of medusa_head, mtp, score",)
+    assert loaded.notes == (f"{tmp_path / 'more'}: 4 of the tensors in its files are not used: those of d2t, medusa_head, mtp, score",)
     assert load_model(str(tmp_path / "plain")).notes == ()
 
 
