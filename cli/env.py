@@ -11,7 +11,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
-from treeopt.cli.output import emit
+from treeopt.cli.output import emit, note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,6 @@ def families() -> dict[str, Any]:
 
 def draw(console: "Console", data: Mapping[str, Any]) -> None:
     """Draw what is done with each family: first those that are tested, then those that are checked, then those that are refused."""
-    from rich.markup import escape
     from rich.table import Table
 
     rows: Sequence[Mapping[str, Any]] = data["families"]
@@ -68,20 +67,26 @@ def draw(console: "Console", data: Mapping[str, Any]) -> None:
                     "" if row["inside"] is None or status == "refused" else f" ({'' if row['pictures'] else 'text only: '}{row['inside']})"
                 )
                 runs = ("-", "-") if status == "refused" else (row["kernels"], "yes" if row["captured"] else "no")
-                table.add_row(escape(row["model_type"] + text), status, *runs, escape(row["refused"] or row["eager"]))
+                table.add_row(row["model_type"] + text, status, *runs, row["refused"] or row["eager"])
     console.print(table)
-    note = "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row"
-    console.print(note, highlight=False, markup=False, soft_wrap=True)
+    line = "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, processor and GPUs as plain data, without user, host or folder names."""
-    import torch
+    """Return versions, processor and GPUs as plain data, without user, host or folder names.
 
+    Where torch cannot be loaded, a line on stderr says why, and what only torch knows is null.
+    """
     from treeopt import __version__
+    from treeopt.cli.errors import explain
     from treespec.files.provenance import cpu_name
 
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    known: dict[str, Any] = {"torch_threads": None, "cuda": None, "other_devices": None, "gpus": None}
+    try:
+        known = _torch_facts()
+    except (ImportError, MemoryError, OSError) as error:
+        note(f"torch cannot be loaded: {explain(error)}")
     return {
         "treeopt": __version__,
         "python": platform.python_version(),
@@ -89,6 +94,15 @@ def describe() -> dict[str, Any]:
         **{name: _version(name) for name in _LIBRARIES},
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
+        **known,
+    }
+
+
+def _torch_facts() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "other_devices": [kind for kind in ("mps", "xpu") if torch.get_device_module(kind).is_available()],

@@ -1,12 +1,16 @@
 """The words for a person when something goes wrong: one line and an exit code, and no traceback unless asked for."""
 
 import errno
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
 
 from treeopt.cli.flags import with_flags
+from treeopt.cli.output import say
+from treeopt.cli.signals import INTERRUPTED, UNREAD, exit_code
 from treespec.errors import TreeoptError, is_memory_full
+
+E = TypeVar("E", bound=BaseException)
 
 _LONGEST = 400
 """Largest number of characters of a message. A longer one is cut in the middle: its beginning and end name the culprit and the remedy."""
@@ -37,6 +41,11 @@ class TreeoptGroup(click.Group):
             return super().parse_args(ctx, [*options, *separator, *rest])
         except click.UsageError as error:
             raise one_line(error) from None
+        except KeyboardInterrupt as error:
+            say(INTERRUPTED, err=True)
+            ctx.exit(exit_code(error))
+        except BrokenPipeError:  # click prints the help in there
+            ctx.exit(UNREAD)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, and turn its exceptions into messages."""
@@ -44,16 +53,17 @@ class TreeoptGroup(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             raise one_line(error) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            ctx.exit(UNREAD)
         except (KeyboardInterrupt, Exception) as error:
-            interrupted = _is_interruption(error)
-            if ctx.find_root().params.get("debug") and not interrupted:
+            interruption = _made_from(error, KeyboardInterrupt)
+            if ctx.find_root().params.get("debug") and interruption is None:
                 raise
-            command = self.commands.get(ctx.invoked_subcommand or "")
-            said = "interrupted; run the same command again to go on" if interrupted else f"error: {explain(error, command)}"
-            click.echo(said, err=True)
-            ctx.exit(1)
+            meant = interruption is None or isinstance(error, TreeoptError)
+            say(f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED, err=True)
+            ctx.exit(1 if interruption is None else exit_code(interruption))
 
 
 class WrongUsage(click.UsageError):
@@ -62,7 +72,7 @@ class WrongUsage(click.UsageError):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error and the command that shows the help."""
         where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
-        click.echo(f"error: {_in_short(self.format_message())}{where}", file=file, err=file is None)
+        say(f"error: {_in_short(self.format_message())}{where}", err=True)
 
 
 def refuse_empty(ctx: click.Context, args: list[str]) -> None:
@@ -87,7 +97,10 @@ def explain(error: BaseException, command: click.Command | None = None) -> str:
 
 
 def _explain(error: BaseException) -> str:
-    if is_memory_full(error):
+    full = _made_from(error, MemoryError)
+    if full is not None and str(full).startswith("memory is full"):
+        return str(full)
+    if full is not None or is_memory_full(error):
         return "memory is full; use a smaller batch, tree, context or model"
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
@@ -104,16 +117,16 @@ def _in_short(message: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
-def _is_interruption(error: BaseException) -> bool:
-    """Return whether an exception is Ctrl-C, or was made from it by a library. An error of treeopt is none, whatever its cause."""
+def _made_from(error: BaseException, kind: type[E]) -> E | None:
+    """Return the exception of a kind (Ctrl-C, say) that an exception is, or was made from by a library or by treeopt, if there is one."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen and not isinstance(cause, TreeoptError):
-        if isinstance(cause, KeyboardInterrupt):
-            return True
+    while cause is not None and cause not in seen:
+        if isinstance(cause, kind):
+            return cause
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return False
+    return None
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:

@@ -1,6 +1,5 @@
 """The command `treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from treeopt.cli.output import emit
 from treeopt.cli.plan import probability_rows
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
+from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
 
 _MAX_NODES = 48
 
@@ -58,17 +58,14 @@ def _library() -> Shown:
     return results.library_summary(shipped(), folder()), tables.library
 
 
-def _read(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
+def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
+    file = PipeablePath(path)
     schema = _schema_of(file)
+    if schema is None and _is_vector(file):
+        _require_growmap(f"{file} is an acceptance vector", acceptance, max_nodes)
+        schema = "treeopt.acceptance"
     if schema is None or schema == "treeopt.growmap":
-        try:
-            return _growmap(file if schema is None else file.with_suffix(".pt"), acceptance, max_nodes)
-        except GrowMapError as error:
-            if schema is not None:
-                raise
-            shown = _vector(file, error)
-            _require_growmap(f"{file} is an acceptance vector", acceptance, max_nodes)
-            return shown
+        return _growmap(file if schema is None else PipeablePath(path.with_suffix(".pt")), acceptance, max_nodes)
     _require_growmap(f"{file} has the schema {schema!r:.60}", acceptance, max_nodes)
     from treeopt.cli import results, tables
 
@@ -92,13 +89,13 @@ def _read(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
         from treeopt.training.record import read_record
 
         record, outcome = read_record(file)
-        return results.training_summary(outcome, record, file.parent), tables.trained
+        return results.training_summary(outcome, record, path.parent), tables.trained
     raise ProfileError(
         f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt; pass one of these"
     )
 
 
-def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
+def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None) -> Shown:
     from treeopt.cli import results, tables
     from treespec.trees.growmap import read_growmap
 
@@ -114,26 +111,20 @@ def _growmap(file: Path, acceptance: Path | None, max_nodes: int | None) -> Show
     return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes or _MAX_NODES)
 
 
-def _vector(file: Path, error: GrowMapError) -> Shown:
-    """Read one of Sequoia's acceptance vectors from a .pt file that is no growmap. Raises `error` if it is none either."""
-    from treeopt.cli import results, tables
-    from treeopt.profiles.acceptance import read_acceptance
+def _is_vector(file: PipeablePath) -> bool:
+    """Return whether a .pt file holds one tensor, as acceptance vectors of Sequoia do. Raises GrowMapError for a file that is none."""
+    from treespec.files.pt import load_pt
+    from treespec.trees.growmap import MAX_FILE_BYTES
 
-    try:
-        return results.acceptance_summary(read_acceptance(file)), tables.acceptance
-    except ProfileError:
-        raise error from None
+    return type(load_pt(file, limit=MAX_FILE_BYTES, error=GrowMapError)).__name__ == "Tensor"
 
 
-def _schema_of(file: Path) -> str | None:
+def _schema_of(file: PipeablePath) -> str | None:
     """Return the schema that a JSON file states, or None for a .pt file. Raises ProfileError for JSON without a schema."""
-    if file.suffix.lower() != ".json":
+    data = read_bytes(file, limit=MAX_JSON_BYTES, error=ProfileError)
+    if data.startswith(b"PK") or (data.lstrip()[:1] not in (b"{", b"[") and Path(file).suffix.lower() != ".json"):
         return None
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as e:
-        raise ProfileError(f"{file} is no valid JSON ({e}); make it again, or pass a .pt file") from e
-    schema = content.get("schema") if isinstance(content, dict) else None
+    schema = None if data.lstrip()[:1] == b"[" else read_object(file, "JSON file", error=ProfileError).get("schema")
     if not isinstance(schema, str):
         raise ProfileError(f'{file} is JSON without a "schema"; inspect reads growmaps, profiles and reports of treeopt')
     return schema

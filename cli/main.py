@@ -2,6 +2,7 @@
 
 import os
 from copy import copy
+from typing import Any
 
 import click
 
@@ -13,6 +14,7 @@ from treeopt.cli.evaluate import evaluate
 from treeopt.cli.generate import generate
 from treeopt.cli.help import example
 from treeopt.cli.inspect import inspect
+from treeopt.cli.output import doors
 from treeopt.cli.potential import potential
 from treeopt.cli.profile import profile
 from treeopt.cli.train_draft import train_draft
@@ -28,8 +30,17 @@ _QUIET = {
 }
 
 
+class Treeopt(TreeoptGroup):
+    """The group of all commands. Whatever is printed while it runs passes the doors of `treeopt.cli.output`."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line."""
+        with doors():
+            return super().main(*args, **options)
+
+
 @click.group(
-    cls=TreeoptGroup,
+    cls=Treeopt,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog=example("treeopt demo --out treeopt-demo"),
 )

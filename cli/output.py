@@ -1,7 +1,14 @@
-"""Printing: results on stdout as tables or as one JSON object, notes and progress on stderr."""
+"""Printing: results on stdout as tables or as one JSON object, notes and progress on stderr.
 
+This is the only door to the terminal. Whatever goes through it, from files, names or libraries, leaves as plain text (`printable`).
+"""
+
+import errno
+import io
 import json
 import math
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.flags import with_flags
+from treespec.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,23 +32,153 @@ _LOG_SECONDS = 10.0
 """Shortest time between two lines of a stage's progress if stderr is no terminal."""
 
 
-def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
-    """Print a result: `data` as one JSON object, or as `render` draws it."""
-    if output_format == "json":
-        click.echo(json.dumps(_finite(data), allow_nan=False))
-        return
-    from rich.console import Console
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and newline
+    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # unseen, or turning the text around
+    "\ud800-\udfff"  # half a surrogate pair, as bytes of a file's name that are no text become
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+)
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 110
-    render(console, data)
+
+def printable(text: str) -> str:
+    r"""Return text in which everything that a terminal would obey, or not show, is written out.
+
+    >>> print(printable("a\x1b[2Jb\u202ec"))
+    a\x1b[2Jb\u202ec
+    """
+    return text if text.isascii() and text.isprintable() else _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe."""
+    if err:
+        click.echo(printable(text), err=True)
+        return
+    with _to_stdout():
+        click.echo(printable(text))
+
+
+def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
+    """Print a result: `data` as one JSON object, or as `render` draws it. Raises OutputError if stdout takes no more."""
+    if output_format == "json":
+        say(json.dumps(_finite(data), allow_nan=False).replace("\x7f", "\\u007f"))
+        return
+    with _to_stdout():
+        render(_screen(), data)
 
 
 def note(message: str) -> None:
     """Print a line for people on stderr, with flags in place of the names of parameters."""
     ctx = click.get_current_context(silent=True)
-    click.echo(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
+    say(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
+
+
+class Door(io.TextIOBase):
+    """A standard stream for everybody else's writes: warnings, logging, tracebacks and libraries' own progress pass it as plain text.
+
+    A carriage return at the beginning of a write stays on a terminal: bars begin with it. On stderr, what cannot be written is dropped, for
+    there is no place to say so, and the result does not depend on it.
+    """
+
+    def __init__(self, stream: Any, *, drops: bool) -> None:
+        self.stream = stream
+        self._drops = drops
+
+    def write(self, text: str) -> int:
+        """Write text as `printable` leaves it."""
+        bar = text.startswith("\r") and self.isatty()
+        self._do(lambda: self.stream.write("\r" + printable(text[1:]) if bar else printable(text)))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        self._do(self.stream.flush)
+
+    def isatty(self) -> bool:
+        """Return whether this is a terminal."""
+        return bool(self.stream.isatty())
+
+    def fileno(self) -> int:
+        """Return the number of the file."""
+        return int(self.stream.fileno())
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Return the name of the encoding."""
+        return str(self.stream.encoding)
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """Return what happens to characters that the encoding lacks."""
+        return getattr(self.stream, "errors", None)
+
+    def _do(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except OSError:
+            if not self._drops:
+                raise
+
+
+def open_doors() -> None:
+    """Put a `Door` before stdout and stderr, where there is none yet. Characters that a terminal's encoding lacks are written out."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Door):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, Door(stream, drops=name == "stderr"))
+
+
+@contextmanager
+def doors() -> Iterator[None]:
+    """Keep a `Door` before stdout and stderr during this block."""
+    before = sys.stdout, sys.stderr
+    open_doors()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _screen(*, stderr: bool = False) -> "Console":
+    """Return rich's console on stdout or stderr. Its own colours and bars pass; whatever it is given to show is plain text without markup."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    stream = sys.stderr if stderr else sys.stdout
+    screen = Screen(file=stream.stream if isinstance(stream, Door) else stream, markup=False, emoji=False)
+    if not stderr and not screen.is_terminal:
+        screen.width = 110
+    return screen
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Turn errors of stdout in this block into OutputError; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; free some space or redirect it elsewhere" if full else f"{e.strerror or e}; redirect it elsewhere"
+        raise OutputError(f"cannot write to standard output: {reason}") from e
 
 
 def note_doubt(agreed: float, positions: int, vocabulary: int, draft: str = "the draft") -> None:
@@ -90,12 +228,11 @@ class Progress:
     def __enter__(self) -> "Progress":
         """Start the bars where stderr is a terminal."""
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bars = Bars(*columns, console=Console(stderr=True), transient=True)
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Bars(*columns, console=_screen(stderr=True), transient=True)
             self._bars.start()
         return self
 
@@ -108,7 +245,7 @@ class Progress:
         """Report that `done` of `total` units of `what` are done."""
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total)
+                self._tasks[what] = self._bars.add_task(printable(what), total=total)
             self._bars.update(self._tasks[what], completed=done, total=total)
             return
         line, now = f"{what}: {done}/{total}", time.monotonic()

@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from treeopt.cli.shares import expected, share_cells, sums
 from treeopt.cli.verdicts import no_step, verdict
 from treespec.decoding.rules import RULES
 from treespec.errors import counted
+
+_MOST_ROWS, _MOST_COLUMNS = 256, 12
+"""Most rows and contexts that a table shows: there may be tens of thousands in a file."""
 
 
 def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None = None) -> None:
@@ -24,14 +27,15 @@ def acceptance(console: Console, data: Mapping[str, Any], *, ranks: int | None =
     for column in ("rank", "P(accepted)", "standard error", "cumulative"):
         table.add_column(column, justify="right")
     errors: Sequence[float] = data.get("standard_error") or ()
-    total, left_out = 0.0, False
+    total, left_out, most = 0.0, False, min(ranks or _MOST_ROWS, _MOST_ROWS)
     for rank, value in enumerate(data["rank_probability"]):
         total += value
         if value == 0 and rank > 0:
             left_out = True
-        elif rank < (ranks or rank + 1):
+        elif rank < most:
             table.add_row(str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}")
     console.print(table)
+    _more(console, 0 if ranks else len(data["rank_probability"]) - most, "rank")
     never = "; ranks that were never accepted are not shown" if left_out else ""
     _line(console, "cumulative: the chance that the drafted token of this rank, or one of an earlier rank, is accepted")
     _line(console, f"no rank accepted: {data['none_accepted']:.4f}{never}")
@@ -44,11 +48,13 @@ def latency(console: Console, data: Mapping[str, Any]) -> None:
         by_place = {(row[what], row["context"]): row["median_seconds"] for row in rows}
         table = _titled(console, f"{title}, median ms")
         table.add_column(what, justify="right")
-        for context in contexts:
+        for context in contexts[:_MOST_COLUMNS]:
             table.add_column(f"context {context}", justify="right")
-        for n in sorted({row[what] for row in rows}):
-            table.add_row(str(n), *(_ms(by_place.get((n, context))) for context in contexts))
+        for n in (sizes := sorted({row[what] for row in rows}))[:_MOST_ROWS]:
+            table.add_row(str(n), *(_ms(by_place.get((n, context))) for context in contexts[:_MOST_COLUMNS]))
         console.print(table)
+        for count, kind in ((len(sizes) - _MOST_ROWS, what), (len(contexts) - _MOST_COLUMNS, "context")):
+            _more(console, count, kind)
     _line(console, f"overhead per step: {_ms(data['overhead_seconds'])} ms")
 
 
@@ -162,38 +168,17 @@ def accepted_ranks(
     for column in ("depth", "visits", *(f"rank {rank}" for rank in range(shown)), *(["later"] if most > shown else []), "none"):
         table.add_column(column, justify="right")
     rows = [(str(row["depth"]), row["visits"], row["accepted"], row["offered"] if known else [row["visits"]] * most) for row in observed]
-    rows.append(("all", sum(row[1] for row in rows), _sums([row[2] for row in rows]), _sums([row[3] for row in rows])))
+    rows.append(("all", sum(row[1] for row in rows), sums([row[2] for row in rows]), sums([row[3] for row in rows])))
     promised: list[list[float]] = []
     if profiled and known:
-        promised = [_expected(row[3], profiled[min(depth, len(profiled) - 1)]) for depth, row in enumerate(rows[:-1])]
-        promised.append(_sums(promised))
+        promised = [expected(row[3], profiled[min(depth, len(profiled) - 1)]) for depth, row in enumerate(rows[:-1])]
+        promised.append(sums(promised))
     for place, (depth, visits, accepted, base) in enumerate(rows):
         last = place == len(rows) - 1
-        table.add_row(depth, f"{visits:,}", *_share_cells(accepted, base, shown, most), end_section=place == len(rows) - 2)
+        table.add_row(depth, f"{visits:,}", *share_cells(accepted, base, shown, most), end_section=place == len(rows) - 2)
         if promised and profiled and (last or len(profiled) > 1):
-            table.add_row("profiled", "", *_share_cells(promised[place], base, shown, most), end_section=place == len(rows) - 2)
+            table.add_row("profiled", "", *share_cells(promised[place], base, shown, most), end_section=place == len(rows) - 2)
     console.print(table)
-
-
-def _expected(offered: Sequence[int], chances: Sequence[float]) -> list[float]:
-    """Return how often each rank should be accepted among so many nodes with a child of that rank."""
-    return [count * (chances[rank] if rank < len(chances) else 0.0) for rank, count in enumerate(offered)]
-
-
-def _sums(rows: Sequence[Sequence[float]]) -> list[float]:
-    """Return the sum for each rank over rows that may stop early."""
-    return [sum(row[rank] for row in rows if rank < len(row)) for rank in range(max(map(len, rows), default=0))]
-
-
-def _share_cells(counts: Sequence[float], base: Sequence[float], shown: int, most: int) -> list[str]:
-    """Return the shares of the first ranks, of all later ones together if there are any, and of none; `-` where there is nothing to share."""
-    counts = [*counts, *[0] * (most - len(counts))]
-    base = [*base, *[0] * (most - len(base))]
-    pairs = [*zip(counts[:shown], base[:shown], strict=True)]
-    first = base[0] if base else 0
-    pairs += [(sum(counts[shown:]), first)] if most > shown else []
-    pairs += [(first - sum(counts), first)]
-    return [f"{count / of:.4f}" if of else "-" for count, of in pairs]
 
 
 def _breakdown(console: Console, parts: Mapping[str, float], steps: int) -> None:
@@ -245,7 +230,7 @@ def growmap(console: Console, data: Mapping[str, Any], *, max_nodes: int = 48) -
     _add_promise(figures, {**metadata, "expected_tokens_per_step": data.get("expected_tokens_per_step")})
     for key, value in metadata.items():
         if isinstance(value, str | int | float) and key not in ("size", "depth", *_PROMISE):
-            figures.add_row(escape(key.replace("_", " ")), f"{value:.6g}" if isinstance(value, float) else escape(str(value)))
+            figures.add_row(key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
     console.print(figures)
     chances: Sequence[float] = data.get("path_probability") or ()
     paths = [tuple(path) for path in data["paths"]]
@@ -270,7 +255,7 @@ def library(console: Console, data: Mapping[str, Any]) -> None:
     for row in data["growmaps"]:
         figures = (f"{row['expected_tokens_per_step']:.4f}", _ms(row["predicted_seconds_per_step"]), f"{row['temperature']:g}")
         shown = (row["name"], str(row["size"]), str(row["depth"]), *figures, row["drafting"], row["source"].rpartition(", ")[2])
-        table.add_row(*map(escape, shown))
+        table.add_row(*shown)
     console.print(table)
     _line(console, "expected tokens and predicted ms per step; a name stands for its file: evaluate --growmap NAME, inspect NAME")
     for source in sorted({row[key] for row in data["growmaps"] for key in ("source", "latency_source") if row[key]}):
@@ -287,7 +272,7 @@ def potential(console: Console, data: Mapping[str, Any]) -> None:
     for place, draft in enumerate(data["drafts"]):
         kl, above, reverse = draft["kl"], draft["kl_above_best"], draft["reverse_kl"]
         table.add_row(
-            escape(draft["draft"]),
+            draft["draft"],
             _number(kl["mean"], 4, kl["interval_95"]),
             _number(above["mean"], 4, above["interval_95"]) if place else "-",
             _number(None if reverse is None else reverse["mean"], 4),
@@ -303,7 +288,7 @@ def potential(console: Console, data: Mapping[str, Any]) -> None:
         for child, chain in draft["implied"].items():
             points = (_number(point["tokens_per_step"], 3) for point in chain["tokens_per_step"])
             chance = f"{chain['temperature']:g}", _number(chain["acceptance"], 4)
-            table.add_row(escape(draft["draft"]), child.removesuffix("_child"), *chance, *points)
+            table.add_row(draft["draft"], child.removesuffix("_child"), *chance, *points)
     console.print(table)
 
 
@@ -312,8 +297,14 @@ def pairs(console: Console, data: Mapping[str, Any]) -> None:
     table = _figures(console, "")
     for key, value in data.items():
         shown = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else value
-        table.add_row(key.replace("_", " "), "-" if shown in (None, "") else escape(str(shown)))
+        table.add_row(key.replace("_", " "), "-" if shown in (None, "") else str(shown))
     console.print(table)
+
+
+def _more(console: Console, count: int, what: str) -> None:
+    """Say how many things a table does not show, if there are any."""
+    if count > 0:
+        _line(console, f"{counted(count, f'more {what} is', f'more {what}s are')} not shown; --format json has all")
 
 
 def _titled(console: Console, title: str, *, show_header: bool = True) -> Table:

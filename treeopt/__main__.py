@@ -1,6 +1,6 @@
 """Run `python -m treeopt` as the command `treeopt`."""
 
-from treeopt.cli.main import main
+from treeopt.cli.process import run
 
 if __name__ == "__main__":
-    main(prog_name="treeopt")
+    run()

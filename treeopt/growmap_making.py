@@ -1,7 +1,7 @@
 """Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from treeopt.profiles.latency import read_latency
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
 from treespec.files.reading import PipeablePath
-from treespec.trees.growmap import GrowMap, refuse_size
+from treespec.trees.growmap import MAX_GROWMAP_SIZE, GrowMap, refuse_size
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,22 @@ def generate(
     chances, seconds = PipeablePath(acceptance), None if latency is None else PipeablePath(latency)
     profile = read_acceptance(chances)
     times = None if seconds is None else read_latency(seconds)
+    limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
     made_from: dict[str, Any] = {"acceptance_sha256": chances.sha256}
     if seconds is not None and times is not None:
         made_from |= {"latency_sha256": seconds.sha256, "context": times.at_context(context).context}
     timed_on = None if times is None else times.provenance or {}
     return Generated(_growmap(result, profile, smoothing, made_from, timed_on), result)
+
+
+def _within_growmaps(limits: Limits, profile: AcceptanceProfile, largest: int | None) -> Limits:
+    """Return limits without what no growmap may have, where the profiles reach beyond it: more nodes, or more children of one."""
+    if largest is not None and largest > MAX_GROWMAP_SIZE and limits.size is None and limits.max_size is None:
+        limits = replace(limits, max_size=MAX_GROWMAP_SIZE)
+    if len(profile.rank_probability) > MAX_GROWMAP_SIZE and limits.max_branch is None:
+        limits = replace(limits, max_branch=MAX_GROWMAP_SIZE)
+    return limits
 
 
 def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:

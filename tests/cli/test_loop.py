@@ -281,7 +281,7 @@ def test_interrupted_work_goes_on_where_it_stopped(
         "json",
     ]
     stopped = run(*command)
-    assert (stopped.code, stopped.out) == (1, "")
+    assert (stopped.code, stopped.out) == (130, "")
     assert "interrupted; run the same command again to go on" in stopped.err
     assert [p.name for p in tmp_path.iterdir()] == ["acceptance.json.journal"]
     resumed = run(*command)

@@ -86,7 +86,7 @@ def test_debug_lets_the_exception_through_from_anywhere(failing: Any, arguments:
 def test_control_c_says_how_to_go_on(run: Any, failing: Any) -> None:
     failing(KeyboardInterrupt())
     outcome = run("env")
-    assert (outcome.code, outcome.out, outcome.err) == (1, "", "interrupted; run the same command again to go on\n")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted; run the same command again to go on\n")
 
 
 def test_control_c_is_known_again_in_what_libraries_make_of_it(run: Any, failing: Any) -> None:

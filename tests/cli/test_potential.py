@@ -66,7 +66,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     monkeypatch.setattr(module, "_measure", interrupted)
     again = [*command, "--draft", pair[1], "--batch-size", 1, "--format", "json", "-o", "p.json"]
     stopped = run(*again)
-    assert (stopped.code, stopped.out) == (1, "")
+    assert (stopped.code, stopped.out) == (130, "")
     assert [p.name for p in tmp_path.iterdir()] == ["p.json.journal"]
     resumed = run(*again)
     assert resumed.code == 0, resumed.err

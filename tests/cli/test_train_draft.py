@@ -82,7 +82,7 @@ def test_control_c_says_how_to_go_on(run: Any, pair: Pair, rows: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(drafting_models, "target_texts", stop)
         outcome = run(*start(pair, rows), "--draft", pair[1])
-    assert (outcome.code, outcome.out) == (1, "")
+    assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == "error: interrupted; run the same with --resume to go on with what is finished\n"
     assert run(*start(pair, rows), "--draft", pair[1], "--resume").code == 0
 

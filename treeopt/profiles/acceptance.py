@@ -10,9 +10,11 @@ from treeopt.profiles.acceptance_vector import read_vector
 from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
+from treespec.files.kinds import schema_of
 from treespec.files.provenance import provenance_fields
-from treespec.files.reading import StrPath, read_json
+from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, StrPath, read_bytes, read_json
 from treespec.files.writing import write_json
+from treespec.trees.limits import MAX_SIZE
 
 ACCEPTANCE_SCHEMA = "treeopt.acceptance"
 VERSION = 1
@@ -68,6 +70,8 @@ class AcceptanceProfile:
                 raise ProfileError(f"{name} is {heat}, but it must be 0 (greedy) or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ProfileError(f"top_p is {self.top_p}, but it must lie in (0, 1]")
+        if ranks > MAX_SIZE:
+            raise ProfileError(f"rank_probability has {ranks:,} ranks, but a tree has at most {MAX_SIZE:,} nodes; keep the first ranks")
         _check_row("rank_probability", self.rank_probability)
         _check_row("none_accepted", (self.none_accepted,))
         total = math.fsum((*self.rank_probability, self.none_accepted))
@@ -132,7 +136,10 @@ class AcceptanceProfile:
 
 def read_acceptance(path: StrPath) -> AcceptanceProfile:
     """Read a `treeopt.acceptance` file, or a Sequoia acceptance vector (`.pt`). Raises ProfileError."""
-    if os.fspath(path).lower().endswith((".pt", ".pth")):
+    path = path if isinstance(path, PipeablePath) else PipeablePath(path)  # it is read once
+    content = read_bytes(path, limit=MAX_JSON_BYTES, error=ProfileError)
+    if content.startswith(b"PK") or os.fspath(path).lower().endswith((".pt", ".pth")):
+        _refuse_json(path, content)
         return _read_vector(path)
     data = Fields(path, read_json(path, schema=ACCEPTANCE_SCHEMA, version=VERSION, error=ProfileError))
     return data.build(
@@ -155,6 +162,12 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             provenance=data.optional("provenance", provenance_fields),
         )
     )
+
+
+def _refuse_json(path: StrPath, content: bytes) -> None:
+    """Raise ProfileError for a profile of treeopt under the name of a vector."""
+    if schema_of(content) == ACCEPTANCE_SCHEMA:
+        raise ProfileError(f"{path} is an acceptance profile in JSON, but its name is that of a .pt file; rename it to .json")
 
 
 def _read_vector(path: StrPath) -> AcceptanceProfile:

@@ -12,6 +12,7 @@ from treespec.files.fields import MOST_SECONDS, Fields, count, listed, mapping, 
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
+from treespec.trees.limits import MAX_SIZE
 
 LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
@@ -112,6 +113,8 @@ def read_latency(path: StrPath) -> LatencyProfile:
 def _check_samples(name: str, unit: str, samples: Sequence[LatencySample]) -> None:
     if not samples:
         raise ProfileError(f"{name} holds no measurement; at least one {unit} is needed")
+    if len(samples) > MAX_SIZE:
+        raise ProfileError(f"{name} holds {len(samples):,} measurements, but at most {MAX_SIZE:,} are read; keep those of fewer sizes")
     seen: set[tuple[int, int]] = set()
     for sample in samples:
         nodes, context = sample.nodes, sample.context

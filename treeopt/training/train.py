@@ -174,7 +174,8 @@ def _fit(
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     steps, most = trainer.state.global_step, trainer.state.max_steps
     if steps < most:
-        raise TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with `resume` to go on")
+        stopped = TrainingError(f"interrupted after step {steps} of {most}, which is saved; run the same with `resume` to go on")
+        raise stopped from KeyboardInterrupt(watch.signal)
     return [entry for entry in trainer.state.log_history if "train_loss" not in entry]  # a mean over the steps of this call alone
 
 

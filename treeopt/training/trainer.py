@@ -4,6 +4,7 @@ import math
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,22 +152,29 @@ class Watch(TrainerCallback):
     def __init__(self, eval_steps: int | None, progress: Progress, notice: Notice) -> None:
         self.eval_steps, self.progress, self.notice = eval_steps, progress, notice
         self.interrupted = False
+        self.signal: int = signal.SIGINT
         self.trainer: DraftTrainer | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM in this block ask for a stop; a second one of its kind acts as it did before.
+        """Let the first SIGINT or SIGTERM in this block ask for a stop; a later one of its kind acts as it did before.
 
-        Signals reach a process's main thread only: in another thread nothing is changed.
+        One that comes within a second is taken for the same.         Signals reach a process's main thread only: in another thread nothing is changed.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+        first: list[float] = []
+
         def ask(number: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-            signal.signal(number, before[signal.Signals(number)])
+            if first and time.monotonic() - first[0] > 1:
+                signal.signal(number, before[signal.Signals(number)])
+                signal.raise_signal(number)
+            elif not first:
+                first.append(time.monotonic())
+                self.interrupted, self.signal = True, number
 
         for number in before:
             signal.signal(number, ask)

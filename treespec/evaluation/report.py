@@ -26,7 +26,7 @@ from treespec.files.fields import (
     text,
 )
 from treespec.files.provenance import provenance_fields
-from treespec.files.reading import read_json
+from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
 from treespec.trees.tree import SpeculationTree
 
@@ -214,7 +214,7 @@ class EvaluationReport:
         write_json(path, self.to_json())
 
 
-def read_report(path: Path) -> EvaluationReport:
+def read_report(path: StrPath) -> EvaluationReport:
     """Read a report and compute its derived figures again. Raises ProfileError for a file that no run can have written."""
     data = Fields(path, read_json(path, schema=SCHEMA, version=VERSION, error=ProfileError))
     profiled = data.optional("profiled_acceptance", chances)

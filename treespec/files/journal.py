@@ -4,12 +4,14 @@ import contextlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
+from treespec.errors import OutputError, counted
 from treespec.files.locks import alone, lock_of
 from treespec.files.reading import StrPath
 from treespec.files.writing import refuse, write_all
@@ -27,8 +29,10 @@ class Journal:
     - Other work: a journal with another fingerprint is renamed to `NAME.old`, or to `NAME.old-2` and so on, with a warning, and
       `restarted` is True.
     - Torn last line: it is dropped.
-    - Damaged line: it is dropped with all that follow, with a warning. A line counts as damaged too if `read`, which gets a key and its
-      value and returns what `get` does, raises LookupError, TypeError or ValueError.
+    - Damaged line: it is passed over, with a warning, and its piece is done again. Each line has a checksum (but not in journals of the
+      first version, which are read too). A line counts as damaged too if `read`, which gets a key and its value and returns what `get`
+      does, raises LookupError, TypeError or ValueError.
+    - Something else of that name, such as a link, a pipe or a folder: OutputError.
     - One writer: a second run that opens the journal gets an OutputError.
 
     With `path` None nothing is kept. Memory holds the places of the pieces, not the pieces.
@@ -43,9 +47,11 @@ class Journal:
         self._file: BinaryIO | None = None
         self._held = contextlib.ExitStack()
         self._end = 0
-        self._header = {"schema": "treeopt.journal", "version": 1, "fingerprint": fingerprint}
+        self._header = {"schema": "treeopt.journal", "version": 2, "fingerprint": fingerprint}
         if self.path is None:
             return
+        if os.path.lexists(self.path) and (self.path.is_symlink() or not self.path.is_file()):
+            raise OutputError(f"{self.path} is no regular file, and a file of that name keeps unfinished work; remove it")
         with contextlib.ExitStack() as held:
             held.enter_context(alone(lock_of(self.path), self.path))
             try:
@@ -128,23 +134,28 @@ class Journal:
         """
         if not path.exists():
             return
+        damaged = 0
         with path.open("rb") as file:
-            for number, line in enumerate(file):
-                whole = line.endswith(b"\n")  # else it is torn
-                record = _record(line) if whole else None
-                if number == 0 and (record or {}).get("fingerprint") != fingerprint:
-                    self.restarted = True
+            header = next(file, b"")
+            record = _record(header, checked=False)
+            self.restarted = bool(header) and (record or {}).get("fingerprint") != fingerprint
+            checked = (record or {}).get("version") != 1
+            self._end = len(header) if header.endswith(b"\n") and not self.restarted else 0
+            for line in file if self._end else ():
+                record = _record(line, checked=checked)
+                if not line.endswith(b"\n"):  # it is torn
                     break
-                if record is None or (number and not self._is_entry(record)):
-                    if whole:
-                        _log.warning("%s is damaged after %d bytes; what follows is done again", path, self._end)
-                    return
-                if number:
+                if record is None or not self._is_entry(record):
+                    damaged += 1
+                else:
                     self._places[record["key"]] = (self._end, len(line))
                 self._end += len(line)
+        if damaged:
+            _log.warning(f"{path} has {counted(damaged, 'damaged line')}, whose work is done again")
         if self.restarted:
             aside = _free(path.with_name(path.name + ".old"))
-            _log.warning("%s belongs to other work or other options; it is now %s, and the work starts anew", path, aside.name)
+            why = "is damaged in its first line" if record is None else "belongs to other work or other options"
+            _log.warning("%s %s; it is now %s, and the work starts anew", path, why, aside.name)
             os.replace(path, aside)
 
     def _is_entry(self, record: Mapping[str, Any]) -> bool:
@@ -188,10 +199,20 @@ def _free(path: Path) -> Path:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, allow_nan=False).encode() + b"\n"
+    """Return a line of JSON whose first value is the checksum of the rest."""
+    rest = json.dumps(record, allow_nan=False).encode()[1:] + b"\n"
+    return _sum(rest) + rest
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _sum(rest: bytes) -> bytes:
+    return b'{"crc32": "%08x", ' % zlib.crc32(rest)
+
+
+def _record(line: bytes, *, checked: bool) -> dict[str, Any] | None:
+    """Return the object of a line, or None if there is none. With `checked`, it must have a checksum; one that it has must be right."""
+    rest = line[len(_sum(b"")) :]
+    if (checked or line.startswith(b'{"crc32"')) and line != _sum(rest) + rest:
+        return None
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -8,10 +8,14 @@ from collections.abc import Set
 from typing import Any
 
 from treespec.errors import TreeoptError, reason_of
+from treespec.files.kinds import other_kind
 from treespec.files.reading import StrPath, read_bytes
 
 _PLAIN_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tensor(_v2)?|torch (\w+Storage)")
 _OPCODES_THAT_BUILD = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4"}
+_MOST_ITEMS = 1_500_000
+"""Most operations of a pickle, and most items of what it holds if lists that are used twice are counted twice."""
+_MOST_MEMBERS = 20_000
 
 
 def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
@@ -21,13 +25,22 @@ def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
     torch then loads it with `weights_only=True`: nothing in a file is ever run. Raises `error` for anything else.
     """
     data = read_bytes(path, limit=limit, error=error)
+    found = other_kind(path, data, "a .pt file of torch.save", "pass one", json=True)
+    if found is not None and not data.startswith(b"PK"):
+        raise error(found)
     refuse_code(path, _pickle_of(path, data, limit, error), error)
     import torch
 
     try:
-        return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except MemoryError:
+        raise
     except Exception as e:  # torch raises a dozen kinds of exception for damaged archives
-        raise error(f"{path} is damaged: torch cannot load it ({reason_of(e)}); copy or make it again") from e
+        said = re.search(r"WeightsUnpickler error: ([^\n]*)", str(e))  # around it stands advice to load the file unsafely
+        reason = said.group(1).strip() if said else reason_of(e)
+        raise error(f"{path} is damaged: torch cannot load it ({reason}); copy or make it again") from e
+    _refuse_vast(path, content, error)
+    return content
 
 
 def dump_pt(value: Any) -> bytes:
@@ -41,13 +54,15 @@ def dump_pt(value: Any) -> bytes:
 
 def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]) -> bytes:
     """Return the one pickle in the archive, after a check that the archive is no larger unpacked than `limit`."""
+    if data.count(b"PK\x01\x02") > _MOST_MEMBERS:
+        raise error(f"{path} is an archive of more than {_MOST_MEMBERS} members, which torch.save never writes; refused: make it again")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > limit:
                 raise error(f"{path} would unpack to more than it holds, which torch.save never writes; refused: make it again")
             return archive.read(pickle_member(path, archive, error))
-    except TreeoptError:
+    except (TreeoptError, MemoryError):
         raise
     except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
         raise error(
@@ -73,7 +88,9 @@ def refuse_code(
     `allowed`: the names that it may have. `building`: the opcodes that it may have although they build objects.
     """
     try:
-        for opcode, argument, _ in pickletools.genops(pickle):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
+            if count > _MOST_ITEMS:
+                raise error(f"{path} holds more than {_MOST_ITEMS:,} items; refused: save less in one file")
             if opcode.name == "GLOBAL" and allowed.fullmatch(str(argument)):
                 continue
             if opcode.name == "GLOBAL":
@@ -86,3 +103,48 @@ def refuse_code(
                 )
     except (ValueError, IndexError) as e:
         raise error(f"{path} is damaged: its pickle ends or breaks off ({reason_of(e)}); copy or make it again") from e
+
+
+def _refuse_vast(path: StrPath, content: Any, error: type[TreeoptError]) -> None:
+    """Raise `error` for content that is small on the disk, but vast for those who walk through it.
+
+    Such are containers that share others again and again or hold themselves, and tensors that repeat one stored number.
+    """
+    items: dict[int, int] = {}  # by the identity of a container: all items in it, shared ones as often as they are met
+    around: set[int] = set()
+    todo = [(content, False)]
+    while todo:
+        value, is_done = todo.pop()
+        if not is_done and id(value) in items:
+            continue
+        inside = _items(value)
+        if is_done:
+            around.discard(id(value))
+            items[id(value)] = len(inside) + sum(items.get(id(item), 0) for item in inside)
+            if items[id(value)] > _MOST_ITEMS:
+                raise error(f"{path} holds lists that are used again and again, as more than {_MOST_ITEMS:,} items; refused: save less")
+        elif id(value) in around:
+            raise error(f"{path} holds a list that is in itself; refused: make it again")
+        else:
+            different = {id(item): item for item in inside}.values()
+            for item in different or [value]:
+                _refuse_item(path, item, error)
+            around.add(id(value))
+            todo.append((value, True))
+            todo += [(item, False) for item in different if isinstance(item, dict | list | tuple)]
+
+
+def _refuse_item(path: StrPath, item: Any, error: type[TreeoptError]) -> None:
+    if type(item).__name__ == "Tensor" and item.numel() * item.element_size() > item.untyped_storage().nbytes():
+        raise error(
+            f"{path} holds a tensor of the shape {list(item.shape)} that stores fewer numbers than that; save what its .contiguous() returns"
+        )
+    if isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
+        raise error(f"{path} holds a whole number of {item.bit_length()} bits, but 63 are the limit; make it again")
+
+
+def _items(value: Any) -> list[Any]:
+    """Return what is directly in a list, a tuple or a dict."""
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return list(value) if isinstance(value, list | tuple) else []

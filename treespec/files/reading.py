@@ -5,13 +5,15 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from treespec.errors import OutputError, TreeoptError
+from treespec.files.kinds import NOUNS, other_kind
 
 MAX_JSON_BYTES = 256 << 20
-"""Largest JSON file that is read; larger ones are refused before they are parsed."""
-
+"""Largest JSON file that is read; larger ones are refused before they are read."""
+_MAX_JSON_MEMORY = 256 << 20
+"""Most bytes that the values of a JSON file may take in memory, by a count of its brackets and commas before it is parsed."""
 
 StrPath = str | os.PathLike[str]
 
@@ -30,6 +32,8 @@ class PipeablePath(os.PathLike[str]):
     def __init__(self, path: StrPath) -> None:
         self._path = os.fspath(path)
         self.content: bytes | None = None
+        self.json: Any = None
+        """What `read_object` made of the content."""
 
     def __fspath__(self) -> str:
         """Return the path."""
@@ -52,14 +56,15 @@ def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes
         return path.content
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            too_large = os.fstat(file.fileno()).st_size > limit
+            data = b"" if too_large else file.read(limit + 1)
     except FileNotFoundError as e:
         raise error(f"there is no file {path}; check the path") from e
     except IsADirectoryError as e:
         raise error(f"{path} is a folder; name a file") from e
     except (OSError, ValueError) as e:
         raise error(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
-    if len(data) > limit:
+    if too_large or len(data) > limit:
         raise error(f"{path} is larger than the limit of {limit} bytes; it is not the kind of file that belongs here")
     return data
 
@@ -69,17 +74,12 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
 
     Raises `error` if the file is missing, too large, no JSON, of another schema or of another version.
     """
-    data = read_bytes(path, limit=limit, error=error)
-    try:
-        content = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError as e:
-        raise error(f"{path} is not a {schema} file: its JSON is nested too deeply") from e
-    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise error(f"{path} is not a {schema} file: no valid JSON ({e})") from e
-    if not isinstance(content, dict):
-        raise error(f"{path} is not a {schema} file: it holds a JSON {type(content).__name__}, not an object")
+    content = read_object(path, f"{schema} file", error=error, limit=limit, needed=schema)
     found = content.get("schema")
     if found != schema:
+        nouns = NOUNS.get(schema), NOUNS.get(found) if isinstance(found, str) else None
+        if all(nouns):
+            raise error(f"{path} is {nouns[1]}, but {nouns[0]} is needed; {_remedy(str(found), schema)}")
         raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a file with that schema")
     found = content.get("version")
     if type(found) is not int or found != version:
@@ -87,13 +87,51 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
     return content
 
 
+def read_object(path: StrPath, what: str, *, error: type[TreeoptError], limit: int = MAX_JSON_BYTES, needed: str = "") -> dict[str, Any]:
+    """Return the JSON object in a file, whose numbers must be finite. Raises `error` that calls the file no `what` of the schema `needed`.
+
+    It is parsed only if its values fit into memory. The object of a `PipeablePath` is kept there, and not read twice.
+    """
+    if isinstance(path, PipeablePath) and path.json is not None:
+        return cast(dict[str, Any], path.json)
+    data = read_bytes(path, limit=limit, error=error)
+    memory = 200 * data.count(b"{") + 72 * data.count(b"[") + 40 * data.count(b",")
+    if memory > _MAX_JSON_MEMORY:
+        raise error(f"{path} is not a {what}: its values would take {memory >> 20} MiB, and {_MAX_JSON_MEMORY >> 20} MiB is the limit")
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as e:
+        raise error(f"{path} is not a {what}: its JSON is nested too deeply") from e
+    except ValueError as e:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise error(
+            other_kind(path, data, NOUNS.get(needed, f"a {what}"), _remedy("", needed))
+            or f"{path} is not a {what}: no valid JSON ({e}); copy or make it again"
+        ) from e
+    if not isinstance(content, dict):
+        raise error(f"{path} is not a {what}: it holds a JSON {type(content).__name__}, not an object")
+    if isinstance(path, PipeablePath):
+        path.json = content
+    return content
+
+
+_REMEDIES = {
+    ("treeopt.growmap", "treeopt.acceptance"): "pass the profile from which it was grown",
+    ("treeopt.latency", "treeopt.acceptance"): "pass it as `latency`, and an acceptance profile here",
+    ("treeopt.acceptance", "treeopt.latency"): "pass it as `acceptance`, and a latency profile here",
+}
+
+
+def _remedy(found: str, needed: str) -> str:
+    wrote = {"treeopt.acceptance": "`treeopt profile acceptance`", "treeopt.latency": "`treeopt profile latency`"}.get(needed)
+    return _REMEDIES.get((found, needed)) or (f"{wrote} writes one" if wrote else "pass one")
+
+
 def is_json_of(path: StrPath, schema: str) -> bool:
     """Return whether a file holds a JSON object of this schema, of any version."""
     try:
-        content = json.loads(read_bytes(path, limit=MAX_JSON_BYTES, error=OutputError))
-    except (OutputError, ValueError, RecursionError):
+        return read_object(path, "JSON file", error=OutputError).get("schema") == schema
+    except OutputError:
         return False
-    return isinstance(content, dict) and content.get("schema") == schema
 
 
 def _short(value: Any) -> str:

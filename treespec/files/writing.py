@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import glob
+import hashlib
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +29,9 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
     errno.ELOOP: "its symbolic links lead in a circle; remove them, or choose another path",
 }
+
+_LONGEST_NAME = 150
+"""Largest number of bytes of a file's name that its temporary file's name has in it; the names of longer ones are hashed."""
 
 
 def write_bytes(path: StrPath, data: bytes | Iterable[bytes]) -> None:
@@ -54,35 +60,33 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
     """
     staged: list[tuple[str, str]] = []
     path: StrPath = ""
-    try:
-        for path, content in files:
-            pieces = [content] if isinstance(content, bytes) else content
-            if _is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
-                with open(path, "wb", buffering=0) as device:
-                    for piece in pieces:
-                        write_all(device.fileno(), piece)
-                continue
-            target = os.path.realpath(path)
-            _refuse_unwritable(target)
-            temporary = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
-            staged.append((temporary, target))
-            with open(temporary, "xb", buffering=0) as file:
+    with contextlib.ExitStack() as temporaries:
+        try:
+            for path, content in files:
+                pieces = [content] if isinstance(content, bytes) else content
+                if _is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
+                    with open(path, "wb", buffering=0) as device:
+                        for piece in pieces:
+                            write_all(device.fileno(), piece)
+                    continue
+                target = os.path.realpath(path)
+                _refuse_unwritable(target)
+                file = temporaries.enter_context(temporary(target))
+                staged.append((file.name, target))
                 for piece in pieces:
                     write_all(file.fileno(), piece)
                 os.fsync(file.fileno())
-        for _, target in staged[1:]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(target)
-        for temporary, target in staged:
-            path = target
-            os.replace(temporary, target)
-            _sync_folder(os.path.dirname(target))
-    except OSError as e:
-        refuse(path, e)
-    finally:
-        for temporary, _ in staged:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                if os.name == "nt":  # it renames no open file
+                    file.close()
+            for _, target in staged[1:]:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(target)
+            for staging, target in staged:
+                path = target
+                os.replace(staging, target)
+                _sync_folder(os.path.dirname(target))
+        except OSError as e:
+            refuse(path, e)
 
 
 def check_writable(path: StrPath, schema: str | None = None) -> None:
@@ -94,15 +98,62 @@ def check_writable(path: StrPath, schema: str | None = None) -> None:
         _refuse_unwritable(path)
         if _is_special(path):
             return
-        target = os.path.realpath(path)
-        probe = os.path.join(os.path.dirname(target), f".treeopt-{secrets.token_hex(8)}.tmp")
-        with open(probe, "xb"):
+        with temporary(os.path.realpath(path)):
             pass
-        os.unlink(probe)
     except OSError as e:
         refuse(path, e)
     if schema is not None and has_content(path) and not is_json_of(path, schema):
         refuse_to_replace(path, f"{schema} file")
+
+
+@contextlib.contextmanager
+def temporary(target: str) -> Iterator[FileIO]:
+    """Give a new file beside `target` that has its name in its own. It is removed at the end of the block, unless it was renamed.
+
+    Those that killed runs left behind for this target are removed first. A lock, which ends with the process, tells them from one in use; the
+    other names are left alone. Raises OSError.
+    """
+    folder, name = os.path.split(target)
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    for left in glob.glob(os.path.join(glob.escape(folder), f".treeopt-{glob.escape(name)}.{'?' * 16}.tmp")):
+        _sweep(left)
+    file = _new(os.path.join(folder, f".treeopt-{name}."))
+    try:
+        with file:
+            yield file
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+
+
+def _new(beginning: str) -> FileIO:
+    """Return a new file whose name begins like this, locked where the file system has locks."""
+    while True:
+        file = open(f"{beginning}{secrets.token_hex(8)}.tmp", "xb", buffering=0)  # noqa: SIM115 - `temporary` closes it
+        if not _lock(file, wait=True) or os.path.exists(file.name):  # else another run took it for one that was left, before it was locked
+            return file
+        file.close()
+
+
+def _sweep(path: str) -> None:
+    """Remove a temporary file that no run has open. What cannot be opened, locked or removed stays."""
+    with contextlib.suppress(OSError), open(path, "rb+", buffering=0) as file:
+        if _lock(file, wait=False):
+            os.unlink(path)
+
+
+def _lock(file: FileIO, *, wait: bool) -> bool:
+    """Lock a file until it is closed. Return False where another run has it, or where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def has_content(path: StrPath) -> bool:

@@ -5,18 +5,23 @@ The `.pt` is Sequoia's own format (arXiv 2402.12374), so files go both ways. A `
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treespec.errors import GrowMapError, TreeError, counted
 from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text
+from treespec.files.kinds import NOUNS, schema_of
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
-from treespec.files.reading import StrPath, is_json_of, read_bytes, read_json
+from treespec.files.reading import PipeablePath, StrPath, is_json_of, read_bytes, read_json, read_object
 from treespec.files.writing import check_writable, has_content, json_text, refuse_to_replace, write_together
 from treespec.trees.tree import SpeculationTree
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = "treeopt.growmap"
 VERSION = 1
@@ -95,10 +100,12 @@ def read_growmap(path: StrPath) -> GrowMap:
     Nothing in the file is run or believed: the tree is rebuilt from `Successors`, and every other field must say the
     same. A sidecar, if there is one, must belong to this very file. Raises GrowMapError.
     """
+    path = path if isinstance(path, PipeablePath) else PipeablePath(path)  # it is read once
+    _refuse_other_kind(path)
     content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError)
     tree = _checked_tree(path, content)
-    sidecar = sidecar_path(path)
-    if sidecar.exists() and sidecar != Path(path) and _is_sidecar(sidecar):
+    sidecar = PipeablePath(sidecar_path(path))
+    if os.path.exists(sidecar) and Path(sidecar) != Path(path) and _is_sidecar(sidecar):
         return _with_sidecar(path, sidecar, tree)
     return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", _metadata, {}))
 
@@ -152,12 +159,13 @@ def _derived(tree: SpeculationTree) -> dict[str, list[list[int]]]:
 def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
     """Return the tree of a loaded file, after every claim in it was compared with `Successors`."""
     if not isinstance(content, dict):
-        raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(_KEYS)}")
+        vector = "; `treeopt grow` makes one of an acceptance vector" if type(content).__name__ == "Tensor" else ""
+        raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(_KEYS)}{vector}")
     if missing := [key for key in _KEYS if key not in content]:
         raise GrowMapError(f"{path} is no growmap: it lacks {', '.join(missing)}")
-    size = content["size"]
+    size = _exact(content["size"])
     if type(size) is not int or size < 1:
-        raise GrowMapError(f"{path}: size is {size!r:.60}, but it must be a whole number from 1 on")
+        raise GrowMapError(f"{path}: size is {content['size']!r:.60}, but it must be a whole number from 1 on")
     refuse_size(size, str(path))
     successors = _lists(path, "Successors", content["Successors"])
     if len(successors) != size:
@@ -191,9 +199,26 @@ def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
 
 
 def _lists(path: StrPath, key: str, value: Any) -> list[list[int]]:
-    if not isinstance(value, list) or not all(isinstance(row, list) and all(type(item) is int for item in row) for row in value):
+    found = _exact(value)
+    if not isinstance(found, list) or not all(isinstance(row, list) and all(type(item) is int for item in row) for row in found):
         raise GrowMapError(f"{path}: {key} must be a list of lists of whole numbers")
-    return value
+    return found
+
+
+def _exact(value: Any, depth: int = 2) -> Any:
+    """Return plain lists of whole numbers where other tools save the same as tuples, tensors or floats; other values as they are."""
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.ndim <= depth and value.numel() <= MAX_GROWMAP_SIZE**2 and not value.is_complex():
+        value = _plain(value).tolist()
+    if isinstance(value, list | tuple) and depth:
+        return [_exact(item, depth - 1) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: "torch.Tensor") -> "torch.Tensor":
+    """Return the tensor as its numbers are seen: a view may be one of negative or conjugate numbers."""
+    return value.detach().resolve_conj().resolve_neg()
 
 
 def _first_difference(found: list[list[int]], expected: list[list[int]]) -> str:
@@ -204,18 +229,37 @@ def _first_difference(found: list[list[int]], expected: list[list[int]]) -> str:
 
 
 def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
-    """Compare a tensor with an array. The tensor's claims are checked before anything of its size is touched."""
+    """Compare numbers with an array: a tensor of any type, or lists. A tensor's claims are checked before anything of its size is touched."""
     import numpy as np
     import torch
 
     array = np.asarray(expected).astype(np.int64)
     shape = list(array.shape)
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.int64 or list(value.shape) != shape:
-        found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise GrowMapError(f"{path}: {key} is {found}, but it must be torch.int64 {shape}")
-    different = np.argwhere(value.detach().numpy() != array)
+    found = type(value).__name__
+    if isinstance(value, torch.Tensor):
+        found = f"{value.dtype} {list(value.shape)}"
+        known = value.layout == torch.strided and not value.is_complex() and not value.is_quantized and list(value.shape) == shape
+        numbers = _plain(value).to(torch.float64).numpy() if known else None
+    else:
+        numbers = _array(value, shape)
+    if numbers is None:
+        raise GrowMapError(f"{path}: {key} is {found}, but it must be torch.int64 {shape}, or the same numbers in another type or in lists")
+    different = np.argwhere(numbers != array)
     if len(different):
         raise GrowMapError(f"{path}: {key} disagrees with Successors at {different[0].tolist()}; the file is damaged")
+
+
+def _array(value: Any, shape: list[int]) -> Any:
+    """Return lists of numbers as an array of that shape, or None if they are anything else."""
+    import numpy as np
+
+    rows = value if len(shape) == 2 else [value]
+    if not isinstance(rows, list | tuple) or len(rows) != (shape[0] if len(shape) == 2 else 1):
+        return None
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != shape[-1] or not all(isinstance(item, int | float) for item in row):
+            return None
+    return np.array(value, dtype=np.float64)
 
 
 def refuse_size(size: int, what: str) -> None:
@@ -224,24 +268,40 @@ def refuse_size(size: int, what: str) -> None:
         raise GrowMapError(f"{what} has size {size}, but a growmap may have at most {MAX_GROWMAP_SIZE} nodes; use a smaller tree")
 
 
-def _is_sidecar(path: Path) -> bool:
-    """Return whether a .json file is a sidecar of treeopt: a file of another tool may lie beside a growmap under its name."""
+def _refuse_other_kind(path: PipeablePath) -> None:
+    """Raise GrowMapError for a JSON file of treeopt, with the file to pass in its place."""
+    schema = schema_of(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
+    if schema == SCHEMA:
+        growmap = Path(path).with_suffix(".pt")
+        remedy = f"pass {growmap}" if growmap.exists() else f"{growmap} is not there: copy it too, or make the growmap again"
+        raise GrowMapError(f"{path} describes a growmap, which is in the .pt file beside it; {remedy}")
+    if schema in NOUNS:
+        remedy = "`treeopt grow` makes one of it" if schema == "treeopt.acceptance" else "pass the .pt file that `treeopt grow` wrote"
+        raise GrowMapError(f"{path} is {NOUNS[schema]}, but a growmap is needed; {remedy}")
+
+
+def _is_sidecar(path: PipeablePath) -> bool:
+    """Return whether a .json file is a sidecar of treeopt: a file of another tool may lie beside a growmap under its name.
+
+    Raises GrowMapError for a file that is no JSON.
+    """
+    data = read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError)
     try:
-        content = json.loads(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
-    except (ValueError, RecursionError) as e:
-        raise GrowMapError(f"{path} lies beside the growmap but is no valid JSON ({e}); remove it or make the growmap again") from e
-    return isinstance(content, dict) and content.get("schema") == SCHEMA
+        return read_object(path, "JSON file", error=GrowMapError).get("schema") == SCHEMA
+    except GrowMapError as e:
+        if schema_of(data) is None and data.lstrip()[:1] == b"[":
+            return False
+        raise GrowMapError(f"{path} lies beside the growmap but cannot be read ({e}); remove it or make the growmap again") from e
 
 
-def _with_sidecar(path: StrPath, sidecar: Path, tree: SpeculationTree) -> GrowMap:
+def _with_sidecar(path: PipeablePath, sidecar: PipeablePath, tree: SpeculationTree) -> GrowMap:
     content = read_json(sidecar, schema=SCHEMA, version=VERSION, error=GrowMapError)
-    digest = hashlib.sha256(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError)).hexdigest()
-    if content.get("sha256") != digest or content.get("parents") != list(tree.parents):
+    if content.get("sha256") != path.sha256 or content.get("parents") != list(tree.parents):
         raise GrowMapError(f"{sidecar} describes another file than {path}; remove it if it is stale, or make the growmap again")
     return _described(sidecar, content, tree)
 
 
-def _described(sidecar: Path, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
+def _described(sidecar: StrPath, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
     """Return the growmap of a tree with the metadata and the provenance of its sidecar's content."""
     data = Fields(sidecar, content, GrowMapError)
     return GrowMap(tree, data.get("metadata", _metadata, {}), data.optional("provenance", Provenance.from_json))

@@ -68,7 +68,7 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "treeopt.latency"}, "treeopt.latency"),
+        ({"schema": "treeopt.latency"}, "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
         ({"version": 2}, "version 2"),
         ({"rank_probability": None}, "has no 'rank_probability'"),
         ({"rank_probability": []}, "rank_probability is empty"),
@@ -139,12 +139,40 @@ def test_vector_with_none_column(tmp_path: Path, dtype: torch.dtype) -> None:
     assert (profile.temperature, profile.top_p, profile.standard_error) == (None, None, ())
 
 
-@pytest.mark.parametrize(("total", "with_none"), [(1.0004, True), (0.9996, True), (0.999, False), (0.9, False)])
+@pytest.mark.parametrize(("total", "with_none"), [(1.0004, True), (0.9996, True), (0.999, True), (0.9, False)])
 def test_the_sum_tells_vectors_apart(tmp_path: Path, total: float, with_none: bool) -> None:
     torch.save(torch.tensor([0.0, 0.7, 0.1, total - 0.8], dtype=torch.float64), tmp_path / "v.pt")
     profile = read_acceptance(tmp_path / "v.pt")
     assert len(profile.rank_probability) == (2 if with_none else 3)
     assert profile.none_accepted == pytest.approx(total - 0.8 if with_none else 1 - total)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("last", [0.07, 0.19])
+@pytest.mark.parametrize("ranks", [2, 3, 32])
+def test_a_vector_in_half_precision_keeps_its_none(tmp_path: Path, dtype: torch.dtype, last: float, ranks: int) -> None:
+    """Its numbers add up to 1 within the rounding of the type only, below or above."""
+    weights = [0.5**k for k in range(ranks)]
+    values = [0.0, *((1 - last) * w / sum(weights) for w in weights), last]
+    torch.save(torch.tensor(values, dtype=torch.float64).to(dtype), tmp_path / "v.pt")
+    profile = read_acceptance(tmp_path / "v.pt")
+    assert len(profile.rank_probability) == ranks
+    assert profile.none_accepted == pytest.approx(last, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("values", "none"),
+    [
+        ([0, 0.6, 0.2, 0.05, 0.02, 0.09], 0.09),  # rounded to two digits: no rank exceeds the one before it by so much
+        ([0, 0.6, 0.2, 0.05, 0.02, 0.01], 0.12),
+        ([0, 0.8, 0.15, 0.02, 0.001, 0.002], 0.027),  # ranks of few samples do
+        ([0, 0.6, 0.1, 0.2], 0.1),
+    ],
+)
+def test_a_rough_vector_is_told_apart_by_its_last_number(tmp_path: Path, values: list[float], none: float, caplog: Any) -> None:
+    torch.save(torch.tensor(values, dtype=torch.float64), tmp_path / "v.pt")
+    assert read_acceptance(tmp_path / "v.pt").none_accepted == pytest.approx(none)
+    assert ("is taken for the chance that none of 4 ranks is accepted" in caplog.text) == (none == values[-1])
 
 
 @pytest.mark.parametrize(

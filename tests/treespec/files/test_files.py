@@ -36,6 +36,29 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path):
     assert names(tmp_path) == ["a.json"]
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next_one_on_that_output(tmp_path):
+    kept = [".treeopt-b.json.0123456789abcdef.tmp", ".treeopt-0123456789abcdef.tmp", ".treeopt-a.json.tmp"]
+    for name in (".treeopt-a.json.0123456789abcdef.tmp", *kept):
+        (tmp_path / name).write_bytes(b"half")
+    check_writable(tmp_path / "a.json")
+    assert names(tmp_path) == sorted(kept)
+    (tmp_path / ".treeopt-a.json.0123456789abcdef.tmp").write_bytes(b"half")
+    write_json(tmp_path / "a.json", {})
+    assert names(tmp_path) == sorted([*kept, "a.json"])
+
+
+@pytest.mark.parametrize("name", ["a", "[*]?{}", "x" * 200, "é" * 100])
+def test_a_temporary_file_in_use_is_left_alone(tmp_path, name):
+    target = str(tmp_path / name)
+    with files.temporary(target) as first:
+        with files.temporary(target) as second:
+            assert os.path.exists(first.name)
+            assert first.name != second.name
+        write_bytes(target, b"other")
+        assert os.path.exists(first.name)
+    assert names(tmp_path) == [name]
+
+
 def test_new_files_get_the_usual_permissions(tmp_path):
     (tmp_path / "plain").touch()
     write_bytes(tmp_path / "ours", b"")
@@ -110,7 +133,7 @@ def test_numbers_that_are_none_are_not_written(tmp_path, number):
     [
         ("missing/a", "its folder does not exist; create it first"),
         ("file/a", "a part of its path is a file"),
-        ("folder", "it is a folder"),
+        ("folder", "it is a folder|is no regular file"),
         ("x" * 300, "its name is too long"),
     ],
 )
@@ -227,7 +250,7 @@ def test_what_was_written_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no valid JSON"),
+        (b"", "is empty; copy or make it again"),
         (b"\xff\xfe\x00", "no valid JSON"),
         (b'{"schema": "treeopt.thing", "version": 1', "no valid JSON"),
         (b"[1, 2]", "holds a JSON list, not an object"),

@@ -1,6 +1,7 @@
 """The journal: what was put is there after any interruption, and nothing else is."""
 
 import errno
+import json
 import logging
 import os
 import tracemalloc
@@ -59,7 +60,7 @@ DAMAGED = [b"\x00\x00", b"[" * 100_000, b"5", b"{}", b'{"key": "b"}', b'{"value"
 
 
 @pytest.mark.parametrize("damaged", DAMAGED, ids=lambda line: line[:20].decode())
-def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog, damaged):
+def test_a_damaged_line_is_passed_over(tmp_path, caplog, damaged):
     path = tmp_path / "j"
     with Journal(path, "work") as journal:
         for key in "abc":
@@ -67,8 +68,8 @@ def test_a_damaged_line_ends_what_is_believed(tmp_path, caplog, damaged):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], damaged + b"\n", *lines[3:]]))
     with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
-        assert [journal.get(key) for key in "abc"] == [1, None, None]
-    assert "is damaged after" in caplog.text
+        assert [journal.get(key) for key in "abc"] == [1, None, 1]
+    assert "has 1 damaged line, whose work is done again" in caplog.text
 
 
 def test_a_value_that_cannot_be_read_is_a_damaged_line(tmp_path, caplog):
@@ -76,10 +77,64 @@ def test_a_value_that_cannot_be_read_is_a_damaged_line(tmp_path, caplog):
     with Journal(tmp_path / "j", "work") as journal:
         journal.put_all(values)
     with caplog.at_level(logging.WARNING), Journal(tmp_path / "j", "work", lambda key, value: [5, 6, 7][int(key)] * int(value)) as journal:
-        assert [journal.get(key) for key in values] == [10, None, None]
+        assert [journal.get(key) for key in values] == [10, None, 14]
         journal.put("1", 3)
         assert journal.get("1") == 18
-    assert "is damaged after" in caplog.text
+    assert "has 1 damaged line, " in caplog.text
+
+
+def test_a_flipped_byte_is_never_another_value(tmp_path, caplog):
+    """Wherever it is: in the line that it is in, everything is lost, and elsewhere nothing."""
+    path = tmp_path / "j"
+    values = {"a": 11, "b": [22.5], "c": {"d": "e"}}
+    with Journal(path, "work") as journal:
+        journal.put_all(values)
+    whole = path.read_bytes()
+    header = whole.index(b"\n") + 1
+    for place in range(len(whole)):
+        for bit in (1, 2, 16):
+            caplog.clear()
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
+                found = {key: journal.get(key) for key in values}
+                said = journal.restarted or "damaged line" in caplog.text
+            assert all(found[key] in (None, value) for key, value in values.items())
+            if place >= header and place < len(whole) - 1:
+                assert said, (place, bit)
+                assert sum(value is None for value in found.values()) <= (2 if whole[place : place + 1] == b"\n" else 1)
+
+
+def test_journals_of_the_first_version_are_read(tmp_path):
+    """They have no checksums; what is put into them now has."""
+    path = tmp_path / "j"
+    lines = [{"schema": "treeopt.journal", "version": 1, "fingerprint": "work"}, {"key": "a", "value": 1}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(path, "work") as journal:
+        assert journal.get("a") == 1
+        journal.put("b", 2)
+    path.write_bytes(path.read_bytes().replace(b'"value": 2', b'"value": 3'))
+    with Journal(path, "work") as journal:
+        assert [journal.get(key) for key in "ab"] == [1, None]
+
+
+def test_a_damaged_first_line_is_no_other_work(tmp_path, caplog):
+    path = tmp_path / "j"
+    path.write_bytes(b"\x00\n")
+    with caplog.at_level(logging.WARNING), Journal(path, "work") as journal:
+        assert journal.restarted
+    assert "is damaged in its first line; it is now j.old" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
+def test_what_is_no_file_is_no_journal(tmp_path, kind):
+    path, other = tmp_path / "j", tmp_path / "other"
+    if kind == "link":
+        other.write_text("precious")
+    {"pipe": os.mkfifo, "folder": os.mkdir}.get(kind, lambda path: os.symlink(other, path))(path)
+    with pytest.raises(OutputError, match="j is no regular file, and a file of that name keeps unfinished work; remove it"):
+        Journal(path, "work")
+    assert os.path.lexists(path)
+    assert not other.exists() or other.read_text() == "precious"
 
 
 @pytest.mark.parametrize("content", [b"", b'{"fingerprint": "other"}\n{"key": "a", "value": 1}\n', b"no line end", b"\x00\n", b"[1]\n"])
