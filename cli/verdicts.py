@@ -15,19 +15,19 @@ def no_step(data: Mapping[str, Any]) -> str:
 
 def verdict(data: Mapping[str, Any]) -> str:
     """Return whether the outputs are the autoregressive ones."""
-    ties, outputs = data.get("ties", 0), counted(data["prompts"], "output")
+    ties = data.get("ties", 0)
     if data["lossless"] == "match":
         equal = "the only output equals that" if data["prompts"] == 1 else f"all {data['prompts']} outputs equal those"
         return f"lossless: {equal} of autoregressive decoding, token for token"
     if data["lossless"] == "ties":
         return (
-            f"lossless up to rounding: {ties} of {outputs} {'parts' if ties == 1 else 'part'} from autoregressive decoding at a tie, "
+            f"lossless up to rounding: {ties} of {counted(data['prompts'], 'output')} {'parts' if ties == 1 else 'part'} from autoregressive decoding at a tie, "
             "where the target's best logits are closer than rounding"
         )
     if data["lossless"] == "mismatch":
         besides = f", and {ties} more part at a tie" if ties else ""
         return (
-            f"NOT identical in {data.get('mismatches', 'some')} of {outputs}{besides}; "
+            f"NOT identical in {data.get('mismatches', 'some')} of {counted(data['prompts'], 'output')}{besides}; "
             "the report holds the first position that differs and the target's top-2 logit gap there"
         )
     return "lossless: not applicable (outputs are random at this temperature, so they are not compared)"

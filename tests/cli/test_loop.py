@@ -217,7 +217,6 @@ def _edited(folder: Path, **changes: object) -> None:
         ("draft", lambda f: (f / "config.json").write_text("{"), "draft cannot be loaded: config.json: "),
         ("draft", lambda f: _edited(f, vocab_size=0), "draft: vocab_size is 0, but it must be 1 or more"),
         ("draft", lambda f: _edited(f, model_type="mamba"), "running state"),
-        ("draft", lambda f: _edited(f, max_position_embeddings=20), "but the draft"),
         ("target", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
         ("target", lambda f: _edited(f, vocab_size=0), "target: vocab_size is 0, but it must be 1 or more"),
         ("target", lambda f: _edited(f, max_position_embeddings=20), "but the target"),

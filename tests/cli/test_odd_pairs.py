@@ -104,7 +104,7 @@ def test_a_potential_goes_on_without_the_drafts_that_do_not_fit(run: Run, pair: 
     assert [item["draft"] for item in recorded] == ["other", "short"]
     assert str(tmp_path) not in json.dumps(recorded), "records name no folders"
     assert run("inspect", "p.json").code == 0
-    none = run(*usual, "--draft", other, "--draft", other)
+    none = run(*usual, "--draft", other, "--draft", shutil.copytree(other, tmp_path / "another"))
     assert (none.code, none.err.count("\n")) == (1, 1)
     assert none.err.startswith("error: none of the 2 drafts fits the target; the first: target")
 

@@ -83,7 +83,7 @@ def test_what_is_wrong_with_a_draft_is_told_in_one_line(run: Any, command: list[
     shutil.copytree(pair[1], other)
     tokenizer = other / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"w5"', '"word5"'))
-    one_line(run(*command, "--draft", pair[1], "--draft", other), "have different vocabularies, first at id 6")
+    one_line(run(*command, "--draft", other), "have different vocabularies, first at id 6")
     twice = run(*command, "--draft", pair[1], "--draft", pair[1])
     assert twice.code == 2
     assert "is given twice; drop one" in twice.err

@@ -1,4 +1,4 @@
-"""What a model's generation config asks for: the tokens at which `generate` stops, and what `generate` does that is not done here."""
+"""Reading a generation config: the tokens at which `generate` stops, and the settings by which it chooses other tokens than decoding here."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def generation_settings(name: str, revision: str | None, config: PreTrainedConfi
 
 
 def not_applied(given: Mapping[str, Any], *, sampled: bool) -> tuple[str, ...]:
-    """Return what a generation config asks of `generate` that is not done here, each as `name value`.
+    """Return the settings of a generation config that `generate` follows and decoding here does not, each as `name value`.
 
     These are the settings that change which tokens are chosen, or when the text ends. If `sampled` (the caller draws tokens at a temperature
     of its own), those that shape the drawing count only where the caller has no such setting.
@@ -103,7 +103,7 @@ _PROCESSORS: dict[str, _Changes] = {
     ),
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), lambda value: True),
 }
-"""What changes the outputs of `generate` also where it is greedy, and which values do."""
+"""The settings that change the outputs of `generate` also where it is greedy, and the values that do."""
 
 _DRAWING: dict[str, tuple[_Changes, bool]] = {
     "temperature": (_not(1), True),
@@ -114,4 +114,4 @@ _DRAWING: dict[str, tuple[_Changes, bool]] = {
     "epsilon_cutoff": (_given, False),
     "eta_cutoff": (_given, False),
 }
-"""What changes how `generate` draws tokens: which values do, and whether there is such a setting here too."""
+"""The settings that change how `generate` draws tokens: the values that do, and whether there is such a setting here too."""
