@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import ERROR
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
@@ -121,7 +122,7 @@ def _class_of(config: PreTrainedConfig, *mappings: Any) -> Any:
 def _silent() -> Iterator[None]:
     """Keep transformers from warning of the usual settings of its own configurations."""
     before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(ERROR)
     try:
         yield
     finally:
