@@ -269,3 +269,28 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
 def test_latency_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         read_latency(write(tmp_path / "l.json", LATENCY | changes))
+
+
+def test_profiles_hold_no_more_than_trees_have_nodes(tmp_path: Path) -> None:
+    most = 1 << 16
+    AcceptanceProfile("topk", 0.0, 1.0, (1e-9,) * most, 0.3, (), 1, 1)
+    with pytest.raises(ProfileError, match="rank_probability has 65,537 ranks, but a tree has at most 65,536 nodes; keep the first ranks"):
+        AcceptanceProfile("topk", 0.0, 1.0, (1e-9,) * (most + 1), 0.3, (), 1, 1)
+    many = tuple(LatencySample(n + 1, 8, (0.1,)) for n in range(most + 1))
+    with pytest.raises(ProfileError, match="target holds 65,537 measurements, but at most 65,536 are read"):
+        LatencyProfile(many, many[:1], (0.1,))
+    torch.save(torch.zeros(most + 3), tmp_path / "v.pt")
+    with pytest.raises(ProfileError, match="has 65,539 numbers, but an acceptance vector has at most 65,536 ranks"):
+        read_acceptance(tmp_path / "v.pt")
+
+
+def test_the_search_stays_within_what_a_growmap_may_have(tmp_path: Path) -> None:
+    """Profiles of 60,000 ranks and sizes: a search over all of them would take minutes and gigabytes."""
+    from treeopt.growmap_making import generate
+
+    ranks = tuple(0.9 * 0.5 ** min(k, 60) / 2 for k in range(60_000))
+    AcceptanceProfile("topk", 0.0, 1.0, ranks, 0.1, (), 1, 1).write(tmp_path / "a.json")
+    sizes = tuple(LatencySample(n, 8, (0.1,)) for n in (1, 8, 60_000))
+    LatencyProfile(sizes, tuple(LatencySample(n, 8, (0.01,)) for n in (1, 60_000)), (0.0,)).write(tmp_path / "l.json")
+    tree = generate(tmp_path / "a.json", latency=tmp_path / "l.json").growmap.tree
+    assert 1 < tree.size <= 2048
