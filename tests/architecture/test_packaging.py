@@ -19,7 +19,7 @@ def test_wheel_holds_two_packages_and_the_command(wheel):
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         commands = archive.read(entry_points).decode()
     assert {name for name in top if not name.endswith(".dist-info")} == {"treeopt", "treespec"}
-    assert "treeopt = treeopt.cli.main:main" in commands
+    assert "treeopt = treeopt.cli.process:run" in commands
 
 
 def test_wheel_lacks_no_file_of_the_packages(source, wheel):

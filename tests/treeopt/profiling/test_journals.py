@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.reference.journals import line_of
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
@@ -62,8 +63,8 @@ def test_a_value_of_another_shape_is_measured_again(work: Work, depth: int, chan
     for level in range(depth + 1):
         value = altered(entry["value"], level, CHANGES[change])
         journal = tmp_path / f"journal-{level}"
-        journal.write_text("\n".join([header, json.dumps({**entry, "value": value}), *rest, ""]))
+        journal.write_text("\n".join([header, line_of({**entry, "value": value}), *rest, ""]))
         work(journal, lambda what, done, total: None)
         again = [json.loads(line)["value"] for line in journal.read_text().splitlines()[1:]]
-        assert len(again) == 1 + len(rest)
-        assert again[0] != value
+        assert len(again) == 2 + len(rest), "it is passed over, and what was measured again stands at the end"
+        assert again[-1] != value

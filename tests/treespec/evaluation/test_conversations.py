@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.reference.journals import line_of
 from tests.treespec.data.test_chat import WORDS, chat_tokenizer, load, words, write
 from treespec.errors import DatasetError, ModelError
 from treespec.evaluation.conversations import with_replies
@@ -91,6 +92,7 @@ def test_a_journal_whose_reply_is_no_text_is_not_believed(odd: object, tmp_path:
     prompts, journal = load(write(tmp_path, {"turns": ["a b", "c"]}), prompt_len=90), tmp_path / "journal"
     first = with_replies(pair, prompts, 5, 90, journal=journal)
     header, line = journal.read_text().splitlines()
-    journal.write_text(f"{header}\n{json.dumps({**json.loads(line), 'value': odd})}\n")
+    damaged = line_of({**json.loads(line), "value": odd})
+    journal.write_text(f"{header}\n{damaged}\n")
     assert with_replies(pair, prompts, 5, 90, journal=journal) == first
-    assert journal.read_text().splitlines() == [header, line]
+    assert journal.read_text().splitlines() == [header, damaged, line]
