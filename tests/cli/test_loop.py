@@ -199,7 +199,7 @@ def test_bad_input_is_one_line_and_nothing_written(run: Any, pair: Pair, rows: P
     one_line(run("profile", "acceptance", "--target", "./nowhere", "--draft", pair[1], *texts(rows)), "nowhere")
     evaluate = ["evaluate", *models(pair), *texts(rows), "--gen-len", 16]
     one_line(run(*evaluate, "--growmap", "tree.pt", "--max-length", 30), "pass --max-length 32 or more")
-    one_line(run(*evaluate, "--growmap", profiles[0]), "not a .pt file")
+    one_line(run(*evaluate, "--growmap", profiles[0]), "is an acceptance profile, but a growmap is needed")
     one_line(run(*evaluate, "--growmap", "tree.pt", "--dataset", "cnn"), "name a local .jsonl, .parquet or .txt file instead, or stdlib")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
