@@ -347,8 +347,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only")
     options = parser.parse_args()
+    from treeopt.cli.main import _QUIET
+    from treeopt.cli.output import open_doors
+
+    os.environ |= _QUIET
+    open_doors()  # before libraries take hold of the standard streams, as a process of the command line does
     import torch
 
+    import treeopt.growmap_making  # noqa: F401
     import treespec.data.prompts
     import treespec.evaluation.runner
     import treespec.models.loading  # noqa: F401

@@ -154,7 +154,7 @@ def campaign(command: Command, folder: Path, kills: int, draws: random.Random) -
         return found
     seconds, expected = time.monotonic() - began, results(whole)
     number = 0
-    while found.kills < kills:
+    while found.kills < kills and not found.faults and number < 20 * kills:
         number += 1
         place = new_folder(folder / f"round-{number}")
         kept: set[str] = set()
@@ -188,6 +188,8 @@ def campaign(command: Command, folder: Path, kills: int, draws: random.Random) -
         if seen != expected:
             found.faults.append(f"another result: {'; '.join(differences(expected, seen))}")
         shutil.rmtree(place)
+    if found.kills < kills:
+        found.faults.append(f"stopped after {number} rounds")
     if found.lost > 1 or found.steps > SAVE_STEPS:
         found.faults.append(f"{found.lost} pieces and {found.steps} training steps were lost by one kill")
     return found
