@@ -163,7 +163,7 @@ def campaign(command: Command, folder: Path, kills: int, draws: random.Random) -
             words = command.words + (command.again if (place / "draft" / "training.json").exists() else ())
             process = start(words, place)
             last = attempt and found.kills >= kills
-            killed = not last and wait(process, draws.uniform(0.02, 1.0) * seconds / (1 + attempt))
+            killed = not last and wait(process, draws.uniform(0.02, 1.0) * seconds)
             code = None if killed else end(process)
             found.kills += killed
             events = progress(place)

@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -37,7 +37,7 @@ from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
 from treespec.models.quantised import quantisation, refuse_quantised, require_packages
-from treespec.models.quiet import without_bars
+from treespec.models.quiet import native_output_as_text, without_bars
 from treespec.models.recognised import refuse_heads
 from treespec.models.sizes import require_built, require_counts
 from treespec.models.vision import TEXT_ONLY, is_vision, picture_shape
@@ -314,10 +314,9 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
 
 def _tokenizer(place: Place, revision: str | None, **options: Any) -> PreTrainedTokenizerBase:
     """Load a tokenizer, always of the same class, whether or not mistral-common is installed."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        place.path, revision=revision, mistral_format=False, **place.options, **options
-    )
-    return tokenizer
+    with native_output_as_text():
+        found = AutoTokenizer.from_pretrained(place.path, revision=revision, mistral_format=False, **place.options, **options)
+    return cast(PreTrainedTokenizerBase, found)
 
 
 def _device(device: str, offload: bool = False) -> torch.device:

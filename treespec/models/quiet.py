@@ -1,5 +1,8 @@
-"""Switching off the progress bars of transformers and of the hub, which are on or off for the whole process, for a while."""
+"""Switching off what libraries print by themselves for a while: progress bars, and what their native code writes past Python."""
 
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,3 +34,29 @@ def without_bars() -> Iterator[None]:
                 disable_progress_bars()
         elif hubs:
             enable_progress_bars()
+
+
+@contextmanager
+def native_output_as_text() -> Iterator[None]:
+    """Have what native code prints in this block, on stdout too, written to `sys.stderr` at its end, 4 KiB at most.
+
+    The tokenizers library prints names from a tokenizer's files as they are, past whoever keeps control characters from a terminal.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+        for descriptor in kept:
+            os.dup2(file.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+            for descriptor, copy in kept.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            file.seek(0)
+            text = file.read(4096).decode(errors="replace")
+            if text and sys.stderr is not None:
+                sys.stderr.write(text)

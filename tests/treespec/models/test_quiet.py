@@ -1,5 +1,7 @@
 """Loading shows no progress bars where nobody watches, and leaves the process as it was."""
 
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from transformers.utils import logging
 
 from treespec.errors import ModelError
 from treespec.models.loading import load_model
-from treespec.models.quiet import without_bars
+from treespec.models.quiet import native_output_as_text, without_bars
 
 
 def shown() -> tuple[bool, bool]:
@@ -65,3 +67,16 @@ def test_loading_leaves_bars_as_they_were(
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(str(tmp_path))
     assert shown() == before
+
+
+def test_what_native_code_prints_comes_by_way_of_python(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizers library prints names from a tokenizer's files with `println!`."""
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    with pytest.raises(ZeroDivisionError), native_output_as_text():
+        os.write(1, b"key \x1b[2J\n")
+        os.write(2, b"panicked \xff\n")
+        raise ZeroDivisionError
+    assert written.getvalue() == "key \x1b[2J\npanicked \ufffd\n"
+    os.write(1, b"after")
+    assert capfd.readouterr() == ("after", "")
