@@ -96,6 +96,6 @@ def ways(
 
 
 def best(tried: list[Way]) -> Way:
-    """Return the way to use: whole rows if those that are long enough to be cut are fewer than wanted, and whole ones no fewer."""
+    """Return the way to use: whole rows if those that are long enough to be cut are fewer than wanted, and whole ones are more or they are none."""
     cut, *others = tried
-    return next((whole for whole in others if not cut.full and len(whole.kept) >= len(cut.kept)), cut)
+    return next((whole for whole in others if not cut.full and (len(whole.kept) > len(cut.kept) or not cut.kept)), cut)
