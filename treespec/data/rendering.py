@@ -68,6 +68,10 @@ class _Process:
                 answer = self._running.stdout.readline()
             except BrokenPipeError:
                 answer = b""
+            except BaseException:  # Ctrl-C: else the next one who asks would get the answer to this line
+                self._running.kill()
+                self.close()
+                raise
             finally:
                 late.cancel()
             if answer.endswith(b"\n"):

@@ -1,6 +1,7 @@
 """Chat templates are programs from outside: whatever they do ends within limits, and says why."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def test_a_template_without_end_is_ended(template: str, reason: str) -> None:
     assert caught.value.broken
     assert time.process_time() - started < 1, "it runs in another process"
     assert rendered(PLAIN, USER, {}) == "a"
+
+
+def test_an_interruption_leaves_no_answer_to_the_next_conversation() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    rendered(PLAIN, USER, {})
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            rendered("{% for i in range(500) %}{% for j in range(5000) %}{% endfor %}{% endfor %}first", USER, {})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rendered("second", USER, {}) == "second"
 
 
 def test_a_template_that_calls_itself_refuses() -> None:
