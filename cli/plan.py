@@ -1,7 +1,7 @@
 """The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
 from treespec.decoding.rules import RULES, TOPK, Sampling
+from treespec.errors import listed
 from treespec.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def resolve(
     others = [*_other_models(grown.provenance, models), *_other_conditions(promised, settings.sampling, settings.drafting)]
     elsewhere = _other_device(grown, models.device)
     if others:
-        note(f"the growmap was made for {_listed(others)}: its prediction does not hold here and is not shown")
+        note(f"the growmap was made for {listed(others)}: its prediction does not hold here and is not shown")
         return grown.tree, None
     if settings.drafting.samples(settings.sampling) and settings.drafting.verifier != Drafting.verifier:
         note(f"the growmap's prediction is for {Drafting.verifier} verification, and {settings.drafting.verifier} accepts other shares")
@@ -146,7 +147,7 @@ def note_other_chat(promised: Mapping[str, Any], rows: PromptOptions) -> None:
             if before != now:
                 others.append(f"with `{name}` {_in_short(before)} (this run has {_in_short(now)})" if before else f"without `{name}`")
     if others:
-        note(f"the growmap was profiled {_listed(others)}: other prompts, whose acceptance may be another")
+        note(f"the growmap was profiled {listed(others)}: other prompts, whose acceptance may be another")
 
 
 def _in_short(value: object) -> str:
@@ -216,11 +217,6 @@ def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting:
     for name, made_for, runs in conditions:
         if made_for is not None and made_for != runs:
             yield f"`{name}` {_shown(made_for)} (this run has {_shown(runs)})"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """Return parts as a list in words: `a`, `a and b`, `a, b and c`."""
-    return " and ".join([*([", ".join(parts[:-1])] if len(parts) > 1 else []), parts[-1]])
 
 
 def _effective(rule: str, temperature: float | None) -> str:

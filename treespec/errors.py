@@ -6,7 +6,7 @@ alone and exits with 1, or with 2 if its options make no sense. Any other except
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import shorten
 
 
@@ -29,6 +29,15 @@ def counted(count: float, one: str, many: str = "", *, form: str = "") -> str:
     ('1 step', '0 steps', '2,000 steps', '1 weight is')
     """
     return f"{count:{form}} {one if count == 1 else many or one + 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them.
+
+    >>> listed(["0", "0.2", "1"]), listed(["0"])
+    ('0, 0.2 and 1', '0')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 _FULL = re.compile(r"can(no|')t allocate memory|not enough memory|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from treespec import errors
+
 WIDTH = 140
 """Characters at which paragraphs are wrapped."""
 
@@ -72,7 +74,7 @@ def counted(count: int, noun: str) -> str:
     >>> counted(1, "prompt"), counted(1500, "row")
     ('1 prompt', '1,500 rows')
     """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return errors.counted(count, noun, form=",")
 
 
 def origin(provenance: dict[str, Any], command: str, file: str) -> str:
@@ -80,7 +82,7 @@ def origin(provenance: dict[str, Any], command: str, file: str) -> str:
 
     `provenance` is what `treespec.files.provenance.Provenance` writes.
     """
-    models = listed(list(provenance["models"].values()))
+    models = errors.listed(list(provenance["models"].values()))
     versions = f"Python {provenance['python']}, torch {provenance['torch']}, transformers {provenance['transformers']}"
     commit = provenance["git_commit"]
     changed = " with changes that were not committed" if commit and commit.endswith("+") else ""
@@ -106,15 +108,6 @@ def details(provenance: dict[str, Any]) -> str:
 def day(provenance: dict[str, Any]) -> str:
     """Return the date in UTC."""
     return str(provenance["utc"])[:10]
-
-
-def listed(words: Sequence[str]) -> str:
-    """Return words as a sentence lists them.
-
-    >>> listed(["0", "0.2", "1"])
-    '0, 0.2 and 1'
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def temperature(value: float) -> str:

@@ -1,8 +1,9 @@
 """Results of `benchmarks.same_tree`: rules and verifiers on one tree and the same contexts."""
 
-from benchmarks.reporting.markdown import counted, device, listed, origin, paragraph, parts, table, temperature
+from benchmarks.reporting.markdown import counted, device, origin, paragraph, parts, table, temperature
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.ways import MATCHING, verifier_of, way_name
+from treespec.errors import listed
 
 
 def _headlines(data: Data) -> list[str]:

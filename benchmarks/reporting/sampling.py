@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from benchmarks.reporting.markdown import counted, day, device, interval, link, listed, origin, paragraph, parts, table, temperature
+from benchmarks.reporting.markdown import counted, day, device, interval, link, origin, paragraph, parts, table, temperature
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.verdicts import Slower, speedup, told
 from benchmarks.reporting.ways import verifier_of
+from treespec.errors import listed
 
 Row = dict[str, Any]
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.reporting.markdown import bullets, counted, day, device, link, listed, paragraph, parts, table
+from benchmarks.reporting.markdown import bullets, counted, day, device, link, paragraph, parts, table
 from benchmarks.reporting.prompts import prompts_cell
 from benchmarks.reporting.run import Kind, Run
 from benchmarks.reporting.verdicts import MARK, Check, Slower
+from treespec.errors import listed
 
 COLUMNS = ("section", "machine, day", "prompts", "main figures", "goal")
 EARLIER = "Earlier runs"

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import report
 from benchmarks.reporting import page as page_module
 from benchmarks.reporting.engine import system_name
-from benchmarks.reporting.markdown import WIDTH, bullets, counted, link, listed, paragraph, table
+from benchmarks.reporting.markdown import WIDTH, bullets, counted, link, paragraph, table
 from benchmarks.reporting.optimizer import seconds
 from benchmarks.reporting.page import EARLIER, PAGE, Superseded, entries_of, page
 from benchmarks.reporting.reading import TABLES
@@ -19,6 +19,7 @@ from benchmarks.reporting.run import Run
 from benchmarks.reporting.same_tree import depth_of
 from benchmarks.reporting.sampling import best_and_fixed, shape
 from benchmarks.reporting.verdicts import MARK, Check, Goal, Slower, speedup, told, verdict
+from treespec.errors import listed
 
 RESULTS = report.ROOT / "benchmarks" / "results"
 COMMANDS = (report.ROOT / "benchmarks" / "gpu.sh").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.data.messages import CONVERSATIONS, Message, conversation, kind, listed_messages
-from treespec.errors import DatasetError
+from treespec.errors import DatasetError, listed
 from treespec.files.fingerprint import fingerprint
 
 MAX_CHARACTERS = 4_000_000
@@ -200,7 +200,7 @@ def not_utf8(name: str, e: UnicodeDecodeError) -> str:
 def none_of(keys: Sequence[str], what: str = "key") -> str:
     """Return the words which say that a row or a table has none of these keys or columns."""
     names = [f'"{key}"' for key in keys]
-    return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {', '.join(names[:-1])} and {names[-1]}"
+    return f"no {what} {names[0]}" if len(names) == 1 else f"none of the {what}s {listed(names)}"
 
 
 def _first_wrong(ids: object) -> str:
