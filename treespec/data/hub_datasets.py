@@ -9,9 +9,10 @@ from typing import Any
 
 from treespec import hub
 from treespec.data.rows import KEYS, BadRow, Row, keys_of, not_utf8, read_row
+from treespec.data.slices import SUFFIXES
 from treespec.errors import DatasetError, reason_of
 
-_FILES = (".jsonl", ".json", ".parquet", ".txt", ".csv", ".tsv", ".gz", ".zst", ".arrow", ".zip")
+_FILES = (*SUFFIXES, ".csv", ".tsv", ".gz", ".zst", ".arrow", ".zip")
 """Endings of files, which are never taken for names on the hub."""
 
 _EVALUATION_SPLITS = ("test", "validation", "train")

@@ -9,6 +9,9 @@ from treespec.errors import SettingsError
 PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
 """Tokens of a prompt that is cut, and most tokens of a whole one, unless others are asked for."""
 
+SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+"""Endings of the files that are read as data sets."""
+
 
 @dataclass(frozen=True)
 class DatasetSlice:
@@ -27,10 +30,15 @@ class DatasetSlice:
             raise SettingsError(f"`end` {self.end} leaves no rows from `start` {self.start}; pass `end` {self.start + 1} or more")
 
 
-_CALLED = ("conversation", "conversations", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize")
 _TAKEN = frozenset(
     (
-        *_CALLED,
+        "conversation",
+        "conversations",
+        "messages",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
         "tokenizer_kwargs",
         "return_assistant_tokens_mask",
         "sanitize_control_tokens",

@@ -13,6 +13,7 @@ from treespec.data.hub_datasets import HUB_DATASETS, hub_dataset, hub_rows, save
 from treespec.data.lines import elements_of, holds_array, lines_of
 from treespec.data.pictures import SUFFIXES as PICTURE_SUFFIXES
 from treespec.data.rows import BadRow, Row, keys_of, not_utf8, read_row
+from treespec.data.slices import SUFFIXES
 from treespec.data.stdlib import pieces
 from treespec.data.tables import rows_of_table
 from treespec.errors import DatasetError
@@ -23,8 +24,6 @@ DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
 
 _MAX_TEXT_LINE = 4 << 20
 """Longest line of running text, since a row is a run of whole lines."""
-
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
 
 def open_rows(
