@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
-from treespec.data.slices import PROMPT_LEN
+from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def complete_conversations(
     from treespec.evaluation.conversations import with_replies
 
     journal = journal_of(output, REPLIES)
-    longest = rows.most() if room is None else min(rows.most(), room)
+    most = rows.prompt_len or WHOLE_PROMPT_LEN
+    longest = most if room is None else min(most, room)
     with Progress() as progress:
         found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long

@@ -85,11 +85,6 @@ class PromptOptions:
         """The additions to every conversation."""
         return ChatOptions(self.system, dict(self.chat_args))
 
-    def most(self, pictures: bool = False) -> int:
-        """Return the most tokens that a prompt may have by these options alone."""
-        whole = self.chat or pictures or self.whole_prompts
-        return self.prompt_len or (WHOLE_PROMPT_LEN if whole else PROMPT_LEN)
-
 
 format_option = under(
     "Output",

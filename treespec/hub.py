@@ -69,7 +69,7 @@ def cannot_help(name: str, revision: str | None = None) -> str:
 
 def unreachable() -> str:
     """Return why the hub was not asked, in words. It must have been found unreachable before."""
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         return "the hub is not asked in offline mode (HF_HUB_OFFLINE)"
     return f"the hub ({endpoint()}) cannot be reached"
 

@@ -289,7 +289,7 @@ def _is_sidecar(path: PipeablePath) -> bool:
     try:
         return read_object(path, "JSON file", error=GrowMapError).get("schema") == SCHEMA
     except GrowMapError as e:
-        if schema_of(data) is None and data.lstrip()[:1] == b"[":
+        if data.lstrip()[:1] == b"[":
             return False
         raise GrowMapError(f"{path} lies beside the growmap but cannot be read ({e}); remove it or make the growmap again") from e
 
