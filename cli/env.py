@@ -1,6 +1,5 @@
 """The command `treeopt env`: the facts about a machine that a bug report needs, and what is done with each family of models."""
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -42,9 +41,10 @@ def env(of_families: bool, output_format: str) -> None:
 
 def families() -> dict[str, Any]:
     """Return what is done with each family that the installed transformers has, as plain data."""
+    from treespec.files.provenance import version_of
     from treespec.models.support import all_families
 
-    return {"transformers": _version("transformers"), "families": [asdict(family) for family in all_families()]}
+    return {"transformers": version_of("transformers"), "families": [asdict(family) for family in all_families()]}
 
 
 def draw(console: "Console", data: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ def describe() -> dict[str, Any]:
     """
     from treeopt import __version__
     from treeopt.cli.errors import explain
-    from treespec.files.provenance import cpu_name
+    from treespec.files.provenance import cpu_name, version_of
 
     known: dict[str, Any] = {"torch_threads": None, "cuda": None, "other_devices": None, "gpus": None}
     try:
@@ -91,7 +91,7 @@ def describe() -> dict[str, Any]:
         "treeopt": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: _version(name) for name in _LIBRARIES},
+        **{name: version_of(name) for name in _LIBRARIES},
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         **known,
@@ -108,10 +108,3 @@ def _torch_facts() -> dict[str, Any]:
         "other_devices": [kind for kind in ("mps", "xpu") if torch.get_device_module(kind).is_available()],
         "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus],
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -16,8 +16,10 @@ NOUNS = {
 
 _SCHEMA = re.compile(rb'"schema":\s*"(treeopt\.[a-z]+)"')
 _HEAD = 4096
+LFS_POINTER = b"version https://git-lfs"
+"""The beginning of a file that git-lfs puts in the place of a large one."""
 _BEGINNINGS = (
-    (b"version https://git-lfs", "is a pointer of git-lfs in the place of the file; fetch the file with `git lfs pull`"),
+    (LFS_POINTER, "is a pointer of git-lfs in the place of the file; fetch the file with `git lfs pull`"),
     (b"GGUF", "is a model in the GGUF format"),
     (b"PK\x05\x06", "is a zip archive with nothing in it"),
     (b"\x1f\x8b", "is packed with gzip; unpack it first"),

@@ -57,10 +57,10 @@ class Provenance:
         """
         gpu, driver = _gpu()
         found: dict[str, Any] = {
-            "treeopt": _version("treeopt"),
+            "treeopt": version_of("treeopt"),
             "python": platform.python_version(),
-            "torch": _version("torch"),
-            "transformers": _version("transformers"),
+            "torch": version_of("torch"),
+            "transformers": version_of("transformers"),
             "gpu": gpu,
             "driver": driver,
             "cpu": processor(),
@@ -107,7 +107,8 @@ def public_name(name: str | os.PathLike[str]) -> str:
     return Path(text).expanduser().resolve().name or "/"
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, or None if it is not installed."""
     from importlib import metadata
 
     try:

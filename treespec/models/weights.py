@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import ModelError
+from treespec.files.kinds import LFS_POINTER
 from treespec.files.pt_weights import weight_shapes
 from treespec.files.reading import read_bytes
 
 _PAGES, _PAGE = 256, 4096
 _MAX_INDEX_BYTES = 64 << 20
-_LFS = b"version https://git-lfs"
 PICKLE = "pytorch_model.bin"
 """The name of a pickle that holds all weights. Those of a model in parts stand in an index of this name."""
 
@@ -51,8 +51,8 @@ def require_content(name: str, folder: Path) -> None:
 def require_real(name: str, path: Path) -> None:
     """Raise ModelError for a file that stands in for weights that were not downloaded. Raises OSError."""
     with path.open("rb") as file:
-        head = file.read(len(_LFS))
-    if head == _LFS:
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
         raise ModelError(f"{path.name} of {name} is a pointer of git-lfs and not the weights; run git lfs pull there, or download it again")
     if not head:
         raise ModelError(f"{path.name} of {name} is empty; download it again")
