@@ -17,6 +17,10 @@ def models(pair: Pair) -> list[object]:
     return ["--target", pair[0], "--draft", pair[1], "--device", "cpu"]
 
 
+def baseline(pair: Pair, dataset: Path) -> list[object]:
+    return ["evaluate", "--target", pair[0], "--device", "cpu", "--mode", "baseline", "--dataset", dataset, "--gen-len", 2]
+
+
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty questions of 20 to 115 tokens, no two of them equally long."""
@@ -60,21 +64,7 @@ def test_short_rows_are_taken_whole_by_every_command(run: Any, pair: Pair, quest
 
 
 def test_cut_and_skipped_rows_are_counted(run: Any, pair: Pair, questions: Path) -> None:
-    where = [
-        "evaluate",
-        "--target",
-        pair[0],
-        "--device",
-        "cpu",
-        "--mode",
-        "baseline",
-        "--dataset",
-        questions,
-        "--gen-len",
-        2,
-        "--format",
-        "json",
-    ]
+    where = [*baseline(pair, questions), "--format", "json"]
     outcome = run(*where, "--prompt-len", 95)
     assert outcome.json["prompt_set"]["cut"] == 4
     assert "cut to 95 tokens: 4 of 5 prompts; --whole-prompts keeps rows whole\n" in outcome.err
@@ -97,21 +87,7 @@ def test_rows_that_are_long_are_cut_as_before(run: Any, pair: Pair, tmp_path: Pa
     path = tmp_path / "rows.jsonl"
     lengths = [10, 150, 140, 10, 130]
     path.write_text("".join(json.dumps({"text": " ".join(["w1"] * length)}) + "\n" for length in lengths))
-    where = [
-        "evaluate",
-        "--target",
-        pair[0],
-        "--device",
-        "cpu",
-        "--mode",
-        "baseline",
-        "--dataset",
-        path,
-        "--gen-len",
-        2,
-        "--format",
-        "json",
-    ]
+    where = [*baseline(pair, path), "--format", "json"]
     outcome = run(*where, "--num-prompts", 2)
     used = outcome.json["prompt_set"]
     assert (used["whole"], used["prompt_len"], used["cut"], used["skipped"], used["end"]) == (False, 128, 2, 1, 3)
@@ -142,7 +118,7 @@ def test_a_system_prompt_and_arguments_reach_template_and_records(run: Any, chat
 
 
 def test_arguments_that_make_no_sense_are_wrong_usage_and_those_without_chat_are_told(run: Any, pair: Pair, questions: Path) -> None:
-    where = ["evaluate", "--target", pair[0], "--device", "cpu", "--mode", "baseline", "--dataset", questions, "--gen-len", 2]
+    where = baseline(pair, questions)
     for value, reason in (
         ("thinking", "'thinking' is not NAME=VALUE, such as enable_thinking=false"),
         ("tokenize=1", "--chat-arg has 'tokenize', which cannot be an argument of a chat template"),
@@ -160,7 +136,7 @@ def test_arguments_that_make_no_sense_are_wrong_usage_and_those_without_chat_are
 def test_a_template_without_end_and_a_tokenizer_that_fails_are_one_line(run: Any, chatty: Pair, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "w5"}\n')
-    where = ["evaluate", "--target", chatty[0], "--device", "cpu", "--mode", "baseline", "--dataset", rows, "--gen-len", 2]
+    where = baseline(chatty, rows)
     (chatty[0] / "chat_template.jinja").write_text("{{ 'x' * 10**10 }}")
     outcome = run(*where, "--chat")
     assert outcome.err.startswith("error: the tokenizer's chat template takes more than 512 MB of memory for one conversation; correct it")

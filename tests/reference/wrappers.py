@@ -18,6 +18,11 @@ _SIGHT: dict[str, Any] = {
 }
 _GRID: dict[str, Any] = {"depth": 1, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 1}
 _MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 3]}
+_QWEN2_5_SIGHT: dict[str, Any] = {
+    "vision_config": {**_GRID, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "fullatt_block_indexes": [0]},
+    "image_token_id": 90,
+    "video_token_id": 91,
+}
 _QWEN_HEADS: dict[str, Any] = {**CONFIGS["qwen3"][1], "head_dim": 12}
 
 WRAPPERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -49,20 +54,12 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2_5_vl": (
         "Qwen2_5_VLConfig",
         {**CONFIGS["qwen2"][1], "rope_parameters": _MROPE},
-        {
-            "vision_config": {**_GRID, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "fullatt_block_indexes": [0]},
-            "image_token_id": 90,
-            "video_token_id": 91,
-        },
+        _QWEN2_5_SIGHT,
     ),
     "qwen2_5_vl-sliding": (
         "Qwen2_5_VLConfig",
         {**CONFIGS["qwen2-sliding"][1], "rope_parameters": _MROPE},
-        {
-            "vision_config": {**_GRID, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48, "fullatt_block_indexes": [0]},
-            "image_token_id": 90,
-            "video_token_id": 91,
-        },
+        _QWEN2_5_SIGHT,
     ),
     "qwen3_vl": (
         "Qwen3VLConfig",
