@@ -253,7 +253,7 @@ def _with_weights(name: str, place: Place, revision: str | None) -> Place:
     files = _files(place, revision)
     if any(file.endswith(".safetensors") for file in files):
         return place
-    if not any(file in (weights.PICKLE, f"{weights.PICKLE}.index.json") for file in files):
+    if not any(file in (weights.PICKLE, weights.PICKLE_INDEX) for file in files):
         raise ModelError(
             f"{name} has neither .safetensors weights nor a {weights.PICKLE} on the hub; use another model, or download a GGUF file of this one "
             "and give its path"
