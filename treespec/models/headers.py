@@ -1,21 +1,18 @@
 """The headers of safetensors files: names, shapes and types of all tensors, and the names in other files' indexes. No weight is read."""
 
-import io
 import math
-import pickletools
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from treespec.errors import ModelError
+from treespec.files.pt_weights import texts_in
 from treespec.files.reading import parsed_object
 from treespec.models.weights import INDEX, PICKLE, PICKLE_INDEX, SINGLE, damaged, files_by_tensor, require_real
 
 _MOST_HEADER_BYTES = 32 << 20
 """Largest header that is read: a hundred thousand tensors fit."""
-_MOST_PICKLE_BYTES, _PICKLES = 8 << 20, 4
-"""The part of a pickle of weights that is looked at; before zip archives, the weights came fourth in their file."""
 _WITHOUT_DOTS = {"d2t", "t2d"}
 """Names of tensors without a dot; other such texts in a pickle are no names."""
 _BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64}
@@ -106,27 +103,14 @@ def _tensor(name: str, path: Path, key: str, entry: Any) -> tuple[Tensor, int]:
 
 
 def _pickled(path: Path) -> frozenset[str]:
-    """Return the texts in a pickle of weights that may be names of tensors; nothing is unpickled. A file that is none has no names."""
+    """Return the texts in a pickle of weights that may be names of tensors. A file that is none has no names."""
     if not path.is_file():
         return frozenset()
-    found: set[str] = set()
     try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    member = next(entry for entry in archive.namelist() if entry.rpartition("/")[2] == "data.pkl")
-                    with archive.open(member) as pickle:
-                        data = pickle.read(_MOST_PICKLE_BYTES)
-            else:
-                file.seek(0)
-                data = file.read(_MOST_PICKLE_BYTES)
-        stream = io.BytesIO(data)
-        for _ in range(_PICKLES):
-            texts = (argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
-            found.update(text for text in texts if ("." in text and " " not in text) or text in _WITHOUT_DOTS)
-    except (ValueError, IndexError, StopIteration, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        return frozenset(found)  # whoever loads the file says what is wrong with it
-    return frozenset(found)
+        texts = texts_in(path, ModelError)
+    except (ModelError, OSError):
+        return frozenset()  # whoever loads the file says what is wrong with it
+    return frozenset(text for text in texts if ("." in text and " " not in text) or text in _WITHOUT_DOTS)
 
 
 def _bits(dtype: str) -> int:
