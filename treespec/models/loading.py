@@ -32,7 +32,7 @@ from treespec.models.contents import Contents, contents_of
 from treespec.models.headers import Weights
 from treespec.models.left_out import left_out, require_loaded
 from treespec.models.loaded import LoadedModel, return_objects
-from treespec.models.locating import Place, explained, locate, weights_digest
+from treespec.models.locating import Place, explained, locate, optional_file, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
@@ -62,15 +62,8 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.local
         )
-        older = cached_file(
-            place.path,
-            "chat_template.json",
-            revision=revision,
-            local_files_only=place.local,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        template = None if older is None else json.loads(Path(older).read_text(encoding="utf-8"))["chat_template"]
+        older = optional_file(place, "chat_template.json", revision)
+        template = None if older is None else json.loads(older.read_text(encoding="utf-8"))["chat_template"]
     tokenizer: Any = load_tokenizer(name, revision)
     if getattr(tokenizer, "chat_template", None) is None:  # processors kept it in a file of their own before tokenizers did
         tokenizer.chat_template = template
