@@ -15,7 +15,7 @@ _LFS = b"version https://git-lfs"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The names of the file that holds all weights, and of the index of several files."""
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-"""The same for pickles of PyTorch."""
+"""The names of these two for pickles of PyTorch."""
 
 
 def holds_weights(folder: Path) -> bool:
