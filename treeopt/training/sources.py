@@ -110,10 +110,10 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
     else:
         assert sources.draft is not None
         name = sources.draft
-        require_model(name, sources.draft_revision)
+        files = require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
-        loaded = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        loaded = load_model(files, device="cpu", dtype="float32")
         quantised = quantisation(loaded.module.config)
         if quantised is not None:
             refuse_quantised(name, quantised, "only plain weights can be trained; use the plain weights of the same model")

@@ -15,7 +15,7 @@ from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
 from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
-from treespec.models.loading import load_model, load_picture_reader
+from treespec.models.loading import load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
@@ -142,8 +142,7 @@ class TargetInfo:
         """Load the target. `offload` keeps its layers in host memory. Raises ModelError."""
         name, revision = self.target.name, self.target.revision
         reader = None if self.target.shape is None else load_picture_reader(name, revision)
-        loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload, adapter=self.target.adapter)
-        model = tree_model(loaded, name, self.target.vocabulary_size)
+        model = tree_model(self.target.load(device=device, dtype=dtype, offload=offload), name, self.target.vocabulary_size)
         return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
 
@@ -245,7 +244,7 @@ def _parts(loaded: LoadedModel, name: str) -> tuple[LoadedModel, Vision | None]:
 def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """Load a draft that fits its target. Raises ModelError."""
     assert draft.shared is not None
-    loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision, adapter=draft.adapter)
+    loaded = draft.load(device=device, dtype=dtype)
     if draft.passed_over is None and draft.shared.all_of(target.vocabulary_size):
         return tree_model(loaded, draft.name, draft.vocabulary_size)
     text, vision = _parts(loaded, draft.name)
