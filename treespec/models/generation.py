@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError
-from treespec.models.locating import explained, locate, optional_file
+from treespec.models.locating import Place, explained, optional_file
 
 _LARGEST_ID = (1 << 63) - 1
 _MOST_BYTES = 1 << 24
@@ -30,9 +30,8 @@ def eos_of(given: Mapping[str, Any], name: str = "") -> frozenset[int]:
     return frozenset(ids)
 
 
-def generation_settings(name: str, revision: str | None, config: PreTrainedConfig) -> dict[str, Any]:
+def generation_settings(name: str, place: Place, revision: str | None, config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings in a model's generation_config.json, or in its configuration if there is no such file. Raises ModelError."""
-    place = locate(name, revision)
     if place.gguf is not None:
         return dict(config.to_dict())
     with explained(name, place, revision, "generation_config.json"):

@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from treespec.data.pictures import PictureShape
 from treespec.errors import ModelError, counted
-from treespec.models import families
+from treespec.models import families, gguf_models
 from treespec.models.generation import eos_of, generation_settings
 from treespec.models.loaded import LoadedModel
-from treespec.models.loading import ModelFiles, load_model, quantization_of, require_model, tokenizer_or_none
+from treespec.models.loading import ModelFiles, load_model, require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import SharedIds, shared_ids
 
@@ -49,7 +49,7 @@ class ModelInfo:
         config = files.config
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
-        generation = generation_settings(name, revision, config)
+        generation = generation_settings(name, files.place, revision, config)
         eos_of(generation, name)
         family = families.check(config, name)
         return cls(
@@ -59,7 +59,7 @@ class ModelInfo:
             shape,
             rows,
             family.max_positions,
-            quantization=quantization_of(name, revision),
+            quantization=gguf_models.quantization(files.place),
             rope_note=family.rope_note,
             generation=generation,
             files=files,

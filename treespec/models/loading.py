@@ -206,14 +206,13 @@ def load_model(
     if place.gguf is None:
         return known
     gguf_models.made_plain(ready)
-    stored = gguf_models.header_of(place).quantization
+    stored = gguf_models.quantization(place)
     return replace(known, format="gguf", quantization=stored and f"{stored}, dequantised")
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:
     """Return the type that most weights in a GGUF file have, as in "Q4_1"; None for models that are not quantised. Raises ModelError."""
-    place = locate(name, revision)
-    return None if place.gguf is None else gguf_models.header_of(place).quantization
+    return gguf_models.quantization(locate(name, revision))
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
