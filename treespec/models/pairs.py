@@ -215,12 +215,12 @@ def load_pair(
     return known.load(device=device, dtype=dtype, offload=offload)
 
 
-def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
-    """Load several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
+def load_drafts(target: Target, drafts: Sequence[str | ModelInfo], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
+    """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`. Raises ModelError."""
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    fitted = [fitting(known, ModelInfo.of(draft)) for draft in drafts]
+    fitted = [fitting(known, ModelInfo.of(draft)) if isinstance(draft, str) else draft for draft in drafts]
     return tuple(_load_draft(known, draft, device, dtype) for draft in fitted)
 
 
