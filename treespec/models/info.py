@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from treespec.data.pictures import PictureShape
+from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
 from treespec.models import families, gguf_models
 from treespec.models.generation import eos_of, generation_settings
 from treespec.models.loaded import LoadedModel
-from treespec.models.loading import ModelFiles, load_model, require_model, tokenizer_or_none
+from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import SharedIds, shared_ids
 
@@ -64,6 +65,11 @@ class ModelInfo:
             generation=generation,
             files=files,
         )
+
+    @cached_property
+    def pictures(self) -> PictureReader | None:
+        """The reader of its pictures, which is loaded once; None if it reads text only. Raises ModelError."""
+        return None if self.shape is None else load_picture_reader(self.name, self.revision)
 
     def load(self, *, device: str, dtype: str, offload: bool = False) -> LoadedModel:
         """Load the model. Its files are not looked at again. Raises ModelError."""

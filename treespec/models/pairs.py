@@ -15,7 +15,6 @@ from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
 from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
-from treespec.models.loading import load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
@@ -140,9 +139,9 @@ class TargetInfo:
 
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Target:
         """Load the target. `offload` keeps its layers in host memory. Raises ModelError."""
-        name, revision = self.target.name, self.target.revision
-        reader = None if self.target.shape is None else load_picture_reader(name, revision)
-        model = tree_model(self.target.load(device=device, dtype=dtype, offload=offload), name, self.target.vocabulary_size)
+        reader = self.target.pictures
+        loaded = self.target.load(device=device, dtype=dtype, offload=offload)
+        model = tree_model(loaded, self.target.name, self.target.vocabulary_size)
         return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
 
