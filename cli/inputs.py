@@ -113,9 +113,8 @@ def read_prompts(
     If no --start is given and the data set is the one of the `profiled` rows, the rows after these are taken if there are any.
     """
     from treespec.data.prompts import load_prompts
-    from treespec.models.loading import load_picture_reader
 
-    pictures = None if known.target.shape is None else load_picture_reader(known.target.name, known.target.revision)
+    pictures = known.target.pictures
     tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
     positions = known.target.max_positions
     read = partial(

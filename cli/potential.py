@@ -79,7 +79,7 @@ def potential(
     target = load(alone, models.with_draft(None))
     for info in known:
         note_stored("draft", info.name, info.quantization)
-    drafts = load_drafts(target, [info.name for info in known], device=resolve_device(models.device), dtype=models.dtype)
+    drafts = load_drafts(target, known, device=resolve_device(models.device), dtype=models.dtype)
     for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
         note(sentence)
     with claimed(output):

@@ -84,7 +84,7 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
         if most is not None and max(settings.contexts) + 2 > most:
             raise CapacityError(
                 f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}"
-                f"{getattr(model, 'rope_note', '')}; pass smaller `contexts`"
+                f"{model.rope_note}; pass smaller `contexts`"
             )
 
 

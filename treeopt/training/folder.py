@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,10 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treeopt.training.record import NAME as RECORD
 from treeopt.training.record import SCHEMA, VERSION
-from treespec.errors import OutputError, TrainingError
+from treespec.errors import ModelError, OutputError, TrainingError
 from treespec.files.locks import alone
 from treespec.files.reading import read_json
 from treespec.files.writing import check_writable, make_folder, write_json
+from treespec.models.headers import header_of
+from treespec.models.weights import INDEX, files_by_tensor
 
 LOCK = ".treeopt.lock"
 """The file that keeps a second run out as long as one trains."""
@@ -28,8 +29,6 @@ _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that every checkpoint has beside weights and states of random streams; the last one is written last."""
 _MADE = ("checkpoint-*", "texts-*", "held-out-*")
 """Patterns of the files that an unfinished run leaves in its folder and that are worth keeping."""
-_MAX_HEADER = 100 << 20
-"""Largest number of bytes of a safetensors header, by its format."""
 
 
 @contextmanager
@@ -132,29 +131,14 @@ def _is_whole(checkpoint: Path, step: int) -> bool:
         return False
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        index = checkpoint / "model.safetensors.index.json"
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+        index = checkpoint / INDEX
+        shards = set(files_by_tensor(checkpoint.name, index).values()) if index.is_file() else set()
+        for path in weights:
+            header_of(checkpoint.name, path)
         archives = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *states]
-        return (
-            state["global_step"] == step
-            and shards <= {path.name for path in weights}
-            and all(_has_its_length(path) for path in weights)
-            and all(_is_archive(path) for path in archives)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):  # a torn file of JSON
+        return state["global_step"] == step and shards <= {path.name for path in weights} and all(_is_archive(path) for path in archives)
+    except (ModelError, ValueError, KeyError, TypeError, AttributeError):  # a torn file
         return False
-
-
-def _has_its_length(path: Path) -> bool:
-    """Return whether a safetensors file is as long as its header says. Raises ValueError, KeyError, TypeError for a header that is none."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
-        if length > _MAX_HEADER:
-            return False
-        header = json.loads(file.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def _is_archive(path: Path) -> bool:

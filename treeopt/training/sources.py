@@ -16,14 +16,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.hub import cached_file
 
 from treeopt.training.settings import CONFIGS, TrainSources
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files.reading import read_bytes
 from treespec.models import families
 from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
-from treespec.models.locating import folder_of, weights_digest
+from treespec.models.locating import folder_of, locate, optional_file, weights_digest
 from treespec.models.quantised import quantisation, refuse_quantised
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, text_module
@@ -111,10 +110,10 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
     else:
         assert sources.draft is not None
         name = sources.draft
-        require_model(name, sources.draft_revision)
+        files = require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)
-        loaded = load_model(name, device="cpu", dtype="float32", revision=sources.draft_revision)
+        loaded = load_model(files, device="cpu", dtype="float32")
         quantised = quantisation(loaded.module.config)
         if quantised is not None:
             refuse_quantised(name, quantised, "only plain weights can be trained; use the plain weights of the same model")
@@ -147,11 +146,9 @@ def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, s
 
 def _picture_files(name: str, revision: str | None) -> tuple[Path, ...]:
     """Return the files of a vision-language model that say how pictures are prepared, as far as it has them."""
-    folder = folder_of(name)
-    place = str(folder) if folder.is_dir() else name
-    missing: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = (cached_file(place, file, revision=revision, **missing) for file in _PICTURE_FILES)
-    return tuple(Path(path) for path in found if path is not None)
+    place = locate(name, revision)
+    found = (optional_file(place, file, revision) for file in _PICTURE_FILES)
+    return tuple(path for path in found if path is not None)
 
 
 def new_model(config: str, target: Target, seed: int) -> PreTrainedModel:

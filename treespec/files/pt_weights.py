@@ -45,6 +45,15 @@ def weight_shapes(path: Path, error: type[TreeoptError]) -> dict[str, tuple[int,
     return {name: tuple(tensor.shape) for name, tensor in _tensors(path, found, error).items()}
 
 
+def texts_in(path: Path, error: type[TreeoptError]) -> set[str]:
+    """Return the texts in a file of weights, the names of its tensors among them. Nothing is unpickled. Raises `error` for what is no such file."""
+    try:
+        found = [argument for pickle in _pickles(path, _is_zip(path), error) for _, argument, _ in pickletools.genops(pickle)]
+    except (ValueError, IndexError) as e:
+        raise error(f"{path} is damaged: its pickle ends or breaks off ({reason_of(e)}); download or make it again") from e
+    return {argument for argument in found if isinstance(argument, str)}
+
+
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"

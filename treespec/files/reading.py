@@ -126,6 +126,17 @@ def _remedy(found: str, needed: str) -> str:
     return _REMEDIES.get((found, needed)) or (f"{wrote} writes one" if wrote else "pass one")
 
 
+def parsed_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in bytes that others' programs wrote. Raises ValueError with what they are instead, as the words after "it is"."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError("no JSON") from e
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
 def is_json_of(path: StrPath, schema: str) -> bool:
     """Return whether a file holds a JSON object of this schema, of any version."""
     try:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 
 from treespec.errors import ModelError, reason_of
 from treespec.files.provenance import public_name
-from treespec.files.reading import read_bytes, user_path
+from treespec.files.reading import parsed_object, read_bytes, user_path
 from treespec.models.contents import Contents
 from treespec.models.headers import header_of
 from treespec.models.installed import is_installed
@@ -160,12 +159,9 @@ def _has_weights(contents: Contents) -> bool:
 def _read(name: str, folder: Path) -> tuple[bytes, dict[str, Any]]:
     data = read_bytes(folder / CONFIG, limit=_MOST_CONFIG_BYTES, error=ModelError)
     try:
-        settings = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{name}: {CONFIG} is no JSON; save or download the adapter again") from error
-    if not isinstance(settings, dict):
-        raise ModelError(f"{name}: {CONFIG} is no JSON object; save or download the adapter again")
-    return data, settings
+        return data, parsed_object(data)
+    except ValueError as error:
+        raise ModelError(f"{name}: {CONFIG} is {error}; save or download the adapter again") from error
 
 
 def _require_mergeable(name: str, folder: Path, settings: Mapping[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """The contents of a model: its config.json as it is, the names of its files, and what these say about its weights."""
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ from typing import Any
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from treespec.errors import ModelError
-from treespec.files.reading import read_bytes
-from treespec.models.headers import INDEX, SINGLE, Weights, read_weights
+from treespec.files.reading import parsed_object, read_bytes
+from treespec.models.headers import Weights, read_weights
 from treespec.models.locating import Place
+from treespec.models.weights import INDEX, SINGLE
 
 _MOST_CONFIG_BYTES = 16 << 20
 
@@ -61,8 +60,7 @@ def _file(place: Place, revision: str | None, file: str) -> str | None:
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:
-    with suppress(ValueError, RecursionError):
-        found = json.loads(data)
-        if isinstance(found, dict):
-            return found
-    raise ModelError(f"{name} cannot be loaded: config.json is no JSON object; save or download the model again")
+    try:
+        return parsed_object(data)
+    except ValueError as error:
+        raise ModelError(f"{name} cannot be loaded: config.json is no JSON object; save or download the model again") from error

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils.hub import cached_file
 
 from treespec.errors import ModelError
-from treespec.models.locating import explained, locate
+from treespec.models.locating import Place, explained, optional_file
 
 _LARGEST_ID = (1 << 63) - 1
 _MOST_BYTES = 1 << 24
@@ -32,25 +30,17 @@ def eos_of(given: Mapping[str, Any], name: str = "") -> frozenset[int]:
     return frozenset(ids)
 
 
-def generation_settings(name: str, revision: str | None, config: PreTrainedConfig) -> dict[str, Any]:
+def generation_settings(name: str, place: Place, revision: str | None, config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings in a model's generation_config.json, or in its configuration if there is no such file. Raises ModelError."""
-    place = locate(name, revision)
     if place.gguf is not None:
         return dict(config.to_dict())
     with explained(name, place, revision, "generation_config.json"):
-        path = cached_file(
-            place.path,
-            "generation_config.json",
-            revision=revision,
-            local_files_only=place.local,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        path = optional_file(place, "generation_config.json", revision)
         if path is None:
             return dict(config.to_dict())
-        if Path(path).stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MOST_BYTES:
             raise ModelError(f"{name}: generation_config.json is larger than the limit of {_MOST_BYTES} bytes; it is no generation config")
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ModelError(f"{name}: generation_config.json holds no JSON object; correct it, or save the model again")
     return found

@@ -19,6 +19,11 @@ def header_of(place: Place) -> GgufHeader:
     return _header(*_identity(place))
 
 
+def quantization(place: Place) -> str | None:
+    """Return the type that most weights in the place's GGUF file have; None if it has none, or plain weights. Raises ModelError."""
+    return None if place.gguf is None else header_of(place).quantization
+
+
 def config_of(place: Place, name: str) -> PreTrainedConfig:
     """Return the configuration that a GGUF file gives. Raises ModelError, and whatever transformers raises."""
     header = header_of(place)

@@ -1,25 +1,18 @@
 """The headers of safetensors files: names, shapes and types of all tensors, and the names in other files' indexes. No weight is read."""
 
-import io
-import json
 import math
-import pickletools
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treespec.errors import ModelError
-from treespec.files.reading import read_bytes
-from treespec.models.weights import require_real
+from treespec.files.pt_weights import texts_in
+from treespec.files.reading import parsed_object
+from treespec.models.weights import INDEX, PICKLE, PICKLE_INDEX, SINGLE, damaged, files_by_tensor, require_real
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_OTHER, _OTHER_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _MOST_HEADER_BYTES = 32 << 20
-"""Largest header or index that is read: a hundred thousand tensors fit."""
-_MOST_PICKLE_BYTES, _PICKLES = 8 << 20, 4
-"""The part of a pickle of weights that is looked at; before zip archives, the weights came fourth in their file."""
+"""Largest header that is read: a hundred thousand tensors fit."""
 _WITHOUT_DOTS = {"d2t", "t2d"}
 """Names of tensors without a dot; other such texts in a pickle are no names."""
 _BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64}
@@ -59,22 +52,14 @@ def read_weights(name: str, folder: Path) -> Weights:
         found = header_of(name, folder / SINGLE)
         return Weights(frozenset(found), found)
     if not (folder / INDEX).is_file():
-        other = folder / _OTHER_INDEX
-        return Weights(frozenset(_index(name, other)) if other.is_file() else _pickled(folder / _OTHER), None)
-    index = _index(name, folder / INDEX)
+        other = folder / PICKLE_INDEX
+        return Weights(frozenset(files_by_tensor(name, other)) if other.is_file() else _pickled(folder / PICKLE), None)
+    index = files_by_tensor(name, folder / INDEX)
     shards = {shard: folder / shard for shard in sorted(set(index.values()))}
     if not all(path.is_file() for path in shards.values()):
         return Weights(frozenset(index), None)
     found = {tensor: entry for path in shards.values() for tensor, entry in header_of(name, path).items()}
     return Weights(frozenset(found), found)
-
-
-def _index(name: str, path: Path) -> dict[str, str]:
-    """Return the file of each tensor by an index. All are names of files beside it."""
-    index = _json(name, path, read_bytes(path, limit=_MOST_HEADER_BYTES, error=ModelError)).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(file, str) and Path(file).name == file for file in index.values()):
-        raise ModelError(f"{name}: {path.name} has no weight_map from tensors to files beside it; save or download the model again")
-    return index
 
 
 def header_of(name: str, path: Path) -> dict[str, Tensor]:
@@ -84,16 +69,19 @@ def header_of(name: str, path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise _damaged(name, path, f"its header is {length} bytes long, but the file has {size}")
+            raise damaged(name, path, f"its header is {length} bytes long, but the file has {size}")
         if length > _MOST_HEADER_BYTES:
-            raise _damaged(name, path, f"its header is {length} bytes long, and at most {_MOST_HEADER_BYTES} are read")
-        found = _json(name, path, file.read(length))
+            raise damaged(name, path, f"its header is {length} bytes long, and at most {_MOST_HEADER_BYTES} are read")
+        try:
+            found = parsed_object(file.read(length))
+        except ValueError as error:
+            raise damaged(name, path, f"its header is {error}") from error
     found.pop("__metadata__", None)
     tensors = {}
     for key, entry in found.items():
         tensor, end = _tensor(name, path, key, entry)
         if end > size - 8 - length:
-            raise _damaged(name, path, f"{key!r:.80} ends behind the end of the file ({size} bytes)")
+            raise damaged(name, path, f"{key!r:.80} ends behind the end of the file ({size} bytes)")
         tensors[key] = tensor
     return tensors
 
@@ -108,34 +96,21 @@ def _tensor(name: str, path: Path, key: str, entry: Any) -> tuple[Tensor, int]:
             end - start
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(name, path, f"the entry of {key!r:.80} is {entry!r:.80}") from error
+        raise damaged(name, path, f"the entry of {key!r:.80} is {entry!r:.80}") from error
     if not fits:
-        raise _damaged(name, path, f"the entry of {key!r:.80} contradicts itself: {entry!r:.120}")
+        raise damaged(name, path, f"the entry of {key!r:.80} contradicts itself: {entry!r:.120}")
     return tensor, end
 
 
 def _pickled(path: Path) -> frozenset[str]:
-    """Return the texts in a pickle of weights that may be names of tensors; nothing is unpickled. A file that is none has no names."""
+    """Return the texts in a pickle of weights that may be names of tensors. A file that is none has no names."""
     if not path.is_file():
         return frozenset()
-    found: set[str] = set()
     try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    member = next(entry for entry in archive.namelist() if entry.rpartition("/")[2] == "data.pkl")
-                    with archive.open(member) as pickle:
-                        data = pickle.read(_MOST_PICKLE_BYTES)
-            else:
-                file.seek(0)
-                data = file.read(_MOST_PICKLE_BYTES)
-        stream = io.BytesIO(data)
-        for _ in range(_PICKLES):
-            texts = (argument for _, argument, _ in pickletools.genops(stream) if isinstance(argument, str))
-            found.update(text for text in texts if ("." in text and " " not in text) or text in _WITHOUT_DOTS)
-    except (ValueError, IndexError, StopIteration, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        return frozenset(found)  # whoever loads the file says what is wrong with it
-    return frozenset(found)
+        texts = texts_in(path, ModelError)
+    except (ModelError, OSError):
+        return frozenset()  # whoever loads the file says what is wrong with it
+    return frozenset(text for text in texts if ("." in text and " " not in text) or text in _WITHOUT_DOTS)
 
 
 def _bits(dtype: str) -> int:
@@ -145,17 +120,3 @@ def _bits(dtype: str) -> int:
     (16, 8, 64, 8)
     """
     return _BITS.get(dtype) or int(dtype.lstrip("BFIU").partition("_")[0])
-
-
-def _json(name: str, path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(name, path, "its header is no JSON") from error
-    if not isinstance(found, dict):
-        raise _damaged(name, path, "its header is no JSON object")
-    return found
-
-
-def _damaged(name: str, path: Path, why: str) -> ModelError:
-    return ModelError(f"{name} cannot be loaded: {path.name} is damaged: {why}; save or download the model again")

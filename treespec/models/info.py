@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from treespec.data.pictures import PictureShape
+from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
-from treespec.models import families
+from treespec.models import families, gguf_models
 from treespec.models.generation import eos_of, generation_settings
-from treespec.models.loading import quantization_of, require_model, tokenizer_or_none
+from treespec.models.loaded import LoadedModel
+from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import SharedIds, shared_ids
 
@@ -32,22 +34,23 @@ class ModelInfo:
     """The target's picture token, for a draft that reads text only."""
     quantization: str | None = None
     """The type of its weights, if they come quantised in a GGUF file."""
-    adapter: str | None = None
-    """The folder of an adapter that is merged into its weights."""
     rope_note: str = ""
     """See `Family.rope_note`."""
     shared: SharedIds | None = None
     """The ids that mean the same to its target, for a draft beside it."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """The settings of its generation config."""
+    files: ModelFiles | None = field(default=None, compare=False, repr=False)
+    """The files to load it from; None for the facts about a model that is loaded already."""
 
     @classmethod
     def of(cls, name: str, revision: str | None = None, adapter: str | None = None) -> "ModelInfo":
         """Read the facts about a folder or a hub id. Raises ModelError if its files or its configuration rule it out."""
-        config = require_model(name, revision, adapter=adapter)
+        files = require_model(name, revision, adapter=adapter)
+        config = files.config
         shape = picture_shape(config, name) if is_vision(config) else None
         rows = int(config.get_text_config(decoder=True).vocab_size)
-        generation = generation_settings(name, revision, config)
+        generation = generation_settings(name, files.place, revision, config)
         eos_of(generation, name)
         family = families.check(config, name)
         return cls(
@@ -57,11 +60,21 @@ class ModelInfo:
             shape,
             rows,
             family.max_positions,
-            quantization=quantization_of(name, revision),
-            adapter=adapter,
+            quantization=gguf_models.quantization(files.place),
             rope_note=family.rope_note,
             generation=generation,
+            files=files,
         )
+
+    @cached_property
+    def pictures(self) -> PictureReader | None:
+        """The reader of its pictures, which is loaded once; None if it reads text only. Raises ModelError."""
+        return None if self.shape is None else load_picture_reader(self.name, self.revision)
+
+    def load(self, *, device: str, dtype: str, offload: bool = False) -> LoadedModel:
+        """Load the model. Its files are not looked at again. Raises ModelError."""
+        assert self.files is not None
+        return load_model(self.files, device=device, dtype=dtype, offload=offload)
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""

@@ -1,9 +1,7 @@
 """Loading a model, a tokenizer or a reader of pictures from a local folder, a GGUF file or a hub id."""
 
 import json
-import sys
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,12 +30,12 @@ from treespec.models.contents import Contents, contents_of
 from treespec.models.headers import Weights
 from treespec.models.left_out import left_out, require_loaded
 from treespec.models.loaded import LoadedModel, return_objects
-from treespec.models.locating import Place, explained, locate, weights_digest
+from treespec.models.locating import Place, explained, locate, optional_file, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
 from treespec.models.quantised import quantisation, refuse_quantised, require_packages
-from treespec.models.quiet import native_output_as_text, without_bars
+from treespec.models.quiet import bars_for_people, native_output_as_text
 from treespec.models.recognised import refuse_heads
 from treespec.models.sizes import require_built, require_counts
 from treespec.models.vision import TEXT_ONLY, is_vision, picture_shape
@@ -58,19 +56,12 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
         raise ModelError(f"{name} {TEXT_ONLY}")
     place = locate(name, revision)
     loader: Any = AutoImageProcessor
-    with _bars(), explained(name, place, revision, "preprocessor_config.json"):
+    with bars_for_people(), explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
             place.path, revision=revision, backend="pil", trust_remote_code=False, local_files_only=place.local
         )
-        older = cached_file(
-            place.path,
-            "chat_template.json",
-            revision=revision,
-            local_files_only=place.local,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        template = None if older is None else json.loads(Path(older).read_text(encoding="utf-8"))["chat_template"]
+        older = optional_file(place, "chat_template.json", revision)
+        template = None if older is None else json.loads(older.read_text(encoding="utf-8"))["chat_template"]
     tokenizer: Any = load_tokenizer(name, revision)
     if getattr(tokenizer, "chat_template", None) is None:  # processors kept it in a file of their own before tokenizers did
         tokenizer.chat_template = template
@@ -79,12 +70,32 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     return reader
 
 
-def require_model(name: str, revision: str | None = None, *, adapter: str | None = None) -> PreTrainedConfig:
-    """Return a model's configuration. Raises ModelError if its files, its configuration or its adapter rule it out; no weight is read."""
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model that can be loaded, as far as that is known before a weight is read. `require_model` makes it."""
+
+    name: str
+    revision: str | None
+    place: Place
+    contents: Contents | None
+    config: PreTrainedConfig
+    adapter: Adapter | None
+    """The adapter that is to be merged into the weights."""
+
+    def fetched(self) -> "ModelFiles":
+        """Return the same after the weights of a model on the hub were fetched, and their headers looked at. Raises ModelError."""
+        if self.place.local:
+            return self
+        contents = _contents(self.name, self.place, self.revision, fetch=True)
+        return replace(self, contents=contents, config=_required(self.name, self.place, self.revision, contents))
+
+
+def require_model(name: str, revision: str | None = None, *, adapter: str | None = None) -> ModelFiles:
+    """Return a model's files. Raises ModelError if they, the configuration or the adapter rule it out; no weight is read."""
     place = locate(name, revision)
-    config = _required(name, place, revision, _contents(name, place, revision))
-    _adapted(name, config, adapter)
-    return config
+    contents = _contents(name, place, revision)
+    config = _required(name, place, revision, contents)
+    return ModelFiles(name, revision, place, contents, config, _adapted(name, config, adapter))
 
 
 def _adapted(name: str, config: PreTrainedConfig, adapter: str | None) -> Adapter | None:
@@ -115,7 +126,7 @@ def _required(name: str, place: Place, revision: str | None, contents: Contents 
 
 
 def load_model(
-    name: str,
+    model: str | ModelFiles,
     *,
     device: str = "cpu",
     dtype: str = "auto",
@@ -130,26 +141,23 @@ def load_model(
     pickles of PyTorch after a check that they hold weights alone, or a GGUF file, which is dequantised. No code from files is run.
     The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host memory (see
     `offload.offload`) and are never all on the GPU at once. An `adapter` is a folder with a LoRA adapter, which is merged into the weights;
-    one that lies beside the weights is not, whether peft is installed or not. Raises ModelError, SettingsError.
+    one that lies beside the weights is not, whether peft is installed or not. For ModelFiles, `revision` and `adapter` are theirs.
+    Raises ModelError, SettingsError.
     """
     where = _device(device, offload)
     if dtype not in ("auto", *DTYPES):
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
-    place = locate(name, revision)
-    contents = _contents(name, place, revision)
-    config = _required(name, place, revision, contents)
-    if not place.local:  # no weights are fetched before the checks above, and none are read before those of their headers
-        contents = _contents(name, place, revision, fetch=True)
-        config = _required(name, place, revision, contents)
+    files = require_model(model, revision, adapter=adapter) if isinstance(model, str) else model
+    files = files.fetched()  # no weights are fetched before the checks above, and none are read before those of their headers
+    name, revision, place, contents, config = files.name, files.revision, files.place, files.contents, files.config
     family, loader, quantised = families.check(config, name), _loader(config), None if place.gguf else quantisation(config)
-    merged = _adapted(name, config, adapter)
     if quantised is not None and offload:
         refuse_quantised(name, quantised, "only plain weights are streamed from host memory; drop `offload`, or use the plain weights")
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
     if quantised is not None:
         kwargs["device_map"] = {"": where}  # packed weights are not moved afterwards
     wanted = _dtype(dtype, where, config)
-    with _bars(), explained(name, place, revision, "its weights or config.json"):
+    with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
         place = _with_weights(name, place, revision)
@@ -176,36 +184,35 @@ def load_model(
     if quantised is not None:
         quantised = quantised.of_module(module)
         notes.append(quantised.note(name))
-    if merged is not None:
-        module = merged.merge(module, name)
+    if files.adapter is not None:
+        module = files.adapter.merge(module, name)
     try:
-        model: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module if quantised else module.to(where)).eval()
+        ready: PreTrainedModel = (stream_layers(module, where, name=name) if offload else module if quantised else module.to(where)).eval()
     except RuntimeError as error:
         if not devices.memory_is_full(error):
             raise
         raise ModelError(
             f"{name} does not fit into the memory of {where}; use a smaller `dtype`, another `device`, a smaller model, or on CUDA `offload`"
         ) from error
-    _name_cached(model.config, name, place)
+    _name_cached(ready.config, name, place)
     known = replace(
-        LoadedModel.of(model),
+        LoadedModel.of(ready),
         digest=weights_digest(name),
         format="bin" if pickled else "safetensors",
         quantization=None if quantised is None else str(quantised),
-        adapter=merged,
+        adapter=files.adapter,
         notes=tuple(filter(None, notes)),
     )
     if place.gguf is None:
         return known
-    gguf_models.made_plain(model)
-    stored = gguf_models.header_of(place).quantization
+    gguf_models.made_plain(ready)
+    stored = gguf_models.quantization(place)
     return replace(known, format="gguf", quantization=stored and f"{stored}, dequantised")
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:
     """Return the type that most weights in a GGUF file have, as in "Q4_1"; None for models that are not quantised. Raises ModelError."""
-    place = locate(name, revision)
-    return None if place.gguf is None else gguf_models.header_of(place).quantization
+    return gguf_models.quantization(locate(name, revision))
 
 
 def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -218,7 +225,7 @@ def _contents(name: str, place: Place, revision: str | None, *, fetch: bool = Fa
     """Return what lies in a model's folder; None for a GGUF file."""
     if place.gguf is not None:
         return None
-    with _bars(), explained(name, place, revision, "config.json"):
+    with bars_for_people(), explained(name, place, revision, "config.json"):
         return contents_of(name, place, revision, fetch=fetch)
 
 
@@ -232,7 +239,7 @@ def _config(name: str, place: Place, revision: str | None, contents: Contents | 
         refuse_heads(name, contents)
         refuse_lone(name, contents)
         require_counts(contents.config, contents.weights, name)
-    with _bars(), explained(name, place, revision, "config.json" if place.gguf is None else "its metadata"):
+    with bars_for_people(), explained(name, place, revision, "config.json" if place.gguf is None else "its metadata"):
         if place.gguf is not None:
             return gguf_models.config_of(place, name)
         config: PreTrainedConfig = AutoConfig.from_pretrained(place.path, revision=revision, **place.options)
@@ -253,7 +260,7 @@ def _with_weights(name: str, place: Place, revision: str | None) -> Place:
     files = _files(place, revision)
     if any(file.endswith(".safetensors") for file in files):
         return place
-    if not any(file in (weights.PICKLE, f"{weights.PICKLE}.index.json") for file in files):
+    if not any(file in (weights.PICKLE, weights.PICKLE_INDEX) for file in files):
         raise ModelError(
             f"{name} has neither .safetensors weights nor a {weights.PICKLE} on the hub; use another model, or download a GGUF file of this one "
             "and give its path"
@@ -293,7 +300,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedTokenizerBase | None:
     """Load the tokenizer as `load_tokenizer` does, or return None if the model's files have none. Raises ModelError."""
     place = locate(name, revision)
-    with _bars(), explained(name, place, revision, "its tokenizer"), tokenizer_files.read_anew():
+    with bars_for_people(), explained(name, place, revision, "its tokenizer"), tokenizer_files.read_anew():
         if place.gguf is not None:
             return _tokenizer(place, revision) if gguf_models.header_of(place).has_tokenizer else None
         files = _files(place, revision)
@@ -335,8 +342,3 @@ def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.d
     if own in ("float16", "bfloat16"):
         return DTYPES[own]
     return devices.half_precision(where)
-
-
-def _bars() -> AbstractContextManager[None]:
-    """Return a context without progress bars unless stderr is a terminal."""
-    return nullcontext() if sys.stderr.isatty() else without_bars()

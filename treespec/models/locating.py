@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.utils.hub import cached_file
 
 from treespec import hub
 from treespec.embedded import EMBEDDED
@@ -97,6 +98,13 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
             "a local folder instead"
         ) from error
     return Place(str(snapshot), local=True, gguf=gguf, commit=snapshot.name)
+
+
+def optional_file(place: Place, file: str, revision: str | None) -> Path | None:
+    """Return a small file of a model, fetched if need be; None if it has no such file, or if the hub does not answer for it."""
+    missing: Any = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(place.path, file, revision=revision, local_files_only=place.local, **missing)
+    return None if found is None else Path(found)
 
 
 def _only_gguf(name: str, folder: Path) -> str | None:

@@ -15,7 +15,6 @@ from treespec.errors import ModelError
 from treespec.files.provenance import Provenance, public_name
 from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
-from treespec.models.loading import load_model, load_picture_reader
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
@@ -140,10 +139,9 @@ class TargetInfo:
 
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Target:
         """Load the target. `offload` keeps its layers in host memory. Raises ModelError."""
-        name, revision = self.target.name, self.target.revision
-        reader = None if self.target.shape is None else load_picture_reader(name, revision)
-        loaded = load_model(name, device=device, dtype=dtype, revision=revision, offload=offload, adapter=self.target.adapter)
-        model = tree_model(loaded, name, self.target.vocabulary_size)
+        reader = self.target.pictures
+        loaded = self.target.load(device=device, dtype=dtype, offload=offload)
+        model = tree_model(loaded, self.target.name, self.target.vocabulary_size)
         return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
 
@@ -216,12 +214,12 @@ def load_pair(
     return known.load(device=device, dtype=dtype, offload=offload)
 
 
-def load_drafts(target: Target, drafts: Sequence[str], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
-    """Load several drafts for one loaded target, each checked against it as by `load_pair`. Raises ModelError."""
+def load_drafts(target: Target, drafts: Sequence[str | ModelInfo], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
+    """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`. Raises ModelError."""
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    fitted = [fitting(known, ModelInfo.of(draft)) for draft in drafts]
+    fitted = [fitting(known, ModelInfo.of(draft)) if isinstance(draft, str) else draft for draft in drafts]
     return tuple(_load_draft(known, draft, device, dtype) for draft in fitted)
 
 
@@ -245,7 +243,7 @@ def _parts(loaded: LoadedModel, name: str) -> tuple[LoadedModel, Vision | None]:
 def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
     """Load a draft that fits its target. Raises ModelError."""
     assert draft.shared is not None
-    loaded = load_model(draft.name, device=device, dtype=dtype, revision=draft.revision, adapter=draft.adapter)
+    loaded = draft.load(device=device, dtype=dtype)
     if draft.passed_over is None and draft.shared.all_of(target.vocabulary_size):
         return tree_model(loaded, draft.name, draft.vocabulary_size)
     text, vision = _parts(loaded, draft.name)

@@ -16,6 +16,10 @@ class Positioned(Protocol):
     def max_positions(self) -> int | None:
         """Return the number of positions that the model knows; None for no limit."""
 
+    @property
+    def rope_note(self) -> str:
+        """See `Family.rope_note`."""
+
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""
 
@@ -37,6 +41,6 @@ def require_room(target: Positioned, prompt: Sequence[int], gen_len: int, *, who
     fits += [f"`prompt_len` {most - gen_len + 1} or less"] if gen_len <= most and not whole else []
     raise CapacityError(
         f"{length} prompt and {counted(gen_len, 'generated token')} need {counted(length + gen_len - 1, 'position')}, "
-        f"but the target model has {most}{getattr(target, 'rope_note', '')}; "
+        f"but the target model has {most}{target.rope_note}; "
         f"pass {', or '.join(fits) or 'a smaller `gen_len` and shorter prompts'}"
     )

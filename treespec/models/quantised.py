@@ -82,7 +82,7 @@ def quantisation(config: PreTrainedConfig) -> Quantised | None:
     return Quantised(method, _precision(method, settings))
 
 
-def require_packages(config: PreTrainedConfig, contents: Contents | None, name: str) -> None:
+def require_packages(config: PreTrainedConfig, contents: Contents, name: str) -> None:
     """Raise ModelError, with the reason, for a quantised checkpoint that cannot be run here."""
     settings = _settings(config)
     if settings is None:
@@ -162,10 +162,8 @@ def _word(kind: Any) -> str:
     return "fp" if kind == "float" else "int"
 
 
-def _require_plain(contents: Contents | None, name: str) -> None:
+def _require_plain(contents: Contents, name: str) -> None:
     """Raise ModelError if weights without a quantization_config are quantised all the same."""
-    if contents is None:
-        return
     packed = sorted(key for key in contents.weights.names if _PACKED.search(key))
     file = next((file for file in ("hf_quant_config.json", "quantize_config.json", "quant_config.json") if file in contents.files), None)
     if packed:

@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,11 @@ def without_bars() -> Iterator[None]:
                 disable_progress_bars()
         elif hubs:
             enable_progress_bars()
+
+
+def bars_for_people() -> AbstractContextManager[None]:
+    """Return a context without progress bars unless stderr is a terminal."""
+    return nullcontext() if sys.stderr.isatty() else without_bars()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The files that hold a model's weights in a folder: safetensors, pickles of PyTorch, or one GGUF file. No weight is read here."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,14 @@ from typing import Any
 from treespec.errors import ModelError
 from treespec.files.kinds import LFS_POINTER
 from treespec.files.pt_weights import weight_shapes
-from treespec.files.reading import read_bytes
+from treespec.files.reading import parsed_object, read_bytes
 
 _PAGES, _PAGE = 256, 4096
-_MAX_INDEX_BYTES = 64 << 20
-PICKLE = "pytorch_model.bin"
-"""The name of a pickle that holds all weights. Those of a model in parts stand in an index of this name."""
+_MAX_INDEX_BYTES = 32 << 20
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The names of the file that holds all weights, and of the index of several files."""
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+"""The names of these two for pickles of PyTorch."""
 
 
 def holds_weights(folder: Path) -> bool:
@@ -62,7 +63,7 @@ def pickles(name: str, folder: Path) -> list[Path]:
     """Return the pickles that hold a folder's weights; none if it has safetensors. Raises ModelError if one of several is missing."""
     if any(folder.glob("*.safetensors")) or not (names := _pickle_names(folder)):
         return []
-    return [folder / PICKLE] if names == [PICKLE] else _parts(name, folder / f"{PICKLE}.index.json")
+    return [folder / PICKLE] if names == [PICKLE] else _parts(name, folder / PICKLE_INDEX)
 
 
 def require_safe(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
@@ -92,32 +93,48 @@ def _files(name: str, folder: Path) -> list[Path]:
     """Return the files of weights that are read from a folder. Raises ModelError if one of several is missing."""
     if found := pickles(name, folder):
         return found
-    index = folder / "model.safetensors.index.json"
-    whole = (folder / "model.safetensors").is_file() or not index.is_file()
+    index = folder / INDEX
+    whole = (folder / SINGLE).is_file() or not index.is_file()
     return sorted(folder.glob("*.safetensors")) if whole else _parts(name, index)
 
 
 def _pickle_names(folder: Path) -> list[str]:
     """Return the names of a single pickle of weights or of the index of several, as far as they are there."""
-    return [name for name in (PICKLE, f"{PICKLE}.index.json") if (folder / name).is_file()][:1]
+    return [name for name in (PICKLE, PICKLE_INDEX) if (folder / name).is_file()][:1]
 
 
 def _parts(name: str, index: Path) -> list[Path]:
-    """Return the files that an index names. Raises ModelError if it is no index, or if one is missing."""
-    try:
-        content: Any = json.loads(read_bytes(index, limit=_MAX_INDEX_BYTES, error=ModelError))
-        files, has_metadata = sorted(set(content["weight_map"].values())), isinstance(content.get("metadata"), dict)
-        if not files:
-            raise ValueError
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{index.name} of {name} is no index of weights: it has no weight_map of names of files; download it again"
-        ) from error
-    if not has_metadata:
+    """Return the files that an index names. Raises ModelError if it names none, or if one is missing."""
+    content = _index(name, index)
+    files = sorted(set(content["weight_map"].values()))
+    if not files:
+        raise ModelError(f"{index.name} of {name} is no index of weights: it has no weight_map of names of files; download it again")
+    if not isinstance(content.get("metadata"), dict):
         raise ModelError(f'{index.name} of {name} has no "metadata", which transformers needs; add "metadata": {{}} to it')
     for file in files:
-        if not isinstance(file, str) or Path(file).name != file:
-            raise ModelError(f"{index.name} of {name} names {file!r}, which is no file beside it; correct it, or download it again")
         if not (index.parent / file).is_file():
             raise ModelError(f"{name} lacks {file}, one of the {len(files)} files that its {index.name} names; download that file too")
     return [index.parent / file for file in files]
+
+
+def files_by_tensor(name: str, index: Path) -> dict[str, str]:
+    """Return the file of each tensor by an index. All are names of files beside it, which need not be there. Raises ModelError."""
+    found: dict[str, str] = _index(name, index)["weight_map"]
+    return found
+
+
+def _index(name: str, index: Path) -> dict[str, Any]:
+    """Return the content of an index, whose `weight_map` leads from tensors to files beside it. Raises ModelError."""
+    try:
+        content = parsed_object(read_bytes(index, limit=_MAX_INDEX_BYTES, error=ModelError))
+    except ValueError as error:
+        raise damaged(name, index, f"its header is {error}") from error
+    files = content.get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) and Path(file).name == file for file in files.values()):
+        raise ModelError(f"{name}: {index.name} has no weight_map from tensors to files beside it; save or download the model again")
+    return content
+
+
+def damaged(name: str, path: Path, why: str) -> ModelError:
+    """Return the error for a file of weights that cannot be what it says."""
+    return ModelError(f"{name} cannot be loaded: {path.name} is damaged: {why}; save or download the model again")
