@@ -207,6 +207,11 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
 
 def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabulary: int) -> Split:
     """Return the rows to train on and the held-out prompts, from one data set or from two. Raises DatasetError, TrainingError."""
+    measured = None
+    if sources.eval_rows is not None and settings.eval_prompts:  # before the rows to train on, which can take a minute
+        measured = held_out_prompts(
+            sources.eval_rows, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len
+        )
     split = split_rows(
         sources.training_rows,
         target.tokenizer,
@@ -216,11 +221,9 @@ def _rows(sources: TrainSources, settings: TrainSettings, target: Target, vocabu
         prompt_len=settings.prompt_len,
         keep=settings.prompt_len if settings.text == "target" else None,
     )
-    if sources.eval_rows is None or settings.eval_prompts == 0:
+    if measured is None:
         return split
-    prompts, bad = held_out_prompts(
-        sources.eval_rows, target.tokenizer, vocabulary, count=settings.eval_prompts, prompt_len=settings.prompt_len
-    )
+    prompts, bad = measured
     return replace(split, held_out=prompts, bad=(*split.bad, *bad))
 
 

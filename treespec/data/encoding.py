@@ -19,6 +19,8 @@ def encoded(tokenizer: Any, text: str, name: str, *, special: bool = True) -> tu
     whole = _encode(tokenizer, text, name)
     if not hasattr(tokenizer, "bos_token_id"):  # it is not of transformers, and puts nothing around a text
         return whole
+    if tokenizer.is_fast and _at_most_one_bos(tokenizer, whole):
+        return whole
     bare = _encode(tokenizer, text, name, add_special_tokens=False)
     if not bare:
         return whole[:-1] if len(whole) > 1 and whole[-1] == tokenizer.eos_token_id else whole
@@ -28,6 +30,13 @@ def encoded(tokenizer: Any, text: str, name: str, *, special: bool = True) -> tu
     while front and bare[: len(front)] == front:
         bare = bare[len(front) :]
     return front + bare
+
+
+def _at_most_one_bos(tokenizer: Any, whole: tuple[int, ...]) -> bool:
+    """Return whether the tokenizer's own ids are known to be right without a look at those of the bare text, which takes as long again."""
+    added = tokenizer.num_special_tokens_to_add()
+    bos = tokenizer.bos_token_id
+    return added == 0 or (added == 1 and bos is not None and whole[:1] == (bos,) and whole[1:2] != (bos,))
 
 
 def _encode(tokenizer: Any, text: str, name: str, **options: bool) -> tuple[int, ...]:
