@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 pytest.importorskip("triton")
 
@@ -52,8 +52,9 @@ def test_what_is_said_of_a_wrapper_is_what_its_text_does(name: str) -> None:
 
 
 def test_the_table_has_every_family_that_is_tested_or_refused(table: dict[str, Support]) -> None:
-    assert {name for name in families.REFUSED if name not in table} == set()
-    assert {name: table[name].refused for name in families.REFUSED} == dict(families.REFUSED)
+    refused = {name: why for name, why in families.REFUSED.items() if name in CONFIG_MAPPING}  # an older transformers lacks some
+    assert refused
+    assert {name: table[name].refused for name in refused} == refused
     assert all(row.exact == "tested" for name, row in table.items() if name in families.VERIFIED)
     assert table["llava"].pictures
     assert table["llava"].exact == "tested"
