@@ -1,7 +1,7 @@
 """Decoder: it runs the passes of a TreeModel, by the module's own forward or by kernels. `decoder_of` chooses one for a module."""
 
 import importlib.util
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +17,12 @@ from treespec.trees.placement import Placement, Prefix
 
 class Decoder(Protocol):
     """Runs the passes of one module over the nodes of a tree, on a cache that is an argument of each pass."""
+
+    stacked: ClassVar[bool]
+    """Whether several of the module's weights become views of stacked ones."""
+
+    def release(self) -> None:
+        """Undo what was changed in the module. No pass can be run afterwards."""
 
     def require_weights(self, name: str) -> None:
         """Raise ModelError if the module's weights are no longer those that passes compute with. Messages call the module `name`."""

@@ -8,7 +8,7 @@ Stacked weights replace the originals, which become views of them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,8 @@ def refusal(module: PreTrainedModel) -> str | None:
 class FusedDecoder:
     """Computes passes by our own kernels. The module keeps working: its weights are views of ours as long as nobody replaces them."""
 
+    stacked: ClassVar[bool] = True
+
     def __init__(self, module: Any) -> None:
         model = module.model
         self.workspace = Workspace(module.device)
@@ -84,6 +86,12 @@ class FusedDecoder:
         self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
+
+    def release(self) -> None:
+        """See `Decoder.release`. Every weight that is a view gets memory of its own."""
+        for parameter in self._module.parameters():
+            if parameter.untyped_storage().nbytes() > parameter.numel() * parameter.element_size():
+                parameter.data = parameter.data.clone()
 
     def require_weights(self, name: str) -> None:
         """See `Decoder.require_weights`. Weights may be changed in place."""

@@ -2,7 +2,7 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
 class HookedDecoder:
     """Computes passes by the module's own forward with our tree attention. Outside of passes, the module keeps its usual attention."""
 
+    stacked: ClassVar[bool] = False
+
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window
         self.positions = family.max_positions
@@ -52,6 +54,9 @@ class HookedDecoder:
         if NAME not in AttentionInterface().valid_keys():  # type: ignore[no-untyped-call]
             AttentionInterface.register(NAME, _attend)
             AttentionMaskInterface.register(NAME, _no_mask)
+
+    def release(self) -> None:
+        """See `Decoder.release`. Nothing was changed."""
 
     def require_weights(self, name: str) -> None:
         """See `Decoder.require_weights`. Passes run the module itself."""

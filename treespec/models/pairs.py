@@ -63,6 +63,11 @@ class Target:
         """Return what people should know of how the models were loaded, in sentences."""
         return tuple(note for model in self.models.values() for note in model.loaded.notes)
 
+    def release(self) -> None:
+        """Undo what was changed in the modules: their weights get memory of their own again. Decoding with them needs a new pair."""
+        for model in self.models.values():
+            model.release()
+
     def describe(self) -> dict[str, Any]:
         """Return the facts that identify work with these models: names, revisions, weights, families, sizes, dtypes, device."""
         return {
@@ -174,7 +179,7 @@ class PairInfo(TargetInfo):
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Pair:
         """Load both models. `offload` keeps the target's layers in host memory. Raises ModelError."""
         alone = super().load(device=device, dtype=dtype, offload=offload)
-        draft = _load_draft(self.target, self.draft, device, dtype)
+        draft = draft_model(self.draft.load(device=device, dtype=dtype), self.draft, self.target.vocabulary_size)
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 
@@ -220,7 +225,7 @@ def load_drafts(target: Target, drafts: Sequence[str | ModelInfo], *, device: st
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
     fitted = [fitting(known, ModelInfo.of(draft)) if isinstance(draft, str) else draft for draft in drafts]
-    return tuple(_load_draft(known, draft, device, dtype) for draft in fitted)
+    return tuple(draft_model(draft.load(device=device, dtype=dtype), draft, known.vocabulary_size) for draft in fitted)
 
 
 def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
@@ -240,14 +245,12 @@ def _parts(loaded: LoadedModel, name: str) -> tuple[LoadedModel, Vision | None]:
     return (replace(loaded, module=reader_of(whole)) if wraps_text(whole.config) else loaded), None
 
 
-def _load_draft(target: ModelInfo, draft: ModelInfo, device: str, dtype: str) -> TreeModel:
-    """Load a draft that fits its target. Raises ModelError."""
+def draft_model(loaded: LoadedModel, draft: ModelInfo, rows: int) -> TreeModel:
+    """Make the TreeModel of a draft that fits a target of so many logit rows, as `fitting` returns it. Raises ModelError."""
     assert draft.shared is not None
-    loaded = draft.load(device=device, dtype=dtype)
-    if draft.passed_over is None and draft.shared.all_of(target.vocabulary_size):
+    if draft.passed_over is None and draft.shared.all_of(rows):
         return tree_model(loaded, draft.name, draft.vocabulary_size)
     text, vision = _parts(loaded, draft.name)
-    rows = target.vocabulary_size
     return TextDraft(text, name=draft.name, shared=draft.shared, vocabulary=rows, picture=draft.passed_over, vision=vision)
 
 

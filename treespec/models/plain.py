@@ -1,6 +1,6 @@
 """PlainDecoder: it runs any family by the module's own attention, with a mask that says what every token sees."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,14 @@ In decoding, every pass has a new length."""
 class PlainDecoder:
     """Computes passes by the module's own forward. Every pass needs a prefix whose length the host knows."""
 
+    stacked: ClassVar[bool] = False
+
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.family, self._dtype = module, family, module.dtype
         self._cache_name, self._keeps = cache_name(module), keeps_logits(module)
+
+    def release(self) -> None:
+        """See `Decoder.release`. Nothing was changed."""
 
     def require_weights(self, name: str) -> None:
         """See `Decoder.require_weights`. Passes run the module itself."""

@@ -108,6 +108,15 @@ class TreeModel:
         return len(prompt)
 
     @property
+    def stacked(self) -> bool:
+        """Return whether several of the module's weights became views of stacked ones, which the kernels read."""
+        return self.decoder.stacked
+
+    def release(self) -> None:
+        """Undo what was changed in the module: its weights get memory of their own again. This model cannot be used afterwards."""
+        self.decoder.release()
+
+    @property
     def capacity(self) -> int:
         """Return the number of slots that the cache has now."""
         return 0 if self._cache is None else self._cache.capacity
