@@ -9,7 +9,6 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit
-from treeopt.cli.plan import probability_rows
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
@@ -107,7 +106,7 @@ def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None)
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
     else:
-        rows = probability_rows(growmap.metadata)
+        rows = growmap.promise.rank_probability
     return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes or _MAX_NODES)
 
 

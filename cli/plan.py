@@ -1,7 +1,7 @@
 """The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from treeopt.cli.settings import bundle, wrong_usage
 from treeopt.cli.values import GROWMAP_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
-from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.errors import listed
 from treespec.evaluation.settings import EvaluationSettings
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from treespec.decoding.plans import Plan
     from treespec.evaluation.report import Prediction
-    from treespec.files.provenance import Provenance
     from treespec.trees.growmap import GrowMap
 
 
@@ -100,7 +98,8 @@ def resolve(
     that run, its promise does not hold; if its times were taken on another device, its time per step does not. A line on stderr says so,
     and what does not hold is left out. Raises a usage error for a budget that no tree meets.
     """
-    from treespec.evaluation.report import Prediction
+    from treeopt.cli.inputs import hardware_of
+    from treespec.evaluation.prediction import prediction_of
 
     if plan.dynamic:
         size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
@@ -115,21 +114,12 @@ def resolve(
         return budget, None
     if grown is None:
         return None, None
-    promised = grown.metadata
-    others = [*_other_models(grown.provenance, models), *_other_conditions(promised, settings.sampling, settings.drafting)]
-    elsewhere = _other_device(grown, models.device)
-    if others:
-        note(f"the growmap was made for {listed(others)}: its prediction does not hold here and is not shown")
-        return grown.tree, None
-    if settings.drafting.samples(settings.sampling) and settings.drafting.verifier != Drafting.verifier:
-        note(f"the growmap's prediction is for {Drafting.verifier} verification, and {settings.drafting.verifier} accepts other shares")
-    if elsewhere is not None:
-        note(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
-    return grown.tree, Prediction(
-        promised.get("expected_tokens_per_step"),
-        promised.get("predicted_seconds_per_step") if elsewhere is None else None,
-        probability_rows(promised),
-    )
+    names = {role: name for role, name in (("target", models.target), ("draft", models.draft)) if name is not None}
+    names |= {role: name for role in ("adapter", "draft_adapter") if (name := getattr(models, role)) is not None}
+    predicted, said = prediction_of(grown, names, hardware_of(models.device), settings.sampling, settings.drafting)
+    for sentence in said:
+        note(sentence)
+    return grown.tree, predicted
 
 
 def note_other_chat(promised: Mapping[str, Any], rows: PromptOptions) -> None:
@@ -174,55 +164,3 @@ def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
     if dataset is None or start is None or end is None or start >= end:
         return None
     return ProfiledRows(dataset, start, end) if row is None or digest is None else ProfiledRows(dataset, start, end, row, digest)
-
-
-def probability_rows(metadata: Mapping[str, Any]) -> tuple[tuple[float, ...], ...] | None:
-    """Return p[depth][rank] from a growmap's metadata, or None if it is not there."""
-    rows = metadata.get("rank_probability")
-    return None if rows is None else tuple(map(tuple, rows))
-
-
-def _other_models(made: "Provenance | None", models: ModelOptions) -> Iterator[str]:
-    """Yield the models that a growmap was made for and that do not run. Folders are known by their last part, as in `Provenance`."""
-    pairs = (("target", models.target), ("draft", models.draft), ("adapter", models.adapter), ("draft_adapter", models.draft_adapter))
-    for role, used in pairs:
-        known = "" if made is None else made.models.get(role, "").partition("@")[0]
-        if known and used is not None and Path(known).name != Path(used).name:
-            yield f"the {role} {known} (this run has {Path(used).name})"
-
-
-def _other_device(grown: "GrowMap", device: str) -> str | None:
-    """Return the device that a growmap's times were measured on and the one that runs, or None if it has no times or they are the same."""
-    from treeopt.cli.inputs import hardware_of
-
-    made = grown.provenance
-    known = None if made is None or grown.metadata.get("predicted_seconds_per_step") is None else made.gpu or made.cpu
-    used = None if known is None else hardware_of(device)
-    return None if used is None or used == known else f"{known} (this run has {used})"
-
-
-def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:
-    """Yield the sampling and the drafting that a growmap's acceptance was profiled with, where the run has others."""
-    used = drafting.sampling(sampling).temperature
-    conditions: list[tuple[str, str | float | None, str | float]] = [
-        ("temperature", promised.get("temperature"), sampling.temperature),
-        ("top_p", promised.get("top_p") if sampling.temperature > 0 else None, sampling.top_p),
-    ]
-    made_at, rule = promised.get("draft_temperature"), promised.get("drafting")
-    if rule in RULES:
-        made_by, run_by = _effective(rule, made_at), _effective(drafting.rule, used)
-        conditions.append(("drafting", made_by, run_by))
-        if made_by == run_by and RULES[run_by].sampled:
-            conditions.append(("draft_temperature", made_at, used))
-    for name, made_for, runs in conditions:
-        if made_for is not None and made_for != runs:
-            yield f"`{name}` {_shown(made_for)} (this run has {_shown(runs)})"
-
-
-def _effective(rule: str, temperature: float | None) -> str:
-    """Return the rule that gives the same children: one that is not random at this draft temperature drafts the most likely tokens."""
-    return rule if temperature is None or RULES[rule].is_random(temperature) else TOPK.name
-
-
-def _shown(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from treespec.data.chat import require_template
 from treespec.data.choosing import Kept, Way, best, ways
+from treespec.data.listed import IN_MEMORY, listed_rows
 from treespec.data.messages import BEFORE, Message
 from treespec.data.pictures import Picture, PictureReader
 from treespec.data.rows import BadRow
@@ -41,6 +43,8 @@ class Prompt:
     """The user's later turns, whose preceding replies are not known."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """The arguments of the chat template."""
+    row_sha256: str = ""
+    """SHA-256 of the content of its row, which tells data sets of one name apart."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,6 @@ class PromptSet:
     too_long: int = 0
     bad: tuple[BadRow, ...] = ()
     chat: bool = False
-    row_sha256: str = ""
-    """SHA-256 of the content of the first prompt's row, which tells data sets of one name apart."""
     whole: bool = False
     most: int | None = None
     cut: int = 0
@@ -78,6 +80,19 @@ class PromptSet:
     def __iter__(self) -> Iterator[Prompt]:
         """Yield the prompts in row order."""
         return iter(self.prompts)
+
+    def split(self, count: int) -> tuple["PromptSet", "PromptSet"]:
+        """Return the first `count` prompts and the others, as sets of their own. Raises SettingsError if either has none.
+
+        The counts of rows that made no prompt stay with the first.
+        """
+        if not 0 < count < len(self):
+            raise SettingsError(
+                f"`count` is {count}, but {counted(len(self), 'prompt')} can be split after 1 to {len(self) - 1}; load more"
+            )
+        border = self.prompts[count].row
+        rest = replace(self, prompts=self.prompts[count:], start=border, skipped=0, too_long=0, bad=(), cut=0, left_out={})
+        return replace(self, prompts=self.prompts[:count], end=border), rest
 
     @property
     def label(self) -> str:
@@ -105,13 +120,13 @@ class PromptSet:
             "left_out": dict(self.left_out),
             "chat": self.chat,
             **(self.options.describe() if self.chat else {}),
-            **({"row": self.prompts[0].row, "row_sha256": self.row_sha256} if self.prompts else {}),
+            **({"row": self.prompts[0].row, "row_sha256": self.prompts[0].row_sha256} if self.prompts else {}),
             "sha256": self.fingerprint,
         }
 
 
 def load_prompts(
-    dataset: str,
+    dataset: str | Sequence[object],
     tokenizer: Tokenizer | None,
     *,
     num_prompts: int,
@@ -131,7 +146,8 @@ def load_prompts(
 ) -> PromptSet:
     """Return prompts of rows in file order, from row `start` up to `end` (left out) or `num_prompts` prompts.
 
-    `dataset` is one of DATASET_NAMES, a hub id, a .jsonl, .json, .parquet or .txt file, or a folder saved by `datasets`. `field` is the key that
+    `dataset` is one of DATASET_NAMES, a hub id, a .jsonl, .json, .parquet or .txt file, a folder saved by `datasets`, or a list of rows in
+    memory: texts, lists of token ids or of messages, and objects such as the lines of a .jsonl file. `field` is the key that
     holds the rows' text if it is none of the usual ones. Rows of `input_ids` are taken as they are, and need no tokenizer. `vocabulary_size` is
     the number of the model's embedding rows, which may be smaller than the number of its tokenizer's tokens; rows with tokens beyond it are
     bad. Fewer than `num_prompts` prompts come back if the rows end.
@@ -155,10 +171,10 @@ def load_prompts(
         raise SettingsError(
             f"`num_prompts` {num_prompts} and `prompt_len` {prompt_len} must be 1 or more, `continuation_len` {continuation_len} 0 or more"
         )
-    DatasetSlice(dataset, field, start, end)  # checks `start` and `end`
+    DatasetSlice(str(dataset), field, start, end)  # checks `start` and `end`
     if chat and tokenizer is not None:
         require_template(tokenizer)
-    if pictures is not None and dataset in DATASET_NAMES:
+    if pictures is not None and isinstance(dataset, str) and dataset in DATASET_NAMES:
         raise DatasetError(f"data set {dataset} is text, but the target reads pictures; {PICTURED}")
     limited = chat or pictures is not None
     tried = ways(
@@ -171,7 +187,10 @@ def load_prompts(
         own_text=not limited,
     )
     reader = RowReader(tokenizer, vocabulary_size, chat_options if chat else None, pictures, picture_prompt)
-    name, rows = open_rows(dataset, field, pictures=pictures is not None, end=end)
+    if isinstance(dataset, str):
+        name, rows = open_rows(dataset, field, pictures=pictures is not None, end=end)
+    else:
+        name, rows = IN_MEMORY, islice(listed_rows(dataset, field), end)
     bad: dict[int, BadRow] = {}
     read = 0
     for read, row in enumerate(rows, start=1):
@@ -204,7 +223,6 @@ def load_prompts(
         len(way.others) if way.whole else 0,
         tuple(row for number, row in bad.items() if number < last),
         chat,
-        way.kept[0].row.sha256,
         whole=way.whole,
         most=way.most,
         cut=way.cut,
@@ -217,7 +235,17 @@ def load_prompts(
 def _prompt(kept: Kept, chat: bool) -> Prompt:
     talk = kept.taken.talk
     turns = kept.row.turns if chat else ()
-    return Prompt(kept.number, kept.row.name, kept.ids, kept.continuation, kept.taken.picture, talk.messages, turns, talk.arguments)
+    return Prompt(
+        kept.number,
+        kept.row.name,
+        kept.ids,
+        kept.continuation,
+        kept.taken.picture,
+        talk.messages,
+        turns,
+        talk.arguments,
+        kept.row.sha256,
+    )
 
 
 def no_row_at(start: int, name: str, rows: int) -> NoPromptError:

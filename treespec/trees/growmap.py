@@ -45,12 +45,39 @@ _KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
 
 
 @dataclass(frozen=True)
+class Promise:
+    """The figures that a growmap promises. Those that it does not promise are None."""
+
+    tokens_per_step: float | None = None
+    """Expected tokens per step, the target's own token included."""
+    seconds_per_step: float | None = None
+    speedup: float | None = None
+    """Seconds per token of autoregressive decoding divided by those with the tree."""
+    certified_gap: float | None = None
+    """Share of the seconds per token by which the best tree there is can be faster, at most."""
+    rank_probability: tuple[tuple[float, ...], ...] | None = None
+    """The chance of each rank, by depth of the parent, that the figures come from. The last row serves all deeper parents too."""
+
+
+@dataclass(frozen=True)
 class GrowMap:
     """A tree, its metadata (plain JSON: expected tokens per step, predicted seconds, ...) and the provenance of both."""
 
     tree: SpeculationTree
     metadata: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance | None = None
+
+    @property
+    def promise(self) -> Promise:
+        """Return what its metadata promise."""
+        known, rows = self.metadata, self.metadata.get("rank_probability")
+        return Promise(
+            known.get("expected_tokens_per_step"),
+            known.get("predicted_seconds_per_step"),
+            known.get("predicted_speedup"),
+            known.get("certified_gap"),
+            None if rows is None else tuple(map(tuple, rows)),
+        )
 
     def write(self, path: StrPath) -> None:
         """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all.

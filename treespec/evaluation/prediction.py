@@ -1,0 +1,76 @@
+"""The prediction of a growmap, as far as it holds for a run: it was made for certain models, a sampling, a drafting and a device. No torch."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import RULES, TOPK, Sampling
+from treespec.errors import listed
+from treespec.evaluation.report import Prediction
+from treespec.files.provenance import Provenance
+from treespec.trees.growmap import GrowMap
+
+
+def prediction_of(
+    growmap: GrowMap, models: Mapping[str, str], device: str | None, sampling: Sampling, drafting: Drafting
+) -> tuple[Prediction | None, tuple[str, ...]]:
+    """Return what a growmap promises for a run, and sentences that say what of it does not hold there and is left out.
+
+    `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown).
+    For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None; for
+    another device, it has no time per step.
+    """
+    promised = growmap.promise
+    others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
+    if others:
+        return None, (f"the growmap was made for {listed(others)}: its prediction does not hold here and is not shown",)
+    said = []
+    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+        said.append(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
+    elsewhere = None if promised.seconds_per_step is None else _other_device(growmap.provenance, device)
+    if elsewhere is not None:
+        said.append(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
+    seconds = promised.seconds_per_step if elsewhere is None else None
+    return Prediction(promised.tokens_per_step, seconds, promised.rank_probability), tuple(said)
+
+
+def _other_models(made: Provenance | None, models: Mapping[str, str]) -> Iterator[str]:
+    """Yield the models that a growmap was made for and that do not run. Folders are known by their last part, as in `Provenance`."""
+    for role, used in models.items():
+        known = "" if made is None else made.models.get(role, "").partition("@")[0]
+        if known and Path(known).name != Path(used).name:
+            yield f"the {role} {known} (this run has {Path(used).name})"
+
+
+def _other_device(made: Provenance | None, device: str | None) -> str | None:
+    """Return the device that a growmap's times were measured on and the one that runs, or None if one is unknown or they are the same."""
+    known = None if made is None else made.gpu or made.cpu
+    return None if known is None or device is None or device == known else f"{known} (this run has {device})"
+
+
+def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:
+    """Yield the sampling and the drafting that a growmap's acceptance was profiled with, where the run has others."""
+    used = drafting.sampling(sampling).temperature
+    conditions: list[tuple[str, str | float | None, str | float]] = [
+        ("temperature", promised.get("temperature"), sampling.temperature),
+        ("top_p", promised.get("top_p") if sampling.temperature > 0 else None, sampling.top_p),
+    ]
+    made_at, rule = promised.get("draft_temperature"), promised.get("drafting")
+    if rule in RULES:
+        made_by, run_by = _effective(rule, made_at), _effective(drafting.rule, used)
+        conditions.append(("drafting", made_by, run_by))
+        if made_by == run_by and RULES[run_by].sampled:
+            conditions.append(("draft_temperature", made_at, used))
+    for name, made_for, runs in conditions:
+        if made_for is not None and made_for != runs:
+            yield f"`{name}` {_shown(made_for)} (this run has {_shown(runs)})"
+
+
+def _effective(rule: str, temperature: float | None) -> str:
+    """Return the rule that gives the same children: one that is not random at this draft temperature drafts the most likely tokens."""
+    return rule if temperature is None or RULES[rule].is_random(temperature) else TOPK.name
+
+
+def _shown(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
