@@ -1,18 +1,22 @@
 """Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-from treeopt.profiles.latency import read_latency
+from treeopt.profiles.latency import LatencyProfile, read_latency
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
-from treespec.files.reading import PipeablePath
+from treespec.files.reading import PipeablePath, StrPath
+from treespec.files.writing import json_text
 from treespec.trees.growmap import MAX_GROWMAP_SIZE, GrowMap, refuse_size
+
+Profile = TypeVar("Profile", AcceptanceProfile, LatencyProfile)
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,37 @@ class Generated:
 
 
 def generate(
-    acceptance: Path,
+    acceptance: StrPath | AcceptanceProfile,
     *,
-    latency: Path | None = None,
+    latency: StrPath | LatencyProfile | None = None,
     context: int | None = None,
     limits: Limits = Limits(),
     solver: str = "auto",
     smoothing: str = "none",
 ) -> Generated:
-    """Return the best growmap for an acceptance profile and, if there is one, a latency profile.
+    """Return the best growmap for an acceptance profile and, if there is one, a latency profile. Each is a profile or its file.
 
     Raises ProfileError for files that cannot be used, OptimizerError for limits that no tree meets, GrowMapError for a
     `size` that no growmap may have.
     """
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    chances, seconds = PipeablePath(acceptance), None if latency is None else PipeablePath(latency)
-    profile = read_acceptance(chances)
-    times = None if seconds is None else read_latency(seconds)
+    profile, digest = _read(acceptance, AcceptanceProfile, read_acceptance)
+    times, times_digest = (None, "") if latency is None else _read(latency, LatencyProfile, read_latency)
     limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
     result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
-    made_from: dict[str, Any] = {"acceptance_sha256": chances.sha256}
-    if seconds is not None and times is not None:
-        made_from |= {"latency_sha256": seconds.sha256, "context": times.at_context(context).context}
+    made_from: dict[str, Any] = {"acceptance_sha256": digest}
+    if times is not None:
+        made_from |= {"latency_sha256": times_digest, "context": times.at_context(context).context}
     timed_on = None if times is None else times.provenance or {}
     return Generated(_growmap(result, profile, smoothing, made_from, timed_on), result)
+
+
+def _read(given: StrPath | Profile, kind: type[Profile], read: Callable[[StrPath], Profile]) -> tuple[Profile, str]:
+    """Return a profile and the SHA-256 of its file, or of the file that it would be written to."""
+    if isinstance(given, kind):
+        return given, hashlib.sha256(json_text(given.to_json()).encode() + b"\n").hexdigest()
+    path = PipeablePath(given)  # type: ignore[arg-type]
+    return read(path), path.sha256
 
 
 def _within_growmaps(limits: Limits, profile: AcceptanceProfile, largest: int | None) -> Limits:
