@@ -1,6 +1,102 @@
 """treeopt: find the speculation tree to run, from measured acceptance and latency to the fastest tree.
 
+The public names are loaded when they are first used, so that `import treeopt` costs nothing. docs/python.md shows them.
 `treeopt.profiles` holds measurements, `treeopt.profiling` takes them, and `treeopt.optimizer` finds the tree. `treespec` runs it.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treeopt.api import evaluate, grow, load_prompts, profile_acceptance, profile_latency, prompts
+    from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+    from treeopt.profiles.latency import LatencyProfile, read_latency
+    from treespec.data.prompts import PromptSet
+    from treespec.data.slices import ChatOptions
+    from treespec.decoding.drafting import Drafting
+    from treespec.decoding.plans import DynamicBudget
+    from treespec.errors import TreeoptError
+    from treespec.evaluation.report import EvaluationReport, read_report
+    from treespec.models.given import pair_of as pair
+    from treespec.models.pairs import Pair, Target, load_pair, load_target
+    from treespec.text import Generated, generate, stream
+    from treespec.trees.growmap import GrowMap, read_growmap
+    from treespec.trees.tree import SpeculationTree
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AcceptanceProfile",
+    "ChatOptions",
+    "Drafting",
+    "DynamicBudget",
+    "EvaluationReport",
+    "Generated",
+    "GrowMap",
+    "LatencyProfile",
+    "Pair",
+    "PromptSet",
+    "SpeculationTree",
+    "Target",
+    "TreeoptError",
+    "evaluate",
+    "generate",
+    "grow",
+    "load_pair",
+    "load_prompts",
+    "load_target",
+    "pair",
+    "profile_acceptance",
+    "profile_latency",
+    "prompts",
+    "read_acceptance",
+    "read_growmap",
+    "read_latency",
+    "read_report",
+    "stream",
+]
+
+_HOME = {
+    "AcceptanceProfile": "treeopt.profiles.acceptance",
+    "ChatOptions": "treespec.data.slices",
+    "Drafting": "treespec.decoding.drafting",
+    "DynamicBudget": "treespec.decoding.plans",
+    "EvaluationReport": "treespec.evaluation.report",
+    "Generated": "treespec.text",
+    "GrowMap": "treespec.trees.growmap",
+    "LatencyProfile": "treeopt.profiles.latency",
+    "Pair": "treespec.models.pairs",
+    "PromptSet": "treespec.data.prompts",
+    "SpeculationTree": "treespec.trees.tree",
+    "Target": "treespec.models.pairs",
+    "TreeoptError": "treespec.errors",
+    "evaluate": "treeopt.api",
+    "generate": "treespec.text",
+    "grow": "treeopt.api",
+    "load_pair": "treespec.models.pairs",
+    "load_prompts": "treeopt.api",
+    "load_target": "treespec.models.pairs",
+    "pair": "treespec.models.given",
+    "profile_acceptance": "treeopt.api",
+    "profile_latency": "treeopt.api",
+    "prompts": "treeopt.api",
+    "read_acceptance": "treeopt.profiles.acceptance",
+    "read_growmap": "treespec.trees.growmap",
+    "read_latency": "treeopt.profiles.latency",
+    "read_report": "treespec.evaluation.report",
+    "stream": "treespec.text",
+}
+_NAMED_THERE = {"pair": "pair_of"}
+"""The names that are others in their modules."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'treeopt' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), _NAMED_THERE.get(name, name))
+
+
+def __dir__() -> list[str]:
+    """Return the public names and those of the submodules that are loaded."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,129 @@
+"""The functions of `import treeopt`: objects or files in, objects out, the figures of the command line."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import treeopt
+from treespec.errors import DatasetError, SettingsError
+from treespec.models.locating import folder_of
+
+
+@pytest.fixture(scope="module")
+def pair() -> Any:
+    return treeopt.load_pair("embedded-target", "embedded-draft")
+
+
+@pytest.fixture(scope="module")
+def profiles(pair: Any) -> Any:
+    tuning = treeopt.load_prompts("stdlib", pair, num_prompts=4, prompt_len=32)
+    acceptance = treeopt.profile_acceptance(pair, tuning, gen_len=16, max_branch=4)
+    return acceptance, treeopt.profile_latency(pair, sizes=[1, 2, 4, 8], widths=[1, 2, 4], contexts=[48], repetitions=4)
+
+
+def test_the_public_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse(inspect.getsource(treeopt))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname or alias.name for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(treeopt.__all__) == set(treeopt._HOME)
+    assert set(treeopt.__all__) <= set(dir(treeopt))
+    assert all(getattr(treeopt, name) is not None for name in treeopt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tree'"):
+        _ = treeopt.tree
+
+
+def test_the_import_alone_loads_nothing_heavy() -> None:
+    code = "import sys, treeopt; dir(treeopt); print([name for name in ('torch', 'transformers', 'numpy', 'click') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_loop_takes_objects_and_files_alike(pair: Any, profiles: Any, tmp_path: Path) -> None:
+    acceptance, latency = profiles
+    acceptance.write(tmp_path / "acceptance.json")
+    latency.write(tmp_path / "latency.json")
+    grown = treeopt.grow(acceptance, latency, max_size=8)
+    assert grown == treeopt.grow(tmp_path / "acceptance.json", str(tmp_path / "latency.json"), max_size=8)
+    assert grown.promise.tokens_per_step == grown.metadata["expected_tokens_per_step"]
+    grown.write(tmp_path / "tree.pt")
+    tuning, held_out = treeopt.load_prompts("stdlib", pair, num_prompts=6, prompt_len=32).split(4)
+    assert [len(tuning), len(held_out)] == [4, 2]
+    assert tuning.end == held_out.start == held_out.prompts[0].row
+    of_object, of_file = (treeopt.evaluate(pair, plan, held_out, gen_len=16, save_tokens=True) for plan in (grown, tmp_path / "tree.pt"))
+    assert of_object.lossless == "match"
+    assert [r.output for r in of_object.results] == [r.output for r in of_file.results]
+    assert of_object.predicted == of_file.predicted
+    assert of_object.predicted.tokens_per_step == grown.promise.tokens_per_step
+
+
+@pytest.mark.parametrize("plan", [treeopt.SpeculationTree.k_ary(2, 2), treeopt.DynamicBudget.of(4, 2), "68m_7b-16", None], ids=str)
+def test_every_kind_of_plan_is_evaluated(pair: Any, plan: Any, caplog: pytest.LogCaptureFixture) -> None:
+    given = treeopt.prompts([[5, 6, 7]], pair)
+    report = treeopt.evaluate(pair, plan, given, gen_len=8)
+    assert report.lossless == ("not-applicable" if plan is None else "match")
+    assert ("was made for the target meta-llama" in caplog.text) == (plan == "68m_7b-16")
+
+
+def test_settings_are_those_of_the_command_line(pair: Any) -> None:
+    given = treeopt.prompts(["def f(x):\n"], pair)
+    tree = treeopt.SpeculationTree.k_ary(2, 2)
+    report = treeopt.evaluate(
+        pair, tree, given, gen_len=8, temperature=0.7, top_p=0.9, drafting=treeopt.Drafting("swor", verifier="traversal")
+    )
+    assert {key: report.settings[key] for key in ("temperature", "top_p", "drafting", "verifier", "gen_len")} == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "drafting": "swor",
+        "verifier": "traversal",
+        "gen_len": 8,
+    }
+    with pytest.raises(SettingsError, match="`temperature`"):
+        treeopt.evaluate(pair, tree, given, temperature=-1)
+
+
+def test_a_tree_needs_a_latency_or_its_size(profiles: Any) -> None:
+    with pytest.raises(SettingsError, match="pass `latency`, or `size` and `depth`"):
+        treeopt.grow(profiles[0], size=4)
+    assert treeopt.grow(profiles[0], size=4, depth=2).tree.size == 4
+
+
+def test_prompts_of_a_list_are_whole_and_keep_their_kind(pair: Any) -> None:
+    import torch
+
+    text = "def f(x):\n    return x\n"
+    ids = treeopt.prompts([text], pair).prompts[0].ids
+    given = treeopt.prompts([text, list(ids), torch.tensor(ids), {"text": text}, torch.tensor([ids])], pair)
+    assert {prompt.ids for prompt in given} == {ids}
+    assert given.whole
+    assert given.label == "in memory[0:5]"
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "said"),
+    [
+        ([], SettingsError, "must be a list of one prompt or more"),
+        ("a text", SettingsError, "put a single prompt into a list"),
+        ([3], DatasetError, "row 0: the row is a number"),
+        ([["a", 3]], DatasetError, 'row 0: "input_ids" must be a list of whole numbers'),
+        (["a", [{"role": "user", "content": "b"}]], SettingsError, "1 of 2 prompts are lists of messages and the others are not"),
+        ([[{"role": "user", "content": "b"}]], DatasetError, "`chat` needs a chat template"),
+        ([[10**9]], DatasetError, "row 0"),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt_is_named(pair: Any, items: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        treeopt.prompts(items, pair)
+
+
+def test_modules_of_the_caller_make_a_pair() -> None:
+    from transformers import AutoModelForCausalLM
+
+    modules = [AutoModelForCausalLM.from_pretrained(folder_of(name)) for name in ("embedded-target", "embedded-draft")]
+    pair = treeopt.pair(*modules)
+    report = treeopt.evaluate(pair, treeopt.SpeculationTree.k_ary(2, 2), treeopt.prompts([[5, 6, 7]], pair), gen_len=8)
+    assert report.lossless == "match"

@@ -1,0 +1,284 @@
+"""The functions of `import treeopt`: the loop from two models to a tree and its report, a call for each step.
+
+Every step takes and returns objects; where a file can stand for one, its path can be passed. Settings are keywords, with the defaults of the
+command line. Warnings for people are logged by the logger `treeopt`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from treeopt import growmap_making
+from treeopt.growmap_library import find
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiling import acceptance as acceptance_profiling
+from treeopt.profiling import latency as latency_profiling
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
+from treespec.data.listed import is_conversation
+from treespec.data.prompts import PromptSet
+from treespec.data.prompts import load_prompts as read_rows
+from treespec.data.slices import WHOLE_PROMPT_LEN, ChatOptions
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import Plan
+from treespec.decoding.rules import Sampling
+from treespec.errors import SettingsError, counted
+from treespec.evaluation import runner
+from treespec.evaluation.conversations import with_replies
+from treespec.evaluation.prediction import prediction_of
+from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.settings import EvaluationSettings
+from treespec.files.reading import StrPath
+from treespec.models.pairs import Pair, Target
+from treespec.trees.growmap import GrowMap, read_growmap
+
+_LOG = logging.getLogger("treeopt")
+
+Progress = Callable[[str, int, int], None]
+"""A function that is told the progress: (name of the work, done, total)."""
+
+_GEN_LEN = EvaluationSettings.gen_len
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tell nobody of the progress."""
+
+
+def load_prompts(
+    dataset: str,
+    pair: Target,
+    *,
+    num_prompts: int = 64,
+    prompt_len: int | None = None,
+    whole_prompts: bool = False,
+    start: int = 0,
+    end: int | None = None,
+    gen_len: int = _GEN_LEN,
+    own_text: bool = False,
+    chat: bool = False,
+    chat_options: ChatOptions = ChatOptions(),
+    field: str | None = None,
+    skip_bad_rows: bool = False,
+    picture_prompt: str | None = None,
+) -> PromptSet:
+    """Return prompts for a pair from a data set: a name such as "cnn" or "stdlib", a hub id, a file or a folder.
+
+    See `treespec.data.prompts.load_prompts` for the arguments. Whole prompts leave the target room for `gen_len` tokens. With `own_text`, the
+    next `gen_len` tokens of each row are kept too, for profiles by the method "teacher-forced".
+
+    Raises DatasetError, SettingsError; NoPromptError if no row makes a prompt.
+    """
+    return _read(
+        dataset,
+        pair,
+        gen_len,
+        num_prompts=num_prompts,
+        prompt_len=prompt_len,
+        whole_prompts=whole_prompts,
+        start=start,
+        end=end,
+        continuation_len=gen_len if own_text else 0,
+        chat=chat,
+        chat_options=chat_options,
+        field=field,
+        skip_bad_rows=skip_bad_rows,
+        picture_prompt=picture_prompt,
+    )
+
+
+def prompts(
+    items: Sequence[object],
+    pair: Target,
+    *,
+    gen_len: int = _GEN_LEN,
+    chat: bool | None = None,
+    chat_options: ChatOptions = ChatOptions(),
+    field: str | None = None,
+    skip_bad_rows: bool = False,
+) -> PromptSet:
+    """Return prompts for a pair from a list in memory. They are taken whole, and leave the target room for `gen_len` tokens.
+
+    An item is a text, a list or a tensor of token ids, a list of messages (`{"role": ..., "content": ...}`), or an object such as a line
+    of a .jsonl file. With `chat`, each is a conversation in the tokenizer's chat template; None: if all are lists of messages.
+
+    Raises DatasetError for an item that is none of these or that is too long, SettingsError for an empty list.
+    """
+    if isinstance(items, str) or not len(items):
+        raise SettingsError(f"`items` is {items!r:.40}, but it must be a list of one prompt or more; put a single prompt into a list")
+    talks = sum(map(is_conversation, items))
+    if chat is None and 0 < talks < len(items):
+        raise SettingsError(
+            f"{talks} of {counted(len(items), 'prompt')} are lists of messages and the others are not; pass `chat` True for the chat template for all, "
+            "or False for plain text"
+        )
+    found = _read(
+        items,
+        pair,
+        gen_len,
+        num_prompts=len(items),
+        whole_prompts=True,
+        chat=talks > 0 if chat is None else chat,
+        chat_options=chat_options,
+        field=field,
+        skip_bad_rows=skip_bad_rows,
+    )
+    left_out = [(found.too_long, "too long"), (found.skipped, "without text"), (len(found.bad), "bad")]
+    if len(found) < len(items):
+        said = ", ".join(f"{count} {why}" for count, why in left_out if count)
+        _LOG.warning("%s of %s make prompts: %s", len(found), counted(len(items), "item"), said)
+    return found
+
+
+def _read(dataset: str | Sequence[object], pair: Target, gen_len: int, **options: Any) -> PromptSet:
+    pictures, positions = pair.pictures, pair.target.max_positions
+    return read_rows(
+        dataset,
+        pair.tokenizer if pictures is None else pictures.tokenizer,
+        room=None if positions is None else positions + 1 - gen_len,  # the last token needs no position
+        vocabulary_size=pair.target.vocabulary_size,
+        pictures=pictures,
+        **options,
+    )
+
+
+def profile_acceptance(
+    pair: Pair,
+    prompts: PromptSet,
+    *,
+    temperature: float = Sampling.temperature,
+    top_p: float = Sampling.top_p,
+    drafting: Drafting | str = Drafting(),
+    draws: int = AcceptanceSettings.draws,
+    gen_len: int = AcceptanceSettings.gen_len,
+    max_branch: int = AcceptanceSettings.max_branch,
+    method: str = AcceptanceSettings.method,
+    seed: int = AcceptanceSettings.seed,
+    batch_size: int = AcceptanceSettings.batch_size,
+    journal: Path | None = None,
+    progress: Progress = _silent,
+) -> AcceptanceProfile:
+    """Measure how often the target accepts a child of each rank, along its own continuations of prompts or along the prompts' own text.
+
+    `temperature` and `top_p` are the target's; `drafting` says how children are chosen, by a rule's name ("topk", "swor", "swr") or whole. See
+    `AcceptanceSettings` for the rest. With `journal`, finished batches survive an interruption.
+
+    Raises SettingsError, CapacityError, ModelError, ProfileError.
+    """
+    settings = AcceptanceSettings(Sampling(temperature, top_p), _drafting(drafting), draws, gen_len, max_branch, method, seed, batch_size)
+    if method != "teacher-forced":
+        prompts = _with_replies(pair, prompts, gen_len, progress)
+    return acceptance_profiling.profile_acceptance(pair, prompts, settings, journal=journal, progress=progress)
+
+
+def profile_latency(
+    pair: Pair,
+    *,
+    sizes: Sequence[int] | None = None,
+    widths: Sequence[int] | None = None,
+    contexts: Sequence[int] = LatencySettings.contexts,
+    repetitions: int = LatencySettings.repetitions,
+    seed: int = LatencySettings.seed,
+    journal: Path | None = None,
+    progress: Progress = _silent,
+) -> LatencyProfile:
+    """Measure how long the target takes per tree size, the draft per level width, and the rest of a step, on the pair's own device.
+
+    `sizes` and `widths` default to those of the device. `contexts` are numbers of tokens in the cache. On CUDA, captured steps are timed.
+
+    Raises SettingsError, CapacityError, ModelError, ProfileError.
+    """
+    settings = LatencySettings(
+        None if sizes is None else tuple(sizes), None if widths is None else tuple(widths), tuple(contexts), repetitions, seed
+    )
+    return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
+
+
+def grow(
+    acceptance: AcceptanceProfile | StrPath,
+    latency: LatencyProfile | StrPath | None = None,
+    *,
+    size: int | None = None,
+    depth: int | None = None,
+    max_size: int | None = None,
+    max_depth: int | None = None,
+    max_branch: int | None = None,
+    context: int | None = None,
+    solver: str = "auto",
+    smoothing: str = "none",
+) -> GrowMap:
+    """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
+
+    `size` counts nodes with the root and is exact, `depth` counts edges and is a maximum; the other limits bound the search with a latency
+    profile. `context` picks one of its contexts (None: the smallest). What the growmap promises is in its `promise`.
+
+    Raises SettingsError for limits that say too little, ProfileError, OptimizerError, GrowMapError.
+    """
+    if latency is None and (size is None or depth is None):
+        raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
+    limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
+    made = growmap_making.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
+    return made.growmap
+
+
+def evaluate(
+    pair: Target,
+    plan: GrowMap | Plan | StrPath | None,
+    prompts: PromptSet,
+    *,
+    gen_len: int = EvaluationSettings.gen_len,
+    max_length: int | None = EvaluationSettings.max_length,
+    temperature: float = Sampling.temperature,
+    top_p: float = Sampling.top_p,
+    drafting: Drafting | str = Drafting(),
+    seed: int = EvaluationSettings.seed,
+    save_tokens: bool = EvaluationSettings.save_tokens,
+    breakdown: bool = EvaluationSettings.breakdown,
+    journal: Path | None = None,
+    progress: Progress = _silent,
+) -> EvaluationReport:
+    """Decode prompts with a plan and autoregressively, in turn, and return what was measured beside what the growmap promised.
+
+    `plan` is a growmap (or its file, or the name of one that comes with treeopt), a `SpeculationTree`, a `DynamicBudget`, another plan
+    whose drafter is known, or None to decode autoregressively only. See `EvaluationSettings` and `profile_acceptance` for the rest.
+
+    Raises SettingsError, CapacityError, ModelError, GrowMapError.
+    """
+    settings = EvaluationSettings(gen_len, max_length, Sampling(temperature, top_p), _drafting(drafting), seed, save_tokens, breakdown)
+    grown = plan_of(plan)
+    tree = grown.tree if isinstance(grown, GrowMap) else grown
+    predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
+    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
+    prompts = _with_replies(pair, prompts, gen_len, progress, room)
+    return runner.evaluate(pair, tree, prompts, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
+
+
+def plan_of(given: GrowMap | Plan | StrPath | None) -> GrowMap | Plan | None:
+    """Return the growmap in a file, or of a name that comes with treeopt; a growmap or a plan is returned unchanged. Raises GrowMapError."""
+    if not isinstance(given, str | Path):
+        return given  # type: ignore[return-value]
+    path = Path(given)
+    return read_growmap(path if path.exists() or path.parent != Path() else find(str(given)))
+
+
+def _drafting(given: Drafting | str) -> Drafting:
+    """Return the drafting of a rule's name."""
+    return Drafting(given) if isinstance(given, str) else given
+
+
+def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) -> Prediction | None:
+    """Return what a growmap promises for a run; what of it does not hold is logged."""
+    record = pair.provenance()
+    names = {role: name.partition("@")[0] for role, name in record["models"].items()}
+    predicted, said = prediction_of(growmap, names, record["gpu"] or record["cpu"], settings.sampling, settings.drafting)
+    for sentence in said:
+        _LOG.warning("%s", sentence)
+    return predicted
+
+
+def _with_replies(pair: Target, found: PromptSet, gen_len: int, progress: Progress, room: int | None = None) -> PromptSet:
+    """Return a prompt for every turn of conversations whose later turns are known. The target writes the replies in between."""
+    if not any(prompt.turns for prompt in found):
+        return found
+    longest = WHOLE_PROMPT_LEN if room is None else min(WHOLE_PROMPT_LEN, room)
+    return with_replies(pair, found, gen_len, longest, progress=progress)
