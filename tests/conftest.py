@@ -59,6 +59,7 @@ SLOW = {
     "treespec/models/test_wrappers.py": "parity",
     "treespec/models/test_wrappers.py::test_kernels_run_the_text_inside": "interpreted",
     "test_docs.py": "loop",
+    "test_examples.py": "loop",
     "test_extending.py": "loop",
     "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
     "cli/test_demo.py": "loop",
