@@ -11,6 +11,7 @@ from typing import Any
 
 from treeopt import growmap_making
 from treeopt.growmap_library import find
+from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling import acceptance as acceptance_profiling
@@ -206,18 +207,22 @@ def grow(
     context: int | None = None,
     solver: str = "auto",
     smoothing: str = "none",
+    objective: Objective = seconds_per_token,
 ) -> GrowMap:
     """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
 
     `size` counts nodes with the root and is exact, `depth` counts edges and is a maximum; the other limits bound the search with a latency
-    profile. `context` picks one of its contexts (None: the smallest). What the growmap promises is in its `promise`.
+    profile. `context` picks one of its contexts (None: the smallest). `objective` is the cost that the tree is to keep least. What the
+    growmap promises is in its `promise`.
 
     Raises SettingsError for limits that say too little, ProfileError, OptimizerError, GrowMapError.
     """
     if latency is None and (size is None or depth is None):
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
-    made = growmap_making.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
+    made = growmap_making.generate(
+        acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing, objective=objective
+    )
     return made.growmap
 
 

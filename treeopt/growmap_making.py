@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -46,6 +47,7 @@ def generate(
     limits: Limits = Limits(),
     solver: str = "auto",
     smoothing: str = "none",
+    objective: Objective = seconds_per_token,
 ) -> Generated:
     """Return the best growmap for an acceptance profile and, if there is one, a latency profile. Each is a profile or its file.
 
@@ -56,7 +58,7 @@ def generate(
     profile, digest = _read(acceptance, AcceptanceProfile, read_acceptance)
     times, times_digest = (None, "") if latency is None else _read(latency, LatencyProfile, read_latency)
     limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
-    result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing)
+    result = optimize(profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing, objective=objective)
     made_from: dict[str, Any] = {"acceptance_sha256": digest}
     if times is not None:
         made_from |= {"latency_sha256": times_digest, "context": times.at_context(context).context}

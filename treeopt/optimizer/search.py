@@ -8,7 +8,7 @@ import numpy as np
 
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
-from treeopt.optimizer.objective import choose
+from treeopt.optimizer.objective import Objective, choose, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
@@ -69,13 +69,15 @@ def optimize(
     max_branch: int | None = None,
     solver: str = "auto",
     smoothing: str = "none",
+    objective: Objective = seconds_per_token,
 ) -> OptimizationResult:
-    """Return the tree that yields most tokens per step or, with a latency profile, most tokens per second.
+    """Return the tree that yields most tokens per step or, with a latency profile, the one of least cost: most tokens per second.
 
     `size` is exact and `depth` a maximum; both count as limits of the search beside `max_size` (default: the largest
     measured size), `max_depth` (default: 32 edges, or what `size` allows) and `max_branch` (default: all ranks). Without a
     latency profile `size` must be given. `context` picks the latencies (see `LatencyProfile.at_context`). `solver`:
-    "best-first", "dp" or "auto", which takes best-first only where it is exact.
+    "best-first", "dp" or "auto", which takes best-first only where it is exact. `objective` is the cost of a tree by a latency profile, for which
+    the certified gap holds too.
 
     Raises OptimizerError for limits that no tree meets, naming the largest feasible value, and for a solver that
     cannot be exact; ProfileError for times that were not measured.
@@ -89,7 +91,7 @@ def optimize(
         shallow = int(frontier.shallowest[frontier.max_depth, size])
         tokens = frontier.value(size, shallow)
         return OptimizationResult(frontier.tree(size, shallow), tokens, None, None, None, frontier.solver, frontier)
-    choice = choose(frontier, model, size)
+    choice = choose(frontier, model, size, objective)
     return OptimizationResult(
         tree=frontier.tree(choice.size, choice.depth),
         expected_tokens_per_step=choice.expected_tokens_per_step,

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,16 @@ def test_choice_against_every_tree(
     bound = min((target[n - 1] + d * min(draft) + overheads[n - 1]) / frontier.value(n, d) for n, d in pairs)
     assert choice.certified_gap == pytest.approx(max(0.0, 1 - bound / choice.seconds_per_token), abs=1e-12)
     assert 0 <= choice.certified_gap < 1
+    # an objective of one's own, by which long steps are worse than slow tokens, has the best tree of the frontier and a true certificate too
+    waiting = choose(frontier, model, objective=lambda tokens, seconds: seconds / tokens + seconds**2)
+
+    def cost(tree: SpeculationTree) -> float:
+        return price(tree) + (price(tree) * tokens_of(tree, [row])) ** 2
+
+    assert waiting.cost == pytest.approx(cost(frontier.tree(waiting.size, waiting.depth)), rel=1e-12)
+    assert waiting.cost <= min(cost(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-12)
+    best = min(cost(tree) for n in range(1, 8) for tree in all_trees(n, max_depth, len(row)))
+    assert best >= waiting.cost * (1 - waiting.certified_gap) * (1 - 1e-12)
 
 
 def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None:
@@ -114,3 +125,10 @@ def test_levels_wider_than_measured_are_no_candidates(latency: Callable) -> None
         choose(solve(rows, 13, 2, 3), narrow, size=13)  # the complete tree: its middle level has 3 nodes
     with pytest.raises(ProfileError, match="width 3 is beyond 2"):
         step_seconds(SpeculationTree.k_ary(3, 2), narrow)
+
+
+@pytest.mark.parametrize("cost", [lambda tokens, seconds: -tokens, lambda tokens, seconds: tokens * float("nan")], ids=["below 0", "NaN"])
+def test_a_cost_that_is_none_is_refused(cost: Any) -> None:
+    model = latency({1: 1.0, 2: 1.1}, {1: 0.1}, 0.0).at_context()
+    with pytest.raises(OptimizerError, match="no number above 0"):
+        choose(solve(np.array([[0.5]]), 2, 1, 1), model, objective=cost)
