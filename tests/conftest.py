@@ -61,6 +61,7 @@ SLOW = {
     "test_docs.py": "loop",
     "test_examples.py": "loop",
     "test_extending.py": "loop",
+    "test_python_page.py": "loop",
     "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
     "cli/test_demo.py": "loop",
     "cli/test_modes.py": "loop",

@@ -101,6 +101,11 @@ def test_the_drafter_is_lossless(page: dict[str, Any]) -> None:
     assert len(seen) > 2, "texts differ in what they look up"
 
 
+def test_an_objective_of_one_s_own_has_a_growmap(page: dict[str, Any]) -> None:
+    assert 0 <= page["smoothest"].promise.certified_gap < 1
+    assert page["smoothest"].promise.seconds_per_step <= page["fastest"].promise.seconds_per_step
+
+
 @pytest.mark.gpu
 def test_the_drafter_s_steps_are_captured(page: dict[str, Any]) -> None:
     target = load_target("embedded-target", device="cuda", dtype="float32")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from treeopt.optimizer.objective import choose, step_seconds
 from treeopt.optimizer.search import solve
+from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import OptimizerError, ProfileError
 from treespec.trees.tree import SpeculationTree
 
@@ -129,6 +130,6 @@ def test_levels_wider_than_measured_are_no_candidates(latency: Callable) -> None
 
 @pytest.mark.parametrize("cost", [lambda tokens, seconds: -tokens, lambda tokens, seconds: tokens * float("nan")], ids=["below 0", "NaN"])
 def test_a_cost_that_is_none_is_refused(cost: Any) -> None:
-    model = latency({1: 1.0, 2: 1.1}, {1: 0.1}, 0.0).at_context()
+    model = LatencyModel(256, ((1, 1.0), (2, 1.1)), ((1, 0.1),), 0.0)
     with pytest.raises(OptimizerError, match="no number above 0"):
         choose(solve(np.array([[0.5]]), 2, 1, 1), model, objective=cost)
