@@ -24,6 +24,7 @@ TESTS = Path(__file__).parent
 SLOW = {
     "architecture/test_contracts.py": "packaging",
     "architecture/test_packaging.py": "packaging",
+    "architecture/test_wheel.py": "packaging",
     "architecture/test_import_weight.py::test_packages_load_with_a_library_hidden": "packaging",
     "benchmarks/test_inflate.py": "benchmarks",
     "benchmarks/test_offload.py": "benchmarks",

@@ -1,0 +1,94 @@
+"""What a stranger gets: the wheel in an empty environment, with the declared dependencies and nothing else."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+ROOT = Path(__file__).parents[2]
+FIVE_LINES = """
+import treeopt
+pair = treeopt.load_pair("embedded-target", "embedded-draft", device="cpu")
+tuning, held_out = treeopt.load_prompts("stdlib", pair, num_prompts=6, prompt_len=32).split(4)
+growmap = treeopt.grow(treeopt.profile_acceptance(pair, tuning, gen_len=16), treeopt.profile_latency(pair, sizes=[1, 2, 4], widths=[1, 2], contexts=[48]))
+report = treeopt.evaluate(pair, growmap, held_out, gen_len=16); print(report)
+for piece in treeopt.stream(pair, "Once upon a time", plan=growmap, max_new_tokens=16): print(piece, end="")
+"""
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a program of an environment that holds the wheel, and return what it prints. Versions are those of the development environment."""
+    folder = tmp_path_factory.mktemp("empty")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_NO_INDEX")}
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, "--constraint", ROOT / "requirements-dev.txt", wheel], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+    def program(name: str, *arguments: str) -> str:
+        offline = environment | {"HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run([folder / "venv" / "bin" / name, *arguments], capture_output=True, text=True, cwd=folder, env=offline)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    return program
+
+
+def test_nothing_of_development_is_installed(run: Run) -> None:
+    listed = {row["name"].lower() for row in json.loads(run("python", "-m", "pip", "list", "--format", "json"))}
+    assert {"treeopt", "torch", "transformers", "sentencepiece", "gguf"} <= listed
+    assert not listed & {"pytest", "mypy", "ruff", "hypothesis", "import-linter"}
+
+
+def test_the_version_is_said(run: Run) -> None:
+    assert run("treeopt", "--version").strip() == f"treeopt {run('python', '-c', 'import treeopt; print(treeopt.__version__)').strip()}"
+
+
+def test_the_five_lines_run(run: Run) -> None:
+    assert "lossless: all 2 outputs equal" in run("python", "-c", FIVE_LINES)
+
+
+def test_text_is_written(run: Run) -> None:
+    pair = ["--target", "embedded-target", "--draft", "embedded-draft", "--growmap", "embedded-h200-16"]
+    written = json.loads(run("treeopt", "run", *pair, "--prompt", "def push(", "--max-new-tokens", "16", "--format", "json"))
+    assert written["tokens"] == 16
+    assert written["text"]
+
+
+def test_the_demo_runs(run: Run) -> None:
+    assert "lossless: all 16 outputs equal those of autoregressive decoding" in run("treeopt", "demo")
+
+
+def tokenizer_model() -> bytes:
+    """A tokenizer of sentencepiece, trained on a few words."""
+    found = io.BytesIO()
+    options = {"vocab_size": 300, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2, "hard_vocab_limit": False}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on the mat", "hello world"]), model_writer=found, **options
+    )
+    return found.getvalue()
+
+
+def test_a_pair_with_tokenizer_model_is_evaluated(run: Run, tmp_path: Path) -> None:
+    """As JackFram/llama-68m lies on the hub: no tokenizer.json, which only declared packages can make up for."""
+    for name, layers in (("target", 2), ("draft", 1)):
+        torch.manual_seed(0)
+        LlamaForCausalLM(
+            LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2)
+        ).save_pretrained(tmp_path / name)
+        (tmp_path / name / "tokenizer.model").write_bytes(tokenizer_model())
+        (tmp_path / name / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    (tmp_path / "rows.jsonl").write_text('{"text": "the cat sat on the world"}\n')
+    models = ["--target", str(tmp_path / "target"), "--draft", str(tmp_path / "draft"), "--dataset", str(tmp_path / "rows.jsonl")]
+    options = ["--dynamic", "--size", "4", "--depth", "2", "--gen-len", "8", "--format", "json", "-o", str(tmp_path / "report.json")]
+    assert json.loads(run("treeopt", "evaluate", *models, *options))["lossless"] == "match"
