@@ -1,7 +1,8 @@
 """The snippets of the pages for people: each is run as it stands there, or says right before it why not and is at least understood.
 
 A block of code begins with ```python (run in this process), ```text (output and drawings) or ``` alone (shell). A comment
-`<!-- not run: REASON -->` on the line before takes a block out. docs/extending.md, docs/python.md and docs/from-the-study.md have tests of their own, which run them.
+`<!-- not run: REASON -->` on the line before takes a block out. docs/extending.md, docs/python.md and docs/from-the-study.md have
+tests of their own, which run them.
 """
 
 import contextlib
