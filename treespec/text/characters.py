@@ -1,12 +1,12 @@
 """Tokens become characters one by one, as the tokenizer would decode them all at once."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 _BROKEN = "\ufffd"
 """The character for bytes that are no character, or not yet."""
-_MOST_BROKEN = 3
-"""A character has at most four bytes, so at most three of them wait for the next one."""
+_LONGEST = 4
+"""Largest number of bytes of a character, so that at most three wait for the next one."""
 _WINDOW = 32
 """Largest number of tokens that are decoded anew for each token; half of them stay when the window moves."""
 
@@ -14,8 +14,8 @@ _WINDOW = 32
 class Decoder(Protocol):
     """A tokenizer that decodes. Those of transformers do."""
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
-        """Return the text of tokens."""
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False, **options: Any) -> str | list[str]:
+        """Return the text of tokens. The one option that is used is `clean_up_tokenization_spaces`."""
 
 
 class Characters:
@@ -37,10 +37,14 @@ class Characters:
         while not self._decoded(self._window) and size < len(prompt):  # special tokens only; the space in front depends on what is before
             size *= 2
             self._window = list(prompt[-size:])
-        text = self._decoded(self._window)
-        self._given = self._whole(text)
-        self._settled = len(self._window)
-        self._prompts = len(text) - len(self._given)
+        unfinished = self._unfinished()
+        tail = self._window[len(self._window) - unfinished :]
+        self._window = self._window[: len(self._window) - unfinished]
+        self._settled, self._prompts = len(self._window), 0
+        self._given = self._whole(self._decoded(self._window))
+        for token in tail:
+            self.push(token)
+        self._prompts = len(self._decoded(self._window)) - len(self._given)
 
     def push(self, token: int) -> str:
         """Return the characters that are whole now that `token` has followed."""
@@ -69,9 +73,15 @@ class Characters:
             self._prompts = self._prompts - broken if broken == len(fresh) else 0
         return fresh[broken:]
 
+    def _unfinished(self) -> int:
+        """Return how many tokens at the end of the prompt began a character that is not whole; 0 if they are not told from wrong bytes."""
+        counts = range(min(_LONGEST + 1, len(self._window)))
+        lasting = (count for count in counts if not self._decoded(self._window[: len(self._window) - count]).endswith(_BROKEN))
+        return next(lasting, 0)
+
     def _whole(self, text: str) -> str:
         """Return the text without bytes at its end that the next token may make a character of."""
-        broken = min(len(text) - len(text.rstrip(_BROKEN)), _MOST_BROKEN)
+        broken = min(len(text) - len(text.rstrip(_BROKEN)), _LONGEST - 1)
         return text[: len(text) - broken]
 
     def _move(self) -> None:
@@ -84,4 +94,4 @@ class Characters:
             self._window, self._given, self._settled = rest, text, len(rest)
 
     def _decoded(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -21,7 +21,7 @@ Notice = Callable[[str], None]
 
 
 @overload
-def generate(
+def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings, but it is one prompt
     pair: Target,
     prompt: TextPrompt,
     *,

@@ -11,6 +11,7 @@ from treespec.decoding.engine import CacheBudget, Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
 from treespec.decoding.sampling import prompt_generator
+from treespec.decoding.step import StepSpec
 from treespec.errors import CapacityError, ModelError, counted
 from treespec.models.pairs import Target
 from treespec.models.positions import readable
@@ -38,10 +39,9 @@ class Writer:
     ) -> None:
         if settings.stop and pair.tokenizer is None:
             raise ModelError(f"`stop` needs the target's tokenizer, but {pair.target.name} comes without one; drop `stop`")
-        if plan is not None:
-            settings.drafting.require(plan, pair.vocabulary_size)
         self.pair, self.plan, self.settings = pair, plan, settings
         self.draft = None if plan is None else pair.models.get("draft")
+        StepSpec(plan, settings.sampling, settings.drafting).build(pair.target, self.draft)  # raises what decoding would
         self.engine = engine or (engine_of(pair.target, self.draft) if pair.target.device.type == "cuda" else None)
         self._notice = notice or (lambda line: None)
         self._told: set[str] = set()
