@@ -83,14 +83,20 @@ def _check(pair: Target | TargetInfo, prompt: Prompt, name: str) -> None:
 
 
 def _plain(given: object) -> object:
-    """Return the list that a tensor or an array holds, and a list without numbers of other libraries; anything else as it is."""
+    """Return the list that a tensor or an array holds, and a list without things of other libraries; anything else as it is."""
     if hasattr(given, "tolist"):
         return given.tolist()
     if isinstance(given, range):
         return list(given)
-    if isinstance(given, list | tuple):
-        return [item.tolist() if hasattr(item, "tolist") else item for item in given]
-    return given
+    return [_item(item) for item in given] if isinstance(given, list | tuple) else given
+
+
+def _item(item: Any) -> Any:
+    """Return an item of a list; of a tensor or an array what it holds, where a batch of one is its only row."""
+    if not hasattr(item, "tolist"):
+        return item
+    found = item.tolist()
+    return found[0] if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list) else found
 
 
 def _is_number(item: object) -> bool:

@@ -244,7 +244,8 @@ def test_prompts_of_every_kind(pair: Pair) -> None:
     ):
         assert generate(pair, prompt, max_new_tokens=5).ids == expected
     rows = PromptSet((Prompt(0, "row 0", ids), Prompt(1, "row 1", PROMPT)), "rows", 0, 2, 0)
-    for prompts in (["abcdef", PROMPT], ["abcdef", list(PROMPT)], rows, ("abcdef", Prompt(0, "", PROMPT))):
+    batches = [torch.tensor([ids]), torch.tensor([PROMPT])]
+    for prompts in (["abcdef", PROMPT], ["abcdef", list(PROMPT)], rows, ("abcdef", Prompt(0, "", PROMPT)), batches):
         found = generate(pair, prompts, max_new_tokens=5)
         assert [text.ids for text in found] == [expected, generated(pair, 5)]
     assert [text.ids for text in generate(pair, torch.tensor([ids]), max_new_tokens=5)] == [expected]
