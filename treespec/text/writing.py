@@ -62,13 +62,17 @@ class Writer:
 
         Captured steps last as long as the caches, so these must not grow with every text.
         """
-        have = self.pair.target.capacity
-        needed = request.slots(1 if self.plan is None else self.plan.size)
-        if self.engine is None or needed <= have:
+        if self.engine is None:
             return
-        slots = min(2 * needed, max(needed, request.capacity or 2 * needed)) if have else needed
-        with suppress(CapacityError):  # there may be memory for what is needed
-            CacheBudget.of(slots, self.plan).allocate(self.pair.target, self.draft, captured=True)
+        needed = request.slots(1 if self.plan is None else self.plan.size)
+        models = [self.pair.target] if self.draft is None else [self.pair.target, self.draft]
+        slots = zip(models, CacheBudget.of(needed, self.plan).slots_of(captured=True), strict=False)
+        small = [model for model, wanted in slots if model.capacity < wanted]
+        if any(model.capacity for model in small):
+            needed = min(2 * needed, max(needed, request.capacity or 2 * needed))
+        if small:
+            with suppress(CapacityError):  # there may be memory for what is needed
+                CacheBudget.of(needed, self.plan).allocate(self.pair.target, self.draft, captured=True)
 
     def tell(self, request: Request) -> None:
         """Tell, each thing once, whether steps run eagerly on CUDA, and whether the tree is deeper than the room behind the prompt."""
