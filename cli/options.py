@@ -1,6 +1,6 @@
 """Groups of options about models and rows that several commands share; a group reaches its command as one dataclass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,20 @@ class PromptOptions:
         if self.prompt is not None and not self.prompt.strip():
             raise click.UsageError("--prompt is empty; pass what is to be asked about pictures, or leave it out for a question.")
         DatasetSlice(self.dataset, self.field, self.start or 0, self.end)  # checks `start` and `end`
-        names = [name for name, _ in self.chat_args]
-        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
-            raise click.UsageError(f"--chat-arg {twice} is given twice; drop one.")
+        check_chat_args(self.chat_args)
         _ = self.chat_options  # checks the names
 
     @property
     def chat_options(self) -> ChatOptions:
         """The additions to every conversation."""
         return ChatOptions(self.system, dict(self.chat_args))
+
+
+def check_chat_args(given: Sequence[tuple[str, Any]]) -> None:
+    """Raise a usage error for an argument of the chat template that is given twice."""
+    names = [name for name, _ in given]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise click.UsageError(f"--chat-arg {twice} is given twice; drop one.")
 
 
 format_option = under(
@@ -131,6 +136,14 @@ draft_revision_option = click.option("--draft-revision", metavar="REV", help="Hu
 adapter_option = click.option("--adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the target; needs peft.")
 _draft_adapter = click.option("--draft-adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the draft; needs peft.")
 end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
+chat_arg_option = click.option(
+    "--chat-arg",
+    "chat_args",
+    type=named_value,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Argument of the chat template, such as enable_thinking=false; VALUE is JSON or text. May be given several times.",
+)
 skip_bad_rows_option = click.option(
     "--skip-bad-rows", is_flag=True, help="Skip rows that cannot be read, and name them; without this the first one ends the run."
 )
@@ -224,14 +237,7 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             metavar="TEXT",
             help="System prompt for --chat, in front of conversations that have none of their own. [default: none]",
         ),
-        click.option(
-            "--chat-arg",
-            "chat_args",
-            type=named_value,
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Argument of the chat template, such as enable_thinking=false; VALUE is JSON or text. May be given several times.",
-        ),
+        chat_arg_option,
         click.option(
             "--field",
             metavar="NAME",

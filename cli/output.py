@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.flags import with_flags
-from treespec.errors import OutputError
+from treespec.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +65,54 @@ def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console
         return
     with _to_stdout():
         render(_screen(), data)
+
+
+class Telling:
+    """A text on stdout that is shown piece by piece, as it is made. On a terminal, some pieces have another style."""
+
+    def __init__(self) -> None:
+        self._screen = _screen()
+        self._begun = False
+
+    @property
+    def style(self) -> str | None:
+        """The other style, in a word; None where there are no styles."""
+        return "green" if self._screen.is_terminal and self._screen.color_system is not None else None
+
+    def piece(self, text: str, *, styled: bool) -> None:
+        """Show a piece at once, in the other style if it is `styled`. Raises OutputError if stdout takes no more."""
+        from rich.segment import Segment, Segments
+        from rich.style import Style
+
+        style = Style.parse(self.style) if styled and self.style is not None else None
+        with _to_stdout():
+            if self._screen.is_terminal:
+                self._screen.print(Segments([Segment(printable(text), style)]), end="", crop=False)
+            else:
+                click.echo(printable(text), nl=False)
+        self._begun = not text.endswith("\n") if text else self._begun
+
+    def end_line(self) -> None:
+        """End the line, if one was begun."""
+        if self._begun:
+            self.piece("\n", styled=False)
+
+
+def ask(marker: str) -> str | None:
+    """Return the next line of standard input without its end, or None behind the last one. On a terminal, `marker` stands before it.
+
+    Raises DatasetError for a line that is no text.
+    """
+    terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    if terminal:
+        click.echo(marker, err=True, nl=False)
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as e:
+        raise DatasetError(f"standard input is no text: {e.reason} at byte {e.start}") from e
+    if not line and terminal:
+        click.echo("", err=True)
+    return line.removesuffix("\n") if line else None
 
 
 def note(message: str) -> None:

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlanOptions:
-    """The trees to draft."""
+class TreeOptions:
+    """The trees to draft, if any are named."""
 
     growmap: Path | None
-    mode: str
     dynamic: bool
     size: int | None
     depth: int | None
@@ -39,44 +38,65 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         budget = [f"--{name}" for name in ("size", "depth", "width") if getattr(self, name) is not None]
-        if self.mode == "baseline" and (self.growmap is not None or self.dynamic):
-            extra = "--growmap" if self.growmap is not None else "--dynamic"
-            raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
         if budget and not self.dynamic:
             bound = "bounds" if len(budget) == 1 else "bound"
             raise click.UsageError(f"{' and '.join(budget)} {bound} dynamic trees only; pass --dynamic as well, or drop them.")
-        if self.mode == "tree" and self.growmap is None and not self.dynamic:
-            raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
         if self.dynamic and self.growmap is None and (self.size is None or self.depth is None):
             raise click.UsageError("--dynamic needs a budget; pass --size N and --depth D, or a growmap to take them from.")
+
+    @property
+    def named(self) -> bool:
+        """Whether trees are named."""
+        return self.growmap is not None or self.dynamic
 
     def check(self, drafting: Drafting, draft: str | None) -> None:
         """Raise a usage error for a plan that does not go with the other options."""
         with wrong_usage():
             if self.dynamic:
                 drafting.require_kind(DynamicBudget)
-            if self.mode == "tree":
+            if self.named:
                 require_draft(draft)
+
+
+@dataclass(frozen=True)
+class PlanOptions(TreeOptions):
+    """The trees to draft, or none."""
+
+    mode: str
+
+    def __post_init__(self) -> None:
+        if self.mode == "baseline" and self.named:
+            extra = "--growmap" if self.growmap is not None else "--dynamic"
+            raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
+        super().__post_init__()
+        if self.mode == "tree" and not self.named:
+            raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
 
 
 def plan_options() -> "Callable[[Command], Command]":
     """Add `--growmap --mode --dynamic --size --depth --width` as `plan`."""
+    mode = click.option(
+        "--mode",
+        type=click.Choice(["tree", "baseline"]),
+        default="tree",
+        show_default=True,
+        help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone, which needs no draft.",
+    )
+    return tree_options(mode, kind=PlanOptions)
+
+
+def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions] = TreeOptions) -> "Callable[[Command], Command]":
+    """Add `--growmap`, the `others` and `--dynamic --size --depth --width` as `plan`."""
     return bundle(
         "plan",
-        PlanOptions,
+        kind,
         click.option(
             "--growmap",
             type=GROWMAP_FILE,
             metavar="FILE|NAME",
             help="Growmap to run (.pt), or the name of one that comes with treeopt (treeopt inspect --list shows them).",
         ),
-        click.option(
-            "--mode",
-            type=click.Choice(["tree", "baseline"]),
-            default="tree",
-            show_default=True,
-            help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone, which needs no draft.",
-        ),
+        *others,
         click.option(
             "--dynamic",
             is_flag=True,
@@ -101,17 +121,11 @@ def resolve(
     from treeopt.cli.inputs import hardware_of
     from treespec.evaluation.prediction import prediction_of
 
+    drafted = planned(plan, grown)
     if plan.dynamic:
-        size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
-        if depth == 0 and (plan.size is None or plan.depth is None):
-            raise click.UsageError(
-                "the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth."
-            )
-        with wrong_usage():
-            budget = DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
         if grown is not None:
             note("a dynamic tree takes no more than its budget from the growmap, whose prediction does not apply: there is none")
-        return budget, None
+        return drafted, None
     if grown is None:
         return None, None
     names = {role: name for role, name in (("target", models.target), ("draft", models.draft)) if name is not None}
@@ -120,6 +134,20 @@ def resolve(
     for sentence in said:
         note(sentence)
     return grown.tree, predicted
+
+
+def planned(plan: TreeOptions, grown: "GrowMap | None") -> "Plan | None":
+    """Return what to draft, or None if nothing is named. Raises a usage error for a budget that no tree meets.
+
+    `grown` is the growmap that the options name.
+    """
+    if not plan.dynamic:
+        return None if grown is None else grown.tree
+    size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
+    if depth == 0 and (plan.size is None or plan.depth is None):
+        raise click.UsageError("the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth.")
+    with wrong_usage():
+        return DynamicBudget.of(plan.size or size, plan.depth or depth, plan.width)
 
 
 def note_other_chat(promised: Mapping[str, Any], rows: PromptOptions) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from treeopt.profiles.potential import PotentialReport
     from treeopt.training.record import Outcome
     from treespec.evaluation.report import EvaluationReport
+    from treespec.text.generated import Generated
     from treespec.trees.growmap import GrowMap
     from treespec.trees.tree import SpeculationTree
 
@@ -73,6 +74,36 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
 def evaluation_summary(report: "EvaluationReport") -> dict[str, Any]:
     """Return the report without its per-prompt records; the generated ids stay if they were kept."""
     return {key: value for key, value in report.to_json().items() if key not in ("schema", "version", "results")}
+
+
+def text_summary(generated: "Generated") -> dict[str, Any]:
+    """Return a generated text and its figures, without its ids."""
+    return {
+        "text": generated.text,
+        "tokens": generated.tokens,
+        "steps": generated.steps,
+        "tokens_per_step": generated.tokens_per_step,
+        "tokens_per_second": generated.tokens_per_second,
+        "seconds": generated.seconds,
+        "ended": generated.ended,
+        "stop": generated.stop,
+        "prompt_tokens": generated.prompt_tokens,
+    }
+
+
+def conversation_summary(answers: "Sequence[Generated]") -> dict[str, Any]:
+    """Return the figures of all answers of a conversation, with the text and the end of the last one, and each answer under `answers`."""
+    tokens, steps, seconds = (sum(getattr(answer, name) for answer in answers) for name in ("tokens", "steps", "seconds"))
+    stepped = tokens - len(answers)
+    last = {"text": None, "ended": None, "stop": None, "prompt_tokens": 0} if not answers else text_summary(answers[-1])
+    return last | {
+        "tokens": tokens,
+        "steps": steps,
+        "tokens_per_step": stepped / steps if steps else None,
+        "tokens_per_second": stepped / seconds if steps and seconds else None,
+        "seconds": seconds,
+        "answers": [text_summary(answer) for answer in answers],
+    }
 
 
 def potential_summary(report: "PotentialReport") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 
 TYPE_CHECKING = False  # that of `typing`, whose import takes as long as all others here
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any, NoReturn
 
@@ -59,6 +60,40 @@ class Signals:
             return
         self._first = None
         signal.raise_signal(exit_code(found.exc_value or KeyboardInterrupt()) - 128)
+
+
+class Interrupting:
+    """A block in which the first Ctrl-C calls `act` and nothing else. A later one that is another wish is as any other."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._before: Any = None
+        self._first: float | None = None
+
+    def __enter__(self) -> None:
+        """Set the handler, unless Ctrl-C is ignored or this is not the main thread."""
+        before = signal.getsignal(signal.SIGINT)
+        if before in (signal.SIG_IGN, None):
+            return
+        try:
+            signal.signal(signal.SIGINT, self._handle)
+        except ValueError:
+            return
+        self._before = before
+
+    def __exit__(self, *error: object) -> None:
+        """Set the handler of before again."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._act()
+        elif now - self._first > _SAME_SECONDS:
+            signal.signal(signal.SIGINT, self._before)
+            signal.raise_signal(number)
 
 
 def die(number: int) -> NoReturn:

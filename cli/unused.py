@@ -55,6 +55,11 @@ UNUSED = (
         dropped=True,
     ),
     Unused(
+        ("drafting", "draft_temperature", "verifier"),
+        lambda values: values.get("draft", "") is None,
+        "without `draft` nothing is drafted, so {option} {value} changes nothing",
+    ),
+    Unused(
         ("top_p",),
         lambda values: values["temperature"] == 0 and values["top_p"] < 1,
         "at `temperature` 0 the most likely token is taken, so {option} {value:g} changes nothing",

@@ -69,6 +69,8 @@ SLOW = {
     "cli/test_gguf.py": "loop",
     "cli/test_odd_pairs.py": "loop",
     "cli/test_process.py": "loop",
+    "cli/test_run.py::test_a_text_ends_at_ctrl_c_with_its_figures_and_by_the_signal": "loop",
+    "cli/test_run.py::test_an_answer_ends_at_ctrl_c_and_the_conversation_goes_on": "loop",
     "cli/test_rows.py": "loop",
     "treeopt/profiling/test_journals.py": "loop",
     "treeopt/test_demo.py": "loop",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from treespec.evaluation.report import EvaluationReport, read_report
     from treespec.models.given import pair_of as pair
     from treespec.models.pairs import Pair, Target, load_pair, load_target
-    from treespec.text import Generated, generate, stream
+    from treespec.text.generated import Generated
+    from treespec.text.generation import generate, stream
     from treespec.trees.growmap import GrowMap, read_growmap
     from treespec.trees.tree import SpeculationTree
 
@@ -62,7 +63,7 @@ _HOME = {
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
     "EvaluationReport": "treespec.evaluation.report",
-    "Generated": "treespec.text",
+    "Generated": "treespec.text.generated",
     "GrowMap": "treespec.trees.growmap",
     "LatencyProfile": "treeopt.profiles.latency",
     "Pair": "treespec.models.pairs",
@@ -71,7 +72,7 @@ _HOME = {
     "Target": "treespec.models.pairs",
     "TreeoptError": "treespec.errors",
     "evaluate": "treeopt.api",
-    "generate": "treespec.text",
+    "generate": "treespec.text.generation",
     "grow": "treeopt.api",
     "load_pair": "treespec.models.pairs",
     "load_prompts": "treeopt.api",
@@ -84,7 +85,7 @@ _HOME = {
     "read_growmap": "treespec.trees.growmap",
     "read_latency": "treeopt.profiles.latency",
     "read_report": "treespec.evaluation.report",
-    "stream": "treespec.text",
+    "stream": "treespec.text.generation",
 }
 _NAMED_THERE = {"pair": "pair_of"}
 """The names that are others in their modules."""

@@ -19,6 +19,7 @@ SETTINGS = [
     "treespec.decoding.verifiers",
     "treespec.evaluation.settings",
     "treespec.models.offload",
+    "treespec.text.settings",
     "treeopt.profiling.settings",
     "treeopt.training.settings",
 ]
@@ -38,6 +39,8 @@ WITHOUT_HEAVY = [
     "treespec.data.stdlib",
     "treespec.embedded",
     "treespec.evaluation.report",
+    "treespec.text",
+    "treespec.text.generated",
     "treeopt",
     "treeopt.growmap_library",
     "treeopt.growmaps",

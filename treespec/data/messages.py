@@ -73,6 +73,23 @@ def conversation(messages: Sequence[Mapping[str, Any]], key: str, name: str) -> 
     return Conversation(tuple(kept[:end]), reply, text, +left_out)
 
 
+def dialogue(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[Message, ...]:
+    """Return the messages of a conversation that is to be answered as it stands, whatever their spelling.
+
+    Unlike those of a data set's rows, they are neither cut nor thinned. Raises DatasetError beginning with `name` for parts that are no
+    text, and for a conversation that ends with the assistant's own words.
+    """
+    left_out: Counter[str] = Counter()
+    found = tuple(_message(message, name, f"message {number}", left_out) for number, message in enumerate(messages))
+    if left_out:
+        raise DatasetError(f"{name}: its messages have a {next(iter(left_out))}, but here only text is read; leave it out")
+    if found[-1]["role"] == "assistant":
+        raise DatasetError(
+            f"{name}: its last message is the assistant's own, so there is nothing to answer; end with a message of the user"
+        )
+    return found
+
+
 def _first(message: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((message[key] for key in keys if message.get(key) is not None), None)
 

@@ -56,7 +56,11 @@ class _Process:
             if self._running is None:
                 script = Path(__file__).with_name("template_process.py")
                 self._running = subprocess.Popen(
-                    [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                    [sys.executable, "-P", str(script)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for this process, which may go on to ask
                 )
             assert self._running.stdin is not None and self._running.stdout is not None
             late = threading.Timer(_WALL_SECONDS, self._running.kill)

@@ -101,15 +101,20 @@ class CacheBudget:
         return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
     def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
-        """Allocate both caches.
+        """Allocate both caches."""
+        slots, drafted = self.slots_of(captured=captured)
+        target.allocate(slots)
+        if draft is not None and self.drafted:
+            draft.allocate(drafted)
+
+    def slots_of(self, *, captured: bool) -> tuple[int, int]:
+        """Return the slots of the target's cache and of the draft's.
 
         If steps are captured, more is needed: their trees are never cut, and a step that is launched ahead may start after the last token
         that counts.
         """
         slots = self.slots + (2 * (self.depth + 1) + self.size if captured else 0)
-        target.allocate(slots)
-        if draft is not None and self.drafted:
-            draft.allocate(slots + self.drafted)
+        return slots, slots + self.drafted
 
 
 @dataclass

@@ -1,0 +1,156 @@
+"""Text in, text out: `generate` returns whole texts, `stream` gives out one while it is made."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+from treespec.data.prompts import PromptSet
+from treespec.data.slices import ChatOptions
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.engine import Engine
+from treespec.decoding.plans import Plan
+from treespec.decoding.rules import Sampling
+from treespec.errors import DatasetError, ModelError
+from treespec.models.pairs import Target
+from treespec.text.generated import Generated
+from treespec.text.prompts import TextPrompt, read_prompt, several
+from treespec.text.settings import TextSettings, stop_strings
+from treespec.text.writing import Writer, Writing
+from treespec.trees.growmap import GrowMap
+
+Notice = Callable[[str], None]
+
+
+@overload
+def generate(  # type: ignore[overload-overlap]  # a string is a sequence of strings, but it is one prompt
+    pair: Target,
+    prompt: TextPrompt,
+    *,
+    plan: Plan | GrowMap | None = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    stop: str | Sequence[str] = ...,
+    seed: int = ...,
+    drafting: Drafting = ...,
+    chat: ChatOptions = ...,
+    engine: Engine | None = ...,
+    notice: Notice | None = ...,
+) -> Generated: ...
+@overload
+def generate(
+    pair: Target,
+    prompt: Sequence[TextPrompt] | PromptSet,
+    *,
+    plan: Plan | GrowMap | None = ...,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    stop: str | Sequence[str] = ...,
+    seed: int = ...,
+    drafting: Drafting = ...,
+    chat: ChatOptions = ...,
+    engine: Engine | None = ...,
+    notice: Notice | None = ...,
+) -> list[Generated]: ...
+def generate(
+    pair: Target,
+    prompt: TextPrompt | Sequence[TextPrompt] | PromptSet,
+    *,
+    plan: Plan | GrowMap | None = None,
+    max_new_tokens: int = TextSettings.max_new_tokens,
+    temperature: float = Sampling.temperature,
+    top_p: float = Sampling.top_p,
+    stop: str | Sequence[str] = (),
+    seed: int = TextSettings.seed,
+    drafting: Drafting = Drafting(),
+    chat: ChatOptions = ChatOptions(),
+    engine: Engine | None = None,
+    notice: Notice | None = None,
+) -> Generated | list[Generated]:
+    """Generate the text that follows a prompt: the target's own, whatever the plan.
+
+    Args:
+        pair: the target, with its draft if the plan needs one.
+        prompt: a string, which the tokenizer reads with its special tokens in front; token ids, which are taken as they are; or
+            messages with `role` and `content`, for the tokenizer's chat template. Of a list of prompts, a `PromptSet`, or a tensor with
+            a prompt in each row, each is decoded by itself, one after the other, and a list is returned.
+        plan: what to draft at every step: a tree, a growmap, a dynamic budget or a plan of your own; None for the target alone.
+        max_new_tokens: most tokens to generate; EOS, a stop string or the model's last position may end the text earlier.
+        temperature: 0 is greedy.
+        top_p: probability mass of the most likely tokens that are sampled from.
+        stop: strings before which the text ends, found across tokens and steps; a special token's own string counts as well.
+        seed: the seed of the random streams; prompt i has that of (seed, i), as in an evaluation.
+        drafting: the ways to draft and to verify children.
+        chat: a system prompt and arguments of the chat template, for prompts that are messages.
+        engine: captured steps to go on with. On CUDA that of the models is taken if none is given, which lasts from call to call.
+        notice: a function that is told in a line what may surprise: steps that are not captured on CUDA, a tree that does not fit.
+
+    A pair without a tokenizer takes token ids, and the result has no text. Raises SettingsError, DatasetError, ModelError,
+    CapacityError; all prompts are checked before the first is decoded.
+    """
+    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting, stop_strings(stop), seed)
+    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice)
+    listed = several(prompt)
+    if listed is None:
+        return _whole(writer.write(read_prompt(pair, prompt, chat)))
+    prompts = [read_prompt(pair, given, chat, f"prompt {index}") for index, given in enumerate(listed)]
+    for longest in sorted(map(writer.request, prompts), key=lambda request: len(request.prompt))[-1:]:
+        writer.reserve(longest)
+    return [_whole(writer.write(given, index)) for index, given in enumerate(prompts)]
+
+
+def stream(
+    pair: Target,
+    prompt: TextPrompt,
+    *,
+    plan: Plan | GrowMap | None = None,
+    max_new_tokens: int = TextSettings.max_new_tokens,
+    temperature: float = Sampling.temperature,
+    top_p: float = Sampling.top_p,
+    stop: str | Sequence[str] = (),
+    seed: int = TextSettings.seed,
+    drafting: Drafting = Drafting(),
+    chat: ChatOptions = ChatOptions(),
+    engine: Engine | None = None,
+    notice: Notice | None = None,
+) -> "TextStream":
+    """Return the text that `generate` returns, in pieces, each given out as soon as it is certain. A piece never splits a character.
+
+    The prompt and the settings are checked at once; decoding begins with the first piece. Once the pieces are read, `result()` of what is
+    returned has what `generate` returns. Raises what `generate` raises, ModelError for a pair without a tokenizer, and DatasetError for
+    several prompts.
+    """
+    if pair.tokenizer is None:
+        raise ModelError(
+            f"pieces of text need the target's tokenizer, but {pair.target.name} comes without one; `generate` returns token ids"
+        )
+    if several(prompt) is not None:
+        raise DatasetError("several prompts cannot be streamed at once; pass one, or call `generate`")
+    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting, stop_strings(stop), seed)
+    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice)
+    return TextStream(writer.write(read_prompt(pair, prompt, chat)))
+
+
+class TextStream(Iterator[str]):
+    """The pieces of a text that is decoded while they are read."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+
+    def __next__(self) -> str:
+        return next(self._writing).text
+
+    def result(self) -> Generated:
+        """Return what has been written so far. A text that was not read to its end counts as interrupted."""
+        return self._writing.result()
+
+
+def planned(plan: Plan | GrowMap | None) -> Plan | None:
+    """Return the plan of a growmap, and any other plan as it is."""
+    return plan.tree if isinstance(plan, GrowMap) else plan
+
+
+def _whole(writing: Writing) -> Generated:
+    for _ in writing:
+        pass
+    return writing.result()
