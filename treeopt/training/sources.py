@@ -19,6 +19,7 @@ from transformers import (
 
 from treeopt.training.settings import CONFIGS, TrainSources
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
+from treespec.files.kinds import other_kind
 from treespec.files.reading import read_bytes
 from treespec.models import families
 from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
@@ -180,10 +181,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Return a transformers configuration file, without the keys that belong to the model that it comes from and not to its shape."""
     if not path.suffix and not path.exists():
         raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
+    data = read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError)
     try:
-        found = json.loads(read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError))
+        found = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path} is no JSON: {e}; pass a config.json of transformers") from e
+        other = other_kind(path, data, "a config.json of transformers", "pass one")
+        raise ModelError(other or f"{path} is no JSON: {e}; pass a config.json of transformers") from e
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ModelError(f'{path} is no configuration of transformers: it names no "model_type"')
     return {key: value for key, value in found.items() if key not in _NOT_SHAPE and not key.startswith("_")}

@@ -18,12 +18,15 @@ from transformers.utils.hub import cached_file
 
 from treespec import hub
 from treespec.embedded import EMBEDDED
-from treespec.errors import ModelError, TreeoptError, is_memory_full, reason_of
+from treespec.errors import ModelError, TreeoptError, is_memory_full, is_panic, reason_of
+from treespec.files.kinds import HEAD, kind_of
 from treespec.files.reading import user_path
 from treespec.models import weights
 
 _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
 """The place where the libraries name a package that they lack."""
+_SMALL = (".json", ".model", ".jinja", ".txt")
+"""Endings of the files of a model that hold no weights."""
 
 
 def folder_of(name: str) -> Path:
@@ -134,7 +137,9 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
         yield
     except TreeoptError:
         raise
-    except Exception as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
+    except BaseException as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         causes = list(_chain(error))
         if any(is_memory_full(cause) for cause in causes):
             message = f"memory is full while {name} is loaded ({part}); use a smaller model or `dtype`, or a machine with more memory"
@@ -152,9 +157,22 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
             message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
         elif isinstance(error, ImportError) and (package := _PACKAGE.search(str(error))) is not None:
             message = f"{name} cannot be loaded: {part} needs the package {package[1]}, which is not installed; pip install {package[1]}"
+        elif place.local and (found := _stand_in(Path(place.path))) is not None:
+            message = f"{name} cannot be loaded: {found}"
         else:
             message = f"{name} cannot be loaded: {part}: {reason_of(error)}; correct that, or save or download the model again"
         raise ModelError(message) from error
+
+
+def _stand_in(folder: Path) -> str | None:
+    """Return a sentence about a file in a model's folder that is empty, or a pointer or a web page in the place of the file; None without one."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in _SMALL and path.is_file():
+            with path.open("rb") as file:
+                found = kind_of(file.read(HEAD))
+            if found is not None and ";" in found:
+                return f"{path.name} {found}"
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -179,7 +179,7 @@ def test_bad_rows_of_other_kinds_are_named_too(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the columns"):
         load(tmp_path / "numbers.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(DatasetError, match=r"broken\.parquet is not a parquet file"):
+    with pytest.raises(DatasetError, match=r"broken\.parquet is no whole parquet file"):
         load(tmp_path / "broken.parquet")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 20)
     with pytest.raises(DatasetError, match=r"not UTF-8 text \(byte 3 is 0xe9\)"):
