@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 
 MaskStyle = Literal["single", "by-layer-type"]
 
@@ -169,7 +169,7 @@ def require_sizes(settings: Mapping[str, Any], name: str) -> None:
     )
     if isinstance(chosen, int) and chosen > experts > 0:
         raise ModelError(
-            f"{name or 'this model'}: num_experts_per_tok is {chosen}, but there are {experts} experts; correct its configuration"
+            f"{name or 'this model'}: num_experts_per_tok is {chosen}, but the model has {counted(experts, 'expert')}; correct its configuration"
         )
     heads, shared = (settings.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:

@@ -33,7 +33,7 @@ def left_out(module: nn.Module, unexpected: Collection[str], contents: Contents 
         if beyond is not None:
             layers, index, length = beyond
             raise ModelError(
-                f"{name}: its files hold {key}, but config.json asks for {length} layers of {layers}, 0 to {length - 1}: without layer {index} "
+                f"{name}: its files hold {key}, but config.json asks for {counted(length, 'layer')} of {layers}, 0 to {length - 1}: without layer {index} "
                 "another model would run; correct config.json, or save or download the model again"
             )
         if _belongs(module, key):

@@ -40,8 +40,8 @@ def require_counts(config: Mapping[str, Any], weights: Weights, name: str) -> No
                 continue
             if held is not None and count > held:
                 raise ModelError(
-                    f"{name}: config.json asks for {_shown(count)} layers ({key}), but the weights hold {held}; correct config.json, "
-                    "or save or download the model again"
+                    f"{name}: config.json asks for {_shown(count)} {'layer' if count == 1 else 'layers'} ({key}), but the weights hold {held}; "
+                    "correct config.json, or save or download the model again"
                 )
             if count > _MOST_LAYERS:
                 raise ModelError(f"{name}: {key} is {_shown(count)}, and no model has more than {_MOST_LAYERS} layers; correct config.json")

@@ -113,7 +113,8 @@ def _parts(name: str, index: Path) -> list[Path]:
         raise ModelError(f'{index.name} of {name} has no "metadata", which transformers needs; add "metadata": {{}} to it')
     for file in files:
         if not (index.parent / file).is_file():
-            raise ModelError(f"{name} lacks {file}, one of the {len(files)} files that its {index.name} names; download that file too")
+            which = "the file" if len(files) == 1 else f"one of the {len(files)} files"
+            raise ModelError(f"{name} lacks {file}, {which} that its {index.name} names; download that file too")
     return [index.parent / file for file in files]
 
 
