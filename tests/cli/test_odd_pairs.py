@@ -144,7 +144,8 @@ def test_a_run_without_a_step_is_told_in_a_sentence(evaluate: Any, pair: Pair, t
 
 
 def test_the_root_alone_gives_no_budget_to_a_dynamic_tree(run: Run, evaluate: Any, profiles: tuple[Path, Path]) -> None:
-    assert run("generate", "--acceptance", profiles[0], "--size", 1, "--depth", 1, "-o", "root.pt").code == 0
+    grown = run("generate", "--acceptance", profiles[0], "--size", 1, "--depth", 1, "-o", "root.pt")
+    assert "the tree is the root alone, as it was asked for: nothing is drafted" in grown.out
     said = "error: the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth."
     for options in ((), ("--size", 4), ("--depth", 2)):
         none = evaluate("--growmap", "root.pt", "--dynamic", *options)

@@ -10,7 +10,7 @@ import pytest
 from tests.reference.rows import write_records
 from treespec import hub
 from treespec.data import stdlib as stdlib_source
-from treespec.data.prompts import load_prompts
+from treespec.data.prompts import MOST_BAD_ROWS, load_prompts
 from treespec.data.rows import row_of
 from treespec.errors import DatasetError, NoPromptError, SettingsError
 
@@ -426,3 +426,12 @@ def test_a_json_file_of_lines_is_read_as_it_is_asked_for(tmp_path: Path) -> None
     path = tmp_path / "rows.json"
     path.write_text('\n{"text": "abcd"}\nnot json\n', encoding="utf-8")
     assert [p.row for p in load(path, num_prompts=1)] == [0]
+
+
+def test_bad_rows_without_end_end_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n" * (MOST_BAD_ROWS + 1))
+    with pytest.raises(
+        DatasetError, match=r"^rows.jsonl has 10,000 bad rows, too many to be skipped; rows.jsonl, line 1: the row has none of"
+    ):
+        load(path, skip_bad_rows=True)
