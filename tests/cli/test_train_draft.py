@@ -66,7 +66,7 @@ def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pa
     arguments = [*start((bare, bare), rows), "--config", shape, "--objective", "ce", "-o", "out", "--format", "json"]
     refused = run(*arguments)
     assert refused.code == 1
-    assert "holds no .safetensors weights; pass --eval-prompts 0 to train without measuring acceptance" in refused.err
+    assert "holds no weights; pass --eval-prompts 0 to train without measuring acceptance" in refused.err
     outcome = run(*arguments, "--eval-prompts", 0)
     assert outcome.code == 0, outcome.err
     assert outcome.json["rank1_acceptance"] == {"before": None, "after": None}

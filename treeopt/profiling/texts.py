@@ -117,4 +117,4 @@ def no_room(draft: TreeModel | ModelInfo, prompts: PromptSet) -> str | None:
     if any((most := readable(draft, prompt.ids)) is None or most > len(prompt.ids) for prompt in prompts):
         return None
     shortest = min(draft.positions_of(prompt.ids) for prompt in prompts)
-    return f"has {draft.max_positions} positions, but prompts of {shortest} tokens need {shortest + 1} or more; use shorter prompts"
+    return f"has {draft.max_positions} positions{draft.rope_note}, but prompts of {shortest} tokens need {shortest + 1} or more; use shorter prompts"
