@@ -139,8 +139,8 @@ def refuse_lone(name: str, contents: Contents) -> None:
     base = _read(name, contents.folder)[1].get("base_model_name_or_path")
     told = f"{base!r:.100}" if isinstance(base, str) and base else "a model that it does not name"
     raise ModelError(
-        f"{name} is an adapter for {told} and no model by itself; give that model in its place, and {name} as its adapter "
-        "(`adapter` of the target, `draft_adapter` of the draft)"
+        f"{name} is an adapter for {told} and no model by itself; give a folder into which it is merged, or that model and, where the command "
+        f"can merge it, {name} as its adapter (`adapter` of the target, `draft_adapter` of the draft)"
     )
 
 

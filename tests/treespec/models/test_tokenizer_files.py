@@ -114,6 +114,8 @@ def test_a_pair_with_tokenizer_model_is_loaded(pieces: dict[str, bytes], model: 
         ("tokenizer.tiktoken", TIKTOKEN, None, "llama", "is tokenizer.tiktoken, which transformers does not read without code of its own"),
         ("qwen.tiktoken", TIKTOKEN, None, "qwen2", "is qwen.tiktoken, which transformers does not read"),
         ("tekken.json", tekken(specials=False), None, "llama", "its tokenizer needs the package mistral-common, which is not installed"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", None, "llama", "tokenizer.json of .* is a pointer of git-lfs"),
+        ("tokenizer.model", b"", LLAMA, "llama", "tokenizer.model of .* is empty"),
         ("tokenizer.model", b"\0junk", None, "llama", "cannot be loaded: its tokenizer: ValueError"),
         (None, b"", LLAMA, "llama", r"has tokenizer_config.json of a tokenizer, but no file .* \(tokenizer.json, tokenizer.model\)"),
         (None, b"", {"eos_token": "</s>"}, "qwen2", r"has tokenizer_config.json .*no file .* \(merges.txt, tokenizer.json, vocab.json\)"),
