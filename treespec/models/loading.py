@@ -55,6 +55,10 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     if shape is None:
         raise ModelError(f"{name} {TEXT_ONLY}")
     place = locate(name, revision)
+    if place.local and not any((Path(place.path) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(
+            f"{name} has no preprocessor_config.json, by which its pictures are read; copy it from the model that it was made of"
+        )
     loader: Any = AutoImageProcessor
     with bars_for_people(), explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(

@@ -196,7 +196,7 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(DatasetError, match=f"the longest row of 1 has {len(text)} tokens?; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
-    with pytest.raises(DatasetError, match="the longest row of 1 has 0 tokens; pass longer rows$"):
+    with pytest.raises(DatasetError, match=r"no row of .* has a token \(1 row was read\); name other rows"):
         load(jsonl(tmp_path, {"input_ids": []}), prompt_len=1)
 
 
@@ -426,3 +426,14 @@ def test_a_json_file_of_lines_is_read_as_it_is_asked_for(tmp_path: Path) -> None
     path = tmp_path / "rows.json"
     path.write_text('\n{"text": "abcd"}\nnot json\n', encoding="utf-8")
     assert [p.row for p in load(path, num_prompts=1)] == [0]
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_told(tmp_path: Path) -> None:
+    class Mute(Letters):
+        def encode(self, text: str) -> list[int]:
+            return []
+
+    with pytest.raises(
+        NoPromptError, match=r"no row of rows.jsonl has a token \(2 rows were read\).*use tokenizer files that fit the model"
+    ):
+        load_prompts(str(jsonl(tmp_path, {"text": "ab"}, {"text": "cd"})), Mute(), num_prompts=2, prompt_len=4)
