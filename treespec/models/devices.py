@@ -28,15 +28,15 @@ def require_name(device: str) -> None:
     if _NAME.fullmatch(device):
         return
     if re.fullmatch(r"\d\d?", device):
-        raise SettingsError(f"`device` {device!r} is a number without its kind; pass cuda:{int(device)}")
+        raise SettingsError(f"`device` {device!r:.60} is a number without its kind; pass cuda:{int(device)}")
     if device in _OTHER_WORDS:
-        raise SettingsError(f"`device` {device!r} is not a name that torch knows; pass {_OTHER_WORDS[device]}")
+        raise SettingsError(f"`device` {device!r:.60} is not a name that torch knows; pass {_OTHER_WORDS[device]}")
     if re.search(r"[,+;]|\d-\d", device):
         raise SettingsError(
-            f"`device` {device!r} names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target that "
+            f"`device` {device!r:.60} names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target that "
             "does not fit there"
         )
-    raise SettingsError(f"`device` {device!r} is not one of {_KINDS}")
+    raise SettingsError(f"`device` {device!r:.60} is not one of {_KINDS}")
 
 
 def find(device: str) -> "torch.device":

@@ -25,7 +25,7 @@ from treespec.models import weights
 
 _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
 """The place where the libraries name a package that they lack."""
-_UNKNOWN = re.compile(r"model type `?(.+?)`? but Transformers does not recognize")
+_UNKNOWN = re.compile(r"model type `?(.*?)`? but Transformers does not recognize")
 """The place where transformers names a family that it does not have."""
 NO_CONFIG = "holds no config.json; give a folder written by save_pretrained"
 """The sentence for a folder or a hub id without a configuration."""
