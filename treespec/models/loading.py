@@ -265,11 +265,7 @@ def _with_weights(name: str, place: Place, revision: str | None) -> Place:
     files = _files(place, revision)
     if weights.SINGLE in files or weights.INDEX in files:
         return place
-    if weights.PICKLE not in files and weights.PICKLE_INDEX not in files:
-        raise ModelError(
-            f"{name} has neither {weights.SINGLE} nor {weights.PICKLE} on the hub, nor an index of one in parts; use another model, or download "
-            "a GGUF file of this one and give its path"
-        )
+    weights.require_pickle(name, files)
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "pytorch_model*.bin"]))
     weights.require_safe(weights.pickles(name, folder))
     return Place(str(folder), local=True, commit=folder.name)

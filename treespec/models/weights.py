@@ -1,7 +1,7 @@
 """The files that hold a model's weights in a folder: safetensors, pickles of PyTorch, or one GGUF file. No weight is read here."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ def require_weights(name: str, folder: Path) -> None:
         only = f" (only {others[0]})" if others else ""
         raise ModelError(
             f"folder {name} holds no {SINGLE}, no {PICKLE}, no index of one in parts and no GGUF file{only}; save the model with save_pretrained"
+        )
+
+
+def require_pickle(name: str, files: Collection[str]) -> None:
+    """Raise ModelError for a model on the hub whose files are neither safetensors, as the caller knows, nor a pickle of weights."""
+    if PICKLE not in files and PICKLE_INDEX not in files:
+        raise ModelError(
+            f"{name} has neither {SINGLE} nor {PICKLE} on the hub, nor an index of one in parts; use another model, or download "
+            "a GGUF file of this one and give its path"
         )
 
 
