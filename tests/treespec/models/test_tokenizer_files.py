@@ -133,3 +133,9 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(
 
 def test_no_files_are_no_tokenizer(model: Callable[..., Path]) -> None:
     assert tokenizer_or_none(str(model(None, b""))) is None
+
+
+def test_what_lies_beside_a_whole_tokenizer_is_not_looked_at(model: Callable[..., Path], tokenizer_into: Callable[..., None]) -> None:
+    folder = model("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n")
+    tokenizer_into(folder)
+    assert tokenizer_or_none(str(folder)) is not None
