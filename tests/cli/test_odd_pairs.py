@@ -94,14 +94,17 @@ def test_a_potential_goes_on_without_the_drafts_that_do_not_fit(run: Run, pair: 
     content = json.loads((other / "tokenizer.json").read_text())
     content["model"]["vocab"] = {word.replace("w", "v"): index for word, index in content["model"]["vocab"].items()}
     (other / "tokenizer.json").write_text(json.dumps(content))
+    head = shutil.copytree(pair[1], tmp_path / "head")
+    (head / "config.json").write_text('{"speculators_model_type": "eagle3"}')
     usual = ["potential", "--target", pair[0], "--dataset", rows, "--num-prompts", 3, "--prompt-len", 8, "--gen-len", 8]
-    done = run(*usual, "--draft", other, "--draft", pair[1], "--draft", short, "-o", "p.json", "--format", "json")
+    done = run(*usual, *(f"--draft={draft}" for draft in (other, head, pair[1], short)), "-o", "p.json", "--format", "json")
     assert done.code == 0, done.err
     assert [draft["draft"] for draft in done.json["drafts"]] == ["draft"]
     assert f"left out: target {pair[0]}" in done.err
+    assert f"left out: {head} is an EAGLE-3 head" in done.err
     assert f"left out: draft {short} has 4 positions, but prompts of 8 tokens need 9 or more" in done.err
     recorded = json.loads(Path("p.json").read_text())["left_out"]
-    assert [item["draft"] for item in recorded] == ["other", "short"]
+    assert [item["draft"] for item in recorded] == ["other", "head", "short"]
     assert str(tmp_path) not in json.dumps(recorded), "records name no folders"
     assert run("inspect", "p.json").code == 0
     none = run(*usual, "--draft", other, "--draft", shutil.copytree(other, tmp_path / "another"))

@@ -117,4 +117,5 @@ def no_room(draft: TreeModel | ModelInfo, prompts: PromptSet) -> str | None:
     if any((most := readable(draft, prompt.ids)) is None or most > len(prompt.ids) for prompt in prompts):
         return None
     shortest = min(draft.positions_of(prompt.ids) for prompt in prompts)
-    return f"has {counted(draft.max_positions or 0, 'position')}, but prompts of {counted(shortest, 'token')} need {shortest + 1} or more; use shorter prompts"
+    known = f"{counted(draft.max_positions or 0, 'position')}{draft.rope_note}"
+    return f"has {known}, but prompts of {counted(shortest, 'token')} need {shortest + 1} or more; use shorter prompts"

@@ -39,14 +39,13 @@ _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 
 @dataclass(frozen=True)
 class Draft:
-    """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound).
+    """A float32 model to train, and the tokens that it shares with the target.
 
     Only the text model of a vision-language model is trained; `picture_files` belong into its folder as well.
     """
 
     module: PreTrainedModel
     vocabulary: int
-    max_positions: int | None
     picture_files: tuple[Path, ...] = ()
 
 
@@ -58,7 +57,7 @@ class Target:
         self.name, self.revision, self.dtype, self.device = name, revision, dtype, device
         config = load_config(name, revision)
         self.config, self.commit = config.get_text_config(decoder=True), getattr(config, "_commit_hash", None)
-        self.max_positions = families.check(config, name).max_positions
+        families.check(config, name)
         self.vocabulary = int(self.config.vocab_size)
         self.tokenizer: PreTrainedTokenizerBase | None = tokenizer_or_none(name, revision)
         self._model: TreeModel | None = None
@@ -85,7 +84,7 @@ class Target:
         """Raise TrainingError for a local folder without weights."""
         folder = folder_of(self.name)
         if folder.is_dir() and not holds_weights(folder):
-            raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
+            raise TrainingError(f"target {self.name} holds no weights; {remedy}")
 
     def load(self) -> tuple[TreeModel, frozenset[int]]:
         """Return the model in eval mode and its EOS ids. Raises ModelError."""
@@ -124,12 +123,12 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
             raise ModelError(f"draft {name} cannot be trained: {odd} holds numbers that are not finite; use another draft or checkpoint")
         own = int(module.config.get_text_config(decoder=True).vocab_size)
         rows = shared_rows(target.name, target.tokenizer, target.vocabulary, name, tokenizer, own)
-    model = TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
+    TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
     if not is_vision(module.config):
-        return Draft(module, rows, model.max_positions)
+        return Draft(module, rows)
     module.requires_grad_(False)
     text_module(module).requires_grad_(True)
-    return Draft(module, rows, model.max_positions, _picture_files(name, sources.draft_revision))
+    return Draft(module, rows, _picture_files(name, sources.draft_revision))
 
 
 def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, str | None]:

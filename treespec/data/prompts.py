@@ -269,6 +269,11 @@ def _no_prompt(name: str, way: Way, bad: Sequence[BadRow], room: int | None) -> 
         read = f"{counted(way.blank, 'row was', 'rows were')} read"
         beside = f" beside {counted(len(bad), 'bad one')}" if bad else ""
         return f"{name}: {read}{beside}, and none holds any text of which the tokenizer makes tokens; name rows that do"
+    if not any(way.others):
+        return (
+            f"no row of {name} has a token ({counted(len(way.others), 'row was', 'rows were')} read); name other rows or, where these hold text, "
+            "use tokenizer files that fit the model"
+        )
     if way.whole:
         least, limit = min(way.others), way.describe_limit(room)
         remedy = "" if way.most == room else f"`prompt_len` {least} or more, or "
@@ -277,7 +282,7 @@ def _no_prompt(name: str, way: Way, bad: Sequence[BadRow], room: int | None) -> 
             f"pass {remedy}shorter ones"
         )
     longest = max(way.others)
-    shorter = {0: "", 1: "`prompt_len` 1, `whole_prompts`, or "}.get(longest, f"`prompt_len` {longest} or less, `whole_prompts`, or ")
+    shorter = {1: "`prompt_len` 1, `whole_prompts`, or "}.get(longest, f"`prompt_len` {longest} or less, `whole_prompts`, or ")
     return (
         f"no row of {name} is long enough: `prompt_len` is {way.most}, but the longest row of {len(way.others)} has {counted(longest, 'token')}; "
         f"pass {shorter}longer rows"

@@ -126,6 +126,7 @@ SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("n_embd", "n_layer", "n_head", "ffn_dim"),
+    *("max_position_embeddings", "n_positions", "original_max_position_embeddings"),
 )
 """Settings that must be at least 1."""
 _PLAIN_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
@@ -142,7 +143,8 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
     if reason:
         who = f"{name or 'this model'} (family {model_type})"
         raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example {_EXAMPLES}")
-    require_sizes(vars(text), name)
+    for settings in (vars(text), *_ropes(text)):
+        require_sizes(settings, name)
     limit, note = _max_positions(text)
     return Family(
         model_type=model_type,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -27,6 +28,10 @@ _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
 """The place where the libraries name a package that they lack."""
 _SMALL = (".json", ".model", ".jinja", ".txt")
 """Endings of the files of a model that hold no weights."""
+_UNKNOWN = re.compile(r"model type `?(.*?)`? but Transformers does not recognize")
+"""The place where transformers names a family that it does not have."""
+NO_CONFIG = "holds no config.json; give a folder written by save_pretrained"
+"""The sentence for a folder or a hub id without a configuration."""
 
 
 def folder_of(name: str) -> Path:
@@ -73,7 +78,7 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
     path = folder_of(name)
     if path.is_dir():
         gguf = _only_gguf(name, path)
-        if gguf is None:
+        if gguf is None and (with_weights or not weights.may_be_head(path)):  # a head is named by its reader
             _require_files(name, path, with_weights)
         return Place(str(path), local=True, gguf=gguf)
     if name in EMBEDDED:
@@ -124,8 +129,8 @@ def _only_gguf(name: str, folder: Path) -> str | None:
 
 
 def _require_files(name: str, folder: Path, with_weights: bool) -> None:
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():  # an adapter is named by its reader
-        raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
+    if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):  # an adapter is named by its reader
+        raise ModelError(f"folder {name} {NO_CONFIG}")
     if with_weights:
         weights.require_weights(name, folder)
 
@@ -155,6 +160,11 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
             message = f"{name} lacks {part} on the hub; use another model, or download a GGUF file of this one and give its path"
         elif "trust_remote_code" in str(error):
             message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
+        elif (unknown := _UNKNOWN.search(str(error))) is not None:
+            message = (
+                f"{name} has the model_type {unknown[1]!r:.60}, which transformers {transformers.__version__} does not know; use a version that "
+                "knows it, or another model"
+            )
         elif isinstance(error, ImportError) and (package := _PACKAGE.search(str(error))) is not None:
             message = f"{name} cannot be loaded: {part} needs the package {package[1]}, which is not installed; pip install {package[1]}"
         elif place.local and (found := _stand_in(Path(place.path))) is not None:

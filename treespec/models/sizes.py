@@ -53,7 +53,7 @@ def layers_held(weights: Weights) -> int | None:
     >>> layers_held(Weights(frozenset(["model.layers.0.a.weight", "model.layers.1.a.weight", "model.norm.weight"]), None))
     2
     """
-    if not weights.names:
+    if not weights.names or weights.guessed:
         return None
     lists: dict[str, set[int]] = defaultdict(set)
     for name in weights.names:

@@ -196,7 +196,7 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(DatasetError, match=f"the longest row of 1 has {len(text)} tokens?; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
-    with pytest.raises(DatasetError, match="the longest row of 1 has 0 tokens; pass longer rows$"):
+    with pytest.raises(DatasetError, match=r"no row of .* has a token \(1 row was read\); name other rows"):
         load(jsonl(tmp_path, {"input_ids": []}), prompt_len=1)
 
 
@@ -435,3 +435,14 @@ def test_bad_rows_without_end_end_the_run(tmp_path: Path) -> None:
         DatasetError, match=r"^rows.jsonl has 10,000 bad rows, too many to be skipped; rows.jsonl, line 1: the row has none of"
     ):
         load(path, skip_bad_rows=True)
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_told(tmp_path: Path) -> None:
+    class Mute(Letters):
+        def encode(self, text: str) -> list[int]:
+            return []
+
+    with pytest.raises(
+        NoPromptError, match=r"no row of rows.jsonl has a token \(2 rows were read\).*use tokenizer files that fit the model"
+    ):
+        load_prompts(str(jsonl(tmp_path, {"text": "ab"}, {"text": "cd"})), Mute(), num_prompts=2, prompt_len=4)
