@@ -84,13 +84,13 @@ def evaluate(
         note_other_chat(grown.metadata, rows)
 
     known = info_of(models)
-    prompts = read_prompts(known, rows, gen_len, profiled=profiled)
+    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
+    prompts = read_prompts(known, rows, gen_len, profiled=profiled, room=room if room is None or room > 0 else None)
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
     note_rows(known, rows, prompts)
     note_not_applied(known, settings.sampling)
     pair = load(known, models)
-    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     with claimed(output):
         prompts = complete_conversations(pair, prompts, rows, gen_len, output, room)
         with Progress() as progress:

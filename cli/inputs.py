@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, Progress, journal_of, note
-from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN
+from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
 if TYPE_CHECKING:
@@ -105,10 +105,11 @@ def read_prompts(
     *,
     own_text: bool = False,
     profiled: "ProfiledRows | None" = None,
+    room: int | None = None,
 ) -> "PromptSet":
     """Return the prompts of a target, or of a pair, and with `own_text` the rows' own text after them.
 
-    Whole prompts leave the target room for `gen_len` tokens.
+    Whole prompts leave the target room for `gen_len` tokens, and have at most `room` tokens if that is given.
 
     If no --start is given and the data set is the one of the `profiled` rows, the rows after these are taken if there are any.
     """
@@ -117,6 +118,7 @@ def read_prompts(
     pictures = known.target.pictures
     tokenizer = known.tokenizer if pictures is None else pictures.tokenizer
     positions = known.target.max_positions
+    bounds = [room, None if positions is None else positions + 1 - gen_len]  # the last token needs no position
     read = partial(
         load_prompts,
         rows.dataset,
@@ -124,7 +126,7 @@ def read_prompts(
         num_prompts=rows.num_prompts,
         prompt_len=rows.prompt_len,
         whole_prompts=rows.whole_prompts,
-        room=None if positions is None else positions + 1 - gen_len,  # the last token needs no position
+        room=min((bound for bound in bounds if bound is not None), default=None),
         end=rows.end,
         continuation_len=gen_len if own_text else 0,
         vocabulary_size=known.target.vocabulary_size,
@@ -137,7 +139,12 @@ def read_prompts(
     )
     if rows.prompt is not None and pictures is None:
         note("--prompt is what is asked about pictures, and the target reads text only: it changes nothing")
-    return _read(rows, profiled, read, pictures is not None)
+    try:
+        return _read(rows, profiled, read, pictures is not None)
+    except NoPromptError as e:
+        if room is None or ROOM not in str(e):
+            raise
+        raise NoPromptError(f"{e}, or a larger `max_length`") from e
 
 
 def note_rows(known: "TargetInfo", rows: PromptOptions, prompts: "PromptSet") -> None:
@@ -146,6 +153,12 @@ def note_rows(known: "TargetInfo", rows: PromptOptions, prompts: "PromptSet") ->
 
     _note_lengths(rows, prompts)
     _note_left_out(rows, prompts)
+    bos = getattr(known.tokenizer, "bos_token_id", None)
+    doubled = sum(prompt.ids[:2] == (bos, bos) for prompt in prompts)
+    if doubled and bos is not None:
+        note(
+            f"of {counted(len(prompts), _kind(rows))}, {counted(doubled, 'begins', 'begin')} with two BOS tokens: the text has one of its own"
+        )
     if rows.chat and known.tokenizer is not None:
         for name in unread_arguments(known.tokenizer, rows.chat_options):
             note(f"the chat template does not read {name}: --chat-arg {name} changes nothing")
@@ -246,15 +259,17 @@ def _note_bad(bad: "Sequence[BadRow]", kind: str) -> None:
 def _note_lengths(rows: PromptOptions, prompts: "PromptSet") -> None:
     """Note on stderr how rows became prompts, where that is not by options alone, and how many were cut."""
     if prompts.whole and not (rows.whole_prompts or rows.chat or any(prompt.picture is not None for prompt in prompts)):
-        note(
-            f"fewer than {counted(rows.num_prompts, 'row')} have {counted(PROMPT_LEN, 'token')}, so rows are taken whole; --prompt-len cuts them"
-        )
+        note(f"{_fewer(rows.num_prompts)} {counted(PROMPT_LEN, 'token')}, so rows are taken whole; --prompt-len cuts them")
     if prompts.halved:
         note("the first half of each row is its prompt, and the second half is the text that is measured")
     if prompts.cut:
         note(
             f"cut to {counted(prompts.most or 0, 'token')}: {prompts.cut} of {counted(len(prompts), 'prompt')}; --whole-prompts keeps rows whole"
         )
+
+
+def _fewer(rows: int) -> str:
+    return "no row has" if rows == 1 else f"fewer than {rows} rows have"
 
 
 def _note_left_out(rows: PromptOptions, prompts: "PromptSet") -> None:

@@ -124,18 +124,22 @@ def note(message: str) -> None:
 class Door(io.TextIOBase):
     """A standard stream for everybody else's writes: warnings, logging, tracebacks and libraries' own progress pass it as plain text.
 
-    A carriage return at the beginning of a write stays on a terminal: bars begin with it. On stderr, what cannot be written is dropped, for
-    there is no place to say so, and the result does not depend on it.
+    A carriage return at the beginning of a write stays on a terminal: bars begin with it. On a stderr that is none, bars are dropped, with
+    the line end that follows them. So is what cannot be written there, for there is no place to say so, and the result does not depend on it.
     """
 
     def __init__(self, stream: Any, *, drops: bool) -> None:
         self.stream = stream
         self._drops = drops
+        self._after_bar = False
 
     def write(self, text: str) -> int:
         """Write text as `printable` leaves it."""
-        bar = text.startswith("\r") and self.isatty()
-        self._do(lambda: self.stream.write("\r" + printable(text[1:]) if bar else printable(text)))
+        bar, shown = text.startswith("\r"), self.isatty()
+        dropped = self._drops and not shown and (bar or (self._after_bar and text == "\n"))
+        self._after_bar = bar
+        if not dropped:
+            self._do(lambda: self.stream.write("\r" + printable(text[1:]) if bar and shown else printable(text)))
         return len(text)
 
     def flush(self) -> None:

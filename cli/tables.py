@@ -80,7 +80,9 @@ def generation(console: Console, data: Mapping[str, Any]) -> None:
     _add_promise(table, data)
     table.add_row("solver", str(data["solver"]))
     console.print(table)
-    if data.get("size") == 1:
+    if data.get("size") == 1 and data.get("predicted_seconds_per_step") is None:
+        _line(console, "the tree is the root alone, as it was asked for: nothing is drafted")
+    elif data.get("size") == 1:
         _line(console, "the best tree is the root alone: on this hardware speculation with this draft does not pay")
     if data.get("frontier"):
         frontier = _titled(console, "frontier: best expected tokens per step")
@@ -122,7 +124,10 @@ def evaluation(console: Console, data: Mapping[str, Any]) -> None:
         _breakdown(console, data["breakdown"], data["steps"])
     alone = data.get("tokens_without_draft")
     if alone:
-        _line(console, f"{alone:,} of {data['tokens']:,} tokens were decoded without the draft, which has no positions for longer texts")
+        _line(
+            console,
+            f"{alone:,} of {data['tokens']:,} tokens {'was' if alone == 1 else 'were'} decoded without the draft, which has no positions for longer texts",
+        )
     if data.get("mode") != "baseline":
         if (data.get("tree") or {}).get("depth") == 0:
             _line(console, "the tree is the root alone: nothing is drafted, and every step is an autoregressive one")
@@ -162,6 +167,9 @@ def accepted_ranks(
     if not any(row["visits"] for row in observed):
         return
     known = all(row.get("offered") is not None for row in observed)
+    if not known and not any(sum(row["accepted"]) for row in observed):
+        _line(console, "no drafted token was accepted")
+        return
     most = max(len(row["offered"] if known else row["accepted"]) for row in observed)
     shown = min(most, ranks)
     table = _titled(console, f"accepted rank by depth, share of the visited nodes{' that had such a child' if known else ''}")

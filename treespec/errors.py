@@ -52,6 +52,11 @@ def is_memory_full(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _FULL.search(str(error)) is not None
 
 
+def is_panic(error: BaseException) -> bool:
+    """Return whether an error is a library's in Rust that met a bug of its own: it reaches Python as something else than an Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 class TreeoptError(Exception):
     """Base of every error that the user can act on."""
 

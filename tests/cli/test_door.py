@@ -84,7 +84,7 @@ def test_what_libraries_write_goes_through_the_door(write: str, monkeypatch: pyt
             handler = logging.StreamHandler(sys.stderr)
             handler.emit(logging.LogRecord("x", logging.WARNING, "", 0, f"a {BAD}", (), None))
         else:
-            sys.stderr.write(f"\ra {BAD}")
+            sys.stderr.write(f"a {BAD}")
     assert SEEN in stream.getvalue()
     assert CONTROL.findall(stream.getvalue()) == []
     assert sys.stderr is stream
@@ -108,6 +108,14 @@ def test_bars_keep_their_carriage_return_on_a_terminal() -> None:
     stream.isatty = lambda: True  # type: ignore[method-assign]
     Door(stream, drops=True).write("\r50 %\r\x1b[A")
     assert stream.getvalue() == "\r50 %\\r\\x1b[A"
+
+
+def test_bars_of_libraries_are_dropped_where_nobody_watches() -> None:
+    stream = io.StringIO()
+    door = Door(stream, drops=True)
+    for text in ("a\n", "\r50 %", "\r100 %", "\n", "b", "\n"):
+        assert door.write(text) == len(text)
+    assert stream.getvalue() == "a\nb\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

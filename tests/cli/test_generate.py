@@ -209,7 +209,7 @@ def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Pa
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.pt", b"not a zip archive", "not a .pt file"),
+        ("x.pt", b"not a zip archive", "is a text, but a .pt file"),
         ("x.json", b"{", "no valid JSON"),
         ("x.json", b"[]", 'JSON without a "schema"'),
         ("x.json", b'{"schema": "other.thing", "version": 1}', "schema 'other.thing'"),

@@ -212,12 +212,12 @@ def _edited(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("part", "edit", "message"),
     [
-        ("draft", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        ("draft", lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
         ("draft", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pytorch_model.bin is no file of torch.save"),
         ("draft", lambda f: (f / "config.json").write_text("{"), "draft cannot be loaded: config.json is no JSON object"),
         ("draft", lambda f: _edited(f, vocab_size=0), "draft: vocab_size is 0, but it must be a whole number, 1 or more"),
         ("draft", lambda f: _edited(f, model_type="mamba"), "running state"),
-        ("target", lambda f: (f / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        ("target", lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
         ("target", lambda f: _edited(f, vocab_size=0), "target: vocab_size is 0, but it must be a whole number, 1 or more"),
         ("target", lambda f: _edited(f, max_position_embeddings=20), "but the target"),
     ],

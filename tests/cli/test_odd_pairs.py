@@ -94,14 +94,17 @@ def test_a_potential_goes_on_without_the_drafts_that_do_not_fit(run: Run, pair: 
     content = json.loads((other / "tokenizer.json").read_text())
     content["model"]["vocab"] = {word.replace("w", "v"): index for word, index in content["model"]["vocab"].items()}
     (other / "tokenizer.json").write_text(json.dumps(content))
+    head = shutil.copytree(pair[1], tmp_path / "head")
+    (head / "config.json").write_text('{"speculators_model_type": "eagle3"}')
     usual = ["potential", "--target", pair[0], "--dataset", rows, "--num-prompts", 3, "--prompt-len", 8, "--gen-len", 8]
-    done = run(*usual, "--draft", other, "--draft", pair[1], "--draft", short, "-o", "p.json", "--format", "json")
+    done = run(*usual, *(f"--draft={draft}" for draft in (other, head, pair[1], short)), "-o", "p.json", "--format", "json")
     assert done.code == 0, done.err
     assert [draft["draft"] for draft in done.json["drafts"]] == ["draft"]
     assert f"left out: target {pair[0]}" in done.err
+    assert f"left out: {head} is an EAGLE-3 head" in done.err
     assert f"left out: draft {short} has 4 positions, but prompts of 8 tokens need 9 or more" in done.err
     recorded = json.loads(Path("p.json").read_text())["left_out"]
-    assert [item["draft"] for item in recorded] == ["other", "short"]
+    assert [item["draft"] for item in recorded] == ["other", "head", "short"]
     assert str(tmp_path) not in json.dumps(recorded), "records name no folders"
     assert run("inspect", "p.json").code == 0
     none = run(*usual, "--draft", other, "--draft", shutil.copytree(other, tmp_path / "another"))
@@ -144,7 +147,8 @@ def test_a_run_without_a_step_is_told_in_a_sentence(evaluate: Any, pair: Pair, t
 
 
 def test_the_root_alone_gives_no_budget_to_a_dynamic_tree(run: Run, evaluate: Any, profiles: tuple[Path, Path]) -> None:
-    assert run("generate", "--acceptance", profiles[0], "--size", 1, "--depth", 1, "-o", "root.pt").code == 0
+    grown = run("generate", "--acceptance", profiles[0], "--size", 1, "--depth", 1, "-o", "root.pt")
+    assert "the tree is the root alone, as it was asked for: nothing is drafted" in grown.out
     said = "error: the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth."
     for options in ((), ("--size", 4), ("--depth", 2)):
         none = evaluate("--growmap", "root.pt", "--dynamic", *options)

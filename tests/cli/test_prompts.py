@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 Pair = tuple[Path, Path]
 TEMPLATE = (
@@ -80,7 +81,24 @@ def test_cut_and_skipped_rows_are_counted(run: Any, pair: Pair, questions: Path)
         "pass --prompt-len 20 or more, or shorter ones\n"
     )
     outcome = run(*where[:-4], "--gen-len", 240, "--format", "json")
-    assert "no whole prompt of questions.jsonl is short enough: the target has room for 17 tokens of a prompt" in outcome.err
+    assert "no whole prompt of questions.jsonl is short enough: there is room for 17 tokens of a prompt" in outcome.err
+    outcome = run(*where, "--max-length", 30, "--gen-len", 3)
+    assert "there is room for 26 tokens of a prompt" not in outcome.err
+    assert "left out: " in outcome.err or "of the 16 asked for" in outcome.err
+    outcome = run(*where, "--max-length", 20, "--gen-len", 3)
+    assert "there is room for 16 tokens of a prompt (a smaller --gen-len leaves more)" in outcome.err
+    assert outcome.err.endswith("pass shorter ones, or a larger --max-length\n")
+
+
+def test_two_bos_tokens_are_counted(run: Any, pair: Pair, tmp_path: Path) -> None:
+    folder = shutil.copytree(pair[0], tmp_path / "target")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = "w0"
+    tokenizer.save_pretrained(folder)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("w0 w0 w3", "w0 w3", "w3 w0 w0")))
+    outcome = run(*baseline((folder, folder), path))
+    assert "of 3 prompts, 1 begins with two BOS tokens: the text has one of its own\n" in outcome.err
 
 
 def test_rows_that_are_long_are_cut_as_before(run: Any, pair: Pair, tmp_path: Path) -> None:

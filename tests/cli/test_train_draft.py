@@ -66,7 +66,7 @@ def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pa
     arguments = [*start((bare, bare), rows), "--config", shape, "--objective", "ce", "-o", "out", "--format", "json"]
     refused = run(*arguments)
     assert refused.code == 1
-    assert "holds no .safetensors weights; pass --eval-prompts 0 to train without measuring acceptance" in refused.err
+    assert "holds no weights; pass --eval-prompts 0 to train without measuring acceptance" in refused.err
     outcome = run(*arguments, "--eval-prompts", 0)
     assert outcome.code == 0, outcome.err
     assert outcome.json["rank1_acceptance"] == {"before": None, "after": None}
@@ -180,7 +180,7 @@ def test_texts_lie_under_a_field_and_bad_rows_can_be_skipped(run: Any, pair: Pai
     arguments += ["--field", "body", "--eval-field", "story"]
     refused = run(*arguments, "-o", "a")
     assert refused.code == 1
-    assert refused.err.startswith('error: train.jsonl, line 2: the row has no key "body"')
+    assert refused.err.startswith('error: eval.jsonl, line 2: the row has no key "story"')
     assert refused.err.endswith("(--skip-bad-rows goes on without such rows)\n")
     outcome = run(*arguments, "-o", "a", "--skip-bad-rows")
     assert outcome.code == 0, outcome.err

@@ -1,6 +1,5 @@
 """Sequoia's own search configuration, optimised with Sequoia's own meaning (Infini-AI-Lab/Sequoia, `tree_search.py`)."""
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from treeopt.optimizer.search import OptimizationResult, acceptance_rows, solve
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.errors import OptimizerError, counted
 from treespec.files.fields import MOST_SECONDS
-from treespec.files.reading import read_bytes
+from treespec.files.kinds import NOUNS
+from treespec.files.reading import read_object
 from treespec.trees.limits import MAX_SIZE
 
 StrPath = str | os.PathLike[str]
@@ -63,12 +63,10 @@ def read_sequoia_config(path: StrPath) -> SequoiaConfig:
 
     The key `dst`, the place where Sequoia writes its tree, is not read: here the caller says where. Raises OptimizerError, naming the key.
     """
-    try:
-        data = json.loads(read_bytes(path, limit=1 << 20, error=OptimizerError))
-    except (ValueError, RecursionError) as e:
-        raise OptimizerError(f"{path} is no Sequoia configuration: no valid JSON ({e})") from e
-    if not isinstance(data, dict):
-        raise OptimizerError(f"{path} is no Sequoia configuration: it holds a JSON {type(data).__name__}, not an object")
+    data = read_object(path, "Sequoia configuration", error=OptimizerError, limit=1 << 20)
+    if (schema := str(data.get("schema"))) in NOUNS:
+        remedy = f"pass it as `{schema.removeprefix('treeopt.')}`" if schema in ("treeopt.acceptance", "treeopt.latency") else "pass one"
+        raise OptimizerError(f"{path} is {NOUNS[schema]}, but a Sequoia configuration is needed; {remedy}")
     vector = Path(_field(path, data, "acceptance_rate_vector", str))
     if not vector.is_file() and not vector.is_absolute():
         vector = Path(path).parent / vector

@@ -43,6 +43,10 @@ def read_vector(path: str | os.PathLike[str]) -> tuple[tuple[float, ...], float]
         raise ProfileError(f"{path} starts with {values[0]:.6g}, but an acceptance vector starts with 0: [0, p_1, ..., p_W, none]")
     total = math.fsum(values)
     if not _ends_with_none(values, torch.finfo(vector.dtype).eps):
+        if len(values) > 2 and values[-1] > values[-2] + _CLEARLY:
+            _log.warning(
+                f"{path} adds up to {total:.4f}: its last number, {values[-1]:.4g}, exceeds the one before it, but is taken for that of a rank"
+            )
         return tuple(values[1:]), max(0.0, 1 - total)
     if abs(total - 1) > _NONE_COLUMN_SLACK:
         kind = str(vector.dtype).removeprefix("torch.")

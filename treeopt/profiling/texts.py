@@ -9,7 +9,7 @@ from treeopt.profiling.continuation import continue_prompts
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.data.tokens import unreadable
 from treespec.decoding.rules import Sampling
-from treespec.errors import CapacityError, ModelError, ProfileError
+from treespec.errors import CapacityError, ModelError, ProfileError, counted
 from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target
 from treespec.models.positions import readable, require_room
@@ -117,4 +117,5 @@ def no_room(draft: TreeModel | ModelInfo, prompts: PromptSet) -> str | None:
     if any((most := readable(draft, prompt.ids)) is None or most > len(prompt.ids) for prompt in prompts):
         return None
     shortest = min(draft.positions_of(prompt.ids) for prompt in prompts)
-    return f"has {draft.max_positions} positions, but prompts of {shortest} tokens need {shortest + 1} or more; use shorter prompts"
+    known = f"{counted(draft.max_positions or 0, 'position')}{draft.rope_note}"
+    return f"has {known}, but prompts of {counted(shortest, 'token')} need {shortest + 1} or more; use shorter prompts"

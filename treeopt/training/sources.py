@@ -19,6 +19,7 @@ from transformers import (
 
 from treeopt.training.settings import CONFIGS, TrainSources
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
+from treespec.files.kinds import other_kind
 from treespec.files.reading import read_bytes
 from treespec.models import families
 from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
@@ -38,14 +39,13 @@ _PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
 
 @dataclass(frozen=True)
 class Draft:
-    """A float32 model to train, the tokens that it shares with the target, and its positions (None: no bound).
+    """A float32 model to train, and the tokens that it shares with the target.
 
     Only the text model of a vision-language model is trained; `picture_files` belong into its folder as well.
     """
 
     module: PreTrainedModel
     vocabulary: int
-    max_positions: int | None
     picture_files: tuple[Path, ...] = ()
 
 
@@ -57,7 +57,7 @@ class Target:
         self.name, self.revision, self.dtype, self.device = name, revision, dtype, device
         config = load_config(name, revision)
         self.config, self.commit = config.get_text_config(decoder=True), getattr(config, "_commit_hash", None)
-        self.max_positions = families.check(config, name).max_positions
+        families.check(config, name)
         self.vocabulary = int(self.config.vocab_size)
         self.tokenizer: PreTrainedTokenizerBase | None = tokenizer_or_none(name, revision)
         self._model: TreeModel | None = None
@@ -84,7 +84,7 @@ class Target:
         """Raise TrainingError for a local folder without weights."""
         folder = folder_of(self.name)
         if folder.is_dir() and not holds_weights(folder):
-            raise TrainingError(f"target {self.name} holds no .safetensors weights; {remedy}")
+            raise TrainingError(f"target {self.name} holds no weights; {remedy}")
 
     def load(self) -> tuple[TreeModel, frozenset[int]]:
         """Return the model in eval mode and its EOS ids. Raises ModelError."""
@@ -123,12 +123,12 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
             raise ModelError(f"draft {name} cannot be trained: {odd} holds numbers that are not finite; use another draft or checkpoint")
         own = int(module.config.get_text_config(decoder=True).vocab_size)
         rows = shared_rows(target.name, target.tokenizer, target.vocabulary, name, tokenizer, own)
-    model = TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
+    TreeModel(module, name=name, kernels=False)  # tries out families that are not known to be exact
     if not is_vision(module.config):
-        return Draft(module, rows, model.max_positions)
+        return Draft(module, rows)
     module.requires_grad_(False)
     text_module(module).requires_grad_(True)
-    return Draft(module, rows, model.max_positions, _picture_files(name, sources.draft_revision))
+    return Draft(module, rows, _picture_files(name, sources.draft_revision))
 
 
 def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, str | None]:
@@ -180,10 +180,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     """Return a transformers configuration file, without the keys that belong to the model that it comes from and not to its shape."""
     if not path.suffix and not path.exists():
         raise ModelError(f"there is no configuration {path}; pass {', '.join(CONFIGS)}, or a config.json of transformers")
+    data = read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError)
     try:
-        found = json.loads(read_bytes(path, limit=_MAX_CONFIG_BYTES, error=ModelError))
+        found = json.loads(data)
     except (ValueError, RecursionError) as e:
-        raise ModelError(f"{path} is no JSON: {e}; pass a config.json of transformers") from e
+        other = other_kind(path, data, "a config.json of transformers", "pass one")
+        raise ModelError(other or f"{path} is no JSON: {e}; pass a config.json of transformers") from e
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
         raise ModelError(f'{path} is no configuration of transformers: it names no "model_type"')
     return {key: value for key, value in found.items() if key not in _NOT_SHAPE and not key.startswith("_")}

@@ -22,6 +22,7 @@ from treespec.data.tokens import unreadable
 from treespec.errors import CapacityError, ModelError, TrainingError, counted
 from treespec.files.provenance import Provenance, public_name
 from treespec.files.writing import write_json
+from treespec.models import families
 from treespec.models.loading import load_model
 from treespec.models.quiet import without_bars
 
@@ -197,11 +198,13 @@ def _require_positions(settings: TrainSettings, target: Target, draft: Draft) ->
     trained = "`seq_len`", settings.seq_len
     measured = "`prompt_len` or `gen_len`", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
     taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
-    for role, most, needs in (("draft", draft.max_positions, [trained, measured]), ("target", target.max_positions, [*taught, measured])):
+    for role, config, needs in (("draft", draft.module.config, [trained, measured]), ("target", target.config, [*taught, measured])):
+        family = families.check(config)
         for names, tokens in needs:
-            if most is not None and tokens > most:
+            if (most := family.max_positions) is not None and tokens > most:
                 raise CapacityError(
-                    f"texts of {counted(tokens, 'token')} are longer than the {counted(most, 'position')} of the {role}; lower {names}"
+                    f"texts of {counted(tokens, 'token')} are longer than the {counted(most, 'position')} of the {role}{family.rope_note}; "
+                    f"lower {names}"
                 )
 
 

@@ -9,7 +9,7 @@ from treespec.data.messages import Message, json_of, kind
 from treespec.data.rendering import TemplateError, rendered
 from treespec.data.rows import ARGUMENTS, SYSTEM, Row
 from treespec.data.slices import ChatOptions
-from treespec.errors import DatasetError, SettingsError
+from treespec.errors import DatasetError, SettingsError, listed
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ def talk_of(row: Row, options: ChatOptions) -> Talk:
     if system is not None and messages[0]["role"] not in ("system", "developer"):
         messages = ({"role": "system", "content": system}, *messages)
     tools, known = (json_of(row.beside.get(key)) for key in ARGUMENTS)
+    tools = [json_of(tool) for tool in tools] if isinstance(tools, list | tuple) else tools
     if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)):
         raise DatasetError(f'{row.name}: "tools" is {kind(tools)}, but it must be a list of objects')
     if known is not None and not isinstance(known, Mapping):
@@ -41,24 +42,34 @@ def talk_of(row: Row, options: ChatOptions) -> Talk:
     return Talk(messages, {**options.arguments, **own_arguments, **({"tools": list(tools)} if tools else {})})
 
 
-def require_template(tokenizer: Any) -> None:
-    """Raise DatasetError if a tokenizer of transformers has no chat template, a broken one, or several without a default."""
+def require_template(tokenizer: Any, options: ChatOptions = ChatOptions()) -> None:
+    """Raise DatasetError if a tokenizer of transformers has no chat template, a broken one, several without a default, or one that refuses `options`."""
     if getattr(tokenizer, "chat_template", None) is None:
         raise DatasetError(
             "`chat` needs a chat template, but the target's tokenizer has none; drop `chat`, "
             "or add a chat_template.jinja or the tokenizer_config.json of an instruction-tuned model to its folder"
         )
     try:
-        tokenizer.get_chat_template()
+        template = tokenizer.get_chat_template()
     except ValueError as e:
         raise DatasetError(
             "`chat` needs a chat template, but the target's tokenizer has several and none is the default; drop `chat`"
         ) from e
+    if not isinstance(template, str) or not template:
+        raise DatasetError(
+            f"the tokenizer's chat template is {kind(template)}, but it must be a text; correct it in the target's folder, or drop `chat`"
+        )
     try:
-        _written(tokenizer, Talk(({"role": "user", "content": ""},)))
+        _written(tokenizer, Talk(({"role": "user", "content": "x"},)))
     except TemplateError as e:
         if e.broken:  # else it refuses this conversation, and may take those of the data set
             raise DatasetError(f"the tokenizer's chat template {e}; correct it in the target's folder, or drop `chat`") from e
+        return
+    try:
+        _written(tokenizer, talk_of(Row.of_text("", "x"), options))
+    except TemplateError as e:
+        given = [*(["`system`"] if options.system is not None else []), *(["`chat_args`"] if options.arguments else [])]
+        raise DatasetError(f"with {listed(given)}, the tokenizer's chat template {e}; correct or drop what it refuses") from e
 
 
 def unread_arguments(tokenizer: Any, options: ChatOptions) -> list[str]:

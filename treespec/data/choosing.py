@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from treespec.data.rows import Row
-from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN
+from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.data.tokens import Taken
 from treespec.errors import counted
 
@@ -70,7 +70,7 @@ class Way:
     def describe_limit(self, room: int | None) -> str:
         """Return the words for what bounds whole prompts."""
         if self.most == room:
-            return f"the target has room for {counted(max(0, self.most or 0), 'token')} of a prompt (a smaller `gen_len` leaves more)"
+            return f"{ROOM} {counted(max(0, self.most or 0), 'token')} of a prompt (a smaller `gen_len` leaves more)"
         return f"`prompt_len` is {self.most}"
 
 

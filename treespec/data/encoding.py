@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from treespec.errors import DatasetError, reason_of
+from treespec.errors import DatasetError, is_panic, reason_of
 
 
 def encoded(tokenizer: Any, text: str, name: str, *, special: bool = True) -> tuple[int, ...]:
@@ -45,7 +45,7 @@ def _encode(tokenizer: Any, text: str, name: str, **options: bool) -> tuple[int,
         with _without_backtrace():
             return tuple(int(i) for i in tokenizer.encode(text, **options))
     except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":  # what the tokenizers library raises for a bug of its own
+        if not isinstance(e, Exception) and not is_panic(e):
             raise
         raise DatasetError(f"{name}: the tokenizer fails on this text ({reason_of(e)}); correct its tokenizer.json, or the text") from e
 

@@ -164,7 +164,9 @@ def _open_cached(datasets: Any, name: str, entry: HubDataset) -> Iterator[dict[s
     except DatasetError:
         raise
     except Exception as e:  # a damaged cache shows as anything
-        raise DatasetError(f"cannot load {name} ({entry.path}) from the cache: {reason_of(e)}; {_REMEDY}") from e
+        named = f"pass {entry.path}:CONFIG, or " if config is None and "config" in str(e).lower() else ""
+        reason = reason_of(e).partition(" Example of usage")[0]
+        raise DatasetError(f"cannot load {name} ({entry.path}) from the cache: {reason}; {named}{_REMEDY}") from e
 
 
 def _one_split(data: Any, name: str) -> Any:
@@ -181,14 +183,15 @@ def _prepared(path: str) -> bool:
 
 
 def _snapshot(path: str) -> str | None:
-    """Return the folder of a data set that was downloaded from the hub as it is there, or None."""
-    from huggingface_hub import snapshot_download
+    """Return the folder of a data set that was downloaded from the hub as it is there, or None. Of several commits without a branch, it is the last one."""
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return str(snapshot_download(path, repo_type="dataset", local_files_only=True))
     except LocalEntryNotFoundError:
-        return None
+        commits = Path(constants.HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}", "snapshots").glob("*/")
+        return max((str(commit) for commit in commits), key=os.path.getmtime, default=None)
 
 
 def _library(name: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from treespec.errors import DatasetError
+from treespec.files.kinds import HEAD, JSON, kind_of
 
 MAX_ROW_BYTES = 8 << 20
 """Longest line, or element of an array, that is read."""
@@ -122,4 +123,14 @@ def _opened(path: Path) -> IO[bytes]:
     """Open a regular file. Raises DatasetError for a device, which may never end, and for a pipe, which can be read only once."""
     if path.exists() and not path.is_file():
         raise DatasetError(f"{path} is no regular file; a data set is read more than once: write it to a file")
+    refuse_other_kind(path, "rows of text or JSON", JSON)
     return path.open("rb")
+
+
+def refuse_other_kind(path: Path, needed: str, own: str) -> None:
+    """Raise DatasetError for a file that begins like something else than what is `needed`, whose kind is called `own`."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    kind = kind_of(head) if head.strip(b"\0 \t\r\n") else None
+    if kind not in (None, own):
+        raise DatasetError(f"{path} {kind}" if ";" in str(kind) else f"{path} {kind}, but {needed} are needed; name another file")

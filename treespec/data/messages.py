@@ -19,13 +19,16 @@ BEFORE = "message of the assistant before the first of a user"
 
 _ROLE, _CONTENT = ("role", "from"), ("content", "value", "text")
 _ROLES = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "model", "function_call"), "assistant"),
-    **dict.fromkeys(("tool", "function", "function_response", "observation"), "tool"),
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "ai", "model"), "assistant"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "function_response", "tool_response", "tool_result", "observation", "ipython"), "tool"),
     "system": "system",
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _ASKING = ("user", "tool")
+_SPOKEN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal")
+"""Keys of what an assistant may say in the place of a content."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +99,36 @@ def _first(message: Mapping[str, Any], keys: Sequence[str]) -> Any:
 
 def _message(message: Mapping[str, Any], name: str, place: str, left_out: Counter[str]) -> dict[str, Any]:
     role, content = _first(message, _ROLE), _first(message, _CONTENT)
+    if not any(key in message for key in _ROLE):
+        found = ", ".join(repr(key) for key in list(message)[:8])
+        raise DatasetError(f'{name}: {place} has no "role" and no "from" (its keys: {found}); give it one')
     if not isinstance(role, str):
         raise DatasetError(f'{name}: the "role" of {place} is {kind(role)}, but it must be a string')
     others = {str(key): value for key, value in message.items() if value is not None and key not in (*_ROLE, *_CONTENT)}
-    if isinstance(calls := others.get("tool_calls"), list | tuple):
+    if isinstance(calls := json_of(others.get("tool_calls")), list | tuple):
         others["tool_calls"] = [_call(call) for call in calls]
-    if content is None and (others.get("tool_calls") or others.get("function_call")):
-        content = ""
-    return {
-        "role": _ROLES.get(role.strip().lower(), role),
-        "content": _text(content, f'{name}: the "content" of {place}', left_out),
-        **others,
-    }
+    role = _ROLES.get(role.strip().lower(), role)
+    if role == "tool" and content is not None and not isinstance(content, str) and not _is_parts(content):
+        content = json.dumps(content, ensure_ascii=False, default=str)
+    speaks = any(others.get(key) for key in _SPOKEN)
+    return {"role": role, "content": _text(content, f'{name}: the "content" of {place}', left_out, needed=not speaks), **others}
 
 
-def _text(content: object, where: str, left_out: Counter[str]) -> str:
-    """Return a message's content as a string: its own, or its parts of text, one per line. Other parts are counted in `left_out`."""
+def _is_parts(content: object) -> bool:
+    """Return whether a content is a list of parts, or one part, and not what a tool returned."""
+    parts = content if isinstance(content, list | tuple) else [content]
+    return bool(parts) and all(isinstance(part, str) or (isinstance(part, Mapping) and "type" in part) for part in parts)
+
+
+def _text(content: object, where: str, left_out: Counter[str], *, needed: bool) -> str:
+    """Return a message's content as a string: its own, or its parts of text, one per line. Other parts are counted in `left_out`.
+
+    Raises DatasetError if there is no text although it is `needed`.
+    """
     if isinstance(content, str):
         return content
+    if not content and not needed:
+        return ""
     parts = [content] if isinstance(content, Mapping) else content
     if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str | Mapping) for part in parts):
         raise DatasetError(f"{where} is {kind(content)}, but it must be a string or a list of parts")
@@ -124,18 +139,23 @@ def _text(content: object, where: str, left_out: Counter[str]) -> str:
             texts.append(said)
         else:
             left_out[f"part of the type {str(part['type']) if 'type' in part else 'unknown':.40}"] += 1
-    if not texts:
+    if not texts and needed:
         raise DatasetError(f"{where} has no part of text")
     return "\n".join(texts)
 
 
 def _call(call: Any) -> Any:
     """Return a tool call whose arguments are an object, as templates expect, if they are the JSON of one."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+    if not isinstance(call, Mapping):
         return call
-    arguments = json_of(function["arguments"])
-    return call if not isinstance(arguments, dict) else {**call, "function": {**function, "arguments": arguments}}
+    if isinstance(function := call.get("function"), Mapping):
+        return {**call, "function": _arguments(function)}
+    return _arguments(call)
+
+
+def _arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    arguments = json_of(call.get("arguments"))
+    return {**call, "arguments": arguments} if isinstance(arguments, dict) else call
 
 
 def json_of(value: object) -> Any:

@@ -15,6 +15,7 @@ from treespec.data.encoding import encoded
 from treespec.data.rows import Row
 from treespec.data.slices import ChatOptions
 from treespec.errors import DatasetError, ModelError, counted, reason_of
+from treespec.files.kinds import kind_of
 from treespec.files.reading import read_bytes
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def _decoded(content: bytes, name: str) -> Any:
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
             return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
+        found = kind_of(content) if isinstance(e, UnidentifiedImageError) else None
+        if found is not None and ";" in found:
+            raise DatasetError(f"{name}: the file of the picture {found}") from e
         reason = f"it is none of {', '.join(_FORMATS)}" if isinstance(e, UnidentifiedImageError) else e
         raise DatasetError(f"{name}: the picture cannot be decoded ({reason}); repair or remove it") from e
 

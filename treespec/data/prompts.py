@@ -18,6 +18,9 @@ from treespec.data.tokens import PICTURED, RowReader, Tokenizer, refused
 from treespec.errors import DatasetError, NoPromptError, SettingsError, counted
 from treespec.files.fingerprint import fingerprint
 
+MOST_BAD_ROWS = 10_000
+"""Number of bad rows at which skipping them ends: they are kept for the record, and so many show that the data set is of another kind."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -173,7 +176,7 @@ def load_prompts(
         )
     DatasetSlice(str(dataset), field, start, end)  # checks `start` and `end`
     if chat and tokenizer is not None:
-        require_template(tokenizer)
+        require_template(tokenizer, chat_options)
     if pictures is not None and isinstance(dataset, str) and dataset in DATASET_NAMES:
         raise DatasetError(f"data set {dataset} is text, but the target reads pictures; {PICTURED}")
     limited = chat or pictures is not None
@@ -202,6 +205,8 @@ def load_prompts(
             if not skip_bad_rows:
                 raise refused(taken)
             bad[read - 1] = taken
+            if len(bad) == MOST_BAD_ROWS:
+                raise DatasetError(f"{name} has {MOST_BAD_ROWS:,} bad rows, too many to be skipped; {next(iter(bad.values())).reason}")
             continue
         for way in tried:
             way.take(read - 1, row, taken)
@@ -261,7 +266,14 @@ def _no_prompt(name: str, way: Way, bad: Sequence[BadRow], room: int | None) -> 
     if not way.others and not way.blank:
         return f"{name}: {counted(len(bad), 'row was', 'rows were')} read, and none is good, the first because of this: {bad[0].reason}"
     if not way.others:
-        return f"{name}: {counted(way.blank, 'row was', 'rows were')} read, and none holds any text; name rows that do"
+        read = f"{counted(way.blank, 'row was', 'rows were')} read"
+        beside = f" beside {counted(len(bad), 'bad one')}" if bad else ""
+        return f"{name}: {read}{beside}, and none holds any text of which the tokenizer makes tokens; name rows that do"
+    if not any(way.others):
+        return (
+            f"no row of {name} has a token ({counted(len(way.others), 'row was', 'rows were')} read); name other rows or, where these hold text, "
+            "use tokenizer files that fit the model"
+        )
     if way.whole:
         least, limit = min(way.others), way.describe_limit(room)
         remedy = "" if way.most == room else f"`prompt_len` {least} or more, or "
@@ -270,7 +282,7 @@ def _no_prompt(name: str, way: Way, bad: Sequence[BadRow], room: int | None) -> 
             f"pass {remedy}shorter ones"
         )
     longest = max(way.others)
-    shorter = {0: "", 1: "`prompt_len` 1, `whole_prompts`, or "}.get(longest, f"`prompt_len` {longest} or less, `whole_prompts`, or ")
+    shorter = {1: "`prompt_len` 1, `whole_prompts`, or "}.get(longest, f"`prompt_len` {longest} or less, `whole_prompts`, or ")
     return (
         f"no row of {name} is long enough: `prompt_len` is {way.most}, but the longest row of {len(way.others)} has {counted(longest, 'token')}; "
         f"pass {shorter}longer rows"

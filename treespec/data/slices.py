@@ -9,6 +9,9 @@ from treespec.errors import SettingsError
 PROMPT_LEN, WHOLE_PROMPT_LEN = 128, 1024
 """Tokens of a prompt that is cut, and most tokens of a whole one, unless others are asked for."""
 
+ROOM = "there is room for"
+"""The words of an error for whole prompts that the models' positions or the cache bound."""
+
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 """Endings of the files that are read as data sets."""
 

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from treespec.files.reading import user_path
 DATASET_NAMES = ("stdlib", *HUB_DATASETS, "stdlib-train")
 """Names of data sets, which need no path."""
 
+_SEEN = 100
+"""Number of the files of a folder inside another one that are looked at for one to name."""
 _MAX_TEXT_LINE = 4 << 20
 """Longest line of running text, since a row is a run of whole lines."""
 
@@ -76,7 +78,8 @@ def _open_folder(folder: Path, field: str | None, pictures: bool) -> tuple[str, 
         if field is not None:
             raise DatasetError(f"{folder} holds pictures, which have no fields; drop `field` {field}")
         return folder.name, (Row(f"{folder.name}/{image.name}", image=image) for image in images)
-    readable = next((f for f in files if f.suffix.lower() in SUFFIXES), None)
+    inside = (f for part in files if part.is_dir() for f in islice(part.iterdir(), _SEEN))
+    readable = next((f for f in chain(files, inside) if f.suffix.lower() in SUFFIXES), None)
     hint = f"; name a file in it, such as {readable}" if readable else ""
     raise DatasetError(f"{folder} is no folder saved by `datasets` (it has no state.json and no dataset_dict.json){hint}")
 

@@ -4,13 +4,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from treespec.data.lines import MAX_ROW_BYTES, refuse_other_kind
 from treespec.data.rows import COMPANIONS, KEYS, BadRow, Row, none_of, not_utf8, read_row
 from treespec.errors import DatasetError
+from treespec.files.kinds import PARQUET
 
 _BATCH_ROWS, _BATCH_BYTES = 64, 64 << 20
 _MAX_BYTES = 256 << 20
 """Size from which a row group must not unfold to more than _MAX_RATIO times its bytes in the file."""
 _MAX_RATIO = 200
+_UNFOLDED = 4
+"""Largest number of bytes of a value while a file is read, where its row has one."""
 
 
 def rows_of_table(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -22,6 +26,7 @@ def rows_of_table(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
         raise DatasetError(f"reading {path} needs the library pyarrow: pip install pyarrow, or convert the file to .jsonl") from e
     if path.exists() and not path.is_file():
         raise DatasetError(f"{path} is no regular file; name a parquet file")
+    refuse_other_kind(path, "rows in the parquet format", PARQUET)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = _columns(path, file.schema_arrow.names, keys)
@@ -33,10 +38,13 @@ def rows_of_table(path: Path, keys: Sequence[str]) -> Iterator[Row | BadRow]:
                         yield _row(batch.slice(index, 1), f"{path.name}, row {number}", keys)
                         number += 1
     except pyarrow.ArrowException as e:
-        raise DatasetError(f"{path} is not a parquet file: {(str(e).splitlines() or ['it is damaged'])[0]}") from e
+        raise DatasetError(f"{path} is no whole parquet file: {(str(e).splitlines() or ['it is damaged'])[0]}") from e
 
 
 def _row(record: Any, name: str, keys: Sequence[str]) -> Row | BadRow:
+    size = sum(column.nbytes for column in record.columns if not hasattr(column, "dictionary"))  # a dictionary belongs to all rows
+    if size > MAX_ROW_BYTES:
+        return BadRow(name, f"{name} is longer than the limit of {MAX_ROW_BYTES >> 20} MB for a row; cut it into rows")
     try:
         return read_row(record.to_pylist()[0], name=name, keys=keys)
     except UnicodeDecodeError as e:
@@ -73,4 +81,6 @@ def _batch_rows(path: Path, group: Any, columns: Sequence[str]) -> int:
             f"{path} unfolds to {unfolded >> 20:,} MB in one row group of {packed:,} bytes, more than {_MAX_RATIO} times as much; it is damaged, or "
             "made to fill the memory: write it again from its source"
         )
+    if unfolded > _UNFOLDED * MAX_ROW_BYTES * group.num_rows:
+        raise DatasetError(f"{path} holds rows that are longer than the limit of {MAX_ROW_BYTES >> 20} MB for a row; cut them into rows")
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, unfolded)))

@@ -32,6 +32,9 @@ Progress = Callable[[str, int, int], None]
 _COLD = 0.05
 """Highest temperature at which it is looked up whether a single token is left: there, logits must be 5 apart for float32 to leave one."""
 
+_NARROW = 0.05
+"""Largest top-p at which the same is looked up at any temperature."""
+
 
 def evaluate(
     pair: Target,
@@ -178,7 +181,7 @@ class _Run:
 
     def _is_determined(self, request: Request, tokens: list[int]) -> bool:
         """Return whether every one of these tokens is the only one that the sampling leaves a probability, so that no draw can change them."""
-        if self.sampling.greedy or self.sampling.temperature > _COLD:
+        if self.sampling.greedy or (self.sampling.temperature > _COLD and self.sampling.top_p > _NARROW):
             return self.sampling.greedy
         text = torch.tensor([[*request.prompt, *tokens[:-1]]], device=self.device)
         logits = score(self.pair.target, text, len(request.prompt) - 1, request.pixels)[0]

@@ -56,7 +56,8 @@ class GgufHeader:
 def read_header(path: Path, error: type[TreeoptError]) -> GgufHeader:
     """Return the header of a GGUF file. No weight is read.
 
-    Raises `error` if the file is no GGUF file, ends too early, is one part of several, or claims another model than its tensors are of.
+    Raises `error` if the file is no GGUF file, ends too early, is one part of several or a part of a model (an adapter, eyes, a head), or
+    claims another model than its tensors are of.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -69,6 +70,11 @@ def read_header(path: Path, error: type[TreeoptError]) -> GgufHeader:
             f"{path} is one of {parts} parts of a GGUF file, which transformers cannot read; join them: "
             f"llama-gguf-split --merge {path.name} whole.gguf"
         )
+    kind = str(header.metadata.get("general.type", "model"))
+    if kind == "model" and "token_embd.weight" not in header.shapes:
+        kind = f"{header.architecture} without token_embd.weight"
+    if kind != "model":
+        raise error(f"{path} is no whole model ({kind:.60}); give the GGUF file of a causal language model")
     for setting, claimed, found in _claims(header):
         if isinstance(claimed, int) and claimed != found:
             raise error(f"{path} claims {setting} {claimed}, but its tensors have {found}; download or make it again")

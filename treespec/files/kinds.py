@@ -1,5 +1,6 @@
 """The kind of a file, from its first bytes, in words for a person who passed it in the place of another."""
 
+import codecs
 import os
 import re
 
@@ -15,11 +16,14 @@ NOUNS = {
 """A noun for each schema of a JSON file of treeopt."""
 
 _SCHEMA = re.compile(rb'"schema":\s*"(treeopt\.[a-z]+)"')
-_HEAD = 4096
+HEAD = 4096
+"""Number of bytes at the beginning of a file that say what it is."""
+JSON, PARQUET = "is JSON", "is a table in the parquet format"
 LFS_POINTER = b"version https://git-lfs"
 """The beginning of a file that git-lfs puts in the place of a large one."""
 _BEGINNINGS = (
     (LFS_POINTER, "is a pointer of git-lfs in the place of the file; fetch the file with `git lfs pull`"),
+    (b"/annex/objects/", "is a pointer of git-annex in the place of the file; fetch the file with `git annex get`"),
     (b"GGUF", "is a model in the GGUF format"),
     (b"PK\x05\x06", "is a zip archive with nothing in it"),
     (b"\x1f\x8b", "is packed with gzip; unpack it first"),
@@ -27,7 +31,7 @@ _BEGINNINGS = (
     (b"\xfd7zXZ", "is packed with xz; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "is packed with zstd; unpack it first"),
     (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
-    (b"PAR1", "is a table in the parquet format"),
+    (b"PAR1", PARQUET),
     (b"\x93NUMPY", "is an array of NumPy; save it as a tensor with torch.save"),
     (b"\x89HDF", "is a file in the HDF5 format"),
     (b"\x89PNG", "is a picture"),
@@ -39,13 +43,14 @@ _BEGINNINGS = (
 
 def schema_of(data: bytes) -> str | None:
     """Return the schema of treeopt that JSON states near its beginning, or None."""
-    found = _SCHEMA.search(data[:_HEAD]) if data.lstrip()[:1] == b"{" else None
+    head = data[:HEAD].removeprefix(codecs.BOM_UTF8).lstrip()
+    found = _SCHEMA.search(head) if head[:1] == b"{" else None
     return found.group(1).decode() if found else None
 
 
 def kind_of(data: bytes) -> str | None:
     """Return what a file is, from its content or from the first part of it, as the words after its name; None for text and what is not known."""
-    head = data[:_HEAD].lstrip()
+    head = data[:HEAD].removeprefix(codecs.BOM_UTF8).lstrip()
     schema = schema_of(data)
     if not data:
         return "is empty; copy or make it again"
@@ -55,7 +60,7 @@ def kind_of(data: bytes) -> str | None:
         if data.startswith(beginning):
             return words
     if data.startswith(b"PK\x03\x04"):
-        return "is a file of torch.save" if b"data.pkl" in data[:_HEAD] else "is a zip archive; unpack it first"
+        return "is a file of torch.save" if b"data.pkl" in data[:HEAD] else "is a zip archive; unpack it first"
     if len(data) > 9 and 0 < int.from_bytes(data[:8], "little") < 1 << 32 and data[8:9] == b"{":
         return "is a file of weights in the safetensors format"
     if head[:15].lower().startswith((b"<!doctype html", b"<html")):
@@ -64,7 +69,7 @@ def kind_of(data: bytes) -> str | None:
         return "is a bare pickle, which could run code and is not read; save its content with torch.save"
     if not head.strip(b"\0"):
         return "begins with nothing but zeros or spaces: a disk or a copy failed; copy or make it again"
-    return "is JSON" if head[:1] in (b"{", b"[") else None
+    return JSON if head[:1] in (b"{", b"[") else None
 
 
 def other_kind(path: str | os.PathLike[str], data: bytes, needed: str, remedy: str, *, json: bool = False) -> str | None:
@@ -73,6 +78,18 @@ def other_kind(path: str | os.PathLike[str], data: bytes, needed: str, remedy: s
     With `json`, JSON is something else too.
     """
     found = kind_of(data)
-    if found is None or (not json and data.lstrip()[:1] in (b"{", b"[")):
+    if json and found is None and _is_text(data[:HEAD]):
+        found = "is a text"
+    if found is None or (not json and data.lstrip()[:1] in (b"{", b"[") and schema_of(data) != "treeopt.journal"):
         return None
     return f"{path} {found}" if ";" in found else f"{path} {found}, but {needed} is needed; {remedy}"
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether the first bytes of a file look like text in UTF-8 or UTF-16."""
+    wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)

@@ -65,9 +65,12 @@ def _pickle_of(path: StrPath, data: bytes, limit: int, error: type[TreeoptError]
     except (TreeoptError, MemoryError):
         raise
     except Exception as e:  # zipfile, too, raises a dozen kinds for damaged archives
-        raise error(
-            f"{path} is not a .pt file: torch.save writes a zip archive, and this is none ({reason_of(e)}); copy or make it again"
-        ) from e
+        what = (
+            "is damaged, or was cut off: its zip archive cannot be read"
+            if data.startswith(b"PK")
+            else ("is not a .pt file: torch.save writes a zip archive, and this is none")
+        )
+        raise error(f"{path} {what} ({reason_of(e)}); copy or make it again") from e
 
 
 def pickle_member(path: StrPath, archive: zipfile.ZipFile, error: type[TreeoptError]) -> zipfile.ZipInfo:

@@ -117,9 +117,10 @@ def _tensors(path: Path, found: Any, error: type[TreeoptError]) -> "Mapping[str,
         raise error(f"{path} holds a {type(found).__name__} instead of weights by name; save the model with save_pretrained")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            keys = ", ".join(str(key) for key in list(found)[:_SAID_KEYS])
+            odd = [str(key) for key, value in found.items() if not isinstance(key, str) or not isinstance(value, torch.Tensor)]
             raise error(
-                f"{path} holds {keys} and is no file of weights alone, as after training; load that into the model and save it with save_pretrained"
+                f"{path} holds {', '.join(odd[:_SAID_KEYS])} and is no file of weights alone, as after training; "
+                "load that into the model and save it with save_pretrained"
             )
         if value.layout is not torch.strided or value.is_quantized:
             raise error(f"{path} holds {name} in the layout {value.layout}; save dense weights")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,8 +21,9 @@ from treespec.files.reading import parsed_object, read_bytes, user_path
 from treespec.models.contents import Contents
 from treespec.models.headers import header_of
 from treespec.models.installed import is_installed
+from treespec.models.weights import require_real, require_safe
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 NOWHERE = "no-adapter-is-read-from-here"
 """A folder that no model on the hub has: transformers looks there for an adapter, and finds none, if it is told this name."""
 _MOST_CONFIG_BYTES = 16 << 20
@@ -70,7 +72,7 @@ class Adapter:
     """A LoRA adapter in a folder, that can be merged."""
 
     name: str
-    folder: Path
+    weights: Path
     settings: Mapping[str, Any]
     digest: str
     """SHA-256 over its settings and its weights."""
@@ -88,14 +90,14 @@ class Adapter:
                 f"folder {name}, which `adapter` or `draft_adapter` names, holds no adapter ({CONFIG}); give the folder that holds one"
             )
         data, settings = _read(name, folder)
-        _require_mergeable(name, folder, settings)
+        weights = _mergeable(name, folder, settings)
         if not is_installed("peft"):
             raise ModelError(f"merging the adapter {name} needs peft: pip install peft; or give a folder into which it is merged already")
         digest = hashlib.sha256(data)
-        with (folder / WEIGHTS).open("rb") as file:
+        with weights.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        return cls(name, folder, settings, digest.hexdigest())
+        return cls(name, weights, settings, digest.hexdigest())
 
     def describe(self) -> dict[str, str]:
         """Return the facts that identify it, as plain JSON."""
@@ -106,7 +108,8 @@ class Adapter:
         import safetensors.torch
 
         peft: Any = importlib.import_module("peft")
-        state = safetensors.torch.load_file(self.folder / WEIGHTS)
+        pickled = self.weights.name == PICKLE  # it was looked through when the adapter was found
+        state = torch.load(self.weights, weights_only=True, map_location="cpu") if pickled else safetensors.torch.load_file(self.weights)
         with warnings.catch_warnings():  # peft warns of what concerns training, or itself
             warnings.simplefilter("ignore")
             return self._merged(peft, module, name, state)
@@ -139,8 +142,8 @@ def refuse_lone(name: str, contents: Contents) -> None:
     base = _read(name, contents.folder)[1].get("base_model_name_or_path")
     told = f"{base!r:.100}" if isinstance(base, str) and base else "a model that it does not name"
     raise ModelError(
-        f"{name} is an adapter for {told} and no model by itself; give that model in its place, and {name} as its adapter "
-        "(`adapter` of the target, `draft_adapter` of the draft)"
+        f"{name} is an adapter for {told} and no model by itself; give a folder into which it is merged, or that model and, where the command "
+        f"can merge it, {name} as its adapter (`adapter` of the target, `draft_adapter` of the draft)"
     )
 
 
@@ -164,8 +167,11 @@ def _read(name: str, folder: Path) -> tuple[bytes, dict[str, Any]]:
         raise ModelError(f"{name}: {CONFIG} is {error}; save or download the adapter again") from error
 
 
-def _require_mergeable(name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise ModelError for an adapter of another kind than LoRA, for settings that merging does not know, and for ranks beyond its weights."""
+def _mergeable(name: str, folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Return the file of an adapter's weights.
+
+    Raises ModelError for an adapter of another kind than LoRA, for settings that merging does not know, and for ranks beyond its weights.
+    """
     elsewhere = "if peft can merge it (merge_and_unload), save the merged model and give that folder"
     kind = settings.get("peft_type")
     if _PROMPTS.search(str(kind)):
@@ -178,11 +184,15 @@ def _require_mergeable(name: str, folder: Path, settings: Mapping[str, Any]) -> 
     odd = sorted(key for key, value in settings.items() if value and key not in _UNUSED and key not in _USED)
     if odd:
         raise ModelError(f"the adapter {name} has the setting {odd[0]!r:.40}, which is not merged here; {elsewhere}")
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"the adapter {name} holds no {WEIGHTS}; save it with save_pretrained, as safetensors")
-    most = max((size for tensor in header_of(name, folder / WEIGHTS).values() for size in tensor.shape), default=0)
+    weights = next((path for file in (WEIGHTS, PICKLE) if (path := folder / file).is_file()), None)
+    if weights is None:
+        raise ModelError(f"the adapter {name} holds neither {WEIGHTS} nor {PICKLE}; save it with save_pretrained")
+    require_real(name, weights)
+    shapes = require_safe([weights]) if weights.name == PICKLE else {key: tensor.shape for key, tensor in header_of(name, weights).items()}
+    most = max((size for shape in shapes.values() for size in shape), default=0)
     pattern = settings.get("rank_pattern") or {}
     ranks = [settings.get("r"), *(pattern.values() if isinstance(pattern, dict) else [pattern])]
     for rank in ranks:
         if type(rank) is not int or not 1 <= rank <= most:
             raise ModelError(f"the adapter {name} has the rank {rank!r:.40}, but its weights have at most {most} rows; save it again")
+    return weights

@@ -8,6 +8,7 @@ from typing import Any
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from treespec.errors import ModelError
+from treespec.files.kinds import kind_of
 from treespec.files.reading import parsed_object, read_bytes
 from treespec.models.headers import Weights, read_weights
 from treespec.models.locating import Place
@@ -63,4 +64,6 @@ def _object(name: str, data: bytes) -> dict[str, Any]:
     try:
         return parsed_object(data)
     except ValueError as error:
-        raise ModelError(f"{name} cannot be loaded: config.json is no JSON object; save or download the model again") from error
+        found = kind_of(data)
+        what = found if found is not None and ";" in found else "is no JSON object; save or download the model again"
+        raise ModelError(f"{name} cannot be loaded: config.json {what}") from error

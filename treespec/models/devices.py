@@ -8,7 +8,7 @@ from treespec.errors import ModelError, SettingsError
 if TYPE_CHECKING:
     import torch
 
-_NAME = re.compile(r"(cpu|mps)(:0)?|(cuda|xpu)(:\d+)?")
+_NAME = re.compile(r"(cpu|mps)(:0)?|(cuda|xpu)(:(0|[1-9]\d?))?")
 _KINDS = "cpu, cuda, cuda:N, mps, xpu or xpu:N"
 _WORDS = {"cuda": "CUDA GPU", "mps": "Apple GPU (MPS)", "xpu": "Intel GPU (XPU)"}
 _OTHER_WORDS = {
@@ -27,16 +27,16 @@ def require_name(device: str) -> None:
     """Raise SettingsError unless this is the name of one device. Whether it is there is found out when it is used."""
     if _NAME.fullmatch(device):
         return
-    if re.fullmatch(r"\d+", device):
-        raise SettingsError(f"`device` {device!r} is a number without its kind; pass cuda:{int(device)}")
+    if re.fullmatch(r"\d\d?", device):
+        raise SettingsError(f"`device` {device!r:.60} is a number without its kind; pass cuda:{int(device)}")
     if device in _OTHER_WORDS:
-        raise SettingsError(f"`device` {device!r} is not a name that torch knows; pass {_OTHER_WORDS[device]}")
+        raise SettingsError(f"`device` {device!r:.60} is not a name that torch knows; pass {_OTHER_WORDS[device]}")
     if re.search(r"[,+;]|\d-\d", device):
         raise SettingsError(
-            f"`device` {device!r} names several devices, but a run uses one: pass one of them; for a target that does not fit there, use "
-            "`offload` or a smaller `dtype`"
+            f"`device` {device!r:.60} names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target that "
+            "does not fit there"
         )
-    raise SettingsError(f"`device` {device!r} is not one of {_KINDS}")
+    raise SettingsError(f"`device` {device!r:.60} is not one of {_KINDS}")
 
 
 def find(device: str) -> "torch.device":

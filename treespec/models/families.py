@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 
 MaskStyle = Literal["single", "by-layer-type"]
 
@@ -126,6 +126,7 @@ SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "head_dim"),
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("n_embd", "n_layer", "n_head", "ffn_dim"),
+    *("max_position_embeddings", "n_positions", "original_max_position_embeddings"),
 )
 """Settings that must be at least 1."""
 _PLAIN_ROPES = {"default", "linear", "llama3", "yarn", "proportional"}
@@ -142,7 +143,8 @@ def check(config: PreTrainedConfig, name: str = "") -> Family:
     if reason:
         who = f"{name or 'this model'} (family {model_type})"
         raise ModelError(f"{who} cannot run trees exactly: {reason}; use another model, for example {_EXAMPLES}")
-    require_sizes(vars(text), name)
+    for settings in (vars(text), *_ropes(text)):
+        require_sizes(settings, name)
     limit, note = _max_positions(text)
     return Family(
         model_type=model_type,
@@ -169,7 +171,7 @@ def require_sizes(settings: Mapping[str, Any], name: str) -> None:
     )
     if isinstance(chosen, int) and chosen > experts > 0:
         raise ModelError(
-            f"{name or 'this model'}: num_experts_per_tok is {chosen}, but there are {experts} experts; correct its configuration"
+            f"{name or 'this model'}: num_experts_per_tok is {chosen}, but the model has {counted(experts, 'expert')}; correct its configuration"
         )
     heads, shared = (settings.get(key) for key in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:

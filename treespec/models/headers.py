@@ -39,6 +39,8 @@ class Weights:
     names: frozenset[str]
     tensors: Mapping[str, Tensor] | None
     """The tensors by name; None if there are no safetensors, or if a file is not on this machine yet."""
+    guessed: bool = False
+    """Whether the names are all texts of a pickle that may be names."""
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "Weights":
@@ -53,7 +55,7 @@ def read_weights(name: str, folder: Path) -> Weights:
         return Weights(frozenset(found), found)
     if not (folder / INDEX).is_file():
         other = folder / PICKLE_INDEX
-        return Weights(frozenset(files_by_tensor(name, other)) if other.is_file() else _pickled(folder / PICKLE), None)
+        return Weights(frozenset(files_by_tensor(name, other)), None) if other.is_file() else Weights(_pickled(folder / PICKLE), None, True)
     index = files_by_tensor(name, folder / INDEX)
     shards = {shard: folder / shard for shard in sorted(set(index.values()))}
     if not all(path.is_file() for path in shards.values()):

@@ -82,19 +82,19 @@ class ModelInfo:
 
 
 def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[tuple[ModelInfo, ...], dict[str, str]]:
-    """Return the facts about those drafts that fit the target, and why each of the others does not, by name.
+    """Return the facts about those drafts that fit the target, and why each of the others cannot be used, by name.
 
-    Raises ModelError if none fits, or if files are missing.
+    Raises ModelError if there is none that fits.
     """
     fit: list[ModelInfo] = []
     left_out: dict[str, str] = {}
-    for known in [ModelInfo.of(name) for name in drafts]:
+    for name in drafts:
         try:
-            fit.append(fitting(target, known))
+            fit.append(fitting(target, ModelInfo.of(name)))
         except ModelError as error:
             if len(drafts) == 1:
                 raise
-            left_out[known.name] = str(error)
+            left_out[name] = str(error)
     if not fit:
         raise ModelError(f"none of the {len(drafts)} drafts fits the target; the first: {next(iter(left_out.values()))}")
     return tuple(fit), left_out

@@ -15,6 +15,8 @@ _MASK = re.compile(r"\.(attn|attention|self_attn)\.bias$")
 """A causal mask, if it has four dimensions."""
 _SCALE = re.compile(r"(_scale|_scale_inv|_zero_point|_zeros|g_idx|_amax|_shape|_format)$")
 """Facts beside quantised weights, which a way of computing with them may not need."""
+_TRUNK = re.compile(r"norm|(^|_)ln(_|\d|$)|(^|_)(wpe|pos|positions?)(_|$)|position_embedding")
+"""Parts that stand between the embeddings, the layers and the head, and beside none of them."""
 
 
 def left_out(module: nn.Module, unexpected: Collection[str], contents: Contents | None, name: str, *, quantised: bool = False) -> str:
@@ -33,7 +35,7 @@ def left_out(module: nn.Module, unexpected: Collection[str], contents: Contents 
         if beyond is not None:
             layers, index, length = beyond
             raise ModelError(
-                f"{name}: its files hold {key}, but config.json asks for {length} layers of {layers}, 0 to {length - 1}: without layer {index} "
+                f"{name}: its files hold {key}, but config.json asks for {counted(length, 'layer')} of {layers}: without layer {index} "
                 "another model would run; correct config.json, or save or download the model again"
             )
         if _belongs(module, key):
@@ -45,7 +47,8 @@ def left_out(module: nn.Module, unexpected: Collection[str], contents: Contents 
         return ""
     heads = sorted({_part(module, key) for key in rest})
     return (
-        f"{name}: {len(rest)} of the tensors in its files are not used: those of {', '.join(heads[:4])}{' ...' if len(heads) > 4 else ''}"
+        f"{name}: {counted(len(rest), 'tensor in its files is', 'tensors in its files are')} not used, of {', '.join(heads[:4])}"
+        f"{' ...' if len(heads) > 4 else ''}"
     )
 
 
@@ -90,7 +93,7 @@ def _depth(module: nn.Module) -> int:
 
 
 def _belongs(module: nn.Module, key: str) -> bool:
-    """Return whether a tensor belongs directly to a part of the module, or to anything inside one of its numbered layers.
+    """Return whether a tensor belongs directly to a part of the module, to anything in a numbered layer, or to a norm or positions beside these.
 
     Of the module as a whole, a bias does; other tables, such as `d2t`, are of a head beside it.
     """
@@ -98,6 +101,8 @@ def _belongs(module: nn.Module, key: str) -> bool:
     if len(parts) == 1:
         return key.endswith("bias")
     if _submodule(module, parts[:-1]) is not None:
+        return True
+    if len(parts) > 2 and _submodule(module, parts[:-2]) is not None and _TRUNK.search(parts[-2]):
         return True
     return any(part.isdigit() and _submodule(module, parts[: at + 1]) is not None for at, part in enumerate(parts))
 
@@ -128,7 +133,11 @@ def require_loaded(name: str, report: Mapping[str, Any]) -> None:
         )
     missing = sorted(report.get("missing_keys") or ())
     if missing:
+        unknown = sorted(report.get("unexpected_keys") or ())
+        remedy = "save or download the model again"
+        if unknown and any("embed" in key or "wte" in key for key in missing):
+            remedy = f"they hold others ({unknown[0]:.80}): give a whole causal language model whose weights have the names of transformers"
         raise ModelError(
-            f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])} ...); "
-            "save or download the model again"
+            f"{name}: {counted(len(missing), 'weight is', 'weights are')} missing from its files ({', '.join(missing[:3])}"
+            f"{' ...' if len(missing) > 3 else ''}); {remedy}"
         )

@@ -30,7 +30,7 @@ from treespec.models.contents import Contents, contents_of
 from treespec.models.headers import Weights
 from treespec.models.left_out import left_out, require_loaded
 from treespec.models.loaded import LoadedModel, return_objects
-from treespec.models.locating import Place, explained, locate, optional_file, weights_digest
+from treespec.models.locating import NO_CONFIG, Place, explained, locate, optional_file, weights_digest
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
@@ -55,6 +55,10 @@ def load_picture_reader(name: str, revision: str | None = None) -> PictureReader
     if shape is None:
         raise ModelError(f"{name} {TEXT_ONLY}")
     place = locate(name, revision)
+    if place.local and not any((Path(place.path) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(
+            f"{name} has no preprocessor_config.json, by which its pictures are read; copy it from the model that it was made of"
+        )
     loader: Any = AutoImageProcessor
     with bars_for_people(), explained(name, place, revision, "preprocessor_config.json"):
         processor = loader.from_pretrained(
@@ -113,15 +117,14 @@ def _required(name: str, place: Place, revision: str | None, contents: Contents 
     config = _config(name, place, revision, contents)
     families.check(config, name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
-        raise ModelError(f"{name} is a {config.model_type}, which is no causal language model and has none inside; use another model")
-    shapes = {}
-    if place.local and place.gguf is None:
-        locate(name, revision, with_weights=True)
-        shapes = _require_weights(name, Path(place.path), config)
+        raise ModelError(f"{name} (model_type {config.model_type}) is no causal language model and has none inside; use another model")
     if contents is not None:
+        if place.local and (shapes := _require_weights(name, revision, Path(place.path), config)):
+            contents = replace(contents, weights=Weights.of(shapes))
+            require_counts(contents.config, contents.weights, name)
         require_packages(config, contents, name)
         with explained(name, place, revision, "config.json"):
-            require_built(_loader(config), config, Weights.of(shapes) if shapes else contents.weights, name)
+            require_built(_loader(config), config, contents.weights, name)
     return config
 
 
@@ -180,7 +183,7 @@ def load_model(
     return_objects(module)
     require_loaded(name, report)
     notes = [left_out(module, report.get("unexpected_keys") or (), contents, name, quantised=quantised is not None)]
-    notes.append(note_beside(name, contents))
+    notes.append("" if files.adapter else note_beside(name, contents))
     if quantised is not None:
         quantised = quantised.of_module(module)
         notes.append(quantised.note(name))
@@ -238,6 +241,8 @@ def _config(name: str, place: Place, revision: str | None, contents: Contents | 
     if contents is not None:
         refuse_heads(name, contents)
         refuse_lone(name, contents)
+        if "config.json" not in contents.files:
+            raise ModelError(f"{name} {NO_CONFIG}")
         require_counts(contents.config, contents.weights, name)
     with bars_for_people(), explained(name, place, revision, "config.json" if place.gguf is None else "its metadata"):
         if place.gguf is not None:
@@ -258,21 +263,18 @@ def _with_weights(name: str, place: Place, revision: str | None) -> Place:
     if place.local:
         return place
     files = _files(place, revision)
-    if any(file.endswith(".safetensors") for file in files):
+    if weights.SINGLE in files or weights.INDEX in files:
         return place
-    if not any(file in (weights.PICKLE, weights.PICKLE_INDEX) for file in files):
-        raise ModelError(
-            f"{name} has neither .safetensors weights nor a {weights.PICKLE} on the hub; use another model, or download a GGUF file of this one "
-            "and give its path"
-        )
+    weights.require_pickle(name, files)
     folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "pytorch_model*.bin"]))
     weights.require_safe(weights.pickles(name, folder))
     return Place(str(folder), local=True, commit=folder.name)
 
 
-def _require_weights(name: str, folder: Path, config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+def _require_weights(name: str, revision: str | None, folder: Path, config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes in pickles of weights. Raises ModelError if weights are not there, or if pickles hold anything else. No weight is read."""
     named = getattr(config, "transformers_weights", None)
+    locate(name, revision, with_weights=named is None)
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
         raise ModelError(f'config.json of {name} names {named!r} as its weights ("transformers_weights"), but that can be safetensors only')
     with explained(name, Place(str(folder), local=True), None, "its weights"):
@@ -304,7 +306,7 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
         if place.gguf is not None:
             return _tokenizer(place, revision) if gguf_models.header_of(place).has_tokenizer else None
         files = _files(place, revision)
-        if not tokenizer_files.has_tokenizer(files, name):
+        if not tokenizer_files.has_tokenizer(files, name, Path(place.path) if place.local else None):
             return None
         options: dict[str, Any] = {} if place.commit is None else {"config": _config(name, place, revision, None)}
         if (own := tokenizer_files.vocabulary_file(files)) is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -18,12 +19,19 @@ from transformers.utils.hub import cached_file
 
 from treespec import hub
 from treespec.embedded import EMBEDDED
-from treespec.errors import ModelError, TreeoptError, is_memory_full, reason_of
+from treespec.errors import ModelError, TreeoptError, is_memory_full, is_panic, reason_of
+from treespec.files.kinds import HEAD, kind_of
 from treespec.files.reading import user_path
 from treespec.models import weights
 
 _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
 """The place where the libraries name a package that they lack."""
+_SMALL = (".json", ".model", ".jinja", ".txt")
+"""Endings of the files of a model that hold no weights."""
+_UNKNOWN = re.compile(r"model type `?(.*?)`? but Transformers does not recognize")
+"""The place where transformers names a family that it does not have."""
+NO_CONFIG = "holds no config.json; give a folder written by save_pretrained"
+"""The sentence for a folder or a hub id without a configuration."""
 
 
 def folder_of(name: str) -> Path:
@@ -70,7 +78,7 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
     path = folder_of(name)
     if path.is_dir():
         gguf = _only_gguf(name, path)
-        if gguf is None:
+        if gguf is None and (with_weights or not weights.may_be_head(path)):  # a head is named by its reader
             _require_files(name, path, with_weights)
         return Place(str(path), local=True, gguf=gguf)
     if name in EMBEDDED:
@@ -121,8 +129,8 @@ def _only_gguf(name: str, folder: Path) -> str | None:
 
 
 def _require_files(name: str, folder: Path, with_weights: bool) -> None:
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():  # an adapter is named by its reader
-        raise ModelError(f"folder {name} holds no config.json; give a folder written by save_pretrained")
+    if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):  # an adapter is named by its reader
+        raise ModelError(f"folder {name} {NO_CONFIG}")
     if with_weights:
         weights.require_weights(name, folder)
 
@@ -134,7 +142,9 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
         yield
     except TreeoptError:
         raise
-    except Exception as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
+    except BaseException as error:  # for damaged files: errors of their own, assertions, divisions by zero, bare Exceptions
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         causes = list(_chain(error))
         if any(is_memory_full(cause) for cause in causes):
             message = f"memory is full while {name} is loaded ({part}); use a smaller model or `dtype`, or a machine with more memory"
@@ -150,11 +160,29 @@ def explained(name: str, place: Place, revision: str | None, part: str) -> Itera
             message = f"{name} lacks {part} on the hub; use another model, or download a GGUF file of this one and give its path"
         elif "trust_remote_code" in str(error):
             message = f"{name} needs code from its own repository, which is never run; use a family that transformers knows"
+        elif (unknown := _UNKNOWN.search(str(error))) is not None:
+            message = (
+                f"{name} has the model_type {unknown[1]!r:.60}, which transformers {transformers.__version__} does not know; use a version that "
+                "knows it, or another model"
+            )
         elif isinstance(error, ImportError) and (package := _PACKAGE.search(str(error))) is not None:
             message = f"{name} cannot be loaded: {part} needs the package {package[1]}, which is not installed; pip install {package[1]}"
+        elif place.local and (found := _stand_in(Path(place.path))) is not None:
+            message = f"{name} cannot be loaded: {found}"
         else:
             message = f"{name} cannot be loaded: {part}: {reason_of(error)}; correct that, or save or download the model again"
         raise ModelError(message) from error
+
+
+def _stand_in(folder: Path) -> str | None:
+    """Return a sentence about a file in a model's folder that is empty, or a pointer or a web page in the place of the file; None without one."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in _SMALL and path.is_file():
+            with path.open("rb") as file:
+                found = kind_of(file.read(HEAD))
+            if found is not None and ";" in found:
+                return f"{path.name} {found}"
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

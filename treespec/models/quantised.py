@@ -164,7 +164,9 @@ def _word(kind: Any) -> str:
 
 def _require_plain(contents: Contents, name: str) -> None:
     """Raise ModelError if weights without a quantization_config are quantised all the same."""
-    packed = sorted(key for key in contents.weights.names if _PACKED.search(key))
+    tensors = contents.weights.tensors or {}
+    whole = {key for key, tensor in tensors.items() if key.endswith(".weight") and tensor.dtype[0] in "IU"}  # plain weights have fractions
+    packed = sorted(whole.union(key for key in contents.weights.names if _PACKED.search(key)))
     file = next((file for file in ("hf_quant_config.json", "quantize_config.json", "quant_config.json") if file in contents.files), None)
     if packed:
         where = f"; {file} describes them for another program" if file else ""

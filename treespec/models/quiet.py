@@ -45,6 +45,7 @@ def bars_for_people() -> AbstractContextManager[None]:
 def native_output_as_text() -> Iterator[None]:
     """Have what native code prints in this block, on stdout too, written to `sys.stderr` at its end, 4 KiB at most.
 
+    It is dropped if the block raises: the exception says what is wrong, and what a library of Rust prints before it is a backtrace.
     The tokenizers library prints names from a tokenizer's files as they are, past whoever keeps control characters from a terminal.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -53,8 +54,10 @@ def native_output_as_text() -> Iterator[None]:
         kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
         for descriptor in kept:
             os.dup2(file.fileno(), descriptor)
+        whole = False
         try:
             yield
+            whole = True
         finally:
             for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()
@@ -63,5 +66,5 @@ def native_output_as_text() -> Iterator[None]:
                 os.close(copy)
             file.seek(0)
             text = file.read(4096).decode(errors="replace")
-            if text and sys.stderr is not None:
+            if text and whole and sys.stderr is not None:
                 sys.stderr.write(text)

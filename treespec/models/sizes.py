@@ -40,8 +40,8 @@ def require_counts(config: Mapping[str, Any], weights: Weights, name: str) -> No
                 continue
             if held is not None and count > held:
                 raise ModelError(
-                    f"{name}: config.json asks for {_shown(count)} layers ({key}), but the weights hold {held}; correct config.json, "
-                    "or save or download the model again"
+                    f"{name}: config.json asks for {_shown(count)} {'layer' if count == 1 else 'layers'} ({key}), but the weights hold {held}; "
+                    "correct config.json, or save or download the model again"
                 )
             if count > _MOST_LAYERS:
                 raise ModelError(f"{name}: {key} is {_shown(count)}, and no model has more than {_MOST_LAYERS} layers; correct config.json")
@@ -53,7 +53,7 @@ def layers_held(weights: Weights) -> int | None:
     >>> layers_held(Weights(frozenset(["model.layers.0.a.weight", "model.layers.1.a.weight", "model.norm.weight"]), None))
     2
     """
-    if not weights.names:
+    if not weights.names or weights.guessed:
         return None
     lists: dict[str, set[int]] = defaultdict(set)
     for name in weights.names:

@@ -4,10 +4,12 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from treespec.errors import ModelError
+from treespec.models.weights import require_real
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json")
 """Files of a whole vocabulary, which transformers finds by itself for every kind of tokenizer."""
@@ -19,9 +21,16 @@ _FOREIGN = ("*.tiktoken", "tokenizer.model.v*")
 _CACHE = "TIKTOKEN_CACHE_DIR"
 
 
-def has_tokenizer(files: Collection[str], name: str) -> bool:
-    """Return whether files are of a tokenizer. Raises ModelError for one that only other programs read."""
-    if any(fnmatch(file, pattern) for file in files for pattern in _KNOWN):
+def has_tokenizer(files: Collection[str], name: str, folder: Path | None = None) -> bool:
+    """Return whether files are of a tokenizer. Those in a `folder` must have content.
+
+    Raises ModelError for a tokenizer that only other programs read, and for a file that is empty or only stands in for one.
+    """
+    known = [file for file in sorted(files) if any(fnmatch(file, pattern) for pattern in _KNOWN)]
+    if folder is not None:
+        for file in ["tokenizer.json"] if "tokenizer.json" in known else known:  # it has all that the others have
+            require_real(name, folder / file)
+    if known:
         return True
     foreign = [file for file in files if any(fnmatch(file, pattern) for pattern in _FOREIGN)]
     if foreign:

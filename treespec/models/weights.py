@@ -1,7 +1,7 @@
 """The files that hold a model's weights in a folder: safetensors, pickles of PyTorch, or one GGUF file. No weight is read here."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The names of the file that holds all weights, and of the index of several files."""
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 """The names of these two for pickles of PyTorch."""
+_OTHER_KINDS = {".bin", ".h5", ".msgpack", ".pt", ".pth", ".safetensors"}
+"""The endings of files that may hold weights under names that transformers does not look for."""
 
 
 def holds_weights(folder: Path) -> bool:
@@ -25,21 +27,36 @@ def holds_weights(folder: Path) -> bool:
 
 def holds_torch_weights(folder: Path) -> bool:
     """Return whether a folder holds safetensors or pickles of weights, by the names of its files alone."""
-    return any(folder.glob("*.safetensors")) or bool(_pickle_names(folder))
+    return _first(folder) is not None
+
+
+def may_be_head(folder: Path) -> bool:
+    """Return whether a folder's weights can be looked at to tell whether they are a head, which may come without a config.json."""
+    return holds_torch_weights(folder) or any(folder.glob("*_lm_head.*"))
 
 
 def gguf_files(folder: Path) -> list[Path]:
-    """Return the GGUF files of a folder."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
+    """Return the GGUF files of a folder, but for those that llama.cpp names as the eyes of a model beside them."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("mmproj"))
 
 
 def require_weights(name: str, folder: Path) -> None:
     """Raise ModelError, by the names of the files alone, if a folder without a GGUF file lacks weights or parts of them."""
     if not _files(name, folder):
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        only = f" (only {others[0]}, and neither {PICKLE} nor its index)" if others else ""
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_KINDS and path.is_file())
+        only = f" (only {others[0]})" if others else ""
         raise ModelError(
-            f"folder {name} holds no .safetensors weights, no {PICKLE} and no GGUF file{only}; save the model with save_pretrained"
+            f"folder {name} holds no {SINGLE}, no {PICKLE}, no index of one in parts and no GGUF file{only}; save the model with save_pretrained"
+        )
+
+
+def require_pickle(name: str, files: Collection[str]) -> None:
+    """Raise ModelError for a model on the hub whose files are neither safetensors, as the caller knows, nor a pickle of weights."""
+    if PICKLE not in files and PICKLE_INDEX not in files:
+        raise ModelError(
+            f"{name} has neither {SINGLE} nor {PICKLE} on the hub, nor an index of one in parts; use another model, or download "
+            "a GGUF file of this one and give its path"
         )
 
 
@@ -54,16 +71,16 @@ def require_real(name: str, path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(len(LFS_POINTER))
     if head == LFS_POINTER:
-        raise ModelError(f"{path.name} of {name} is a pointer of git-lfs and not the weights; run git lfs pull there, or download it again")
+        raise ModelError(
+            f"{path.name} of {name} is a pointer of git-lfs and not the file itself; run git lfs pull there, or download it again"
+        )
     if not head:
         raise ModelError(f"{path.name} of {name} is empty; download it again")
 
 
 def pickles(name: str, folder: Path) -> list[Path]:
     """Return the pickles that hold a folder's weights; none if it has safetensors. Raises ModelError if one of several is missing."""
-    if any(folder.glob("*.safetensors")) or not (names := _pickle_names(folder)):
-        return []
-    return [folder / PICKLE] if names == [PICKLE] else _parts(name, folder / PICKLE_INDEX)
+    return _files(name, folder) if _first(folder) in (PICKLE, PICKLE_INDEX) else []
 
 
 def require_safe(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
@@ -78,7 +95,7 @@ def digest(folder: Path, gguf: str | None = None) -> str:
     """
     config = folder / "config.json"
     found = hashlib.sha256(config.read_bytes() if gguf is None else b"")
-    weights = [folder / gguf] if gguf is not None else sorted(folder.glob("*.safetensors")) or pickles(folder.name, folder)
+    weights = [folder / gguf] if gguf is not None else [*sorted(folder.glob("*.safetensors")), *pickles(folder.name, folder)]
     for path in weights:
         size = path.stat().st_size
         found.update(f"{path.name} {size}".encode())
@@ -91,16 +108,15 @@ def digest(folder: Path, gguf: str | None = None) -> str:
 
 def _files(name: str, folder: Path) -> list[Path]:
     """Return the files of weights that are read from a folder. Raises ModelError if one of several is missing."""
-    if found := pickles(name, folder):
-        return found
-    index = folder / INDEX
-    whole = (folder / SINGLE).is_file() or not index.is_file()
-    return sorted(folder.glob("*.safetensors")) if whole else _parts(name, index)
+    first = _first(folder)
+    if first is None:
+        return []
+    return _parts(name, folder / first) if first in (INDEX, PICKLE_INDEX) else [folder / first]
 
 
-def _pickle_names(folder: Path) -> list[str]:
-    """Return the names of a single pickle of weights or of the index of several, as far as they are there."""
-    return [name for name in (PICKLE, PICKLE_INDEX) if (folder / name).is_file()][:1]
+def _first(folder: Path) -> str | None:
+    """Return the name of the file, or of the index of several, in which transformers finds a folder's weights; None if there is none."""
+    return next((name for name in (SINGLE, INDEX, PICKLE, PICKLE_INDEX) if (folder / name).is_file()), None)
 
 
 def _parts(name: str, index: Path) -> list[Path]:
@@ -113,7 +129,8 @@ def _parts(name: str, index: Path) -> list[Path]:
         raise ModelError(f'{index.name} of {name} has no "metadata", which transformers needs; add "metadata": {{}} to it')
     for file in files:
         if not (index.parent / file).is_file():
-            raise ModelError(f"{name} lacks {file}, one of the {len(files)} files that its {index.name} names; download that file too")
+            which = "the file" if len(files) == 1 else f"one of the {len(files)} files"
+            raise ModelError(f"{name} lacks {file}, {which} that its {index.name} names; download that file too")
     return [index.parent / file for file in files]
 
 

@@ -191,6 +191,7 @@ def _checked_tree(path: StrPath, content: Any) -> SpeculationTree:
     if missing := [key for key in _KEYS if key not in content]:
         raise GrowMapError(f"{path} is no growmap: it lacks {', '.join(missing)}")
     size = _exact(content["size"])
+    size = size[0] if isinstance(size, list) and len(size) == 1 else size
     if type(size) is not int or size < 1:
         raise GrowMapError(f"{path}: size is {content['size']!r:.60}, but it must be a whole number from 1 on")
     refuse_size(size, str(path))
@@ -268,7 +269,7 @@ def _check_tensor(path: StrPath, key: str, value: Any, expected: Any) -> None:
         known = value.layout == torch.strided and not value.is_complex() and not value.is_quantized and list(value.shape) == shape
         numbers = _plain(value).to(torch.float64).numpy() if known else None
     else:
-        numbers = _array(value, shape)
+        numbers = _array(_exact(value), shape)
     if numbers is None:
         raise GrowMapError(f"{path}: {key} is {found}, but it must be torch.int64 {shape}, or the same numbers in another type or in lists")
     different = np.argwhere(numbers != array)

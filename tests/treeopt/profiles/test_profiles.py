@@ -205,7 +205,7 @@ def test_pickles_never_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_acceptance("v.pt")
     assert not Path("ran-code").exists()
     Path("w.pt").write_bytes(b"not a tensor at all")
-    with pytest.raises(ProfileError, match="w.pt is not a .pt file"):
+    with pytest.raises(ProfileError, match="w.pt is a text, but a .pt file"):
         read_acceptance("w.pt")
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from treespec.data.prompts import load_prompts
+from treespec.data.slices import ChatOptions
 from treespec.errors import DatasetError, NoPromptError
 
 WORDS = ["<unk>", "<s>", "<u>", "<a>", "<sys>", "</s>", *"abcdefgh"]
@@ -131,6 +132,22 @@ def test_a_broken_template_is_told_at_once_and_no_rows_are_blamed(tmp_path: Path
     line = 2 if "\n" in template else 1
     with pytest.raises(DatasetError, match=f"^the tokenizer's chat template is broken at its line {line}: .*; correct it .* drop `chat`"):
         load(write(tmp_path, {"text": "a"}), chat_tokenizer(template), skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("template", [5, ""])
+def test_a_template_that_is_no_text_is_told_at_once(tmp_path: Path, template: Any) -> None:
+    with pytest.raises(DatasetError, match=r"^the tokenizer's chat template is a.*, but it must be a text; correct it"):
+        load(write(tmp_path, {"text": "a"}), chat_tokenizer(template))
+
+
+def test_options_that_the_template_refuses_are_told_at_once(tmp_path: Path) -> None:
+    strict = chat_tokenizer("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}")
+    path = write(tmp_path, {"text": "a"})
+    assert load(path, strict).prompts
+    with pytest.raises(
+        DatasetError, match=r"^with `system`, the tokenizer's chat template refuses the conversation: no system; correct or drop"
+    ):
+        load(path, strict, chat_options=ChatOptions("b"))
 
 
 def test_ids_need_no_tokenizer_and_are_never_empty(tmp_path: Path) -> None:

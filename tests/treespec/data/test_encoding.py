@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from treespec.data.encoding import encoded
 from treespec.data.prompts import load_prompts
-from treespec.errors import DatasetError
+from treespec.errors import DatasetError, ModelError
+from treespec.files.kinds import LFS_POINTER
+from treespec.models.loading import load_tokenizer
 
 WORDS = ["<unk>", "<s>", "</s>", "[gMASK]", "<sop>", *"abcdefgh"]
 
@@ -62,6 +64,19 @@ def test_a_tokenizer_that_panics_is_one_line(tmp_path: Path, capfd: pytest.Captu
     ):
         load_prompts(str(path), slow, num_prompts=2, prompt_len=1)
     assert len(load_prompts(str(path), slow, num_prompts=2, prompt_len=1, skip_bad_rows=True)) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tokenizer_that_panics_when_it_is_loaded_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}))
+    with pytest.raises(ModelError, match=r"cannot be loaded: its tokenizer: PanicException: Precompiled"):
+        load_tokenizer(str(tmp_path))
+    path.write_bytes(LFS_POINTER)
+    with pytest.raises(ModelError, match=r"cannot be loaded: tokenizer.json is a pointer of git-lfs in the place of the file"):
+        load_tokenizer(str(tmp_path))
     assert capfd.readouterr().err == ""
 
 

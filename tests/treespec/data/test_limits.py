@@ -18,6 +18,7 @@ from treespec.data.pictures import find_picture
 from treespec.data.rows import BadRow
 from treespec.data.sources import open_rows
 from treespec.errors import DatasetError
+from treespec.files.kinds import LFS_POINTER
 
 
 @contextmanager
@@ -47,6 +48,10 @@ KINDS: list[tuple[str, Callable[[Path], object], str]] = [
     ("rows.jsonl", lambda path: path.symlink_to("/dev/zero"), "is no regular file; a data set is read more than once"),
     ("rows.parquet", lambda path: path.symlink_to("/dev/zero"), "is no regular file; name a parquet file"),
     ("rows.txt", os.mkfifo, "is no regular file"),
+    ("rows.txt", lambda path: path.write_bytes(LFS_POINTER), "rows.txt is a pointer of git-lfs in the place of the file"),
+    ("rows.parquet", lambda path: path.write_bytes(LFS_POINTER), "rows.parquet is a pointer of git-lfs in the place of the file"),
+    ("rows.parquet", lambda path: path.write_text('{"text": "a"}'), "is JSON, but rows in the parquet format are needed"),
+    ("rows.jsonl", lambda path: path.write_bytes(b"\x1f\x8b\x08"), "is packed with gzip; unpack it first"),
 ]
 
 
@@ -64,6 +69,18 @@ def test_a_table_that_unfolds_to_more_than_it_can_hold_is_refused(tmp_path: Path
     parquet.write_table(pyarrow.table({"input_ids": column}), tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").stat().st_size < 10_000
     with bounded(), pytest.raises(DatasetError, match="rows.parquet unfolds to 267 MB in one row group of .* bytes, more than 200 times"):
+        next(iter(open_rows(str(tmp_path / "rows.parquet"))[1]))
+
+
+def test_a_row_of_a_table_has_a_limit_too(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    ids = [np.zeros(size, dtype=np.int8) for size in (9 << 20, 1, 1)]
+    parquet.write_table(pyarrow.table({"input_ids": ids}), tmp_path / "rows.parquet")
+    first, second, _ = open_rows(str(tmp_path / "rows.parquet"))[1]
+    assert isinstance(first, BadRow) and "row 0 is longer than the limit of 8 MB" in first.reason
+    assert not isinstance(second, BadRow)
+    parquet.write_table(pyarrow.table({"input_ids": [np.zeros(20 << 20, dtype=np.int8)]}), tmp_path / "rows.parquet")
+    with bounded(), pytest.raises(DatasetError, match="holds rows that are longer than the limit of 8 MB"):
         next(iter(open_rows(str(tmp_path / "rows.parquet"))[1]))
 
 

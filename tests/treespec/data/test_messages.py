@@ -37,6 +37,7 @@ CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]},
         {"conversations": [{"from": "user", "value": "a"}, {"from": "chatgpt", "value": "b"}, {"from": "Human", "value": "c"}]},
         {"conversations": [{"from": "user", "value": "a"}, {"from": "bing", "value": "b"}, {"role": "user", "text": "c"}]},
+        {"messages": [{"role": "prompter", "content": "a"}, {"role": "ai", "content": "b"}, user("c")]},
         {"messages": [user([{"type": "text", "text": "a"}]), {"role": "assistant", "content": ["b"]}, user({"type": "text", "text": "c"})]},
         {"messages": [{"role": "user", "content": "a", "name": None}, *TWO[1:]]},
     ],
@@ -73,11 +74,31 @@ def test_tools_are_called_and_answer() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "2", "tool_call_id": "7"},
     ]
-    row = row_of({"messages": [*messages, {"role": "assistant", "content": "b"}], "tools": '[{"name": "f"}]'}, name="row")
+    row = row_of({"messages": [*messages, {"role": "assistant", "content": "b"}], "tools": ['{"name": "f"}']}, name="row")
     assert row.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
     assert row.messages[2] == {"role": "tool", "content": "2", "tool_call_id": "7"}
     assert (len(row.messages), row.reply) == (3, "b")
     assert talk_of(row, ChatOptions()).arguments == {"tools": [{"name": "f"}]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [CALL]},
+        {"content": [], "tool_calls": [CALL]},
+        {"content": None, "tool_calls": json.dumps([CALL])},
+        {"content": [{"type": "thinking", "thinking": "b"}], "tool_calls": [CALL]},
+    ],
+)
+def test_who_calls_a_tool_need_not_say_anything(message: dict[str, object]) -> None:
+    row = row_of({"messages": [user("a"), {"role": "assistant", **message}, {"role": "tool", "content": {"x": 1}}]}, name="row")
+    assert row.messages[1:] == ({"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": '{"x": 1}'})
+
+
+def test_calls_and_answers_have_roles_of_their_own_in_some_data_sets() -> None:
+    turns = [("human", "a"), ("tool_call", "f"), ("tool_response", "2"), ("gpt", "b")]
+    row = row_of({"conversations": [{"from": role, "value": text} for role, text in turns]}, name="row")
+    assert (row.messages, row.reply) == (said(("user", "a"), ("assistant", "f"), ("tool", "2")), "b")
 
 
 def test_what_is_left_out_is_counted() -> None:
@@ -99,7 +120,8 @@ def test_what_is_left_out_is_counted() -> None:
             {"messages": [user("a"), {"role": "assistant", "content": None, "tool_calls": []}]},
             '"content" of message 1 in "messages" is null',
         ),
-        ({"messages": [{"content": "a"}]}, 'the "role" of message 0 in "messages" is null'),
+        ({"messages": [{"content": "a"}]}, 'message 0 in "messages" has no "role" and no "from" (its keys: \'content\')'),
+        ({"messages": [{"role": None, "content": "a"}]}, 'the "role" of message 0 in "messages" is null'),
         ({"conversations": [{"from": 5, "value": "a"}]}, 'the "role" of message 0 in "conversations" is a number'),
         ({"conversations": []}, '"conversations" is an empty list'),
         ({"text": "x" * 4_000_001}, 'row: "text" has 4,000,001 characters, above the limit of 4,000,000; cut it into rows'),

@@ -10,7 +10,7 @@ import pytest
 from tests.reference.rows import write_records
 from treespec import hub
 from treespec.data import stdlib as stdlib_source
-from treespec.data.prompts import load_prompts
+from treespec.data.prompts import MOST_BAD_ROWS, load_prompts
 from treespec.data.rows import row_of
 from treespec.errors import DatasetError, NoPromptError, SettingsError
 
@@ -179,7 +179,7 @@ def test_bad_rows_of_other_kinds_are_named_too(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="none of the columns"):
         load(tmp_path / "numbers.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(DatasetError, match=r"broken\.parquet is not a parquet file"):
+    with pytest.raises(DatasetError, match=r"broken\.parquet is no whole parquet file"):
         load(tmp_path / "broken.parquet")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 20)
     with pytest.raises(DatasetError, match=r"not UTF-8 text \(byte 3 is 0xe9\)"):
@@ -196,7 +196,7 @@ def test_no_prompt_long_enough_says_what_the_longest_is(tmp_path: Path) -> None:
     ):
         with pytest.raises(DatasetError, match=f"the longest row of 1 has {len(text)} tokens?; {remedy}$"):
             load(jsonl(tmp_path, {"text": text}), prompt_len=9)
-    with pytest.raises(DatasetError, match="the longest row of 1 has 0 tokens; pass longer rows$"):
+    with pytest.raises(DatasetError, match=r"no row of .* has a token \(1 row was read\); name other rows"):
         load(jsonl(tmp_path, {"input_ids": []}), prompt_len=1)
 
 
@@ -426,3 +426,23 @@ def test_a_json_file_of_lines_is_read_as_it_is_asked_for(tmp_path: Path) -> None
     path = tmp_path / "rows.json"
     path.write_text('\n{"text": "abcd"}\nnot json\n', encoding="utf-8")
     assert [p.row for p in load(path, num_prompts=1)] == [0]
+
+
+def test_bad_rows_without_end_end_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n" * (MOST_BAD_ROWS + 1))
+    with pytest.raises(
+        DatasetError, match=r"^rows.jsonl has 10,000 bad rows, too many to be skipped; rows.jsonl, line 1: the row has none of"
+    ):
+        load(path, skip_bad_rows=True)
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_told(tmp_path: Path) -> None:
+    class Mute(Letters):
+        def encode(self, text: str) -> list[int]:
+            return []
+
+    with pytest.raises(
+        NoPromptError, match=r"no row of rows.jsonl has a token \(2 rows were read\).*use tokenizer files that fit the model"
+    ):
+        load_prompts(str(jsonl(tmp_path, {"text": "ab"}, {"text": "cd"})), Mute(), num_prompts=2, prompt_len=4)

@@ -214,6 +214,11 @@ def test_a_tie_is_as_close_as_rounding_in_the_type_of_the_weights(dtype: torch.d
 COLD = [("swor", "sequential"), ("swor", "traversal"), ("topk", "sequential"), ("swr", "sequential")]
 
 
+def test_a_top_p_that_leaves_one_token_is_compared_too() -> None:
+    narrow = evaluate(tiny_pair(), TREE, prompt_set(), replace(SETTINGS, sampling=Sampling(1.0, 1e-9)))
+    assert narrow.lossless == "match"
+
+
 @pytest.mark.parametrize(("rule", "verifier"), COLD)
 @pytest.mark.parametrize("temperature", [1e-30, 1e-5])
 def test_where_softmax_leaves_one_token_decoding_is_greedy(rule: str, verifier: str, temperature: float) -> None:

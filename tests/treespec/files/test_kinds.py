@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.treespec.trees.test_growmap import TREE, sequoia
+from treeopt.optimizer.sequoia_config import read_sequoia_config
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
-from treespec.errors import GrowMapError, ProfileError
+from treespec.errors import GrowMapError, OptimizerError, ProfileError
 from treespec.files import reading
 from treespec.files.kinds import kind_of
 from treespec.trees.growmap import GrowMap, read_growmap
@@ -34,6 +35,7 @@ def empty_zip():
 KINDS = {
     "empty": (b"", "is empty; copy or make it again"),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "fetch the file with `git lfs pull`"),
+    "git-annex": (b"/annex/objects/SHA256E-s3--ab.pt\n", "fetch the file with `git annex get`"),
     "web page": (b"\n<!DOCTYPE html><html>", "is a web page; download the file itself"),
     "safetensors": (struct.pack("<Q", 2) + b"{}   ", "is a file of weights in the safetensors format"),
     "gguf": (b"GGUF\x03\0\0\0", "is a model in the GGUF format"),
@@ -52,6 +54,7 @@ def test_each_reader_says_what_a_file_is(tmp_path, content, words, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     readers = [(read_acceptance, ProfileError), (read_latency, ProfileError), (read_growmap, GrowMapError)]
+    readers.append((read_sequoia_config, OptimizerError))
     for read, error in readers:
         with pytest.raises(error) as caught:
             read(path)
@@ -75,6 +78,9 @@ def profile(schema):
     ("read", "content", "words"),
     [
         (read_growmap, profile("treeopt.acceptance"), "is an acceptance profile, but a growmap is needed; `treeopt grow` makes one of it"),
+        (read_growmap, b"\xef\xbb\xbf" + profile("treeopt.latency"), "is a latency profile, but a growmap is needed"),
+        (read_acceptance, profile("treeopt.journal") + b"\n{}\n", "is the journal of unfinished work, but an acceptance profile is needed"),
+        (read_sequoia_config, profile("treeopt.acceptance"), "but a Sequoia configuration is needed; pass it as `acceptance`"),
         (read_growmap, profile("treeopt.evaluation"), "is a report of an evaluation, but a growmap is needed; pass the .pt file"),
         (read_acceptance, profile("treeopt.latency"), "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
         (read_acceptance, profile("treeopt.growmap"), "needed; pass the profile from which it was grown"),
@@ -87,7 +93,7 @@ def profile(schema):
 )
 def test_files_of_ours_are_told_which_to_pass(tmp_path, read, content, words):
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises((ProfileError, GrowMapError)) as caught:
+    with pytest.raises((ProfileError, GrowMapError, OptimizerError)) as caught:
         read(tmp_path / "x")
     assert words in str(caught.value)
 

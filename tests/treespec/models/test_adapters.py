@@ -135,7 +135,7 @@ def test_folders_without_an_adapter(base: str, tmp_path: Path) -> None:
         require_model(base, adapter=base)
     name = _adapter(tmp_path / "lora")
     (tmp_path / "lora" / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no adapter_model.safetensors; save it with save_pretrained"):
+    with pytest.raises(ModelError, match="holds neither adapter_model.safetensors nor adapter_model.bin; save it with save_pretrained"):
         require_model(base, adapter=name)
     (tmp_path / "lora" / "adapter_config.json").write_text("[")
     with pytest.raises(ModelError, match="adapter_config.json is no JSON"):
@@ -171,3 +171,7 @@ def test_a_merged_adapter_is_the_weights_plus_its_product(base: str, tmp_path: P
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     with pytest.raises(ModelError, match="does not fit"):
         load_model(base, adapter=_adapter(tmp_path / "wrong", target_modules=["v_proj"]))
+    (tmp_path / "lora" / "adapter_model.safetensors").unlink()
+    torch.save(lora, tmp_path / "lora" / "adapter_model.bin")
+    again = load_model(base, adapter=name).module.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in merged.items())

@@ -99,7 +99,7 @@ def test_revisions(revision: str, cached: Cache) -> None:
     ("lacks", "message"),
     [
         ("config.json", r"in the local cache, but not as a whole \(folder someone/model holds no config.json\), and the hub \(http"),
-        ("model.safetensors", r"in the local cache, but not as a whole \(folder someone/model holds no .safetensors weights, no "),
+        ("model.safetensors", r"in the local cache, but not as a whole \(folder someone/model holds no model.safetensors, no "),
     ],
 )
 def test_a_part_of_a_model_in_the_cache(lacks: str, message: str, cached: Cache) -> None:
@@ -161,7 +161,7 @@ def test_pickles_on_the_hub_are_downloaded_and_checked(cached: Cache, monkeypatc
     monkeypatch.setattr(loading, "HfApi", lambda: _Api(["model.safetensors"]))
     assert loading._with_weights("someone/model", place, None) is place
     monkeypatch.setattr(loading, "HfApi", lambda: _Api(["model.gguf", "config.json"]))
-    with pytest.raises(ModelError, match="has neither .safetensors weights nor a pytorch_model.bin on the hub.* GGUF file of this one"):
+    with pytest.raises(ModelError, match="has neither model.safetensors nor pytorch_model.bin on the hub.* GGUF file of this one"):
         loading._with_weights("someone/model", place, None)
 
 

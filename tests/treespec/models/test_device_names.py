@@ -35,7 +35,7 @@ def test_names_of_devices(name: str) -> None:
     [
         ("0", "is a number without its kind; pass cuda:0"),
         ("3", "pass cuda:3"),
-        ("cuda:0,1", "names several devices, but a run uses one: pass one of them; for a target that does not fit there, use `offload`"),
+        ("cuda:0,1", "names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target"),
         ("0,1", "names several devices"),
         ("cuda:0,cuda:1", "names several devices"),
         ("cuda:0-3", "names several devices"),
@@ -44,6 +44,9 @@ def test_names_of_devices(name: str) -> None:
         ("metal", "pass mps"),
         ("cuda:-1", "is not one of cpu, cuda, cuda:N, mps, xpu or xpu:N"),
         ("cuda:", "is not one of"),
+        ("cuda:01", "is not one of"),
+        ("cuda:999999999999", "is not one of"),
+        ("9" * 5000, "is not one of"),
         ("tpu", "is not one of"),
         ("CUDA", "is not one of"),
         ("balanced", "is not one of"),

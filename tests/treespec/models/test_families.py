@@ -131,6 +131,14 @@ def test_heads_that_cannot_share_keys_are_refused(tiny_config: Build) -> None:
         families.check(config, "draft")
 
 
+@pytest.mark.parametrize("original", [-5, "64"])
+def test_positions_that_no_model_has_are_refused(original: object, tiny_config: Build) -> None:
+    config = tiny_config("llama")
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": original}
+    with pytest.raises(ModelError, match=f"original_max_position_embeddings is {original!r}, but it must be a whole number"):
+        families.check(config)
+
+
 def test_learned_positions_are_a_limit(tiny_config: Build) -> None:
     assert families.check(tiny_config("gpt2")).max_positions == 128
     assert families.check(tiny_config("opt")).max_positions == 128

@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -46,6 +48,8 @@ def test_the_tokenizer_and_the_template_are_the_files_own(module: PreTrainedMode
 def test_a_folder_with_one_file_is_the_file(module: PreTrainedModel, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "a.gguf", module)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # as beside many such files on the hub
+    assert load_model(str(tmp_path)).digest == weights_digest(str(path))
+    write_gguf(tmp_path / "mmproj-a.gguf", module)  # the eyes, which are not read
     assert load_model(str(tmp_path)).digest == weights_digest(str(path))
     write_gguf(tmp_path / "b.gguf", module)
     with pytest.raises(ModelError, match=r"holds 2 GGUF files \(a.gguf, b.gguf\); give the path of one in"):
@@ -128,6 +132,22 @@ def test_a_part_of_a_file_is_named(module: PreTrainedModel, tmp_path: Path) -> N
         ModelError, match=r"is one of 3 parts of a GGUF file.* llama-gguf-split --merge tiny-00001-of-00003.gguf whole.gguf"
     ):
         load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "said"),
+    [("llama", "adapter", "adapter"), ("clip", "mmproj", "mmproj"), ("eagle3", "model", "eagle3 without token_embd.weight")],
+)
+def test_what_is_no_whole_model_is_named(architecture: str, kind: str, said: str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "part.gguf", architecture)
+    writer.add_type(kind)
+    writer.add_tensor("fc.weight", np.ones((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=rf"is no whole model \({said}\); give the GGUF file of a causal language model"):
+        load_model(str(tmp_path / "part.gguf"))
 
 
 def test_flipped_bytes_raise_nothing_else(module: PreTrainedModel, tmp_path: Path) -> None:

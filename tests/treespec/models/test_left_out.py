@@ -40,6 +40,8 @@ def test_layers_beyond_those_of_the_configuration_are_refused(tmp_path: Path, ti
         ("llama", "model.layers.1.pre_feedforward_layernorm.weight"),
         ("llama", "layers.1.pre_feedforward_layernorm.weight"),
         ("llama", "model.norm.bias"),
+        ("llama", "model.embed_layernorm.weight"),
+        ("llama", "model.embed_positions.weight"),
         ("llama", "lm_head.bias"),
         ("llama", "final_logits_bias"),
         ("llama", "model.embed_tokens.weight_scale_2"),
@@ -82,10 +84,10 @@ def test_extra_heads_and_towers_are_named(tmp_path: Path, tiny_module: Build) ->
     extra = ("mtp.layers.0.q.weight", "score.weight", "vision_tower.a.weight", "model.vision.b.weight", "v_head.bias")
     loaded = load_model(_with(tmp_path, tiny_module("llama"), {key: torch.zeros(3) for key in extra}))
     assert len(loaded.notes) == 1
-    assert "5 of the tensors in its files are not used: those of model.vision, mtp, score, v_head ..." in loaded.notes[0]
+    assert "5 tensors in its files are not used, of model.vision, mtp, score, v_head ..." in loaded.notes[0]
 
 
 def test_layers_for_multi_token_prediction_are_named(tmp_path: Path, tiny_module: Build) -> None:
     extra = {"model.layers.2.eh_proj.weight": torch.zeros(3), "model.layers.2.self_attn.q_proj.weight": torch.zeros(3)}
     loaded = load_model(_with(tmp_path, tiny_module("llama"), extra, num_nextn_predict_layers=1))
-    assert "2 of the tensors in its files are not used: those of model.layers.2" in loaded.notes[0]
+    assert "2 tensors in its files are not used, of model.layers.2" in loaded.notes[0]

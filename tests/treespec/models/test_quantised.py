@@ -104,11 +104,12 @@ def test_other_keys_for_the_same_are_seen(key: str, tmp_path: Path, tiny_module:
         require_model(name)
 
 
-@pytest.mark.parametrize("packed", ["q_proj.qweight", "q_proj.weight_scale", "q_proj.weight_packed", "q_proj.weight.quant_map"])
+@pytest.mark.parametrize("packed", ["qweight", "weight_scale", "weight_packed", "weight.quant_map", "weight"])
 def test_packed_weights_without_a_word_in_the_configuration_are_refused(packed: str, tmp_path: Path, tiny_module: Build) -> None:
     tiny_module("llama").save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    save_file(state | {f"model.layers.0.self_attn.{packed}": torch.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    state[f"model.layers.0.self_attn.q_proj.{packed}"] = torch.zeros(48, 48, dtype=torch.int8)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "hf_quant_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"weights are quantised \(model.layers.*no quantization_config; hf_quant_config.json describes"):
         require_model(str(tmp_path))

@@ -148,6 +148,13 @@ def test_medusa_heads_are_known_by_their_file(file: str, tmp_path: Path) -> None
         require_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "medusa_lm_head.safetensors"])
+def test_a_head_without_a_config_is_named(file: str, tmp_path: Path) -> None:
+    save_file(_tensors(HEADS["medusa-by-its-tensors"][1]), tmp_path / file)
+    with pytest.raises(ModelError, match="is a set of Medusa heads"):
+        require_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["eagle3", "speculators", "medusa"])
 def test_a_cached_hub_id_of_a_head_is_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _cached(tmp_path, monkeypatch, lambda folder: _head(folder, kind))
@@ -182,7 +189,7 @@ def test_whole_models_with_heads_beside_them_are_no_heads(tmp_path: Path, tiny_m
     config = json.loads((tmp_path / "more" / "config.json").read_text())
     (tmp_path / "more" / "config.json").write_text(json.dumps({**config, "medusa_num_heads": 1}))
     loaded = load_model(str(tmp_path / "more"))
-    assert loaded.notes == (f"{tmp_path / 'more'}: 4 of the tensors in its files are not used: those of d2t, medusa_head, mtp, score",)
+    assert loaded.notes == (f"{tmp_path / 'more'}: 4 tensors in its files are not used, of d2t, medusa_head, mtp, score",)
     assert load_model(str(tmp_path / "plain")).notes == ()
 
 

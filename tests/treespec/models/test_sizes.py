@@ -64,7 +64,7 @@ def _changed(folders: Path, tmp_path: Path, family: str, **changes: Any) -> str:
         ("llama", {"num_hidden_layers": True}, "num_hidden_layers is True, but"),
         ("llama", {"num_attention_heads": HUGE, "num_key_value_heads": HUGE}, "not a multiple of the number of attention heads"),
         ("llama", {"layer_types": ["full_attention"] * 10**5}, "must be equal to the number of `layer_types`"),
-        ("mixtral", {"num_experts_per_tok": 100}, "num_experts_per_tok is 100, but there are 4 experts"),
+        ("mixtral", {"num_experts_per_tok": 100}, "num_experts_per_tok is 100, but the model has 4 experts"),
     ],
 )
 def test_a_size_beyond_the_weights_is_refused_at_once(
@@ -128,7 +128,7 @@ def test_a_sparse_file_costs_no_memory(folders: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {f"model.layers.{i}.a": "gone.safetensors" for i in range(2)}}, "lacks gone.safetensors, one of the 1 files"),
+        ({"weight_map": {f"model.layers.{i}.a": "gone.safetensors" for i in range(2)}}, "lacks gone.safetensors, the file that its"),
         ({"weight_map": {"a": "../model.safetensors"}}, "has no weight_map from tensors to files beside it"),
         ({"weight_map": ["a"]}, "has no weight_map"),
         ({"weight_map": {}}, "is no index of weights"),

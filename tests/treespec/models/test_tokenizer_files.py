@@ -114,6 +114,8 @@ def test_a_pair_with_tokenizer_model_is_loaded(pieces: dict[str, bytes], model: 
         ("tokenizer.tiktoken", TIKTOKEN, None, "llama", "is tokenizer.tiktoken, which transformers does not read without code of its own"),
         ("qwen.tiktoken", TIKTOKEN, None, "qwen2", "is qwen.tiktoken, which transformers does not read"),
         ("tekken.json", tekken(specials=False), None, "llama", "its tokenizer needs the package mistral-common, which is not installed"),
+        ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", None, "llama", "tokenizer.json of .* is a pointer of git-lfs"),
+        ("tokenizer.model", b"", LLAMA, "llama", "tokenizer.model of .* is empty"),
         ("tokenizer.model", b"\0junk", None, "llama", "cannot be loaded: its tokenizer: ValueError"),
         (None, b"", LLAMA, "llama", r"has tokenizer_config.json of a tokenizer, but no file .* \(tokenizer.json, tokenizer.model\)"),
         (None, b"", {"eos_token": "</s>"}, "qwen2", r"has tokenizer_config.json .*no file .* \(merges.txt, tokenizer.json, vocab.json\)"),
@@ -131,3 +133,9 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(
 
 def test_no_files_are_no_tokenizer(model: Callable[..., Path]) -> None:
     assert tokenizer_or_none(str(model(None, b""))) is None
+
+
+def test_what_lies_beside_a_whole_tokenizer_is_not_looked_at(model: Callable[..., Path], tokenizer_into: Callable[..., None]) -> None:
+    folder = model("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n")
+    tokenizer_into(folder)
+    assert tokenizer_or_none(str(folder)) is not None

@@ -243,6 +243,14 @@ def test_a_draft_that_sees_is_refused_for_a_target_that_does_not(folders):
         load_pair(str(folders / "blind"), str(folders / "draft"))
 
 
+def test_a_target_without_the_settings_of_its_pictures_is_named(folders, tmp_path):
+    for path in (folders / "target").iterdir():
+        if "processor" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(ModelError, match="has no preprocessor_config.json, by which its pictures are read; copy it"):
+        load_target(str(tmp_path))
+
+
 def test_an_unknown_vision_tower_is_named():
     module = v.llava(1)
     module.config.vision_config.model_type = "telescope"

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models import loading
-from treespec.models.loading import load_model
+from treespec.models.loading import load_model, require_model
 from treespec.models.locating import weights_digest
 from treespec.models.offload.streaming import streamed_bytes
 from treespec.models.pairs import load_target
@@ -94,6 +94,16 @@ def test_safetensors_are_preferred(folder: Path, module: PreTrainedModel) -> Non
     assert weights_digest(str(folder)) == before
 
 
+def test_safetensors_that_transformers_does_not_look_for_are_no_weights(folder: Path, module: PreTrainedModel) -> None:
+    module.save_pretrained(folder)
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    with pytest.raises(ModelError, match=r"holds no model.safetensors.*\(only consolidated.safetensors\); save the model"):
+        require_model(str(folder))
+    torch.save(module.state_dict(), folder / "pytorch_model.bin")
+    assert load_model(str(folder)).format == "bin"
+    require_equal(folder, module.state_dict())
+
+
 def test_the_digest_and_the_description_cover_pickles(folder: Path, module: PreTrainedModel) -> None:
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     found = set()
@@ -164,14 +174,16 @@ def _other_weights(folder: Path, module: PreTrainedModel) -> None:
         (_pickle(lambda w: list(w.values())), "holds a list instead of weights by name"),
         (_pickle(lambda w: w | {"x": torch.zeros(1).expand(2**25)}), "holds 4 bytes for x, which would unfold to 33554432 numbers"),
         (_pickle(lambda w: w | {"x": torch.eye(2).to_sparse()}), r"asks to run torch\._utils\._rebuild_sparse_tensor"),
-        (_pickle(lambda w: {k: v for k, v in w.items() if "lm_head" not in k}), "missing from its files"),
+        (_pickle(lambda w: w | {"step": 5}), "holds step and is no file of weights alone"),
+        (_pickle(lambda w: {k: v for k, v in w.items() if "lm_head" not in k}), r"1 weight is missing from its files \(lm_head.weight\); save"),
+        (_pickle(lambda w: {f"module.{k}": v for k, v in w.items()}), r"missing from its files .*; they hold others \(module.lm_head"),
         (_pickle(lambda w: w | {"lm_head.weight": torch.zeros(97, 12)}), r"lm_head.weight has the shape \[97, 12\], but config.json asks"),
-        (_text("version https://git-lfs.github.com/spec/v1\n"), "pytorch_model.bin of .* is a pointer of git-lfs and not the weights"),
+        (_text("version https://git-lfs.github.com/spec/v1\n"), "pytorch_model.bin of .* is a pointer of git-lfs and not the file itself"),
         (_text("version https://git-lfs.github.com/spec/v1\n", "model.safetensors"), "model.safetensors of .* is a pointer of git-lfs"),
         (_text(""), "pytorch_model.bin of .* is empty; download it again"),
         (_text("<html>"), "is no file of torch.save, or it is damaged"),
         (_half, "is damaged: it begins as a zip archive and is none"),
-        (_text("{}", "pytorch_model-00001-of-00002.bin"), "only pytorch_model-00001-of-00002.bin, and neither pytorch_model.bin nor its index"),
+        (_text("{}", "pytorch_model-00001-of-00002.bin"), r"no GGUF file \(only pytorch_model-00001-of-00002.bin\); save the model"),
         (_text("{}", "pytorch_model.bin.index.json"), "has no weight_map from tensors to files beside it"),
         (_text("{}", "model.safetensors.index.json"), "model.safetensors.index.json has no weight_map from tensors to files beside it"),
         (_index(lambda folder, index: index.pop("metadata")), 'has no "metadata", which transformers needs'),

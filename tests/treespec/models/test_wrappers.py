@@ -110,7 +110,7 @@ def test_a_wrapper_that_nobody_tested_is_tried_when_it_is_loaded() -> None:
     [
         (transformers.Llama4Config(), "attend in chunks"),
         (transformers.PaliGemmaConfig(), "both directions"),
-        (transformers.CLIPConfig(), "clip, which is no causal language model and has none inside"),
+        (transformers.CLIPConfig(), r"\(model_type clip\) is no causal language model and has none inside"),
     ],
     ids=lambda value: value.model_type if isinstance(value, transformers.PreTrainedConfig) else "",
 )
