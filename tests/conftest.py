@@ -51,6 +51,7 @@ SLOW = {
     "treespec/kernels": "interpreted",
     "treespec/models/test_greedy_identity.py": "parity",
     "treespec/models/test_kernel_passes.py": "interpreted",
+    "treespec/models/test_processed.py::test_whole_runs_follow_the_processed_distribution": "statistical",
     "treespec/models/test_support.py": "parity",
     "treespec/models/test_vision.py": "pictures",
     "treespec/models/test_vision.py::test_kernels_read_pictures_as_the_module_does": "interpreted",
