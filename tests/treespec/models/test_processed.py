@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def steered(input_ids: Tensor, scores: Tensor) -> Tensor:
 def grammar(batch: int, ids: Tensor) -> list[int]:
     """Even tokens follow odd ones and the other way round; asked about a text that breaks the rule, it has no answer."""
     said = ids[len(PROMPT) :].tolist()
-    if any((a - b) % 2 == 0 for a, b in zip(said, said[1:], strict=False)):
+    if any((a - b) % 2 == 0 for a, b in pairwise(said)):
         return []
     return [*range((int(ids[-1]) + 1) % 2, 97, 2)]
 

@@ -1,0 +1,72 @@
+"""The models of loaded modules, kept from call to call, so that captured steps and caches are used again."""
+
+import weakref
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from treespec.decoding.engine import Engine
+from treespec.errors import ModelError
+from treespec.integrations.transformers.loading import pair_of
+from treespec.models.pairs import Target
+
+_PLACE = "_treespec_kept"
+
+
+class Kept:
+    """What is kept of one target module, in an attribute of it, so that both go together. Copies of the module start with nothing."""
+
+    def __init__(self) -> None:
+        self.pair: Target | None = None
+        self._draft: weakref.ref[Any] | None = None
+        self._engines: dict[bool, Engine] = {}
+
+    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+        """Leave all out of copies and files of the module."""
+        return Kept, ()
+
+    def models(self, target: PreTrainedModel, draft: PreTrainedModel | None) -> Target:
+        """Return the pair of two modules, or the target alone. Raises ModelError."""
+        if self.pair is not None and self._serves(draft):
+            return self.pair if draft is not None else self.pair.alone()
+        self.pair, self._engines = None, {}  # before the next, so that caches of both never exist at once
+        self.pair = pair_of(target, draft)
+        self._draft = None if draft is None else weakref.ref(draft)
+        return self.pair
+
+    def engine(self, pair: Target) -> Engine | None:
+        """Return the engine of this pair, which keeps its captured steps; None where nothing can be captured."""
+        if pair.target.device.type != "cuda":
+            return None
+        draft = pair.models.get("draft")
+        found = self._engines.get(draft is not None)
+        if found is None:
+            found = self._engines[draft is not None] = Engine(pair.target, draft)
+        return found
+
+    def _serves(self, draft: PreTrainedModel | None) -> bool:
+        """Return whether the pair has this draft, and its modules are still where and what they were."""
+        assert self.pair is not None
+        if draft is not None and (self._draft is None or self._draft() is not draft):
+            return False
+        for model in self.pair.models.values():
+            try:
+                model.decoder.require_weights(model.name)
+            except ModelError:
+                return False
+            if (model.module.device, model.module.dtype) != (model.device, model.dtype) or model.module.training:
+                return False
+        return True
+
+
+def kept_of(module: PreTrainedModel) -> Kept:
+    """Return what is kept of a target module."""
+    found = vars(module).get(_PLACE)
+    if not isinstance(found, Kept):
+        found = vars(module)[_PLACE] = Kept()
+    return found
+
+
+def forget(module: PreTrainedModel) -> None:
+    """Free what is kept of a target module: its caches, its captured steps and its draft's."""
+    vars(module).pop(_PLACE, None)
