@@ -2,5 +2,6 @@
 
 from treespec.integrations.transformers.folder import folder
 from treespec.integrations.transformers.generating import tree_generate
+from treespec.integrations.transformers.keeping import release
 
-__all__ = ["folder", "tree_generate"]
+__all__ = ["folder", "release", "tree_generate"]

@@ -51,7 +51,7 @@ def tree_generate(
     Greedy outputs are those of `generate`, token for token; sampled ones have its distribution. Temperature and top-p alone are applied by
     the steps themselves, which are captured on CUDA; any other logits processor is asked path by path, and steps with it run eagerly.
     (`generate` adds `top_k` 50 where neither the call nor the model says otherwise; pass `top_k=0`.) The prompts of a batch are decoded
-    one by one. What is made of a module is kept with it until its weights, or the draft, change.
+    one by one. What is made of a module is kept with it until its weights, or the draft, change; `release` frees it.
 
     Args:
         model: the target, a causal language model in eval mode.

@@ -1,5 +1,6 @@
 """The models of loaded modules, kept from call to call, so that captured steps and caches are used again."""
 
+import logging
 import weakref
 from typing import Any
 
@@ -7,9 +8,10 @@ from transformers import PreTrainedModel
 
 from treespec.decoding.engine import Engine
 from treespec.errors import ModelError
-from treespec.integrations.transformers.loading import pair_of
+from treespec.models.given import pair_of
 from treespec.models.pairs import Target
 
+_LOG = logging.getLogger(__name__)
 _PLACE = "_treespec_kept"
 
 
@@ -29,9 +31,13 @@ class Kept:
         """Return the pair of two modules, or the target alone. Raises ModelError."""
         if self.pair is not None and self._serves(draft):
             return self.pair if draft is not None else self.pair.alone()
+        if draft is target:
+            raise ModelError("the draft is the target itself, which drafts no faster than it decodes; pass a smaller model as `draft`")
         self.pair, self._engines = None, {}  # before the next, so that caches of both never exist at once
-        self.pair = pair_of(target, draft)
+        self.pair = pair_of(target) if draft is None else pair_of(target, draft)
         self._draft = None if draft is None else weakref.ref(draft)
+        for note in self.pair.notes:
+            _LOG.info("%s", note)
         return self.pair
 
     def engine(self, pair: Target) -> Engine | None:
@@ -67,6 +73,8 @@ def kept_of(module: PreTrainedModel) -> Kept:
     return found
 
 
-def forget(module: PreTrainedModel) -> None:
-    """Free what is kept of a target module: its caches, its captured steps and its draft's."""
-    vars(module).pop(_PLACE, None)
+def release(module: PreTrainedModel) -> None:
+    """Free what `tree_generate` keeps of a target module (caches, captured steps), and undo what it changed in it and in its draft."""
+    found = vars(module).pop(_PLACE, None)
+    if isinstance(found, Kept) and found.pair is not None:
+        found.pair.release()
