@@ -26,7 +26,7 @@ from transformers import (
 from tests.reference.tiny import CONFIGS, config_of, known, module_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, Plan
-from treespec.errors import GrowMapError, ModelError, SettingsError
+from treespec.errors import CapacityError, GrowMapError, ModelError, SettingsError
 from treespec.integrations.transformers import folder, release, tree_generate
 from treespec.integrations.transformers.keeping import kept_of
 from treespec.models.loading import load_tokenizer
@@ -422,6 +422,8 @@ def test_a_text_ends_with_the_positions_that_the_model_has(caplog: Any) -> None:
     assert found.shape == (1, 17), "the last token is never read"
     assert torch.equal(found, plain[:, :17])
     assert "knows no more positions" in caplog.text
+    with pytest.raises(CapacityError, match="a prompt has 22 tokens, but .* knows 16 positions; pass shorter `input_ids`"):
+        module.generate(torch.cat([IDS, IDS], dim=1), custom_generate=tree_generate, **settings)
 
 
 def test_a_processor_with_a_state_is_named(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:

@@ -12,16 +12,15 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from treespec.data.tokens import unreadable
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import ModelError, SettingsError, counted
+from treespec.errors import CapacityError, ModelError, SettingsError, counted
 from treespec.files.reading import StrPath
 from treespec.integrations.transformers.choosing import Choice, Stops, choice_of, for_row
 from treespec.integrations.transformers.inputs import prompts_of, refuse
-from treespec.integrations.transformers.keeping import kept_of
+from treespec.integrations.transformers.keeping import Kept, kept_of
 from treespec.models.pairs import Target
 from treespec.models.positions import readable
 from treespec.models.processed import Asking, ProcessedModel
@@ -74,6 +73,7 @@ def tree_generate(
     Raises:
         SettingsError: for arguments that do not go together, or that trees cannot follow (beams, guidance, scores, embeddings).
         ModelError: for modules that cannot be decoded with, and for processors that keep a state.
+        CapacityError: for a prompt with more tokens than the model has positions.
     """
     config = generation_config or model.generation_config
     refuse(config, model_kwargs)
@@ -92,7 +92,7 @@ def tree_generate(
     if seed is None:
         seed = 0 if choice.sampling.greedy else int(torch.randint(1 << 62, ()))
     stops = Stops.of(stopping_criteria, int(config.max_length or 0))
-    run = _Run(pair, kept.engine(pair), chosen, choice, how, stops, seed, input_ids, prompts)
+    run = _Run(kept, pair, chosen, choice, how, stops, seed, input_ids, prompts)
     texts = run.all(tree_streamer)
     pad = getattr(config, "_pad_token_tensor", None)
     width = max(map(len, texts))
@@ -107,8 +107,8 @@ def tree_generate(
 class _Run:
     """One call: everything that its rows share."""
 
+    kept: Kept
     pair: Target
-    engine: Engine | None
     plan: Plan | None
     choice: Choice
     drafting: Drafting
@@ -134,17 +134,20 @@ class _Run:
 
     def _tokens(self, row: int, stops: Stops, streamer: Any) -> Iterator[int]:
         """Yield the new tokens of a row up to where `generate` would stop."""
-        text = self.input_ids[row]
+        text, last = self.input_ids[row], -1
+        count = len(text)
         for record in self._records(row, stops):
-            for token in record.tokens:
-                yield token
+            for last in record.tokens:
+                yield last
+                count += 1
                 if streamer is not None:
-                    streamer.put(torch.tensor([token]))
-                text = torch.cat([text, text.new_tensor([token])])
-                if stops.others and stops.reached(text, row, len(self.prompts)):
-                    return
-        if len(text) < stops.longest and int(text[-1]) not in stops.ends:
-            _LOG.warning("the text ends after %s, because %s knows no more positions", counted(len(text), "token"), self.pair.target.name)
+                    streamer.put(torch.tensor([last]))
+                if stops.others:
+                    text = torch.cat([text, text.new_tensor([last])])
+                    if stops.reached(text, row, len(self.prompts)):
+                        return
+        if count < stops.longest and last not in stops.ends:
+            _LOG.warning("the text ends after %s: %s knows no more positions", counted(count, "token"), self.pair.target.name)
 
     def _records(self, row: int, stops: Stops) -> Iterator[StepRecord]:
         """Decode a row."""
@@ -152,16 +155,21 @@ class _Run:
         model, draft = self.pair.target, self.pair.models.get("draft")
         if reason := unreadable(prompt, model.vocabulary_size):
             raise ModelError(f"a prompt for {model.name} has {reason}")
-        drafted = None if draft is None else readable(draft, prompt)
-        request = Request(prompt, stops.longest - width, stops.ends, self.choice.sampling, readable(model, prompt), drafted=drafted)
-        generator, engine = prompt_generator(self.seed, row, model.device), self.engine
+        drafted, room = None if draft is None else readable(draft, prompt), readable(model, prompt)
+        if room is not None and len(prompt) > room:
+            raise CapacityError(
+                f"a prompt has {counted(len(prompt), 'token')}, but {model.name} knows {counted(room, 'position')}{model.rope_note}; "
+                "pass shorter `input_ids`"
+            )
+        request = Request(prompt, stops.longest - width, stops.ends, self.choice.sampling, room, drafted=drafted)
+        generator, engine = prompt_generator(self.seed, row, model.device), self.kept.engine(self.pair)
         target: SlotModel = model
         if self.choice.processors:
             padding = tuple(self.input_ids[row, : width - len(prompt)].tolist())
             asking = Asking(stops.ends, stops.longest, padding, row, rows)
             processors = for_row(self.choice.processors, row) if rows > 1 else self.choice.processors
             processed = ProcessedModel(model, processors, asking)
-            _LOG.info("%s runs eagerly: %s", model.name, processed.eager_reason)
+            self.kept.say(f"{model.name} runs eagerly: {processed.eager_reason}")
             target, engine = processed, None
         if self.plan is None:
             return decode_autoregressive(target, request, generator, engine=engine)

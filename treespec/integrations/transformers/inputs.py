@@ -1,4 +1,4 @@
-"""What `generate` hands over, held against what trees can follow, and the prompts in it."""
+"""Checks of what `generate` hands over against what trees can follow, and the prompts in it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -16,12 +16,16 @@ _PLACE = "_treespec_kept"
 
 
 class Kept:
-    """What is kept of one target module, in an attribute of it, so that both go together. Copies of the module start with nothing."""
+    """The pair and the engines that are kept of one target module, in an attribute of it, so that all go together.
+
+    Copies of the module start with nothing.
+    """
 
     def __init__(self) -> None:
         self.pair: Target | None = None
         self._draft: weakref.ref[Any] | None = None
         self._engines: dict[bool, Engine] = {}
+        self._said: set[str] = set()
 
     def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
         """Leave all out of copies and files of the module."""
@@ -47,8 +51,14 @@ class Kept:
         draft = pair.models.get("draft")
         found = self._engines.get(draft is not None)
         if found is None:
-            found = self._engines[draft is not None] = Engine(pair.target, draft)
+            found = self._engines[draft is not None] = Engine(pair.target, draft, self.say)
         return found
+
+    def say(self, why: str) -> None:
+        """Log why steps run eagerly: once as a warning where they could be captured, else for those who listen."""
+        capturable = self.pair is not None and self.pair.target.device.type == "cuda"
+        _LOG.log(logging.WARNING if capturable and why not in self._said else logging.INFO, "%s", why)
+        self._said.add(why)
 
     def _serves(self, draft: PreTrainedModel | None) -> bool:
         """Return whether the pair has this draft, and its modules are still where and what they were."""
