@@ -1,7 +1,8 @@
 """The snippets of the pages for people: each is run as it stands there, or says right before it why not and is at least understood.
 
 A block of code begins with ```python (run in this process), ```text (output and drawings) or ``` alone (shell). A comment
-`<!-- not run: REASON -->` on the line before takes a block out. docs/extending.md and docs/from-the-study.md have tests of their own, which run them.
+`<!-- not run: REASON -->` on the line before takes a block out. docs/extending.md, docs/from-the-study.md and docs/transformers.md have tests of their own,
+which run them.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
 ROOT = Path(__file__).parents[1]
-RUN_ELSEWHERE = {"docs/extending.md", "docs/from-the-study.md"}
+RUN_ELSEWHERE = {"docs/extending.md", "docs/from-the-study.md", "docs/transformers.md"}
 PAGES = sorted(["README.md", "CONTRIBUTING.md", "growmaps/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 NOT_RUN = re.compile(r"<!-- not run: (\w.+) -->")
 ASSIGNMENT = re.compile(r'(\w+)="(.*)"')
