@@ -137,7 +137,7 @@ def test_commands_inside_the_text_are_understood(page: str) -> None:
 
 def options(command: click.Command) -> Iterator[list[str]]:
     """The spellings of every option of a command and of those below it."""
-    yield from (option.opts for option in command.params if isinstance(option, click.Option))
+    yield from ([*option.opts, *option.secondary_opts] for option in command.params if isinstance(option, click.Option))
     if isinstance(command, click.Group):
         for below in command.commands.values():
             yield from options(below)
