@@ -48,6 +48,7 @@ SLOW = {
     "treespec/evaluation/test_report.py::test_intervals_hold_the_truth_about_as_often_as_they_say": "statistical",
     "treespec/evaluation/test_runner.py::test_sampled_children_leave_greedy_outputs_alone": "parity",
     "treespec/evaluation/test_runner.py::test_where_softmax_leaves_one_token_decoding_is_greedy": "parity",
+    "treespec/integrations/test_tree_generate.py::test_text_is_written_by_the_text_model_inside_a_wrapper": "parity",
     "treespec/integrations/test_tree_generate.py::test_every_family_writes_what_generate_writes": "parity",
     "treespec/integrations/test_tree_generate.py::test_samples_have_the_distribution_of_generate": "statistical",
     "treespec/kernels": "interpreted",

@@ -23,12 +23,14 @@ from transformers import (
     TextStreamer,
 )
 
+from tests.reference import wrappers
 from tests.reference.tiny import CONFIGS, config_of, known, module_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.errors import CapacityError, GrowMapError, ModelError, SettingsError
 from treespec.integrations.transformers import folder, release, tree_generate
 from treespec.integrations.transformers.keeping import kept_of
+from treespec.models import families
 from treespec.models.loading import load_tokenizer
 from treespec.trees.growmap import GrowMap
 from treespec.trees.library import find_growmap, load_growmap, names
@@ -76,6 +78,18 @@ def test_every_family_writes_what_generate_writes(family: str) -> None:
     module = module_of(config_of(family))
     plain = require_equal((module, worse(module)), max_new_tokens=16, eos_token_id=None)
     assert plain.shape == (1, len(PROMPT) + 16)
+
+
+WRAPPERS = [name for name in wrappers.WRAPPERS if wrappers.known(name) and not families.refusal(wrappers.config_of(name))]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_text_is_written_by_the_text_model_inside_a_wrapper(name: str) -> None:
+    try:
+        module = wrappers.module_of(name)
+    except ImportError as missing:
+        pytest.skip(str(missing).strip().splitlines()[0])
+    require_equal((module, worse(module)), max_new_tokens=12, eos_token_id=None)
 
 
 def steered(input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -441,10 +455,13 @@ def test_a_processor_with_a_state_is_named(models: tuple[PreTrainedModel, PreTra
 @pytest.mark.gpu
 def test_captured_steps_are_used_again_on_cuda(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     module, draft = (copy.deepcopy(each).to("cuda") for each in models)
-    for length in (24, 12, 24):
+    generations = []
+    for length in (24, 12, 48):
         require_equal((module, draft), ids=IDS.cuda(), max_new_tokens=length)
-    kept = kept_of(module)
-    assert kept.pair is not None
+        kept = kept_of(module)
+        assert kept.pair is not None
+        generations.append([model.generation for model in kept.pair.models.values()])
+    assert generations[0] == generations[1] == generations[2], "a text that is a little longer needs no new caches"
     engine = kept.engine(kept.pair)
     assert engine is not None
     assert engine.eager() is None

@@ -171,6 +171,8 @@ class _Run:
             processed = ProcessedModel(model, processors, asking)
             self.kept.say(f"{model.name} runs eagerly: {processed.eager_reason}")
             target, engine = processed, None
+        if engine is not None:
+            self.kept.make_room(self.pair, self.plan, len(prompt) + request.gen_len)
         if self.plan is None:
             return decode_autoregressive(target, request, generator, engine=engine)
         return decode_speculative(target, draft, self.plan, request, generator, drafting=self.drafting, engine=engine)

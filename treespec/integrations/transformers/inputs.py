@@ -32,20 +32,22 @@ def refuse(config: GenerationConfig, model_kwargs: Mapping[str, Any]) -> None:
     if cache is not None and cache.get_seq_length():
         raise SettingsError("`past_key_values` hold a text already, but trees have caches of their own; pass the whole text as `input_ids`")
     for name, value in model_kwargs.items():
-        if name not in _PASSED_BY and value is not None and not _is_nothing(value):
+        if name not in _PASSED_BY and not _is_nothing(value):
             raise SettingsError(f"trees read `input_ids` alone, but `{name}` was given; leave it out, or leave out `custom_generate`")
 
 
 def _is_nothing(value: Any) -> bool:
-    """Return whether an argument says nothing: false, or a tensor of zeros such as the token types of a single text."""
-    return not bool(value.any()) if isinstance(value, Tensor) else value is False
+    """Return whether an argument says nothing: none, false, or zeros such as the token types of a single text, alone or by names."""
+    if isinstance(value, Mapping):
+        return all(map(_is_nothing, value.values()))
+    return not bool(value.any()) if isinstance(value, Tensor) else value is None or value is False
 
 
 def prompts_of(input_ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> list[tuple[int, ...]]:
     """Return the prompt of each row of int64 [batch, length], without the padding on its left.
 
     `mask` [batch, length] is 0 at the padding; None says that there is none. Raises SettingsError for empty prompts, for padding
-    elsewhere, and for `positions` [batch or 1, length] other than 0, 1, 2 ...
+    elsewhere, and for `positions` [.., batch or 1, length] other than 0, 1, 2 ...
     """
     rows, width = input_ids.shape
     mask = torch.ones_like(input_ids) if mask is None else mask.to(torch.bool).to(torch.int64)
@@ -57,7 +59,6 @@ def prompts_of(input_ids: Tensor, mask: Tensor | None, positions: Tensor | None)
         raise SettingsError("`attention_mask` leaves out tokens behind the first of a prompt; pad prompts on the left")
     if positions is not None:
         wanted = mask.cumsum(-1) - 1
-        given = positions[..., -width:].expand_as(wanted)
-        if bool(((given != wanted) & (mask > 0)).any()):
+        if bool(((positions[..., -width:] != wanted) & (mask > 0)).any()):
             raise SettingsError("`position_ids` are not those of whole texts from 0 on; leave them out")
     return [tuple(input_ids[row][mask[row] > 0].tolist()) for row in range(rows)]

@@ -7,12 +7,15 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from treespec.decoding.engine import Engine
+from treespec.decoding.plans import Plan
 from treespec.errors import ModelError
 from treespec.models.given import pair_of
 from treespec.models.pairs import Target
 
 _LOG = logging.getLogger(__name__)
 _PLACE = "_treespec_kept"
+_SLOTS = 256
+"""Caches that captured steps use have a multiple of so many slots, the draft's own ones left out."""
 
 
 class Kept:
@@ -53,6 +56,17 @@ class Kept:
         if found is None:
             found = self._engines[draft is not None] = Engine(pair.target, draft, self.say)
         return found
+
+    def make_room(self, pair: Target, plan: Plan | None, slots: int) -> None:
+        """Allocate caches for a text of `slots` tokens and a captured step, with some more, so that the next text may be a little longer.
+
+        Larger caches would have steps captured anew. Raises CapacityError.
+        """
+        size, depth, drafted = (1, 0, 0) if plan is None else (plan.size, plan.depth, plan.candidates)
+        needed = slots + 2 * (size + depth + 1)
+        room = -(-needed // _SLOTS) * _SLOTS
+        for role, model in pair.models.items():
+            model.allocate(room if role == "target" else room + drafted)
 
     def say(self, why: str) -> None:
         """Log why steps run eagerly: once as a warning where they could be captured, else for those who listen."""
