@@ -34,6 +34,12 @@ from treespec.evaluation.settings import EvaluationSettings
     seed_option(EvaluationSettings),
     setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
     setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
+    setting(
+        EvaluationSettings,
+        "processors",
+        "--processors/--no-processors",
+        help="Whether logits pass through the processors that the target's generation config asks for. [default: they do]",
+    ),
     heading="Measurement",
 )
 @output_option("report.json")
@@ -89,7 +95,7 @@ def evaluate(
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
     note_rows(known, rows, prompts)
-    note_not_applied(known, settings.sampling)
+    note_not_applied(known, settings.sampling, processed=settings.processors)
     pair = load(known, models)
     with claimed(output):
         prompts = complete_conversations(pair, prompts, rows, gen_len, output, room)

@@ -89,11 +89,14 @@ def note_stored(role: str, name: str, quantization: str | None) -> None:
         note(f"{role} {name} is a GGUF file of {quantization} weights: they are dequantised")
 
 
-def note_not_applied(known: "TargetInfo", sampling: "Sampling") -> None:
-    """Say on stderr which settings of the target's generation config change what `generate` writes and are not applied here."""
+def note_not_applied(known: "TargetInfo", sampling: "Sampling", *, processed: bool = False) -> None:
+    """Say on stderr which settings of the target's generation config change what `generate` writes and are not applied here.
+
+    If `processed`, its logits processors are.
+    """
     from treespec.models.generation import not_applied
 
-    left = not_applied(known.target.generation, sampled=not sampling.greedy)
+    left = not_applied(known.target.generation, sampled=not sampling.greedy, processed=processed)
     if left:
         note(f"not applied of the generation config of {known.target.name}: {', '.join(left)}; `generate` of transformers would")
 

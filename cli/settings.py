@@ -93,7 +93,7 @@ def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[
         default = ",".join(map(str, default))
     shown = default is not None and not isinstance(default, bool)
     return click.option(
-        *(flags or ["--" + field.replace("_", "-")]), default=default, show_default=shown, is_flag=default is False, **attributes
+        *(flags or ["--" + field.replace("_", "-")]), default=default, show_default=shown, is_flag=isinstance(default, bool), **attributes
     )
 
 

@@ -1,8 +1,7 @@
 """The snippets of the pages for people: each is run as it stands there, or says right before it why not and is at least understood.
 
 A block of code begins with ```python (run in this process), ```text (output and drawings) or ``` alone (shell). A comment
-`<!-- not run: REASON -->` on the line before takes a block out. docs/extending.md, docs/python.md and docs/from-the-study.md have
-tests of their own, which run them.
+`<!-- not run: REASON -->` on the line before takes a block out. RUN_ELSEWHERE names the pages that have tests of their own, which run them.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
 ROOT = Path(__file__).parents[1]
-RUN_ELSEWHERE = {"docs/extending.md", "docs/from-the-study.md", "docs/python.md"}
+RUN_ELSEWHERE = {f"docs/{page}.md" for page in ("extending", "from-the-study", "python", "transformers")}
 PAGES = sorted(["README.md", "CONTRIBUTING.md", "growmaps/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 NOT_RUN = re.compile(r"<!-- not run: (\w.+) -->")
 ASSIGNMENT = re.compile(r'(\w+)="(.*)"')
@@ -139,7 +138,7 @@ def test_commands_inside_the_text_are_understood(page: str) -> None:
 
 def options(command: click.Command) -> Iterator[list[str]]:
     """The spellings of every option of a command and of those below it."""
-    yield from (option.opts for option in command.params if isinstance(option, click.Option))
+    yield from ([*option.opts, *option.secondary_opts] for option in command.params if isinstance(option, click.Option))
     if isinstance(command, click.Group):
         for below in command.commands.values():
             yield from options(below)

@@ -21,6 +21,7 @@ from treespec.files.provenance import Provenance
 from treespec.files.reading import StrPath
 from treespec.files.writing import make_folder, write_bytes
 from treespec.trees.growmap import GrowMap, read_sidecar
+from treespec.trees.library import PACKAGE
 
 SIZES = (16, 32, 64, 128, 256, 512)
 """Tree sizes of the growmaps of every pair and temperature."""
@@ -82,7 +83,7 @@ CATALOGUE: Mapping[str, Entry] = {
 
 def folder() -> Path:
     """Return the folder of the growmaps: the installed package `treeopt.growmaps`."""
-    return Path(str(files("treeopt.growmaps")))
+    return Path(str(files(PACKAGE)))
 
 
 def find(name: str) -> Path:

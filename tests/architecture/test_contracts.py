@@ -57,6 +57,8 @@ def test_all_contracts_are_kept(installed):
         ("treeopt/training/trainer.py", "import treeopt.growmap_making", "inside treeopt"),
         ("treespec/decoding/loop.py", "import treespec.models.families", "inside treespec"),
         ("treespec/models/fused.py", "import treespec.decoding.sampling", "inside treespec"),
+        ("treespec/models/processed.py", "import treespec.decoding.step", "inside treespec"),
+        ("treespec/models/processors.py", "import treespec.integrations.transformers", "inside treespec"),
         ("treespec/kernels/plain.py", "import treespec.decoding.protocol", "inside treespec"),
         ("treespec/trees/tree.py", "import treespec.kernels.plain", "inside treespec"),
         ("treespec/data/prompts.py", "def f():\n    import treespec.models.loading", "inside treespec"),

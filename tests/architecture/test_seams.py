@@ -48,7 +48,15 @@ def flags(source: str) -> list[str]:
     """Options of treeopt that string literals speak of."""
     from treeopt.cli.main import main
 
-    known = sorted({flag for command in commands(main) for option in command.params for flag in option.opts if flag.startswith("--")})
+    known = sorted(
+        {
+            flag
+            for command in commands(main)
+            for option in command.params
+            for flag in (*option.opts, *option.secondary_opts)
+            if flag.startswith("--")
+        }
+    )
     speaks = re.compile(rf"(?<![\w-])(?:{'|'.join(known)})(?![\w=-])")
     return [found for text in texts(source) for found in speaks.findall(text)]
 

@@ -124,14 +124,25 @@ def test_a_draft_of_another_model_is_doubted(run: Run, evaluate: Any, pair: Pair
     assert said not in evaluate("--num-prompts", 7, "--gen-len", 40).err, "the target is its own right draft"
 
 
-def test_processors_that_are_not_applied_are_named(evaluate: Any, pair: Pair, tmp_path: Path) -> None:
+def test_processors_are_applied_and_what_is_not_applied_is_named(run: Run, evaluate: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:
     target = shutil.copytree(pair[0], tmp_path / "target")
     given = {"repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6, "top_k": 20}
     (target / "generation_config.json").write_text(json.dumps(given))
-    line = f"not applied of the generation config of {target}: repetition_penalty 1.3"
-    assert f"{line}, do_sample true, temperature 0.6, top_k 20; generate of transformers would\n" in evaluate("--target", target).err
-    assert f"{line}, top_k 20; generate of transformers would\n" in evaluate("--target", target, "--temperature", 0.5).err
+    line, drawing = f"not applied of the generation config of {target}:", "do_sample true, temperature 0.6, top_k 20; generate of"
+    eager = "runs eagerly: logits processors of its generation config run path by path (repetition_penalty 1.3)\n"
+    usual = evaluate("--target", target)
+    assert f"{line} {drawing} transformers would\n" in usual.err
+    assert usual.err.count(eager) == 1
+    assert json.loads(Path("report.json").read_text())["settings"]["engine"].endswith(eager.strip())
+    assert f"{line} top_k 20; generate of transformers would\n" in evaluate("--target", target, "--temperature", 0.5).err
+    without = evaluate("--target", target, "--no-processors")
+    assert f"{line} repetition_penalty 1.3, {drawing} transformers would\n" in without.err
+    assert eager not in without.err
     assert "not applied" not in evaluate().err
+    profiled = run(
+        "profile", "acceptance", "--target", target, "--draft", pair[1], "--dataset", rows, "--num-prompts", 1, "--prompt-len", 8
+    )
+    assert f"{line} repetition_penalty 1.3, {drawing} transformers would\n" in profiled.err, "a profile is of the models' own logits"
 
 
 def test_a_run_without_a_step_is_told_in_a_sentence(evaluate: Any, pair: Pair, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from treespec.data.tokens import unreadable
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
+from treespec.decoding.protocol import SlotModel
 from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.scoring import score
 from treespec.decoding.timing import Timer, now, timer_for
@@ -23,8 +24,12 @@ from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
+from treespec.models.generation import shown
 from treespec.models.pairs import Target, TargetInfo
 from treespec.models.positions import readable, require_room
+from treespec.models.processed import ProcessedModel
+from treespec.models.processors import as_generate, asked_for
+from treespec.models.tree_model import TreeModel
 
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
@@ -51,8 +56,9 @@ def evaluate(
 
     The order of the two alternates from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
     finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
-    CUDA, steps of both are captured; `notice` is called once if they cannot be. Raises CapacityError if prompt, generated
-    tokens and tree do not fit, ModelError for non-finite logits.
+    CUDA, steps of both are captured; `notice` is called once if they cannot be, or if the target's generation config asks for logits
+    processors, with which both run eagerly. Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for
+    non-finite logits.
     """
     for prompt in prompts.prompts:
         check_fits(pair, plan, prompt.ids, settings)
@@ -114,7 +120,10 @@ class _Run:
         self.device = pair.target.device
         self._warm = False
         self.draft = self.pair.models.get("draft")
-        self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" else None
+        self.eager_reason = _processing(pair, settings)
+        if self.eager_reason and notice is not None:
+            notice(self.eager_reason)
+        self.engine = Engine(pair.target, self.draft, notice) if self.device.type == "cuda" and not self.eager_reason else None
 
     def request(self, prompt: Prompt) -> Request:
         """Return the request to decode a prompt, within the positions of the models."""
@@ -126,7 +135,7 @@ class _Run:
 
     def describe(self) -> str:
         """Return how steps run: "captured", "eager", or the reason why they are eager."""
-        return "eager" if self.engine is None else self.engine.eager() or "captured"
+        return self.eager_reason or "eager" if self.engine is None else self.engine.eager() or "captured"
 
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
@@ -137,15 +146,15 @@ class _Run:
         return self._decode_both(prompt, index)
 
     def _decode_both(self, prompt: Prompt, index: int) -> PromptResult:
-        request = self.request(prompt)
-        decoders = {"baseline": lambda: self._baseline(request, index)}
+        request, target = self.request(prompt), self._target(prompt)
+        decoders = {"baseline": lambda: self._baseline(target, request, index)}
         if self.plan is not None:
-            decoders["tree"] = lambda: self._tree(request, index)
+            decoders["tree"] = lambda: self._tree(target, request, index)
         order = sorted(decoders, reverse=index % 2 == 0)
         done = {name: _timed(decoders[name](), self.device) for name in order}
         base_tokens, _, base_seconds = done["baseline"]
         tokens, steps, seconds = done.get("tree", done["baseline"])
-        determined = self.plan is not None and self._is_determined(request, base_tokens)
+        determined = self.plan is not None and self._is_determined(target, request, base_tokens)
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):
             parts[name] = parts.get(name, 0.0) + value
@@ -158,43 +167,57 @@ class _Run:
             baseline_tokens=len(base_tokens),
             baseline_seconds=base_seconds,
             accepted_ranks=tuple(s.accepted or () for s in steps if not s.alone),
-            mismatch=self._mismatch(request, tokens, base_tokens) if determined else None,
+            mismatch=self._mismatch(target, request, tokens, base_tokens) if determined else None,
             undrafted=sum(s.alone for s in steps),
             determined=determined,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
         )
 
+    def _target(self, prompt: Prompt) -> TreeModel | ProcessedModel:
+        """Return the target to decode a prompt with: its logits are those that `generate` chooses from."""
+        return as_generate(self.pair.target, prompt.ids, self.settings.gen_len) if self.eager_reason else self.pair.target
+
     def _timer(self) -> Timer | None:
         return timer_for(self.device) if self.settings.breakdown else None
 
-    def _baseline(self, request: Request, index: int) -> Iterator[StepRecord]:
+    def _baseline(self, target: SlotModel, request: Request, index: int) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer = None if self.plan else self._timer()
-        return decode_autoregressive(self.pair.target, request, generator, timer, self.engine)
+        return decode_autoregressive(target, request, generator, timer, self.engine)
 
-    def _tree(self, request: Request, index: int) -> Iterator[StepRecord]:
+    def _tree(self, target: SlotModel, request: Request, index: int) -> Iterator[StepRecord]:
         assert self.plan is not None
         generator = prompt_generator(self.settings.seed, index, self.device)
         timer, drafting = self._timer(), self.settings.drafting
-        return decode_speculative(self.pair.target, self.draft, self.plan, request, generator, timer, drafting, self.engine)
+        return decode_speculative(target, self.draft, self.plan, request, generator, timer, drafting, self.engine)
 
-    def _is_determined(self, request: Request, tokens: list[int]) -> bool:
+    def _is_determined(self, target: SlotModel, request: Request, tokens: list[int]) -> bool:
         """Return whether every one of these tokens is the only one that the sampling leaves a probability, so that no draw can change them."""
         if self.sampling.greedy or (self.sampling.temperature > _COLD and self.sampling.top_p > _NARROW):
             return self.sampling.greedy
         text = torch.tensor([[*request.prompt, *tokens[:-1]]], device=self.device)
-        logits = score(self.pair.target, text, len(request.prompt) - 1, request.pixels)[0]
+        logits = score(target, text, len(request.prompt) - 1, request.pixels)[0]
         return bool((distribution(logits, self.sampling).amax(-1) == 1).all())
 
-    def _mismatch(self, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
+    def _mismatch(self, target: TreeModel | ProcessedModel, request: Request, tokens: list[int], baseline: list[int]) -> Mismatch | None:
         if tokens == baseline:
             return None
         position = next((i for i, (a, b) in enumerate(zip(tokens, baseline, strict=False)) if a != b), min(len(tokens), len(baseline)))
         ours, theirs = (found[position] if position < len(found) else None for found in (tokens, baseline))
         context = [*request.prompt, *baseline[:position]]
-        found = closeness(self.pair.target, context, [ours, theirs], request.pixels)
+        process = {"process": target.process} if isinstance(target, ProcessedModel) else {}
+        found = closeness(self.pair.target, context, [ours, theirs], request.pixels, **process)
         return Mismatch(position, ours, theirs, **asdict(found))
+
+
+def _processing(pair: Target, settings: EvaluationSettings) -> str:
+    """Return the sentence about the processors that the target's generation config asks for; empty if none is applied."""
+    asked = asked_for(pair.target) if settings.processors else {}
+    if not asked:
+        return ""
+    named = ", ".join(f"{key} {shown(value)}" for key, value in asked.items())
+    return f"{pair.target.name} runs eagerly: logits processors of its generation config run path by path ({named})"
 
 
 def _describe(plan: Plan | None) -> dict[str, Any] | None:
@@ -211,6 +234,5 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
-    return fingerprint(
-        pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype)
-    )
+    where = str(pair.target.device), str(pair.target.dtype)
+    return fingerprint(pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), *where, _processing(pair, settings))

@@ -10,7 +10,10 @@ from treespec.decoding.rules import Sampling
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings of an evaluation. `max_length` limits the slots of prompt, generated tokens and tree (None: as many as needed)."""
+    """The settings of an evaluation. `max_length` limits the slots of prompt, generated tokens and tree (None: as many as needed).
+
+    With `processors`, tree and baseline pass the logits through the processors that the target's generation config asks for.
+    """
 
     gen_len: int = 128
     max_length: int | None = None
@@ -19,6 +22,7 @@ class EvaluationSettings:
     seed: int = 0
     save_tokens: bool = False
     breakdown: bool = False
+    processors: bool = True
 
     def __post_init__(self) -> None:
         require_whole(1, gen_len=self.gen_len, **({} if self.max_length is None else {"max_length": self.max_length}))
@@ -38,6 +42,7 @@ class EvaluationSettings:
             "seed": self.seed,
             "save_tokens": self.save_tokens,
             "breakdown": self.breakdown,
+            "processors": self.processors,
             "draft_temperature": drafting.sampling(sampling).temperature if drafting.kind.sampled else None,
             "verifier": drafting.verifier,
         }

@@ -12,6 +12,7 @@ The tolerance is the sum of the three, the last one three times, as for three st
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +37,24 @@ class Closeness:
 
 
 @torch.inference_mode()
-def closeness(target: TreeModel, context: list[int], tokens: list[int | None], pixels: Tensor | None = None) -> Closeness:
-    """Compare the logits of `tokens` after a context, in one plain pass. None stands for an output that ended there, which is no tie."""
-    logits, hidden = _last_logits(target, context, pixels)
+def closeness(
+    target: TreeModel,
+    context: list[int],
+    tokens: list[int | None],
+    pixels: Tensor | None = None,
+    process: Callable[[Tensor, Tensor], Tensor] = lambda text, logits: logits,
+) -> Closeness:
+    """Compare the logits of `tokens` after a context, in one plain pass. None stands for an output that ended there, which is no tie.
+
+    `process` turns the text int64 [length] and the target's logits [vocabulary] into those that tokens are chosen from.
+    """
+    read, hidden = _last_logits(target, context, pixels)
+    logits = process(torch.tensor(context, device=read.device), read).double()
     best = logits.topk(min(2, logits.shape[0]))
-    tolerance = _tolerance(target, logits, hidden, best.indices)
+    tolerance = _tolerance(target, read, hidden, best.indices)
     worst = min((float(logits[token]) for token in tokens if token is not None), default=-math.inf)
     return Closeness(
-        logit_gap=float(best.values[0] - best.values[-1]),
+        logit_gap=float((best.values[0] - best.values[-1]).nan_to_num()),  # finite also where processors leave one token
         tolerance=tolerance,
         tie=None not in tokens and float(best.values[0]) - worst <= tolerance,
     )

@@ -46,13 +46,20 @@ def generation_settings(name: str, place: Place, revision: str | None, config: P
     return found
 
 
-def not_applied(given: Mapping[str, Any], *, sampled: bool) -> tuple[str, ...]:
+def changing_settings(given: Mapping[str, Any]) -> frozenset[str]:
+    """Return the settings of a generation config that change the outputs of `generate` also where it is greedy."""
+    return frozenset(key for key, changes in _CHANGING.items() if given.get(key) is not None and changes(given[key]))
+
+
+def not_applied(given: Mapping[str, Any], *, sampled: bool, processed: bool = False) -> tuple[str, ...]:
     """Return the settings of a generation config that `generate` follows and decoding here does not, each as `name value`.
 
     These are the settings that change which tokens are chosen, or when the text ends. If `sampled` (the caller draws tokens at a temperature
-    of its own), those that shape the drawing count only where the caller has no such setting.
+    of its own), those that shape the drawing count only where the caller has no such setting. If `processed`, the processors that the
+    config asks for are applied.
     """
-    found = [key for key, changes in _PROCESSORS.items() if given.get(key) is not None and changes(given[key])]
+    changing = changing_settings(given) - (frozenset(PROCESSORS) if processed else frozenset())
+    found = [key for key in _CHANGING if key in changing]
     draws = given.get("do_sample") is True
     if draws and not sampled:
         found.append("do_sample")
@@ -62,10 +69,11 @@ def not_applied(given: Mapping[str, Any], *, sampled: bool) -> tuple[str, ...]:
             for key, (changes, ours) in _DRAWING.items()
             if not (ours and sampled) and given.get(key) is not None and changes(given[key])
         ]
-    return tuple(f"{key} {_shown(given[key])}" for key in found)
+    return tuple(f"{key} {shown(given[key])}" for key in found)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value of a setting as messages show it."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
@@ -81,17 +89,30 @@ def _given(value: Any) -> bool:
     return value not in ([], {}, 0, False)
 
 
-_PROCESSORS: dict[str, _Changes] = {
-    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale", "num_beams", "num_beam_groups"), _not(1)),
+PROCESSORS: dict[str, _Changes] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), _not(1)),
     **dict.fromkeys(
         (
-            *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "diversity_penalty"),
-            *("bad_words_ids", "force_words_ids", "constraints", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
-            *("exponential_decay_length_penalty", "watermarking_config", "stop_strings", "max_time", "dola_layers", "penalty_alpha"),
+            *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"),
+            *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty"),
         ),
         _given,
     ),
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), lambda value: True),
+    "remove_invalid_values": lambda value: value is True,
+}
+"""The settings that ask for logits processors, and the values that do; `processors.py` makes them."""
+
+_CHANGING: dict[str, _Changes] = {
+    **PROCESSORS,
+    **dict.fromkeys(("guidance_scale", "num_beams", "num_beam_groups"), _not(1)),
+    **dict.fromkeys(
+        (
+            *("diversity_penalty", "force_words_ids", "constraints", "watermarking_config"),
+            *("stop_strings", "max_time", "dola_layers", "penalty_alpha"),
+        ),
+        _given,
+    ),
 }
 """The settings that change the outputs of `generate` also where it is greedy, and the values that do."""
 

@@ -98,3 +98,16 @@ def test_what_greedy_generate_would_do_otherwise_is_named(given: dict[str, Any],
 def test_what_the_caller_chose_itself_is_not_named() -> None:
     given = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1}
     assert not_applied(given, sampled=True) == ("repetition_penalty 1.1", "top_k 20", "min_p 0.05")
+
+
+def test_processors_that_are_applied_are_not_named() -> None:
+    given = {
+        "repetition_penalty": 1.1,
+        "min_length": 4,
+        "forced_eos_token_id": 3,
+        "remove_invalid_values": True,
+        "num_beams": 2,
+        "min_p": 0.1,
+    }
+    assert not_applied(given, sampled=True, processed=True) == ("num_beams 2", "min_p 0.1")
+    assert len(not_applied(given, sampled=True)) == len(given)

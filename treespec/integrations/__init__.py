@@ -1,0 +1,1 @@
+"""Run trees from inside other libraries. Each room is named after the library, and imports it."""
