@@ -44,9 +44,8 @@ def left_out(module: nn.Module, unexpected: Collection[str], contents: Contents 
     if not rest:
         return ""
     heads = sorted({_part(module, key) for key in rest})
-    return (
-        f"{name}: {len(rest)} of the tensors in its files are not used: those of {', '.join(heads[:4])}{' ...' if len(heads) > 4 else ''}"
-    )
+    tensors = counted(len(rest), "of the tensors in its files is", "of the tensors in its files are")
+    return f"{name}: {tensors} not used: those of {', '.join(heads[:4])}{' ...' if len(heads) > 4 else ''}"
 
 
 def _is_table(module: nn.Module, key: str, contents: Contents | None) -> bool:

@@ -131,3 +131,13 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(
 
 def test_no_files_are_no_tokenizer(model: Callable[..., Path]) -> None:
     assert tokenizer_or_none(str(model(None, b""))) is None
+
+
+@pytest.mark.parametrize(("file", "limit"), [("tokenizer.json", 64), ("tokenizer_config.json", 16), ("chat_template.jinja", 4)])
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(file: str, limit: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with (tmp_path / file).open("wb") as large:
+        large.truncate(1 << 30)
+    with pytest.raises(ModelError, match=rf"{file} of .* has 1073741824 bytes, but the limit is {limit} MB"):
+        load_tokenizer(str(tmp_path))
