@@ -6,6 +6,7 @@ from typing import IO, Any, TypeVar
 import click
 
 from treeopt.cli.flags import with_flags
+from treeopt.cli.memory import memory_is_full
 from treeopt.cli.output import say
 from treeopt.cli.signals import INTERRUPTED, UNREAD, exit_code
 from treespec.errors import TreeoptError, is_memory_full
@@ -101,7 +102,7 @@ def _explain(error: BaseException) -> str:
     if full is not None and str(full).startswith("memory is full"):
         return str(full)
     if full is not None or is_memory_full(error):
-        return "memory is full; use a smaller batch, tree, context or model"
+        return memory_is_full()
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return where + _SYSTEM.get(error.errno, error.strerror or str(error))

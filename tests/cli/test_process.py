@@ -103,16 +103,25 @@ def test_env_prints_what_it_can_where_memory_is_full(tmp_path: Path) -> None:
     assert '"gpus": null' in done.stdout
 
 
-def test_a_memory_limit_is_looked_at_before_a_large_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_limit", lambda: None)
+@pytest.mark.parametrize("command", ["ulimit -v", "ulimit -d"])
+@pytest.mark.parametrize("library", ["numpy", "scipy", "torch", "transformers"])
+def test_a_memory_limit_is_looked_at_before_a_large_library(command: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(size: int) -> None:
+        monkeypatch.setattr(
+            memory, "_limits", lambda: [memory._Limit(size, 0, command) if each[2] == command else None for each in memory._LIMITS]
+        )
+
+    limit(1 << 50)
+    memory.require_memory(library)
+    limit(1 << 20)
+    with pytest.raises(MemoryError, match=rf"this process may use 1 MB \(`{command}`\), and with {library} it needs .* raise that limit"):
+        memory.require_memory(library)
+    assert explain(MemoryError()).startswith(f"memory is full: this process may use 1 MB (`{command}`); raise that limit, or use a smaller")
+
+
+def test_a_process_without_limits_loads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_limits", lambda: [None, None])
     memory.require_memory("torch")
-    monkeypatch.setattr(memory, "_limit", lambda: 1 << 50)
-    memory.require_memory("transformers")
-    monkeypatch.setattr(memory, "_limit", lambda: 1 << 20)
-    with pytest.raises(
-        MemoryError, match=r"memory is full: this process may use 1 MB \(`ulimit -v`\), and with torch it needs .* raise that limit"
-    ):
-        memory.require_memory("torch")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,14 @@ _PLAIN_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_tens
 _OPCODES_THAT_BUILD = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4"}
 _MOST_ITEMS = 1_500_000
 """Most operations of a pickle, and most items of what it holds if lists that are used twice are counted twice."""
+_MOST_BITS = 63
+"""Most bits of a whole number: with longer ones, it would take minutes to put many that are chosen for it into a dict."""
+MAGIC = 0x1950A86A20F9469CFC6C
+"""The number at the beginning of files of torch before 1.6, which are no zip archives."""
+_MOST_DEPTH = 1_000
+"""Most lists or tuples of a pickle that may lie in one another."""
+_VAST = f"holds lists that are used again and again, as more than {_MOST_ITEMS:,} items"
+_ONE = 1, 0
 _MOST_MEMBERS = 20_000
 
 
@@ -90,10 +98,15 @@ def refuse_code(
 
     `allowed`: the names that it may have. `building`: the opcodes that it may have although they build objects.
     """
+    unfolded = _Unfolded()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
             if count > _MOST_ITEMS:
                 raise error(f"{path} holds more than {_MOST_ITEMS:,} items; refused: save less in one file")
+            if unfolded.is_vast_after(opcode, argument):
+                raise error(f"{path} {_VAST}, or more than {_MOST_DEPTH:,} within one another; refused: save less")
+            if isinstance(argument, int) and argument.bit_length() > _MOST_BITS and argument != MAGIC:
+                raise error(f"{path} holds a whole number of {argument.bit_length()} bits, but {_MOST_BITS} are the limit; make it again")
             if opcode.name == "GLOBAL" and allowed.fullmatch(str(argument)):
                 continue
             if opcode.name == "GLOBAL":
@@ -106,6 +119,45 @@ def refuse_code(
                 )
     except (ValueError, IndexError) as e:
         raise error(f"{path} is damaged: its pickle ends or breaks off ({reason_of(e)}); copy or make it again") from e
+
+
+class _Unfolded:
+    """The number of items in each thing on the stack of a pickle, with shared ones as often as they are met, and how deep it is nested.
+
+    Tuples must be counted before they are loaded: hashing one, as a key of a dict, never ends if it shares others 60 times, and ends the
+    process if it is nested very deep. What is put into a list or a dict after that was kept for later does not count here, so these are
+    counted again in what was loaded (`_refuse_vast`).
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[tuple[int, int]] = []
+        self._marks: list[int] = []
+        self._kept: dict[Any, tuple[int, int]] = {}
+
+    def is_vast_after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> bool:
+        """Return whether the next operation makes something vast. Raises IndexError for one that takes what is not there."""
+        stack, takes = self._stack, opcode.stack_before
+        if not takes:
+            if "PUT" in opcode.name:
+                self._kept[argument] = stack[-1]
+            elif opcode.name == "MARK":
+                self._marks.append(len(stack))
+            elif opcode.stack_after:
+                stack.append(self._kept.get(argument, _ONE) if "GET" in opcode.name else _ONE)
+            return False
+        is_marked = pickletools.markobject in takes
+        start = self._marks.pop() - takes.index(pickletools.markobject) if is_marked else len(stack) - len(takes)
+        if start < 0:
+            raise IndexError("it takes what is not there")
+        inside = stack[start:]
+        if opcode.name.rstrip("123") in ("TUPLE", "LIST", "DICT"):
+            inside.insert(0, _ONE)
+        del stack[start:]
+        if not inside or not opcode.stack_after:
+            return False
+        found = sum(items for items, _ in inside), max(inside[0][1], *(1 + depth for _, depth in inside[1:]), 0)
+        stack.extend(found for _ in opcode.stack_after)
+        return found[0] > _MOST_ITEMS or found[1] > _MOST_DEPTH
 
 
 def _refuse_vast(path: StrPath, content: Any, error: type[TreeoptError]) -> None:
@@ -125,7 +177,7 @@ def _refuse_vast(path: StrPath, content: Any, error: type[TreeoptError]) -> None
             around.discard(id(value))
             items[id(value)] = len(inside) + sum(items.get(id(item), 0) for item in inside)
             if items[id(value)] > _MOST_ITEMS:
-                raise error(f"{path} holds lists that are used again and again, as more than {_MOST_ITEMS:,} items; refused: save less")
+                raise error(f"{path} {_VAST}; refused: save less")
         elif id(value) in around:
             raise error(f"{path} holds a list that is in itself; refused: make it again")
         else:
@@ -142,8 +194,6 @@ def _refuse_item(path: StrPath, item: Any, error: type[TreeoptError]) -> None:
         raise error(
             f"{path} holds a tensor of the shape {list(item.shape)} that stores fewer numbers than that; save what its .contiguous() returns"
         )
-    if isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
-        raise error(f"{path} holds a whole number of {item.bit_length()} bits, but 63 are the limit; make it again")
 
 
 def _items(value: Any) -> list[Any]:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from treespec.errors import TreeoptError, reason_of
-from treespec.files.pt import pickle_member, refuse_code
+from treespec.files.pt import MAGIC, pickle_member, refuse_code
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_PICKLE_BYTES = 4 << 20
 """Largest pickle of names and shapes; the weights themselves are not in it. 10,000 tensors take about 2 MiB."""
-_MAGIC = 0x1950A86A20F9469CFC6C
-"""The number at the beginning of files of torch before 1.6, which are no zip archives."""
 _OLD_PICKLES = 5
 """Files of torch before 1.6 begin with so many pickles: the magic number, the version, the system, the weights, the names of storages."""
 _WEIGHTS_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch (\w+Storage)")
@@ -70,7 +68,7 @@ def _pickles(path: Path, packed: bool, error: type[TreeoptError]) -> list[bytes]
     except (ValueError, IndexError) as e:
         raise error(f"{path} is no file of torch.save, or it is damaged ({reason_of(e)}); download or make it again") from e
     numbers = [argument for opcode, argument, _ in pickletools.genops(found[0]) if opcode.name == "LONG1"]
-    if numbers != [_MAGIC]:
+    if numbers != [MAGIC]:
         raise error(f"{path} is no file of torch.save: it begins with neither a zip archive nor torch's number; download or make it again")
     return found
 

@@ -56,8 +56,9 @@ def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes
         return path.content
     try:
         with open(path, "rb") as file:
-            too_large = os.fstat(file.fileno()).st_size > limit
-            data = b"" if too_large else file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size  # 0 for a pipe
+            too_large = size > limit
+            data = b"" if too_large else file.read((size or limit) + 1)  # Python takes memory for all that is asked for
     except FileNotFoundError as e:
         raise error(f"there is no file {path}; check the path") from e
     except IsADirectoryError as e:

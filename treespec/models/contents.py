@@ -14,7 +14,7 @@ from treespec.models.headers import Weights, read_weights
 from treespec.models.locating import Place
 from treespec.models.weights import INDEX, SINGLE
 
-_MOST_CONFIG_BYTES = 16 << 20
+_MOST_CONFIG_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from treespec.errors import ModelError
 from treespec.models.locating import Place, explained, optional_file
 
 _LARGEST_ID = (1 << 63) - 1
-_MOST_BYTES = 1 << 24
+_MOST_BYTES = 1 << 20
 
 
 def eos_token_ids(module: PreTrainedModel, name: str = "") -> frozenset[int]:

@@ -308,6 +308,8 @@ def tokenizer_or_none(name: str, revision: str | None = None) -> PreTrainedToken
         files = _files(place, revision)
         if not tokenizer_files.has_tokenizer(files, name, Path(place.path) if place.local else None):
             return None
+        if place.local:
+            tokenizer_files.require_small(Path(place.path), name)
         options: dict[str, Any] = {} if place.commit is None else {"config": _config(name, place, revision, None)}
         if (own := tokenizer_files.vocabulary_file(files)) is not None:
             options["vocab_file"] = cached_file(place.path, own, revision=revision, local_files_only=place.local)

@@ -18,6 +18,12 @@ _OLDER = ("vocab.json", "vocab.txt")
 _KNOWN = (*_VOCABULARIES, *_OLDER, "tokenizer_config.json", "*.model")
 _FOREIGN = ("*.tiktoken", "tokenizer.model.v*")
 """Vocabularies that transformers does not read."""
+_MOST_MEGABYTES = {
+    **dict.fromkeys((*_VOCABULARIES, *_OLDER, "merges.txt", "*.model"), 64),
+    **dict.fromkeys(("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"), 16),
+    **dict.fromkeys(("*.jinja", "additional_chat_templates/*.jinja"), 4),
+}
+"""Largest size of each file that transformers reads whole, in MB; those of real tokenizers have half as much at most."""
 _CACHE = "TIKTOKEN_CACHE_DIR"
 
 
@@ -39,6 +45,15 @@ def has_tokenizer(files: Collection[str], name: str, folder: Path | None = None)
             "convert it to tokenizer.json, or copy the tokenizer files of a model with the same tokens"
         )
     return False
+
+
+def require_small(folder: Path, name: str) -> None:
+    """Raise ModelError if a file of a folder's tokenizer is larger than those of tokenizers are."""
+    for pattern, most in _MOST_MEGABYTES.items():
+        for path in folder.glob(pattern):
+            size = path.stat().st_size
+            if size > most * 10**6:
+                raise ModelError(f"{path.name} of {name} has {size} bytes, but the limit is {most} MB; download or copy it again")
 
 
 def vocabulary_file(files: Collection[str]) -> str | None:

@@ -126,6 +126,12 @@ def doubled(times):
     return value
 
 
+def pickled_key(tuple_code, again, times):
+    """A dict with one key: a number in so many tuples, each made by this code of the one before."""
+    steps = (again.replace(b"\0", bytes([step])) + tuple_code for step in range(times)) if again else [tuple_code * times]
+    return b"\x80\x02}K\x01" + b"".join(steps) + b"K\x01s."
+
+
 def holding_itself():
     value: list[object] = [1]
     value.append(value)
@@ -135,6 +141,9 @@ def holding_itself():
 VAST = {
     "doubled lists": (pickle.dumps({"size": 3, "Successors": doubled(60)}, protocol=2), "lists that are used again and again"),
     "doubled keys": (pickle.dumps({"treeopt": {"a": doubled(60)}}, protocol=2), "lists that are used again and again"),
+    "a key that shares tuples": (pickled_key(b"\x86", b"q\0h\0", 60), "lists that are used again and again"),
+    "a key of nested tuples": (pickled_key(b"\x85", b"", 300_000), "more than 1,000 within one another"),
+    "a nested list": (b"\x80\x02" + b"]" * 2000 + b"a" * 1999 + b".", "more than 1,000 within one another"),
     "shared children": (pickle.dumps({"Successors": [list(range(1000))] * 2000}, protocol=2), "lists that are used again and again"),
     "a list in itself": (pickle.dumps(holding_itself(), protocol=2), "holds a list that is in itself"),
     "many items": (b"\x80\x02" + b"]0" * 800_000 + b"N.", "holds more than 1,500,000 items"),

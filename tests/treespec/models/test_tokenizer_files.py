@@ -139,3 +139,13 @@ def test_what_lies_beside_a_whole_tokenizer_is_not_looked_at(model: Callable[...
     folder = model("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n")
     tokenizer_into(folder)
     assert tokenizer_or_none(str(folder)) is not None
+
+
+@pytest.mark.parametrize(("file", "limit"), [("tokenizer.json", 64), ("tokenizer_config.json", 16), ("chat_template.jinja", 4)])
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(file: str, limit: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with (tmp_path / file).open("wb") as large:
+        large.truncate(1 << 30)
+    with pytest.raises(ModelError, match=rf"{file} of .* has 1073741824 bytes, but the limit is {limit} MB"):
+        load_tokenizer(str(tmp_path))
