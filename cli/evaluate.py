@@ -8,7 +8,7 @@ from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
 from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
-from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
+from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.errors import counted
@@ -34,12 +34,7 @@ from treespec.evaluation.settings import EvaluationSettings
     seed_option(EvaluationSettings),
     setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
     setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
-    setting(
-        EvaluationSettings,
-        "processors",
-        "--processors/--no-processors",
-        help="Whether logits pass through the processors that the target's generation config asks for. [default: they do]",
-    ),
+    processors_option(EvaluationSettings),
     heading="Measurement",
 )
 @output_option("report.json")

@@ -11,7 +11,7 @@ from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, chat_arg_option, check_chat_args, format_option, model_options
 from treeopt.cli.output import Telling, ask, emit, note
 from treeopt.cli.plan import TreeOptions, planned, tree_options
-from treeopt.cli.settings import bundle, drafting_options, sampling_options, seed_option, setting
+from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.signals import Interrupting, exit_code
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
@@ -76,6 +76,7 @@ class Asked:
     setting(TextSettings, "max_new_tokens", type=POSITIVE, help="Most tokens to generate for a prompt, or for an answer."),
     click.option("--stop", metavar="TEXT", multiple=True, help="String before which the text ends. May be given several times."),
     seed_option(TextSettings),
+    processors_option(TextSettings),
     heading="Text",
 )
 @format_option
@@ -107,7 +108,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
         text = _standard_input() if asked.prompt is None else asked.prompt
         given = [{"role": "user", "content": text}] if asked.chat else text
         prompt = read_prompt(known, given, asked.options)
-    note_not_applied(known, settings.sampling)
+    note_not_applied(known, settings.sampling, processed=settings.processors)
     pair = load(known, models)
     writer = Writer(pair, drafted, settings, notice=note)
     shows = output_format != "json"

@@ -86,6 +86,12 @@ def seed_option(kind: type) -> Callable[[Command], Command]:
     return setting(kind, "seed", type=NATURAL, help="Seed of the random streams; prompt i draws from the stream of (seed, i).")
 
 
+def processors_option(kind: type) -> Callable[[Command], Command]:
+    """Return the option `--processors/--no-processors` of settings."""
+    told = "Whether logits pass through the processors that the target's generation config asks for. [default: they do]"
+    return setting(kind, "processors", "--processors/--no-processors", help=told)
+
+
 def setting(kind: type, field: str, *flags: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return the option of a field of settings. Its default is the field's, and so is its flag unless `flags` are given."""
     default = next(known.default for known in fields(kind) if known.name == field)

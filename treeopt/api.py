@@ -1,16 +1,16 @@
 """The functions of `import treeopt`: the loop from two models to a tree and its report, a call for each step.
 
 Every step takes and returns objects; where a file can stand for one, its path can be passed. Settings are keywords, with the defaults of the
-command line. Warnings for people are logged by the logger `treeopt`.
+command line. Warnings for people are logged.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from treeopt import growmap_making
-from treeopt.growmap_library import find
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
@@ -21,7 +21,7 @@ from treespec.data.listed import is_conversation
 from treespec.data.prompts import PromptSet
 from treespec.data.prompts import load_prompts as read_rows
 from treespec.data.slices import WHOLE_PROMPT_LEN, ChatOptions
-from treespec.decoding.drafting import Drafting
+from treespec.decoding.drafting import Drafting, drafting_of
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError, counted
@@ -32,7 +32,8 @@ from treespec.evaluation.report import EvaluationReport, Prediction
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.reading import StrPath
 from treespec.models.pairs import Pair, Target
-from treespec.trees.growmap import GrowMap, read_growmap
+from treespec.trees.growmap import GrowMap
+from treespec.trees.library import load_growmap
 
 _LOG = logging.getLogger("treeopt")
 
@@ -166,7 +167,7 @@ def profile_acceptance(
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
-    settings = AcceptanceSettings(Sampling(temperature, top_p), _drafting(drafting), draws, gen_len, max_branch, method, seed, batch_size)
+    settings = AcceptanceSettings(Sampling(temperature, top_p), drafting_of(drafting), draws, gen_len, max_branch, method, seed, batch_size)
     if method != "teacher-forced":
         prompts = _with_replies(pair, prompts, gen_len, progress)
     return acceptance_profiling.profile_acceptance(pair, prompts, settings, journal=journal, progress=progress)
@@ -239,6 +240,7 @@ def evaluate(
     seed: int = EvaluationSettings.seed,
     save_tokens: bool = EvaluationSettings.save_tokens,
     breakdown: bool = EvaluationSettings.breakdown,
+    processors: bool = EvaluationSettings.processors,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> EvaluationReport:
@@ -249,26 +251,15 @@ def evaluate(
 
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
-    settings = EvaluationSettings(gen_len, max_length, Sampling(temperature, top_p), _drafting(drafting), seed, save_tokens, breakdown)
-    grown = plan_of(plan)
+    settings = EvaluationSettings(
+        gen_len, max_length, Sampling(temperature, top_p), drafting_of(drafting), seed, save_tokens, breakdown, processors
+    )
+    grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     prompts = _with_replies(pair, prompts, gen_len, progress, room)
     return runner.evaluate(pair, tree, prompts, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
-
-
-def plan_of(given: GrowMap | Plan | StrPath | None) -> GrowMap | Plan | None:
-    """Return the growmap in a file, or of a name that comes with treeopt; a growmap or a plan is returned unchanged. Raises GrowMapError."""
-    if not isinstance(given, str | Path):
-        return given  # type: ignore[return-value]
-    path = Path(given)
-    return read_growmap(path if path.exists() or path.parent != Path() else find(str(given)))
-
-
-def _drafting(given: Drafting | str) -> Drafting:
-    """Return the drafting of a rule's name."""
-    return Drafting(given) if isinstance(given, str) else given
 
 
 def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) -> Prediction | None:

@@ -67,3 +67,8 @@ class Drafting:
         self.require_kind(plan)
         if vocabulary is not None and not self.kind.replacement:
             plan.require_tokens(vocabulary)
+
+
+def drafting_of(given: Drafting | str) -> Drafting:
+    """Return the drafting of a rule's name, and a drafting as it is. Raises SettingsError for an unknown name."""
+    return Drafting(given) if isinstance(given, str) else given

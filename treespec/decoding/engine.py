@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -101,20 +102,23 @@ class CacheBudget:
         return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
     def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
-        """Allocate both caches."""
-        slots, drafted = self.slots_of(captured=captured)
-        target.allocate(slots)
-        if draft is not None and self.drafted:
-            draft.allocate(drafted)
-
-    def slots_of(self, *, captured: bool) -> tuple[int, int]:
-        """Return the slots of the target's cache and of the draft's.
+        """Allocate both caches. Raises CapacityError.
 
         If steps are captured, more is needed: their trees are never cut, and a step that is launched ahead may start after the last token
         that counts.
         """
         slots = self.slots + (2 * (self.depth + 1) + self.size if captured else 0)
-        return slots, slots + self.drafted
+        _allocate(target, slots, captured=captured)
+        if draft is not None and self.drafted:
+            _allocate(draft, slots + self.drafted, captured=captured)
+
+
+def _allocate(model: SlotModel, slots: int, *, captured: bool) -> None:
+    """Allocate a cache; where captured steps have a smaller one, twice as many slots, because a larger cache has all steps captured anew."""
+    if captured and isinstance(model, CapturableModel) and 0 < model.capacity < slots:
+        with suppress(CapacityError):  # there may be memory for what is needed
+            model.allocate(2 * slots)
+    model.allocate(slots)
 
 
 @dataclass

@@ -57,5 +57,7 @@ class CapturableModel(SlotModel, Protocol):
     """The name of the model in messages."""
     generation: int
     """Number of times that the cache was replaced. A captured step is valid for one generation only."""
+    capacity: int
+    """Number of slots that the cache has."""
     eager_reason: str
     """The reason why its passes cannot be captured and run eagerly; empty if they can be captured."""

@@ -77,6 +77,11 @@ class ProcessedModel:
         """See `CapturableModel.generation`."""
         return int(getattr(self.model, "generation", 0))
 
+    @property
+    def capacity(self) -> int:
+        """See `CapturableModel.capacity`."""
+        return int(getattr(self.model, "capacity", 0))
+
     def allocate(self, capacity: int) -> None:
         """See `SlotModel.allocate`."""
         self.model.allocate(capacity)

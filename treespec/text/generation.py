@@ -1,23 +1,29 @@
 """Text in, text out: `generate` returns whole texts, `stream` gives out one while it is made."""
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 from treespec.data.prompts import PromptSet
 from treespec.data.slices import ChatOptions
-from treespec.decoding.drafting import Drafting
+from treespec.decoding.drafting import Drafting, drafting_of
 from treespec.decoding.engine import Engine
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import DatasetError, ModelError
+from treespec.files.reading import StrPath
 from treespec.models.pairs import Target
 from treespec.text.generated import Generated
 from treespec.text.prompts import TextPrompt, read_prompt, several
 from treespec.text.settings import TextSettings, stop_strings
 from treespec.text.writing import Writer, Writing
 from treespec.trees.growmap import GrowMap
+from treespec.trees.library import load_growmap
 
 Notice = Callable[[str], None]
+
+_LOG = logging.getLogger(__name__)
 
 
 @overload
@@ -25,14 +31,15 @@ def generate(  # type: ignore[overload-overlap]  # a string is a sequence of str
     pair: Target,
     prompt: TextPrompt,
     *,
-    plan: Plan | GrowMap | None = ...,
+    plan: Plan | GrowMap | StrPath | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     top_p: float = ...,
     stop: str | Sequence[str] = ...,
     seed: int = ...,
-    drafting: Drafting = ...,
-    chat: ChatOptions = ...,
+    drafting: Drafting | str = ...,
+    chat_options: ChatOptions = ...,
+    processors: bool = ...,
     engine: Engine | None = ...,
     notice: Notice | None = ...,
 ) -> Generated: ...
@@ -41,14 +48,15 @@ def generate(
     pair: Target,
     prompt: Sequence[TextPrompt] | PromptSet,
     *,
-    plan: Plan | GrowMap | None = ...,
+    plan: Plan | GrowMap | StrPath | None = ...,
     max_new_tokens: int = ...,
     temperature: float = ...,
     top_p: float = ...,
     stop: str | Sequence[str] = ...,
     seed: int = ...,
-    drafting: Drafting = ...,
-    chat: ChatOptions = ...,
+    drafting: Drafting | str = ...,
+    chat_options: ChatOptions = ...,
+    processors: bool = ...,
     engine: Engine | None = ...,
     notice: Notice | None = ...,
 ) -> list[Generated]: ...
@@ -56,14 +64,15 @@ def generate(
     pair: Target,
     prompt: TextPrompt | Sequence[TextPrompt] | PromptSet,
     *,
-    plan: Plan | GrowMap | None = None,
+    plan: Plan | GrowMap | StrPath | None = None,
     max_new_tokens: int = TextSettings.max_new_tokens,
     temperature: float = Sampling.temperature,
     top_p: float = Sampling.top_p,
     stop: str | Sequence[str] = (),
     seed: int = TextSettings.seed,
-    drafting: Drafting = Drafting(),
-    chat: ChatOptions = ChatOptions(),
+    drafting: Drafting | str = Drafting(),
+    chat_options: ChatOptions = ChatOptions(),
+    processors: bool = TextSettings.processors,
     engine: Engine | None = None,
     notice: Notice | None = None,
 ) -> Generated | list[Generated]:
@@ -74,28 +83,32 @@ def generate(
         prompt: a string, which the tokenizer reads with its special tokens in front; token ids, which are taken as they are; or
             messages with `role` and `content`, for the tokenizer's chat template. Of a list of prompts, a `PromptSet`, or a tensor with
             a prompt in each row, each is decoded by itself, one after the other, and a list is returned.
-        plan: what to draft at every step: a tree, a growmap, a dynamic budget or a plan of your own; None for the target alone.
+        plan: what to draft at every step: a tree, a growmap, its file or the name of one that comes along, a dynamic budget or a plan of your
+            own; None for the target alone.
         max_new_tokens: most tokens to generate; EOS, a stop string or the model's last position may end the text earlier.
         temperature: 0 is greedy.
         top_p: probability mass of the most likely tokens that are sampled from.
         stop: strings before which the text ends, found across tokens and steps; a special token's own string counts as well.
         seed: the seed of the random streams; prompt i has that of (seed, i), as in an evaluation.
-        drafting: the ways to draft and to verify children.
-        chat: a system prompt and arguments of the chat template, for prompts that are messages.
+        drafting: the ways to draft and to verify children; a rule's name stands for `Drafting(rule)`.
+        chat_options: a system prompt and arguments of the chat template, for prompts that are messages.
+        processors: whether logits pass through the processors that the target's generation config asks for (`repetition_penalty` and so on), as
+            in `generate` of transformers; steps with them run eagerly.
         engine: captured steps to go on with. On CUDA that of the models is taken if none is given, which lasts from call to call.
-        notice: a function that is told in a line what may surprise: steps that are not captured on CUDA, a tree that does not fit.
+        notice: a function that is told in a line what may surprise: steps that are not captured on CUDA, a tree that does not fit. By
+            default it is logged.
 
     A pair without a tokenizer takes token ids, and the result has no text. Raises SettingsError, DatasetError, ModelError,
     CapacityError; all prompts are checked before the first is decoded.
     """
-    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting, stop_strings(stop), seed)
-    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice)
+    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting_of(drafting), stop_strings(stop), seed, processors)
+    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice or _LOG.warning)
     listed = several(prompt)
     if listed is None:
-        return _whole(writer.write(read_prompt(pair, prompt, chat)))
-    prompts = [read_prompt(pair, given, chat, f"prompt {index}") for index, given in enumerate(listed)]
-    for longest in sorted(map(writer.request, prompts), key=lambda request: len(request.prompt))[-1:]:
-        writer.reserve(longest)
+        return _whole(writer.write(read_prompt(pair, prompt, chat_options)))
+    prompts = [read_prompt(pair, given, chat_options, f"prompt {index}") for index, given in enumerate(listed)]
+    for given in prompts:
+        writer.request(given)  # raises what decoding it would
     return [_whole(writer.write(given, index)) for index, given in enumerate(prompts)]
 
 
@@ -103,14 +116,15 @@ def stream(
     pair: Target,
     prompt: TextPrompt,
     *,
-    plan: Plan | GrowMap | None = None,
+    plan: Plan | GrowMap | StrPath | None = None,
     max_new_tokens: int = TextSettings.max_new_tokens,
     temperature: float = Sampling.temperature,
     top_p: float = Sampling.top_p,
     stop: str | Sequence[str] = (),
     seed: int = TextSettings.seed,
-    drafting: Drafting = Drafting(),
-    chat: ChatOptions = ChatOptions(),
+    drafting: Drafting | str = Drafting(),
+    chat_options: ChatOptions = ChatOptions(),
+    processors: bool = TextSettings.processors,
     engine: Engine | None = None,
     notice: Notice | None = None,
 ) -> "TextStream":
@@ -126,9 +140,9 @@ def stream(
         )
     if several(prompt) is not None:
         raise DatasetError("several prompts cannot be streamed at once; pass one, or call `generate`")
-    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting, stop_strings(stop), seed)
-    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice)
-    return TextStream(writer.write(read_prompt(pair, prompt, chat)))
+    settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting_of(drafting), stop_strings(stop), seed, processors)
+    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice or _LOG.warning)
+    return TextStream(writer.write(read_prompt(pair, prompt, chat_options)))
 
 
 class TextStream(Iterator[str]):
@@ -145,9 +159,10 @@ class TextStream(Iterator[str]):
         return self._writing.result()
 
 
-def planned(plan: Plan | GrowMap | None) -> Plan | None:
-    """Return the plan of a growmap, and any other plan as it is."""
-    return plan.tree if isinstance(plan, GrowMap) else plan
+def planned(plan: Plan | GrowMap | StrPath | None) -> Plan | None:
+    """Return the plan of a growmap, of its file or of its name, and any other plan as it is. Raises GrowMapError."""
+    found = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
+    return found.tree if isinstance(found, GrowMap) else found
 
 
 def _whole(writing: Writing) -> Generated:

@@ -22,6 +22,8 @@ class TextSettings:
     drafting: Drafting = Drafting()
     stop: tuple[str, ...] = ()
     seed: int = 0
+    processors: bool = True
+    """Whether logits pass through the processors that the target's generation config asks for, as in `generate` of transformers."""
 
     def __post_init__(self) -> None:
         require_whole(1, max_new_tokens=self.max_new_tokens)

@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import torch
 
 from treespec.data.prompts import Prompt
-from treespec.decoding.engine import CacheBudget, Engine
+from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
+from treespec.decoding.protocol import SlotModel
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.step import StepSpec
-from treespec.errors import CapacityError, ModelError, counted
+from treespec.errors import ModelError, counted
 from treespec.models.pairs import Target
 from treespec.models.positions import readable
+from treespec.models.processed import ProcessedModel
+from treespec.models.processors import as_generate
 from treespec.text.composition import Composition, Piece
 from treespec.text.engines import engine_of
 from treespec.text.generated import Ended, Generated
@@ -42,7 +44,7 @@ class Writer:
         self.pair, self.plan, self.settings = pair, plan, settings
         self.draft = None if plan is None else pair.models.get("draft")
         StepSpec(plan, settings.sampling, settings.drafting).build(pair.target, self.draft)  # raises what decoding would
-        self.engine = engine or (engine_of(pair.target, self.draft) if pair.target.device.type == "cuda" else None)
+        self.engine = engine or engine_of(pair.target, self.draft)
         self._notice = notice or (lambda line: None)
         self._told: set[str] = set()
 
@@ -57,23 +59,6 @@ class Writer:
         room, pixels = readable(self.pair.target, ids), self.pair.pixels(prompt)
         return Request(ids, settings.max_new_tokens, self.pair.eos_token_ids, settings.sampling, room, pixels, drafted)
 
-    def reserve(self, request: Request) -> None:
-        """Make the caches that a request needs. Where those that are there are too small, they become twice as large as that.
-
-        Captured steps last as long as the caches, so these must not grow with every text.
-        """
-        if self.engine is None:
-            return
-        needed = request.slots(1 if self.plan is None else self.plan.size)
-        models = [self.pair.target] if self.draft is None else [self.pair.target, self.draft]
-        slots = zip(models, CacheBudget.of(needed, self.plan).slots_of(captured=True), strict=False)
-        small = [model for model, wanted in slots if model.capacity < wanted]
-        if any(model.capacity for model in small):
-            needed = min(2 * needed, max(needed, request.capacity or 2 * needed))
-        if small:
-            with suppress(CapacityError):  # there may be memory for what is needed
-                CacheBudget.of(needed, self.plan).allocate(self.pair.target, self.draft, captured=True)
-
     def tell(self, request: Request) -> None:
         """Tell, each thing once, whether steps run eagerly on CUDA, and whether the tree is deeper than the room behind the prompt."""
         room = None if request.capacity is None else request.capacity - len(request.prompt)
@@ -83,18 +68,27 @@ class Writer:
                 f"the tree is {self.plan.depth} deep, but only {counted(room, 'position is', 'positions are')} left behind the prompt: it is cut"
             )
         for line in filter(None, found):
-            if line not in self._told:
-                self._told.add(line)
-                self._notice(line)
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._notice(line)
 
     def records(self, request: Request, index: int) -> Iterator[StepRecord]:
         """Decode a request."""
-        target, settings = self.pair.target, self.settings
-        self.reserve(request)
-        generator = prompt_generator(settings.seed, index, target.device)
+        settings = self.settings
+        generator = prompt_generator(settings.seed, index, self.pair.target.device)
+        target: SlotModel = self.pair.target
+        engine = self.engine
+        if settings.processors:
+            processed = as_generate(self.pair.target, request.prompt, settings.max_new_tokens)
+            if isinstance(processed, ProcessedModel):
+                target, engine = processed, None
+                self._tell(f"{processed.name} runs eagerly: {processed.eager_reason}, as its generation config asks for")
         if self.plan is None:
-            return decode_autoregressive(target, request, generator, engine=self.engine)
-        return decode_speculative(target, self.draft, self.plan, request, generator, drafting=settings.drafting, engine=self.engine)
+            return decode_autoregressive(target, request, generator, engine=engine)
+        return decode_speculative(target, self.draft, self.plan, request, generator, drafting=settings.drafting, engine=engine)
 
 
 class Writing(Iterator[Piece]):

@@ -276,7 +276,7 @@ def test_messages_go_through_the_chat_template(pair: Pair) -> None:
     both = generate(talks, [messages, "ab"], max_new_tokens=6)
     assert both[0].ids == expected.ids
     with_system = [known["<sys>"], known["a"], *ids[:-1], known["f"], ids[-1]]
-    found = generate(talks, messages, max_new_tokens=6, chat=ChatOptions("a", {"end": "f"}))
+    found = generate(talks, messages, max_new_tokens=6, chat_options=ChatOptions("a", {"end": "f"}))
     assert (found.ids, found.prompt_tokens) == (generate(talks, with_system, max_new_tokens=6).ids, len(with_system))
 
 

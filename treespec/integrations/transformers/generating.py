@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from treespec.data.tokens import unreadable
-from treespec.decoding.drafting import Drafting
+from treespec.decoding.drafting import Drafting, drafting_of
 from treespec.decoding.loop import Request, StepRecord, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
@@ -24,6 +24,7 @@ from treespec.integrations.transformers.keeping import Kept, kept_of
 from treespec.models.pairs import Target
 from treespec.models.positions import readable
 from treespec.models.processed import Asking, ProcessedModel
+from treespec.text.engines import engine_of
 from treespec.trees.growmap import GrowMap
 from treespec.trees.library import load_growmap
 
@@ -86,7 +87,7 @@ def tree_generate(
     if input_ids.device != pair.target.device:
         raise ModelError(f"`input_ids` are on {input_ids.device}, but {pair.target.name} is on {pair.target.device}; move them there")
     choice = choice_of(logits_processor, do_sample=bool(config.do_sample))
-    how = Drafting(drafting) if isinstance(drafting, str) else drafting
+    how = drafting_of(drafting)
     if how.temperature is None and choice.processors:
         how = replace(how, temperature=choice.temperature)
     if seed is None:
@@ -162,7 +163,7 @@ class _Run:
                 "pass shorter `input_ids`"
             )
         request = Request(prompt, stops.longest - width, stops.ends, self.choice.sampling, room, drafted=drafted)
-        generator, engine = prompt_generator(self.seed, row, model.device), self.kept.engine(self.pair)
+        generator, engine = prompt_generator(self.seed, row, model.device), engine_of(model, draft, self.kept.say)
         target: SlotModel = model
         if self.choice.processors:
             padding = tuple(self.input_ids[row, : width - len(prompt)].tolist())
@@ -171,8 +172,6 @@ class _Run:
             processed = ProcessedModel(model, processors, asking)
             self.kept.say(f"{model.name} runs eagerly: {processed.eager_reason}")
             target, engine = processed, None
-        if engine is not None:
-            self.kept.make_room(self.pair, self.plan, len(prompt) + request.gen_len)
         if self.plan is None:
             return decode_autoregressive(target, request, generator, engine=engine)
         return decode_speculative(target, draft, self.plan, request, generator, drafting=self.drafting, engine=engine)

@@ -6,20 +6,16 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from treespec.decoding.engine import Engine
-from treespec.decoding.plans import Plan
 from treespec.errors import ModelError
 from treespec.models.given import pair_of
 from treespec.models.pairs import Target
 
 _LOG = logging.getLogger(__name__)
 _PLACE = "_treespec_kept"
-_SLOTS = 256
-"""Caches that captured steps use have a multiple of so many slots, the draft's own ones left out."""
 
 
 class Kept:
-    """The pair and the engines that are kept of one target module, in an attribute of it, so that all go together.
+    """The pair that is kept of one target module, in an attribute of it, so that all go together.
 
     Copies of the module start with nothing.
     """
@@ -27,7 +23,6 @@ class Kept:
     def __init__(self) -> None:
         self.pair: Target | None = None
         self._draft: weakref.ref[Any] | None = None
-        self._engines: dict[bool, Engine] = {}
         self._said: set[str] = set()
 
     def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
@@ -40,33 +35,12 @@ class Kept:
             return self.pair if draft is not None else self.pair.alone()
         if draft is target:
             raise ModelError("the draft is the target itself, which drafts no faster than it decodes; pass a smaller model as `draft`")
-        self.pair, self._engines = None, {}  # before the next, so that caches of both never exist at once
+        self.pair = None  # before the next, so that caches of both never exist at once
         self.pair = pair_of(target) if draft is None else pair_of(target, draft)
         self._draft = None if draft is None else weakref.ref(draft)
         for note in self.pair.notes:
             _LOG.info("%s", note)
         return self.pair
-
-    def engine(self, pair: Target) -> Engine | None:
-        """Return the engine of this pair, which keeps its captured steps; None where nothing can be captured."""
-        if pair.target.device.type != "cuda":
-            return None
-        draft = pair.models.get("draft")
-        found = self._engines.get(draft is not None)
-        if found is None:
-            found = self._engines[draft is not None] = Engine(pair.target, draft, self.say)
-        return found
-
-    def make_room(self, pair: Target, plan: Plan | None, slots: int) -> None:
-        """Allocate caches for a text of `slots` tokens and a captured step, with some more, so that the next text may be a little longer.
-
-        Larger caches would have steps captured anew. Raises CapacityError.
-        """
-        size, depth, drafted = (1, 0, 0) if plan is None else (plan.size, plan.depth, plan.candidates)
-        needed = slots + 2 * (size + depth + 1)
-        room = -(-needed // _SLOTS) * _SLOTS
-        for role, model in pair.models.items():
-            model.allocate(room if role == "target" else room + drafted)
 
     def say(self, why: str) -> None:
         """Log why steps run eagerly: once as a warning where they could be captured, else for those who listen."""
