@@ -9,7 +9,7 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import device_option, format_option
 from treeopt.cli.output import Progress, emit
-from treespec.tables import Drawing
+from treespec.tables import Parts
 
 if TYPE_CHECKING:
     from treeopt.demo import DemoResult
@@ -48,7 +48,7 @@ def demo(out: Path, device: str, output_format: str) -> None:
     emit(output_format, data, _drawing(result, data))
 
 
-def _drawing(result: "DemoResult", data: Mapping[str, Any]) -> Drawing:
+def _drawing(result: "DemoResult", data: Mapping[str, Any]) -> Parts:
     from treeopt.cli import tables
 
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())

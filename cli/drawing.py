@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from treeopt.cli.flags import with_own_flags
-from treespec.tables import Drawing, Table
+from treespec.tables import Parts, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,7 +12,7 @@ _ASCII = str.maketrans("│├└─", "|+`-")
 """Other characters for the pictures of trees, for terminals that have no box characters."""
 
 
-def draw(console: "Console", drawing: Drawing) -> None:
+def draw(console: "Console", drawing: Parts) -> None:
     """Draw tables and lines. What tables leave out, JSON has."""
     for part in drawing:
         if isinstance(part, Table):

@@ -11,7 +11,7 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit, note
-from treespec.tables import Drawing, Table
+from treespec.tables import Parts, Table
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "click", "rich")
 
@@ -43,7 +43,7 @@ def families() -> dict[str, Any]:
     return {"transformers": version_of("transformers"), "families": [asdict(family) for family in all_families()]}
 
 
-def draw(data: Mapping[str, Any]) -> Drawing:
+def draw(data: Mapping[str, Any]) -> Parts:
     """Draw what is done with each family: first those that are tested, then those that are checked, then those that are refused."""
     families: Sequence[Mapping[str, Any]] = data["families"]
     by_status = {status: [row for row in families if row["exact"] == status] for status in ("tested", "checked when loaded", "refused")}

@@ -13,7 +13,7 @@ from treeopt.cli.output import emit
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
-from treespec.tables import Drawing
+from treespec.tables import Parts
 from treespec.trees.drawing import MAX_NODES
 
 _READERS = {
@@ -24,7 +24,7 @@ _READERS = {
 }
 """The module and the function that reads a file, by its schema."""
 
-Shown = tuple[dict[str, Any], Drawing]
+Shown = tuple[dict[str, Any], Parts]
 """A result as plain data, and its drawing."""
 
 

@@ -21,7 +21,7 @@ import click
 from treeopt.cli.flags import with_own_flags
 from treespec.errors import DatasetError, OutputError
 from treespec.printable import printable
-from treespec.tables import Drawing
+from treespec.tables import Parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ def say(text: str, *, err: bool = False) -> None:
         click.echo(printable(text))
 
 
-def emit(output_format: str, data: Mapping[str, Any], drawing: Drawing) -> None:
+def emit(output_format: str, data: Mapping[str, Any], drawing: Parts) -> None:
     """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more."""
     if output_format == "json":
         say(json.dumps(_finite(data), allow_nan=False).replace("\x7f", "\\u007f"))

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from treespec.errors import counted
-from treespec.tables import Drawing, Table, figures, milliseconds, number
+from treespec.tables import Parts, Table, figures, milliseconds, number
 from treespec.trees.drawing import promised
 
 
-def generation(data: Mapping[str, Any]) -> Drawing:
+def generation(data: Mapping[str, Any]) -> Parts:
     """Draw the chosen tree and its promise, then the frontier if there is one."""
     shape = {"size (root included)": data["size"], "depth (draft passes per step)": data["depth"]}
     rows = [(name, str(value)) for name, value in shape.items()]
@@ -24,7 +24,7 @@ def generation(data: Mapping[str, Any]) -> Drawing:
     return drawing
 
 
-def training(data: Mapping[str, Any]) -> Drawing:
+def training(data: Mapping[str, Any]) -> Parts:
     """Draw loss and first-choice acceptance, before and after; for a run that is not finished, draw its settings."""
     if not data["finished"]:
         return [pairs(data["settings"]), f"not finished; the same train-draft with --resume -o {data['folder']} goes on"]
@@ -38,12 +38,12 @@ def training(data: Mapping[str, Any]) -> Drawing:
     return [Table(title, ("", "before", "after"), rows), f"--draft {data['folder']}"]
 
 
-def trained(data: Mapping[str, Any]) -> Drawing:
+def trained(data: Mapping[str, Any]) -> Parts:
     """Draw a run from its record: its settings, then its figures."""
     return [*([pairs(data["settings"])] if data["finished"] else []), *training(data)]
 
 
-def library(data: Mapping[str, Any]) -> Drawing:
+def library(data: Mapping[str, Any]) -> Parts:
     """Draw the growmaps that come with treeopt, a row each."""
     rows = [
         (

@@ -1,4 +1,4 @@
-"""Results for people: a `Drawing` is tables and lines, as plain data. Here it becomes text or HTML; the command line draws it with boxes."""
+"""Results for people: tables and lines, as plain data. Here they become text or HTML; the command line draws them with boxes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
@@ -36,12 +36,22 @@ class Table:
         return [rows for rows in (self.rows[:border], self.rows[border:]) if rows]
 
 
-Drawing = Sequence[Table | str]
-"""What people are shown of a result. A string is a sentence on a line of its own, or a picture of several lines."""
+Parts = Sequence[Table | str]
+"""The tables and lines of a drawing. A string is a sentence on a line of its own, or a picture of several lines."""
+
+
+class Drawing(tuple[Table | str, ...]):
+    """What people are shown of a result. `print` shows it as text, and a notebook as HTML."""
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
 class Drawn(ABC):
-    """A result that `print` shows as text, and a notebook as HTML."""
+    """A result that `print` and notebooks show by its drawing."""
 
     @abstractmethod
     def drawing(self) -> Drawing:
@@ -88,7 +98,7 @@ def in_short(thing: object, **facts: object) -> str:
     return f"{type(thing).__name__}({', '.join(known)})"
 
 
-def as_text(drawing: Drawing) -> str:
+def as_text(parts: Parts) -> str:
     """Return a drawing as plain text without control characters: columns are aligned by spaces, and empty lines part tables from the rest.
 
     >>> print(as_text([Table("passes", ("", "ms"), [("target", "12.5"), ("draft", "0.8")]), "two models"]))
@@ -101,15 +111,15 @@ def as_text(drawing: Drawing) -> str:
     two models
     """
     blocks = []
-    for tables, parts in groupby(drawing, lambda part: isinstance(part, Table)):
-        texts = [_table_text(part) if isinstance(part, Table) else printable(part) for part in parts]
+    for tables, block in groupby(parts, lambda part: isinstance(part, Table)):
+        texts = [_table_text(part) if isinstance(part, Table) else printable(part) for part in block]
         blocks.append(("\n\n" if tables else "\n").join(texts))
     return "\n\n".join(blocks)
 
 
-def as_html(drawing: Drawing) -> str:
+def as_html(parts: Parts) -> str:
     """Return a drawing as HTML, which a notebook gives its own style. Text is escaped, and holds no control characters."""
-    return "\n".join(_table_html(part) if isinstance(part, Table) else _line_html(part) for part in drawing)
+    return "\n".join(_table_html(part) if isinstance(part, Table) else _line_html(part) for part in parts)
 
 
 def _cell(text: str) -> str:

@@ -141,12 +141,14 @@ class AcceptanceProfile(Drawn):
 
     def drawing(self, ranks: int | None = None) -> Drawing:
         """Return the chances of the first `ranks` ranks (None: all that a table may have) with standard errors and running sums."""
-        return acceptance(self.summary(), ranks)
+        return Drawing(acceptance(self.summary(), ranks))
 
     def __repr__(self) -> str:
         ranks = len(self.rank_probability)
         counts = {"positions": self.positions, "prompts": self.prompts}
-        return in_short(self, drafting=self.drafting, temperature=self.temperature, **counts, ranks=ranks, first=self.rank_probability[0])
+        return in_short(
+            self, drafting=self.drafting, temperature=self.temperature, **counts, ranks=ranks, first_choice=self.rank_probability[0]
+        )
 
     def write(self, path: StrPath) -> None:
         """Write the file whole or not at all. Raises OutputError."""

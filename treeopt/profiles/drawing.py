@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treespec.errors import counted
-from treespec.tables import Drawing, Table, milliseconds, number
+from treespec.tables import Parts, Table, milliseconds, number
 
 _MOST_ROWS, _MOST_COLUMNS = 256, 12
 """Most rows and contexts that a table shows: there may be tens of thousands in a file."""
 
 
-def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Drawing:
+def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
     """Draw rank probabilities with standard errors and running sums for the first `ranks` ranks.
 
     Ranks that accept nothing are left out, and a line says so.
@@ -33,7 +33,7 @@ def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Drawing:
     ]
 
 
-def latency(data: Mapping[str, Any]) -> Drawing:
+def latency(data: Mapping[str, Any]) -> Parts:
     """Draw median milliseconds of target passes and draft levels, a column per context."""
     return [
         _medians("target pass by tree size", "size", data["target"]),
@@ -51,7 +51,7 @@ def _medians(title: str, what: str, measured: Sequence[Mapping[str, Any]]) -> Ta
     return Table(f"{title}, median ms", (what, *(f"context {context}" for context in shown)), rows, left_out=left_out)
 
 
-def potential(data: Mapping[str, Any]) -> Drawing:
+def potential(data: Mapping[str, Any]) -> Parts:
     """Draw the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
     lengths = [point["chain"] for point in data["drafts"][0]["implied"]["sampled_child"]["tokens_per_step"]]
     return [

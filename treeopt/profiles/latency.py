@@ -99,7 +99,7 @@ class LatencyProfile(Drawn):
 
     def drawing(self) -> Drawing:
         """Return median milliseconds of target passes and draft levels, with a column per context."""
-        return latency(self.summary())
+        return Drawing(latency(self.summary()))
 
     def __repr__(self) -> str:
         most = {"max_size": max(s.nodes for s in self.target), "max_width": max(s.nodes for s in self.draft)}

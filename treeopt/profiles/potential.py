@@ -173,7 +173,7 @@ class PotentialReport(Drawn):
 
     def drawing(self) -> Drawing:
         """Return the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
-        return potential(self.summary())
+        return Drawing(potential(self.summary()))
 
     def __repr__(self) -> str:
         best = self.ranked[0]

@@ -7,13 +7,13 @@ from treespec.decoding.rules import RULES
 from treespec.errors import counted
 from treespec.evaluation.shares import expected, share_cells, sums
 from treespec.evaluation.verdicts import no_step, verdict
-from treespec.tables import Drawing, Table, milliseconds, number
+from treespec.tables import Parts, Table, milliseconds, number
 
 _MOST_RANKS = 6
 """Ranks with a column of their own; the others share one."""
 
 
-def evaluation(data: Mapping[str, Any]) -> Drawing:
+def evaluation(data: Mapping[str, Any]) -> Parts:
     """Draw an evaluation from its summary: the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
     if not data["steps"]:
         return [no_step(data)]

@@ -199,7 +199,7 @@ class EvaluationReport(Drawn):
 
     def drawing(self) -> Drawing:
         """Return the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
-        return evaluation(self.summary())
+        return Drawing(evaluation(self.summary()))
 
     def __repr__(self) -> str:
         figures = {"tokens_per_step": self.tokens_per_step, "speedup": self.speedup, "lossless": self.lossless}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treespec.errors import counted
-from treespec.tables import Drawing, Table, figures, milliseconds
+from treespec.tables import Parts, Table, figures, milliseconds
 
 MAX_NODES = 48
 """Most nodes that are drawn if nothing else is said."""
@@ -22,7 +22,7 @@ def promised(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [shown(data[key]) for key, shown in _PROMISE.items() if data.get(key) is not None]
 
 
-def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Drawing:
+def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Parts:
     """Draw a growmap from its summary: the figures, and the tree with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
     chances: Sequence[float] = data["path_probability"] or ()
     likeliest = sorted(range(data["size"] - 1), key=lambda node: (-chances[node] if chances else 0.0, node))[: max(0, max_nodes - 1)]

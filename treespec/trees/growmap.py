@@ -100,7 +100,7 @@ class GrowMap(Drawn):
 
     def drawing(self, probability: Sequence[Sequence[float]] | None = None, *, max_nodes: int = MAX_NODES) -> Drawing:
         """Return its figures and a picture of its `max_nodes` likeliest nodes. See `summary` for `probability`."""
-        return growmap(self.summary(probability), max_nodes)
+        return Drawing(growmap(self.summary(probability), max_nodes))
 
     def write(self, path: StrPath) -> None:
         """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all.
