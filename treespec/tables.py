@@ -41,7 +41,7 @@ Parts = Sequence[Table | str]
 
 
 class Drawing(tuple[Table | str, ...]):
-    """What people are shown of a result. `print` shows it as text, and a notebook as HTML."""
+    """The tables and lines that people are shown of a result. `print` shows them as text, and a notebook as HTML."""
 
     def __str__(self) -> str:
         return as_text(self)

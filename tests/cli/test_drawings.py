@@ -18,7 +18,7 @@ RESULT = PromptResult(
 )
 BAD, SEEN = "[b]<b>\x1b[2J", r"[b]<b>\x1b[2J"
 RANKS = (0.5, 0.2, 0.1)
-DRAFTS = tuple(DraftPotential(name, dict.fromkeys(MEASURES, (1.0, 2.0))) for name in (BAD, "b"))
+DRAFTS = tuple(DraftPotential(name, dict.fromkeys(MEASURES, (1.0,))) for name in (BAD, "b"))
 RESULTS = {
     "acceptance": treeopt.AcceptanceProfile("topk", 0.0, 1.0, RANKS, 0.2, (0.01,) * 3, 1234, 7),
     "latency": treeopt.LatencyProfile(tuple(LatencySample(n, 8, (0.01 * n,)) for n in (1, 2)), (LatencySample(1, 8, (0.001,)),), (0.0002,)),
