@@ -24,7 +24,9 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     if data.get("breakdown"):
         drawing.append(_breakdown(data["breakdown"], data["steps"]))
     if alone := data["tokens_without_draft"]:
-        drawing.append(f"{alone:,} of {data['tokens']:,} tokens were decoded without the draft, which has no positions for longer texts")
+        drawing.append(
+            f"{alone:,} of {data['tokens']:,} tokens {'was' if alone == 1 else 'were'} decoded without the draft, which has no positions for longer texts"
+        )
     if planned and (data["tree"] or {}).get("depth") == 0:
         drawing.append("the tree is the root alone: nothing is drafted, and every step is an autoregressive one")
     return [*drawing, verdict(data)] if planned else drawing
@@ -69,7 +71,7 @@ def _prediction(data: Mapping[str, Any]) -> list[Table]:
     return [Table("prediction", ("", "predicted", "measured"), rows)]
 
 
-def accepted_ranks(observed: Sequence[Mapping[str, Any]], profiled: Sequence[Sequence[float]] | None) -> list[Table]:
+def accepted_ranks(observed: Sequence[Mapping[str, Any]], profiled: Sequence[Sequence[float]] | None) -> Parts:
     """Draw for each depth the share of the visited nodes with a child of each rank whose child was accepted, then the profiled chances.
 
     Under `none` stands the share of the nodes with children that ended there. If it is not known which children the nodes had (dynamic
@@ -78,6 +80,8 @@ def accepted_ranks(observed: Sequence[Mapping[str, Any]], profiled: Sequence[Seq
     if not any(row["visits"] for row in observed):
         return []
     known = all(row["offered"] is not None for row in observed)
+    if not known and not any(sum(row["accepted"]) for row in observed):
+        return ["no drafted token was accepted"]
     most = max(len(row["offered"] if known else row["accepted"]) for row in observed)
     shown = min(most, _MOST_RANKS)
     found = [(str(row["depth"]), row["visits"], row["accepted"], row["offered"] if known else [row["visits"]] * most) for row in observed]

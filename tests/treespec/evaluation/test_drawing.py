@@ -8,6 +8,7 @@ import pytest
 from treespec.evaluation.drawing import accepted_ranks
 from treespec.evaluation.report import EvaluationReport, Prediction
 from treespec.evaluation.results import PromptResult
+from treespec.tables import Table
 
 ONE = PromptResult(
     0, "a", tokens=11, steps=5, seconds=1.0, baseline_tokens=11, baseline_seconds=2.0, accepted_ranks=((0,), (1,), (), (), (0,))
@@ -22,6 +23,7 @@ def test_ranks_beside_a_profile_by_depth() -> None:
         {"depth": 1, "visits": 7, "accepted": [1], "offered": [4, 2]},
     ]
     (table,) = accepted_ranks(observed, [[0.5] + [0.0] * 6 + [0.1], [0.25]])
+    assert isinstance(table, Table)
     assert list(map(list, [table.columns, *table.rows])) == [
         ["depth", "visits", *(f"rank {k}" for k in range(6)), "later", "none"],
         ["0", "10", "0.4000", *["0.0000"] * 5, "0.3000", "0.3000"],
@@ -33,6 +35,7 @@ def test_ranks_beside_a_profile_by_depth() -> None:
     ]
     assert table.totals == 2
     assert accepted_ranks([], None) == []
+    assert accepted_ranks([{"depth": 0, "visits": 3, "accepted": [], "offered": None}], None) == ["no drafted token was accepted"]
 
 
 def test_the_report_prints_its_figures_and_its_verdict() -> None:
