@@ -9,9 +9,10 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import device_option, format_option
 from treeopt.cli.output import Progress, emit
+from treespec.tables import Parts
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from treeopt.demo import DemoResult
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt demo --out treeopt-demo"))
@@ -29,7 +30,7 @@ def demo(out: Path, device: str, output_format: str) -> None:
     The demo profiles, generates and evaluates with the embedded pair. It needs no network and 30 seconds to 2 minutes on two idle CPU cores.
     """
     from treeopt.cli.inputs import resolve_device
-    from treeopt.cli.results import acceptance_summary, evaluation_summary, generation_summary, latency_summary
+    from treeopt.cli.results import generation_summary
     from treeopt.demo import FILES, run_demo
 
     with Progress() as progress:
@@ -37,23 +38,25 @@ def demo(out: Path, device: str, output_format: str) -> None:
     data = {
         "out": str(out),
         "files": list(FILES),
-        "acceptance": acceptance_summary(result.acceptance),
-        "latency": latency_summary(result.latency),
+        "acceptance": result.acceptance.summary(),
+        "latency": result.latency.summary(),
         "growmap": generation_summary(result.optimization, frontier=False),
-        "evaluation": evaluation_summary(result.report),
+        "evaluation": result.report.summary(),
         "verdict": result.verdict,
         "seconds": result.seconds,
     }
-    emit(output_format, data, _render)
+    emit(output_format, data, _drawing(result, data))
 
 
-def _render(console: "Console", data: Mapping[str, Any]) -> None:
+def _drawing(result: "DemoResult", data: Mapping[str, Any]) -> Parts:
     from treeopt.cli import tables
 
-    tables.acceptance(console, data["acceptance"], ranks=8)
-    tables.generation(console, data["growmap"])
-    tables.evaluation(console, data["evaluation"])
-    console.print(data["verdict"], highlight=False, soft_wrap=True)
-    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in data["seconds"].items())
-    console.print(f"{sum(data['seconds'].values()):.0f} s in all ({stages})", highlight=False, soft_wrap=True)
-    console.print(f"{data['out']}: {' '.join(data['files'])}", highlight=False, soft_wrap=True)
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
+    return [
+        *result.acceptance.drawing(ranks=8),
+        *tables.generation(data["growmap"]),
+        *result.report.drawing(),
+        result.verdict,
+        f"{sum(result.seconds.values()):.0f} s in all ({stages})",
+        f"{data['out']}: {' '.join(data['files'])}",
+    ]

@@ -4,16 +4,14 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit, note
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from treespec.tables import Parts, Table
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "click", "rich")
 
@@ -33,10 +31,8 @@ def env(of_families: bool, output_format: str) -> None:
     """Print versions and hardware, for a bug report."""
     from treeopt.cli import tables
 
-    if of_families:
-        emit(output_format, families(), draw)
-    else:
-        emit(output_format, describe(), tables.pairs)
+    data = families() if of_families else describe()
+    emit(output_format, data, draw(data) if of_families else [tables.pairs(data)])
 
 
 def families() -> dict[str, Any]:
@@ -47,30 +43,24 @@ def families() -> dict[str, Any]:
     return {"transformers": version_of("transformers"), "families": [asdict(family) for family in all_families()]}
 
 
-def draw(console: "Console", data: Mapping[str, Any]) -> None:
+def draw(data: Mapping[str, Any]) -> Parts:
     """Draw what is done with each family: first those that are tested, then those that are checked, then those that are refused."""
-    from rich.table import Table
+    families: Sequence[Mapping[str, Any]] = data["families"]
+    by_status = {status: [row for row in families if row["exact"] == status] for status in ("tested", "checked when loaded", "refused")}
+    total = ", ".join(f"{len(rows)} {what}" for what, rows in by_status.items())
+    columns = ("family", "exact with trees", "kernels", "captured", "why not")
+    cells = [_row(row) for rows in by_status.values() for row in rows]
+    return [
+        Table(f"families of transformers {data['transformers']}: {total}", columns, cells, left=columns),
+        "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row",
+    ]
 
-    rows: Sequence[Mapping[str, Any]] = data["families"]
-    counts = {status: sum(row["exact"] == status for row in rows) for status in ("tested", "checked when loaded", "refused")}
-    total = ", ".join(f"{n} {what}" for what, n in counts.items())
-    console.print(
-        f"families of transformers {data['transformers']}: {total}", style="italic", highlight=False, markup=False, soft_wrap=True
-    )
-    table = Table()
-    for column in ("family", "exact with trees", "kernels", "captured", "why not"):
-        table.add_column(column, overflow="fold")
-    for status in counts:
-        for row in rows:
-            if row["exact"] == status:
-                text = (
-                    "" if row["inside"] is None or status == "refused" else f" ({'' if row['pictures'] else 'text only: '}{row['inside']})"
-                )
-                runs = ("-", "-") if status == "refused" else (row["kernels"], "yes" if row["captured"] else "no")
-                table.add_row(row["model_type"] + text, status, *runs, row["refused"] or row["eager"])
-    console.print(table)
-    line = "kernels and graphs are for CUDA; settings of one model, such as layers that slide or are shared, may change its row"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+def _row(family: Mapping[str, Any]) -> tuple[str, ...]:
+    refused = family["exact"] == "refused"
+    inside = "" if family["inside"] is None or refused else f" ({'' if family['pictures'] else 'text only: '}{family['inside']})"
+    runs = ("-", "-") if refused else (family["kernels"], "yes" if family["captured"] else "no")
+    return (family["model_type"] + inside, family["exact"], *runs, family["refused"] or family["eager"])
 
 
 def describe() -> dict[str, Any]:

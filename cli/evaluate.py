@@ -55,14 +55,12 @@ def evaluate(
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
     decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
     """
-    from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
 
     plan.check(settings.drafting, models.draft)
     note_unused()
     check_hub(models, rows.dataset)
-    from treeopt.cli.results import evaluation_summary
     from treespec.evaluation.report import SCHEMA
     from treespec.evaluation.runner import check_fits
     from treespec.evaluation.runner import evaluate as run
@@ -101,4 +99,4 @@ def evaluate(
     note(f"wrote {output}")
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
-    emit(output_format, evaluation_summary(report), tables.evaluation)
+    emit(output_format, report.summary(), report.drawing())

@@ -21,6 +21,12 @@ def with_flags(message: str, command: click.Command | None) -> str:
     return _NAME.sub(shown, message)
 
 
+def with_own_flags(message: str) -> str:
+    """Return the message with the flags of the command that runs; without one, with bare names."""
+    ctx = click.get_current_context(silent=True)
+    return with_flags(message, None if ctx is None else ctx.command)
+
+
 def flag_of(parameter: click.Parameter) -> str | None:
     """Return the first long flag of an option, or None for an argument."""
     return next((flag for flag in parameter.opts if flag.startswith("--")), None)

@@ -105,7 +105,8 @@ def generate(
     made.growmap.write(output)
     note(f"wrote {output}")
     _note_noise(made.result)
-    emit(output_format, generation_summary(made.result, frontier=frontier), tables.generation)
+    data = generation_summary(made.result, frontier=frontier)
+    emit(output_format, data, tables.generation(data))
 
 
 def _note_noise(result: "OptimizationResult") -> None:

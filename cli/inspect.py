@@ -1,6 +1,7 @@
 """The command `treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from treeopt.cli.output import emit
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
+from treespec.tables import Parts
+from treespec.trees.drawing import MAX_NODES
 
-_MAX_NODES = 48
+_READERS = {
+    "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
+    "treeopt.latency": ("treeopt.profiles.latency", "read_latency"),
+    "treeopt.evaluation": ("treespec.evaluation.report", "read_report"),
+    "treeopt.potential": ("treeopt.profiles.potential", "read_potential"),
+}
+"""The module and the function that reads a file, by its schema."""
 
-Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
-"""A pair: plain data, and the function that draws it."""
+Shown = tuple[dict[str, Any], Parts]
+"""A result as plain data, and its drawing."""
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt inspect tree.pt --acceptance acceptance.json"))
@@ -27,7 +36,7 @@ Shown = tuple[dict[str, Any], Callable[[Any, Mapping[str, Any]], None]]
     click.option(
         "--acceptance", type=INPUT_FILE, help="Acceptance profile for a growmap's path probabilities. [default: the one in its metadata]"
     ),
-    click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {_MAX_NODES}]"),
+    click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {MAX_NODES}]"),
 )
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
@@ -39,8 +48,8 @@ def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes
         _require_growmap("--list shows all of them", acceptance, max_nodes)
     if listing == (file is not None):
         raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
-    data, render = _library() if file is None else _read(file, acceptance, max_nodes)
-    emit(output_format, data, render)
+    data, drawing = _library() if file is None else _read(file, acceptance, max_nodes)
+    emit(output_format, data, drawing)
 
 
 def _require_growmap(found: str, acceptance: Path | None, max_nodes: int | None) -> None:
@@ -54,7 +63,8 @@ def _library() -> Shown:
     from treeopt.cli import results, tables
     from treeopt.growmap_library import folder, shipped
 
-    return results.library_summary(shipped(), folder()), tables.library
+    data = results.library_summary(shipped(), folder())
+    return data, tables.library(data)
 
 
 def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
@@ -66,48 +76,37 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     if schema is None or schema == "treeopt.growmap":
         return _growmap(file if schema is None else PipeablePath(path.with_suffix(".pt")), acceptance, max_nodes)
     _require_growmap(f"{file} has the schema {schema!r:.60}", acceptance, max_nodes)
-    from treeopt.cli import results, tables
-
-    if schema == "treeopt.acceptance":
-        from treeopt.profiles.acceptance import read_acceptance
-
-        return results.acceptance_summary(read_acceptance(file)), tables.acceptance
-    if schema == "treeopt.latency":
-        from treeopt.profiles.latency import read_latency
-
-        return results.latency_summary(read_latency(file)), tables.latency
-    if schema == "treeopt.evaluation":
-        from treespec.evaluation.report import read_report
-
-        return results.evaluation_summary(read_report(file)), tables.evaluation
-    if schema == "treeopt.potential":
-        from treeopt.profiles.potential import read_potential
-
-        return results.potential_summary(read_potential(file)), tables.potential
     if schema == "treeopt.training":
-        from treeopt.training.record import read_record
-
-        record, outcome = read_record(file)
-        return results.training_summary(outcome, record, path.parent), tables.trained
+        return _training(file, path.parent)
+    if schema in _READERS:
+        module, reader = _READERS[schema]
+        found = getattr(import_module(module), reader)(file)
+        return found.summary(), found.drawing()
     raise ProfileError(
         f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt; pass one of these"
     )
 
 
-def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None) -> Shown:
+def _training(file: PipeablePath, folder: Path) -> Shown:
     from treeopt.cli import results, tables
+    from treeopt.training.record import read_record
+
+    record, outcome = read_record(file)
+    data = results.training_summary(outcome, record, folder)
+    return data, tables.trained(data)
+
+
+def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None) -> Shown:
     from treespec.trees.growmap import read_growmap
 
     growmap = read_growmap(file)
-    rows: Sequence[Sequence[float]] | None
+    rows: Sequence[Sequence[float]] | None = None
     if acceptance is not None:
         from treeopt.profiles.acceptance import read_acceptance
 
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
-    else:
-        rows = growmap.promise.rank_probability
-    return results.growmap_summary(growmap, rows), lambda console, data: tables.growmap(console, data, max_nodes=max_nodes or _MAX_NODES)
+    return growmap.summary(rows), growmap.drawing(rows, max_nodes=max_nodes or MAX_NODES)
 
 
 def _is_vector(file: PipeablePath) -> bool:

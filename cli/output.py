@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.flags import with_flags
+from treeopt.cli.flags import with_own_flags
 from treespec.errors import DatasetError, OutputError
+from treespec.printable import printable
+from treespec.tables import Parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,23 +33,6 @@ _LOG_SECONDS = 10.0
 """Shortest time between two lines of a stage's progress if stderr is no terminal."""
 
 
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and newline
-    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # unseen, or turning the text around
-    "\ud800-\udfff"  # half a surrogate pair, as bytes of a file's name that are no text become
-    "\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
-)
-
-
-def printable(text: str) -> str:
-    r"""Return text in which everything that a terminal would obey, or not show, is written out.
-
-    >>> print(printable("a\x1b[2Jb\u202ec"))
-    a\x1b[2Jb\u202ec
-    """
-    return text if text.isascii() and text.isprintable() else _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
 def say(text: str, *, err: bool = False) -> None:
     """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe."""
     if err:
@@ -58,13 +42,15 @@ def say(text: str, *, err: bool = False) -> None:
         click.echo(printable(text))
 
 
-def emit(output_format: str, data: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
-    """Print a result: `data` as one JSON object, or as `render` draws it. Raises OutputError if stdout takes no more."""
+def emit(output_format: str, data: Mapping[str, Any], drawing: Parts) -> None:
+    """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more."""
     if output_format == "json":
         say(json.dumps(_finite(data), allow_nan=False).replace("\x7f", "\\u007f"))
         return
+    from treeopt.cli.drawing import draw
+
     with _to_stdout():
-        render(_screen(), data)
+        draw(_screen(), drawing)
 
 
 class Telling:
@@ -117,8 +103,7 @@ def ask(marker: str) -> str | None:
 
 def note(message: str) -> None:
     """Print a line for people on stderr, with flags in place of the names of parameters."""
-    ctx = click.get_current_context(silent=True)
-    say(" ".join(with_flags(message, None if ctx is None else ctx.command).splitlines()), err=True)
+    say(" ".join(with_own_flags(message).splitlines()), err=True)
 
 
 class Door(io.TextIOBase):

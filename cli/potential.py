@@ -37,7 +37,6 @@ def potential(
     They are ranked by the KL divergence in nats per token. The table also has the total variation, the agreement of the most
     likely tokens, and the tokens per step that these imply for single chains.
     """
-    from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import (
         complete_conversations,
@@ -53,7 +52,6 @@ def potential(
     note_unused()
     for draft in models.drafts:
         check_hub(models.with_draft(draft), rows.dataset)
-    from treeopt.cli.results import potential_summary
     from treeopt.profiles.potential import SCHEMA
     from treeopt.profiling.potential import measure_potential, require_fit, without_room
     from treespec.files.writing import check_writable
@@ -94,4 +92,4 @@ def potential(
     for measured in report.drafts:
         agreed = sum(measured.sums["top1_agreement"] or ())
         note_doubt(agreed, sum(report.positions), alone.target.vocabulary_size, f"the draft {measured.draft}")
-    emit(output_format, potential_summary(report), tables.potential)
+    emit(output_format, report.summary(), report.drawing())

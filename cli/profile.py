@@ -50,13 +50,11 @@ def acceptance(
 
     It is measured along the target's continuations of a data set's rows, or along the rows' own text.
     """
-    from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, load, note_not_applied, note_rows, pair_info_of, read_prompts
 
     note_unused()
     check_hub(models, rows.dataset)
-    from treeopt.cli.results import acceptance_summary
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
     from treeopt.profiling.acceptance import profile_acceptance, require_fit
     from treespec.files.writing import check_writable
@@ -80,7 +78,7 @@ def acceptance(
     note(f"wrote {output}")
     if settings.sampling.temperature <= 1:
         note_doubt(measured.rank_probability[0] * measured.positions, measured.positions, known.target.vocabulary_size)
-    emit(output_format, acceptance_summary(measured), tables.acceptance)
+    emit(output_format, measured.summary(), measured.drawing())
 
 
 @profile.command(cls=TreeoptCommand, epilog=example(f"treeopt profile latency {_PAIR} --context 256,1024 -o latency.json"))
@@ -127,13 +125,11 @@ def latency(
 
     These are a target pass by tree size, a draft pass by level width, and the rest of a step.
     """
-    from treeopt.cli import tables
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import load, pair_info_of
 
     note_unused()
     check_hub(models)
-    from treeopt.cli.results import latency_summary
     from treeopt.profiles.latency import LATENCY_SCHEMA
     from treeopt.profiling.latency import profile_latency, require_fit
     from treespec.files.writing import check_writable
@@ -148,4 +144,4 @@ def latency(
         measured.write(output)
         discard_journals(output)
     note(f"wrote {output}")
-    emit(output_format, latency_summary(measured), tables.latency)
+    emit(output_format, measured.summary(), measured.drawing())

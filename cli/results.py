@@ -1,57 +1,18 @@
-"""The results that commands print, as plain data with the keys that other tools rely on."""
+"""Results that only commands print, as plain data with the keys that other tools rely on. Profiles and reports have a `summary` of their own."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeopt.optimizer.search import OptimizationResult
-    from treeopt.profiles.acceptance import AcceptanceProfile
-    from treeopt.profiles.latency import LatencyProfile
-    from treeopt.profiles.potential import PotentialReport
     from treeopt.training.record import Outcome
-    from treespec.evaluation.report import EvaluationReport
     from treespec.text.generated import Generated
     from treespec.trees.growmap import GrowMap
-    from treespec.trees.tree import SpeculationTree
-
-_ACCEPTANCE_KEYS = (
-    "drafting",
-    "temperature",
-    "top_p",
-    "draft_temperature",
-    "draws",
-    "method",
-    "rank_probability",
-    "none_accepted",
-    "standard_error",
-    "positions",
-    "prompts",
-    "prompt_set",
-)
 
 _SOURCES = ("target", "draft", "config", "dataset")
 _SETTINGS = ("objective", "divergence", "text", "batch_size", "gradient_accumulation", "seq_len", "learning_rate", "warmup", "seed")
 """Settings that `inspect` shows of a training run."""
-
-
-def acceptance_summary(profile: "AcceptanceProfile") -> dict[str, Any]:
-    """Return the profile without its raw sums."""
-    data = profile.to_json()
-    return {key: data[key] for key in _ACCEPTANCE_KEYS if key in data}
-
-
-def latency_summary(profile: "LatencyProfile") -> dict[str, Any]:
-    """Return medians in place of the raw samples, in seconds."""
-    data = profile.to_json()
-    overhead = data["overhead_seconds"]
-    return {
-        "target": [{"size": s["size"], "context": s["context"], "median_seconds": median(s["seconds"])} for s in data["target"]],
-        "draft": [{"width": s["width"], "context": s["context"], "median_seconds": median(s["seconds"])} for s in data["draft"]],
-        "overhead_seconds": median(overhead) if overhead else 0.0,
-    }
 
 
 def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[str, Any]:
@@ -69,11 +30,6 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
         "level_widths": list(result.tree.level_widths),
         "frontier": points if frontier else None,
     }
-
-
-def evaluation_summary(report: "EvaluationReport") -> dict[str, Any]:
-    """Return the report without its per-prompt records; the generated ids stay if they were kept."""
-    return {key: value for key, value in report.to_json().items() if key not in ("schema", "version", "results")}
 
 
 def text_summary(generated: "Generated") -> dict[str, Any]:
@@ -106,13 +62,6 @@ def conversation_summary(answers: "Sequence[Generated]") -> dict[str, Any]:
     }
 
 
-def potential_summary(report: "PotentialReport") -> dict[str, Any]:
-    """Return the drafts by rank, without the raw sums."""
-    data = report.to_json()
-    drafts = [{key: value for key, value in draft.items() if key != "sums"} for draft in data["drafts"]]
-    return {key: value for key, value in data.items() if key not in ("schema", "version", "prompt_positions")} | {"drafts": drafts}
-
-
 def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the figures of a run (null if it is not finished) and its settings."""
     ends = {"before": None, "after": None} if outcome is None else {"before": outcome.before, "after": outcome.after}
@@ -133,22 +82,6 @@ def training_summary(outcome: "Outcome | None", record: Mapping[str, Any], folde
     }
 
 
-def growmap_summary(growmap: "GrowMap", probability: Sequence[Sequence[float]] | None) -> dict[str, Any]:
-    """Return the tree's shape, its metadata and, if the rank probabilities are known, the chance of each path."""
-    tree = growmap.tree
-    chances = None if probability is None else path_probabilities(tree, probability)
-    return {
-        "size": tree.size,
-        "depth": tree.depth,
-        "max_branch": tree.max_branch,
-        "level_widths": list(tree.level_widths),
-        "paths": [list(path) for path in tree.paths],
-        "path_probability": None if chances is None else chances[1:],
-        "expected_tokens_per_step": None if chances is None else math.fsum(chances),
-        "metadata": dict(growmap.metadata),
-    }
-
-
 def library_summary(growmaps: Mapping[str, "GrowMap"], folder: Path) -> dict[str, Any]:
     """Return the figures of growmaps by name, and the folder of their files."""
     keys = (
@@ -165,16 +98,3 @@ def library_summary(growmaps: Mapping[str, "GrowMap"], folder: Path) -> dict[str
         for name, growmap in growmaps.items()
     ]
     return {"folder": str(folder), "growmaps": rows}
-
-
-def path_probabilities(tree: "SpeculationTree", probability: Sequence[Sequence[float]]) -> list[float]:
-    """Return for each node the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
-
-    `probability` has one row per depth, and the last one serves all deeper nodes; ranks beyond a row have chance 0.
-    """
-    chances = [1.0]
-    for node in range(1, tree.size):
-        row = probability[min(tree.depths[node], len(probability)) - 1]
-        rank = tree.ranks[node]
-        chances.append(chances[tree.parents[node]] * (row[rank] if rank < len(row) else 0.0))
-    return chances

@@ -116,7 +116,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     if not shows:
         from treeopt.cli.results import conversation_summary, text_summary
 
-        emit(output_format, text_summary(answers[0]) if prompt is not None else conversation_summary(answers), lambda console, data: None)
+        emit(output_format, text_summary(answers[0]) if prompt is not None else conversation_summary(answers), [])
     if prompt is not None and answers[0].ended == "interrupted":
         click.get_current_context().exit(exit_code(KeyboardInterrupt()))
 

@@ -206,4 +206,5 @@ def train_draft(
     if not first:
         return
     note(f"wrote {output}")
-    emit(output_format, training_summary(result, result.record, output), tables.training)
+    data = training_summary(result, result.record, output)
+    emit(output_format, data, tables.training(data))

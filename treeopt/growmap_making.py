@@ -15,7 +15,8 @@ from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
 from treespec.files.reading import PipeablePath, StrPath
 from treespec.files.writing import json_text
-from treespec.trees.growmap import MAX_GROWMAP_SIZE, GrowMap, refuse_size
+from treespec.trees.growmap import GrowMap
+from treespec.trees.sequoia_file import MAX_GROWMAP_SIZE, refuse_size
 
 Profile = TypeVar("Profile", AcceptanceProfile, LatencyProfile)
 

@@ -28,16 +28,20 @@ WITHOUT_HEAVY = [
     *SETTINGS,
     "treespec",
     "treespec.errors",
+    "treespec.printable",
+    "treespec.tables",
     "treespec.files.fields",
     "treespec.files",
     "treespec.files.reading",
     "treespec.files.writing",
     "treespec.trees.tree",
+    "treespec.trees.drawing",
     "treespec.trees.growmap",
     "treespec.files.provenance",
     "treespec.files.pt",
     "treespec.data.stdlib",
     "treespec.embedded",
+    "treespec.evaluation.drawing",
     "treespec.evaluation.report",
     "treespec.text",
     "treespec.text.generated",
@@ -46,6 +50,7 @@ WITHOUT_HEAVY = [
     "treeopt.growmaps",
     "treeopt.profiles.potential",
     "treeopt.profiles",
+    "treeopt.profiles.drawing",
     "treeopt.profiles.acceptance",
     "treeopt.profiles.latency",
     "treeopt.profiles.ratio",
@@ -104,7 +109,7 @@ def test_light_modules_load_nothing_heavy():
 
 
 def test_settings_and_errors_load_without_numpy_and_trees_do_not():
-    found = loaded_by(["treespec.errors", *SETTINGS, "treespec.trees.growmap"])
+    found = loaded_by(["treespec.errors", "treespec.tables", *SETTINGS, "treespec.trees.drawing", "treespec.trees.growmap"])
     assert [module for module, names in found.items() if "numpy" in names] == ["treespec.trees.growmap"], "what is loaded does not show"
 
 

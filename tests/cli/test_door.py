@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from treeopt.cli import output
-from treeopt.cli.output import Door, doors, printable
+from treeopt.cli.output import Door, doors
+from treespec.printable import printable
 
 CLI = Path(__file__).parents[2] / "cli"
 BAD = "\x1b[2J\x1b]0;t\x07\x9b31m\x7f\u202e\u2066\u200b\u2028\ufeff"

@@ -1,6 +1,5 @@
 """Every way of drafting and verifying from the command line, on a tiny pair from disk."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -222,32 +221,6 @@ def test_profiled_ranks_stand_beside_observed_ones(evaluate: Any, run: Any, grow
     outcome = evaluate("--dynamic", "--size", 6, "--depth", 2)
     assert "share of the visited nodes\n" in outcome.out
     assert "profiled" not in outcome.out
-
-
-def test_ranks_beside_a_profile_by_depth() -> None:
-    from rich.console import Console
-
-    from treeopt.cli import tables
-
-    observed = [
-        {"depth": 0, "visits": 10, "accepted": [4, 0, 0, 0, 0, 0, 1, 2], "offered": [10] * 8},
-        {"depth": 1, "visits": 7, "accepted": [1], "offered": [4, 2]},
-    ]
-    console = Console(width=150, record=True, file=io.StringIO())
-    tables.accepted_ranks(console, observed, [[0.5] + [0.0] * 6 + [0.1], [0.25]])
-    lines = [[cell.strip() for cell in line.strip("┃│").replace("┃", "│").split("│")] for line in console.export_text().splitlines()]
-    assert [line for line in lines if len(line) > 1] == [
-        ["depth", "visits", *(f"rank {k}" for k in range(6)), "later", "none"],
-        ["0", "10", "0.4000", *["0.0000"] * 5, "0.3000", "0.3000"],
-        ["profiled", "", "0.5000", *["0.0000"] * 5, "0.1000", "0.4000"],
-        ["1", "7", "0.2500", "0.0000", *["-"] * 4, "0.0000", "0.7500"],
-        ["profiled", "", "0.2500", "0.0000", *["-"] * 4, "0.0000", "0.7500"],
-        ["all", "17", "0.3571", *["0.0000"] * 5, "0.2143", "0.4286"],
-        ["profiled", "", "0.4286", *["0.0000"] * 5, "0.0714", "0.5000"],
-    ]
-    console = Console(width=150, record=True, file=io.StringIO())
-    tables.accepted_ranks(console, [], None)
-    assert console.export_text() == ""
 
 
 @pytest.mark.parametrize("plan", [["--growmap"], ["--dynamic", "--growmap"], ["--drafting", "swr", "--temperature", 1, "--growmap"]])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
+from treeopt.profiles.drawing import acceptance
 from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
@@ -14,6 +15,7 @@ from treespec.files.kinds import schema_of
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, StrPath, read_bytes, read_json
 from treespec.files.writing import write_json
+from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.limits import MAX_SIZE
 
 ACCEPTANCE_SCHEMA = "treeopt.acceptance"
@@ -27,8 +29,12 @@ DRAFTINGS = (*RULES, "unknown")
 _SUM_SLACK = 1e-3
 
 
+_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "provenance")
+"""Keys of the file that its summary does without."""
+
+
 @dataclass(frozen=True)
-class AcceptanceProfile:
+class AcceptanceProfile(Drawn):
     """The chance that the accepted child of an accepted node is the one of rank k, for each rank k.
 
     - `rank_probability[k]` and its `standard_error[k]` (resampled by prompt; empty if unknown) belong to rank k, `none_accepted` to no child
@@ -128,6 +134,21 @@ class AcceptanceProfile:
         if self.draft_temperature is not None:
             data["draft_temperature"] = self.draft_temperature
         return data | {key: value for key, value in extra.items() if value}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the profile as plain data without its raw sums."""
+        return {key: value for key, value in self.to_json().items() if key not in _RAW}
+
+    def drawing(self, ranks: int | None = None) -> Drawing:
+        """Return the chances of the first `ranks` ranks (None: all that a table may have) with standard errors and running sums."""
+        return Drawing(acceptance(self.summary(), ranks))
+
+    def __repr__(self) -> str:
+        ranks = len(self.rank_probability)
+        counts = {"positions": self.positions, "prompts": self.prompts}
+        return in_short(
+            self, drafting=self.drafting, temperature=self.temperature, **counts, ranks=ranks, first_choice=self.rank_probability[0]
+        )
 
     def write(self, path: StrPath) -> None:
         """Write the file whole or not at all. Raises OutputError."""

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from treeopt.profiles.drawing import latency
 from treeopt.profiles.latency_model import LatencyModel
 from treespec.errors import ProfileError
 from treespec.files.fields import MOST_SECONDS, Fields, count, listed, mapping, numbers
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
+from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.limits import MAX_SIZE
 
 LATENCY_SCHEMA = "treeopt.latency"
@@ -36,7 +38,7 @@ class LatencySample:
 
 
 @dataclass(frozen=True)
-class LatencyProfile:
+class LatencyProfile(Drawn):
     """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
 
     Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
@@ -86,6 +88,23 @@ class LatencyProfile:
         if self.autoregressive_overhead_seconds:
             data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
         return data if self.provenance is None else data | {"provenance": self.provenance}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the profile as plain data, with medians in seconds in place of the raw samples."""
+        return {
+            "target": [{"size": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.target],
+            "draft": [{"width": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.draft],
+            "overhead_seconds": statistics.median(self.overhead_seconds),
+        }
+
+    def drawing(self) -> Drawing:
+        """Return median milliseconds of target passes and draft levels, with a column per context."""
+        return Drawing(latency(self.summary()))
+
+    def __repr__(self) -> str:
+        most = {"max_size": max(s.nodes for s in self.target), "max_width": max(s.nodes for s in self.draft)}
+        contexts = len(self.contexts)
+        return in_short(self, sizes=len({s.nodes for s in self.target}), **most, contexts=self.contexts if contexts <= 4 else contexts)
 
     def write(self, path: StrPath) -> None:
         """Write the file whole or not at all. Raises OutputError."""

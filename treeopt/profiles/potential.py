@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from treeopt.profiles.drawing import potential
 from treeopt.profiles.ratio import ratio
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import Fields, count, counts, listed, mapping, number, numbers, text
 from treespec.files.reading import read_json
 from treespec.files.writing import write_json
+from treespec.tables import Drawing, Drawn, in_short
 
 SCHEMA, VERSION = "treeopt.potential", 1
 
@@ -56,7 +58,7 @@ class DraftPotential:
 
 
 @dataclass(frozen=True)
-class PotentialReport:
+class PotentialReport(Drawn):
     """Drafts measured on the same `positions[i]` positions of every prompt i.
 
     `temperature` and `top_p` are the target's choice of tokens. Distributions are compared at `distribution_temperature`. Raises
@@ -163,6 +165,20 @@ class PotentialReport:
             },
             "sums": {name: None if sums is None else list(sums) for name, sums in draft.sums.items()},
         }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the report as plain data without the raw sums."""
+        data = {key: value for key, value in self.to_json().items() if key not in ("schema", "version", "prompt_positions")}
+        return data | {"drafts": [{key: value for key, value in draft.items() if key != "sums"} for draft in data["drafts"]]}
+
+    def drawing(self) -> Drawing:
+        """Return the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
+        return Drawing(potential(self.summary()))
+
+    def __repr__(self) -> str:
+        best = self.ranked[0]
+        positions = sum(self.positions)
+        return in_short(self, drafts=len(self.drafts), best=best.draft, kl=self.estimate(best, "kl").mean, positions=positions)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the report whole or not at all. Raises OutputError."""

@@ -17,6 +17,7 @@ from treespec.data.sources import DATASET_NAMES, open_rows
 from treespec.data.tokens import PICTURED, RowReader, Tokenizer, refused
 from treespec.errors import DatasetError, NoPromptError, SettingsError, counted
 from treespec.files.fingerprint import fingerprint
+from treespec.tables import in_short
 
 MOST_BAD_ROWS = 10_000
 """Number of bad rows at which skipping them ends: they are kept for the record, and so many show that the data set is of another kind."""
@@ -79,6 +80,9 @@ class PromptSet:
     def __len__(self) -> int:
         """Return the number of prompts."""
         return len(self.prompts)
+
+    def __repr__(self) -> str:
+        return in_short(self, prompts=len(self), rows=self.label)
 
     def __iter__(self) -> Iterator[Prompt]:
         """Yield the prompts in row order."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.errors import ProfileError, counted
+from treespec.evaluation.drawing import evaluation
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
 from treespec.evaluation.results import PromptResult
 from treespec.files.fields import (
@@ -28,6 +29,7 @@ from treespec.files.fields import (
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
+from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.tree import SpeculationTree
 
 SCHEMA, VERSION = "treeopt.evaluation", 1
@@ -46,7 +48,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class EvaluationReport(Drawn):
     """The results of all prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
 
     mode: str
@@ -190,6 +192,18 @@ class EvaluationReport:
         if any(r.parts for r in self.results):
             data["breakdown"] = self.breakdown
         return data
+
+    def summary(self) -> dict[str, Any]:
+        """Return the report as plain data without its per-prompt records; the generated ids stay if they were kept."""
+        return {key: value for key, value in self.to_json().items() if key not in ("schema", "version", "results")}
+
+    def drawing(self) -> Drawing:
+        """Return the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
+        return Drawing(evaluation(self.summary()))
+
+    def __repr__(self) -> str:
+        figures = {"tokens_per_step": self.tokens_per_step, "speedup": self.speedup, "lossless": self.lossless}
+        return in_short(self, mode=self.mode, prompts=len(self.results), **({} if self.mode == "baseline" else figures))
 
     @property
     def breakdown(self) -> dict[str, float]:

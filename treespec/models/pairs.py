@@ -18,6 +18,7 @@ from treespec.models.loaded import LoadedModel
 from treespec.models.text_draft import TextDraft
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
+from treespec.tables import in_short
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Target:
     """The EOS tokens of the target's generation config, at which `generate` stops too."""
     pictures: PictureReader | None = None
     """The reader that turns pictures into pixels; None if the target reads text only."""
+
+    def __repr__(self) -> str:
+        models = {role: f"{model.name}, {_dtype(model)} on {model.device}" for role, model in self.models.items()}
+        return in_short(self, **models)
 
     @property
     def models(self) -> dict[str, TreeModel]:
@@ -74,7 +79,7 @@ class Target:
             "draft": None,
             **{role: describe_model(model) for role, model in self.models.items()},
             "device": str(self.target.device),
-            "dtype": str(self.target.dtype).removeprefix("torch."),
+            "dtype": _dtype(self.target),
             "vocabulary_size": self.target.vocabulary_size,
             "eos_token_ids": sorted(self.eos_token_ids),
             "pictures": None if self.pictures is None else self.pictures.digest,
@@ -88,12 +93,10 @@ class Target:
         offloaded = self.target.loaded.streamed > 0
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
-        return Provenance.collect(
-            models=names, quantization=stored, dtype=str(self.target.dtype).removeprefix("torch."), offloaded=offloaded, **known
-        ).to_json()
+        return Provenance.collect(models=names, quantization=stored, dtype=_dtype(self.target), offloaded=offloaded, **known).to_json()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair(Target):
     """A target together with its draft."""
 
@@ -104,6 +107,11 @@ class Pair(Target):
     def models(self) -> dict[str, TreeModel]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
+
+
+def _dtype(model: TreeModel) -> str:
+    """Return the name of a model's number type, such as "float32"."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def recorded_name(model: TreeModel) -> str:
@@ -268,7 +276,7 @@ def describe_model(model: TreeModel) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "offloaded": model.loaded.streamed > 0,
         "layers": config.get_text_config(decoder=True).num_hidden_layers,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": _dtype(model),
         "attention": config.get_text_config(decoder=True)._attn_implementation,
         "transformers": transformers.__version__,
         **adapter,

@@ -217,6 +217,18 @@ class SpeculationTree:
                 f"{counted(vocabulary, 'token')}; use a narrower tree"
             )
 
+    def path_probabilities(self, probability: Sequence[Sequence[float]]) -> list[float]:
+        """Return for each node the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
+
+        `probability` has one row per depth, and the last one serves all deeper nodes; ranks beyond a row have chance 0.
+        """
+        chances = [1.0]
+        for node in range(1, self.size):
+            row = probability[min(self.depths[node], len(probability)) - 1]
+            rank = self.ranks[node]
+            chances.append(chances[self.parents[node]] * (row[rank] if rank < len(row) else 0.0))
+        return chances
+
     def describe(self) -> dict[str, Any]:
         """Return the tree as plain JSON, for records."""
         return {"size": self.size, "depth": self.depth, "parents": list(self.parents)}

@@ -17,13 +17,13 @@ from treespec.errors import GrowMapError, OutputError
 from treespec.files.provenance import Provenance
 from treespec.trees.growmap import (
     MAX_FILE_BYTES,
-    MAX_GROWMAP_SIZE,
     GrowMap,
     check_growmap_writable,
     read_growmap,
     read_sidecar,
     sidecar_path,
 )
+from treespec.trees.sequoia_file import MAX_GROWMAP_SIZE
 from treespec.trees.tree import SpeculationTree
 
 TREE = SpeculationTree.from_branches([[3], [2, 1, 0], [1, 0, 0]])

@@ -1,0 +1,97 @@
+"""Profiles and potentials for people: tables from their summaries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treespec.errors import counted
+from treespec.tables import Parts, Table, milliseconds, number
+
+_MOST_ROWS, _MOST_COLUMNS = 256, 12
+"""Most rows and contexts that a table shows: there may be tens of thousands in a file."""
+
+
+def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
+    """Draw rank probabilities with standard errors and running sums for the first `ranks` ranks.
+
+    Ranks that accept nothing are left out, and a line says so.
+    """
+    temperature = "" if data["temperature"] is None else f", temperature {data['temperature']:g}"
+    title = f"acceptance by rank: {_measured(data)}, {data['drafting']}{temperature}"
+    chances, errors = data["rank_probability"], data["standard_error"]
+    rows, total, unseen, most = [], 0.0, False, min(ranks or _MOST_ROWS, _MOST_ROWS)
+    for rank, value in enumerate(chances):
+        total += value
+        if value == 0 and rank > 0:
+            unseen = True
+        elif rank < most:
+            rows.append((str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}"))
+    left_out = [] if ranks else _more(len(chances) - most, "rank")
+    return [
+        Table(title, ("rank", "P(accepted)", "standard error", "cumulative"), rows, left_out=left_out),
+        "cumulative: the chance that the drafted token of this rank, or one of an earlier rank, is accepted",
+        f"no rank accepted: {data['none_accepted']:.4f}{'; ranks that were never accepted are not shown' if unseen else ''}",
+    ]
+
+
+def latency(data: Mapping[str, Any]) -> Parts:
+    """Draw median milliseconds of target passes and draft levels, a column per context."""
+    return [
+        _medians("target pass by tree size", "size", data["target"]),
+        _medians("draft pass by level width", "width", data["draft"]),
+        f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
+    ]
+
+
+def _medians(title: str, what: str, measured: Sequence[Mapping[str, Any]]) -> Table:
+    contexts, sizes = (sorted({row[key] for row in measured}) for key in ("context", what))
+    by_place = {(row[what], row["context"]): row["median_seconds"] for row in measured}
+    shown = contexts[:_MOST_COLUMNS]
+    rows = [(str(size), *(milliseconds(by_place.get((size, context))) for context in shown)) for size in sizes[:_MOST_ROWS]]
+    left_out = _more(len(sizes) - _MOST_ROWS, what) + _more(len(contexts) - _MOST_COLUMNS, "context")
+    return Table(f"{title}, median ms", (what, *(f"context {context}" for context in shown)), rows, left_out=left_out)
+
+
+def potential(data: Mapping[str, Any]) -> Parts:
+    """Draw the drafts by rank: their distance from the target, and the tokens per step that single chains of theirs imply."""
+    lengths = [point["chain"] for point in data["drafts"][0]["implied"]["sampled_child"]["tokens_per_step"]]
+    return [
+        f"{_measured(data)}, {data['method']}; distributions at temperature {data['distribution_temperature']:g}",
+        Table(
+            "KL(target || draft), nats per token, 95 % intervals over prompts",
+            ("draft", "KL", "above the best", "reverse KL", "total variation", "same top-1"),
+            [_distances(draft, best=place == 0) for place, draft in enumerate(data["drafts"])],
+            left=("draft",),
+        ),
+        Table(
+            "implied tokens per step of chains, if every drafted token is accepted with the same chance",
+            ("draft", "child", "temperature", "accepted", *(f"chain of {length}" for length in lengths)),
+            [_implied(draft["draft"], child, chain) for draft in data["drafts"] for child, chain in draft["implied"].items()],
+            left=("draft", "child"),
+        ),
+    ]
+
+
+def _distances(draft: Mapping[str, Any], *, best: bool) -> tuple[str, ...]:
+    kl, above, reverse = draft["kl"], draft["kl_above_best"], draft["reverse_kl"]
+    return (
+        draft["draft"],
+        number(kl["mean"], 4, kl["interval_95"]),
+        "-" if best else number(above["mean"], 4, above["interval_95"]),
+        number(None if reverse is None else reverse["mean"], 4),
+        number(draft["total_variation"]["mean"], 4),
+        number(draft["top1_agreement"]["mean"], 4),
+    )
+
+
+def _implied(draft: str, child: str, chain: Mapping[str, Any]) -> tuple[str, ...]:
+    points = (number(point["tokens_per_step"], 3) for point in chain["tokens_per_step"])
+    return (draft, child.removesuffix("_child"), f"{chain['temperature']:g}", number(chain["acceptance"], 4), *points)
+
+
+def _measured(data: Mapping[str, Any]) -> str:
+    return f"{counted(data['positions'], 'position', form=',')} of {counted(data['prompts'], 'prompt')}"
+
+
+def _more(count: int, what: str) -> list[str]:
+    """Say how many things a table does not show, if there are any."""
+    return [f"{counted(count, f'more {what} is', f'more {what}s are')} not shown"] if count > 0 else []

@@ -1,0 +1,64 @@
+"""Growmaps for people: their figures, and the tree drawn as lines."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from treespec.errors import counted
+from treespec.tables import Parts, Table, figures, milliseconds
+
+MAX_NODES = 48
+"""Most nodes that are drawn if nothing else is said."""
+
+_PROMISE: Mapping[str, Callable[[float], tuple[str, str]]] = {  # how each figure that a growmap promises is shown
+    "expected_tokens_per_step": lambda value: ("expected tokens per step", f"{value:.4f}"),
+    "predicted_seconds_per_step": lambda value: ("predicted ms per step", milliseconds(value)),
+    "predicted_speedup": lambda value: ("predicted speed-up", f"{value:.3f} x"),
+    "certified_gap": lambda value: ("certified gap to the best tree", f"{100 * value:.2f} %"),
+}
+
+
+def promised(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a growmap promises, by its metadata, as rows of figures."""
+    return [shown(data[key]) for key, shown in _PROMISE.items() if data.get(key) is not None]
+
+
+def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Parts:
+    """Draw a growmap from its summary: the figures, and the tree with its path probabilities, at most `max_nodes` of its nodes, the likeliest ones."""
+    chances: Sequence[float] = data["path_probability"] or ()
+    likeliest = sorted(range(data["size"] - 1), key=lambda node: (-chances[node] if chances else 0.0, node))[: max(0, max_nodes - 1)]
+    paths = [tuple(data["paths"][node]) for node in likeliest]  # a parent is never less likely than its child and comes before it
+    labels = {path: f"  {chances[node]:.4f}" if chances else "" for path, node in zip(paths, likeliest, strict=True)}
+    drawing: list[Table | str] = [
+        _figures(data),
+        "\n".join(_lines(labels)),
+        "each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""),
+    ]
+    if hidden := data["size"] - 1 - len(paths):
+        drawing.append(f"{counted(hidden, 'more node is', 'more nodes are')} not drawn; `max_nodes` {data['size']} draws all")
+    return drawing
+
+
+def _figures(data: Mapping[str, Any]) -> Table:
+    metadata = data["metadata"]
+    named = {"size": "size (root included)", "depth": "depth", "max_branch": "most children"}
+    shape = [(name, str(data[key])) for key, name in named.items()]
+    others = [
+        (key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
+        for key, value in metadata.items()
+        if isinstance(value, str | int | float) and key not in ("size", "depth", *_PROMISE)
+    ]
+    known = {**metadata, "expected_tokens_per_step": data["expected_tokens_per_step"]}
+    return figures("growmap", [*shape, ("level widths", " ".join(map(str, data["level_widths"]))), *promised(known), *others])
+
+
+def _lines(labels: Mapping[tuple[int, ...], str]) -> list[str]:
+    """Return the lines of a tree of paths, each with what stands behind its rank; every path's parent is there too."""
+    order = sorted(labels)  # depth first, siblings by rank
+    youngest = {path[:-1]: path for path in order}
+    lines = ["root"]
+    margins: dict[tuple[int, ...], str] = {(): ""}
+    for path in order:
+        margin, last = margins[path[:-1]], youngest[path[:-1]] == path
+        lines.append(f"{margin}{'└── ' if last else '├── '}{path[-1]}{labels[path]}")
+        margins[path] = margin + ("    " if last else "│   ")
+    return lines
