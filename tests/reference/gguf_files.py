@@ -26,7 +26,7 @@ TENSORS = {
 def tokens_of(count: int) -> list[str]:
     """Single characters, and names of tokens that no text has."""
     letters = [chr(code) for code in (*range(97, 123), *range(33, 97), 123, 124, 125, 126)]
-    return ["<unk>", "<s>", "</s>", "ab", *letters][:count]
+    return ["<unk>", "<s>", "</s>", "ab", "zz", *letters][:count]
 
 
 def write_gguf(path: Path, module: PreTrainedModel, kind: str = "F32", tokenizer: bool = True, parts: int = 1, **claims: int) -> Path:
@@ -54,7 +54,7 @@ def write_gguf(path: Path, module: PreTrainedModel, kind: str = "F32", tokenizer
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(tokens_of(config.vocab_size))
         writer.add_token_types([3, 3, 3] + [1] * (config.vocab_size - 3))
-        writer.add_token_merges(["a b"])
+        writer.add_token_merges(["a b", "z z"])  # one alone is no list to some versions of transformers
         for name, token in (("unk", 0), ("bos", 1), ("eos", 2)):
             getattr(writer, f"add_{name}_token_id")(token)
         writer.add_chat_template(TEMPLATE)

@@ -80,7 +80,7 @@ def all_families() -> list[Support]:
 
 def usual_support(model_type: str) -> Support:
     """Return what is done with a family, by the usual settings of its configuration."""
-    if model_type not in CONFIG_MAPPING:
+    if model_type in families.REFUSED:
         return Support(model_type, None, False, "refused", families.REFUSED[model_type], "none", False, "")
     try:
         config: PreTrainedConfig = CONFIG_MAPPING[model_type]()

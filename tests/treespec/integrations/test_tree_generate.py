@@ -32,6 +32,7 @@ from treespec.integrations.transformers import folder, release, tree_generate
 from treespec.integrations.transformers.keeping import kept_of
 from treespec.models import families
 from treespec.models.loading import load_tokenizer
+from treespec.text.engines import engine_of
 from treespec.trees.growmap import GrowMap
 from treespec.trees.library import find_growmap, load_growmap, names
 from treespec.trees.tree import SpeculationTree
@@ -456,13 +457,14 @@ def test_a_processor_with_a_state_is_named(models: tuple[PreTrainedModel, PreTra
 def test_captured_steps_are_used_again_on_cuda(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     module, draft = (copy.deepcopy(each).to("cuda") for each in models)
     generations = []
-    for length in (24, 12, 48):
+    for length in (24, 12, 48, 64):
         require_equal((module, draft), ids=IDS.cuda(), max_new_tokens=length)
         kept = kept_of(module)
         assert kept.pair is not None
         generations.append([model.generation for model in kept.pair.models.values()])
-    assert generations[0] == generations[1] == generations[2], "a text that is a little longer needs no new caches"
-    engine = kept.engine(kept.pair)
+    assert generations[0] == generations[1]
+    assert generations[2] == generations[3] != generations[0], "caches that grow grow by more than is needed"
+    engine = engine_of(kept.pair.target, kept.pair.models["draft"])
     assert engine is not None
     assert engine.eager() is None
     require_equal((module, draft), ids=IDS.cuda(), repetition_penalty=1.3, no_repeat_ngram_size=2)
