@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
 from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.markdown import link, paragraph
@@ -43,6 +44,7 @@ class Superseded:
 
 PAGE = (
     Source("engine.json", ENGINE, "python -m benchmarks.engine"),
+    Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
     Source("sampling-gpu-mid.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.2 0.6"),
@@ -60,7 +62,7 @@ PAGE = (
 EARLIER = {
     "engine-h200.json": Superseded(
         "engine.json",
-        "This run was made with older kernels. It is kept because no later run was on an H200; what today's kernels reach there was not measured.",
+        "This run was made with older kernels. It is kept because no later run of the engine was on an H200; what today's kernels reach there was not measured.",
     ),
     "decoding-gpu.json": Superseded(
         "engine.json",

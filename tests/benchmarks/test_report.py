@@ -17,7 +17,7 @@ from benchmarks.reporting.page import EARLIER, PAGE, Superseded, entries_of, pag
 from benchmarks.reporting.reading import TABLES
 from benchmarks.reporting.run import Run
 from benchmarks.reporting.same_tree import depth_of
-from benchmarks.reporting.sampling import best_and_fixed, shape
+from benchmarks.reporting.sampling import SAMPLING, best_and_fixed, shape
 from benchmarks.reporting.verdicts import MARK, Check, Goal, Slower, speedup, told, verdict
 from treespec.errors import listed
 
@@ -301,7 +301,7 @@ def test_a_run_of_fewer_prompts_says_so_beside_its_figures() -> None:
     (caption,) = [block for block in section.split("\n\n") if block.startswith("[Whole decoders]")]
     assert said in flat(caption)
     assert "| 4 of 12 |" in section_of_page(text, "Summary")
-    assert "only 6 prompts, the first 6 of the 8 prompts" in flat(section_of(text, PAGE[3].kind.title(known[PAGE[3].file])))
+    assert "only 6 prompts, the first 6 of the 8 prompts" in flat(section_of(text, SAMPLING.title(known["sampling-gpu-mid.json"])))
     known["engine-h200.json"]["provenance"]["dataset"] = "stdlib[40:44]"  # other prompts are not the first ones
     assert said not in flat(page(known))
 
