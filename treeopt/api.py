@@ -146,7 +146,7 @@ def _read(dataset: str | Sequence[object], pair: Target, gen_len: int, **options
 
 def profile_acceptance(
     pair: Pair,
-    prompts: PromptSet,
+    prompts: PromptSet | Sequence[object],
     *,
     temperature: float = Sampling.temperature,
     top_p: float = Sampling.top_p,
@@ -162,15 +162,16 @@ def profile_acceptance(
 ) -> AcceptanceProfile:
     """Measure how often the target accepts a child of each rank, along its own continuations of prompts or along the prompts' own text.
 
-    `temperature` and `top_p` are the target's; `drafting` says how children are chosen, by a rule's name ("topk", "swor", "swr") or whole. See
+    `prompts` may be a list, as for the function of that name. `temperature` and `top_p` are the target's; `drafting` says how children are chosen, by a rule's name ("topk", "swor", "swr") or whole. See
     `AcceptanceSettings` for the rest. With `journal`, finished batches survive an interruption.
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
     settings = AcceptanceSettings(Sampling(temperature, top_p), drafting_of(drafting), draws, gen_len, max_branch, method, seed, batch_size)
+    found = _prompt_set(pair, prompts, gen_len)
     if method != "teacher-forced":
-        prompts = _with_replies(pair, prompts, gen_len, progress)
-    return acceptance_profiling.profile_acceptance(pair, prompts, settings, journal=journal, progress=progress)
+        found = _with_replies(pair, found, gen_len, progress)
+    return acceptance_profiling.profile_acceptance(pair, found, settings, journal=journal, progress=progress)
 
 
 def profile_latency(
@@ -230,7 +231,7 @@ def grow(
 def evaluate(
     pair: Target,
     plan: GrowMap | Plan | StrPath | None,
-    prompts: PromptSet,
+    prompts: PromptSet | Sequence[object],
     *,
     gen_len: int = EvaluationSettings.gen_len,
     max_length: int | None = EvaluationSettings.max_length,
@@ -258,8 +259,8 @@ def evaluate(
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
-    prompts = _with_replies(pair, prompts, gen_len, progress, room)
-    return runner.evaluate(pair, tree, prompts, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
+    found = _with_replies(pair, _prompt_set(pair, prompts, gen_len), gen_len, progress, room)
+    return runner.evaluate(pair, tree, found, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
 
 
 def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) -> Prediction | None:
@@ -270,6 +271,11 @@ def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) ->
     for sentence in said:
         _LOG.warning("%s", sentence)
     return predicted
+
+
+def _prompt_set(pair: Target, given: PromptSet | Sequence[object], gen_len: int) -> PromptSet:
+    """Return the prompts of a list as `prompts` does, and a PromptSet as it is."""
+    return given if isinstance(given, PromptSet) else prompts(given, pair, gen_len=gen_len)
 
 
 def _with_replies(pair: Target, found: PromptSet, gen_len: int, progress: Progress, room: int | None = None) -> PromptSet:

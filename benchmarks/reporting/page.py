@@ -62,7 +62,8 @@ PAGE = (
 EARLIER = {
     "engine-h200.json": Superseded(
         "engine.json",
-        "This run was made with older kernels. It is kept because no later run of the engine was on an H200; what today's kernels reach there was not measured.",
+        "This run was made with older kernels. It is kept because no later run of the engine was on an H200; what today's kernels reach there was not"
+        " measured.",
     ),
     "decoding-gpu.json": Superseded(
         "engine.json",

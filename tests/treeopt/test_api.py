@@ -63,8 +63,7 @@ def test_the_loop_takes_objects_and_files_alike(pair: Any, profiles: Any, tmp_pa
 
 @pytest.mark.parametrize("plan", [treeopt.SpeculationTree.k_ary(2, 2), treeopt.DynamicBudget.of(4, 2), "68m_7b-16", None], ids=str)
 def test_every_kind_of_plan_is_evaluated(pair: Any, plan: Any, caplog: pytest.LogCaptureFixture) -> None:
-    given = treeopt.prompts([[5, 6, 7]], pair)
-    report = treeopt.evaluate(pair, plan, given, gen_len=8)
+    report = treeopt.evaluate(pair, plan, [[5, 6, 7]], gen_len=8)
     assert report.lossless == ("not-applicable" if plan is None else "match")
     assert ("was made for the target meta-llama" in caplog.text) == (plan == "68m_7b-16")
 
