@@ -162,8 +162,9 @@ def profile_acceptance(
 ) -> AcceptanceProfile:
     """Measure how often the target accepts a child of each rank, along its own continuations of prompts or along the prompts' own text.
 
-    `prompts` may be a list, as for the function of that name. `temperature` and `top_p` are the target's; `drafting` says how children are chosen, by a rule's name ("topk", "swor", "swr") or whole. See
-    `AcceptanceSettings` for the rest. With `journal`, finished batches survive an interruption.
+    `prompts` may be a list, as for the function of that name. `temperature` and `top_p` are the target's; `drafting` says how children are
+    chosen, by a rule's name ("topk", "swor", "swr") or whole. See `AcceptanceSettings` for the rest. With `journal`, finished batches survive
+    an interruption.
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
