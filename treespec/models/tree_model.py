@@ -90,7 +90,7 @@ class TreeModel:
         self._keeps = keeps_logits(module)
         self._shapes: tuple[LayerShape, ...] | None = None
         self._cache: TreeCache | None = None
-        self.generation = 0
+        self.generation = self.texts = 0
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.decoder, self.eager_reason = decoder_of(
             module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels
@@ -100,6 +100,8 @@ class TreeModel:
 
     generation: int
     """Number of times that the cache was replaced. A captured step is valid for one generation only."""
+    texts: int
+    """Number of times that room for a text was asked for. A text that is read in pieces is lost once it has risen."""
     unknown: tuple[int, ...] = ()
     """Ids below `vocabulary_size` that always have probability 0."""
 
@@ -135,6 +137,7 @@ class TreeModel:
         if capacity < 1:
             raise CapacityError(f"{counted(capacity, 'cache slot was', 'cache slots were')} asked for, but a model needs at least 1")
         self.decoder.require_weights(self.name)
+        self.texts += 1
         if capacity <= self.capacity:
             return
         if self._shapes is None:

@@ -131,7 +131,7 @@ class Writing(Iterator[Piece]):
 
     @torch.inference_mode()
     def _decode(self) -> Iterator[Piece]:
-        for record in self._writer.records(self._request, self._index):
+        for record in self._own(self._writer.records(self._request, self._index)):
             self._time(record)
             self._read(record)
             self._writer.tell(self._request)
@@ -145,6 +145,18 @@ class Writing(Iterator[Piece]):
         if self._composition is not None:
             self._composition.end()
             yield from self._composition.take()
+
+    def _own(self, records: Iterator[StepRecord]) -> Iterator[StepRecord]:
+        """Yield records while the target holds this text. Raises ModelError if another text took its place before the last one."""
+        target = self._writer.pair.target
+        begun = target.texts
+        for record in records:
+            yield record
+            if target.texts != begun and len(self._ids) < self._request.gen_len:
+                raise ModelError(
+                    f"another text was begun with {target.name} while this one was read, and models hold one text at a time; "
+                    "read a stream to its end first, or load the models again for the other text"
+                )
 
     def _time(self, record: StepRecord) -> None:
         self._latest = time.perf_counter()
