@@ -94,11 +94,11 @@ def note_not_applied(known: "TargetInfo", sampling: "Sampling", *, processed: bo
 
     If `processed`, its logits processors are.
     """
-    from treespec.models.generation import not_applied
+    from treespec.models.generation import note_of
 
-    left = not_applied(known.target.generation, sampled=not sampling.greedy, processed=processed)
-    if left:
-        note(f"not applied of the generation config of {known.target.name}: {', '.join(left)}; `generate` of transformers would")
+    left = note_of(known.target.name, known.target.generation, sampled=not sampling.greedy, processed=processed)
+    if left is not None:
+        note(left)
 
 
 def read_prompts(

@@ -6,7 +6,7 @@ command line. Warnings for people are logged.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ def prompts(
 
     Raises DatasetError for an item that is none of these or that is too long, SettingsError for an empty list.
     """
-    if isinstance(items, str) or not len(items):
+    items = items.tolist() if hasattr(items, "tolist") else items
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes) or not len(items):
         raise SettingsError(f"`items` is {items!r:.40}, but it must be a list of one prompt or more; put a single prompt into a list")
     talks = sum(map(is_conversation, items))
     if chat is None and 0 < talks < len(items):
@@ -169,6 +170,8 @@ def profile_acceptance(
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
     settings = AcceptanceSettings(Sampling(temperature, top_p), drafting_of(drafting), draws, gen_len, max_branch, method, seed, batch_size)
+    _require_draft(pair)
+    _note_not_applied(pair, settings.sampling)
     found = _prompt_set(pair, prompts, gen_len)
     if method != "teacher-forced":
         found = _with_replies(pair, found, gen_len, progress)
@@ -192,9 +195,8 @@ def profile_latency(
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
-    settings = LatencySettings(
-        None if sizes is None else tuple(sizes), None if widths is None else tuple(widths), tuple(contexts), repetitions, seed
-    )
+    _require_draft(pair)
+    settings = LatencySettings(_tuple(sizes), _tuple(widths), _tuple(contexts), repetitions, seed)
     return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
 
 
@@ -259,9 +261,30 @@ def evaluate(
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
+    _note_not_applied(pair, settings.sampling, processed=processors)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     found = _with_replies(pair, _prompt_set(pair, prompts, gen_len), gen_len, progress, room)
     return runner.evaluate(pair, tree, found, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
+
+
+def _tuple(values: Any) -> Any:
+    """Return several values as settings have them, and anything else as it is, for their checks."""
+    return tuple(values) if isinstance(values, Iterable) else values
+
+
+def _require_draft(pair: Target) -> None:
+    """Raise SettingsError for a target without a draft."""
+    if not isinstance(pair, Pair):
+        raise SettingsError(
+            f"`pair` is a {type(pair).__name__}, but profiles are of a target and its draft; pass a Pair, as load_pair returns"
+        )
+
+
+def _note_not_applied(pair: Target, sampling: Sampling, *, processed: bool = False) -> None:
+    """Log which settings of the target's generation config are not followed."""
+    left = pair.target.not_applied(sampled=not sampling.greedy, processed=processed)
+    if left is not None:
+        _LOG.warning("%s", left)
 
 
 def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) -> Prediction | None:

@@ -1,5 +1,6 @@
 """Checks that settings share. Each raises a SettingsError that names the parameter, its value and what it must be."""
 
+from numbers import Integral
 from typing import Any
 
 from treespec.errors import SettingsError
@@ -9,7 +10,8 @@ def require_whole(least: int, **values: Any) -> None:
     """Raise SettingsError for a value that is no whole number, or one below `least`."""
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool):
-            raise SettingsError(f"`{name}` is {value!r}, but it must be a whole number")
+            remedy = f" of Python; pass int({name})" if not isinstance(value, bool) and isinstance(value, Integral) else ""
+            raise SettingsError(f"`{name}` is {value!r}, but it must be a whole number{remedy}")
         if value < least:
             raise SettingsError(f"`{name}` is {value}, but it must be {least} or more")
 

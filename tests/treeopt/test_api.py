@@ -4,13 +4,16 @@ import ast
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 
 import treeopt
-from treespec.errors import DatasetError, SettingsError
+from treespec.errors import DatasetError, SettingsError, TreeoptError
 from treespec.models.locating import folder_of
 
 
@@ -107,6 +110,10 @@ def test_prompts_of_a_list_are_whole_and_keep_their_kind(pair: Any) -> None:
     [
         ([], SettingsError, "must be a list of one prompt or more"),
         ("a text", SettingsError, "put a single prompt into a list"),
+        ({"input_ids": [1, 2]}, SettingsError, "`items` is {'input_ids': .1, 2.}, but it must be a list"),
+        ((text for text in ["a"]), SettingsError, "but it must be a list of one prompt or more"),
+        (None, SettingsError, "`items` is None, but it must be a list"),
+        (torch.tensor([1, 2]), DatasetError, "row 0: the row is a number"),
         ([3], DatasetError, "row 0: the row is a number"),
         ([["a", 3]], DatasetError, 'row 0: "input_ids" must be a list of whole numbers'),
         (["a", [{"role": "user", "content": "b"}]], SettingsError, "1 of 2 prompts are lists of messages and the others are not"),
@@ -118,6 +125,37 @@ def test_prompts_of_a_list_are_whole_and_keep_their_kind(pair: Any) -> None:
 def test_what_is_no_prompt_is_named(pair: Any, items: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         treeopt.prompts(items, pair)
+
+
+def test_numbers_of_numpy_are_token_ids(pair: Any) -> None:
+    assert [prompt.ids for prompt in treeopt.prompts([[np.int64(5), 6], np.array([7, 8])], pair)] == [(5, 6), (7, 8)]
+
+
+def test_what_is_no_prompt_set_and_what_is_no_pair_is_named(pair: Any) -> None:
+    prompts, api = treeopt.prompts(["a text", "another"], pair), cast(Any, treeopt)
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: api.evaluate(pair, None, "a"), "put a single prompt into a list"),
+        (lambda: api.profile_acceptance(pair.alone(), prompts), "`pair` is a Target, but profiles are of a target and its draft"),
+        (lambda: api.profile_latency(pair.alone()), "`pair` is a Target, but profiles are of a target and its draft"),
+        (lambda: api.profile_latency(pair, sizes=4), "`sizes` is 4, but it must be a tuple"),
+        (lambda: cast(Any, prompts).split(1.0), "`count` is 1.0, but it must be a whole number"),
+        (lambda: api.generate("embedded-target", "a"), "`pair` is a str, but it must be a Pair or a Target"),
+        (lambda: api.prompts(["a"], pair, chat_options={"system": "b"}), "`chat_options` is .*, but it must be a ChatOptions"),
+    ]
+    for call, said in wrong:
+        with pytest.raises(TreeoptError, match=said):
+            call()
+
+
+def test_settings_of_the_generation_config_that_are_not_followed_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    pair = treeopt.load_pair("embedded-target", "embedded-draft")
+    pair.target.module.generation_config.num_beams = 3
+    for _ in range(2):
+        treeopt.generate(pair, "def f(", max_new_tokens=2, stop=None)
+    said = "not applied of the generation config of embedded-target: num_beams 3; `generate` of transformers would"
+    assert [record.message for record in caplog.records] == [said]
+    treeopt.evaluate(pair, None, treeopt.prompts(["def f("], pair), gen_len=2)
+    assert [record.message for record in caplog.records] == [said] * 2
 
 
 def test_modules_of_the_caller_make_a_pair() -> None:

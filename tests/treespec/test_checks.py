@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings, PotentialSettings
@@ -12,6 +13,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.step import StepSpec
 from treespec.errors import SettingsError, TreeError
 from treespec.evaluation.settings import EvaluationSettings
+from treespec.text.settings import stop_strings
 from treespec.trees.tree import SpeculationTree
 
 
@@ -49,7 +51,13 @@ class Unhashable(Nameless):
         (lambda: LatencySettings(sizes=(1.5,)), "`sizes` is 1.5, but it needs whole numbers from 1 to"),
         (lambda: LatencySettings(repetitions=0), "`repetitions` is 0, but it must be 1 or more"),
         (lambda: StepSpec(Nameless()), "is no plan whose drafter is one of tree, dynamic"),
-        (lambda: StepSpec("tree"), "'tree' is no plan whose drafter is one of"),
+        (lambda: StepSpec("tree"), "`plan` is a str, but it must be a growmap, its file"),
+        (lambda: StepSpec(DynamicBudget), "`plan` is the class DynamicBudget, but it must be"),
+        (lambda: stop_strings(5), "`stop` is 5, but it must be a string or several"),
+        (
+            lambda: EvaluationSettings(gen_len=np.int64(5)),
+            r"`gen_len` is .*5.*, but it must be a whole number of Python; pass int\(gen_len\)",
+        ),
         (lambda: StepSpec(Unhashable()), "a plan must be hashable, but Unhashable is not; make it a frozen dataclass"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from treespec.checks import require_kind
 from treespec.data.encoding import encoded
 from treespec.data.messages import Message, json_of, kind
 from treespec.data.rendering import TemplateError, rendered
@@ -21,7 +22,11 @@ class Talk:
 
 
 def talk_of(row: Row, options: ChatOptions) -> Talk:
-    """Return what the template reads of a row; its own system prompt and arguments go before those of all rows. Raises DatasetError."""
+    """Return what the template reads of a row; its own system prompt and arguments go before those of all rows.
+
+    Raises DatasetError, and SettingsError for options of another kind.
+    """
+    require_kind(ChatOptions, chat_options=options)
     if not any(message["role"] == "user" for message in row.messages):
         raise DatasetError(f'{row.name}: the conversation has no message of role "user" to answer')
     own = next((row.beside[key] for key in SYSTEM if isinstance(row.beside.get(key), str)), None)

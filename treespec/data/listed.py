@@ -35,5 +35,6 @@ def _record(item: Any) -> object:
         if len(item) == 1 and isinstance(item[0], list):
             item = item[0]
     if isinstance(item, list | tuple):
+        item = [each.tolist() if hasattr(each, "tolist") else each for each in item]
         return {"messages": item} if is_conversation(item) else {"input_ids": item}
     return item

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from treespec.checks import require_kind, require_whole
 from treespec.data.chat import require_template
 from treespec.data.choosing import Kept, Way, best, ways
 from treespec.data.listed import IN_MEMORY, listed_rows
@@ -93,6 +94,7 @@ class PromptSet:
 
         The counts of rows that made no prompt stay with the first.
         """
+        require_whole(1, count=count)
         if not 0 < count < len(self):
             raise SettingsError(
                 f"`count` is {count}, but {counted(len(self), 'prompt')} can be split after 1 to {len(self) - 1}; load more"
@@ -179,6 +181,7 @@ def load_prompts(
             f"`num_prompts` {num_prompts} and `prompt_len` {prompt_len} must be 1 or more, `continuation_len` {continuation_len} 0 or more"
         )
     DatasetSlice(str(dataset), field, start, end)  # checks `start` and `end`
+    require_kind(ChatOptions, chat_options=chat_options)
     if chat and tokenizer is not None:
         require_template(tokenizer, chat_options)
     if pictures is not None and isinstance(dataset, str) and dataset in DATASET_NAMES:

@@ -109,6 +109,12 @@ class StepSpec:
     def __post_init__(self) -> None:
         if self.plan is None:
             return
+        if isinstance(self.plan, type) or not hasattr(self.plan, "drafter"):
+            what = "the class" if isinstance(self.plan, type) else "a"
+            name = getattr(self.plan, "__name__", type(self.plan).__name__)
+            raise SettingsError(
+                f"`plan` is {what} {name}, but it must be a growmap, its file or its name, a SpeculationTree, a DynamicBudget, or a plan of your own"
+            )
         if type(self.plan).__hash__ is None:
             raise SettingsError(f"a plan must be hashable, but {type(self.plan).__name__} is not; make it a frozen dataclass")
         if getattr(self.plan, "drafter", None) not in DRAFTERS:

@@ -72,6 +72,12 @@ def not_applied(given: Mapping[str, Any], *, sampled: bool, processed: bool = Fa
     return tuple(f"{key} {shown(given[key])}" for key in found)
 
 
+def note_of(name: str, given: Mapping[str, Any], *, sampled: bool, processed: bool = False) -> str | None:
+    """Return a sentence with the settings of a model's generation config that are not applied; None if all are. See `not_applied`."""
+    left = not_applied(given, sampled=sampled, processed=processed)
+    return f"not applied of the generation config of {name}: {', '.join(left)}; `generate` of transformers would" if left else None
+
+
 def shown(value: Any) -> str:
     """Return a value of a setting as messages show it."""
     text = json.dumps(value, default=str)

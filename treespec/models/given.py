@@ -48,6 +48,11 @@ def pair_of(
     Raises ModelError for a module that cannot be run exactly, that is in training mode, has no head, lies on several devices or on
     another one than the other module, and for a draft that does not fit the target.
     """
+    for each in (tokenizer, draft_tokenizer):
+        if each is not None and not isinstance(each, PreTrainedTokenizerBase):
+            raise ModelError(
+                f"a tokenizer is a {type(each).__name__}, which is none of transformers; pass AutoTokenizer.from_pretrained(...)"
+            )
     known = _info(target, "target", tokenizer)
     if draft is None:
         model = tree_model(_loaded(target, known.name), known.name)

@@ -197,6 +197,8 @@ class ProcessedModel:
                 raise ModelError(
                     f"the logits processor {name_of(processor)} fails after {counted(len(text), 'token')}: {reason_of(error)}"
                 ) from error
+            if not isinstance(scores, Tensor):
+                raise ModelError(f"the logits processor {name_of(processor)} returns a {type(scores).__name__}; let it return the scores")
             if scores.shape != (rows, len(logits)):
                 raise ModelError(f"the logits processor {name_of(processor)} turns scores of {[rows, len(logits)]} into {[*scores.shape]}")
             found.append(scores[row])

@@ -14,7 +14,7 @@ from treespec.models import devices, families
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
-from treespec.models.generation import eos_token_ids
+from treespec.models.generation import eos_token_ids, note_of
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
@@ -114,6 +114,20 @@ class TreeModel:
         """Return whether several of the module's weights became views of stacked ones, which the kernels read."""
         return self.decoder.stacked
 
+    def _require_same_kind(self) -> None:
+        """Raise ModelError if the module was converted or moved since this model was made of it."""
+        made, now = (self.dtype, self.device), (self.module.dtype, self.module.device)
+        if made != now and not self.loaded.streamed:
+            raise ModelError(
+                f"{self.name} was {made[0]} on {made[1]} when it was taken, and is {now[0]} on {now[1]} now; convert and move modules first, "
+                "then take them"
+            )
+
+    def not_applied(self, *, sampled: bool, processed: bool = False) -> str | None:
+        """Return a sentence with the settings of the generation config that decoding here does not follow, None if there are none."""
+        config = getattr(self.module, "generation_config", None)
+        return note_of(self.name, {} if config is None else config.to_dict(), sampled=sampled, processed=processed)
+
     def release(self) -> None:
         """Undo what was changed in the module: its weights get memory of their own again. This model cannot be used afterwards."""
         self.decoder.release()
@@ -137,6 +151,7 @@ class TreeModel:
         if capacity < 1:
             raise CapacityError(f"{counted(capacity, 'cache slot was', 'cache slots were')} asked for, but a model needs at least 1")
         self.decoder.require_weights(self.name)
+        self._require_same_kind()
         self.texts += 1
         if capacity <= self.capacity:
             return

@@ -35,7 +35,7 @@ def generate(  # type: ignore[overload-overlap]  # a string is a sequence of str
     max_new_tokens: int = ...,
     temperature: float = ...,
     top_p: float = ...,
-    stop: str | Sequence[str] = ...,
+    stop: str | Sequence[str] | None = ...,
     seed: int = ...,
     drafting: Drafting | str = ...,
     chat_options: ChatOptions = ...,
@@ -52,7 +52,7 @@ def generate(
     max_new_tokens: int = ...,
     temperature: float = ...,
     top_p: float = ...,
-    stop: str | Sequence[str] = ...,
+    stop: str | Sequence[str] | None = ...,
     seed: int = ...,
     drafting: Drafting | str = ...,
     chat_options: ChatOptions = ...,
@@ -68,7 +68,7 @@ def generate(
     max_new_tokens: int = TextSettings.max_new_tokens,
     temperature: float = Sampling.temperature,
     top_p: float = Sampling.top_p,
-    stop: str | Sequence[str] = (),
+    stop: str | Sequence[str] | None = (),
     seed: int = TextSettings.seed,
     drafting: Drafting | str = Drafting(),
     chat_options: ChatOptions = ChatOptions(),
@@ -102,7 +102,7 @@ def generate(
     CapacityError; all prompts are checked before the first is decoded.
     """
     settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting_of(drafting), stop_strings(stop), seed, processors)
-    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice or _LOG.warning)
+    writer = _writer(pair, planned(plan), settings, engine, notice)
     listed = several(prompt)
     if listed is None:
         return _whole(writer.write(read_prompt(pair, prompt, chat_options)))
@@ -120,7 +120,7 @@ def stream(
     max_new_tokens: int = TextSettings.max_new_tokens,
     temperature: float = Sampling.temperature,
     top_p: float = Sampling.top_p,
-    stop: str | Sequence[str] = (),
+    stop: str | Sequence[str] | None = (),
     seed: int = TextSettings.seed,
     drafting: Drafting | str = Drafting(),
     chat_options: ChatOptions = ChatOptions(),
@@ -141,7 +141,7 @@ def stream(
     if several(prompt) is not None:
         raise DatasetError("several prompts cannot be streamed at once; pass one, or call `generate`")
     settings = TextSettings(max_new_tokens, Sampling(temperature, top_p), drafting_of(drafting), stop_strings(stop), seed, processors)
-    writer = Writer(pair, planned(plan), settings, engine=engine, notice=notice or _LOG.warning)
+    writer = _writer(pair, planned(plan), settings, engine, notice)
     return TextStream(writer.write(read_prompt(pair, prompt, chat_options)))
 
 
@@ -163,6 +163,17 @@ def planned(plan: Plan | GrowMap | StrPath | None) -> Plan | None:
     """Return the plan of a growmap, of its file or of its name, and any other plan as it is. Raises GrowMapError."""
     found = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
     return found.tree if isinstance(found, GrowMap) else found
+
+
+def _writer(pair: Target, plan: Plan | None, settings: TextSettings, engine: Engine | None, notice: Notice | None) -> Writer:
+    """Return the writer, after telling which settings of the target's generation config are not followed: each once for a target."""
+    writer = Writer(pair, plan, settings, engine=engine, notice=notice or _LOG.warning)
+    left = pair.target.not_applied(sampled=not settings.sampling.greedy, processed=settings.processors)
+    told = vars(pair.target).setdefault("_told_of_texts", set())
+    if left is not None and left not in told:
+        told.add(left)
+        (notice or _LOG.warning)(left)
+    return writer
 
 
 def _whole(writing: Writing) -> Generated:

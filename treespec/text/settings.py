@@ -1,6 +1,6 @@
 """The settings of a text, as plain data. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from treespec.checks import require_kind, require_whole
@@ -40,10 +40,16 @@ class TextSettings:
                 )
 
 
-def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return stop strings as settings have them; one string is one of them, and not a sequence of characters.
+def stop_strings(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return stop strings as settings have them; one string is one of them, and not a sequence of characters. None is none.
+
+    Raises SettingsError for what is neither.
 
     >>> stop_strings("User:"), stop_strings(["a", "b"])
     (('User:',), ('a', 'b'))
     """
+    if given is None:
+        return ()
+    if not isinstance(given, Iterable):
+        raise SettingsError(f"`stop` is {given!r:.40}, but it must be a string or several; pass strings")
     return (given,) if isinstance(given, str) else tuple(given)

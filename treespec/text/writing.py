@@ -39,6 +39,10 @@ class Writer:
         engine: Engine | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> None:
+        if not isinstance(pair, Target):
+            raise ModelError(
+                f"`pair` is a {type(pair).__name__}, but it must be a Pair or a Target; make one by load_pair, or by pair of modules"
+            )
         if settings.stop and pair.tokenizer is None:
             raise ModelError(f"`stop` needs the target's tokenizer, but {pair.target.name} comes without one; drop `stop`")
         self.pair, self.plan, self.settings = pair, plan, settings

@@ -30,6 +30,9 @@ class SpeculationTree:
     parents: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.parents
+        if not isinstance(given, tuple):  # a list cannot be hashed, as plans are
+            object.__setattr__(self, "parents", tuple(map(int, given)))
         parents = self.parents
         if not parents:
             raise TreeError("a tree has at least its root, but parents is empty; pass (-1,) for no speculation")

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from treespec.data.prompts import load_prompts
+from treespec.decoding.loop import Request, decode_speculative
 from treespec.errors import ModelError
 from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
@@ -120,3 +121,15 @@ def test_what_is_changed_on_cuda_is_said_and_undone() -> None:
 def test_models_on_two_devices_are_refused() -> None:
     with pytest.raises(ModelError, match="the target is on cuda:0 and the draft on cpu, .*move one"):
         pair_of(loaded("embedded-target").cuda(), loaded("embedded-draft"))
+
+
+def test_a_module_that_was_converted_afterwards_is_named(tiny_module: Build) -> None:
+    pair = pair_of(tiny_module("llama"), tiny_module("llama"))
+    pair.draft.module.double()
+    with pytest.raises(ModelError, match=r"was torch.float32 on cpu when it was taken, and is torch.float64 on cpu now; convert and move"):
+        list(decode_speculative(pair.target, pair.draft, SpeculationTree.chain(2), Request((1, 2, 3), 4)))
+
+
+def test_a_tokenizer_is_one_of_transformers(tiny_module: Build) -> None:
+    with pytest.raises(ModelError, match="a tokenizer is a str, which is none of transformers"):
+        pair_of(tiny_module("llama"), None, "embedded-target")

@@ -235,6 +235,10 @@ def cutting(input_ids: Tensor, scores: Tensor) -> Tensor:
     return scores[:, :5]
 
 
+def silent(input_ids: Tensor, scores: Tensor) -> Any:
+    scores[:] = 0.0
+
+
 def forbidding(input_ids: Tensor, scores: Tensor) -> Tensor:
     return torch.full_like(scores, -torch.inf)
 
@@ -243,6 +247,7 @@ def forbidding(input_ids: Tensor, scores: Tensor) -> Tensor:
     ("processor", "said"),
     [
         (failing, r"failing fails after 11 tokens: KeyError: 7$"),
+        (silent, r"silent returns a NoneType; let it return the scores$"),
         (cutting, r"cutting turns scores of \[1, 97\] into \[1, 5\]$"),
         (forbidding, r"rule out every token after 11 tokens \(forbidding\)"),
     ],

@@ -127,3 +127,8 @@ def test_any_array_is_valid_or_refused(parents):
 def test_impossible_trees_are_refused(build, message):
     with pytest.raises(TreeError, match=message):
         build()
+
+
+def test_a_tree_of_a_list_is_that_of_a_tuple() -> None:
+    tree = SpeculationTree([-1, 0, 0])
+    assert tree == SpeculationTree((-1, 0, 0)) and hash(tree) == hash(SpeculationTree((-1, 0, 0)))
