@@ -74,6 +74,7 @@ def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         ("treeopt inspect --list > /dev/full", "cannot write to standard output: the disk is full"),
         ("treeopt inspect --list --format json > /dev/full", "cannot write to standard output: the disk is full"),
         ("treeopt inspect --list >&-", "standard output is closed"),
+        ("treeopt run --target embedded-target <&-", "standard input is empty, and there is no --prompt; pass one of the two"),
         ("mkdir gone; cd gone; rmdir ../gone; treeopt inspect --list", "the working folder was deleted; change to another one"),
         ("(ulimit -v 400000; treeopt evaluate --target embedded-target --mode baseline --num-prompts 1)", "(`ulimit -v`)"),
     ],

@@ -94,3 +94,10 @@ def test_an_interruption_is_no_failure_of_the_tokenizer() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         encoded(Interrupted(), "a", "row")
+
+
+def test_bytes_that_are_no_utf8_are_no_text() -> None:
+    with pytest.raises(
+        DatasetError, match=r"^row holds half a surrogate pair \(\\udcff at character 2\), which is no text; pass text in UTF-8"
+    ):
+        encoded(tokenizer(), "ab\udcff", "row")
