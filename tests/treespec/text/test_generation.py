@@ -398,7 +398,7 @@ def test_captured_steps_go_with_the_models() -> None:
 def test_another_text_in_the_middle_of_a_stream_ends_it_in_a_line(pair: Pair) -> None:
     pieces = stream(pair, PROMPT, plan=TREE, max_new_tokens=30)
     first = next(pieces)
-    assert generate(pair, PROMPT, max_new_tokens=30).text.startswith(first)  # type: ignore[union-attr]
+    assert generate(pair, PROMPT, max_new_tokens=30).text.startswith(first)
     with pytest.raises(ModelError, match="another text was begun with .* read a stream to its end first"):
         list(pieces)
     assert pieces.result().ended == "interrupted"
