@@ -127,6 +127,13 @@ def test_what_is_no_prompt_is_named(pair: Any, items: Any, error: type[Exception
         treeopt.prompts(items, pair)
 
 
+def test_torchs_own_names_of_devices_and_dtypes_are_taken(pair: Any) -> None:
+    target = treeopt.load_target("embedded-target", device=torch.device("cpu"), dtype=torch.bfloat16).target
+    assert (target.device.type, target.dtype) == ("cpu", torch.bfloat16)
+    with pytest.raises(TreeoptError, match="this is a LlamaForCausalLM; for modules, use `pair` of treeopt"):
+        treeopt.load_pair(pair.target.module, "embedded-draft")
+
+
 def test_numbers_of_numpy_are_token_ids(pair: Any) -> None:
     assert [prompt.ids for prompt in treeopt.prompts([[np.int64(5), 6], np.array([7, 8])], pair)] == [(5, 6), (7, 8)]
 

@@ -1,5 +1,6 @@
 """Finding a model's files in the embedded pair, a folder, a GGUF file or the hub, and explaining why if they are not there."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,10 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
 
     If the hub cannot be asked, a hub id means the folder of the local cache that holds its files.
     """
+    if name and not isinstance(name, str | os.PathLike):
+        raise ModelError(
+            f"a model is named by a folder, a hub id or a GGUF file, but this is a {type(name).__name__}; for modules, use `pair` of treeopt"
+        )
     if not name:
         raise ModelError(
             "the name of a model is empty; give a folder, a hub id (owner/name), a GGUF file, embedded-target or embedded-draft"

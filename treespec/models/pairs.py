@@ -194,22 +194,24 @@ class PairInfo(TargetInfo):
 def load_target(
     target: str,
     *,
-    device: str = "cpu",
-    dtype: str = "auto",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     offload: bool = False,
     adapter: str | None = None,
 ) -> Target:
     """Load a target alone. `offload` keeps its layers in host memory; an `adapter` is merged into it. Raises ModelError."""
-    return TargetInfo(ModelInfo.of(target, revision, adapter)).load(device=device, dtype=dtype, offload=offload)
+    return TargetInfo(ModelInfo.of(target, revision, adapter)).load(
+        device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload
+    )
 
 
 def load_pair(
     target: str,
     draft: str,
     *,
-    device: str = "cpu",
-    dtype: str = "auto",
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     draft_revision: str | None = None,
     offload: bool = False,
@@ -224,7 +226,7 @@ def load_pair(
     may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
     """
     known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter)
-    return known.load(device=device, dtype=dtype, offload=offload)
+    return known.load(device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload)
 
 
 def load_drafts(target: Target, drafts: Sequence[str | ModelInfo], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
