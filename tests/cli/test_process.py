@@ -74,6 +74,7 @@ def shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
         ("treeopt inspect --list > /dev/full", "cannot write to standard output: the disk is full"),
         ("treeopt inspect --list --format json > /dev/full", "cannot write to standard output: the disk is full"),
         ("treeopt inspect --list >&-", "standard output is closed"),
+        ("treeopt run --target embedded-target <&-", "standard input is empty"),
         ("mkdir gone; cd gone; rmdir ../gone; treeopt inspect --list", "the working folder was deleted; change to another one"),
         ("(ulimit -v 400000; treeopt evaluate --target embedded-target --mode baseline --num-prompts 1)", "(`ulimit -v`)"),
     ],
@@ -104,7 +105,7 @@ def test_env_prints_what_it_can_where_memory_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["ulimit -v", "ulimit -d"])
-@pytest.mark.parametrize("library", ["numpy", "scipy", "torch", "transformers"])
+@pytest.mark.parametrize("library", ["numpy", "scipy", "torch", "transformers", "datasets"])
 def test_a_memory_limit_is_looked_at_before_a_large_library(command: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(size: int) -> None:
         monkeypatch.setattr(
