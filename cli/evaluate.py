@@ -69,11 +69,13 @@ def evaluate(
     from treespec.trees.growmap import read_growmap
 
     gen_len, max_length = settings.gen_len, settings.max_length
-    least = (rows.prompt_len or 0) + gen_len + 1
+    text = (rows.prompt_len or 0) + gen_len
     whole = rows.chat or rows.whole_prompts or rows.prompt_len is None
-    if max_length is not None and not whole and max_length < least and shape_of(models.target, models.revision) is None:
+    if max_length is not None and not whole and max_length <= text and shape_of(models.target, models.revision) is None:
+        enough = f"{text} plus the tree's size" if plan.named else str(text + 1)
         raise click.UsageError(
-            f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {counted(gen_len, 'generated token')}; pass {least} or more."
+            f"--max-length {max_length} is too short for {rows.prompt_len} prompt and {counted(gen_len, 'generated token')}; "
+            f"pass {enough} or more."
         )
     check_writable(output, SCHEMA)
     grown = None if plan.growmap is None else read_growmap(plan.growmap)

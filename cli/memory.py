@@ -12,9 +12,9 @@ from types import ModuleType
 
 _LIMITS = (("RLIMIT_AS", "VmSize", "ulimit -v"), ("RLIMIT_DATA", "VmData", "ulimit -d"))
 """Limits of a process: the name of each in `resource`, that of what counts in /proc/self/status, and the command that sets it."""
-_HEADROOM = {"numpy": (60, 20), "scipy": (60, 20), "torch": (160, 130), "transformers": (580, 300)}
+_HEADROOM = {"numpy": (60, 20), "scipy": (60, 20), "torch": (160, 130), "transformers": (580, 300), "datasets": (170, 40)}
 """MiB that a library takes of each of these limits, beside its files of machine code and the threads of its BLAS."""
-_LIBRARY = {"numpy": "numpy", "scipy.linalg": "scipy", "scipy.special": "scipy", "torch": "torch", "transformers": "transformers"}
+_LIBRARY = {"scipy.linalg": "scipy", "scipy.special": "scipy"} | {name: name for name in ("numpy", "torch", "transformers", "datasets")}
 """The modules before which there is a look at the limits. With those of numpy and scipy a BLAS is loaded: where it finds no memory it tries
 for ever, and Ctrl-C does not reach Python."""
 _BLAS_THREAD = 40

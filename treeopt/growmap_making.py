@@ -118,7 +118,7 @@ def _growmap(
         "temperature": profile.temperature,
         "top_p": profile.top_p,
         "draft_temperature": profile.draft_temperature,
-        "rank_probability": acceptance_rows(profile, smoothing).tolist(),
+        "rank_probability": acceptance_rows(profile, smoothing)[: max(1, result.tree.depth)].tolist(),  # no parent lies deeper
         **{f"profiled_{key}": rows[key] for key in ROWS if key in rows},
         **made_from,
     }

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from treespec.trees.growmap import read_growmap
+
 KEYS = {
     "size",
     "depth",
@@ -17,6 +19,14 @@ KEYS = {
     "solver",
     "frontier",
 }
+
+
+def test_a_growmap_keeps_the_chances_of_the_depths_that_it_has(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    profile = json.loads(profiles[0].read_text())
+    profiles[0].write_text(json.dumps(profile | {"by_depth": [profile["rank_probability"]] * 20_000}))
+    assert run("grow", "--acceptance", profiles[0], "--size", 8, "--depth", 3, "-o", "deep.pt").code == 0
+    rows = read_growmap(tmp_path / "deep.pt").promise.rank_probability
+    assert rows == (tuple(profile["rank_probability"]),) * 3
 
 
 def test_a_size_and_a_depth_need_no_latency(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_env_prints_what_it_can_where_memory_is_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["ulimit -v", "ulimit -d"])
-@pytest.mark.parametrize("library", ["numpy", "scipy", "torch", "transformers"])
+@pytest.mark.parametrize("library", ["numpy", "scipy", "torch", "transformers", "datasets"])
 def test_a_memory_limit_is_looked_at_before_a_large_library(command: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(size: int) -> None:
         monkeypatch.setattr(

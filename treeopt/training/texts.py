@@ -21,6 +21,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import DatasetError, TrainingError, counted, renamed
 from treespec.files.journal import Journal, discard
+from treespec.files.locks import alone, lock_of
 from treespec.files.writing import write_bytes
 from treespec.models.tree_model import TreeModel
 
@@ -223,8 +224,12 @@ def target_texts(
     and its EOS ids; finished rows survive an interruption in a journal, and each process does its share. Raises OutputError,
     ModelError (logits that are not finite), TrainingError (a file that holds other texts).
     """
+    journals = [path.with_name(f"{path.name}.{rank}.journal") for rank in range(shares.processes)]
+    if path.exists() and shares.rank == 0:  # they are what a run left that was killed while it deleted them
+        for journal in journals:
+            with alone(lock_of(journal), journal):
+                discard(journal)
     if not path.exists():
-        journals = [path.with_name(f"{path.name}.{rank}.journal") for rank in range(shares.processes)]
         mine = range(shares.rank, len(prompts), shares.processes)
         gen_len = how.length - prompts.shape[1]
         with Journal(journals[shares.rank], how.fingerprint(prompts)) as log:

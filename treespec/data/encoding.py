@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from treespec.data.rows import require_characters
 from treespec.errors import DatasetError, is_panic, reason_of
 
 
@@ -52,6 +53,7 @@ def _encode(tokenizer: Any, text: str, name: str, **options: bool) -> tuple[int,
     except BaseException as e:
         if not isinstance(e, Exception) and not is_panic(e):
             raise
+        require_characters(text, name)
         raise DatasetError(f"{name}: the tokenizer fails on this text ({reason_of(e)}); correct its tokenizer.json, or the text") from e
 
 

@@ -34,6 +34,8 @@ PROMPT = f"USER: <image>\n{QUESTION} ASSISTANT:"
 _MAX_BYTES = 256 << 20
 _MAX_PIXELS = 1 << 26
 """Largest picture that is decoded, which takes about 0.8 GB; a small file may claim any size."""
+_MOST_SCANS = 100
+"""Most scans of a progressive JPEG, each of which goes over the whole picture; encoders write about 10."""
 _TIFF_TILE = (322, 323)
 _MOST_THIN = 50
 """Largest ratio of a picture's sides. Image processors scale the shorter side first and hold the whole longer one meanwhile."""
@@ -149,6 +151,8 @@ def _decoded(content: bytes, name: str) -> Any:
             opened = Image.open(BytesIO(content), formats=_FORMATS)
         with opened as image:
             _check_size(*image.size, getattr(image, "tag_v2", {}), name)
+            if image.format == "JPEG" and (scans := content.count(b"\xff\xda")) > _MOST_SCANS:  # in its data, another byte follows an ff
+                raise DatasetError(f"{name}: the picture has {scans} scans, above the limit of {_MOST_SCANS}; save it anew, or remove it")
             try:
                 upright = ImageOps.exif_transpose(image)
             except Exception:  # whatever a damaged header raises: it says nothing of how the camera was held
@@ -157,7 +161,9 @@ def _decoded(content: bytes, name: str) -> Any:
             if upright.mode.startswith("I"):  # 16 bits a pixel, which converting would cut off at 255
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
             return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what PIL raises for damaged files
+    except (DatasetError, MemoryError):
+        raise
+    except Exception as e:  # whatever PIL raises for damaged files
         found = kind_of(content) if isinstance(e, UnidentifiedImageError) else None
         if found is not None and ";" in found:
             raise DatasetError(f"{name}: the file of the picture {found}") from e

@@ -138,9 +138,14 @@ def _lacking(record: Mapping[Any, Any], name: str, keys: Sequence[str]) -> Datas
 
 
 def _require_text(text: str, where: str) -> str:
-    """Raise DatasetError for a text that is too long, and for half a surrogate pair, which no tokenizer takes."""
+    """Return a text. Raises DatasetError for one that is too long, and for half a surrogate pair."""
     if len(text) > MAX_CHARACTERS:
         raise DatasetError(f"{where} has {len(text):,} characters, above the limit of {MAX_CHARACTERS:,}; cut it into rows")
+    return require_characters(text, where)
+
+
+def require_characters(text: str, where: str) -> str:
+    """Return a text. Raises DatasetError for half a surrogate pair, which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as e:

@@ -26,6 +26,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another path",
     errno.EEXIST: "there is a file of that name; choose another path",
     errno.EISDIR: "it is a folder; name a file in it",
+    errno.ENXIO: "it is a socket, or a device that is not there; choose another path",
     errno.ENAMETOOLONG: "its name is too long for the file system; choose a shorter one",
     errno.ELOOP: "its symbolic links lead in a circle; remove them, or choose another path",
 }
@@ -64,7 +65,7 @@ def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> 
         try:
             for path, content in files:
                 pieces = [content] if isinstance(content, bytes) else content
-                if _is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
+                if is_special(path):  # asked before links are followed: where a pipe's lead, there is no file
                     with open(path, "wb", buffering=0) as device:
                         for piece in pieces:
                             write_all(device.fileno(), piece)
@@ -96,7 +97,7 @@ def check_writable(path: StrPath, schema: str | None = None) -> None:
     """
     try:
         _refuse_unwritable(path)
-        if _is_special(path):
+        if is_special(path):
             return
         with temporary(os.path.realpath(path)):
             pass
@@ -208,7 +209,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _is_special(path: StrPath) -> bool:
+def is_special(path: StrPath) -> bool:
     """Return whether the path is a device or a pipe, or anything else that is neither a regular file nor a folder."""
     try:
         mode = os.stat(path).st_mode
@@ -219,8 +220,11 @@ def _is_special(path: StrPath) -> bool:
 
 def _refuse_unwritable(path: StrPath) -> None:
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, "")
+        if stat.S_ISSOCK(mode):
+            raise OSError(errno.ENXIO, "")
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "")
 

@@ -18,7 +18,7 @@ from treespec.files.kinds import NOUNS, schema_of
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
 from treespec.files.reading import PipeablePath, StrPath, is_json_of, read_bytes, read_json, read_object
-from treespec.files.writing import check_writable, has_content, json_text, refuse_to_replace, write_together
+from treespec.files.writing import check_writable, has_content, is_special, json_text, refuse_to_replace, write_together
 from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.drawing import MAX_NODES, growmap
 from treespec.trees.sequoia_file import content_of, tree_of
@@ -103,13 +103,13 @@ class GrowMap(Drawn):
         return Drawing(growmap(self.summary(probability), max_nodes))
 
     def write(self, path: StrPath) -> None:
-        """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all.
+        """Write `path` in Sequoia's format and the sidecar beside it, both whole or not at all. A device or pipe gets no sidecar.
 
         Equal trees and metadata give an equal `.pt`, byte for byte. Raises GrowMapError for a tree above
         `MAX_GROWMAP_SIZE`, OutputError if it cannot be written or its sidecar would replace some other file.
         """
         sidecar = sidecar_path(path)
-        if has_content(sidecar) and not is_json_of(sidecar, SCHEMA):
+        if is_special(sidecar) or (has_content(sidecar) and not is_json_of(sidecar, SCHEMA)):
             refuse_to_replace(sidecar, "growmap's sidecar")
         metadata = json.loads(json.dumps(dict(self.metadata)))
         data = dump_pt(content_of(self.tree) | ({"treeopt": metadata} if metadata else {}))
@@ -125,7 +125,7 @@ class GrowMap(Drawn):
             text = json_text(description)
         except ValueError as e:
             raise GrowMapError(f"cannot write {path}: its metadata hold a number that is not finite ({e})") from e
-        write_together([(path, data), (sidecar, text.encode() + b"\n")])
+        write_together([(path, data)] if is_special(path) else [(path, data), (sidecar, text.encode() + b"\n")])
 
 
 def read_growmap(path: StrPath) -> GrowMap:
@@ -139,7 +139,7 @@ def read_growmap(path: StrPath) -> GrowMap:
     content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError)
     tree = tree_of(path, content)
     sidecar = PipeablePath(sidecar_path(path))
-    if os.path.exists(sidecar) and Path(sidecar) != Path(path) and _is_sidecar(sidecar):
+    if os.path.exists(sidecar) and not is_special(sidecar) and Path(sidecar) != Path(path) and _is_sidecar(sidecar):
         return _with_sidecar(path, sidecar, tree)
     return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", _metadata, {}))
 
@@ -165,6 +165,10 @@ def check_growmap_writable(path: StrPath) -> None:
     """Raise OutputError now if a growmap or its sidecar cannot be written to `path`, or would replace a file of another kind."""
     sidecar = sidecar_path(path)
     check_writable(path)
+    if is_special(path):
+        return
+    if is_special(sidecar):
+        refuse_to_replace(sidecar, "growmap's sidecar")
     check_writable(sidecar, SCHEMA)
     if has_content(path):
         try:

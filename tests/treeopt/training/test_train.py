@@ -67,6 +67,17 @@ def test_the_record_says_what_was_done_and_holds_no_path(sources: TrainSources, 
     assert not [name for name in names(whole.folder) if "journal" in name or name.startswith(".")]
 
 
+def test_what_is_left_of_the_journals_of_texts_goes(tmp_path: Path) -> None:
+    path, prompts = tmp_path / "texts.jsonl", torch.zeros(1, 2, dtype=torch.int32)
+    path.write_text('{"input_ids": [0, 0, 5]}\n')
+    for left in ("texts.jsonl.0.journal", ".treeopt-texts.jsonl.0.journal.lock"):
+        (tmp_path / left).write_text("left by a run that was killed")
+    assert target_texts(pytest.fail, prompts, Continuing("target", length=3, temperature=0, vocabulary=9), path).tokens.tolist() == [
+        [0, 0, 5]
+    ]
+    assert names(tmp_path) == ["texts.jsonl"]
+
+
 def test_texts_are_the_targets_own_and_no_held_out_row_is_among_them(sources: TrainSources, whole: TrainResult) -> None:
     rows = [json.loads(line)["input_ids"] for line in Path(sources.dataset).read_text().splitlines()]
     (texts,), (held_out,) = (list(whole.folder.glob(f"{name}-*.jsonl")) for name in ("texts", "held-out"))

@@ -8,10 +8,12 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from treespec.data import lines
 from treespec.data.pictures import find_picture
@@ -138,14 +140,22 @@ def test_a_text_keeps_its_lines_whatever_ends_them(tmp_path: Path) -> None:
     assert row.text == "one\ntwo\nthree\n"
 
 
-def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], interlaced: bool = False) -> bytes:
     """A PNG file of these dimensions whose content is one run of zeros, with chunks before it."""
-    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced))
     content = (b"IDAT", zlib.compress(bytes(1000)))
     parts = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in (header, *chunks, content)
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
+def progressive(times: int) -> bytes:
+    """A progressive JPEG of 16 x 16 pixels whose last scan comes several times."""
+    file = BytesIO()
+    Image.new("L", (16, 16)).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * times + whole[-2:]
 
 
 def tiff(tile: int) -> bytes:
@@ -167,9 +177,11 @@ def tiff(tile: int) -> bytes:
         ),
         (png(8, 8, (b"iCCP", b"a\0\0" + zlib.compress(bytes(100 << 20), 9))), "(Decompressed data too large"),
         (png(200, 200), "p: the picture cannot be decoded"),
+        (png(8192, 8192, interlaced=True), "p: the picture cannot be decoded"),
         (tiff(40_000), "p: its tiles are 40000 x 40000 pixels, above the limit of 64 million"),
+        (progressive(3000), " scans, above the limit of 100; save it anew, or remove it"),
     ],
-    ids=["large", "larger", "thin", "text", "profile", "cut off", "tiles"],
+    ids=["large", "larger", "thin", "text", "profile", "cut off", "interlaced", "tiles", "scans"],
 )
 def test_a_picture_that_unfolds_to_much_is_refused_by_its_header(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "p.png"

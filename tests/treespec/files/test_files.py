@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import stat
 
 import pytest
@@ -194,6 +195,13 @@ def test_an_earlier_output_an_empty_file_and_devices_make_way(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in ("earlier", "empty", "pipe", "new", os.devnull):
         check_writable(tmp_path / place, "treeopt.thing")
+
+
+def test_a_socket_is_refused(tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "x"))
+        with pytest.raises(OutputError, match="x: it is a socket, or a device that is not there; choose another path"):
+            check_writable(tmp_path / "x")
 
 
 def test_links_that_lead_in_a_circle_are_refused(tmp_path):

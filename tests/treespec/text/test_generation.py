@@ -309,6 +309,7 @@ def assistant_last() -> list[dict[str, str]]:
         ([1, 61], {}, DatasetError, "the prompt has token 61, but the model has 61 embedding rows"),
         ([1, -1], {}, DatasetError, "the prompt has token -1, but ids are 0 or more"),
         ([1] * 257, {}, CapacityError, "the prompt has 257 tokens, but the target model reads 256; pass a shorter one"),
+        ("a\udcff", {}, DatasetError, "the prompt holds half a surrogate pair"),
         (None, {}, DatasetError, "the prompt is a NoneType, but it must be a string, a list of token ids or a list of messages"),
         ([1, "a"], {}, DatasetError, "the prompt is a list of several kinds of things"),
         ([[1], 2.5], {}, DatasetError, "prompt 1 is a float"),

@@ -433,6 +433,22 @@ def test_files_of_other_tools_beside_a_growmap_are_left_alone(tmp_path):
     assert (tmp_path / "t.json").read_text() == other
 
 
+def test_a_pipe_beside_a_growmap_is_left_alone(tmp_path):
+    path = saved(tmp_path / "t.pt", sequoia(TREE))
+    os.mkfifo(tmp_path / "t.json")
+    assert read_growmap(path) == GrowMap(TREE)
+    for attempt in (GrowMap(TREE).write, check_growmap_writable):
+        with pytest.raises(OutputError, match=r"t.json would be overwritten but is no growmap's sidecar"):
+            attempt(path)
+
+
+def test_a_device_gets_no_sidecar(tmp_path):
+    (tmp_path / "t.pt").symlink_to(os.devnull)
+    check_growmap_writable(tmp_path / "t.pt")
+    GrowMap(TREE).write(tmp_path / "t.pt")
+    assert os.listdir(tmp_path) == ["t.pt"]
+
+
 @pytest.mark.parametrize("content", [torch.tensor([0.0, 0.6, 0.4]), {"weights": [1]}])
 def test_only_growmaps_make_way_for_growmaps(tmp_path, content):
     torch.save(content, tmp_path / "vec.pt")
