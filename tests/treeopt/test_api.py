@@ -120,7 +120,7 @@ def test_prompts_of_a_list_are_whole_and_keep_their_kind(pair: Any) -> None:
         ([[{"role": "user", "content": "b"}]], DatasetError, "`chat` needs a chat template"),
         ([[10**9]], DatasetError, "row 0"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_prompt_is_named(pair: Any, items: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
