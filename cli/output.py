@@ -89,8 +89,6 @@ def ask(marker: str) -> str | None:
 
     Raises DatasetError for a line that is no text.
     """
-    if sys.stdin is None:  # it is closed
-        return None
     terminal = sys.stdin.isatty() and sys.stderr.isatty()
     if terminal:
         click.echo(marker, err=True, nl=False)

@@ -187,10 +187,10 @@ def _lines() -> Iterator[str]:
 
 def _standard_input() -> str:
     """Return standard input without the line end that `echo` puts at its end. Raises DatasetError for what is no text."""
-    if sys.stdin is not None and sys.stdin.isatty():
+    if sys.stdin.isatty():
         note("the prompt is read from here; end it with Ctrl-D on a line of its own")
     try:
-        text = "" if sys.stdin is None else sys.stdin.read(_MOST_CHARACTERS + 1)
+        text = sys.stdin.read(_MOST_CHARACTERS + 1)
     except UnicodeDecodeError as e:
         raise DatasetError(f"standard input is no text: {e.reason} at byte {e.start}; pass text, or `prompt`") from e
     if len(text) > _MOST_CHARACTERS:

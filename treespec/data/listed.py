@@ -26,15 +26,20 @@ def is_conversation(item: object) -> bool:
     return isinstance(messages, list | tuple) and bool(messages) and all(isinstance(message, Mapping) for message in messages)
 
 
+def held(item: Any) -> Any:
+    """Return what a tensor or an array holds, where a batch of one is its only row; anything else as it is."""
+    if not hasattr(item, "tolist"):
+        return item
+    found = item.tolist()
+    return found[0] if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list) else found
+
+
 def _record(item: Any) -> object:
     """Return an item as the object that a line of a .jsonl file holds."""
     if isinstance(item, str):
         return {"text": item}
-    if hasattr(item, "tolist"):  # a tensor or an array of token ids; a batch of one counts as its only row
-        item = item.tolist()
-        if len(item) == 1 and isinstance(item[0], list):
-            item = item[0]
+    item = held(item)
     if isinstance(item, list | tuple):
-        item = [each.tolist() if hasattr(each, "tolist") else each for each in item]
+        item = [held(each) for each in item]
         return {"messages": item} if is_conversation(item) else {"input_ids": item}
     return item

@@ -5,6 +5,7 @@ from typing import Any
 
 from treespec.data.chat import chat_ids, talk_of
 from treespec.data.encoding import encoded
+from treespec.data.listed import held
 from treespec.data.messages import Message, dialogue
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.data.rows import Row
@@ -88,15 +89,7 @@ def _plain(given: object) -> object:
         return given.tolist()
     if isinstance(given, range):
         return list(given)
-    return [_item(item) for item in given] if isinstance(given, list | tuple) else given
-
-
-def _item(item: Any) -> Any:
-    """Return an item of a list; of a tensor or an array what it holds, where a batch of one is its only row."""
-    if not hasattr(item, "tolist"):
-        return item
-    found = item.tolist()
-    return found[0] if isinstance(found, list) and len(found) == 1 and isinstance(found[0], list) else found
+    return [held(item) for item in given] if isinstance(given, list | tuple) else given
 
 
 def _is_number(item: object) -> bool:
