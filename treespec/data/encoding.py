@@ -1,7 +1,6 @@
 """Text becomes token ids: without a second BOS, without an EOS behind it, and with the tokenizer's failures in one line."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,17 +42,13 @@ def _at_most_one_bos(tokenizer: Any, whole: tuple[int, ...]) -> bool:
 
 def _encode(tokenizer: Any, text: str, name: str, **options: bool) -> tuple[int, ...]:
     """Return the tokenizer's own ids. Raises DatasetError beginning with `name`."""
-    if half := re.search("[\ud800-\udfff]", text):  # so Python reads bytes of the terminal that are no UTF-8, too
-        raise DatasetError(
-            f"{name} holds half a surrogate pair (\\u{ord(half[0]):04x} at character {half.start()}), which is no text; pass text in UTF-8"
-        )
+    require_characters(text, name)
     try:
         with _without_backtrace():
             return tuple(int(i) for i in tokenizer.encode(text, **options))
     except BaseException as e:
         if not isinstance(e, Exception) and not is_panic(e):
             raise
-        require_characters(text, name)
         raise DatasetError(f"{name}: the tokenizer fails on this text ({reason_of(e)}); correct its tokenizer.json, or the text") from e
 
 

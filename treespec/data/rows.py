@@ -145,12 +145,15 @@ def _require_text(text: str, where: str) -> str:
 
 
 def require_characters(text: str, where: str) -> str:
-    """Return a text. Raises DatasetError for half a surrogate pair, which no tokenizer takes."""
+    """Return a text. Raises DatasetError for half a surrogate pair, which no tokenizer takes.
+
+    Python reads bytes that are no UTF-8 as such halves, those of a terminal too.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as e:
         raise DatasetError(
-            f"{where} holds half a surrogate pair (\\u{ord(text[e.start]):04x} at character {e.start}), which is no text"
+            f"{where} holds half a surrogate pair (\\u{ord(text[e.start]):04x} at character {e.start}), which is no text; pass text in UTF-8"
         ) from e
     return text
 
