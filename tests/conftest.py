@@ -4,6 +4,7 @@ Also says which tests are slow, and why, and gives those that are not a budget o
 """
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -100,6 +101,9 @@ SMOKE = {
 }
 BUDGET = "TREEOPT_TEST_BUDGET_SECONDS"  # set by `make quick`; without it no test is too slow
 BUDGET_SECONDS = float(os.environ.get(BUDGET) or "inf")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what shells start in the background; tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("treeopt", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("treeopt")
