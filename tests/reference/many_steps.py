@@ -11,11 +11,11 @@ from torch import Tensor
 from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
-from treespec.decoding.sampling import choose, distribution, race
+from treespec.decoding.sampling import choose, distribution
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.decoding.verifiers.base import SampledVerifier
 from treespec.kernels.outcome import ReportLayout
-from treespec.kernels.plain import last_matching, settle
+from treespec.kernels.plain import last_matching, race, settle
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 

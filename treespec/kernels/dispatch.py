@@ -2,6 +2,9 @@
 
 The passes of a model are not chosen here: `TreeModel` holds a decoder, with kernels or without.
 
+A function that draws takes a generator and, where kernels may run, a seed that came from it (`seeds`). The two ways draw other numbers from
+the same distribution.
+
 Kernels are imported at their first use, so a machine without Triton does not need it.
 """
 
@@ -38,9 +41,77 @@ def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tens
 
         level = tree.tree.levels[depth]
         with on(logits.device):
-            vocabulary.write_children(logits, tree.branches[depth], tree.child_ranges[depth], tokens, largest[level.start : level.stop])
+            vocabulary.write_children(logits, tree.branches[depth], tree.child_range(depth), tokens, largest[level.start : level.stop])
     else:
         plain.write_children(logits, tree, depth, tokens, largest)
+
+
+def seeds(generator: torch.Generator | None, count: int, device: torch.device) -> Tensor | None:
+    """Draw seeds for kernels, int64 [count]; None where no kernels run."""
+    if device.type != "cuda":
+        return None
+    return torch.empty(count, dtype=torch.int64, device=device).random_(generator=generator)
+
+
+def sample_children(
+    logits: Tensor,
+    tree: StaticTensors,
+    depth: int,
+    tokens: Tensor,
+    largest: Tensor,
+    temperature: float,
+    *,
+    replacement: bool,
+    generator: torch.Generator | None,
+    seed: Tensor | None,
+) -> None:
+    """Draw the children of each node at `depth` from softmax(logits / temperature), in the order of their ranks.
+
+    With or without replacement; what is written is as in `write_children`. `seed` int64 [1]. No host synchronisation.
+    """
+    branches = tree.branches[depth]
+    level = tree.tree.levels[depth]
+    if seed is not None and _vocabulary_kernels_take(logits, 1 if replacement else branches):
+        with on(logits.device):
+            part = largest[level.start : level.stop]
+            if replacement:
+                from treespec.kernels.inverse import draw_children
+
+                draw_children(logits, branches, temperature, seed, tree.child_range(depth), tokens, part)
+            else:
+                from treespec.kernels.racing import race_children
+
+                race_children(logits, branches, temperature, seed, tree.child_range(depth), tokens, part)
+    else:
+        plain.sample_children(logits, tree, depth, tokens, largest, temperature, replacement=replacement, generator=generator)
+
+
+def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return (the distributions of `plain.distribution`, the largest logit of each row) of logits [rows, vocabulary]."""
+    if temperature > 0.0 and _vocabulary_kernels_take(logits, 1):
+        from treespec.kernels import distribution as kernels
+
+        with on(logits.device):
+            return kernels.distribution(logits, temperature, top_p)
+    return plain.distribution(logits, temperature, top_p), logits.amax(-1)
+
+
+def choose(
+    logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None, seed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Choose a token per row of logits [rows, vocabulary] at a temperature above 0: (tokens int64 [rows], the largest logit of each row)."""
+    if not _vocabulary_kernels_take(logits, 1):
+        return plain.race(plain.distribution(logits, temperature, top_p), generator).argmax(-1), logits.amax(-1)
+    from treespec.kernels.racing import race, race_by_weight
+
+    seed = seeds(generator, 1, logits.device) if seed is None else seed
+    assert seed is not None
+    with on(logits.device):
+        if top_p >= 1.0:
+            tokens, largest = race(logits, 1, temperature, seed)
+            return tokens[:, 0], largest
+        p, largest = distribution(logits, temperature, top_p)
+        return race_by_weight(p, seed), largest
 
 
 def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
@@ -52,6 +123,35 @@ def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Ten
             with on(tokens.device):
                 return settling.settle_matching(tokens, choices, tree, largest, drafted, length)
     return plain.finish_step(tokens, choices, tree, largest, drafted, length)
+
+
+def finish_sampled(
+    tokens: Tensor,
+    p: Tensor,
+    q: Tensor,
+    tree: StaticTensors,
+    largest: Tensor,
+    drafted: Tensor,
+    length: Tensor,
+    seed: Tensor | None,
+    *,
+    replacement: bool,
+    traversal: bool,
+) -> Outcome | None:
+    """Verify sampled children by residual chains, sequential or traversal, and return the outcome; None where no kernel takes them.
+
+    `p` [n, vocabulary], which is overwritten, and `q` [m, vocabulary] are as in `verifiers.base.SampledVerifier.weigh`; the others as in
+    `plain.settle`. No host synchronisation.
+    """
+    if seed is None or p.dtype != torch.float32 or q.dtype != torch.float32:
+        return None
+    from treespec.kernels import residual, settling
+
+    if tree.size > settling.LARGEST or tree.tree.max_branch > residual.LARGEST_FAMILY:
+        return None
+    with on(tokens.device):
+        chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, traversal=traversal)
+        return settling.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, traversal=traversal)
 
 
 def _vocabulary_kernels_take(logits: Tensor, count: int) -> bool:

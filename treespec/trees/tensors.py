@@ -92,12 +92,18 @@ class StaticTensors(TreeTensors):
     """The family of all parents."""
     levels: tuple[Family, ...]
     """Per level 0..d-1: the family of its parents."""
-    child_ranges: tuple[tuple[Tensor, Tensor], ...]
-    """Per level 0..d-1: the id of each node's first child, and the number of its children, both int64 [width]."""
+    families: tuple[Tensor, Tensor]
+    """Of every node above the last level, the id of its first child and the number of its children, both int64 [nodes]."""
     nodes: Layout
     """The layout of all nodes, which `layout` returns."""
     expanded: tuple[Layout, ...]
     """Per level 0..d-1: the layout of its nodes. The root's has the token before it as well."""
+
+    def child_range(self, depth: int) -> tuple[Tensor, Tensor]:
+        """Return the id of the first child and the number of children of each node at `depth`, both int64 [width]."""
+        level = self.tree.levels[depth]
+        first, count = self.families
+        return first[level.start : level.stop], count[level.start : level.stop]
 
     def layout(self) -> Layout:
         """Return the layout of all nodes, which was computed once."""
@@ -129,9 +135,9 @@ class StaticTensors(TreeTensors):
             bottom_up=tensor(_bottom_up(tree)),
             whole=Family.of(tree, range(tree.size), device),
             levels=tuple(Family.of(tree, level, device) for level in tree.levels[:-1]),
-            child_ranges=tuple(
-                (tensor([min(tree.children[n], default=0) for n in level]), tensor([len(tree.children[n]) for n in level]))
-                for level in tree.levels[:-1]
+            families=(
+                tensor([min(tree.children[n], default=0) for n in range(tree.levels[-1].start)]),
+                tensor([len(tree.children[n]) for n in range(tree.levels[-1].start)]),
             ),
             nodes=Layout.fixed(depths, ids, ancestors),
             expanded=tuple(

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from treespec.decoding.drafters.base import DrafterSetup, ModelDrafter
 from treespec.decoding.proposal import Proposal
-from treespec.decoding.sampling import distribution, draw, race
+from treespec.decoding.sampling import distribution
 from treespec.decoding.timing import Timer
-from treespec.kernels import dispatch
+from treespec.kernels import dispatch, plain
 from treespec.trees.placement import Prefix
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -31,21 +31,31 @@ class StaticDrafter(ModelDrafter):
         tokens = torch.empty(tree.size, dtype=torch.int64, device=last.device)
         tokens[:1].copy_(last[1:])
         largest = torch.empty(tree.levels[-1].start, device=last.device)
-        drafted: list[Tensor] = []
-        for depth, (level, branches) in enumerate(zip(tree.levels[:-1], tensors.branches, strict=True)):
-            part, below = slice(level.start, level.stop), slice(level.stop, tree.levels[depth + 1].stop)
+        read: list[Tensor] = []
+        seeds = None if self.sampling is None else dispatch.seeds(generator, tree.depth, last.device)
+        for depth, level in enumerate(tree.levels[:-1]):
             place = tensors.expanded[depth].behind(prefix)
-            logits = self.draft.forward(tokens[part] if depth else last, place)[-len(level) :, : self.vocabulary]
+            above = tokens[level.start : level.stop] if depth else last
+            logits = self.draft.forward(above, place)[-len(level) :, : self.vocabulary]
             if self.sampling is None:
                 dispatch.write_children(logits, tensors, depth, tokens, largest)
             else:
-                drafted.append(distribution(logits, self.sampling))
-                children = sample_children(drafted[-1], branches, generator, replacement=self.replacement, logits=logits)
-                largest[part], tokens[below] = logits.amax(-1), children[tensors.source[depth]]
+                read.append(logits)
+                dispatch.sample_children(
+                    logits,
+                    tensors,
+                    depth,
+                    tokens,
+                    largest,
+                    self.sampling.temperature,
+                    replacement=self.replacement,
+                    generator=generator,
+                    seed=None if seeds is None else seeds[depth : depth + 1],
+                )
             timer.mark("drafting")
         if self.sampling is None:
             return Proposal(tensors, tokens, largest)
-        q = torch.cat(drafted) if drafted else torch.empty(0, self.vocabulary, device=last.device)
+        q = distribution(torch.cat(read), self.sampling) if read else torch.empty(0, self.vocabulary, device=last.device)
         return Proposal(tensors, tokens, largest, q, self.replacement)
 
     def _cut_to(self, room: int) -> StaticTensors:
@@ -60,13 +70,6 @@ def sample_children(
 ) -> Tensor:
     """Sample children for every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
 
-    Without replacement, these are the `branches` first of competing exponential clocks, which is Gumbel top-k
-    (arXiv 1903.06059). When the support is used up, tokens of probability 0 follow, those of the largest `logits` first (None: in any
-    order); so where q leaves one token, as at tiny temperatures, the children are the most likely tokens in their order.
+    For `logits` see `plain.draw_distinct`.
     """
-    if replacement:
-        return draw(q, branches, generator)
-    speeds = race(q, generator)
-    if logits is not None:
-        speeds = speeds.where(q > 0, logits.to(q.dtype) - logits.amax(-1, keepdim=True) - 1)  # below 0: behind all that can be drawn
-    return speeds.topk(branches, dim=-1).indices
+    return plain.draw(q, branches, generator) if replacement else plain.draw_distinct(q, logits, branches, generator)

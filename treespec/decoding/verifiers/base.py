@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.rules import Sampling
-from treespec.decoding.sampling import distribution, race, widest
 from treespec.decoding.verifiers.matching import Matching
 from treespec.errors import ModelError
+from treespec.kernels import dispatch
 from treespec.kernels.outcome import Outcome
-from treespec.kernels.plain import settle
+from treespec.kernels.plain import race, settle, widest
 from treespec.trees.tensors import StaticTensors
 
 
@@ -65,6 +65,9 @@ class SampledVerifier(ABC):
     Children that were not sampled are distinct, and `Matching` verifies them.
     """
 
+    chains: ClassVar[str | None] = None
+    """The order in which kernels run the residual chains of this verifier: "sequential" or "traversal"; None: no kernel does what it does."""
+
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
         """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not static."""
         tokens, tree = proposal.tokens, proposal.tree
@@ -72,11 +75,27 @@ class SampledVerifier(ABC):
             return Matching().verify(proposal, logits, sampling, length, generator)
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
-        q = F.pad(proposal.q, (0, logits.shape[-1] - proposal.q.shape[-1]))  # the draft may know fewer tokens
-        verdict = self.weigh(tokens, distribution(logits, sampling), q, tree, replacement=proposal.replacement)
+        p, largest = dispatch.distribution(logits, sampling.temperature, sampling.top_p)
+        if self.chains is not None:
+            outcome = dispatch.finish_sampled(
+                tokens,
+                p,
+                proposal.q,
+                tree,
+                largest,
+                proposal.largest,
+                length,
+                dispatch.seeds(generator, 1, tokens.device),
+                replacement=proposal.replacement,
+                traversal=self.chains == "traversal",
+            )
+            if outcome is not None:
+                return outcome
+        q = F.pad(proposal.q, (0, p.shape[-1] - proposal.q.shape[-1]))  # the draft may know fewer tokens
+        verdict = self.weigh(tokens, p, q, tree, replacement=proposal.replacement)
         last = self.last(verdict, torch.rand(tree.size, dtype=widest(tokens.device), device=tokens.device, generator=generator))
         following = race(verdict.rest(last), generator).argmax()
-        return settle(tokens, last, following, tree, logits.amax(-1), proposal.largest, length)
+        return settle(tokens, last, following, tree, largest, proposal.largest, length)
 
     @abstractmethod
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:

@@ -11,6 +11,8 @@ from treespec.trees.tensors import StaticTensors
 class Sequential(SampledVerifier):
     """Verifies from the root down. A node's chance holds given that its parent is accepted and its elder siblings were rejected."""
 
+    chains = "sequential"
+
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
         """See `SampledVerifier.weigh`. The chains of all nodes are computed side by side."""
         chance, cut = p.new_zeros(tree.size), p.new_zeros(tree.size)
