@@ -167,7 +167,8 @@ def _chain_kernel(
         if not REPLACEMENT and k > 0:
             left = others + tl.sum(tl.where(rank >= k, q, 0.0), 0)
         spent = left * weight
-        step = tl.where((drafted_k > 0) & (spent > 0), above / spent, 0.0)
+        step = above / spent
+        step = tl.where((drafted_k > 0) & (spent > 0) & (step < float("inf")), step, 0.0)
         accepted = tl.where(step > 0, (chance_k / drafted_k - cut) / step, 0.0)
         if not REPLACEMENT and drafted_k <= 0:  # chosen without any look at the target: see `decoding.verifiers.residual`
             accepted = chance_k / above * weight

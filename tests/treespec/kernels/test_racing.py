@@ -84,21 +84,31 @@ def test_children_go_to_their_places_and_nothing_else_is_written(device: str) ->
     assert torch.equal(largest, tops)
 
 
-@pytest.mark.parametrize("by_weight", [False, True])
-def test_frequencies(by_weight: bool, device: str) -> None:
+def test_frequencies_of_the_reference() -> None:
     """Over many rows, the first token has the distribution of the softmax, and the second that of what is left."""
-    chances = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0])
-    rows = 4000
-    logits = chances.log()[None].expand(rows, -1).contiguous().to(device)
-    if by_weight:
-        firsts = race_by_weight(7 * logits.exp(), seed_of(1, device)).cpu()
-    else:
-        drawn = race(logits, 2, 1.0, seed_of(1, device))[0].cpu()
-        firsts = drawn[:, 0]
-        pairs = torch.bincount(drawn[:, 0] * 5 + drawn[:, 1], minlength=25).view(5, 5).double() / rows
-        wanted = chances[:, None] * chances / (1 - chances[:, None])
-        wanted.fill_diagonal_(0.0)
-        assert float((pairs - wanted).abs().max()) < 5 * (0.25 / rows) ** 0.5
-    found = torch.bincount(firsts, minlength=5).double() / rows
-    assert float((found - chances).abs().max()) < 5 * (0.25 / rows) ** 0.5
-    assert float(found[4]) == 0
+    chances, rows = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0]), 1500
+    drawn = reference_race(chances.log()[None].expand(rows, -1), 2, 1.0, 1)[0]
+    pairs = torch.bincount(drawn[:, 0] * 5 + drawn[:, 1], minlength=25).view(5, 5).double() / rows
+    wanted = chances[:, None] * chances / (1 - chances[:, None])
+    wanted.fill_diagonal_(0.0)
+    assert float((pairs - wanted).abs().max()) < 5 * (0.25 / rows) ** 0.5
+    assert float(pairs[4].sum()) == 0
+
+
+def test_by_weight(device: str) -> None:
+    """Weights that are not normalised give the same race as their logarithms."""
+    weights = 7 * torch.rand(3, 3000, generator=torch.Generator().manual_seed(0)).to(device) ** 4
+    weights[:, ::3] = 0.0
+    for seed in range(4):
+        expected = reference_race(weights.log(), 1, 1.0, seed)[0]
+        assert race_by_weight(weights, seed_of(seed, device)).tolist() == expected[:, 0].tolist()
+
+
+@pytest.mark.gpu
+def test_frequencies() -> None:
+    chances, rows = torch.tensor([0.5, 0.25, 0.15, 0.1, 0.0]), 40_000
+    logits = chances.log()[None].expand(rows, -1).contiguous().cuda()
+    for firsts in (race_by_weight(7 * logits.exp(), seed_of(1, "cuda")).cpu(), race(logits, 2, 1.0, seed_of(2, "cuda"))[0][:, 0].cpu()):
+        found = torch.bincount(firsts, minlength=5).double() / rows
+        assert float((found - chances).abs().max()) < 5 * (0.25 / rows) ** 0.5
+        assert float(found[4]) == 0

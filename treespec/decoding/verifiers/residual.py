@@ -52,7 +52,8 @@ def residual_chain(p: Tensor, q: Tensor, tokens: Tensor, active: Sequence[int], 
     cuts, steps, shares = torch.zeros_like(chance), torch.zeros_like(chance), torch.zeros_like(chance)
     for rank, rows in enumerate(active):
         spent = left[:rows, rank] if weight is None else left[:rows, rank] * weight[:rows]
-        step = (above[:rows] / spent).where(spent > 0, 0.0)
+        step = above[:rows] / spent
+        step = step.where((spent > 0) & (step < torch.inf), 0.0)  # a child of less than any float's chance is passed over: nothing changes
         cuts[:rows, rank], steps[:rows, rank] = cut[:rows], step
         share = chance[:rows, rank] / above[:rows]
         shares[:rows, rank] = share if weight is None else share * weight[:rows]
