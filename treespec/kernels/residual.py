@@ -1,10 +1,14 @@
 """The residual chains of all nodes of a sampled tree in one launch, sequential or traversal. `decoding.verifiers.residual` has the mathematics.
 
-One program per node that has children walks over them rank by rank. Each rank needs one pass over the node's rows of p and q, because the
-next cut depends on the mass that this one leaves. So the launch takes as long as its longest chain: the largest number of children in
-sequential verification, and in traversal verification the largest sum of children on a path from the root, since a child's chain starts with
-the weight that its parent's chain gives it. There a program waits until its node's weight arrives; programs take their nodes in order of id by
-a ticket, so the one that it waits for is always running already. `reference_chains` defines the result.
+A chain goes from child to child: the chance of the next one depends on the mass that the cuts before it have left, a sum over the whole
+vocabulary. Several programs share a node: each keeps its part of the node's rows of p and q in registers, and after every child they add up
+their parts of the sum in one word of memory and wait for one another there. So a child takes one exchange between programs, whatever the
+vocabulary, and the launch takes as long as its longest chain: the largest number of children in sequential verification, and in traversal
+verification the largest sum of children on a path from the root, since a child's chain starts with the weight that its parent's gives it.
+
+Rule: programs take their work by a ticket, in order of node ids. A program waits only for others of its own node and for those of the parent,
+and all of these run already or start next, so none waits forever as long as the programs of one node fit on the device.
+The sums are added as integers (units of 2^-54), so their order does not matter. The verifiers of `decoding.verifiers` define the results.
 """
 
 from dataclasses import dataclass
@@ -21,7 +25,10 @@ from treespec.trees.tensors import StaticTensors
 
 LARGEST_FAMILY = 64
 """The most children of a node that a program takes."""
-NO_CHILD = -1
+_BLOCK, _WARPS = 4096, 8
+"""Tokens that a program keeps in registers."""
+_MOST_SPLITS = 64
+"""The most programs of a node: fewer than any device that runs these kernels has multiprocessors."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Chains:
     cut: Tensor
     """float32 [m]; when all children of a node were rejected, max(p - cut q, 0) is left of the target there."""
     taken: Tensor
-    """int64 [m]; sequential: the id of the first child of a node that its draw accepts, or NO_CHILD."""
+    """int64 [m]; sequential: the id of the first child of a node that its draw accepts, or -1."""
 
 
 def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: Tensor, *, replacement: bool, traversal: bool) -> Chains:
@@ -43,17 +50,22 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
     taken out of their parent's row. `q` float32 [m, any number of first tokens], that of the draft at the nodes above the last level.
     `tokens` int64 [n], `seed` int64 [1]. Nodes have at most 64 children.
     """
-    size, above = tree.size, q.shape[0]
-    first, count = tree.families
-    # One fill: the ticket starts at -1, and a chance that has not arrived yet has the bits of -1, which are those of no chance.
-    state = torch.full((size + 1,), -1, dtype=torch.int32, device=p.device) if traversal else None
-    chance = torch.empty(size, dtype=torch.float32, device=p.device) if state is None else state[:size].view(torch.float32)
+    size, above, vocabulary = tree.size, q.shape[0], p.shape[1]
+    chance = torch.empty(size, dtype=torch.float32, device=p.device)
     cut = torch.empty(above, dtype=torch.float32, device=p.device)
     taken = torch.empty(above, dtype=torch.int64, device=p.device)
     if above == 0:
         return Chains(chance, cut, taken)
-    block = min(8192, triton.next_power_of_2(p.shape[1]))
-    _chain_kernel[(above,)](
+    first, count = tree.families
+    family = triton.next_power_of_2(max(1, tree.tree.max_branch))
+    block, warps = _BLOCK, _WARPS
+    if not p.is_cuda:  # the interpreter runs one program after the other, so none may wait for a later one
+        block = max(4, triton.next_power_of_2(vocabulary))
+    while triton.cdiv(vocabulary, block) > _MOST_SPLITS:
+        block, warps = 2 * block, min(32, 2 * warps)
+    splits = triton.cdiv(vocabulary, block)
+    words = torch.zeros(1 + size + above * (family + 1), dtype=torch.int64, device=p.device)
+    _chain_kernel[(above * splits,)](
         p,
         q,
         tokens,
@@ -63,18 +75,20 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
         chance,
         cut,
         taken,
-        state,
-        size,
+        words,
+        words[1:],
+        words[1 + size :],
         p.stride(0),
         q.stride(0),
-        p.shape[1],
+        vocabulary,
         q.shape[1],
-        FAMILY=triton.next_power_of_2(max(1, tree.tree.max_branch)),
+        SPLITS=splits,
+        FAMILY=family,
         BLOCK=block,
         REPLACEMENT=replacement,
         TRAVERSAL=traversal,
         OVERLAP=overlaps(p.device),
-        num_warps=max(4, min(16, block // 512)),
+        num_warps=warps,
         **launch_options(p.device),
     )
     return Chains(chance, cut, taken)
@@ -87,31 +101,21 @@ def _at(values: "Any", index: "Any", rank: "Any") -> "Any":
 
 
 @triton.jit
-def _remaining(p_ptr: "Any", q_ptr: "Any", cut: "Any", vocabulary: "Any", drafted: "Any", BLOCK: tl.constexpr) -> "Any":
-    """Return the sum of max(p - cut q, 0) over a row. q has the first `drafted` tokens and is 0 behind them."""
-    sums = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in tl.range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        p = tl.load(p_ptr + column, mask=column < vocabulary, other=0.0)
-        q = tl.load(q_ptr + column, mask=column < drafted, other=0.0)
-        sums += tl.maximum(p - cut * q, 0.0)
-    return tl.sum(sums, 0)
+def _send(word_ptr: "Any", part: "Any") -> None:
+    """Add this program's part of a sum of at most 1 to a word: the sum is in the high 56 bits, the number of parts in the low 8."""
+    tl.atomic_add(word_ptr, ((part.to(tl.float64) * 18014398509481984.0).to(tl.int64) << 8) | 1, sem="relaxed")
 
 
 @triton.jit
-def _mass_of_others(q_ptr: "Any", tokens: "Any", rank: "Any", count: "Any", drafted: "Any", BLOCK: tl.constexpr) -> "Any":
-    """Return q's mass without the children. It only adds, so a small rest of a sharp draft stays exact."""
-    sums = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in tl.range(0, drafted, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        q = tl.load(q_ptr + column, mask=column < drafted, other=0.0)
-        for k in range(count):
-            q = tl.where(column == _at(tokens, rank, k), 0.0, q)
-        sums += q
-    return tl.sum(sums, 0)
+def _receive(word_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
+    """Wait until all programs of the node have sent their parts, and return the sum, float32."""
+    word = tl.load(word_ptr, volatile=True)
+    while (word & 255) != SPLITS:
+        word = tl.load(word_ptr, volatile=True)
+    return ((word >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["size", "vocabulary", "drafted"])
+@triton.jit(do_not_specialize=["vocabulary", "drafted"])
 def _chain_kernel(
     p_ptr: "Any",
     q_ptr: "Any",
@@ -122,76 +126,92 @@ def _chain_kernel(
     chance_ptr: "Any",
     cut_ptr: "Any",
     taken_ptr: "Any",
-    state_ptr: "Any",
-    size: "Any",
+    ticket_ptr: "Any",
+    entered_ptr: "Any",
+    sums_ptr: "Any",
     stride_p: "Any",
     stride_q: "Any",
     vocabulary: "Any",
     drafted: "Any",
+    SPLITS: tl.constexpr,
     FAMILY: tl.constexpr,
     BLOCK: tl.constexpr,
     REPLACEMENT: tl.constexpr,
     TRAVERSAL: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """Run the chain of one node's children.
+    """Run the chain of one node's children, over one part of the vocabulary. The first part's program writes the results.
 
+    Words of memory, int64, 0 at first: the ticket; per node, twice the bits of the weight it was entered with, and 1; per node and rank, a
+    sum (see `_send`), and one more for the mass of q without the children.
     Reads early: nothing.
     """
     rank = tl.arange(0, FAMILY)
     # Above: arithmetic on launch arguments alone.
     wait_for_inputs(OVERLAP)
-    node = tl.program_id(0)
-    weight = 1.0
-    if TRAVERSAL:
-        node = tl.atomic_add(state_ptr + size, 1) + 1
-        if node > 0:
-            arrived = tl.load(state_ptr + node, volatile=True)
-            while arrived == -1:
-                arrived = tl.load(state_ptr + node, volatile=True)
-            weight = arrived.to(tl.float32, bitcast=True)
+    ticket = tl.atomic_add(ticket_ptr, 1, sem="relaxed").to(tl.int32)
+    node, split = ticket // SPLITS, ticket % SPLITS
     first, count = tl.load(first_ptr + node), tl.load(count_ptr + node).to(tl.int32)
+    sums_ptr += node * (FAMILY + 1)
     mask = rank < count
     token = tl.load(tokens_ptr + first + rank, mask=mask, other=-1)
     p_row, q_row = p_ptr + node.to(tl.int64) * stride_p, q_ptr + node.to(tl.int64) * stride_q
-    p = tl.load(p_row + token, mask=mask, other=0.0)
-    q = tl.load(q_row + token, mask=mask & (token < drafted), other=0.0)
-    others = 0.0
-    if not REPLACEMENT and count > 1:
-        others = _mass_of_others(q_row, token, rank, count, drafted, BLOCK)
-    cut, above = 0.0, 1.0
+    child_p = tl.load(p_row + token, mask=mask, other=0.0)
+    child_q = tl.load(q_row + token, mask=mask & (token < drafted), other=0.0)
+    column = split * BLOCK + tl.arange(0, BLOCK)
+    p = tl.load(p_row + column, mask=(column < vocabulary) & (count > 0), other=0.0)
+    q = tl.load(q_row + column, mask=(column < drafted) & (count > 0), other=0.0)
+    if not REPLACEMENT and count > 1:  # only additions, so a small rest of a sharp draft stays exact
+        others = q
+        for k in range(count):
+            others = tl.where(column == _at(token, rank, k), 0.0, others)
+        _send(sums_ptr + FAMILY, tl.sum(others, 0))
+    weight = 1.0
+    if TRAVERSAL and node > 0 and count > 0:
+        entered = tl.load(entered_ptr + node, volatile=True)
+        while entered == 0:
+            entered = tl.load(entered_ptr + node, volatile=True)
+        weight = (entered >> 1).to(tl.int32).to(tl.float32, bitcast=True)
+    cut, above, mass_of_others = 0.0, 1.0, 0.0
     accept = tl.zeros((FAMILY,), dtype=tl.float32)
-    for k in tl.range(0, count):
-        chance_k, drafted_k = _at(p, rank, k), _at(q, rank, k)
+    for k in range(count):
+        chance_k, drafted_k = _at(child_p, rank, k), _at(child_q, rank, k)
         left = 1.0
         if not REPLACEMENT and k > 0:
-            left = others + tl.sum(tl.where(rank >= k, q, 0.0), 0)
+            if k == 1:
+                mass_of_others = _receive(sums_ptr + FAMILY, SPLITS)
+            left = mass_of_others + tl.sum(tl.where(rank >= k, child_q, 0.0), 0)
         spent = left * weight
         step = above / spent
         step = tl.where((drafted_k > 0) & (spent > 0) & (step < float("inf")), step, 0.0)
         accepted = tl.where(step > 0, (chance_k / drafted_k - cut) / step, 0.0)
         if not REPLACEMENT and drafted_k <= 0:  # chosen without any look at the target: see `decoding.verifiers.residual`
             accepted = chance_k / above * weight
-            tl.store(p_row + _at(token, rank, k), 0.0)
-            tl.debug_barrier()  # the row is read without it from here on
+            p = tl.where(column == _at(token, rank, k), 0.0, p)
         accept = tl.where(rank == k, tl.minimum(tl.maximum(accepted, 0.0), 1.0), accept)
         further = cut + step
-        remaining = _remaining(p_row, q_row, further, vocabulary, drafted, BLOCK)
+        _send(sums_ptr + k, tl.sum(tl.maximum(p - further * q, 0.0), 0))
+        remaining = _receive(sums_ptr + k, SPLITS)
         if TRAVERSAL:
             surplus = weight * remaining / above
             whole = surplus + (1 - weight)
             weight = tl.where(whole > 0, surplus / whole, weight)
         cut = tl.where(remaining > 0, further, cut)
         above = tl.where(remaining > 0, remaining, above)
-    tl.store(cut_ptr + node, cut)
-    tl.store(chance_ptr + first + rank, accept, mask=mask)
-    if TRAVERSAL:
-        if count > 0 or node == 0:
-            tl.store(chance_ptr + node, weight)
-    else:
-        bits, _, _, _ = random_words(tl.load(seed_ptr), 0, (first + rank).to(tl.int32))
-        hit = mask & is_below(bits, accept)
-        earliest = tl.min(tl.where(hit, rank, FAMILY), 0)
-        tl.store(taken_ptr + node, tl.where(earliest < FAMILY, first + earliest, -1))
-        if node == 0:
-            tl.store(chance_ptr, 0.0)
+    if split == 0:
+        tl.store(cut_ptr + node, cut)
+        tl.store(chance_ptr + first + rank, accept, mask=mask)
+        if not REPLACEMENT:
+            tl.store(p_row + token, 0.0, mask=mask & (child_q <= 0))  # now that every program has read the row
+        if TRAVERSAL:
+            tl.store(entered_ptr + first + rank, (accept.to(tl.int32, bitcast=True).to(tl.int64) << 1) | 1, mask=mask)
+            if count > 0:
+                tl.debug_barrier()
+                tl.store(chance_ptr + node, weight)
+        else:
+            bits, _, _, _ = random_words(tl.load(seed_ptr), 0, (first + rank).to(tl.int32))
+            hit = mask & is_below(bits, accept)
+            earliest = tl.min(tl.where(hit, rank, FAMILY), 0)
+            tl.store(taken_ptr + node, tl.where(earliest < FAMILY, first + earliest, -1))
+            if node == 0:
+                tl.store(chance_ptr, 0.0)
