@@ -14,7 +14,7 @@ from torch import Tensor
 from treespec.kernels import plain, plain_growing
 from treespec.kernels.device import on
 from treespec.kernels.outcome import Outcome
-from treespec.trees.growth import Growth, Grown, GrowthShape
+from treespec.trees.growth import Grown, Growth, GrowthShape
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels.plain import top_tokens
-from treespec.trees.growth import Growth, Grown
+from treespec.trees.growth import Grown, Growth
 from treespec.trees.placement import pack_bits
 from treespec.trees.tensors import TreeTensors
 
