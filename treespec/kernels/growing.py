@@ -27,7 +27,7 @@ _BLOCK_ROWS = 16
 
 
 class Nodes(NamedTuple):
-    """Where nodes are: those drafted so far, or those of the tree that is chosen of them."""
+    """The tensors of nodes: of those drafted so far, or of the tree that is chosen of them."""
 
     tokens_ptr: Tensor
     ranks_ptr: Tensor

@@ -22,10 +22,9 @@ def child_values(logits: Tensor, parents: Tensor, count: int, top: TopTokens = t
     """
     logits = logits.float()
     best, tokens = top(logits, count)
-    largest = best[:, :1]
-    chances = (best - largest) - (logits - largest).exp().sum(-1, keepdim=True).log()
-    chances = chances.where(~chances.isnan(), -torch.inf)  # of NaN, or of infinity less infinity
-    return parents[:, None] + chances, tokens, largest[:, 0]
+    chances = logits.log_softmax(-1).gather(-1, tokens)
+    chances = chances.where(~chances.isnan(), -torch.inf)
+    return parents[:, None] + chances, tokens, best[:, 0]
 
 
 def grow_level(logits: Tensor, growth: Growth, depth: int, top: TopTokens = top_tokens) -> None:

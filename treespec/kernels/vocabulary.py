@@ -76,7 +76,7 @@ def write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class GroupMaxima:
-    """What the first kernel finds in logits [rows, vocabulary], and how it divided them."""
+    """The findings of the first kernel in logits [rows, vocabulary], and how it divided them."""
 
     maxima: Tensor
     """int32 [rows, groups]; the largest logit of each group, as `_ordered` gives it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
@@ -156,8 +157,9 @@ def test_ties_go_to_the_smaller_id(width: int, device: str) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ties_between_siblings_and_between_cousins(seed: int, device: str) -> None:
-    """Few different logits, the same for all nodes: a + b of one path is b + a of another."""
-    row = torch.randint(-3, 4, (130,), generator=torch.Generator().manual_seed(seed)) / 2
+    """Few different logits, the same for all nodes: a + b of one path is b + a of another, and no other sums are nearly equal."""
+    row = torch.tensor([0.0] * 2 + [-0.5] * 3 + [-1.75] * 5 + [-4.0] * 120)
+    row = row[torch.randperm(130, generator=torch.Generator().manual_seed(seed))]
     found = check(2, 13, (14, 20, 27), alike(row.to(device)), device)
     assert len(set(found.values.tolist())) < found.shape.total // 2, "the case has ties"
 
@@ -415,6 +417,16 @@ def test_three_launches_per_level_and_one_in_the_end(device: str) -> None:
     found = launches(3)
     assert len(found) == 3 * (3 * budget.depth + 1), found
     assert {name.split("(")[0] for name in found} == {"_maxima_kernel", "_children_kernel", "_keep_kernel", "_best_kernel"}
+
+
+@pytest.mark.gpu
+def test_no_depth_width_or_size_of_the_same_order_needs_another_compilation(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    check(8, 14, (64,), distinct(1000, device=device), device)
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", lambda **facts: compiled.append(facts["repr"]))
+    for depth, width, size in ((9, 14, 64), (7, 13, 50), (6, 15, 33)):
+        check(depth, width, (size,), distinct(1000, device=device), device)
+    assert compiled == []
 
 
 @pytest.mark.gpu
