@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.keys import _index, _keys, _largest, _ordered, _value, warps_for
+from treespec.kernels.keys import _index, _keys, _largest, _ordered, _value, _warps
 from treespec.kernels.vocabulary import LARGEST_COUNT, best_of_row, find_group_maxima
 from treespec.trees.growth import Grown, Growth, GrowthShape
 from treespec.trees.tensors import TreeTensors
@@ -91,7 +91,7 @@ def grow_level(logits: Tensor, growth: Growth, depth: int) -> None:
         CANDIDATE_BITS=candidate_bits,
         WIDTH_BITS=found.count_bits,
         OVERLAP=overlap,
-        num_warps=max(warps_for(candidate_bits), min(8, 1 << found.count_bits >> 2)),  # also for rows of 64 bits
+        num_warps=max(_warps(candidate_bits), min(8, 1 << found.count_bits >> 2)),  # also for rows of 64 bits
         **options,
     )
 
@@ -119,7 +119,7 @@ def best_nodes(growth: Growth, size: int) -> Grown:
         TOTAL_BITS=total_bits,
         SIZE_BITS=size_bits,
         OVERLAP=overlaps(device),
-        num_warps=max(4, warps_for(total_bits)),
+        num_warps=max(4, _warps(total_bits)),
         **launch_options(device),
     )
     tree = TreeTensors(shape.depth, depths, parents, ranks, ancestors, bits=packed, ids=shape.ids[:size])

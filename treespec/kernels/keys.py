@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-def warps_for(bits: int) -> int:
+def _warps(bits: int) -> int:
     """Return the number of warps that sort 2^bits keys: one per 128 keys, at most 8.
 
     With more, barriers cost more than the shorter work per warp saves.

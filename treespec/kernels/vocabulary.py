@@ -26,7 +26,7 @@ from treespec.kernels.keys import _keys as _keys
 from treespec.kernels.keys import _largest as _largest
 from treespec.kernels.keys import _ordered as _ordered
 from treespec.kernels.keys import _value as _value
-from treespec.kernels.keys import warps_for
+from treespec.kernels.keys import _warps as _warps
 
 LARGEST_COUNT = 64
 LARGEST_VOCABULARY = 1 << 18
@@ -94,7 +94,7 @@ class GroupMaxima:
     @property
     def num_warps(self) -> int:
         """The number of warps for the second kernel."""
-        return warps_for(max(self.groups_bits, self.group_bits + self.count_bits))
+        return _warps(max(self.groups_bits, self.group_bits + self.count_bits))
 
 
 def find_group_maxima(logits: Tensor, count: int, *, sums: bool = False) -> GroupMaxima:
