@@ -11,9 +11,10 @@ Kernels are imported at their first use, so a machine without Triton does not ne
 import torch
 from torch import Tensor
 
-from treespec.kernels import plain
+from treespec.kernels import plain, plain_growing
 from treespec.kernels.device import on
 from treespec.kernels.outcome import Outcome
+from treespec.trees.growth import Grown, Growth, GrowthShape
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 
@@ -114,6 +115,39 @@ def choose(
         return race_by_weight(p, seed), largest
 
 
+def begin_growth(root: Tensor, shape: GrowthShape) -> Growth:
+    """Begin a dynamic tree below the token `root` int64 [1]. `grow_level` writes its levels."""
+    return Growth.begin(root, shape, packed=_growing_kernels_take(root.device, shape))
+
+
+def grow_level(logits: Tensor, growth: Growth, depth: int) -> None:
+    """Write the level below `depth`: the best `width` children of all nodes at `depth`; on CUDA in three launches.
+
+    `logits` [nodes at `depth`, vocabulary] belong to the nodes at `depth`, of which `largest` is written too. `depth` 0 also writes the
+    root. No host synchronisation. See `plain_growing.grow_level`.
+    """
+    if growth.bits is not None and _vocabulary_kernels_take(logits, growth.shape.width):
+        from treespec.kernels import growing
+
+        with on(logits.device):
+            growing.grow_level(logits, growth, depth)
+    else:
+        plain_growing.grow_level(logits, growth, depth)
+
+
+def best_nodes(growth: Growth, size: int) -> Grown:
+    """Return the tree of the best `size` nodes of a growth whose levels are all written; on CUDA in one launch.
+
+    `size` is at least 2 and at most the number of nodes. No host synchronisation. See `plain_growing.best_nodes`.
+    """
+    if growth.bits is not None:
+        from treespec.kernels import growing
+
+        with on(growth.tokens.device):
+            return growing.best_nodes(growth, size)
+    return plain_growing.best_nodes(growth, size)
+
+
 def finish_step(tokens: Tensor, choices: Tensor, tree: TreeTensors, largest: Tensor, drafted: Tensor, length: Tensor) -> Outcome:
     """Accept the path along the target's `choices` int64 [n] and return the outcome; on CUDA in one launch. See `plain.settle`."""
     if tokens.is_cuda:
@@ -152,6 +186,14 @@ def finish_sampled(
     with on(tokens.device):
         chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, traversal=traversal)
         return settling.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, traversal=traversal)
+
+
+def _growing_kernels_take(device: torch.device, shape: GrowthShape) -> bool:
+    if device.type != "cuda":
+        return False
+    from treespec.kernels import growing
+
+    return growing.takes(shape)
 
 
 def _vocabulary_kernels_take(logits: Tensor, count: int) -> bool:

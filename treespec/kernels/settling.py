@@ -140,8 +140,7 @@ def _empty_outcome(tree: TreeTensors) -> Outcome:
 
 def _bits(tree: TreeTensors) -> Tensor:
     """Return the tree's ancestors as packed bits."""
-    bits = tree.nodes.bits if isinstance(tree, StaticTensors) else None
-    return pack(tree.ancestors).words if bits is None else bits
+    return pack(tree.ancestors).words if tree.bits is None else tree.bits
 
 
 def _blocks(tree: TreeTensors, drafted: Tensor) -> dict[str, Any]:

@@ -4,11 +4,13 @@ The first kernel reads every logit once and keeps the largest of each group of 1
 its `count` best groups (a group ranks by its largest logit; ties go to the smaller group). So the second kernel, with one program per row,
 sorts the group maxima, reads the best groups again and sorts their logits. Group sizes near sqrt(vocabulary / count) keep both sorts short.
 
-A logit is compared as an int32 that orders like its float32 value, with NaN above everything and -0 equal to +0. A key has that number in
-the high half of an int64 and 2^32 - 1 - index in the low half. So all keys differ, ties go to the smaller index, and the result does not
-depend on how the work is divided. `reference_top_tokens` defines the result.
+Logits are compared as keys (`keys.py`), so ties go to the smaller index, and the result does not depend on how the work is divided.
+`reference_top_tokens` defines the result.
+
+For dynamic trees (`growing`), the first kernel also writes the partial sums of the softmax while it has the logits.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,6 +20,13 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.keys import _bit as _bit
+from treespec.kernels.keys import _index as _index
+from treespec.kernels.keys import _keys as _keys
+from treespec.kernels.keys import _largest as _largest
+from treespec.kernels.keys import _ordered as _ordered
+from treespec.kernels.keys import _value as _value
+from treespec.kernels.keys import _warps as _warps
 
 LARGEST_COUNT = 64
 LARGEST_VOCABULARY = 1 << 18
@@ -62,39 +71,81 @@ def write_children(logits: Tensor, count: int, child_range: tuple[Tensor, Tensor
     k < children[r] <= count.
     Nothing else is written. `logits` and `count` are as in `top_tokens`.
     """
-    _check(logits, count)
     _launch(logits, count, largest, tokens, child_range)
 
 
-def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, child_range: tuple[Tensor, Tensor] | None) -> None:
+@dataclass(frozen=True)
+class GroupMaxima:
+    """The findings of the first kernel in logits [rows, vocabulary], and how it divided them."""
+
+    maxima: Tensor
+    """int32 [rows, groups]; the largest logit of each group, as `_ordered` gives it."""
+    group_bits: int
+    """log2 of the logits per group."""
+    groups_bits: int
+    """log2 of the groups per row, rounded up; at least `count_bits`."""
+    count_bits: int
+    """log2 of the tokens that are asked for, rounded up."""
+    tile_maxima: Tensor | None
+    """float32 [rows, tiles]; the largest logit of each tile. None if no sums were asked for."""
+    tile_sums: Tensor | None
+    """float32 [rows, tiles]; the sum of exp(logit - largest of the tile). None if no sums were asked for."""
+
+    @property
+    def num_warps(self) -> int:
+        """The number of warps for the second kernel."""
+        return _warps(max(self.groups_bits, self.group_bits + self.count_bits))
+
+
+def find_group_maxima(logits: Tensor, count: int, *, sums: bool = False) -> GroupMaxima:
+    """Launch the first kernel for the `count` most likely tokens of each row. Raises ValueError; see `top_tokens`."""
+    _check(logits, count)
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
     group_bits, groups_bits = _grouping(vocabulary, count_bits)
-    groups, per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
+    groups, groups_per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
+    tiles = triton.cdiv(groups, groups_per_tile)
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
-    first, children = child_range or (None, None)
-    overlap, options = overlaps(logits.device), launch_options(logits.device)
-    _maxima_kernel[(rows, triton.cdiv(groups, per_tile))](
-        logits, maxima, logits.stride(0), vocabulary, groups, GROUP=1 << group_bits, TILE=per_tile, OVERLAP=overlap, num_warps=4, **options
-    )
-    _select_kernel[(rows,)](
+    tile_maxima, tile_sums = (torch.empty(rows, tiles, dtype=torch.float32, device=logits.device) if sums else None for _ in range(2))
+    _maxima_kernel[(rows, tiles)](
         logits,
         maxima,
+        tile_maxima,
+        tile_sums,
+        vocabulary,
+        groups,
+        logits.stride(0),
+        GROUP=1 << group_bits,
+        BLOCK_GROUPS=groups_per_tile,
+        SUMS=sums,
+        OVERLAP=overlaps(logits.device),
+        num_warps=4,
+        **launch_options(logits.device),
+    )
+    return GroupMaxima(maxima, group_bits, groups_bits, count_bits, tile_maxima, tile_sums)
+
+
+def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, child_range: tuple[Tensor, Tensor] | None) -> None:
+    found = find_group_maxima(logits, count)
+    first, children = child_range or (None, None)
+    _select_kernel[(logits.shape[0],)](
+        logits,
+        found.maxima,
         values,
         tokens,
         first,
         children,
-        logits.stride(0),
-        vocabulary,
-        groups,
+        logits.shape[1],
+        found.maxima.shape[1],
         count,
+        logits.stride(0),
         WRITE_CHILDREN=child_range is not None,
-        COUNT_BITS=count_bits,
-        GROUP_BITS=group_bits,
-        GROUPS_BITS=groups_bits,
-        OVERLAP=overlap,
-        num_warps=_warps(max(groups_bits, group_bits + count_bits)),
-        **options,
+        COUNT_BITS=found.count_bits,
+        GROUP_BITS=found.group_bits,
+        GROUPS_BITS=found.groups_bits,
+        OVERLAP=overlaps(logits.device),
+        num_warps=found.num_warps,
+        **launch_options(logits.device),
     )
 
 
@@ -119,139 +170,105 @@ def _grouping(vocabulary: int, count_bits: int) -> tuple[int, int]:
     return min(choices, key=lambda bits: (1 << bits[1]) + (1 << (bits[0] + count_bits)))
 
 
-def _warps(bits: int) -> int:
-    """Return the number of warps: one per 128 keys, at most 8. With more, barriers cost more than the shorter work per warp saves."""
-    return min(8, max(1, 1 << bits >> 7))
-
-
 # "Any" stands in quotes below: Triton's compiler evaluates the annotations of kernels, and refuses names from outside.
 
 
 @triton.jit
-def _ordered(logits: "Any") -> "Any":
-    """Return int32 numbers that order like the logits, NaN above all. Only -0 becomes -1."""
-    bits = logits.to(tl.float32).to(tl.int32, bitcast=True)
-    return tl.where(logits != logits, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+def best_of_row(
+    logits_ptr: "Any",
+    maxima_ptr: "Any",
+    vocabulary: "Any",
+    groups: "Any",
+    COUNT_BITS: tl.constexpr,
+    GROUP_BITS: tl.constexpr,
+    GROUPS_BITS: tl.constexpr,
+) -> "Any":
+    """Return the keys of the 2^COUNT_BITS largest of a row's logits, largest first. Padding ranks below -inf.
 
-
-@triton.jit
-def _keys(ordered: "Any", index: "Any") -> "Any":
-    """Return int64 keys: the larger number has the larger key; of equal numbers, the smaller index has it."""
-    ordered = tl.where(ordered == -1, 0, ordered)
-    return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
-
-
-@triton.jit
-def _index(keys: "Any") -> "Any":
-    return (~keys).to(tl.int32)
-
-
-@triton.jit
-def _bit(BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
-    """Return one bit of each element's position in a [2] * BITS cube; bit 0 is the last dimension."""
-    return tl.reshape(tl.arange(0, 2), [1] * (BITS - 1 - BIT) + [2] + [1] * BIT)
-
-
-@triton.jit
-def _swap(cube: "Any", falling: "Any", BITS: tl.constexpr, BIT: tl.constexpr) -> "Any":
-    """Put each pair of elements whose positions differ in one bit in order; the larger comes first where `falling` is 1."""
-    other = (
-        tl.sum(cube, BITS - 1 - BIT, keep_dims=True) - cube
-    )  # compiles to a shuffle; also quick in the interpreter, where tl.topk is not
-    return tl.where((cube > other) != (falling ^ _bit(BITS, BIT)), other, cube)
-
-
-@triton.jit
-def _merge(cube: "Any", falling: "Any", BITS: tl.constexpr, RUN: tl.constexpr) -> "Any":
-    """Sort bitonic runs of 2^RUN."""
-    for step in tl.static_range(RUN):
-        cube = _swap(cube, falling, BITS, RUN - 1 - step)
-    return cube
-
-
-@triton.jit
-def _largest(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.constexpr) -> "Any":
-    """Return the 2^RUN largest of 2^BITS keys, largest first if SORTED, by a bitonic top-k (Shanbhag, Pirk, Madden, SIGMOD 2018).
-
-    Runs are sorted, falling in one half of the cube and rising in the other. The larger keys of each pair across the halves are then the
-    largest of both runs, and they form a bitonic run: merge it and halve again.
+    `logits_ptr` [vocabulary] and `maxima_ptr` [groups] point to the row.
     """
-    if RUN == 0:
-        best = tl.max(tl.reshape(keys, [1, 2**BITS]), 1)
-    else:
-        cube = tl.reshape(keys, [2] * BITS)
-        for run in tl.static_range(1, RUN):
-            cube = _merge(cube, _bit(BITS, run), BITS, run)
-        cube = _merge(cube, 1 if BITS == RUN else _bit(BITS, BITS - 1), BITS, RUN)
-        for left in tl.static_range(BITS - 1, RUN, -1):
-            cube = _merge(tl.max(cube, 0), _bit(left, left - 1), left, RUN)
-        if BITS > RUN:
-            cube = tl.max(cube, 0)
-            if SORTED:
-                cube = _merge(cube, 1, RUN, RUN)
-        best = tl.reshape(cube, [2**RUN])
-    return best
+    group = tl.arange(0, 2**GROUPS_BITS)
+    maxima = tl.load(maxima_ptr + group, mask=group < groups, other=-0x80000000)
+    best = _index(_largest(_keys(maxima, group), GROUPS_BITS, COUNT_BITS, False))
+
+    index = best[:, None] * 2**GROUP_BITS + tl.arange(0, 2**GROUP_BITS)[None, :]
+    mask = index < vocabulary
+    logits = tl.load(logits_ptr + index, mask=mask, other=0.0)
+    keys = _keys(tl.where(mask, _ordered(logits), -0x80000000), index)
+    return _largest(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
 
 
 @triton.jit(do_not_specialize=["groups"])
 def _maxima_kernel(
-    logits: "Any",
-    maxima: "Any",
-    stride: "Any",
+    logits_ptr: "Any",
+    maxima_ptr: "Any",
+    tile_maxima_ptr: "Any",
+    tile_sums_ptr: "Any",
     vocabulary: "Any",
     groups: "Any",
+    stride_row: "Any",
     GROUP: tl.constexpr,
-    TILE: tl.constexpr,
+    BLOCK_GROUPS: tl.constexpr,
+    SUMS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """Write `maxima` [rows, groups], the largest logit of each group as `_ordered` gives it. One program takes TILE groups of a row."""
+    """Find the largest logit of each of BLOCK_GROUPS groups of a row, and the tile's softmax sum if SUMS; one program per row and tile.
+
+    Reads logits [rows, vocabulary]. Writes maxima [rows, groups], and if SUMS, tile_maxima and tile_sums [rows, tiles]; see `GroupMaxima`.
+    Reads early: nothing.
+    """
+    # Before the wait nothing is read: the logits are from the kernel before this one.
     wait_for_inputs(OVERLAP)
     row, tile = tl.program_id(0), tl.program_id(1)
-    group = tile * TILE + tl.arange(0, TILE)
+    group = tile * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
     index = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    found = tl.load(logits + row.to(tl.int64) * stride + index, mask=index < vocabulary, other=float("-inf"))
-    tl.store(maxima + row * groups + group, tl.max(_ordered(found), 1), mask=group < groups)
+    logits = tl.load(logits_ptr + row.to(tl.int64) * stride_row + index, mask=index < vocabulary, other=float("-inf"))
+    maxima = tl.max(_ordered(logits), 1)
+    tl.store(maxima_ptr + row * groups + group, maxima, mask=group < groups)
+    if SUMS:
+        target = row * tl.num_programs(1) + tile
+        largest = _value(tl.max(maxima, 0).to(tl.int64) << 32)
+        shift = tl.where(largest == float("-inf"), 0.0, largest)  # -inf - -inf would be NaN
+        tl.store(tile_maxima_ptr + target, largest)
+        tl.store(tile_sums_ptr + target, tl.sum(tl.sum(tl.exp(logits.to(tl.float32) - shift), 1), 0))
 
 
 @triton.jit(do_not_specialize=["groups", "count"])
 def _select_kernel(
-    logits: "Any",
-    maxima: "Any",
-    values: "Any",
-    tokens: "Any",
-    first: "Any",
-    children: "Any",
-    stride: "Any",
+    logits_ptr: "Any",
+    maxima_ptr: "Any",
+    values_ptr: "Any",
+    tokens_ptr: "Any",
+    first_ptr: "Any",
+    children_ptr: "Any",
     vocabulary: "Any",
     groups: "Any",
     count: "Any",
+    stride_row: "Any",
     WRITE_CHILDREN: tl.constexpr,
     COUNT_BITS: tl.constexpr,
     GROUP_BITS: tl.constexpr,
     GROUPS_BITS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """Select the largest logits of one row per program. Padding ranks below -inf."""
+    """Select the largest logits of one row per program.
+
+    Reads logits [rows, vocabulary] and maxima [rows, groups]. Writes values and tokens [rows, count]; or, if WRITE_CHILDREN, the tokens of
+    row r to tokens[first[r] ..], of which there are children[r], and the row's largest logit to values [rows].
+    Reads early: first, children.
+    """
     row = tl.program_id(0)
-    group = tl.arange(0, 2**GROUPS_BITS)
     if WRITE_CHILDREN:
-        start, count = tl.load(first + row), tl.load(children + row).to(tl.int32)
+        start, count = tl.load(first_ptr + row), tl.load(children_ptr + row).to(tl.int32)
+    # Above the wait stand only `first` and `children`, which belong to a static tree and are as old as it.
     wait_for_inputs(OVERLAP)
-    largest = tl.load(maxima + row * groups + group, mask=group < groups, other=-0x80000000)
-    best = _index(_largest(_keys(largest, group), GROUPS_BITS, COUNT_BITS, False))
-
-    index = best[:, None] * 2**GROUP_BITS + tl.arange(0, 2**GROUP_BITS)[None, :]
-    there = index < vocabulary
-    found = tl.load(logits + row.to(tl.int64) * stride + index, mask=there, other=0.0)
-    keys = _keys(tl.where(there, _ordered(found), -0x80000000), index)
-    keys = _largest(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
-
+    keys = best_of_row(
+        logits_ptr + row.to(tl.int64) * stride_row, maxima_ptr + row * groups, vocabulary, groups, COUNT_BITS, GROUP_BITS, GROUPS_BITS
+    )
     slot = tl.arange(0, 2**COUNT_BITS)
-    ordered = (keys >> 32).to(tl.int32)
-    value = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
     if WRITE_CHILDREN:
-        tl.store(values + row + slot, value, mask=slot == 0)
-        tl.store(tokens + start + slot, _index(keys).to(tl.int64), mask=slot < count)
+        tl.store(values_ptr + row + slot, _value(keys), mask=slot == 0)
+        tl.store(tokens_ptr + start + slot, _index(keys).to(tl.int64), mask=slot < count)
     else:
-        tl.store(values + row * count + slot, value, mask=slot < count)
-        tl.store(tokens + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)
+        tl.store(values_ptr + row * count + slot, _value(keys), mask=slot < count)
+        tl.store(tokens_ptr + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)

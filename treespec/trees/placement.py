@@ -67,7 +67,7 @@ class Placement:
     visible: Tensor
     """bool [q, m]; which of the m slots after the prefix each token sees, its own among them. Every token sees the whole prefix."""
     bits: Tensor | None = None
-    """`visible` packed by `pack_bits`, if that was computed beforehand."""
+    """`visible` packed by `pack_bits`, if that was computed beforehand; more columns may follow, which are 0."""
 
     @classmethod
     def causal(cls, start: int, count: int, device: torch.device | str) -> "Placement":

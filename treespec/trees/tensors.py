@@ -1,6 +1,6 @@
 """The tensors of a tree that a step needs, on the device: `TreeTensors` of any tree, `StaticTensors` of a tree that never changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class TreeTensors:
     """int64 [n]; 0-based order among siblings."""
     ancestors: Tensor
     """bool [n, n]; True if the column is an ancestor of the row, or the row itself."""
+    bits: Tensor | None = field(default=None, kw_only=True)
+    """int64 [n, n / 64, rounded up]; `ancestors` packed by `placement.pack_bits`, if that was done already."""
+    ids: Tensor | None = field(default=None, kw_only=True)
+    """int64 [n]; 0, 1, .., if they exist already."""
 
     @property
     def size(self) -> int:
@@ -30,7 +34,8 @@ class TreeTensors:
 
     def layout(self) -> Layout:
         """Return the layout of all nodes, with the root right after the prefix."""
-        return Layout(self.depths, torch.arange(self.size, device=self.depths.device), self.ancestors)
+        ids = torch.arange(self.size, device=self.depths.device) if self.ids is None else self.ids
+        return Layout(self.depths, ids, self.ancestors, self.bits)
 
     def path_to(self, node: Tensor) -> Tensor:
         """Return the ids from the root down to `node` (int64 []), int64 [depth + 1]; the last id is repeated to the end."""
@@ -119,12 +124,15 @@ class StaticTensors(TreeTensors):
         parents, ranks, depths = tensor(tree.parents), tensor(tree.ranks), tensor(tree.depths)
         ancestors, ids = torch.tensor(tree.ancestor_mask, device=device), torch.arange(tree.size, device=device)
         inner = [slice(level.start, level.stop) for level in tree.levels[:-1]]
+        nodes = Layout.fixed(depths, ids, ancestors)
         return cls(
             depth=tree.depth,
             depths=depths,
             parents=parents.clamp_min(0),
             ranks=ranks,
             ancestors=ancestors,
+            bits=nodes.bits,
+            ids=ids,
             tree=tree,
             source=tuple(
                 (tensor([tree.parents[node] - above.start for node in level]), tensor([tree.ranks[node] for node in level]))
@@ -139,7 +147,7 @@ class StaticTensors(TreeTensors):
                 tensor([min(tree.children[n], default=0) for n in range(tree.levels[-1].start)]),
                 tensor([len(tree.children[n]) for n in range(tree.levels[-1].start)]),
             ),
-            nodes=Layout.fixed(depths, ids, ancestors),
+            nodes=nodes,
             expanded=tuple(
                 Layout.root(device) if depth == 0 else Layout.fixed(depths[level], ids[level], ancestors[level, : level.stop])
                 for depth, level in enumerate(inner)

@@ -19,7 +19,7 @@ from treespec.decoding.sampling import choose, distribution, prompt_generator
 from treespec.decoding.timing import NoTimer
 from treespec.errors import ModelError, SettingsError
 from treespec.kernels.outcome import ReportLayout
-from treespec.kernels.plain import last_matching, settle
+from treespec.kernels.plain import last_matching, settle, top_tokens
 from treespec.trees.placement import Prefix
 
 VOCABULARY = 7
@@ -71,8 +71,9 @@ def test_trees_are_those_of_the_reference(budget: DynamicBudget, name: str, room
     size, depth = min(budget.size, room), min(budget.depth, room - 1)
 
     def ranked(path: tuple[int, ...]) -> list[tuple[int, float]]:
-        best = torch.tensor([RULES[name]((*PROMPT, *path))]).log_softmax(-1).topk(budget.width, dim=-1)
-        return list(zip(best.indices[0].tolist(), best.values[0].tolist(), strict=True))
+        logits = torch.tensor([RULES[name]((*PROMPT, *path))])
+        tokens = top_tokens(logits, budget.width)[1]
+        return list(zip(tokens[0].tolist(), logits.log_softmax(-1)[0, tokens[0]].tolist(), strict=True))
 
     expected = grow(ranked, 4, size, depth, budget.width)
     paths = [node.path for node in expected]

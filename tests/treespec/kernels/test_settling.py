@@ -98,9 +98,14 @@ def test_any_stride_and_nothing_drafted(device: str) -> None:
     )
 
 
-def test_a_tree_known_only_on_the_device(device: str) -> None:
-    """What a dynamic tree has: tensors that no one has seen."""
-    static = StaticTensors.on(some_tree(33, 3), device)
-    tree = TreeTensors(static.depth + 2, static.depths, static.parents, static.ranks, static.ancestors)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("size", [33, 67])
+def test_a_tree_known_only_on_the_device(size: int, packed: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dynamic tree has: tensors that no one has seen, with bits if kernels made it."""
+    static = StaticTensors.on(some_tree(size, 3), device)
+    bits = static.bits if packed else None
+    tree = TreeTensors(static.depth + 2, static.depths, static.parents, static.ranks, static.ancestors, bits=bits)
+    if packed:
+        monkeypatch.setattr("treespec.kernels.settling.pack", None)  # no launch for what is there
     tokens, choices = some_step(static.tree, 1.0, 5, device)
-    agree(tokens, choices, tree, torch.ones(33, device=device), torch.ones(9, device=device), torch.tensor([3], device=device))
+    agree(tokens, choices, tree, torch.ones(size, device=device), torch.ones(9, device=device), torch.tensor([3], device=device))

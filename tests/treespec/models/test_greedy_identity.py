@@ -109,9 +109,10 @@ def test_tree_decoding_equals_generate_on_cuda(family: str, tiny_module: Build) 
     target = TreeModel(module.to("cuda"), name=family)
     expected = generated(target.module, GEN_LEN)
     captured = Engine(target, draft)
+    plans: dict[str, Plan] = {**TREES, "dynamic": DynamicBudget(14, 4, 5), "wide": DynamicBudget(70, 3, 40)}
     for engine in (None, captured):
-        for name, tree in TREES.items():
-            records = decode_speculative(target, draft, tree, Request(PROMPT, GEN_LEN), engine=engine)
+        for name, plan in plans.items():
+            records = decode_speculative(target, draft, plan, Request(PROMPT, GEN_LEN), engine=engine)
             assert [t for r in records for t in r.tokens] == expected, (name, engine)
         assert [t for r in decode_autoregressive(target, Request(PROMPT, GEN_LEN), engine=engine) for t in r.tokens] == expected
     assert (captured.eager() is None) == support_of(module.config).captured, captured.eager()

@@ -10,8 +10,11 @@ from treespec.decoding.drafters.base import DrafterSetup, ModelDrafter
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.timing import Timer
-from treespec.trees.placement import Layout, Prefix
-from treespec.trees.tensors import TreeTensors
+from treespec.kernels import dispatch
+from treespec.trees.growth import GrowthShape
+from treespec.trees.placement import Prefix
+from treespec.trees.tensors import StaticTensors
+from treespec.trees.tree import SpeculationTree
 
 
 class DynamicDrafter(ModelDrafter):
@@ -25,37 +28,25 @@ class DynamicDrafter(ModelDrafter):
         super().__init__(setup)
         setup.drafting.require(budget, setup.vocabulary)
         self.budget = budget
-        self._root = Layout.root(self.draft.device)
+        self._root = StaticTensors.on(SpeculationTree((-1,)), self.draft.device)
+        self._shapes: dict[int, GrowthShape] = {}
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """See `Drafter.propose`. If there is less room, the tree has `room` nodes and a depth of at most `room - 1`."""
-        size, depth, width = min(self.budget.size, room), min(self.budget.depth, room - 1), self.budget.width
-        total, device = 1 + depth * width, last.device
-        tokens = last.new_zeros(total)
-        tokens[0] = last[1]
-        parents, ranks, depths = torch.zeros_like(tokens), torch.zeros_like(tokens), torch.zeros_like(tokens)
-        ancestors = torch.eye(total, dtype=torch.bool, device=device)
-        value = torch.zeros(total, device=device)  # log-probability of the path to each node
-        largest = [value[:0]]
-        above = slice(0, 1)
+        size, depth = min(self.budget.size, room), min(self.budget.depth, room - 1)
+        if depth == 0:
+            return Proposal(self._root, last[1:], torch.empty(0, device=last.device), offsets=self._root.depths)
+        shape = self._shape(depth)
+        growth = dispatch.begin_growth(last[1:], shape)
         for level in range(depth):
-            offsets = torch.arange(above.start, above.stop, device=device)
-            layout = Layout(torch.full_like(offsets, level), offsets, ancestors[above, : above.stop]) if level else self._root
-            read = self.draft.forward(tokens[above] if level else last, layout.behind(prefix))
-            logits = read[above.start - above.stop :, : self.vocabulary].float()
-            largest.append(logits.amax(-1))
-            chances, children = logits.log_softmax(-1).topk(width, dim=-1)
-            values = (value[above, None] + chances).flatten()
-            best = values.sort(descending=True, stable=True).indices[:width]
-            below = slice(above.stop, above.stop + width)
-            tokens[below], value[below] = children.flatten()[best], values[best]
-            parents[below], ranks[below] = best // width + above.start, best % width
-            depths[below].fill_(level + 1)
-            ancestors[below] |= ancestors[parents[below]]
-            above = below
+            nodes = shape.level(level)
+            read = self.draft.forward(growth.tokens[nodes] if level else last, growth.layout(level).behind(prefix))
+            dispatch.grow_level(read[nodes.start - nodes.stop :, : self.vocabulary], growth, level)
             timer.mark("drafting")
-        # stable: of equal values the earlier node stays, and parents come before their children
-        kept = value.sort(descending=True, stable=True).indices[:size].sort().values
-        ids = torch.zeros_like(tokens).scatter_(0, kept, torch.arange(size, device=device))
-        tree = TreeTensors(depth, depths[kept], ids[parents[kept]], ranks[kept], ancestors[kept][:, kept])
-        return Proposal(tree, tokens[kept], torch.cat(largest), offsets=kept)
+        grown = dispatch.best_nodes(growth, size)
+        return Proposal(grown.tree, grown.tokens, growth.largest, offsets=grown.ids)
+
+    def _shape(self, depth: int) -> GrowthShape:
+        if depth not in self._shapes:
+            self._shapes[depth] = GrowthShape.of(depth, self.budget.width, self.draft.device)
+        return self._shapes[depth]
