@@ -170,7 +170,7 @@ def finish_sampled(
     seed: Tensor | None,
     *,
     replacement: bool,
-    traversal: bool,
+    leaves_first: bool,
 ) -> Outcome | None:
     """Verify sampled children by residual chains, sequential or traversal, and return the outcome; None where no kernel takes them.
 
@@ -184,8 +184,8 @@ def finish_sampled(
     if tree.size > settling.LARGEST or tree.tree.max_branch > residual.LARGEST_FAMILY:
         return None
     with on(tokens.device):
-        chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, traversal=traversal)
-        return settling.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, traversal=traversal)
+        chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, leaves_first=leaves_first)
+        return settling.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, leaves_first=leaves_first)
 
 
 def _growing_kernels_take(device: torch.device, shape: GrowthShape) -> bool:

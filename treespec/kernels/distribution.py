@@ -1,8 +1,8 @@
 """Distributions of whole rows of logits, with temperature and top-p, in two launches, or three with top-p.
 
 The first kernel writes the largest logit and the sum of weights of each tile of a row; the second adds up the row's sums and writes the
-probabilities. Top-p needs the probabilities of a row in order, but not sorted: one program per row finds the least probability that stays
-by comparing the mass above a few candidates at a time, and among those that are equal the smaller tokens stay.
+probabilities. Top-p needs the probabilities of a row in order, but not sorted: the programs of a row find the smallest probability that stays by
+comparing the mass above three candidates at a time (see `exchange`), and among those that equal it the smaller tokens stay.
 `reference_distribution` defines the result.
 """
 
@@ -14,14 +14,18 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.exchange import receive, send, splits_of, take_ticket
+from treespec.kernels.keys import _ordered
 from treespec.kernels.plain import distribution as reference_distribution
 from treespec.kernels.racing import TILE, decoded, log2_scale
-from treespec.kernels.vocabulary import _check, _ordered
+from treespec.kernels.vocabulary import _check
 
 __all__ = ["distribution", "reference_distribution", "tile_sums"]
 
 _ROUNDS = 16
-"""Each round of the search for the least probability that stays divides the rest of 2^32 floats by 4."""
+"""Each round of the search for the smallest probability that stays divides the rest of 2^30 floats by 4."""
+_BLOCK, _WARPS = 4096, 8
+"""Tokens that a program of the nucleus keeps in registers, and its warps."""
 
 
 def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -53,9 +57,21 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
         **options,
     )
     if top_p < 1.0:
-        block = min(8192, triton.next_power_of_2(vocabulary))
-        _nucleus_kernel[(rows,)](
-            probabilities, vocabulary, top_p, BLOCK=block, ROUNDS=_ROUNDS, OVERLAP=overlap, num_warps=16 if block > 4096 else 4, **options
+        splits, block, warps = splits_of(vocabulary, _BLOCK, _WARPS, logits.device)
+        words = torch.zeros(1 + rows * (3 * _ROUNDS + 2 + splits), dtype=torch.int64, device=logits.device)
+        _nucleus_kernel[(rows * splits,)](
+            probabilities,
+            words,
+            words[1:],
+            vocabulary,
+            top_p,
+            BLOCK=block,
+            SPLITS=splits,
+            SPLITS_UP=triton.next_power_of_2(splits),
+            ROUNDS=_ROUNDS,
+            OVERLAP=overlap,
+            num_warps=warps,
+            **options,
         )
     return probabilities, largest
 
@@ -156,66 +172,66 @@ def _softmax_kernel(
 
 
 @triton.jit
-def _mass_above(row_ptr: "Any", vocabulary: "Any", a: "Any", b: "Any", c: "Any", BLOCK: tl.constexpr) -> "Any":
-    """Return the masses of a row's probabilities above each of three numbers."""
-    above_a, above_b, above_c = (
-        tl.zeros((BLOCK,), dtype=tl.float32),
-        tl.zeros((BLOCK,), dtype=tl.float32),
-        tl.zeros((BLOCK,), dtype=tl.float32),
-    )
-    for start in range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        p = tl.load(row_ptr + column, mask=column < vocabulary, other=0.0)
-        above_a += tl.where(p > a, p, 0.0)
-        above_b += tl.where(p > b, p, 0.0)
-        above_c += tl.where(p > c, p, 0.0)
-    return tl.sum(above_a, 0), tl.sum(above_b, 0), tl.sum(above_c, 0)
-
-
-@triton.jit
 def _float(bits: "Any") -> "Any":
-    return bits.to(tl.int32).to(tl.float32, bitcast=True)
+    return bits.to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vocabulary", "top_p"])
 def _nucleus_kernel(
-    p_ptr: "Any", vocabulary: "Any", top_p: "Any", BLOCK: tl.constexpr, ROUNDS: tl.constexpr, OVERLAP: tl.constexpr
+    p_ptr: "Any",
+    ticket_ptr: "Any",
+    words_ptr: "Any",
+    vocabulary: "Any",
+    top_p: "Any",
+    BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ) -> None:
-    """Keep the nucleus of one row of probabilities in place: the fewest most likely tokens with a mass of `top_p`, normalised.
+    """Keep the nucleus of one row of probabilities in place, over one part of the vocabulary, and normalise it.
 
-    A probability stays if the mass above it is below `top_p`. `least`, the smallest one that stays, lies in (low, high] by its bits,
-    which order positive floats; each round compares three numbers in between.
+    A probability stays if the mass above it is below `top_p`. The smallest one that stays lies in (low, high] by its bits, which order
+    positive floats; each round compares three numbers in between. Words of memory, int64, 0 at first: the ticket; per row, three sums for each
+    round, the mass above the smallest, the mass that is kept, and per part the number of those that equal the smallest, and 1.
     Reads early: nothing.
     """
-    row_ptr = p_ptr + tl.program_id(0).to(tl.int64) * vocabulary
-    # Above: arithmetic on launch arguments alone.
+    # Above: nothing.
     wait_for_inputs(OVERLAP)
-    low, high = tl.full((), -1, dtype=tl.int64), tl.full((), 0x3F800000, dtype=tl.int64)
-    for _ in range(ROUNDS):
-        quarter = (high - low + 3) // 4
-        first, second, third = tl.minimum(low + quarter, high), tl.minimum(low + 2 * quarter, high), tl.minimum(low + 3 * quarter, high)
-        mass_first, mass_second, mass_third = _mass_above(row_ptr, vocabulary, _float(first), _float(second), _float(third), BLOCK)
-        is_first, is_second, is_third = mass_first < top_p, mass_second < top_p, mass_third < top_p
-        new_high = tl.where(is_first, first, tl.where(is_second, second, tl.where(is_third, third, high)))
-        low = tl.where(is_first, low, tl.where(is_second, first, tl.where(is_third, second, third)))
-        high = new_high
+    ticket = take_ticket(ticket_ptr)
+    row, split = ticket // SPLITS, ticket % SPLITS
+    words_ptr += row * (3 * ROUNDS + 2 + SPLITS)
+    column = split * BLOCK + tl.arange(0, BLOCK)
+    mask = column < vocabulary
+    row_ptr = p_ptr + row.to(tl.int64) * vocabulary
+    p = tl.load(row_ptr + column, mask=mask, other=0.0)
+    low, high = -1, 0x3F800000  # of 1
+    for turn in range(ROUNDS):
+        if high - low > 1:  # the same for all programs of the row
+            quarter = (high - low + 3) // 4
+            first, second, third = tl.minimum(low + quarter, high), tl.minimum(low + 2 * quarter, high), tl.minimum(low + 3 * quarter, high)
+            word = words_ptr + 3 * turn
+            send(word, tl.sum(tl.where(p > _float(first), p, 0.0), 0))
+            send(word + 1, tl.sum(tl.where(p > _float(second), p, 0.0), 0))
+            send(word + 2, tl.sum(tl.where(p > _float(third), p, 0.0), 0))
+            is_first = receive(word, SPLITS) < top_p
+            is_second = receive(word + 1, SPLITS) < top_p
+            is_third = receive(word + 2, SPLITS) < top_p
+            new_high = tl.where(is_first, first, tl.where(is_second, second, tl.where(is_third, third, high)))
+            low = tl.where(is_first, low, tl.where(is_second, first, tl.where(is_third, second, third)))
+            high = new_high
     least = _float(high)
-    above, _, _ = _mass_above(row_ptr, vocabulary, least, least, least, BLOCK)
-    # Of those that are equal to `least`, the j-th stays if the mass above and j of them are below `top_p`; the first always does.
-    equal = tl.maximum(tl.ceil((top_p - above) / least), 1.0)
-    kept, seen = tl.zeros((BLOCK,), dtype=tl.float32), 0
-    for start in range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        mask = column < vocabulary
-        p = tl.load(row_ptr + column, mask=mask, other=0.0)
-        same = (mask & (p == least)).to(tl.int32)
-        p = tl.where((p > least) | ((same == 1) & (seen + tl.cumsum(same, 0) <= equal)), p, 0.0)
-        seen += tl.sum(same, 0)
-        kept += p
-        tl.store(row_ptr + column, p, mask=mask)
-    whole = 1 / tl.sum(kept, 0)
-    tl.debug_barrier()  # every thread's numbers are written before any is read again
-    for start in range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        mask = column < vocabulary
-        tl.store(row_ptr + column, tl.load(row_ptr + column, mask=mask, other=0.0) * whole, mask=mask)
+    # Of those that equal `least`, the j-th stays if the mass above and j of them are below `top_p`; the first always does.
+    word = words_ptr + 3 * ROUNDS
+    send(word, tl.sum(tl.where(p > least, p, 0.0), 0))
+    same = (mask & (p == least)).to(tl.int32)
+    tl.atomic_add(word + 2 + split, (tl.sum(same, 0).to(tl.int64) << 1) | 1, sem="relaxed")
+    equal = tl.maximum(tl.ceil((top_p - receive(word, SPLITS)) / least), 1.0)
+    part = tl.arange(0, SPLITS_UP)
+    counts = tl.load(word + 2 + part, mask=part < split, other=1, volatile=True)
+    while tl.min(counts, 0) == 0:
+        counts = tl.load(word + 2 + part, mask=part < split, other=1, volatile=True)
+    before = tl.sum(counts >> 1, 0)
+    p = tl.where((p > least) | ((same == 1) & (before + tl.cumsum(same, 0) <= equal)), p, 0.0)
+    send(word + 1, tl.sum(p, 0))
+    tl.store(row_ptr + column, p / receive(word + 1, SPLITS), mask=mask)

@@ -19,9 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.keys import _index, _keys, _largest, _ordered, _warps
 from treespec.kernels.noise import exponential, random_block, reference_bits, reference_exponential
 from treespec.kernels.plain import COLDEST, HOTTEST
-from treespec.kernels.vocabulary import _check, _grouping, _index, _keys, _largest, _ordered, _warps
+from treespec.kernels.vocabulary import _check, _grouping
 
 TILE = 2048
 

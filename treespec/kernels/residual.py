@@ -6,9 +6,7 @@ their parts of the sum in one word of memory and wait for one another there. So 
 vocabulary, and the launch takes as long as its longest chain: the largest number of children in sequential verification, and in traversal
 verification the largest sum of children on a path from the root, since a child's chain starts with the weight that its parent's gives it.
 
-Rule: programs take their work by a ticket, in order of node ids. A program waits only for others of its own node and for those of the parent,
-and all of these run already or start next, so none waits forever as long as the programs of one node fit on the device.
-The sums are added as integers (units of 2^-54), so their order does not matter. The verifiers of `decoding.verifiers` define the results.
+Programs take their nodes in order of id; see `exchange` for why none waits forever. The verifiers of `decoding.verifiers` define the results.
 """
 
 from dataclasses import dataclass
@@ -20,15 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.exchange import receive, send, splits_of, take_ticket
 from treespec.kernels.noise import is_below, random_words
 from treespec.trees.tensors import StaticTensors
 
 LARGEST_FAMILY = 64
 """The most children of a node that a program takes."""
-_BLOCK, _WARPS = 4096, 8
-"""Tokens that a program keeps in registers."""
-_MOST_SPLITS = 64
-"""The most programs of a node: fewer than any device that runs these kernels has multiprocessors."""
+_BLOCK, _WARPS = 2048, 4
+"""Tokens that a program keeps in registers, and its warps (benchmarks/log/sampling.md)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Chains:
     """int64 [m]; sequential: the id of the first child of a node that its draw accepts, or -1."""
 
 
-def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: Tensor, *, replacement: bool, traversal: bool) -> Chains:
+def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: Tensor, *, replacement: bool, leaves_first: bool) -> Chains:
     """Run the chains of all nodes, in one launch.
 
     `p` float32 [n, vocabulary], the target's distribution after every node, is overwritten: children that the draft could not have drawn are
@@ -58,12 +55,7 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
         return Chains(chance, cut, taken)
     first, count = tree.families
     family = triton.next_power_of_2(max(1, tree.tree.max_branch))
-    block, warps = _BLOCK, _WARPS
-    if not p.is_cuda:  # the interpreter runs one program after the other, so none may wait for a later one
-        block = max(4, triton.next_power_of_2(vocabulary))
-    while triton.cdiv(vocabulary, block) > _MOST_SPLITS:
-        block, warps = 2 * block, min(32, 2 * warps)
-    splits = triton.cdiv(vocabulary, block)
+    splits, block, warps = splits_of(vocabulary, _BLOCK, _WARPS, p.device)
     words = torch.zeros(1 + size + above * (family + 1), dtype=torch.int64, device=p.device)
     _chain_kernel[(above * splits,)](
         p,
@@ -86,7 +78,7 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
         FAMILY=family,
         BLOCK=block,
         REPLACEMENT=replacement,
-        TRAVERSAL=traversal,
+        LEAVES_FIRST=leaves_first,
         OVERLAP=overlaps(p.device),
         num_warps=warps,
         **launch_options(p.device),
@@ -98,21 +90,6 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
 def _at(values: "Any", index: "Any", rank: "Any") -> "Any":
     """Return the number with this rank in a block."""
     return tl.sum(tl.where(index == rank, values, tl.zeros_like(values)), 0)
-
-
-@triton.jit
-def _send(word_ptr: "Any", part: "Any") -> None:
-    """Add this program's part of a sum of at most 1 to a word: the sum is in the high 56 bits, the number of parts in the low 8."""
-    tl.atomic_add(word_ptr, ((part.to(tl.float64) * 18014398509481984.0).to(tl.int64) << 8) | 1, sem="relaxed")
-
-
-@triton.jit
-def _receive(word_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
-    """Wait until all programs of the node have sent their parts, and return the sum, float32."""
-    word = tl.load(word_ptr, volatile=True)
-    while (word & 255) != SPLITS:
-        word = tl.load(word_ptr, volatile=True)
-    return ((word >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["vocabulary", "drafted"])
@@ -137,19 +114,19 @@ def _chain_kernel(
     FAMILY: tl.constexpr,
     BLOCK: tl.constexpr,
     REPLACEMENT: tl.constexpr,
-    TRAVERSAL: tl.constexpr,
+    LEAVES_FIRST: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     """Run the chain of one node's children, over one part of the vocabulary. The first part's program writes the results.
 
     Words of memory, int64, 0 at first: the ticket; per node, twice the bits of the weight it was entered with, and 1; per node and rank, a
-    sum (see `_send`), and one more for the mass of q without the children.
+    sum (see `exchange.send`), and one more for the mass of q without the children.
     Reads early: nothing.
     """
     rank = tl.arange(0, FAMILY)
     # Above: arithmetic on launch arguments alone.
     wait_for_inputs(OVERLAP)
-    ticket = tl.atomic_add(ticket_ptr, 1, sem="relaxed").to(tl.int32)
+    ticket = take_ticket(ticket_ptr)
     node, split = ticket // SPLITS, ticket % SPLITS
     first, count = tl.load(first_ptr + node), tl.load(count_ptr + node).to(tl.int32)
     sums_ptr += node * (FAMILY + 1)
@@ -165,9 +142,9 @@ def _chain_kernel(
         others = q
         for k in range(count):
             others = tl.where(column == _at(token, rank, k), 0.0, others)
-        _send(sums_ptr + FAMILY, tl.sum(others, 0))
+        send(sums_ptr + FAMILY, tl.sum(others, 0))
     weight = 1.0
-    if TRAVERSAL and node > 0 and count > 0:
+    if LEAVES_FIRST and node > 0 and count > 0:
         entered = tl.load(entered_ptr + node, volatile=True)
         while entered == 0:
             entered = tl.load(entered_ptr + node, volatile=True)
@@ -179,7 +156,7 @@ def _chain_kernel(
         left = 1.0
         if not REPLACEMENT and k > 0:
             if k == 1:
-                mass_of_others = _receive(sums_ptr + FAMILY, SPLITS)
+                mass_of_others = receive(sums_ptr + FAMILY, SPLITS)
             left = mass_of_others + tl.sum(tl.where(rank >= k, child_q, 0.0), 0)
         spent = left * weight
         step = above / spent
@@ -190,9 +167,9 @@ def _chain_kernel(
             p = tl.where(column == _at(token, rank, k), 0.0, p)
         accept = tl.where(rank == k, tl.minimum(tl.maximum(accepted, 0.0), 1.0), accept)
         further = cut + step
-        _send(sums_ptr + k, tl.sum(tl.maximum(p - further * q, 0.0), 0))
-        remaining = _receive(sums_ptr + k, SPLITS)
-        if TRAVERSAL:
+        send(sums_ptr + k, tl.sum(tl.maximum(p - further * q, 0.0), 0))
+        remaining = receive(sums_ptr + k, SPLITS)
+        if LEAVES_FIRST:
             surplus = weight * remaining / above
             whole = surplus + (1 - weight)
             weight = tl.where(whole > 0, surplus / whole, weight)
@@ -203,7 +180,7 @@ def _chain_kernel(
         tl.store(chance_ptr + first + rank, accept, mask=mask)
         if not REPLACEMENT:
             tl.store(p_row + token, 0.0, mask=mask & (child_q <= 0))  # now that every program has read the row
-        if TRAVERSAL:
+        if LEAVES_FIRST:
             tl.store(entered_ptr + first + rank, (accept.to(tl.int32, bitcast=True).to(tl.int64) << 1) | 1, mask=mask)
             if count > 0:
                 tl.debug_barrier()

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from treespec.kernels.ancestors import pack
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.keys import _index, _keys, _ordered
 from treespec.kernels.noise import exponential, is_below, random_block, random_words
 from treespec.kernels.outcome import Outcome, ReportLayout
 from treespec.kernels.racing import TILE
 from treespec.kernels.residual import Chains
-from treespec.kernels.vocabulary import _index, _keys, _ordered
 from treespec.trees.tensors import StaticTensors, TreeTensors
 
 LARGEST = 512
@@ -69,11 +69,11 @@ def settle_sampled(
     drafted: Tensor,
     length: Tensor,
     *,
-    traversal: bool,
+    leaves_first: bool,
 ) -> Outcome:
     """Draw the last accepted node and the token after it from the chances of `residual.run_chains`, and return the outcome.
 
-    `p` float32 [n, vocabulary], n <= 512, and `q` float32 [m, any number of first tokens], `chains` and `traversal` as `run_chains` was
+    `p` float32 [n, vocabulary], n <= 512, and `q` float32 [m, any number of first tokens], `chains` and `leaves_first` as `run_chains` was
     given and returned; `seed` int64 [1]; the others as in `settle_matching`. Takes two launches.
     """
     outcome, bits = _empty_outcome(tree), _bits(tree)
@@ -103,7 +103,7 @@ def settle_sampled(
         q.stride(0),
         NODES=blocks["NODES"],
         TILE=TILE,
-        TRAVERSAL=traversal,
+        LEAVES_FIRST=leaves_first,
         OVERLAP=blocks["OVERLAP"],
         num_warps=max(4, blocks["NODES"] // 64),
         **launch_options(tokens.device),
@@ -286,7 +286,7 @@ def _draw_kernel(
     stride_q: "Any",
     NODES: tl.constexpr,
     TILE: tl.constexpr,
-    TRAVERSAL: tl.constexpr,
+    LEAVES_FIRST: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
     """Find the last accepted node, and the fastest token of one tile in a race by what is left of the target there.
@@ -302,7 +302,7 @@ def _draw_kernel(
     # Above: only what is older than the pass: the shape of a static tree.
     wait_for_inputs(OVERLAP)
     seed = tl.load(seed_ptr)
-    if TRAVERSAL:
+    if LEAVES_FIRST:
         bits, _, _, _ = random_words(seed, 0, node)
         hit = mask & ((node == 0) | is_below(bits, tl.load(chance_ptr + node, mask=mask, other=0.0)))
         last = tl.argmin(tl.where(hit, order, NODES), axis=0)  # the first in bottom-up order

@@ -98,7 +98,7 @@ class StaticTensors(TreeTensors):
     levels: tuple[Family, ...]
     """Per level 0..d-1: the family of its parents."""
     families: tuple[Tensor, Tensor]
-    """Of every node above the last level, the id of its first child and the number of its children, both int64 [nodes]."""
+    """The id of the first child and the number of children of every node above the last level, both int64 [nodes]."""
     nodes: Layout
     """The layout of all nodes, which `layout` returns."""
     expanded: tuple[Layout, ...]

@@ -74,15 +74,15 @@ def ends(verifier: Sequential | Traversal, chance: Tensor, tree: StaticTensors) 
 @REPLACEMENT
 @pytest.mark.parametrize(("shape", "heat"), list(product(TREES, HEATS)))
 def test_a_step_is_the_verifier_s(shape: str, heat: str, replacement: bool, verifier: Sequential | Traversal, device: str) -> None:
-    """The nodes end a step as often, and leave the same rest, to rounding, and with the same random numbers the same node is last and the same token follows."""
-    tree, traversal = StaticTensors.on(TREES[shape], device), verifier.chains == "traversal"
+    """The nodes end a step as often, and leave the same rest, to rounding; with the same numbers, the same node is last and the same token follows."""
+    tree, leaves_first = StaticTensors.on(TREES[shape], device), verifier.order == "leaves first"
     for number, (vocabulary, shared) in enumerate(((60, 60), (60, 50), (2100, 2100))):
         tokens, p, q = (part.to(device) for part in step(TREES[shape], vocabulary, shared, HEATS[heat], replacement, number))
         verdict = verifier.weigh(tokens, p, torch.nn.functional.pad(q, (0, vocabulary - shared)), tree, replacement=replacement)
         for draw_number in range(3 if vocabulary < 100 else 1):
             seed = 1 + 77 * draw_number
             on_device, overwritten = torch.tensor([seed], device=device), p.clone()
-            chains = run_chains(overwritten, q, tokens, tree, on_device, replacement=replacement, traversal=traversal)
+            chains = run_chains(overwritten, q, tokens, tree, on_device, replacement=replacement, leaves_first=leaves_first)
             if len(q):
                 wanted = ends(verifier, verdict.chance, tree)
                 torch.testing.assert_close(ends(verifier, chains.chance, tree), wanted, rtol=0, atol=1e-5)
@@ -90,7 +90,7 @@ def test_a_step_is_the_verifier_s(shape: str, heat: str, replacement: bool, veri
                 torch.testing.assert_close(chains.cut[likely], verdict.cut[: len(q)][likely], rtol=1e-3, atol=1e-4)
             largest, drafted = torch.randn(tree.size, device=device), torch.randn(len(q), device=device)
             length = torch.tensor([41], device=device)
-            found = settle_sampled(tokens, overwritten, q, chains, tree, on_device, largest, drafted, length, traversal=traversal)
+            found = settle_sampled(tokens, overwritten, q, chains, tree, on_device, largest, drafted, length, leaves_first=leaves_first)
             uniforms = (reference_bits(seed, 0, torch.arange(tree.size) * 4).double() * 2.0**-32).to(device)
             last = verifier.last(verdict, uniforms)
             clocks = reference_exponential(reference_bits(seed, 1, torch.arange(vocabulary))).to(device)
@@ -104,12 +104,12 @@ def test_damaged_logits_end_in_a_report_that_says_so(device: str) -> None:
     tree = StaticTensors.on(TREES["mixed"], device)
     tokens, p, q = (part.to(device) for part in step(TREES["mixed"], 60, 60, HEATS["warm"], False, 0))
     seed, length = torch.tensor([3], device=device), torch.tensor([9], device=device)
-    for traversal in (False, True):
+    for leaves_first in (False, True):
         bad = torch.full_like(p, float("nan"))
-        chains = run_chains(bad, q, tokens, tree, seed, replacement=False, traversal=traversal)
+        chains = run_chains(bad, q, tokens, tree, seed, replacement=False, leaves_first=leaves_first)
         largest = torch.full((tree.size,), float("nan"), device=device)
         report = settle_sampled(
-            tokens, bad, q, chains, tree, seed, largest, torch.zeros(len(q), device=device), length, traversal=traversal
+            tokens, bad, q, chains, tree, seed, largest, torch.zeros(len(q), device=device), length, leaves_first=leaves_first
         ).read()
         assert not report.target_sound
         assert all(0 <= token < 60 for token in report.tokens)
@@ -119,5 +119,5 @@ def test_the_draft_s_rows_stay_as_they_are(device: str) -> None:
     tree = StaticTensors.on(TREES["wide"], device)
     tokens, p, q = (part.to(device) for part in step(TREES["wide"], 60, 60, HEATS["sharp draft"], False, 0))
     before = q.clone()
-    run_chains(p, q, tokens, tree, torch.tensor([1], device=device), replacement=False, traversal=True)
+    run_chains(p, q, tokens, tree, torch.tensor([1], device=device), replacement=False, leaves_first=True)
     assert torch.equal(q, before)

@@ -411,7 +411,8 @@ def test_three_launches_per_level_and_one_in_the_end(device: str) -> None:
             for _ in range(count):
                 drafter.propose(last, prefix, 1 << 30, None, NoTimer()).tree.layout()
             torch.cuda.synchronize()
-        return [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        seen = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        return [name for name in seen if "FillFunctor" not in name]  # the fixture's garbage in new memory
 
     launches(2)
     found = launches(3)

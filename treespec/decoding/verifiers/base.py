@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +65,8 @@ class SampledVerifier(ABC):
     Children that were not sampled are distinct, and `Matching` verifies them.
     """
 
-    chains: ClassVar[str | None] = None
-    """The order in which kernels run the residual chains of this verifier: "sequential" or "traversal"; None: no kernel does what it does."""
+    order: ClassVar[Literal["root first", "leaves first"] | None] = None
+    """The order in which this verifier goes through the tree, if kernels may run its residual chains; None: it weighs nodes in its own way."""
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
         """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not static."""
@@ -76,7 +76,7 @@ class SampledVerifier(ABC):
         if not isinstance(tree, StaticTensors):
             raise ModelError("only trees known beforehand can be sampled")
         p, largest = dispatch.distribution(logits, sampling.temperature, sampling.top_p)
-        if self.chains is not None:
+        if self.order is not None:
             outcome = dispatch.finish_sampled(
                 tokens,
                 p,
@@ -87,7 +87,7 @@ class SampledVerifier(ABC):
                 length,
                 dispatch.seeds(generator, 1, tokens.device),
                 replacement=proposal.replacement,
-                traversal=self.chains == "traversal",
+                leaves_first=self.order == "leaves first",
             )
             if outcome is not None:
                 return outcome

@@ -11,7 +11,7 @@ from treespec.trees.tensors import StaticTensors
 class Sequential(SampledVerifier):
     """Verifies from the root down. A node's chance holds given that its parent is accepted and its elder siblings were rejected."""
 
-    chains = "sequential"
+    order = "root first"
 
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
         """See `SampledVerifier.weigh`. The chains of all nodes are computed side by side."""

@@ -15,7 +15,7 @@ from treespec.trees.tensors import StaticTensors
 class Traversal(SampledVerifier):
     """Verifies from the leaves up. A node's chance holds given that no node before it in bottom-up order was accepted."""
 
-    chains = "traversal"
+    order = "leaves first"
 
     def weigh(self, tokens: Tensor, p: Tensor, q: Tensor, tree: StaticTensors, *, replacement: bool) -> Verdict:
         """See `SampledVerifier.weigh`. The chains are computed level by level."""

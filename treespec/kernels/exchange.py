@@ -1,0 +1,48 @@
+"""Sums over programs that share a row: each sends its part, and all wait for the whole, without another launch.
+
+Rule: a launch takes its work by a ticket (`take_ticket`), row by row, and a program waits only for others of its own row, or for results of
+earlier rows. When a program waits, all those before it have started, and the next ones start as soon as there is room; so none waits for
+ever as long as the programs of one row fit on the device together. `splits_of` sees to that.
+
+The parts are added as integers (units of 2^-54), so their order does not matter and the same numbers give the same sum.
+Triton's interpreter runs one program after the other; there a row has one program.
+"""
+
+from typing import Any  # quoted below: Triton cannot resolve it in a kernel
+
+import torch
+import triton
+import triton.language as tl
+
+MOST_SPLITS = 64
+"""The most programs of a row: fewer than any device that runs these kernels has multiprocessors."""
+
+
+def splits_of(columns: int, block: int, warps: int, device: torch.device) -> tuple[int, int, int]:
+    """Return (programs of a row, columns of each, warps of each), for programs that keep about `block` columns in registers."""
+    if device.type != "cuda":
+        block = max(4, triton.next_power_of_2(columns))
+    while triton.cdiv(columns, block) > MOST_SPLITS:
+        block, warps = 2 * block, min(32, 2 * warps)
+    return triton.cdiv(columns, block), block, warps
+
+
+@triton.jit
+def take_ticket(ticket_ptr: "Any") -> "Any":
+    """Return the number of this program in the order in which programs start; the ticket is an int64, 0 at first."""
+    return tl.atomic_add(ticket_ptr, 1, sem="relaxed").to(tl.int32)
+
+
+@triton.jit
+def send(word_ptr: "Any", part: "Any") -> None:
+    """Add this program's part of a sum, 0 to 1, to an int64 that is 0 at first: the high 56 bits are the sum, the low 8 count the parts."""
+    tl.atomic_add(word_ptr, ((part.to(tl.float64) * 18014398509481984.0).to(tl.int64) << 8) | 1, sem="relaxed")
+
+
+@triton.jit
+def receive(word_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
+    """Wait until all programs of the row have sent their parts, and return the sum, float32."""
+    word = tl.load(word_ptr, volatile=True)
+    while (word & 255) != SPLITS:
+        word = tl.load(word_ptr, volatile=True)
+    return ((word >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
