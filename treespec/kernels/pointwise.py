@@ -1,6 +1,6 @@
 """The work between the products of a decoder layer: norms, gating, rotary positions and writing K/V, with one launch each."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,7 +10,24 @@ from torch import Tensor
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.product import Norm, silu
 
-_HEADS_AT_ONCE = 16
+_BLOCK_HEADS = 16
+
+
+class Positions(NamedTuple):
+    """Pointers that say where a pass's tokens stand; shapes are those of `rotate_and_store`."""
+
+    length_ptr: Any
+    depths_ptr: Any
+    offsets_ptr: Any
+    cos_ptr: Any
+    sin_ptr: Any
+
+
+class Cache(NamedTuple):
+    """Pointers to the keys and values of one layer."""
+
+    keys_ptr: Any
+    values_ptr: Any
 
 
 def reference_add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -36,7 +53,7 @@ def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor
         out,
         inner,
         norm.epsilon,
-        PARTS=0 if delta is None else delta.numel() // x.numel(),
+        NUM_PARTS=0 if delta is None else delta.numel() // x.numel(),
         BLOCK=triton.next_power_of_2(inner),
         OVERLAP=overlaps(x.device),
         num_warps=8 if inner > 2048 else 4,
@@ -47,31 +64,36 @@ def add_norm(x: Tensor, norm: Norm, delta: Tensor | None = None) -> tuple[Tensor
 
 @triton.jit
 def _add_norm_kernel(
-    x: "Any",
-    delta: "Any",
-    weight: "Any",
-    total: "Any",
-    out: "Any",
+    x_ptr: "Any",
+    delta_ptr: "Any",
+    weight_ptr: "Any",
+    total_ptr: "Any",
+    out_ptr: "Any",
     inner: "Any",
     epsilon: "Any",
-    PARTS: tl.constexpr,
+    NUM_PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    """Add the parts of delta to one row of x, write the sum to total, and its RMSNorm to out.
+
+    x, total, out [rows, inner]; delta [NUM_PARTS, rows, inner]; weight [inner]. Reads early: weight.
+    """
     row = tl.program_id(0).to(tl.int64) * inner
     column = tl.arange(0, BLOCK)
-    there = column < inner
-    factor = tl.load(weight + column, mask=there, other=0.0).to(tl.float32)
+    mask = column < inner
+    weight = tl.load(weight_ptr + column, mask=mask, other=0.0).to(tl.float32)
+    # Above: only what is older than the pass: the norm's weight.
     wait_for_inputs(OVERLAP)
-    value = tl.load(x + row + column, mask=there, other=0.0).to(tl.float32)
-    if PARTS > 0:
-        for part in tl.static_range(PARTS):
-            value += tl.load(delta + part * tl.num_programs(0).to(tl.int64) * inner + row + column, mask=there, other=0.0).to(tl.float32)
-        rounded = value.to(total.dtype.element_ty)
-        tl.store(total + row + column, rounded, mask=there)
+    value = tl.load(x_ptr + row + column, mask=mask, other=0.0).to(tl.float32)
+    if NUM_PARTS > 0:
+        for part in tl.static_range(NUM_PARTS):
+            value += tl.load(delta_ptr + part * tl.num_programs(0).to(tl.int64) * inner + row + column, mask=mask, other=0.0).to(tl.float32)
+        rounded = value.to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + row + column, rounded, mask=mask)
         value = rounded.to(tl.float32)
     scale = 1 / tl.sqrt(tl.sum(value * value, axis=0) / inner + epsilon)
-    tl.store(out + row + column, (value * scale * factor).to(out.dtype.element_ty), mask=there)
+    tl.store(out_ptr + row + column, (value * scale * weight).to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def reference_gate(x: Tensor) -> Tensor:
@@ -92,21 +114,23 @@ def gate(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def _gate_kernel(x: "Any", out: "Any", inner: "Any", BLOCK: tl.constexpr, OVERLAP: tl.constexpr) -> None:
+def _gate_kernel(x_ptr: "Any", out_ptr: "Any", inner: "Any", BLOCK: tl.constexpr, OVERLAP: tl.constexpr) -> None:
+    """Write silu(first half) * second half for BLOCK columns of one row: x [rows, 2 inner], out [rows, inner]. Reads early: nothing."""
+    # Above: nothing is read.
     wait_for_inputs(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there = column < inner
-    first = tl.load(x + row * 2 * inner + column, mask=there, other=0.0).to(tl.float32)
-    second = tl.load(x + row * 2 * inner + inner + column, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + row * inner + column, (silu(first) * second).to(out.dtype.element_ty), mask=there)
+    mask = column < inner
+    first = tl.load(x_ptr + row * 2 * inner + column, mask=mask, other=0.0).to(tl.float32)
+    second = tl.load(x_ptr + row * 2 * inner + inner + column, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * inner + column, (silu(first) * second).to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def reference_rotate_and_store(
     qkv: Tensor,
     length: Tensor,
     depths: Tensor,
-    rows: Tensor,
+    offsets: Tensor,
     cos: Tensor,
     sin: Tensor,
     keys: Tensor,
@@ -129,8 +153,8 @@ def reference_rotate_and_store(
         low, high = part.chunk(2, dim=-1)
         return torch.cat([low * c - high * s, high * c + low * s], dim=-1).to(qkv.dtype)
 
-    keys.index_copy_(1, length + rows, rotated(key).transpose(0, 1))
-    values.index_copy_(1, length + rows, value.to(qkv.dtype).transpose(0, 1))
+    keys.index_copy_(1, length + offsets, rotated(key).transpose(0, 1))
+    values.index_copy_(1, length + offsets, value.to(qkv.dtype).transpose(0, 1))
     return rotated(query)
 
 
@@ -138,7 +162,7 @@ def rotate_and_store(
     qkv: Tensor,
     length: Tensor,
     depths: Tensor,
-    rows: Tensor,
+    offsets: Tensor,
     cos: Tensor,
     sin: Tensor,
     keys: Tensor,
@@ -147,28 +171,23 @@ def rotate_and_store(
 ) -> Tensor:
     """Norm queries and keys (`norms`), rotate them to their positions, store keys and values, and return queries [n, heads, dim].
 
-    qkv [n, (heads + 2 kv_heads) dim], contiguous; `length` int64 [1]; `depths`, `rows` int64 [n]: position and slot of each node, counted
-    from `length`; cos, sin float32 [positions, dim / 2]; keys, values [kv_heads, capacity, dim] with the last dimension contiguous.
+    qkv [n, (heads + 2 kv_heads) dim], contiguous; `length` int64 [1]; `depths`, `offsets` int64 [n]: position and slot of each node,
+    counted from `length`; cos, sin float32 [positions, dim / 2]; keys, values [kv_heads, capacity, dim] with the last dimension contiguous.
     """
     kv_heads, _, dim = keys.shape
     count, heads = qkv.shape[0], qkv.shape[1] // dim - 2 * kv_heads
     query = torch.empty(count, heads, dim, dtype=qkv.dtype, device=qkv.device)
     q_norm, k_norm = norms or (None, None)
-    _rotate_kernel[(count, triton.cdiv(heads + 2 * kv_heads, _HEADS_AT_ONCE))](
+    _rotate_kernel[(count, triton.cdiv(heads + 2 * kv_heads, _BLOCK_HEADS))](
         qkv,
         query,
-        length,
-        depths,
-        rows,
-        cos,
-        sin,
-        keys,
-        values,
+        Positions(length, depths, offsets, cos, sin),
+        Cache(keys, values),
         q_norm.weight if q_norm else None,
         k_norm.weight if k_norm else None,
+        cos.shape[0],
         q_norm.epsilon if q_norm else 0.0,
         k_norm.epsilon if k_norm else 0.0,
-        cos.shape[0],
         keys.stride(0),
         keys.stride(1),
         values.stride(0),
@@ -176,8 +195,8 @@ def rotate_and_store(
         HEADS=heads,
         KV_HEADS=kv_heads,
         HALF=dim // 2,
-        BLOCK=triton.next_power_of_2(dim // 2),
-        AT_ONCE=_HEADS_AT_ONCE,
+        BLOCK_HALF=triton.next_power_of_2(dim // 2),
+        BLOCK_HEADS=_BLOCK_HEADS,
         NORMS=norms is not None,
         OVERLAP=overlaps(qkv.device),
         num_warps=4,
@@ -186,74 +205,76 @@ def rotate_and_store(
     return query
 
 
-@triton.jit(do_not_specialize=["positions", "k_head", "v_head"])
+@triton.jit(do_not_specialize=["num_positions", "stride_key_head", "stride_value_head"])
 def _rotate_kernel(
-    qkv: "Any",
-    query: "Any",
-    length: "Any",
-    depths: "Any",
-    rows: "Any",
-    cos: "Any",
-    sin: "Any",
-    keys: "Any",
-    values: "Any",
-    q_norm: "Any",
-    k_norm: "Any",
+    qkv_ptr: "Any",
+    query_ptr: "Any",
+    positions: "Any",
+    cache: "Any",
+    q_norm_ptr: "Any",
+    k_norm_ptr: "Any",
+    num_positions: "Any",
     q_epsilon: "Any",
     k_epsilon: "Any",
-    positions: "Any",
-    k_head: "Any",
-    k_slot: "Any",
-    v_head: "Any",
-    v_slot: "Any",
+    stride_key_head: "Any",
+    stride_key_slot: "Any",
+    stride_value_head: "Any",
+    stride_value_slot: "Any",
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
-    AT_ONCE: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
     NORMS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    """Norm, rotate and store BLOCK_HEADS heads of one node.
+
+    qkv [n, (HEADS + 2 KV_HEADS) 2 HALF]; query [n, HEADS, 2 HALF]; `positions` and `cache` as in `rotate_and_store`. Reads early: length,
+    depths, offsets, cos, sin, q_norm, k_norm.
+    """
     node = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * AT_ONCE + tl.arange(0, AT_ONCE)
-    column = tl.arange(0, BLOCK)
-    inside = (column < HALF)[None, :]
-    there = (head < HEADS + 2 * KV_HEADS)[:, None] & inside
+    head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
+    column = tl.arange(0, BLOCK_HALF)
+    column_mask = column < HALF
+    mask = (head < HEADS + 2 * KV_HEADS)[:, None] & column_mask[None, :]
     if NORMS:
-        q_low = tl.load(q_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        q_high = tl.load(q_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        k_low = tl.load(k_norm + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-        k_high = tl.load(k_norm + HALF + column, mask=column < HALF, other=0.0).to(tl.float32)[None, :]
-    committed = tl.load(length)
-    slot = committed + tl.load(rows + node)
-    at = tl.minimum(committed + tl.load(depths + node), positions - 1)
-    c = tl.load(cos + at * HALF + column, mask=column < HALF, other=0.0)[None, :]
-    s = tl.load(sin + at * HALF + column, mask=column < HALF, other=0.0)[None, :]
+        q_low = tl.load(q_norm_ptr + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+        q_high = tl.load(q_norm_ptr + HALF + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+        k_low = tl.load(k_norm_ptr + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+        k_high = tl.load(k_norm_ptr + HALF + column, mask=column_mask, other=0.0).to(tl.float32)[None, :]
+    committed = tl.load(positions.length_ptr)
+    slot = committed + tl.load(positions.offsets_ptr + node)
+    angle = tl.minimum(committed + tl.load(positions.depths_ptr + node), num_positions - 1) * HALF + column
+    cos = tl.load(positions.cos_ptr + angle, mask=column_mask, other=0.0)[None, :]
+    sin = tl.load(positions.sin_ptr + angle, mask=column_mask, other=0.0)[None, :]
+    # Above: only what is older than the pass: norm weights, the length, the placement, and rotary tables.
     wait_for_inputs(OVERLAP)
-    source = qkv + node * ((HEADS + 2 * KV_HEADS) * 2 * HALF) + head[:, None] * (2 * HALF) + column[None, :]
-    low = tl.load(source, mask=there, other=0.0).to(tl.float32)
-    high = tl.load(source + HALF, mask=there, other=0.0).to(tl.float32)
+    source = qkv_ptr + node * ((HEADS + 2 * KV_HEADS) * 2 * HALF) + head[:, None] * (2 * HALF) + column[None, :]
+    low = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(source + HALF, mask=mask, other=0.0).to(tl.float32)
     is_query = (head < HEADS)[:, None]
     is_key = ((head >= HEADS) & (head < HEADS + KV_HEADS))[:, None]
     if NORMS:
         mean = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1)) / (2 * HALF)
         scale = 1 / tl.sqrt(mean + tl.where(head < HEADS, q_epsilon, k_epsilon))
-        turned = is_query | is_key
-        low = tl.where(turned, low * scale[:, None] * tl.where(is_query, q_low, k_low), low)
-        high = tl.where(turned, high * scale[:, None] * tl.where(is_query, q_high, k_high), high)
-    new_low = low * c - high * s
-    new_high = high * c + low * s
-    kind = query.dtype.element_ty
-    target = query + (node * HEADS + head[:, None]) * (2 * HALF) + column[None, :]
-    tl.store(target, new_low.to(kind), mask=there & is_query)
-    tl.store(target + HALF, new_high.to(kind), mask=there & is_query)
-    key = keys + (head[:, None] - HEADS).to(tl.int64) * k_head + slot * k_slot + column[None, :]
-    tl.store(key, new_low.to(kind), mask=there & is_key)
-    tl.store(key + HALF, new_high.to(kind), mask=there & is_key)
+        is_rotated = is_query | is_key
+        low = tl.where(is_rotated, low * scale[:, None] * tl.where(is_query, q_low, k_low), low)
+        high = tl.where(is_rotated, high * scale[:, None] * tl.where(is_query, q_high, k_high), high)
+    new_low = low * cos - high * sin
+    new_high = high * cos + low * sin
+    dtype = query_ptr.dtype.element_ty
+    query_at = query_ptr + (node * HEADS + head[:, None]) * (2 * HALF) + column[None, :]
+    tl.store(query_at, new_low.to(dtype), mask=mask & is_query)
+    tl.store(query_at + HALF, new_high.to(dtype), mask=mask & is_query)
+    key_at = cache.keys_ptr + (head[:, None] - HEADS).to(tl.int64) * stride_key_head + slot * stride_key_slot + column[None, :]
+    tl.store(key_at, new_low.to(dtype), mask=mask & is_key)
+    tl.store(key_at + HALF, new_high.to(dtype), mask=mask & is_key)
     is_value = (head >= HEADS + KV_HEADS)[:, None]
-    value = values + (head[:, None] - HEADS - KV_HEADS).to(tl.int64) * v_head + slot * v_slot + column[None, :]
-    tl.store(value, low.to(kind), mask=there & is_value)
-    tl.store(value + HALF, high.to(kind), mask=there & is_value)
+    kv_head = (head[:, None] - HEADS - KV_HEADS).to(tl.int64)
+    value_at = cache.values_ptr + kv_head * stride_value_head + slot * stride_value_slot + column[None, :]
+    tl.store(value_at, low.to(dtype), mask=mask & is_value)
+    tl.store(value_at + HALF, high.to(dtype), mask=mask & is_value)
 
 
 def reference_move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> None:
@@ -279,8 +300,8 @@ def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> No
         count,
         capacity,
         DIM=dim,
-        BLOCK=triton.next_power_of_2(dim),
-        ROWS=triton.next_power_of_2(count),
+        BLOCK_DIM=triton.next_power_of_2(dim),
+        BLOCK_SLOTS=triton.next_power_of_2(count),
         OVERLAP=overlaps(storage.device),
         num_warps=4,
         **launch_options(storage.device),
@@ -289,23 +310,25 @@ def move_rows(storage: Tensor, length: Tensor, source: Tensor, first: int) -> No
 
 @triton.jit(do_not_specialize=["first", "count", "capacity"])
 def _move_kernel(
-    storage: "Any",
-    length: "Any",
-    source: "Any",
+    storage_ptr: "Any",
+    length_ptr: "Any",
+    source_ptr: "Any",
     first: "Any",
     count: "Any",
     capacity: "Any",
     DIM: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    base = storage + tl.program_id(0).to(tl.int64) * capacity * DIM
-    row, column = tl.arange(0, ROWS), tl.arange(0, BLOCK)
-    committed = tl.load(length)
+    """Move the slots of one layer and head: storage [programs, capacity, DIM], source int64 [count]. Reads early: length."""
+    base = storage_ptr + tl.program_id(0).to(tl.int64) * capacity * DIM
+    slot, column = tl.arange(0, BLOCK_SLOTS), tl.arange(0, BLOCK_DIM)
+    committed = tl.load(length_ptr)
+    # Above: only what is older than the pass: the length.
     wait_for_inputs(OVERLAP)
-    there = (row < count)[:, None] & (column < DIM)[None, :]
-    slot = committed + tl.load(source + row, mask=row < count, other=0)
-    moved = tl.load(base + slot[:, None] * DIM + column[None, :], mask=there, other=0.0)
+    mask = (slot < count)[:, None] & (column < DIM)[None, :]
+    source = committed + tl.load(source_ptr + slot, mask=slot < count, other=0)
+    moved = tl.load(base + source[:, None] * DIM + column[None, :], mask=mask, other=0.0)
     tl.debug_barrier()  # every thread has read before any writes
-    tl.store(base + (committed + first + row)[:, None] * DIM + column[None, :], moved, mask=there)
+    tl.store(base + (committed + first + slot)[:, None] * DIM + column[None, :], moved, mask=mask)
