@@ -188,7 +188,7 @@ def _start_kernel(
     row, column = tl.program_id(0), tl.arange(0, BLOCK)
     mask = column < inner
     norm = tl.load(norm_ptr + column, mask=mask, other=0.0).to(tl.float32)
-    # Above: only what is older than the pass: the norm's weight. Nothing else may be read early: OVERLAP is 2, and here the pass begins.
+    # Above: only what is older than the pass: the norm's weight. The embedding may be a table that was just written (pictures).
     wait_for_inputs(OVERLAP)
     token = tl.load(tokens_ptr + row)
     value = tl.load(embedding_ptr + token * inner + column, mask=mask, other=0.0)
