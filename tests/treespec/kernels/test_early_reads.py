@@ -3,7 +3,9 @@
 A kernel that reads too early is right on every CPU and in every interpreter, and wrong now and then on a GPU. So this test reads the source.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,10 @@ EARLY: dict[str, dict[str, str]] = {
     "ancestors._pack_kernel": {},
     "attention_kernel.attention_kernel": {"load length": LENGTH, "prefetch keys": COMMITTED, "prefetch values": COMMITTED},
     "attention_kernel.combine_kernel": {"load length": LENGTH},
+    "distribution._nucleus_kernel": {},
+    "distribution._softmax_kernel": {},
+    "distribution._sums_kernel": {},
+    "inverse._inverse_kernel": {"load children": TREE, "load first": TREE},
     "linear._linear_kernel": {"load bias": WEIGHTS, "load norm": WEIGHTS, "prefetch weight": WEIGHTS},
     "linear._start_kernel": {"load norm": WEIGHTS},
     "pointwise._add_norm_kernel": {"load weight": WEIGHTS},
@@ -35,6 +41,9 @@ EARLY: dict[str, dict[str, str]] = {
         "load sin": ROTARY,
         "prefetch weight": WEIGHTS,
     },
+    "racing._race_kernel": {},
+    "racing._winners_kernel": {"load children": TREE, "load first": TREE},
+    "residual._chain_kernel": {},
     "rotary._rotate_kernel": {
         "load cos": ROTARY,
         "load depths": PLACEMENT,
@@ -44,13 +53,17 @@ EARLY: dict[str, dict[str, str]] = {
         "load q_norm": WEIGHTS,
         "load sin": ROTARY,
     },
-    "settling._settle_kernel": {"load depths": TREE, "load length": LENGTH, "load parents": TREE, "load ranks": TREE},
+    "settling._draw_kernel": {"load depths": TREE, "load order": TREE, "load parents": TREE},
+    "settling._drawn_kernel": {"load depths": TREE, "load length": LENGTH, "load ranks": TREE},
+    "settling._match_kernel": {"load depths": TREE, "load length": LENGTH, "load parents": TREE, "load ranks": TREE},
     "vocabulary._maxima_kernel": {},
     "vocabulary._select_kernel": {"load children": TREE, "load first": TREE},
 }
 """Kernel -> what it reads before it waits (`load` or `prefetch`, and the pointer without its `_ptr`) -> why that is older than the pass."""
 
 MODULES = sources(treespec.kernels)
+PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
+NAME = re.compile(r"`(\w+)`")
 
 
 def complaints(modules: dict[str, str], listed: dict[str, dict[str, str]]) -> list[str]:
@@ -102,6 +115,27 @@ def test_committed_rows_are_prefetched_at_most() -> None:
     reads = [(read, reason) for early in EARLY.values() for read, reason in early.items()]
     assert {reason for _, reason in reads} <= REASONS
     assert all(read.startswith("prefetch ") for read, reason in reads if reason == COMMITTED)
+
+
+# -- the page -----------------------------------------------------------------------------------------------------------
+
+
+def table(page: str) -> dict[str, list[str]]:
+    """Kernel -> the cells of its line in docs/kernels.md. Fails where a kernel has two."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
+    assert len({cells[0] for cells in lines}) == len(lines)
+    return {cells[0].strip("`"): cells[1:] for cells in lines}
+
+
+def test_the_page_has_every_kernel_that_is_launched_and_what_it_reads_early() -> None:
+    lines = table(PAGE.read_text())
+    assert lines.keys() == set(launched(MODULES)), "one line per kernel, named `module.function`, in the table of docs/kernels.md"
+    for name, (fuses, runs, reads) in lines.items():
+        assert fuses and runs, name
+        loads, _, prefetches = reads.partition("prefetches ")
+        said = {f"load {pointer}" for pointer in NAME.findall(loads)} | {f"prefetch {pointer}" for pointer in NAME.findall(prefetches)}
+        assert said == EARLY[name].keys(), f"docs/kernels.md: what {name} reads early is not what EARLY lists"
+        assert said or reads == "nothing", name
 
 
 # -- planted mistakes ---------------------------------------------------------------------------------------------------
