@@ -12,8 +12,8 @@ from torch import Tensor
 
 from treespec.kernels.device import Gpu
 from treespec.kernels.linear import linear, linear_add, reference_linear, reference_linear_add, reference_start, start
-from treespec.kernels.product import LARGEST, Norm, Stream, Workspace
-from treespec.kernels.product_tiles import Tiling, linear_tiling, prefetched, shares
+from treespec.kernels.product import LARGEST, Norm, Stream, Tile, Workspace
+from treespec.kernels.product_tiles import Tiling, linear_tiling, prefetched, shares, tile_of
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""
@@ -331,6 +331,20 @@ def test_a_workspace_gives_the_same_memory_for_the_same_size(device: str) -> Non
     assert larger.numel() >= 5000
     assert space.floats(1000).data_ptr() == space.floats(900).data_ptr() == first.data_ptr()
     assert larger.data_ptr() != first.data_ptr()
+
+
+def test_more_tiles_than_counters_are_refused(device: str) -> None:
+    space, tile = Workspace(torch.device(device)), a_tile(columns=16)
+    assert space.partials(1 << 20, 1, tile).partial_ptr is None  # no split needs a counter
+    assert len(space.counters) == 16_384
+    with pytest.raises(
+        ValueError, match="split-K over 16,385 tiles needs as many counters, and the workspace has 16,384; use wider tiles or one split"
+    ):
+        space.partials(16_385, 2, tile)
+
+
+def a_tile(columns: int) -> Tile:
+    return tile_of(Tiling(columns, 32, 2, 4, 2), torch.empty(columns, 64), 1, paired=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
