@@ -3,8 +3,8 @@
 The cache holds the committed tokens first, which every node sees. The tree's own slots follow; the ancestor bits say which node sees which.
 Few nodes attend to many slots, so most of the time goes into reading keys and values. Therefore the query heads of a group are packed into
 one block of rows that shares them, and many slots are split over programs that fill the device (flash-decoding). A second, small kernel
-combines the splits. Both are in `attention_kernel`; `attention_tiles` cuts their work.
-Launches depend on shapes alone, so they can be captured in a CUDA graph. `reference_attention` defines the result.
+combines the splits. Both are in `attention_kernel`; `attention_tiles` cuts their work. Launches depend on shapes alone, so they can be
+captured in a CUDA graph. `reference_attention` defines the result.
 """
 
 import torch
@@ -68,9 +68,9 @@ def tree_attention(
     `query` [heads, n, dim]; `keys` and `values` [kv_heads, capacity, dim], float16, bfloat16 or float32, of any strides with a
     contiguous last dimension; heads / kv_heads consecutive query heads share a K/V head. `length` int64 [1]: the first `length` slots are
     committed and seen by all nodes. `visible` bool [n, m], or its bits from `pack`, says which of the m slots after them each node sees.
-    Slots after these are not read. With a `window`, node i is at position
-    length + depths[i] (int64 [n]) and sees the committed slots less than `window` positions before it; `visible` is used as it is.
-    With a `cap`, scaled scores s become cap tanh(s / cap). A node that sees nothing gets zeros. No host synchronisation.
+    Slots after these are not read. With a `window`, node i is at position length + depths[i] (int64 [n]) and sees the committed slots less
+    than `window` positions before it; `visible` is used as it is. With a `cap`, scaled scores s become cap tanh(s / cap). A node that sees
+    nothing gets zeros. No host synchronisation.
 
     Rule: length + m <= capacity. Only the device knows the length, so the host cannot check it here; `CacheBudget.allocate` makes caches that
     hold a whole tree after the last slot that counts, and `TreeModel` checks the passes whose length it knows. With TRITON_DEBUG=1 the kernel

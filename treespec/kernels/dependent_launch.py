@@ -8,8 +8,8 @@ early stands in its docstring, above its wait, and in the table of docs/kernels.
 sources and allows nothing else, because no other test can find such a race.
 
 Why it is safe: the pass's first kernel, `linear.start`, lets its successor start only after its own wait (OVERLAP 2). So all work from before
-the pass has been written when any later kernel of the pass starts. Kernels of torch and cuBLAS, with which other passes begin, neither start
-early nor let others do so.
+the pass has been written when any later kernel of the pass starts. Other passes begin with a kernel of torch, which neither starts early nor
+lets others do so.
 """
 
 from functools import cache

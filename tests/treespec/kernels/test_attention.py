@@ -298,6 +298,19 @@ def test_what_cannot_be_read_is_refused(device: str) -> None:
         replace(case, query=case.query.transpose(1, 2).contiguous().transpose(1, 2)).run()
 
 
+def test_a_cache_that_is_too_small_is_noticed_in_debug_mode(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not know the length; see `CacheBudget` for who keeps the rule."""
+    if device == "cuda":
+        pytest.skip("an assertion on the device takes the process's CUDA context with it")
+    from triton.runtime import interpreter
+
+    case = a_case(device, TREES["binary"], 185)  # 15 nodes, 200 slots
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", interpreter.InterpreterOptions(debug=True))
+    agree(case)
+    with pytest.raises(interpreter.InterpreterError, match="length \\+ m is larger than the capacity of the cache"):
+        replace(case, length=case.length + 1).run()
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 64), (33, 65), (5, 200), (64, 64), (70, 1024)])
 def test_bits_are_what_each_node_sees(device: str, n: int, m: int) -> None:
     """In whatever order the flags lie, and with nothing in the bits that no slot has."""
