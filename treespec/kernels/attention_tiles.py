@@ -6,6 +6,7 @@ launches are captured. The device decides what depends on the length, within the
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -110,6 +111,7 @@ TILINGS = (
 """Measured on an H100 and an H200."""
 
 
+@lru_cache(1024)  # a launch asks again for the same shapes
 def choose_tiling(rows: int, dim: int, dtype: torch.dtype, kv_heads: int, reach: int, gpu: Gpu | None = None) -> Tiling:
     """Return tiles for `rows` (nodes times query heads per K/V head) that see up to `reach` slots of each of `kv_heads` heads.
 

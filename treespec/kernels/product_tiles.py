@@ -6,6 +6,7 @@ splits and takes stages away. Only shapes decide, because launches are captured.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -104,12 +105,14 @@ QKV = (
 """Tilings of `qkv.project`, in pairs of columns, measured on an H100 and an H200."""
 
 
+@lru_cache(1024)  # a launch asks again for the same shapes
 def linear_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch.dtype, gpu: Gpu | None = None) -> Tiling:
     """Return tiles for `linear` and `linear_add` that keep the device's memory busy, with stages that fit into its shared memory."""
     gpu = gpu or Gpu()
     return _choose(LINEAR, Work(rows, columns, inner, shares(columns, 128, gpu), gated, dtype == torch.float32), gpu)
 
 
+@lru_cache(1024)
 def qkv_tiling(rows: int, heads: int, dim: int, inner: int, dtype: torch.dtype, gpu: Gpu | None = None) -> Tiling:
     """Return tiles for `qkv.project` that keep the device's memory busy. `heads` counts the heads of queries, keys and values."""
     gpu, pairs = gpu or Gpu(), heads * (dim // 2)

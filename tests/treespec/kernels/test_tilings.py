@@ -1,6 +1,7 @@
 """Tables of tilings: every line says what measured it, is of use, and follows the device that it runs on."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ TABLES = {
     "QKV": (product_tiles.QKV, "products.md"),
 }
 SMALL = Gpu(multiprocessors=58, shared_bytes=90_000)
+CHOOSERS = (choose_tiling, linear_tiling, qkv_tiling)
 DTYPES = (torch.float16, torch.float32)
 
 
@@ -31,6 +33,16 @@ def entries(page: str) -> str:
 def test_every_line_names_an_entry_of_the_log_or_says_why_there_is_none(table: tuple[Any, ...], page: str) -> None:
     for choice in table:
         assert choice.log.startswith("Not measured: ") or f"- **{choice.log}" in entries(page), choice.log
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """What was chosen before, so that changed tables show, and changes do not stay."""
+    for each in CHOOSERS:
+        each.cache_clear()
+    yield
+    for each in CHOOSERS:
+        each.cache_clear()
 
 
 def used(table: str, monkeypatch: pytest.MonkeyPatch, choose: Any) -> set[int]:
