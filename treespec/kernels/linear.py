@@ -223,12 +223,14 @@ def _linear_kernel(
     row_mask, column_mask = row < rows, column < tl.minimum((tile + 1) * TILE.COLUMNS, columns)
     mask = row_mask[:, None] & column_mask[None, :]
     first, stop = slice_of(inner, split, splits, TILE)
-    # Addresses are computed before the first loop: after one, the compiler no longer knows them for products of 32 bits.
+    # Addresses are computed before the first loop: after a loop, the compiler would multiply them in 64 bits.
     main_at = inputs.weight_ptr + column.to(tl.int64) * inner
     other_at = inputs.weight_ptr + (columns + column).to(tl.int64) * inner
     out_at = row[:, None].to(tl.int64) * columns + column[None, :]
-    prefetch_at = inputs.weight_ptr + tl.where(column_mask, column, tile * TILE.COLUMNS).to(tl.int64) * inner
-    prefetch_weights(prefetch_at, prefetch_at + columns.to(tl.int64) * inner, first, stop, TILE)
+    valid = tl.where(column_mask, column, tile * TILE.COLUMNS)
+    main_prefetch_at = inputs.weight_ptr + valid.to(tl.int64) * inner
+    other_prefetch_at = inputs.weight_ptr + (columns + valid).to(tl.int64) * inner
+    prefetch_weights(main_prefetch_at, other_prefetch_at, first, stop, TILE)
     # What the epilogue needs is loaded before the product, so that the memory answers while the weights stream.
     if inputs.bias_ptr is not None:
         main_bias = tl.load(inputs.bias_ptr + column, mask=column_mask, other=0.0)

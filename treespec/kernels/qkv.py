@@ -128,7 +128,7 @@ def _project_kernel(
     row_mask, pair_mask = row < rows, pair < tl.minimum((tile + 1) * TILE.COLUMNS, PAIRS)
     low_column = head * (2 * HALF) + column
     first, stop = slice_of(inner, split, splits, TILE)
-    # Addresses are computed before the first loop: after one, the compiler no longer knows them for products of 32 bits.
+    # Addresses are computed before the first loop: after a loop, the compiler would multiply them in 64 bits.
     low_at = inputs.weight_ptr + low_column.to(tl.int64) * inner
     high_at = inputs.weight_ptr + (HALF + low_column).to(tl.int64) * inner
     prefetch_at = inputs.weight_ptr + tl.where(pair_mask, low_column, 0).to(tl.int64) * inner
