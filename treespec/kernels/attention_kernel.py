@@ -63,7 +63,7 @@ class Tile(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """What a launch has to do."""
+    """The kind of work that a launch does."""
 
     WINDOWED: bool
     CAPPED: bool

@@ -48,7 +48,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be cut into tiles: `rows` (nodes times query heads per K/V head) that see up to `reach` slots of `kv_heads` heads."""
+    """The work that is cut into tiles: `rows` (nodes times query heads per K/V head) that see up to `reach` slots of `kv_heads` heads."""
 
     rows: int
     dim: int

@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Gpu:
-    """What tilings need to know of a device. Without values it is an H100 or H200, on which all tilings were measured."""
+    """The limits of a device that tilings keep to. The defaults are those of an H100 or H200, on which all tilings were measured."""
 
     multiprocessors: int = 132
     shared_bytes: int = 209_000

@@ -58,7 +58,7 @@ class Partials(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What a product is compiled for."""
+    """The constants of a product's compilation."""
 
     BLOCK_ROWS: int
     COLUMNS: int
@@ -73,7 +73,7 @@ class Tile(NamedTuple):
     EVEN: bool
     """Whether the inner dimension is a multiple of BLOCK_INNER."""
     PREFETCHED: int
-    """How many numbers of each row of weights are prefetched into L2 before the inputs are there."""
+    """The numbers of each row of weights that are prefetched into L2 before the inputs are there."""
     PRECISION: str
 
 

@@ -155,7 +155,7 @@ def fitting(plan: Tiling, work: Work, gpu: Gpu) -> Tiling:
 
 
 def tile_of(plan: Tiling, weight: Tensor, rows: int, *, paired: bool) -> Tile:
-    """Return what the product with `weight` [columns, inner] is compiled for."""
+    """Return the constants that the product with `weight` [columns, inner] is compiled for."""
     return Tile(
         BLOCK_ROWS=block_of(rows),
         COLUMNS=plan.columns,
