@@ -10,12 +10,13 @@ Reading order for newcomers; docs/kernels.md has a table of all kernels, and say
 5. `attention`: what tree attention computes, and how it is launched. `attention_kernel` has the kernels, `attention_tiles` the choices, and
    `ancestors` the bits that say which node sees which.
 6. `pointwise`: what is left of a layer where cuBLAS multiplies, for more than 64 rows. It also moves accepted K/V rows.
-7. `vocabulary`: the largest logits of whole rows, and with them the children of a static tree. Its sorts in registers are used by others, too.
+7. `vocabulary`: the largest logits of whole rows, and with them the children of a static tree. It sorts `keys` in registers. `growing`
+   goes on from there to dynamic trees: the best candidates of each level, and in the end the best nodes of all.
 8. `noise`, `distribution`, `racing`, `inverse`: random numbers, probabilities, and tokens drawn without and with replacement. They are what
    `vocabulary` is at temperature 0.
 9. `residual`: the chances of sampled children, for all nodes of a tree at once. It has the mathematics of `decoding.verifiers.residual`.
 10. `settling`: the end of a step, from the target's choices or chances to the committed tokens. `outcome` has the layout of its report.
 
-`plain` holds the twins of what decoding calls, and `dispatch` decides for each call who computes; both need no Triton. `device` has the context
-of a launch, and the limits of a GPU that tilings keep to.
+`plain` and `plain_growing` hold the twins of what decoding calls, and `dispatch` decides for each call who computes; these need no Triton.
+`device` has the context of a launch, and the limits of a GPU that tilings keep to.
 """
