@@ -2,10 +2,14 @@
 
 This saves time, because between the kernels of a small pass launching and filling the device takes as long as a tenth of the work.
 
-Rule: before `wait_for_inputs` a kernel may read only what was written before this pass began (lengths, placements, the shape of a static
-tree, rotary tables, weights), and may write nothing.
-Why it is safe: the pass's first kernel, `linear.start`, lets the next kernel start only after its own wait (OVERLAP 2). So when any later
-kernel of the pass starts, all work from before the pass has been written.
+Rule: before `wait_for_inputs` a kernel may read only what was written before its *pass* began: weights, rotary tables, the length, where the
+pass's tokens stand, the shape of the tree. It may prefetch keys and values of committed tokens. It writes nothing. What each kernel reads
+early stands in its docstring, above its wait, and in the table of docs/kernels.md; tests/treespec/kernels/test_early_reads.py reads the
+sources and allows nothing else, because no other test can find such a race.
+
+Why it is safe: the pass's first kernel, `linear.start`, lets its successor start only after its own wait (OVERLAP 2). So all work from before
+the pass has been written when any later kernel of the pass starts. Other passes begin with a kernel of torch, which neither starts early nor
+lets others do so.
 """
 
 from functools import cache
@@ -34,8 +38,8 @@ def wait_for_inputs(OVERLAP: tl.constexpr) -> None:
 
     Rule: call it before reading what an earlier kernel of this pass wrote, and before writing anything.
 
-    OVERLAP 0: do nothing. OVERLAP 1: let the next kernel start at once, then wait. OVERLAP 2: wait, then let the next kernel start; this is
-    for kernels of a few microseconds, several of which would otherwise be on the device at once and slow each other down.
+    OVERLAP 0: do nothing. OVERLAP 1: trigger the next kernel at once, then wait. OVERLAP 2: wait, then trigger the next kernel; this is for
+    kernels of a few microseconds, several of which would otherwise be on the device at once and slow each other down, and for `start`.
     """
     if OVERLAP == 2:
         gdc_wait()

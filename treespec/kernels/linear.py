@@ -7,7 +7,7 @@ divided in two: the kernel that writes the residual stream also writes it times 
 tiles; the product then needs one factor per row. `reference_linear` and `reference_linear_add` define the results.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,28 +15,41 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
+from treespec.kernels.device import gpu_of
 from treespec.kernels.product import (
-    LARGEST,
-    SHARED,
     Norm,
     Stream,
-    Tiling,
     Workspace,
-    ahead,
-    ask,
-    block_of,
-    collect,
-    deposit,
-    fitting,
     load_squares,
-    multiply,
     norm_factors,
-    shared_bytes,
-    shares,
+    prefetch_weights,
     silu,
     slice_of,
-    small,
+    stream_product,
+    sum_splits,
 )
+from treespec.kernels.product_tiles import Tiling, linear_tiling, overlap_of, tile_of
+
+
+class Inputs(NamedTuple):
+    """Pointers to what a product reads; all but the first two may be None."""
+
+    x_ptr: Any
+    weight_ptr: Any
+    bias_ptr: Any = None
+    squares_ptr: Any = None
+    """float32 [rows, parts], if `x` is a stream."""
+    residual_ptr: Any = None
+    norm_ptr: Any = None
+    """[columns], the weight of the norm after the residual."""
+
+
+class Outputs(NamedTuple):
+    """Pointers to what a product writes: the result, or the parts of a residual stream."""
+
+    out_ptr: Any
+    weighted_ptr: Any = None
+    squares_ptr: Any = None
 
 
 def reference_start(embedding: Tensor, tokens: Tensor, norm: Norm) -> Stream:
@@ -105,10 +118,12 @@ def linear(
     `gated`: the first half of the weight's rows (and of `bias`) are gates. Their silu multiplies the second half, so the result has half as
     many columns. All tensors must be contiguous. No host synchronisation.
     """
-    rows = (x.weighted if isinstance(x, Stream) else x).shape[0]
+    read = x.weighted if isinstance(x, Stream) else x
     columns = weight.shape[0] // 2 if gated else weight.shape[0]
-    out = torch.empty(rows, columns, dtype=weight.dtype, device=weight.device)
-    _launch_linear(x, weight, workspace, bias, None, None, gated, out, None, None, tiling)
+    plan = tiling or linear_tiling(read.shape[0], columns, read.shape[1], gated, weight.dtype, gpu_of(weight.device))
+    out = torch.empty(read.shape[0], columns, dtype=weight.dtype, device=weight.device)
+    inputs = Inputs(read, weight, bias, x.squares if isinstance(x, Stream) else None)
+    _launch(inputs, Outputs(out), workspace, plan, gated, x.epsilon if isinstance(x, Stream) else 0.0)
     return out
 
 
@@ -124,206 +139,129 @@ def linear_add(
 ) -> Stream:
     """Return the residual stream x W^T + bias + residual, prepared for `norm`. residual [rows, columns]; the others as in `linear`."""
     rows, columns = residual.shape
-    plan = tiling or choose_tiling(rows, columns, x.shape[1], False, weight.dtype, shared_bytes(weight.device))
+    plan = tiling or linear_tiling(rows, columns, x.shape[1], False, weight.dtype, gpu_of(weight.device))
     plain, weighted = torch.empty_like(residual), torch.empty_like(residual)
     squares = torch.empty(rows, triton.cdiv(columns, plan.columns), dtype=torch.float32, device=x.device)
-    _launch_linear(x, weight, workspace, bias, residual, norm, False, plain, weighted, squares, plan)
+    inputs = Inputs(x, weight, bias, residual_ptr=residual, norm_ptr=norm.weight)
+    _launch(inputs, Outputs(plain, weighted, squares), workspace, plan, False, 0.0)
     return Stream(plain, weighted, squares, norm.epsilon)
 
 
-def _launch_linear(
-    x: Tensor | Stream,
-    weight: Tensor,
-    workspace: Workspace,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    norm: Norm | None,
-    gated: bool,
-    out: Tensor,
-    weighted: Tensor | None,
-    squares: Tensor | None,
-    tiling: Tiling | None,
-) -> None:
-    read = x.weighted if isinstance(x, Stream) else x
-    (rows, inner), columns = read.shape, out.shape[1]
-    block = block_of(rows)
-    plan = tiling or choose_tiling(rows, columns, inner, gated, weight.dtype, shared_bytes(weight.device))
-    tiles, wide = triton.cdiv(columns, plan.columns), triton.next_power_of_2(plan.columns)
-    partial = workspace.floats(tiles * plan.splits * block * wide * (2 if gated else 1)) if plan.splits > 1 else None
-    overlap = overlaps(weight.device)
+def _launch(inputs: Inputs, outputs: Outputs, workspace: Workspace, plan: Tiling, gated: bool, epsilon: float) -> None:
+    (rows, inner), columns, weight = inputs.x_ptr.shape, outputs.out_ptr.shape[1], inputs.weight_ptr
+    parts = 0 if inputs.squares_ptr is None else inputs.squares_ptr.shape[1]
+    tiles, tile = triton.cdiv(columns, plan.columns), tile_of(plan, weight, rows, paired=gated)
     _linear_kernel[(tiles, plan.splits)](
-        read,
-        weight,
-        bias,
-        x.squares if isinstance(x, Stream) else None,
-        residual,
-        norm.weight if norm else None,
-        out,
-        weighted,
-        squares,
-        partial,
-        workspace.counters,
+        inputs,
+        outputs,
+        workspace.partials(tiles, plan.splits, tile),
         rows,
-        plan.splits,
-        x.squares.shape[1] if isinstance(x, Stream) else 0,
         columns,
         inner,
-        x.epsilon if isinstance(x, Stream) else 0.0,
-        BLOCK=block,
-        COLUMNS=plan.columns,
-        WIDE=wide,
-        INNER=plan.inner,
-        SPLIT=plan.splits > 1,
-        SCALED=isinstance(x, Stream),
-        PARTS=triton.next_power_of_2(x.squares.shape[1]) if isinstance(x, Stream) else 1,
-        BIAS=bias is not None,
-        RESIDUAL=residual is not None,
-        GATED=gated,
-        EVEN=inner % plan.inner == 0,
-        PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
-        STAGES=plan.stages,
-        AHEAD=ahead(weight, rows, plan.columns * (2 if gated else 1)) if overlap else 0,
-        OVERLAP=(2 if small(weight, rows) and block < LARGEST else 1) if overlap else 0,
+        parts,
+        plan.splits,
+        epsilon,
+        TILE=tile,
+        BLOCK_PARTS=triton.next_power_of_2(max(1, parts)),
+        OVERLAP=overlap_of(weight, rows),
         num_warps=plan.warps,
         **launch_options(weight.device),
     )
 
 
-def choose_tiling(rows: int, columns: int, inner: int, gated: bool, dtype: torch.dtype, shared: int = SHARED) -> Tiling:
-    """Return tiles that keep the memory of an H200 busy (benchmarks/log/products.md), with stages that fit into `shared` bytes."""
-    if dtype == torch.float32:
-        return Tiling(16 if gated else 32, 32, 1, 4, 2)
-    few = rows <= 16
-    share = shares(columns, 128)
-    if gated:
-        plan = Tiling(share, 128 if few else 64, 1, 8, 5) if share > 32 else Tiling(32, 128, 1, 4, 6 if few else 4)
-    elif columns >= 16_384:
-        plan = Tiling(64, 128, 1, 4, 5) if few else Tiling(128, 128, 1, 8, 4)
-    elif few and columns > 8192:
-        plan = Tiling(share, 128, 1, 4, 5)
-    elif few:
-        deep = 256 if inner >= 2048 else 128
-        plan = Tiling(64, deep, 1, 4, 4) if share > 16 else Tiling(32, deep, 1, 4, 6)
-    elif share > 32:
-        plan = Tiling(share, 128, 1, 4 if share <= 64 else 8, 5)
-    elif inner > 8192:  # half as many tiles, each split in two, read the inputs half as often
-        plan = Tiling(64, 128, 1, 4, 5)
-    elif share > 16:
-        plan = Tiling(32, 256 if inner >= 2048 else 128, 1, 4, 4)
-    else:
-        plan = Tiling(16, 128, 1, 4, 6) if inner >= 2048 else Tiling(32, 256, 1, 4, 3)
-    return fitting(plan, rows, triton.cdiv(columns, plan.columns), inner, 2 if gated else 1, shared)
-
-
 @triton.jit
 def _start_kernel(
-    embedding: "Any",
-    tokens: "Any",
-    norm: "Any",
-    plain: "Any",
-    weighted: "Any",
-    squares: "Any",
+    embedding_ptr: "Any",
+    tokens_ptr: "Any",
+    norm_ptr: "Any",
+    plain_ptr: "Any",
+    weighted_ptr: "Any",
+    squares_ptr: "Any",
     inner: "Any",
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    """Write one row of the residual stream: a token's row of the embedding. plain, weighted [rows, inner], squares [rows, 1].
+
+    Reads early: norm, the weight of the first norm.
+    """
     row, column = tl.program_id(0), tl.arange(0, BLOCK)
-    there = column < inner
-    factor = tl.load(norm + column, mask=there, other=0.0).to(tl.float32)
+    mask = column < inner
+    norm = tl.load(norm_ptr + column, mask=mask, other=0.0).to(tl.float32)
+    # Above: only what is older than the pass: the norm's weight. The embedding may be a table that was just written (pictures).
     wait_for_inputs(OVERLAP)
-    token = tl.load(tokens + row)
-    value = tl.load(embedding + token * inner + column, mask=there, other=0.0)
-    tl.store(plain + row * inner + column, value, mask=there)
-    wide = value.to(tl.float32)
-    tl.store(weighted + row * inner + column, (wide * factor).to(value.dtype), mask=there)
-    tl.store(squares + row, tl.sum(wide * wide, axis=0))
+    token = tl.load(tokens_ptr + row)
+    value = tl.load(embedding_ptr + token * inner + column, mask=mask, other=0.0)
+    tl.store(plain_ptr + row * inner + column, value, mask=mask)
+    exact = value.to(tl.float32)
+    tl.store(weighted_ptr + row * inner + column, (exact * norm).to(value.dtype), mask=mask)
+    tl.store(squares_ptr + row, tl.sum(exact * exact, axis=0))
 
 
 @triton.jit(do_not_specialize=["rows", "splits"])
 def _linear_kernel(
-    x: "Any",
-    weight: "Any",
-    bias: "Any",
-    squares_in: "Any",
-    residual: "Any",
-    norm: "Any",
-    out: "Any",
-    weighted: "Any",
-    squares_out: "Any",
-    partial: "Any",
-    counters: "Any",
+    inputs: "Any",
+    outputs: "Any",
+    partials: "Any",
     rows: "Any",
-    splits: "Any",
-    parts: "Any",
     columns: "Any",
     inner: "Any",
+    parts: "Any",
+    splits: "Any",
     epsilon: "Any",
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr,
-    INNER: tl.constexpr,
-    SPLIT: tl.constexpr,
-    SCALED: tl.constexpr,
-    PARTS: tl.constexpr,
-    BIAS: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-    GATED: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
-    AHEAD: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
+    """Compute one tile of columns of `linear` or `linear_add`, or with split-K one slice of its inner dimension.
+
+    x, weighted [rows, inner]; weight [columns, inner], or [2 columns, inner] if PAIRED; residual, out [rows, columns]; squares out [rows, tiles].
+    Reads early: bias and norm (the weight of the next norm); of weight the first numbers of each row are prefetched.
+    """
     tile, split = tl.program_id(0), tl.program_id(1)
-    row, column = tl.arange(0, BLOCK), tile * COLUMNS + tl.arange(0, WIDE)
-    there = row < rows
-    inside = column < tl.minimum((tile + 1) * COLUMNS, columns)
-    first, stop = slice_of(inner, split, splits, INNER)
-    w_row = weight + column.to(tl.int64) * inner
-    u_row = weight + (columns + column).to(tl.int64) * inner
-    where = row[:, None].to(tl.int64) * columns + column[None, :]
-    written = there[:, None] & inside[None, :]
-    if AHEAD > 0:
-        near = tl.where(inside, column, tile * COLUMNS).to(tl.int64) * inner
-        LINES: tl.constexpr = AHEAD // 64 if AHEAD < 1024 else 16
-        until = tl.minimum(stop, first + AHEAD)
-        ask(weight + near, first, until, LINES)
-        if GATED:
-            ask(weight + columns.to(tl.int64) * inner + near, first, until, LINES)
-    # What the tile meets after the product is asked for before it, so that the memory answers while the weights stream.
-    if BIAS:
-        main_bias = tl.load(bias + column, mask=inside, other=0.0)
-        if GATED:
-            other_bias = tl.load(bias + columns + column, mask=inside, other=0.0)
-    if RESIDUAL:
-        factor = tl.load(norm + column, mask=inside, other=0.0)
+    row, column = tl.arange(0, TILE.BLOCK_ROWS), tile * TILE.COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)
+    row_mask, column_mask = row < rows, column < tl.minimum((tile + 1) * TILE.COLUMNS, columns)
+    mask = row_mask[:, None] & column_mask[None, :]
+    first, stop = slice_of(inner, split, splits, TILE)
+    # Addresses are computed before the first loop: after a loop, the compiler would multiply them in 64 bits.
+    main_at = inputs.weight_ptr + column.to(tl.int64) * inner
+    other_at = inputs.weight_ptr + (columns + column).to(tl.int64) * inner
+    out_at = row[:, None].to(tl.int64) * columns + column[None, :]
+    valid = tl.where(column_mask, column, tile * TILE.COLUMNS)
+    main_prefetch_at = inputs.weight_ptr + valid.to(tl.int64) * inner
+    other_prefetch_at = inputs.weight_ptr + (columns + valid).to(tl.int64) * inner
+    prefetch_weights(main_prefetch_at, other_prefetch_at, first, stop, TILE)
+    # What the epilogue needs is loaded before the product, so that the memory answers while the weights stream.
+    if inputs.bias_ptr is not None:
+        main_bias = tl.load(inputs.bias_ptr + column, mask=column_mask, other=0.0)
+        if TILE.PAIRED:
+            other_bias = tl.load(inputs.bias_ptr + columns + column, mask=column_mask, other=0.0)
+    if inputs.residual_ptr is not None:
+        norm = tl.load(inputs.norm_ptr + column, mask=column_mask, other=0.0)
+    # Above: only what is older than the pass: weights, biases and norm weights.
     wait_for_inputs(OVERLAP)
-    if SCALED:
-        loaded = load_squares(squares_in, rows, parts, BLOCK, PARTS)
-    if RESIDUAL:
-        before = tl.load(residual + where, mask=written, other=0.0)
-    main, other = multiply(x, w_row, u_row, rows, inside, first, stop, inner, BLOCK, WIDE, INNER, GATED, EVEN, PRECISION, STAGES)
-    last = True
-    if SPLIT:
-        last = deposit(main, other, partial, counters, tile, split, splits, BLOCK, WIDE, GATED)
-    if last:
-        if SPLIT:
-            main, other = collect(partial, counters, tile, splits, BLOCK, WIDE, GATED)
-        if SCALED:
-            scale = norm_factors(loaded, inner, epsilon)
-            main *= scale[:, None]
-            other *= scale[:, None]
-        if BIAS:
+    if inputs.squares_ptr is not None:
+        squares = load_squares(inputs.squares_ptr, rows, parts, TILE.BLOCK_ROWS, BLOCK_PARTS)
+    if inputs.residual_ptr is not None:
+        residual = tl.load(inputs.residual_ptr + out_at, mask=mask, other=0.0)
+    main, other, is_last = stream_product(inputs.x_ptr, main_at, other_at, partials, rows, inner, splits, first, stop, column_mask, TILE)
+    if is_last:
+        main, other = sum_splits(main, other, partials, splits, TILE)
+        if inputs.squares_ptr is not None:
+            scale = norm_factors(squares, inner, epsilon)
+            main *= scale
+            other *= scale
+        if inputs.bias_ptr is not None:
             main += main_bias.to(tl.float32)[None, :]
-            if GATED:
+            if TILE.PAIRED:
                 other += other_bias.to(tl.float32)[None, :]
-        if GATED:
+        if TILE.PAIRED:
             main = silu(main) * other
-        kind = out.dtype.element_ty
-        if RESIDUAL:
-            main += before.to(tl.float32)
-            rounded = main.to(kind).to(tl.float32)
-            tl.store(weighted + where, (rounded * factor.to(tl.float32)[None, :]).to(kind), mask=written)
-            squares = tl.sum(tl.where(written, rounded * rounded, 0.0), axis=1)
-            tl.store(squares_out + row * tl.num_programs(0) + tile, squares, mask=there)
-        tl.store(out + where, main.to(kind), mask=written)
+        dtype = outputs.out_ptr.dtype.element_ty
+        if inputs.residual_ptr is not None:
+            main += residual.to(tl.float32)
+            rounded = main.to(dtype).to(tl.float32)
+            tl.store(outputs.weighted_ptr + out_at, (rounded * norm.to(tl.float32)[None, :]).to(dtype), mask=mask)
+            sums = tl.sum(tl.where(mask, rounded * rounded, 0.0), axis=1)
+            tl.store(outputs.squares_ptr + row * tl.num_programs(0) + tile, sums, mask=row_mask)
+        tl.store(outputs.out_ptr + out_at, main.to(dtype), mask=mask)

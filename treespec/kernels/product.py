@@ -1,8 +1,17 @@
-"""The shared parts of products of few rows with streamed weights: operands, tilings, and the loop over the weights with split-K sums."""
+"""The shared parts of products of few rows with streamed weights: operands, the loop over the weights, and split-K.
 
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
+`linear` and `qkv` are this product with different rows of weights and different epilogues. Each of their programs computes one tile of
+columns, or with split-K one slice of its inner dimension. The parts run in this order:
+
+1. `prefetch_weights`, and whatever else is older than the pass; then `wait_for_inputs`.
+2. `stream_product` multiplies the slice, and leaves its partial sums in the workspace where there are several.
+3. The last program of each tile goes on: `sum_splits` adds the partial sums in a fixed order, and the epilogue follows.
+
+`product_tiles` chooses the tiles.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -11,17 +20,9 @@ from torch import Tensor
 
 LARGEST = 64
 """These kernels are used for up to this many rows; for more, cuBLAS is faster."""
-MULTIPROCESSORS = 132
-"""The number of multiprocessors that tiles and splits are chosen for: that of an H100 or H200."""
-SHARED = 209_000
-"""Bytes of shared memory that a program may use on Hopper."""
 SMALL = 4_000_000
 """Up to this many bytes, a matrix takes less time to read than its product takes to launch and start."""
-ALL = 1 << 20
-"""A number larger than the length of any row of weights."""
-_AHEAD, _AHEAD_OF_ROW = 1 << 16, 512
-"""Limits for prefetching a large matrix before the inputs are there: bytes per program, and numbers of each row."""
-_TILES = 1 << 14
+_COUNTERS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,49 @@ class Stream:
     """The epsilon of the next norm."""
 
 
+class Partials(NamedTuple):
+    """Pointers to what the programs of one tile share in split-K."""
+
+    partial_ptr: Any
+    """float32 [tiles, splits, 1 or 2, BLOCK_ROWS, BLOCK_COLUMNS], or None: their partial sums."""
+    counters_ptr: Any
+    """int32 [tiles or more]: how many programs of a tile have left theirs."""
+
+
+class Tile(NamedTuple):
+    """The constants of a product's compilation."""
+
+    BLOCK_ROWS: int
+    COLUMNS: int
+    """Columns of a tile, any number."""
+    BLOCK_COLUMNS: int
+    """COLUMNS rounded up to a power of two, which is what the tensor cores multiply."""
+    BLOCK_INNER: int
+    NUM_STAGES: int
+    SPLIT: bool
+    PAIRED: bool
+    """Whether each column has a second one, whose weights are streamed with its own."""
+    EVEN: bool
+    """Whether the inner dimension is a multiple of BLOCK_INNER."""
+    PREFETCHED: int
+    """The numbers of each row of weights that are prefetched into L2 before the inputs are there."""
+    PRECISION: str
+
+
 @dataclass(frozen=True)
 class Workspace:
-    """Counters and partial sums that launches on one CUDA stream share. Rule: counters are zero between launches."""
+    """Counters and partial sums that launches on one CUDA stream share.
+
+    Rule: counters are zero between launches. The last program of each tile sets its counter back. A launch that is aborted does not, but it
+    takes the CUDA context with it, and so this workspace.
+    """
 
     device: torch.device
     counters: Tensor = field(init=False)
     partial: dict[int, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counters", torch.zeros(_TILES, dtype=torch.int32, device=self.device))
+        object.__setattr__(self, "counters", torch.zeros(_COUNTERS, dtype=torch.int32, device=self.device))
 
     def floats(self, count: int) -> Tensor:
         """Return float32 [>= count]; it is the same memory at every call for the same size, so captured launches stay valid."""
@@ -65,17 +99,15 @@ class Workspace:
             self.partial[rounded] = torch.empty(rounded, dtype=torch.float32, device=self.device)
         return self.partial[rounded]
 
-
-@dataclass(frozen=True)
-class Tiling:
-    """The division of one product over the device."""
-
-    columns: int
-    """Columns of a tile: any number; the tensor cores multiply the next power of two."""
-    inner: int
-    splits: int
-    warps: int
-    stages: int
+    def partials(self, tiles: int, splits: int, tile: Tile) -> Partials:
+        """Return what `splits` programs of each of `tiles` tiles share. Raises ValueError if there are more tiles than counters."""
+        if splits == 1:
+            return Partials(None, self.counters)
+        if tiles > _COUNTERS:
+            raise ValueError(
+                f"split-K over {tiles:,} tiles needs as many counters, and the workspace has {_COUNTERS:,}; use wider tiles or one split"
+            )
+        return Partials(self.floats(tiles * splits * tile.BLOCK_ROWS * tile.BLOCK_COLUMNS * (2 if tile.PAIRED else 1)), self.counters)
 
 
 def block_of(rows: int) -> int:
@@ -83,67 +115,25 @@ def block_of(rows: int) -> int:
     return 16 if rows <= 16 else LARGEST
 
 
-@cache
-def shared_bytes(device: torch.device) -> int:
-    """Return the bytes of shared memory that a program may use; some are left for what the compiler adds."""
-    if device.type != "cuda":
-        return SHARED
-    properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin) * 9 // 10
-
-
-def shares(columns: int, most: int) -> int:
-    """Return a tile width (at most `most`, a multiple of 4 for wide stores) that gives every multiprocessor the same number of tiles."""
-    waves = triton.cdiv(columns, most * MULTIPROCESSORS)
-    return 4 * int(triton.cdiv(columns, 4 * waves * MULTIPROCESSORS))
-
-
-def fitting(plan: Tiling, rows: int, tiles: int, inner: int, pairs: int, shared: int) -> Tiling:
-    """Return the tiling with enough splits to fill the device, and with stages that fit into shared memory.
-
-    There are at least three stages, or the plan's number if it has fewer. With many rows, a second wave of a few programs would take as
-    long as the first; so several programs share a multiprocessor if three stages of each fit.
-    """
-    splits, at_once, stages = 1, plan.inner, plan.stages
-    width = 2 * (pairs * triton.next_power_of_2(plan.columns) + block_of(rows))
-    while tiles * splits < 96 and inner // (splits * 2) >= 512:
-        splits *= 2
-    while stages > 3 and stages * at_once * width > shared:
-        stages -= 1
-    while at_once > 32 and stages * at_once * width > shared:
-        at_once //= 2
-    together = triton.cdiv(tiles * splits, MULTIPROCESSORS)
-    fit = (shared * 10 // 9 // together - 1024) // (at_once * width)
-    if block_of(rows) == LARGEST and fit >= 3:
-        stages = min(stages, fit)
-    return replace(plan, inner=at_once, splits=splits, stages=stages)
-
-
-def small(weight: Tensor, rows: int) -> bool:
-    """Return whether the product ends almost as soon as it begins, so that the memory is idle for most of its time."""
-    return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block_of(rows) < LARGEST else SMALL)
-
-
-def ahead(weight: Tensor, rows: int, width: int) -> int:
-    """Return how many numbers of each of its `width` rows of weights a program prefetches into L2 while it waits for its inputs.
-
-    For a small matrix these are all; else a power of two, since more would delay the inputs and the first weights (benchmarks/log/prefetch.md).
-    """
-    if weight.element_size() != 2:
-        return 0
-    if small(weight, rows):
-        return ALL
-    return max(64, min(_AHEAD_OF_ROW, 1 << (_AHEAD // (2 * width)).bit_length() - 1))
+@triton.jit
+def prefetch(rows_at: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
+    """Prefetch into L2 the two-byte numbers first .. stop of the rows that `rows_at` points to, LINES of 128 bytes at a time."""
+    for start in range(first, stop, 64 * LINES):
+        column = tl.minimum(start + tl.arange(0, LINES) * 64, stop - 1)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [rows_at[:, None] + column[None, :]], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit
-def ask(rows: "Any", first: "Any", stop: "Any", LINES: tl.constexpr) -> None:
-    """Prefetch into L2 the two-byte numbers first .. stop of the rows that `rows` points to, LINES of 128 bytes at a time."""
-    for start in range(first, stop, 64 * LINES):
-        at = tl.minimum(start + tl.arange(0, LINES) * 64, stop - 1)
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [rows[:, None] + at[None, :]], dtype=tl.int32, is_pure=False, pack=1
-        )
+def prefetch_weights(main_at: "Any", other_at: "Any", first: "Any", stop: "Any", TILE: tl.constexpr) -> None:
+    """Prefetch the first numbers of a slice of the rows of weights at `main_at`, and of those at `other_at` if PAIRED."""
+    if TILE.PREFETCHED > 0:
+        LINES: tl.constexpr = TILE.PREFETCHED // 64 if TILE.PREFETCHED < 1024 else 16
+        until = tl.minimum(stop, first + TILE.PREFETCHED)
+        prefetch(main_at, first, until, LINES)
+        if TILE.PAIRED:
+            prefetch(other_at, first, until, LINES)
 
 
 @triton.jit
@@ -153,114 +143,122 @@ def silu(x: "Any") -> "Any":
 
 
 @triton.jit
-def slice_of(inner: "Any", split: "Any", splits: "Any", INNER: tl.constexpr) -> "Any":
+def slice_of(inner: "Any", split: "Any", splits: "Any", TILE: tl.constexpr) -> "Any":
     """Return (first, stop), the slice of the inner dimension that `split` multiplies. It is empty (stop <= first) for the last splits."""
-    steps = tl.cdiv(tl.cdiv(inner, INNER), splits)
-    first = split * steps * INNER
-    return first, tl.minimum(first + steps * INNER, inner)
+    steps = tl.cdiv(tl.cdiv(inner, TILE.BLOCK_INNER), splits)
+    first = split * steps * TILE.BLOCK_INNER
+    return first, tl.minimum(first + steps * TILE.BLOCK_INNER, inner)
 
 
 @triton.jit
-def multiply(
-    x: "Any",
-    w_row: "Any",
-    u_row: "Any",
+def stream_product(
+    x_ptr: "Any",
+    main_at: "Any",
+    other_at: "Any",
+    partials: "Any",
     rows: "Any",
-    inside: "Any",
+    inner: "Any",
+    splits: "Any",
     first: "Any",
     stop: "Any",
-    inner: "Any",
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-    PAIRED: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
+    column_mask: "Any",
+    TILE: tl.constexpr,
 ) -> "Any":
-    """Return two float32 [BLOCK, COLUMNS]: x times the weights at `w_row`, and at `u_row` if PAIRED (else zeros), over first .. stop.
+    """Return (main, other, is_last): the product over first .. stop, and whether this program must go on with `sum_splits`.
 
-    x [rows, inner]; `w_row`, `u_row` [COLUMNS] point to rows of `inner` weights; those that are `inside` are read once.
-    EVEN: `inner` is a multiple of INNER.
+    `main`, `other` float32 [BLOCK_ROWS, BLOCK_COLUMNS] are x [rows, inner] times the weights at `main_at`, and at `other_at` if PAIRED (else
+    zeros). `main_at`, `other_at` [BLOCK_COLUMNS] point to rows of `inner` weights; those of `column_mask` are read once.
     """
-    row, place = tl.arange(0, BLOCK), tl.arange(0, INNER)
-    there = row < rows
-    main = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
-    other = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
-    x_row = x + row[:, None] * inner
-    for step in tl.range(0, tl.cdiv(stop - first, INNER), num_stages=STAGES):
-        at = first + step * INNER + place
-        if EVEN:
-            read = tl.load(x_row + at[None, :], mask=there[:, None], other=0.0)
-            weights = tl.load(w_row[:, None] + at[None, :], mask=inside[:, None], other=0.0, eviction_policy="evict_first")
+    main, other = _multiply(x_ptr, main_at, other_at, rows, inner, first, stop, column_mask, TILE)
+    is_last = True
+    if TILE.SPLIT:
+        is_last = _leave_partial_sums(main, other, partials, splits, TILE)
+    return main, other, is_last
+
+
+@triton.jit
+def _multiply(
+    x_ptr: "Any",
+    main_at: "Any",
+    other_at: "Any",
+    rows: "Any",
+    inner: "Any",
+    first: "Any",
+    stop: "Any",
+    column_mask: "Any",
+    TILE: tl.constexpr,
+) -> "Any":
+    """Return the two products of `stream_product`."""
+    BLOCK_ROWS: tl.constexpr = TILE.BLOCK_ROWS
+    BLOCK_COLUMNS: tl.constexpr = TILE.BLOCK_COLUMNS
+    row, step_column = tl.arange(0, BLOCK_ROWS), tl.arange(0, TILE.BLOCK_INNER)
+    row_mask, weight_mask = (row < rows)[:, None], column_mask[:, None]
+    main = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    other = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+    x_at = x_ptr + row[:, None] * inner
+    for step in tl.range(0, tl.cdiv(stop - first, TILE.BLOCK_INNER), num_stages=TILE.NUM_STAGES):
+        at = (first + step * TILE.BLOCK_INNER + step_column)[None, :]
+        if TILE.EVEN:
+            x = tl.load(x_at + at, mask=row_mask, other=0.0)
+            weights = tl.load(main_at[:, None] + at, mask=weight_mask, other=0.0, eviction_policy="evict_first")
         else:
-            read = tl.load(x_row + at[None, :], mask=there[:, None] & (at < inner)[None, :], other=0.0)
-            weights = tl.load(
-                w_row[:, None] + at[None, :], mask=inside[:, None] & (at < inner)[None, :], other=0.0, eviction_policy="evict_first"
-            )
-        main = tl.dot(read, tl.trans(weights), main, input_precision=PRECISION)
-        if PAIRED:
-            if EVEN:
-                ups = tl.load(u_row[:, None] + at[None, :], mask=inside[:, None], other=0.0, eviction_policy="evict_first")
+            x = tl.load(x_at + at, mask=row_mask & (at < inner), other=0.0)
+            weights = tl.load(main_at[:, None] + at, mask=weight_mask & (at < inner), other=0.0, eviction_policy="evict_first")
+        main = tl.dot(x, tl.trans(weights), main, input_precision=TILE.PRECISION)
+        if TILE.PAIRED:
+            if TILE.EVEN:
+                weights = tl.load(other_at[:, None] + at, mask=weight_mask, other=0.0, eviction_policy="evict_first")
             else:
-                ups = tl.load(
-                    u_row[:, None] + at[None, :], mask=inside[:, None] & (at < inner)[None, :], other=0.0, eviction_policy="evict_first"
-                )
-            other = tl.dot(read, tl.trans(ups), other, input_precision=PRECISION)
+                weights = tl.load(other_at[:, None] + at, mask=weight_mask & (at < inner), other=0.0, eviction_policy="evict_first")
+            other = tl.dot(x, tl.trans(weights), other, input_precision=TILE.PRECISION)
     return main, other
 
 
 @triton.jit
-def deposit(
-    main: "Any",
-    other: "Any",
-    partial: "Any",
-    counters: "Any",
-    tile: "Any",
-    split: "Any",
-    splits: "Any",
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    PAIRED: tl.constexpr,
-) -> "Any":
-    """Store the partial sums of one split; return whether this is the last program of the tile, which must then `collect`."""
-    grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
-    mine = partial + (tile * splits + split).to(tl.int64) * WIDE
-    tl.store(mine + grid, main)
-    if PAIRED:
-        tl.store(mine + BLOCK * COLUMNS + grid, other)
-    tl.debug_barrier()
-    return tl.atomic_add(counters + tile, 1, sem="acq_rel") == splits - 1
+def _leave_partial_sums(main: "Any", other: "Any", partials: "Any", splits: "Any", TILE: tl.constexpr) -> "Any":
+    """Store the partial sums of one split; return whether all others of the tile have stored theirs."""
+    tile, split = tl.program_id(0), tl.program_id(1)
+    BLOCK: tl.constexpr = TILE.BLOCK_ROWS * TILE.BLOCK_COLUMNS
+    STRIDE: tl.constexpr = BLOCK * (2 if TILE.PAIRED else 1)
+    block = tl.arange(0, TILE.BLOCK_ROWS)[:, None] * TILE.BLOCK_COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)[None, :]
+    own = partials.partial_ptr + (tile * splits + split).to(tl.int64) * STRIDE
+    tl.store(own + block, main)
+    if TILE.PAIRED:
+        tl.store(own + BLOCK + block, other)
+    tl.debug_barrier()  # all threads have stored before one of them counts
+    return tl.atomic_add(partials.counters_ptr + tile, 1, sem="acq_rel") == splits - 1
 
 
 @triton.jit
-def collect(
-    partial: "Any", counters: "Any", tile: "Any", splits: "Any", BLOCK: tl.constexpr, COLUMNS: tl.constexpr, PAIRED: tl.constexpr
-) -> "Any":
-    """Return the sums over all splits of a tile, added in their order. Sets the counter back to zero."""
-    tl.store(counters + tile, 0)
-    grid = tl.arange(0, BLOCK)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    WIDE: tl.constexpr = BLOCK * COLUMNS * (2 if PAIRED else 1)
-    base = partial + (tile * splits).to(tl.int64) * WIDE
-    main = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
-    other = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
-    for each in range(splits):
-        main += tl.load(base + each * WIDE + grid, cache_modifier=".cg")
-        if PAIRED:
-            other += tl.load(base + each * WIDE + BLOCK * COLUMNS + grid, cache_modifier=".cg")
+def sum_splits(main: "Any", other: "Any", partials: "Any", splits: "Any", TILE: tl.constexpr) -> "Any":
+    """Return (main, other) of the whole tile: the partial sums of all splits, added in their order. Sets the counter back to zero."""
+    if TILE.SPLIT:
+        BLOCK_ROWS: tl.constexpr = TILE.BLOCK_ROWS
+        BLOCK_COLUMNS: tl.constexpr = TILE.BLOCK_COLUMNS
+        BLOCK: tl.constexpr = BLOCK_ROWS * BLOCK_COLUMNS
+        STRIDE: tl.constexpr = BLOCK * (2 if TILE.PAIRED else 1)
+        tile = tl.program_id(0)
+        tl.store(partials.counters_ptr + tile, 0)
+        block = tl.arange(0, BLOCK_ROWS)[:, None] * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)[None, :]
+        base = partials.partial_ptr + (tile * splits).to(tl.int64) * STRIDE
+        main = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+        other = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
+        for split in range(splits):
+            main += tl.load(base + split * STRIDE + block, cache_modifier=".cg")
+            if TILE.PAIRED:
+                other += tl.load(base + split * STRIDE + BLOCK + block, cache_modifier=".cg")
     return main, other
 
 
 @triton.jit
-def load_squares(squares: "Any", rows: "Any", parts: "Any", BLOCK: tl.constexpr, PARTS: tl.constexpr) -> "Any":
-    """Load squares [rows, parts] of a `Stream` as float32 [BLOCK, PARTS] for `norm_factors`; do it before the product to hide latency."""
-    row, part = tl.arange(0, BLOCK), tl.arange(0, PARTS)
-    there = (row < rows)[:, None] & (part < parts)[None, :]
-    return tl.load(squares + row[:, None] * parts + part[None, :], mask=there, other=0.0)
+def load_squares(squares_ptr: "Any", rows: "Any", parts: "Any", BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr) -> "Any":
+    """Load squares [rows, parts] of a `Stream`, padded, for `norm_factors`; do it before the product to hide latency."""
+    row, part = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_PARTS)
+    mask = (row < rows)[:, None] & (part < parts)[None, :]
+    return tl.load(squares_ptr + row[:, None] * parts + part[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def norm_factors(loaded: "Any", inner: "Any", epsilon: "Any") -> "Any":
-    """Return the factor of each row in RMSNorm, float32 [BLOCK]."""
-    return 1 / tl.sqrt(tl.sum(loaded, axis=1) / inner + epsilon)
+def norm_factors(squares: "Any", inner: "Any", epsilon: "Any") -> "Any":
+    """Return the factor of each row in RMSNorm, float32 [BLOCK_ROWS, 1]."""
+    return (1 / tl.sqrt(tl.sum(squares, axis=1) / inner + epsilon))[:, None]

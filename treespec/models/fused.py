@@ -19,16 +19,18 @@ from treespec.errors import ModelError
 from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
-from treespec.kernels.pointwise import add_norm, gate, move_rows, rotate_and_store
-from treespec.kernels.product import LARGEST, MULTIPROCESSORS, SMALL, Norm, Workspace
+from treespec.kernels.device import gpu_of
+from treespec.kernels.pointwise import add_norm, gate, move_rows
+from treespec.kernels.product import LARGEST, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
+from treespec.kernels.rotary import rotate_and_store
 from treespec.models.support import outside_fused
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
-_FEW = 16
+_ROTATED_APART = 16
 """Up to this many rows, rotating queries and keys in a separate launch is faster than in a large product (benchmarks/log/launches.md)."""
-_TILE, _DEEP = 128, 8192
+_TILE, _LONGEST_INNER = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension above which too few tiles leave much of the device idle."""
 
 
@@ -127,7 +129,7 @@ class FusedDecoder:
         for index, layer in enumerate(self.layers):
             keys, values = cache.rows(index)
             where = self._where(place, keys, values)
-            if layer.heads is None and (tokens.shape[0] > _FEW or layer.qkv.weight.nbytes <= SMALL):
+            if layer.heads is None and (tokens.shape[0] > _ROTATED_APART or layer.qkv.weight.nbytes <= SMALL):
                 query = project(stream, layer.qkv.weight, space, *where, bias=layer.qkv.bias)
             else:
                 query = rotate_and_store(lin.linear(stream, layer.qkv.weight, space, bias=layer.qkv.bias), *where, layer.heads)
@@ -191,7 +193,7 @@ def _summands(x: Tensor, product: _Product) -> Tensor:
     """Return the product [rows, columns], or its two halves of the inner dimension, [2, rows, columns], if it makes only few tiles."""
     (rows, inner), columns = x.shape, product.weight.shape[0]
     tiles = -(-rows // _TILE) * -(-columns // _TILE)
-    if product.bias is not None or inner % 16 or inner <= _DEEP or tiles > MULTIPROCESSORS * 3 // 4:
+    if product.bias is not None or inner % 16 or inner <= _LONGEST_INNER or tiles > gpu_of(x.device).multiprocessors * 3 // 4:
         return F.linear(x, product.weight, product.bias)
     halves = x.view(rows, 2, inner // 2).transpose(0, 1), product.weight.view(columns, 2, inner // 2).permute(1, 2, 0)
     return torch.bmm(*halves)

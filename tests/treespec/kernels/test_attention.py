@@ -13,8 +13,8 @@ from torch import Tensor
 
 from treespec.kernels.ancestors import pack, reference_pack
 from treespec.kernels.attention import reference_attention, tree_attention
-from treespec.kernels.attention_tiles import MAX_SPLITS, Few, Tiling, choose_splits, choose_tiling
-from treespec.kernels.product import MULTIPROCESSORS
+from treespec.kernels.attention_tiles import MAX_SPLITS, Short, Tiling, choose_splits, choose_tiling
+from treespec.kernels.device import Gpu
 from treespec.trees.tree import SpeculationTree
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -223,7 +223,7 @@ def test_tiles_of_less_and_more_slots_than_a_word_has_bits(device: str, size: in
 @pytest.mark.parametrize("prefix", [0, 60, 130, 449])
 def test_few_slots_of_a_large_cache_are_not_split(device: str, prefix: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many programs share the slots hangs on the length; how many are launched does not, and those too many write nothing."""
-    plan = Tiling(16, 64, 4, 2, whole=2)
+    plan = Tiling(16, 64, 4, 2, unsplit_tiles=2)
     assert choose_splits(2, 10, plan) == 10
     monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_: plan)
     case = a_case(device, TREES["chain"], prefix, capacity=600)
@@ -237,15 +237,15 @@ def test_few_slots_of_a_large_cache_are_not_split(device: str, prefix: int, wind
 def test_few_slots_are_taken_in_taller_blocks(
     device: str, prefix: int, size: int, heads: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to `most` slots as with taller tiles alone, beyond as with low ones alone, bit for bit."""
+    """Up to `max_slots` slots as with taller tiles alone, beyond as with low ones alone, bit for bit."""
     case = a_case(device, random_tree(size, 3), prefix, heads=heads, kv_heads=2, dim=32, capacity=300)
     options: dict[str, Any] = {"splits": 1} if window is None else {"splits": 1, "window": window}
-    low, few = Tiling(16, 32, 4, 2), Few(130, 64, 64, 2)
+    low, short = Tiling(16, 32, 4, 2), Short(130, 64, 64, 2)
     found = []
-    for plan in (replace(low, few=few), low, Tiling(64, 64, 4, 2)):
+    for plan in (replace(low, short=short), low, Tiling(64, 64, 4, 2)):
         monkeypatch.setattr("treespec.kernels.attention.choose_tiling", lambda *_, plan=plan: plan)
         found.append(agree(case, **options))
-    assert torch.equal(found[0], found[2 if prefix + size <= few.most else 1])
+    assert torch.equal(found[0], found[2 if prefix + size <= short.max_slots else 1])
     assert not torch.equal(found[1], found[2])  # so that it shows which were taken
 
 
@@ -298,6 +298,19 @@ def test_what_cannot_be_read_is_refused(device: str) -> None:
         replace(case, query=case.query.transpose(1, 2).contiguous().transpose(1, 2)).run()
 
 
+def test_a_cache_that_is_too_small_is_noticed_in_debug_mode(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not know the length; see `CacheBudget` for who keeps the rule."""
+    if device == "cuda":
+        pytest.skip("an assertion on the device takes the process's CUDA context with it")
+    from triton.runtime import interpreter
+
+    case = a_case(device, TREES["binary"], 185)  # 15 nodes, 200 slots
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", interpreter.InterpreterOptions(debug=True))
+    agree(case)
+    with pytest.raises(interpreter.InterpreterError, match="length \\+ m is larger than the capacity of the cache"):
+        replace(case, length=case.length + 1).run()
+
+
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 64), (33, 65), (5, 200), (64, 64), (70, 1024)])
 def test_bits_are_what_each_node_sees(device: str, n: int, m: int) -> None:
     """In whatever order the flags lie, and with nothing in the bits that no slot has."""
@@ -331,11 +344,11 @@ def test_a_mask_may_come_packed_and_of_any_strides(device: str) -> None:
 @pytest.mark.parametrize("rows", [16, 64])
 def test_splits_fill_the_device_and_have_tiles_to_take(programs: int, tiles: int, rows: int) -> None:
     plan = choose_tiling(rows, 128, torch.float16, 8, 4096)
-    room = plan.together * MULTIPROCESSORS
+    room = plan.occupancy * Gpu().multiprocessors
     splits = choose_splits(programs, tiles, plan)
     assert 1 <= splits <= min(MAX_SPLITS, tiles)
-    assert splits == 1 or (programs * splits <= room and tiles > plan.whole)
-    if programs <= room and tiles > plan.whole and splits not in (MAX_SPLITS, tiles):
+    assert splits == 1 or (programs * splits <= room and tiles > plan.unsplit_tiles)
+    if programs <= room and tiles > plan.unsplit_tiles and splits not in (MAX_SPLITS, tiles):
         assert programs * splits > room / 2
 
 
@@ -356,7 +369,7 @@ def test_tall_tiles_only_where_they_fill_the_device_and_add_no_splits() -> None:
     assert tall(512, 32, 700)  # no splits
     assert tall(2048, 8, 4160)
     assert not tall(256, 8, 4160)  # these would split what low tiles, two programs on a multiprocessor, split as well
-    assert choose_tiling(256, 128, torch.float16, 8, 4160).together == 2
+    assert choose_tiling(256, 128, torch.float16, 8, 4160).occupancy == 2
     assert not tall(256, 8, 320)  # too few tiles of slots to split
     assert not tall(256, 8, 1064)
     assert not tall(256, 32, 1300)  # low tiles fill the device unsplit
@@ -381,16 +394,16 @@ def test_low_blocks_only_where_they_fill_the_device_and_share_few_slots() -> Non
 def test_the_length_decides_about_taller_blocks_not_the_cache() -> None:
     plans = [choose_tiling(64, 128, torch.float16, 32, reach) for reach in (256, 1536)]
     assert plans[0] == plans[1]
-    assert plans[0].few == Few(512, rows=64)
-    assert choose_tiling(1, 128, torch.float16, 32, 256).few is None
+    assert plans[0].short == Short(512, rows=64)
+    assert choose_tiling(1, 128, torch.float16, 32, 256).short is None
 
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
 def test_stages_fit_into_the_shared_memory_of_smaller_devices(dim: int) -> None:
     for rows in (1, 64, 512):
         for shared in (48_000, 90_000, 209_000):
-            plan, width = choose_tiling(rows, dim, torch.float16, 32, 500, shared), 2 * dim
-            for tiles in (plan, plan.few or plan):
+            plan, width = choose_tiling(rows, dim, torch.float16, 32, 500, Gpu(shared_bytes=shared)), 2 * dim
+            for tiles in (plan, plan.short or plan):
                 assert tiles.stages == 1 or tiles.rows * width + tiles.stages * 2 * tiles.slots * width <= shared
             assert plan.stages <= choose_tiling(rows, dim, torch.float16, 32, 500).stages
 

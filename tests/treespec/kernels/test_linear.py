@@ -10,8 +10,10 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from treespec.kernels.linear import choose_tiling, linear, linear_add, reference_linear, reference_linear_add, reference_start, start
-from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Norm, Stream, Tiling, Workspace, ahead, shares
+from treespec.kernels.device import Gpu
+from treespec.kernels.linear import linear, linear_add, reference_linear, reference_linear_add, reference_start, start
+from treespec.kernels.product import LARGEST, Norm, Stream, Tile, Workspace
+from treespec.kernels.product_tiles import Tiling, linear_tiling, prefetched, shares, tile_of
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""
@@ -331,12 +333,26 @@ def test_a_workspace_gives_the_same_memory_for_the_same_size(device: str) -> Non
     assert larger.data_ptr() != first.data_ptr()
 
 
+def test_more_tiles_than_counters_are_refused(device: str) -> None:
+    space, tile = Workspace(torch.device(device)), a_tile(columns=16)
+    assert space.partials(1 << 20, 1, tile).partial_ptr is None  # no split needs a counter
+    assert len(space.counters) == 16_384
+    with pytest.raises(
+        ValueError, match="split-K over 16,385 tiles needs as many counters, and the workspace has 16,384; use wider tiles or one split"
+    ):
+        space.partials(16_385, 2, tile)
+
+
+def a_tile(columns: int) -> Tile:
+    return tile_of(Tiling(columns, 32, 2, 4, 2), torch.empty(columns, 64), 1, paired=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("gated", [False, True])
 def test_tilings_fill_the_device(gated: bool, dtype: torch.dtype) -> None:
     for rows in (1, 16, 33, LARGEST):
         for columns, inner in ((12288, 4096), (4096, 4096), (4096, 11008), (11008, 4096), (14336, 4096), (32000, 4096), (1024, 4096)):
-            plan = choose_tiling(rows, columns, inner, gated, dtype)
+            plan = linear_tiling(rows, columns, inner, gated, dtype)
             assert all(n & (n - 1) == 0 for n in (plan.inner, plan.splits, plan.warps))
             assert plan.columns % 4 == 0
             if dtype == torch.float16:
@@ -348,8 +364,8 @@ def test_tilings_fill_the_device(gated: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("columns", [4868, 11008, 12288, 14336, 28672, 29568])
 @pytest.mark.parametrize("rows", [1, LARGEST])
 def test_all_multiprocessors_have_as_many_columns_of_gates(rows: int, columns: int) -> None:
-    plan = choose_tiling(rows, columns, 4096, True, torch.float16)
-    waves = columns / plan.columns / MULTIPROCESSORS
+    plan = linear_tiling(rows, columns, 4096, True, torch.float16)
+    waves = columns / plan.columns / Gpu().multiprocessors
     assert 0.92 < waves / -(-waves // 1) <= 1
     assert plan.splits == 1
 
@@ -357,28 +373,28 @@ def test_all_multiprocessors_have_as_many_columns_of_gates(rows: int, columns: i
 @pytest.mark.parametrize("most", [64, 128])
 def test_shares_are_the_smallest_that_fill_as_few_waves(most: int) -> None:
     for columns in (1, 4, 528, 529, 4096, 8448, 8452, 11008, 100_000):
-        share = shares(columns, most)
+        share = shares(columns, most, Gpu())
         assert share % 4 == 0
         assert 0 < share <= most
-        waves = -(-columns // (share * MULTIPROCESSORS))
-        assert waves == -(-columns // (most * MULTIPROCESSORS))
-        assert share == 4 or (share - 4) * MULTIPROCESSORS * waves < columns
+        waves = -(-columns // (share * Gpu().multiprocessors))
+        assert waves == -(-columns // (most * Gpu().multiprocessors))
+        assert share == 4 or (share - 4) * Gpu().multiprocessors * waves < columns
 
 
 @pytest.mark.parametrize("rows", [1, LARGEST])
-def test_what_is_asked_for_ahead_is_all_of_a_small_matrix_and_little_of_a_large_one(rows: int) -> None:
-    def asked(columns: int, inner: int, width: int, dtype: torch.dtype = torch.float16) -> int:
-        return ahead(torch.empty(columns, inner, dtype=dtype, device="meta"), rows, width)
+def test_what_is_prefetched_is_all_of_a_small_matrix_and_little_of_a_large_one(rows: int) -> None:
+    def numbers_of(columns: int, inner: int, width: int, dtype: torch.dtype = torch.float16) -> int:
+        return prefetched(torch.empty(columns, inner, dtype=dtype, device="meta"), rows, width)
 
-    assert asked(768, 768, 32) >= 768
+    assert numbers_of(768, 768, 32) >= 768
     for columns, inner in ((22016, 4096), (4096, 11008), (28672, 8192)):
         for width in (32, 64, 96, 168, 224, 512):
-            numbers = asked(columns, inner, width)
+            numbers = numbers_of(columns, inner, width)
             assert 64 <= numbers <= 512
             assert numbers & (numbers - 1) == 0
             assert 2 * width * numbers <= 1 << 16
             assert 4 * width * numbers > 1 << 16 or numbers == 512
-    assert asked(768, 768, 32, torch.float32) == 0
+    assert numbers_of(768, 768, 32, torch.float32) == 0
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------

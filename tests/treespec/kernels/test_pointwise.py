@@ -6,17 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from treespec.kernels.pointwise import (
-    add_norm,
-    gate,
-    move_rows,
-    reference_add_norm,
-    reference_gate,
-    reference_move_rows,
-    reference_rotate_and_store,
-    rotate_and_store,
-)
+from treespec.kernels.pointwise import add_norm, gate, move_rows, reference_add_norm, reference_gate, reference_move_rows
 from treespec.kernels.product import Norm
+from treespec.kernels.rotary import reference_rotate_and_store, rotate_and_store
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - twin|| / ||twin||."""

@@ -9,10 +9,12 @@ import torch
 import triton
 from torch import Tensor
 
+from treespec.kernels.device import Gpu
 from treespec.kernels.linear import linear
-from treespec.kernels.pointwise import rotate_and_store
-from treespec.kernels.product import LARGEST, MULTIPROCESSORS, Stream, Tiling, Workspace
-from treespec.kernels.qkv import choose_tiling, project, reference_project
+from treespec.kernels.product import LARGEST, Stream, Workspace
+from treespec.kernels.product_tiles import Tiling, qkv_tiling
+from treespec.kernels.qkv import project, reference_project
+from treespec.kernels.rotary import rotate_and_store
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 """On ||out - exact|| / ||exact||."""
@@ -275,13 +277,13 @@ def test_planted_mistakes_are_seen(device: str) -> None:
 @pytest.mark.parametrize(("heads", "dim", "inner"), [(96, 128, 4096), (48, 128, 4096), (18, 64, 896), (32, 128, 1024), (12, 256, 2560)])
 def test_tilings_fill_the_device_with_equal_shares(heads: int, dim: int, inner: int, dtype: torch.dtype) -> None:
     for count in (1, 16, 32, 33, LARGEST):
-        plan = choose_tiling(count, heads, dim, inner, dtype)
+        plan = qkv_tiling(count, heads, dim, inner, dtype)
         assert all(n & (n - 1) == 0 for n in (plan.inner, plan.splits, plan.warps))
         assert plan.stages * plan.inner * dtype.itemsize * (2 * triton.next_power_of_2(plan.columns) + max(16, count)) < 220_000
         if dtype == torch.float16:
             programs = triton.cdiv(heads * dim // 2, plan.columns) * plan.splits
             assert programs >= 96 or inner // plan.splits < 1024
-            assert programs <= MULTIPROCESSORS or plan.columns == 16
+            assert programs <= Gpu().multiprocessors or plan.columns == 16
 
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------------

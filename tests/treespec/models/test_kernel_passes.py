@@ -101,7 +101,7 @@ def test_deep_products_in_halves(keep: list[int] | None, tiny_module: Build, dev
     whole = model.forward(nodes, known, rows)
     calls: list[torch.Size] = []
     bmm = torch.bmm
-    monkeypatch.setattr("treespec.models.fused._DEEP", 16)
+    monkeypatch.setattr("treespec.models.fused._LONGEST_INNER", 16)
     monkeypatch.setattr(torch, "bmm", lambda a, b: calls.append(a.shape) or bmm(a, b))
     assert largest(model.forward(nodes, known, rows), whole) < 1e-4
     config = model.module.config
