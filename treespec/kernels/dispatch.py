@@ -179,13 +179,13 @@ def finish_sampled(
     """
     if seed is None or p.dtype != torch.float32 or q.dtype != torch.float32:
         return None
-    from treespec.kernels import residual, settling
+    from treespec.kernels import residual, settling, settling_sampled
 
     if tree.size > settling.LARGEST or tree.tree.max_branch > residual.LARGEST_FAMILY:
         return None
     with on(tokens.device):
         chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, leaves_first=leaves_first)
-        return settling.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, leaves_first=leaves_first)
+        return settling_sampled.settle_sampled(tokens, p, q, chains, tree, seed, largest, drafted, length, leaves_first=leaves_first)
 
 
 def _growing_kernels_take(device: torch.device, shape: GrowthShape) -> bool:

@@ -13,7 +13,7 @@ from treespec.decoding.verifiers.traversal import Traversal
 from treespec.kernels.noise import reference_bits, reference_exponential
 from treespec.kernels.plain import draw, draw_distinct, settle
 from treespec.kernels.residual import run_chains
-from treespec.kernels.settling import settle_sampled
+from treespec.kernels.settling_sampled import settle_sampled
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 
