@@ -77,6 +77,10 @@ class ProfileError(TreeoptError):
     """An acceptance or latency profile that cannot be read, or that lacks what is asked of it."""
 
 
+class MissingRuleError(ProfileError):
+    """A latency profile without the times of the rule that is asked for."""
+
+
 class OptimizerError(TreeoptError, ValueError):
     """Limits that no tree meets, or a solver that would not be exact."""
 
