@@ -25,7 +25,9 @@ VERSION = 1
 class LatencyProfile(Drawn):
     """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
 
-    They are of `topk` at temperature 0, and of all rules where it makes no difference; `rules` has what differs. Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
+    They are of `topk` at temperature 0, and of all rules where it makes no difference; `rules` has what differs.
+
+    Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
     """
 
     target: tuple[LatencySample, ...]
@@ -66,7 +68,9 @@ class LatencyProfile(Drawn):
         """
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
-            raise MissingRuleError(f"the latency profile has no times of the rule {wanted.name}; it holds: {'; '.join(r.name for r in self.held)}")
+            raise MissingRuleError(
+                f"the latency profile has no times of the rule {wanted.name}; it holds: {'; '.join(r.name for r in self.held)}"
+            )
         model = self._medians(context)
         return next((entry.on(model) for entry in self.rules if entry.rule == wanted), model)
 

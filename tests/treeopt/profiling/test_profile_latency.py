@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.reference.pairs import tiny_pair
-from treeopt.profiling import latency
+from treeopt.profiling import bench, latency
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
 from treespec.errors import CapacityError, ProfileError, SettingsError, TreeError
@@ -34,8 +34,8 @@ class RecordedTimer:
 def test_recorded_times_land_in_the_right_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = RecordedTimer()
     clock = iter(range(0, 10**9, 100))
-    monkeypatch.setattr(latency, "timer_for", lambda device: timer)
-    monkeypatch.setattr(latency, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
+    monkeypatch.setattr(bench, "timer_for", lambda device: timer)
+    monkeypatch.setattr(bench, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
     profile = profile_latency(tiny_pair(), SETTINGS)
     assert [(s.nodes, s.context) for s in profile.target] == [(n, c) for c in (8, 16) for n in (1, 2, 5)]
     assert [(s.nodes, s.context) for s in profile.draft] == [(w, c) for c in (8, 16) for w in (1, 3)]
