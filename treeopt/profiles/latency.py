@@ -11,6 +11,7 @@ from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latenc
 from treeopt.profiles.samples import LatencySample, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import MissingRuleError, ProfileError
+from treespec.errors import listed as listed_of
 from treespec.files.fields import Fields, listed, numbers
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
@@ -69,7 +70,7 @@ class LatencyProfile(Drawn):
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
             raise MissingRuleError(
-                f"the latency profile has no times of the rule {wanted.name}; it holds: {'; '.join(r.name for r in self.held)}"
+                f"the latency profile has no times of ({wanted.name}), only of {listed_of([f'({rule.name})' for rule in self.held])}"
             )
         model = self._medians(context)
         return next((entry.on(model) for entry in self.rules if entry.rule == wanted), model)

@@ -75,7 +75,7 @@ class LatencyModel:
         if not self.root or self.rest is None:
             raise ProfileError(f"these are times of {self.rule.name}, not of dynamic trees; profile the latency of dynamic trees too")
         levels = _predict(width, self.root, "level width") + (depth - 1) * _predict(width, self.draft, "level width")
-        return self.target_seconds(size) + levels + float(self.rest.of(*map(np.float64, (size, 1 + depth * width, depth))))
+        return self.target_seconds(size) + levels + self.rest.at(size, 1 + depth * width, depth)
 
     def target_table(self, largest: int) -> NDArray[np.float64]:
         """Return target seconds by size, [largest + 1]; they are infinite at 0 and beyond the measured sizes."""

@@ -35,13 +35,17 @@ class Rest:
         """Whether the rest is the same for all trees."""
         return self.per_node == self.per_link == self.per_level == 0.0
 
+    def at(self, nodes: int, links: int, levels: int) -> float:
+        """Return the seconds of one tree with so many nodes, links of the longest chain, and levels below the root."""
+        return self.per_step + self.per_node * nodes + self.per_link * links + self.per_level * levels
+
     def of(self, nodes: NDArray[np.float64], links: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the seconds of trees with so many nodes, links of the longest chain, and levels below the root: arrays of one shape."""
         return self.per_step + self.per_node * nodes + self.per_link * links + self.per_level * levels
 
     def seconds(self, tree: SpeculationTree) -> float:
         """Return the seconds of a tree."""
-        return self.per_step + self.per_node * tree.size + self.per_link * longest_chain(tree, self.chain) + self.per_level * tree.depth
+        return self.at(tree.size, longest_chain(tree, self.chain), tree.depth)
 
 
 def chain_of(rule: StepRule) -> str:
@@ -113,7 +117,7 @@ def _complete(branches: int, depth: int, most: int) -> int:
     return nodes
 
 
-def fit(features: Sequence[Sequence[float]], rests: Sequence[float], wholes: Sequence[float]) -> tuple[float, ...]:
+def fit(features: Sequence[Sequence[float]], rests: Sequence[float], wholes: Sequence[float]) -> list[float]:
     """Return the coefficients, none below 0, that predict whole steps with the least sum of squared relative errors.
 
     One row of `features`, one rest and one whole step in seconds per measured tree.
@@ -124,4 +128,4 @@ def fit(features: Sequence[Sequence[float]], rests: Sequence[float], wholes: Seq
     table = np.asarray(features, dtype=np.float64)
     scale = np.maximum(table.max(axis=0), 1.0)
     found, _ = nnls(table / scale * weights[:, None], np.asarray(rests, dtype=np.float64) * weights)
-    return tuple(float(x) for x in found / scale)
+    return [float(x) for x in found / scale]

@@ -128,7 +128,8 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
         features.append((1.0, plan.size, links, plan.depth))
         rests.append(whole - known)
         wholes.append(whole)
-    rest = Rest(*fit(features, rests, wholes), chain=chain_of(rule))
+    per_step, per_node, per_link, per_level = fit(features, rests, wholes)
+    rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
     return {"rest": rest, "overhead_seconds": rest.per_step}
 
 
