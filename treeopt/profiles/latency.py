@@ -7,6 +7,7 @@ from typing import Any
 
 from treeopt.profiles.drawing import latency
 from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.rest import Rest
 from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of
 from treeopt.profiles.samples import LatencySample, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.step_rule import GREEDY, StepRule
@@ -106,6 +107,19 @@ class LatencyProfile(Drawn):
             "target": [{"size": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.target],
             "draft": [{"width": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.draft],
             "overhead_seconds": statistics.median(self.overhead_seconds),
+            "rules": [self._rule_summary(rule) for rule in self.held],
+        }
+
+    def _rule_summary(self, rule: StepRule) -> dict[str, Any]:
+        """Return a rule, the rest of its autoregressive step and, fitted at the smallest context, that of its steps with trees."""
+        model = self.at_context(None, rule)
+        rest = model.rest or Rest(model.overhead_seconds)
+        alone = model.autoregressive_overhead_seconds
+        return {
+            "name": rule.name,
+            **rule.to_json(),
+            "autoregressive_overhead_seconds": model.overhead_seconds if alone is None else alone,
+            "rest_seconds": {"step": rest.per_step, "node": rest.per_node, "link": rest.per_link, "level": rest.per_level},
         }
 
     def drawing(self) -> Drawing:

@@ -7,7 +7,7 @@ import torch
 
 from treeopt.profiling.settings import LatencySettings, default_dynamic_widths
 from treeopt.profiling.shapes import level_budget, level_of, star, typical_budgets, typical_trees
-from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Stepper
+from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step import StepSpec
 from treespec.decoding.step_rule import GREEDY, StepRule
@@ -92,17 +92,23 @@ class Bench:
         found = []
         for _ in range(_WARM_UP + BURST):
             steps.begin(self.text[context - 1 : context + 1], context, self.generator)
-            started = now(self.device)
-            steps.launch(_AMPLE)
-            parts = steps.read(context)[2]
-            whole = now(self.device) - started
-            if isinstance(steps, CapturedSteps):  # the host runs ahead in decoding, so what it takes alone is no part of a step
-                whole = steps.seconds(_IN_A_ROW)
+            whole, parts = self._step(steps, context, timed=not cell.whole)
             drafts = [seconds for name, seconds in parts if name == "drafting"] or [0.0]
             target = sum(seconds for name, seconds in parts if name == "target")
             first, last = (drafts[0], drafts[-1]) if len(drafts) > 1 else (drafts[0], 0.0)
             found.append((first, last, target, max(0.0, whole - sum(drafts) - target)))
         return found[_WARM_UP:]
+
+    def _step(self, steps: Stepper, context: int, *, timed: bool) -> tuple[float, Parts]:
+        """Run a step, with its timed parts; return its seconds and theirs. In decoding the host runs ahead of captured steps, so it is left out."""
+        captured = isinstance(steps, CapturedSteps)
+        whole, parts = 0.0, ()
+        if timed or not captured:
+            started = now(self.device)
+            steps.launch(_AMPLE)
+            parts = steps.read(context)[2]
+            whole = now(self.device) - started
+        return (steps.seconds(_IN_A_ROW) if isinstance(steps, CapturedSteps) else whole), parts
 
 
 def _budget(cells: Sequence[Cell], context: int) -> CacheBudget:
