@@ -102,7 +102,8 @@ class Bench:
     def _step(self, steps: Stepper, context: int, *, timed: bool) -> tuple[float, Parts]:
         """Run a step, with its timed parts; return its seconds and theirs. In decoding the host runs ahead of captured steps, so it is left out."""
         captured = isinstance(steps, CapturedSteps)
-        whole, parts = 0.0, ()
+        whole = 0.0
+        parts: Parts = ()
         if timed or not captured:
             started = now(self.device)
             steps.launch(_AMPLE)
