@@ -67,7 +67,7 @@ def systems_for(settings: LatencySettings, largest: int) -> list[System]:
     for rule, (sampling, drafting) in settings.rules.items():
         plans: list[Plan] = list(budgets if rule.mode == DynamicBudget.drafter else trees)
         if all(system.rule.alone != rule.alone or system.plan is not None for system in found):
-            found.append(System(rule.alone, None, sampling, drafting))
+            found.append(System(rule, None, sampling, drafting))
         found += [System(rule, plan, sampling, drafting) for plan in plans]
     return found
 

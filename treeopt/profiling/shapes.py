@@ -14,7 +14,7 @@ _STEEP, _FLAT = (0.6, 0.35), (0.12, 0.95)
 """Acceptance rows p[k] = first * decay^k: of drafts whose first choice is often right, and of drafts that guess."""
 _TYPICAL = (
     (2, 1, _STEEP),
-    (7, 6, _STEEP),
+    (8, 7, _STEEP),
     (12, 3, _FLAT),
     (16, 5, _STEEP),
     (33, 2, _FLAT),
