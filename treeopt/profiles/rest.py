@@ -1,7 +1,7 @@
 """Rest: what a step takes beside its passes, as a function of its tree. It is fitted to whole steps of a few typical trees.
 
 Verification of sampled children goes along chains: rank by rank, in all nodes side by side (`sequential`), or level by level as well
-(`traversal`). So the rest grows with the longest chain of a tree, with its nodes and with its levels, and never falls with any of them.
+(`traversal`). So the rest grows with the longest chain of a tree, and with its nodes and its levels.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,10 @@ _CHAINS = {"sequential": FAMILY, "traversal": PATH}
 
 @dataclass(frozen=True)
 class Rest:
-    """Seconds of a step beside its passes: a constant, and shares per node, per link of the longest chain and per level. None is below 0."""
+    """Seconds of a step beside its passes: a constant, and shares per node, per link of the longest chain and per level.
+
+    Those per node and per link are never below 0; the others may correct passes that were measured a little too slow.
+    """
 
     per_step: float
     per_node: float = 0.0
@@ -117,15 +120,24 @@ def _complete(branches: int, depth: int, most: int) -> int:
     return nodes
 
 
-def fit(features: Sequence[Sequence[float]], rests: Sequence[float], wholes: Sequence[float]) -> list[float]:
-    """Return the coefficients, none below 0, that predict whole steps with the least sum of squared relative errors.
+def fit(
+    features: Sequence[Sequence[float]], rests: Sequence[float], wholes: Sequence[float], *, target: float = 0.0, level: float = 0.0
+) -> list[float]:
+    """Return the coefficients per step, node, link and level that predict whole steps with the least sum of squared relative errors.
 
-    One row of `features`, one rest and one whole step in seconds per measured tree.
+    One row of `features`, one rest and one whole step in seconds per measured tree. Nodes and links take no time back. A step and a level may:
+    passes that are timed one by one take a little longer than in a row. They take back no more than half of the shortest `target` pass and
+    half of the shortest draft `level`, so every step takes time.
     """
-    from scipy.optimize import nnls
+    from scipy.optimize import lsq_linear
 
     weights = 1 / np.asarray(wholes, dtype=np.float64)
     table = np.asarray(features, dtype=np.float64)
-    scale = np.maximum(table.max(axis=0), 1.0)
-    found, _ = nnls(table / scale * weights[:, None], np.asarray(rests, dtype=np.float64) * weights)
-    return [float(x) for x in found / scale]
+    scale = np.maximum(table.max(axis=0), 1.0) / weights.max()
+    most_back = np.array([target / 2, 0.0, 0.0, level / 2])
+    used = np.flatnonzero(table.any(axis=0))
+    found = np.zeros(4)
+    bounds = -most_back[used] * scale[used] - 1e-15, np.full(len(used), np.inf)
+    rows = table[:, used] / scale[used] * weights[:, None]
+    found[used] = lsq_linear(rows, np.asarray(rests, dtype=np.float64) * weights, bounds, method="bvls", tol=1e-12).x
+    return [float(x) + 0.0 for x in np.maximum(found / scale, -most_back)]  # no -0

@@ -128,7 +128,8 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
         features.append((1.0, plan.size, links, plan.depth))
         rests.append(whole - known)
         wholes.append(whole)
-    per_step, per_node, per_link, per_level = fit(features, rests, wholes)
+    shortest = {"target": min(seconds for _, seconds in model.target), "level": min(seconds for _, seconds in model.draft)}
+    per_step, per_node, per_link, per_level = fit(features, rests, wholes, **shortest)
     rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
     return {"rest": rest, "overhead_seconds": rest.per_step}
 

@@ -77,7 +77,7 @@ def test_choice_against_every_tree(
     row=st.lists(st.floats(0, 1), min_size=1, max_size=4),
     target=st.lists(seconds, min_size=7, max_size=7),
     draft=st.lists(st.floats(0.001, 2.0), min_size=6, max_size=6),
-    shares=st.tuples(*[st.floats(0, 1.0)] * 4),
+    shares=st.tuples(st.floats(-0.005, 1.0), st.floats(0, 1.0), st.floats(0, 1.0), st.floats(-0.0005, 1.0)),
     chain=st.sampled_from([NO_CHAIN, FAMILY, PATH]),
     max_depth=st.integers(1, 6),
 )
@@ -94,12 +94,13 @@ def test_a_rest_that_depends_on_the_tree_is_priced_exactly_and_certified_against
     max_depth: int,
 ) -> None:
     rest = Rest(*shares, chain)
-    model = replace(latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), shares[0]).at_context(), rest=rest)
+    overhead = max(0.0, shares[0])
+    model = replace(latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), overhead).at_context(), rest=rest)
     frontier = solve(np.array([row]), 7, max_depth, 4)
 
     def price(tree: SpeculationTree) -> float:
         if tree.size == 1:
-            return target[0] + shares[0]
+            return target[0] + overhead
         counts = [len(children) for children in tree.children]
         links = {NO_CHAIN: 0, FAMILY: max(counts), PATH: max(map(sum, paths_of(tree, counts)))}[chain]
         step, node, link, level = shares

@@ -61,5 +61,11 @@ def test_a_planted_rest_is_found_and_nothing_is_below_zero() -> None:
     found = fit(features, rests, [1e-3 + rest for rest in rests])
     assert found == pytest.approx([planted.per_step, planted.per_node, planted.per_link, planted.per_level], rel=1e-6)
     assert min(fit(features, [-rest for rest in rests], [1e-3] * len(rests))) >= 0, "passes that were measured too slow leave no rest"
+    slow = Rest(-1e-4, 1e-6, 3e-5, -2e-5, PATH)
+    found = fit(features, [slow.seconds(tree) for tree in trees], [1e-3] * len(trees), target=1e-3, level=1e-4)
+    assert found == pytest.approx([-1e-4, 1e-6, 3e-5, -2e-5], rel=1e-6), "unless they may take a little back"
+    bound = fit(features, [-1e-2 * tree.depth for tree in trees], [1e-3] * len(trees), target=1e-3, level=1e-4)
+    assert bound[0] >= -5e-4
+    assert bound[3] >= -5e-5
     assert not planted.constant
     assert Rest(1.0).constant
