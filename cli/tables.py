@@ -14,7 +14,7 @@ def generation(data: Mapping[str, Any]) -> Parts:
     rows = [(name, str(value)) for name, value in shape.items()]
     widths = " ".join(str(w) for w in data["level_widths"])
     drawing: list[Table | str] = [figures("growmap", [*rows, ("level widths", widths), *promised(data), ("solver", data["solver"])])]
-    if len(data["candidates"]) > 1:
+    if len(data.get("candidates", ())) > 1:
         drawing.append(_candidates(data["candidates"]))
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")

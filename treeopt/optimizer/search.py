@@ -119,7 +119,7 @@ def rule_for(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: s
         held = [rule for rule in latency.held if verifier in (None, rule.verifier) and rule.mode == SpeculationTree.drafter]
         if not held:
             raise MissingRuleError(
-                f"the acceptance vector does not say its rule, and no rule of the latency profile has `verifier` {verifier}", {}
+                f"the acceptance vector does not say its rule, and no rule of the latency profile has `verifier` {verifier}"
             )
         return held[0]
     rule = StepRule.of(*settings)

@@ -29,7 +29,7 @@ class LatencyModel:
     rule: StepRule = GREEDY
     """The rule whose times these are."""
     rest: Rest | None = None
-    """What a step takes beside its passes, by its tree; None: `overhead_seconds`, whatever the tree."""
+    """Time of a step beside its passes, by its tree. If it is None, `overhead_seconds` is taken for all trees."""
     root: tuple[tuple[int, float], ...] = ()
     """For dynamic trees, the draft pass over the root, by level width."""
 

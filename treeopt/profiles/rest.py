@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treespec.decoding.step_rule import StepRule
+from treespec.decoding.verifiers import FAMILY, NO_CHAIN, PATH, VERIFIERS
 from treespec.trees.tree import SpeculationTree
 
-NO_CHAIN, FAMILY, PATH = "none", "family", "path"
-"""What the longest chain of a tree is: nothing, the most children of a node, or the most children of all nodes on one path from the root."""
-
-_CHAINS = {"sequential": FAMILY, "traversal": PATH}
-"""The chain that counts for a verifier. Matching has none."""
+__all__ = ["FAMILY", "NO_CHAIN", "PATH", "Rest", "chain_of", "fit", "least_chains", "longest_chain"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Rest:
 
 def chain_of(rule: StepRule) -> str:
     """Return which chain of a tree counts for a rule."""
-    return _CHAINS.get(rule.verifier, NO_CHAIN)
+    return VERIFIERS[rule.verifier].chain
 
 
 def longest_chain(tree: SpeculationTree, chain: str) -> int:

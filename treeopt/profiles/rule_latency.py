@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import Rest, chain_of, fit, longest_chain
@@ -78,7 +78,7 @@ class RuleLatency:
         if self.autoregressive_overhead_seconds:
             data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
         if self.steps:
-            data["steps"] = [_plan_entry(s.plan) | {"context": s.context, "seconds": list(s.seconds)} for s in self.steps]
+            data["steps"] = [s.plan.describe() | {"context": s.context, "seconds": list(s.seconds)} for s in self.steps]
         return data
 
 
@@ -121,10 +121,12 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
         if step.context != context:
             continue
         plan, whole = step.plan, statistics.median(step.seconds)
-        if isinstance(plan, DynamicBudget):
-            links, known = plan.candidates, passes.dynamic_seconds(plan.size, plan.depth, plan.width)
+        if rule.mode == DynamicBudget.drafter:
+            budget = cast(DynamicBudget, plan)
+            links, known = budget.candidates, passes.dynamic_seconds(budget.size, budget.depth, budget.width)
         else:
-            links, known = longest_chain(plan, chain_of(rule)), passes.step_seconds(plan)
+            tree = cast(SpeculationTree, plan)
+            links, known = longest_chain(tree, chain_of(rule)), passes.step_seconds(tree)
         features.append((1.0, plan.size, links, plan.depth))
         rests.append(whole - known)
         wholes.append(whole)
@@ -132,10 +134,6 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
     per_step, per_node, per_link, per_level = fit(features, rests, wholes, **shortest)
     rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
     return {"rest": rest, "overhead_seconds": rest.per_step}
-
-
-def _plan_entry(plan: SpeculationTree | DynamicBudget) -> dict[str, Any]:
-    return plan.describe() if isinstance(plan, DynamicBudget) else {"parents": list(plan.parents)}
 
 
 def _step_of(value: Any) -> StepSample:

@@ -11,11 +11,10 @@ from treespec.decoding.drafters import DRAFTERS
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import RULES, TOPK, Sampling
-from treespec.decoding.verifiers import VERIFIERS
-from treespec.trees.tree import SpeculationTree
+from treespec.decoding.verifiers import MATCHING, VERIFIERS
 
-MATCHING = "matching"
-"""The verifier of children that are not sampled, whichever is asked for."""
+TREE = next(iter(DRAFTERS))
+"""The mode of static trees."""
 _TARGETS = ("greedy", "sampled", "top-p")
 _DRAFTS = ("greedy", "sampled")
 
@@ -28,14 +27,14 @@ class StepRule:
     `topk`, verified by `matching`. `target` is "greedy", "sampled" or "top-p" (sampled from a nucleus), `draft` "greedy" or "sampled".
     """
 
-    mode: str = SpeculationTree.drafter
+    mode: str = TREE
     drafting: str = TOPK.name
     verifier: str = MATCHING
     target: str = "greedy"
     draft: str = "greedy"
 
     @classmethod
-    def of(cls, sampling: Sampling, drafting: Drafting = Drafting(), mode: str = SpeculationTree.drafter) -> "StepRule":
+    def of(cls, sampling: Sampling, drafting: Drafting = Drafting(), mode: str = TREE) -> "StepRule":
         """Return the rule of steps with these settings, of plans whose drafter is `mode`."""
         target = "greedy" if sampling.greedy else "sampled" if sampling.top_p >= 1 else "top-p"
         if mode == DynamicBudget.drafter or not drafting.samples(sampling):

@@ -29,12 +29,15 @@ def prediction_of(
     said = []
     if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
         said.append(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
-    elsewhere = None
-    if promised.seconds_per_step is not None:
-        elsewhere = _other_device(growmap.provenance, device) or _other_rule(growmap.metadata, StepRule.of(sampling, drafting))
+    seconds = promised.seconds_per_step
+    elsewhere = None if seconds is None else _other_device(growmap.provenance, device)
+    other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting))
     if elsewhere is not None:
-        said.append(f"the growmap was timed {elsewhere}: its predicted time per step does not hold here and is not shown")
-    seconds = promised.seconds_per_step if elsewhere is None else None
+        said.append(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
+    elif other is not None:
+        said.append(f"the growmap was timed with other steps: {other}: its predicted time per step does not hold here and is not shown")
+    if elsewhere is not None or other is not None:
+        seconds = None
     return Prediction(promised.tokens_per_step, seconds, promised.rank_probability), tuple(said)
 
 
@@ -49,7 +52,7 @@ def _other_models(made: Provenance | None, models: Mapping[str, str]) -> Iterato
 def _other_device(made: Provenance | None, device: str | None) -> str | None:
     """Return the device that a growmap's times were measured on and the one that runs, or None if one is unknown or they are the same."""
     known = None if made is None else made.gpu or made.cpu
-    return None if known is None or device is None or device == known else f"on {known} (this run has {device})"
+    return None if known is None or device is None or device == known else f"{known} (this run has {device})"
 
 
 def _other_rule(promised: Mapping[str, Any], runs: StepRule) -> str | None:
@@ -57,8 +60,8 @@ def _other_rule(promised: Mapping[str, Any], runs: StepRule) -> str | None:
     try:
         timed = rule_of(promised["timed_rule"]) if "timed_rule" in promised else GREEDY
     except (TypeError, ValueError):
-        return f"with a rule that is unknown here (this run has: {runs.name})"
-    return None if timed == runs else f"with other steps: {timed.name} (this run has: {runs.name})"
+        return f"a rule that is unknown here (this run has: {runs.name})"
+    return None if timed == runs else f"{timed.name} (this run has: {runs.name})"
 
 
 def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:

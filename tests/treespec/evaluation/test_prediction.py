@@ -66,4 +66,4 @@ def test_a_growmap_that_names_no_rule_was_timed_greedily() -> None:
 def test_a_rule_of_another_version_is_unknown(odd: Any) -> None:
     found, (said,) = seconds_of(growmap(odd), Sampling(), Drafting())
     assert found is None
-    assert "timed with a rule that is unknown here (this run has: topk, temperature 0)" in said
+    assert "timed with other steps: a rule that is unknown here (this run has: topk, temperature 0)" in said
