@@ -1,9 +1,10 @@
 """Compare predicted with measured seconds per step, for every rule and verifier, on trees that were not profiled.
 
 `python -m benchmarks.predictions --out FILE` takes the embedded pair on the CPU; `--inflate` gives it the cost of Llama-2-7B and llama-68m
-(fp16, a GPU is needed), `--small` takes a random pair of 30 and 3 layers x 576. All rules are profiled in one call. Then each of them decodes
+(fp16, a GPU is needed), `--small` takes a random pair of 30 and 3 layers x 576. All rules are profiled in one call, and each of them decodes
 whole texts with six other trees (budgets, for dynamic trees), all in turn, for several rounds; the seconds per step are medians over the
-rounds. Prompt passes are outside all times. `--quick` measures less, for a look.
+rounds. Prompt passes are outside all times. On a GPU the decoding follows the profile; on a CPU, whose speed drifts, a round of decoding follows every
+round of the profile, and `--cpu-time` counts the process's own time, for a machine with other work. `--rules` picks rules by parts of their names.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from treespec.decoding.loop import Request, decode_autoregressive, decode_specul
 from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
-from treespec.decoding.step_rule import StepRule
+from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.timing import now
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
@@ -66,7 +67,7 @@ def systems_for(settings: LatencySettings, largest: int) -> list[System]:
     found: list[System] = []
     for rule, (sampling, drafting) in settings.rules.items():
         plans: list[Plan] = list(budgets if rule.mode == DynamicBudget.drafter else trees)
-        if all(system.rule.alone != rule.alone or system.plan is not None for system in found):
+        if all(system.rule.alone != rule.alone or system.plan is not None for system in found):  # one autoregressive decoding for each
             found.append(System(rule, None, sampling, drafting))
         found += [System(rule, plan, sampling, drafting) for plan in plans]
     return found
@@ -102,23 +103,47 @@ def step_seconds(pair: Pair, system: System, request: Request, engine: Engine | 
     return (now(device) - started) / max(1, steps)
 
 
-def measure(pair: Pair, systems: list[System], gen_len: int, rounds: int) -> list[list[float]]:
-    """Return the seconds per step of every system in every round. All take turns; their captured steps are kept within a group of rounds."""
-    device = pair.target.device
-    (prompt,) = load_prompts("stdlib", pair.tokenizer, num_prompts=1, prompt_len=PROMPT_LEN, start=40)
-    found: list[list[float]] = [[] for _ in systems]
-    group = len(systems) if device.type != "cuda" else 14  # an engine keeps 16 captured steps
-    for first in range(0, len(systems), group):
-        part = range(first, min(first + group, len(systems)))
-        engine = Engine(pair.target, pair.draft, lambda reason: print(reason, file=sys.stderr)) if device.type == "cuda" else None
-        for number in range(-1, rounds):  # the first round warms up
-            for which in part:
-                request = Request(prompt.ids, gen_len, frozenset(), systems[which].sampling)
-                seconds = step_seconds(pair, systems[which], request, engine)
-                if number >= 0:
-                    found[which].append(seconds)
-        print(f"{part.stop}/{len(systems)} plans", file=sys.stderr, flush=True)
-    return found
+class Decoding:
+    """Decodes with every system in turn, and keeps the seconds per step of every round."""
+
+    def __init__(self, pair: Pair, systems: list[System], gen_len: int) -> None:
+        self.pair, self.systems, self.gen_len = pair, systems, gen_len
+        (self.prompt,) = load_prompts("stdlib", pair.tokenizer, num_prompts=1, prompt_len=PROMPT_LEN, start=40)
+        self.seconds: list[list[float]] = [[] for _ in systems]
+
+    def round(self, part: range | None = None, engine: Engine | None = None, *, warm_up: bool = False) -> None:
+        """Decode once with each system, or with a part of them."""
+        for which in range(len(self.systems)) if part is None else part:
+            request = Request(self.prompt.ids, self.gen_len, frozenset(), self.systems[which].sampling)
+            seconds = step_seconds(self.pair, self.systems[which], request, engine)
+            if not warm_up:
+                self.seconds[which].append(seconds)
+
+    def rounds(self, count: int) -> None:
+        """Decode for several rounds on a GPU, by groups whose captured steps an engine keeps."""
+        group = 14
+        for first in range(0, len(self.systems), group):
+            part = range(first, min(first + group, len(self.systems)))
+            engine = Engine(self.pair.target, self.pair.draft, lambda reason: print(reason, file=sys.stderr))
+            for number in range(-1, count):
+                self.round(part, engine, warm_up=number < 0)
+            print(f"{part.stop}/{len(self.systems)} plans", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class ChosenSettings(LatencySettings):
+    """Settings that leave out the rules whose names have none of some words."""
+
+    words: tuple[str, ...] = ()
+
+    @property
+    def rules(self) -> dict[StepRule, tuple[Sampling, Drafting]]:
+        """See `LatencySettings.rules`."""
+        return {
+            rule: how
+            for rule, how in super().rules.items()
+            if rule == GREEDY or not self.words or any(word in rule.name for word in self.words)
+        }
 
 
 @torch.inference_mode()
@@ -129,27 +154,38 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gen-len", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repetitions", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of decoding on a GPU; a CPU decodes a round per 4 repetitions")
+    parser.add_argument("--repetitions", type=int, help="samples of each point (default: 8 on a GPU, 24 on a CPU)")
+    parser.add_argument("--rules", nargs="+", default=[], help="words of which a rule's name must have one; all rules without")
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--largest", type=int, help="largest tree (default: 128 on a GPU, 64 on a CPU)")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.cpu_time:
+        time.perf_counter = time.process_time  # type: ignore[assignment]
     started = time.perf_counter()
     dtype = torch.float32 if arguments.device == "cpu" else torch.float16
     pair = small_pair(arguments.device, dtype) if arguments.small else pair_for(arguments)
-    largest = arguments.largest or (64 if arguments.device == "cpu" else 128)
+    on_cpu = arguments.device == "cpu"
+    largest = arguments.largest or (64 if on_cpu else 128)
     sizes, widths = (tuple(n for n in known if n <= largest) for known in (SIZES, WIDTHS))
-    few = 4 if arguments.quick else arguments.repetitions
-    context = (PROMPT_LEN + arguments.gen_len // 2,)
-    settings = LatencySettings(sizes, widths, context, few, samplings=SAMPLINGS, draftings=DRAFTINGS, dynamic=True)
-    profile = profile_latency(pair, settings, notice=lambda reason: print(reason, file=sys.stderr))
-    profiled = time.perf_counter() - started
-    print(f"profiled in {profiled:.0f} s", file=sys.stderr, flush=True)
+    context, repetitions = (PROMPT_LEN + arguments.gen_len // 2,), arguments.repetitions or (24 if on_cpu else 8)
+    asked = {"samplings": SAMPLINGS, "draftings": DRAFTINGS, "dynamic": True, "words": tuple(arguments.rules)}
+    settings = ChosenSettings(sizes, widths, context, repetitions, **asked)
     systems = systems_for(settings, largest)
-    measured = measure(pair, systems, arguments.gen_len, 2 if arguments.quick else arguments.rounds)
+    decoding = Decoding(pair, systems, arguments.gen_len)
+
+    def progress(what: str, done: int, total: int) -> None:
+        print(f"{what}: {done}/{total}, {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        if on_cpu:
+            decoding.round()
+
+    profile = profile_latency(pair, settings, progress=progress, notice=lambda reason: print(reason, file=sys.stderr))
+    profiled = time.perf_counter() - started
+    if not on_cpu:
+        decoding.rounds(arguments.rounds)
     rows: list[dict[str, Any]] = []
-    for system, seconds in zip(systems, measured, strict=True):
+    for system, seconds in zip(systems, decoding.seconds, strict=True):
         told, took = predicted(profile, system), statistics.median(seconds)
         plan = None if system.plan is None else system.plan.describe()
         shape = {"size": 1, "depth": 0} if system.plan is None else {"size": system.plan.size, "depth": system.plan.depth}
