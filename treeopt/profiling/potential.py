@@ -15,7 +15,7 @@ from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.settings import PotentialSettings
 from treeopt.profiling.texts import Batch, batches_of, chunks, no_room, require_drafted, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import PromptSet
-from treespec.decoding.sampling import distribution, prompt_generator, require_finite, scaled
+from treespec.decoding.sampling import distribution, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
@@ -23,6 +23,7 @@ from treespec.files.fields import list_of_length, natural
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
+from treespec.kernels.plain import scaled
 from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target, describe_model, recorded_name
 from treespec.models.positions import readable
