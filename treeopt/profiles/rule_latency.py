@@ -9,7 +9,7 @@ from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import Rest, chain_of, fit, longest_chain
 from treeopt.profiles.samples import LatencySample, check_count, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.step_rule import StepRule, rule_of
+from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
 from treespec.errors import ProfileError, SettingsError, TreeError
 from treespec.files.fields import count, listed, mapping, numbers
 from treespec.trees.tree import SpeculationTree
@@ -30,7 +30,7 @@ class RuleLatency:
 
     - `draft`: draft passes with the choice of children by this rule, by level width; `root`: those of the root's level, by the level width of
       dynamic trees, which choose as many children of it.
-    - `steps`: whole steps. What they take beside passes is fitted as a `Rest`; without any, the rest is the profile's overhead.
+    - `steps`: whole steps. What they take beside passes is fitted as a `Rest`. `GREEDY` needs none: its rest is the profile's overhead.
 
     Raises ProfileError.
     """
@@ -55,8 +55,10 @@ class RuleLatency:
             if step.context < 0:
                 raise ProfileError(f"{name} a step has context {step.context}, but a context is 0 or more")
             check_seconds(f"{name} a step of {step.plan.size} nodes", step.seconds)
-        if self.rule.mode == DynamicBudget.drafter and not (self.draft and self.root and self.steps):
-            raise ProfileError(f"{name} it needs draft, root and steps of its own; profile dynamic trees again")
+        if self.rule != GREEDY and not self.steps:
+            raise ProfileError(f"{name} it has no steps, and those of other rules take other times; profile it again")
+        if self.rule.mode == DynamicBudget.drafter and not (self.draft and self.root):
+            raise ProfileError(f"{name} it needs draft and root of its own; profile dynamic trees again")
 
     def on(self, model: LatencyModel) -> LatencyModel:
         """Return the times of this rule at the context of `model`, which has the times of the whole profile there."""

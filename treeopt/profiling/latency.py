@@ -73,6 +73,10 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
                 f"`{name}` {max(values)} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
                 f"pass `{name}` of at most {limit}"
             )
+    if settings.sizes is not None and max(settings.sizes) < 2 and len(settings.rules) > 1:
+        raise ProfileError(
+            f"`sizes` is {max(settings.sizes)}, but steps of ({list(settings.rules)[1].name}) are timed with trees; pass `sizes` up to 2 or more"
+        )
     for role, model in pair.models.items():
         most = model.max_positions
         if most is not None and max(settings.contexts) + 2 > most:

@@ -44,7 +44,7 @@ def level_of(width: int, *, sampled: bool) -> SpeculationTree:
 
 
 def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int) -> tuple[SpeculationTree, ...]:
-    """Return typical trees of measured `sizes`, with levels of at most `widest` nodes, and the largest size there is up to 512."""
+    """Return typical trees of measured `sizes`, the largest up to 512 among them, with levels of at most `widest` nodes. None without sizes above 1."""
     found: dict[SpeculationTree, None] = {}
     for size, depth, row in (*_TYPICAL, (512, 10, _STEEP)):
         known = [n for n in sizes if 1 < n <= size]
@@ -59,14 +59,14 @@ def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int) -> tuple[S
         )
         if max(tree.level_widths[:-1]) <= widest:
             found[tree] = None
-    return tuple(found)
+    return tuple(found) or ((SpeculationTree.chain(1),) if max(sizes) > 1 else ())
 
 
 def typical_budgets(sizes: Sequence[int], widths: Sequence[int]) -> tuple[DynamicBudget, ...]:
-    """Return budgets of dynamic trees of measured `sizes` and level `widths`."""
+    """Return budgets of dynamic trees of measured `sizes` and level `widths`. None without sizes above 1."""
     found: dict[DynamicBudget, None] = {}
     for size, depth in _BUDGETS:
-        nodes = max((n for n in sizes if n <= size), default=1)
+        nodes = max((n for n in sizes if n <= min(size, 1 + depth * max(widths))), default=1)
         edges = min(depth, nodes - 1)
         if edges < 1:
             continue
@@ -74,7 +74,7 @@ def typical_budgets(sizes: Sequence[int], widths: Sequence[int]) -> tuple[Dynami
         fitting = [w for w in widths if 1 + edges * w >= nodes]
         if fitting:
             found[DynamicBudget(nodes, edges, min(fitting, key=lambda w: abs(w - wanted)))] = None
-    return tuple(found)
+    return tuple(found) or ((DynamicBudget(2, 1, min(widths)),) if max(sizes) > 1 else ())
 
 
 def level_budget(width: int) -> DynamicBudget:

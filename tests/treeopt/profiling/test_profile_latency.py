@@ -14,6 +14,7 @@ from treeopt.profiling.settings import LatencySettings, default_sizes, default_w
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import Sampling
+from treespec.decoding.step_rule import GREEDY
 from treespec.errors import CapacityError, ProfileError, SettingsError, TreeError
 from treespec.trees.tree import SpeculationTree
 
@@ -214,6 +215,16 @@ def test_shapes_are_typical_and_within_what_is_measured() -> None:
             assert tree.max_branch <= 32
             assert shapes.level_budget(width).width == width
     assert shapes.typical_trees((1,), 1, 30) == ()
+    assert shapes.typical_budgets((1, 2), (1,)) == (DynamicBudget(2, 1, 1),)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 3), (1, 64)])
+@pytest.mark.parametrize("widths", [(1,), (2,), (1, 3)])
+def test_few_sizes_and_widths_are_enough_for_every_rule(sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    found = {cell.rule for cell in bench.cells_of(replace(RULES, sizes=sizes, widths=widths), "cpu", 100) if cell.whole}
+    assert found == set(RULES.rules) - {GREEDY}
+    with pytest.raises(ProfileError, match=r"`sizes` is 1, but steps of \(topk, temperature above 0\) are timed with trees"):
+        profile_latency(tiny_pair(), replace(RULES, sizes=(1,)))
 
 
 @pytest.mark.gpu
