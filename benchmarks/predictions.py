@@ -46,7 +46,7 @@ SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 WIDTHS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 UNSEEN = ((8, 4, 0.5, 0.4), (24, 3, 0.3, 0.7), (32, 8, 0.7, 0.3), (48, 5, 0.45, 0.5), (64, 6, 0.5, 0.45), (128, 9, 0.65, 0.4))
 """Size, depth, and the acceptance row p[k] = first * decay^k of the trees. None is profiled."""
-BUDGETS = ((8, 3, 4), (16, 4, 8), (32, 4, 12), (48, 6, 16), (64, 7, 16), (96, 8, 24))
+BUDGETS = ((8, 3, 4), (16, 4, 8), (32, 4, 12), (48, 6, 16), (64, 7, 14), (96, 8, 24))
 """Size, depth and level width of the budgets. None is profiled."""
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from treeopt.profiling.settings import LatencySettings, default_dynamic_widths
-from treeopt.profiling.shapes import level_budget, level_of, star, typical_budgets, typical_trees
+from treeopt.profiling.settings import LatencySettings, dynamic_widths_of
+from treeopt.profiling.shapes import DEEPEST, level_budget, level_of, star, typical_budgets, typical_trees
 from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step import StepSpec
@@ -21,6 +21,9 @@ BURST = 4
 _WARM_UP = 2
 _IN_A_ROW = 2
 _AMPLE = 1 << 30
+
+BEYOND = (2 + _IN_A_ROW) * (DEEPEST + 1)
+"""Positions that steps of typical trees take behind the context, at most."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def cells_of(settings: LatencySettings, device: str, vocabulary: int) -> list[Ce
     once for all rules that draft alike, autoregressive steps once for all whose target chooses alike.
     """
     sizes, widths = sorted(set(settings.sizes or ())), sorted(set(settings.widths or ()))
-    dynamic_widths = sorted(set(widths) & set(default_dynamic_widths(device, vocabulary))) or widths
+    dynamic_widths = dynamic_widths_of(widths, device, vocabulary)
     cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
         cells += [Cell(context, StepSpec(star(size) if size > 1 else None), GREEDY) for size in sizes]

@@ -11,7 +11,7 @@ import torch
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.samples import LatencySample
-from treeopt.profiling.bench import BURST, Bench, Cell, Sample, cells_of
+from treeopt.profiling.bench import BEYOND, BURST, Bench, Cell, Sample, cells_of
 from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
@@ -77,11 +77,12 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
         raise ProfileError(
             f"`sizes` is {max(settings.sizes)}, but steps of ({list(settings.rules)[1].name}) are timed with trees; pass `sizes` up to 2 or more"
         )
+    needed = max(settings.contexts) + (2 if len(settings.rules) == 1 else BEYOND)
     for role, model in pair.models.items():
         most = model.max_positions
-        if most is not None and max(settings.contexts) + 2 > most:
+        if most is not None and needed > most:
             raise CapacityError(
-                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}"
+                f"context {max(settings.contexts)} needs {needed} positions, but the {role} model has {most}"
                 f"{model.rope_note}; pass smaller `contexts`"
             )
 

@@ -1,5 +1,6 @@
 """Settings of a measurement, as plain data: acceptance, latency and potential. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from treespec.checks import require_kind, require_whole
@@ -142,9 +143,10 @@ def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
 
 
-def default_dynamic_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
-    """Return those of the default draft level widths that levels of dynamic trees are measured at."""
-    return tuple(w for w in default_widths(device, vocabulary) if w in (2, 4, 8, 12, 16, 24, 32, 48, 64))
+def dynamic_widths_of(widths: Sequence[int], device: str, vocabulary: int) -> list[int]:
+    """Return those of the draft level widths, ascending, at which dynamic trees are measured: fewer of the default ones, else all up to 64."""
+    few = (2, 4, 8, 12, 16, 24, 32, 48, 64) if tuple(widths) == default_widths(device, vocabulary) else range(1, 65)
+    return [width for width in sorted(widths) if width in few] or sorted(widths)
 
 
 def _require_texts(method: str, gen_len: int) -> None:

@@ -8,6 +8,8 @@ from treeopt.optimizer import best_first
 from treespec.decoding.plans import DynamicBudget
 from treespec.trees.tree import SpeculationTree
 
+DEEPEST = 10
+"""Depth of the deepest typical tree."""
 _SAMPLED_CHILDREN = 32
 """Most children of a node in trees of sampled children: kernels draw up to 64, and no optimizer wants more."""
 _STEEP, _FLAT = (0.6, 0.35), (0.12, 0.95)
@@ -46,7 +48,7 @@ def level_of(width: int, *, sampled: bool) -> SpeculationTree:
 def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int) -> tuple[SpeculationTree, ...]:
     """Return typical trees of measured `sizes`, the largest up to 512 among them, with levels of at most `widest` nodes. None without sizes above 1."""
     found: dict[SpeculationTree, None] = {}
-    for size, depth, row in (*_TYPICAL, (512, 10, _STEEP)):
+    for size, depth, row in (*_TYPICAL, (512, DEEPEST, _STEEP)):
         known = [n for n in sizes if 1 < n <= size]
         if not known:
             continue

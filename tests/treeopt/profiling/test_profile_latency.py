@@ -10,7 +10,7 @@ from tests.reference.pairs import tiny_pair
 from treeopt.profiles.latency import read_latency
 from treeopt.profiling import bench, latency, shapes
 from treeopt.profiling.latency import profile_latency
-from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
+from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths, dynamic_widths_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import Sampling
@@ -145,6 +145,14 @@ def test_every_rule_is_timed_once_and_greedy_steps_always_are(monkeypatch: pytes
     assert plain == bench.cells_of(replace(SETTINGS, samplings=(Sampling(),), draftings=(Drafting("swor"),)), "cpu", 30), (
         "at 0 they are the same"
     )
+
+
+def test_dynamic_levels_are_of_the_widths_that_are_asked_for() -> None:
+    assert dynamic_widths_of((14, 16, 128), "cuda", 1000) == [14, 16]
+    assert dynamic_widths_of(default_widths("cuda"), "cuda", 1 << 16) == [2, 4, 8, 12, 16, 24, 32, 48, 64]
+    assert dynamic_widths_of((128,), "cuda", 1000) == [128]
+    with pytest.raises(CapacityError, match="context 230 needs 274 positions"):
+        profile_latency(tiny_pair(), replace(RULES, contexts=(230,)))
 
 
 def test_the_times_of_every_rule_are_kept_raw_and_predict_its_steps(tmp_path: Path) -> None:
