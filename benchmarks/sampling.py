@@ -215,7 +215,9 @@ def main() -> None:
     pair = pair_for(arguments)
     profiled = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.profile_prompts, prompt_len=PROMPT_LEN)
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=arguments.prompts, prompt_len=PROMPT_LEN, start=profiled.end)
-    cells = LatencySettings(contexts=(PROMPT_LEN + arguments.gen_len // 2,), repetitions=arguments.repetitions)
+    context, rules = (PROMPT_LEN + arguments.gen_len // 2,), tuple(map(Drafting, RULES))
+    samplings = tuple(map(Sampling, arguments.temperatures))
+    cells = LatencySettings(contexts=context, repetitions=arguments.repetitions, samplings=samplings, draftings=rules)
     latency = profile_latency(pair, cells)
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {"rows": rows, "provenance": pair.provenance(dataset=prompts.label)}

@@ -1,5 +1,7 @@
 """The command `treeopt generate`, also called `treeopt grow`: from profiles to the fastest tree, as a growmap."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +11,11 @@ from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import emit, note
 from treeopt.cli.values import INPUT_FILE, POSITIVE
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.errors import MissingRuleError, ProfileError
 
 if TYPE_CHECKING:
+    from treeopt.growmap_making import Generated
     from treeopt.optimizer.search import OptimizationResult
 
 
@@ -22,13 +27,20 @@ if TYPE_CHECKING:
     click.option(
         "--acceptance",
         type=INPUT_FILE,
-        help="Acceptance profile, or an acceptance vector of Sequoia (.pt). [required without --sequoia-config]",
+        multiple=True,
+        help="Acceptance profile, or an acceptance vector of Sequoia (.pt). Of several, such as one for each drafting rule, the one with the "
+        "fastest tree is taken. [required without --sequoia-config]",
     ),
     click.option(
         "--latency",
         type=INPUT_FILE,
         help="Latency profile, by which the size and the depth with the least time per token are found. "
         "[required without --size and --depth, or --sequoia-config]",
+    ),
+    click.option(
+        "--verifier",
+        type=click.Choice(list(VERIFIERS)),
+        help="Verifier of sampled children, whose times are taken; others are always matched. [default: sequential]",
     ),
     click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]"),
     click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits."),
@@ -68,8 +80,9 @@ if TYPE_CHECKING:
 @click.pass_context
 def generate(
     ctx: click.Context,
-    acceptance: Path | None,
+    acceptance: tuple[Path, ...],
     latency: Path | None,
+    verifier: str | None,
     context: int | None,
     size: int | None,
     depth: int | None,
@@ -92,21 +105,47 @@ def generate(
     _check_usage(ctx)
     from treeopt import growmap_making
     from treeopt.cli import tables
-    from treeopt.cli.results import generation_summary
+    from treeopt.cli.results import candidates_summary, generation_summary
     from treespec.trees.growmap import check_growmap_writable
 
     check_growmap_writable(output)
     if sequoia_config is not None:
-        made = growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing)
+        found = (growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing),)
     else:
-        assert acceptance is not None  # _check_usage has seen to it
         limits = growmap_making.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
-        made = growmap_making.generate(acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing)
+        how = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing}
+        with _naming_the_command(acceptance[0]):
+            found = growmap_making.generate_fastest(acceptance, latency=latency, verifier=verifier, **how)
+    made = found[0]
     made.growmap.write(output)
     note(f"wrote {output}")
+    if made.assumed and made.rule is not None:
+        note(f"the acceptance vector does not say its rule: the times are those of ({made.rule.name})")
     _note_noise(made.result)
-    data = generation_summary(made.result, frontier=frontier)
+    if made.result.tree.size == 1 and latency is not None:
+        note("speculation with this draft does not pay on this hardware: no tree is faster than autoregressive decoding" + _under(made))
+    data = generation_summary(made.result, frontier=frontier) | candidates_summary(found)
     emit(output_format, data, tables.generation(data))
+
+
+def _under(made: "Generated") -> str:
+    return "" if made.rule is None else f" ({made.rule.name})"
+
+
+@contextmanager
+def _naming_the_command(acceptance: Path) -> Iterator[None]:
+    """Put the command to run into the message of a rule that the latency profile lacks."""
+    try:
+        yield
+    except MissingRuleError as error:
+        if not error.settings:
+            raise
+        from treeopt.profiles.acceptance import read_acceptance
+
+        known = (read_acceptance(acceptance).provenance or {}).get("models") or {}
+        models = f"--target {known.get('target', 'TARGET')} --draft {known.get('draft', 'DRAFT')}"
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in error.settings.items())
+        raise ProfileError(f"{error.what}; run: treeopt profile latency {models} {flags}") from error
 
 
 def _note_noise(result: "OptimizationResult") -> None:
@@ -126,7 +165,7 @@ def _check_usage(ctx: click.Context) -> None:
     if output.suffix == ".json":
         raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {output.with_suffix('.pt')}.")
     if "sequoia_config" in given:
-        others = given & {"acceptance", "latency", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
+        others = given & {"acceptance", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
         if others:
             raise click.UsageError(f"--sequoia-config holds everything itself; drop {_flags(others)}.")
         return
@@ -142,6 +181,10 @@ def _check_usage(ctx: click.Context) -> None:
         raise click.UsageError(f"--size and --depth leave nothing to search; drop {_flags(given & {'max_size', 'max_depth'})}.")
     if not exact and "latency" not in given:
         raise click.UsageError("how large may the tree be? Pass --latency FILE, or --size N --depth D.")
+    if len(ctx.params["acceptance"]) > 1 and "latency" not in given:
+        raise click.UsageError("several --acceptance are told apart by their speed; pass --latency FILE too, or one of them alone.")
+    if "verifier" in given and "latency" not in given:
+        raise click.UsageError("--verifier picks the times of a latency profile; pass --latency FILE too, or drop it.")
     if "context" in given and "latency" not in given:
         raise click.UsageError("--context picks a context of a latency profile; pass --latency FILE too, or drop it.")
 

@@ -1,5 +1,6 @@
 """The commands `treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
-from treeopt.cli.settings import bundle, drafting_options, measuring_options, sampling_options, setting
+from treeopt.cli.settings import RuleOptions, bundle, drafting_options, measuring_options, rule_options, sampling_options, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
@@ -83,6 +84,7 @@ def acceptance(
 
 @profile.command(cls=TreeoptCommand, epilog=example(f"treeopt profile latency {_PAIR} --context 256,1024 -o latency.json"))
 @model_options()
+@rule_options()
 @bundle(
     "settings",
     LatencySettings,
@@ -117,14 +119,17 @@ def acceptance(
 @format_option
 def latency(
     models: ModelOptions,
+    rules: RuleOptions,
     settings: LatencySettings,
     output: Path,
     output_format: str,
 ) -> None:
     """Measure how long the parts of a step take.
 
-    These are a target pass by tree size, a draft pass by level width, and the rest of a step.
+    These are a target pass by tree size, a draft pass by level width, and the rest of a step. Greedy steps (topk, temperature 0) are always
+    timed. Other rules take other times: name those that are to be run, and dynamic trees, and they are timed as well.
     """
+    settings = replace(settings, samplings=rules.samplings, draftings=rules.draftings, dynamic=rules.dynamic)
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import load, pair_info_of
 

@@ -1,10 +1,12 @@
 """Results that only commands print, as plain data with the keys that other tools rely on. Profiles and reports have a `summary` of their own."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from treeopt.growmap_making import Generated as Grown
     from treeopt.optimizer.search import OptimizationResult
     from treeopt.training.record import Outcome
     from treespec.text.generated import Generated
@@ -30,6 +32,28 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
         "level_widths": list(result.tree.level_widths),
         "frontier": points if frontier else None,
     }
+
+
+def candidates_summary(found: "Sequence[Grown]") -> dict[str, Any]:
+    """Return the rule whose times were taken, and the best tree of every acceptance profile, the fastest first."""
+    rows = [
+        {
+            "acceptance_sha256": made.growmap.metadata.get("acceptance_sha256"),
+            "drafting": made.drafting,
+            "draft_temperature": made.draft_temperature,
+            "rule": None if made.rule is None else made.rule.to_json(),
+            "rule_name": None if made.rule is None else made.rule.name,
+            "size": made.result.tree.size,
+            "depth": made.result.tree.depth,
+            "expected_tokens_per_step": made.result.expected_tokens_per_step,
+            "predicted_seconds_per_step": made.result.predicted_seconds_per_step,
+            "predicted_seconds_per_token": None if math.isinf(made.seconds_per_token) else made.seconds_per_token,
+            "predicted_speedup": made.result.predicted_speedup,
+            "certified_gap": made.result.certified_gap,
+        }
+        for made in found
+    ]
+    return {"rule": rows[0]["rule"], "candidates": rows}
 
 
 def text_summary(generated: "Generated") -> dict[str, Any]:

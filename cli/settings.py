@@ -1,9 +1,9 @@
 """Options that are settings: the command line builds the library's own objects, with their defaults. A value that they refuse is wrong usage."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -11,7 +11,7 @@ import click
 from treeopt.cli.flags import with_flags
 from treeopt.cli.help import Command, under
 from treeopt.cli.unused import without_dropped
-from treeopt.cli.values import NATURAL, POSITIVE, Finite
+from treeopt.cli.values import NATURAL, POSITIVE, Finite, NameList, number_list
 from treeopt.profiling.settings import METHODS
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
@@ -57,6 +57,92 @@ def drafting_options(*, verifier: bool = False) -> Callable[[Command], Command]:
     ]
     shown = options[: 3 if verifier else 2]
     return bundle("drafting", Drafting, *shown, heading="Drafting", rule="drafting", temperature="draft_temperature")
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """The rules of steps to time: every combination that goes together."""
+
+    temperature: tuple[float, ...]
+    top_p: tuple[float, ...]
+    drafting: tuple[tuple[str, ...], ...]
+    draft_temperature: float | None
+    verifier: tuple[tuple[str, ...], ...]
+    dynamic: bool
+
+    def __post_init__(self) -> None:
+        with wrong_usage():
+            self.samplings, self.draftings  # noqa: B018
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """The ways in which the target chooses."""
+        return tuple(Sampling(temperature, top_p) for temperature in self.temperature for top_p in self.top_p)
+
+    @property
+    def draftings(self) -> tuple[Drafting, ...]:
+        """The ways to draft and verify children. Raises SettingsError if no rule goes with a verifier."""
+        rules, verifiers = _flat(self.drafting) or (Drafting.rule,), _flat(self.verifier) or (Drafting.verifier,)
+        found, fits, refused = [], set(), None
+        for rule in rules:
+            for verifier in verifiers:
+                try:
+                    found.append(Drafting(rule, self.draft_temperature, verifier))
+                except SettingsError as error:
+                    refused = error
+                    continue
+                fits |= {rule, verifier}
+        if refused is not None and not fits.issuperset((*rules, *verifiers)):
+            raise refused
+        return tuple(found)
+
+
+def rule_options() -> Callable[[Command], Command]:
+    """Add `--temperature --top-p --drafting --draft-temperature --verifier --dynamic` as `rules`: the rules of steps to time."""
+    return bundle(
+        "rules",
+        RuleOptions,
+        click.option(
+            "--temperature",
+            type=number_list,
+            default="0",
+            show_default=True,
+            metavar="X,X,...",
+            help="Sampling temperatures of the target; all above 0 take the same time.",
+        ),
+        click.option(
+            "--top-p",
+            type=number_list,
+            default="1",
+            show_default=True,
+            metavar="X,X,...",
+            help="Masses of the target's nucleus; 1 is all of it.",
+        ),
+        click.option(
+            "--drafting",
+            type=NameList(RULES),
+            multiple=True,
+            help="Rules by which children are chosen, timed with every verifier that goes with them. [default: topk]",
+        ),
+        click.option(
+            "--draft-temperature",
+            type=Finite(min=0),
+            help="Temperature of the distribution that children are sampled from. [default: the target's]",
+        ),
+        click.option(
+            "--verifier",
+            type=NameList(VERIFIERS),
+            multiple=True,
+            help="Rules by which sampled children are verified. [default: sequential]",
+        ),
+        click.option("--dynamic", is_flag=True, help="Also time steps with dynamic trees, with levels of the widths of --widths up to 64."),
+        heading="Rules",
+    )
+
+
+def _flat(given: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the names of all lists that were given, each once."""
+    return tuple(dict.fromkeys(name for names in given for name in names))
 
 
 def measuring_options(kind: type, *others: Callable[[Command], Command], method: str) -> Callable[[Command], Command]:

@@ -1,6 +1,6 @@
 """Drawings of what only commands show, from the plain data of results.py. What profiles and reports look like, they say themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treespec.errors import counted
@@ -14,6 +14,8 @@ def generation(data: Mapping[str, Any]) -> Parts:
     rows = [(name, str(value)) for name, value in shape.items()]
     widths = " ".join(str(w) for w in data["level_widths"])
     drawing: list[Table | str] = [figures("growmap", [*rows, ("level widths", widths), *promised(data), ("solver", data["solver"])])]
+    if len(data.get("candidates", ())) > 1:
+        drawing.append(_candidates(data["candidates"]))
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
     elif data["size"] == 1:
@@ -22,6 +24,24 @@ def generation(data: Mapping[str, Any]) -> Parts:
         points = [(str(point["size"]), str(point["depth"]), f"{point['expected_tokens_per_step']:.4f}") for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
     return drawing
+
+
+def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw the best tree of every acceptance profile, a row each."""
+    shown = [
+        (
+            row["rule_name"],
+            number(row["draft_temperature"], 2),
+            str(row["size"]),
+            str(row["depth"]),
+            f"{row['expected_tokens_per_step']:.4f}",
+            milliseconds(row["predicted_seconds_per_step"]),
+            milliseconds(row["predicted_seconds_per_token"]),
+        )
+        for row in rows
+    ]
+    columns = ("rule", "draft temperature", "size", "depth", "tokens/step", "ms/step", "ms/token")
+    return Table("the best tree of each acceptance profile, the fastest first", columns, shown, left=("rule",))
 
 
 def training(data: Mapping[str, Any]) -> Parts:

@@ -30,7 +30,17 @@ def _drafts_nothing(values: Values) -> bool:
 
 
 def _takes_likeliest(values: Values) -> bool:
-    return not RULES[values["drafting"]].sampled
+    return not any(RULES[name].sampled for name in _names(values["drafting"]))
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Return one name, or the names of lists of which several may be given, in one flat list."""
+    return (given,) if isinstance(given, str) else tuple(name for names in given for name in names)
+
+
+def _is_greedy(values: Values) -> bool:
+    heat, mass = values["temperature"], values["top_p"]
+    return heat in (0, (0,)) and (min(mass) if isinstance(mass, tuple) else mass) < 1
 
 
 def _measures_nothing(values: Values) -> bool:
@@ -61,13 +71,13 @@ UNUSED = (
     ),
     Unused(
         ("top_p",),
-        lambda values: values["temperature"] == 0 and values["top_p"] < 1,
-        "at `temperature` 0 the most likely token is taken, so {option} {value:g} changes nothing",
+        _is_greedy,
+        "at `temperature` 0 the most likely token is taken, so {option} {value} changes nothing",
     ),
     Unused(
         ("draft_temperature",),
         _takes_likeliest,
-        "{drafting} drafts the most likely tokens at any draft temperature, so {option} changes nothing",
+        "topk drafts the most likely tokens at any draft temperature, so {option} changes nothing",
     ),
     Unused(
         ("system", "chat_args"), lambda values: not values["chat"], "without `chat` there is no chat template, so {option} changes nothing"
@@ -111,7 +121,15 @@ def note_unused() -> None:
     """Say on stderr which options of the running command change nothing."""
     ctx = click.get_current_context()
     for name, row in unused(ctx):
-        note(row.said.format(**{**ctx.params, "option": f"`{name}`", "value": ctx.params[name]}))
+        shown = {key: _shown(value) for key, value in ctx.params.items()}
+        note(row.said.format(**{**shown, "option": f"`{name}`", "value": shown[name]}))
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as a note shows it: numbers in short, lists with commas."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(str(_shown(part)) for part in value) if isinstance(value, tuple) else value
 
 
 def without_dropped(ctx: click.Context, values: Values) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,41 @@ def int_list(value: str) -> tuple[int, ...]:
     if numbers[0] < 1:
         raise click.BadParameter(f"{numbers[0]} is not in the range x>=1.")
     return tuple(numbers)
+
+
+def number_list(value: str) -> tuple[float, ...]:
+    """Return finite numbers that are separated by commas, each once, in their order: `0,0.6` -> (0.0, 0.6). Raises a usage error otherwise."""
+    try:
+        numbers = tuple(dict.fromkeys(float(part) for part in value.split(",")))
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0,0.6.") from e
+    odd = next((number for number in numbers if not math.isfinite(number)), None)
+    if odd is not None:
+        raise click.BadParameter(f"{odd} is not a finite number.")
+    return numbers
+
+
+class NameList(click.ParamType):
+    """Names out of a few, separated by commas, each once."""
+
+    name = "names"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = tuple(known)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the names, which the help shows."""
+        return f"[{'|'.join(self._known)}],..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names. Raises a usage error for one that is unknown."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(value.split(",")))
+        for name in names:
+            if name not in self._known:
+                self.fail(f"{name!r} is not one of {', '.join(self._known)}.", param, ctx)
+        return names
 
 
 def device_name(value: str) -> str:

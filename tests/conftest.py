@@ -29,6 +29,7 @@ SLOW = {
     "architecture/test_import_weight.py::test_packages_load_with_a_library_hidden": "packaging",
     "benchmarks/test_inflate.py": "benchmarks",
     "benchmarks/test_offload.py": "benchmarks",
+    "benchmarks/test_predictions.py": "benchmarks",
     "cli/test_platforms.py": "packaging",
     "cli/test_train_draft.py": "training",
     "cli/test_vision.py": "pictures",

@@ -185,6 +185,10 @@ def profile_latency(
     widths: Sequence[int] | None = None,
     contexts: Sequence[int] = LatencySettings.contexts,
     repetitions: int = LatencySettings.repetitions,
+    temperature: float | Sequence[float] = Sampling.temperature,
+    top_p: float | Sequence[float] = Sampling.top_p,
+    drafting: Drafting | str | Sequence[Drafting | str] = Drafting(),
+    dynamic: bool = LatencySettings.dynamic,
     seed: int = LatencySettings.seed,
     journal: Path | None = None,
     progress: Progress = _silent,
@@ -192,16 +196,28 @@ def profile_latency(
     """Measure how long the target takes per tree size, the draft per level width, and the rest of a step, on the pair's own device.
 
     `sizes` and `widths` default to those of the device. `contexts` are numbers of tokens in the cache. On CUDA, captured steps are timed.
+    Greedy steps (`topk`, temperature 0) are always timed. Sampling and sampled children take other times, so every one of `drafting` (rules by
+    their names, or whole), and dynamic trees with `dynamic`, is timed at every `temperature` and `top_p`.
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
     _require_draft(pair)
-    settings = LatencySettings(_tuple(sizes), _tuple(widths), _tuple(contexts), repetitions, seed)
+    heats, masses = _several(temperature), _several(top_p)
+    settings = LatencySettings(
+        _tuple(sizes),
+        _tuple(widths),
+        _tuple(contexts),
+        repetitions,
+        seed,
+        samplings=tuple(Sampling(heat, mass) for heat in heats for mass in masses),
+        draftings=tuple(drafting_of(one) for one in _several(drafting)),
+        dynamic=dynamic,
+    )
     return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
 
 
 def grow(
-    acceptance: AcceptanceProfile | StrPath,
+    acceptance: AcceptanceProfile | StrPath | Sequence[AcceptanceProfile | StrPath],
     latency: LatencyProfile | StrPath | None = None,
     *,
     size: int | None = None,
@@ -213,6 +229,7 @@ def grow(
     solver: str = "auto",
     smoothing: str = "none",
     objective: Objective = seconds_per_token,
+    verifier: str | None = None,
 ) -> GrowMap:
     """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
 
@@ -220,14 +237,20 @@ def grow(
     profile. `context` picks one of its contexts (None: the smallest). `objective` is the cost that the tree is to keep least. What the
     growmap promises is in its `promise`.
 
-    Raises SettingsError for limits that say too little, ProfileError, OptimizerError, GrowMapError.
+    The times are those of the acceptance profile's own rule with a `verifier` (None: sequential for sampled children). Of several acceptance
+    profiles of the same models, temperature and top-p, such as one for each rule, the one with the fastest tree is taken; its `drafting` is in
+    the growmap's metadata.
+
+    Raises SettingsError for limits that say too little, MissingRuleError for a latency profile without the times of a rule, ProfileError,
+    OptimizerError, GrowMapError.
     """
     if latency is None and (size is None or depth is None):
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
-    made = growmap_making.generate(
-        acceptance, latency=latency, context=context, limits=limits, solver=solver, smoothing=smoothing, objective=objective
-    )
+    how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
+    made = growmap_making.generate_fastest(_several(acceptance), latency=latency, verifier=verifier, **how)[0]
+    if made.assumed and made.rule is not None:
+        _LOG.warning("the acceptance vector does not say its rule: the times are those of (%s)", made.rule.name)
     return made.growmap
 
 
@@ -270,6 +293,12 @@ def evaluate(
 def _tuple(values: Any) -> Any:
     """Return several values as settings have them, and anything else as it is, for their checks."""
     return tuple(values) if isinstance(values, Iterable) else values
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """Return several values as a tuple, and one as a tuple of it; texts and paths are one."""
+    one = isinstance(given, str | os.PathLike) or not isinstance(given, Iterable)
+    return (given,) if one else tuple(given)
 
 
 def _require_draft(pair: Target) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from treeopt.growmap_making import Limits, generate
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
+from treespec.decoding.step_rule import GREEDY
 from treespec.errors import GrowMapError, TreeoptError
 from treespec.files.provenance import Provenance
 from treespec.files.reading import StrPath
@@ -105,13 +106,14 @@ def shipped() -> dict[str, GrowMap]:
 def derive(entry: Entry, profiles: Path | None = None) -> GrowMap:
     """Return the growmap of an entry, made from its profiles in a folder (by default those that come with treeopt).
 
-    It is the same wherever it is derived: its metadata say where the profiles are from, its provenance has what is known of the models
-    and the measured rows, and nothing of the machine that derived it. Raises ProfileError, OptimizerError.
+    The times are those of greedy steps, at all temperatures: only these were published. It is the same wherever it is derived: its metadata
+    say where the profiles are from, its provenance has what is known of the models and the measured rows, and nothing of the machine that
+    derived it. Raises ProfileError, OptimizerError.
     """
     home = folder() / "profiles" if profiles is None else profiles
     acceptance = home / f"{entry.acceptance}.acceptance.json"
     latency = None if entry.latency is None else home / f"{entry.latency}.latency.json"
-    made = generate(acceptance, latency=latency, limits=Limits(size=entry.size, max_depth=entry.max_depth)).growmap
+    made = generate(acceptance, latency=latency, limits=Limits(size=entry.size, max_depth=entry.max_depth), rule=GREEDY).growmap
     profile, times = read_acceptance(acceptance), None if latency is None else read_latency(latency)
     metadata = {
         "name": entry.name,

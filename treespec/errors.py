@@ -8,6 +8,7 @@ import errno
 import re
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
+from types import MappingProxyType
 
 
 def reason_of(error: BaseException) -> str:
@@ -75,6 +76,18 @@ class GrowMapError(TreeoptError):
 
 class ProfileError(TreeoptError):
     """An acceptance or latency profile that cannot be read, or that lacks what is asked of it."""
+
+
+class MissingRuleError(ProfileError):
+    """A latency profile without the times of the rule that is asked for.
+
+    `what` says so without a remedy; `settings` are those to profile the latency with, by parameter.
+    """
+
+    def __init__(self, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        asked = " and ".join(f"`{name}` {value}" for name, value in settings.items())
+        super().__init__(f"{what}; profile the latency {f'with {asked}' if asked else 'of that rule'} too")
+        self.what, self.settings = what, settings
 
 
 class OptimizerError(TreeoptError, ValueError):

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from treeopt.cli.main import main
+from treeopt.cli.settings import RuleOptions
 from treeopt.cli.unused import UNUSED
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings, PotentialSettings
 from treeopt.training.settings import TrainSettings, TrainSources
@@ -26,7 +27,7 @@ SETTINGS: list[tuple[str, type, dict[str, str], set[str]]] = [
     ("profile acceptance", AcceptanceSettings, {}, NESTED),
     ("profile acceptance", Sampling, {}, set()),
     ("profile acceptance", Drafting, CALLED, {"verifier"}),
-    ("profile latency", LatencySettings, {}, {"seed"}),
+    ("profile latency", LatencySettings, {}, {"seed", "samplings", "draftings"}),
     ("potential", PotentialSettings, {}, {"sampling"}),
     ("potential", Sampling, {}, set()),
     ("train-draft", TrainSources, {}, set()),
@@ -59,6 +60,12 @@ def test_defaults_are_those_of_the_settings(path: str, kind: type, called: dict[
     for field in fields(kind):
         if field.name not in without and field.default is not MISSING:
             assert values[names[field.name]] == (field.default if field.name != "draft" else "d"), field.name
+
+
+def test_the_rules_of_a_latency_profile_are_by_default_those_of_its_settings() -> None:
+    values = values_of("profile latency")
+    rules = RuleOptions(**{field.name: values[field.name] for field in fields(RuleOptions)})
+    assert (rules.samplings, rules.draftings) == (LatencySettings.samplings, LatencySettings.draftings)
 
 
 @pytest.mark.parametrize(("path", "name", "table"), [("evaluate", "drafting", RULES), ("evaluate", "verifier", VERIFIERS)])

@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 import treeopt
-from treespec.errors import DatasetError, SettingsError, TreeoptError
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import Sampling
+from treespec.decoding.step_rule import StepRule
+from treespec.errors import DatasetError, MissingRuleError, ProfileError, SettingsError, TreeoptError
 from treespec.models.locating import folder_of
 
 
@@ -172,3 +176,29 @@ def test_modules_of_the_caller_make_a_pair() -> None:
     pair = treeopt.pair(*modules)
     report = treeopt.evaluate(pair, treeopt.SpeculationTree.k_ary(2, 2), treeopt.prompts([[5, 6, 7]], pair), gen_len=8)
     assert report.lossless == "match"
+
+
+def test_rules_are_timed_by_name_and_the_fastest_is_taken(pair: Any, profiles: Any) -> None:
+    few: dict[str, Any] = {"sizes": [1, 2, 4], "widths": [1, 2], "contexts": [8], "repetitions": 1}
+    latency = treeopt.profile_latency(pair, **few, temperature=0.6, drafting=["topk", Drafting("swor")])
+    assert [rule.name for rule in latency.held] == [
+        "topk, temperature 0",
+        "topk, temperature above 0",
+        "swor, sequential, temperature above 0",
+    ]
+    greedy = profiles[0]
+    topk = replace(greedy, temperature=0.6)
+    swor = replace(topk, drafting="swor", draft_temperature=0.6)
+    grown = treeopt.grow([topk, swor], latency)
+    alone = {profile.drafting: treeopt.grow(profile, latency) for profile in (topk, swor)}
+    best = min(alone.values(), key=lambda made: made.promise.seconds_per_step / made.promise.tokens_per_step)
+    assert (grown.tree, grown.metadata["drafting"]) == (best.tree, best.metadata["drafting"])
+    assert alone["swor"].metadata["timed_rule"] == StepRule.of(Sampling(0.6), Drafting("swor")).to_json()
+    with pytest.raises(
+        MissingRuleError, match="profile the latency with `temperature` 0.6 and `drafting` swor and `verifier` traversal too"
+    ):
+        treeopt.grow(swor, latency, verifier="traversal")
+    with pytest.raises(SettingsError, match="pass `latency` as well"):
+        treeopt.grow([topk, swor], size=4, depth=2)
+    with pytest.raises(ProfileError, match="differ in temperature: 0.0 and 0.6"):
+        treeopt.grow([greedy, swor], latency)

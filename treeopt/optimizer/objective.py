@@ -1,7 +1,8 @@
 """The score of every size and depth bound on measured hardware, by an objective, and how far the best can be off.
 
 A step on a tree of n nodes with levels of w_0 .. w_d nodes takes t_target(n) + sum over levels 0 .. d - 1 of t_draft(w) +
-overhead seconds and yields F tokens. Size 1 drafts nothing: it is autoregressive decoding, and always scored.
+rest seconds and yields F tokens. Size 1 drafts nothing: it is autoregressive decoding, and always scored. The rest is the same for all trees,
+or grows with a tree's nodes, levels and longest chain (`profiles.rest`).
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from treeopt.optimizer.frontier import Frontier
 from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.rest import NO_CHAIN, PATH, Rest, least_chains
 from treespec.errors import OptimizerError
 from treespec.trees.tree import SpeculationTree
 
@@ -54,48 +56,94 @@ class Choice:
 
 
 def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
-    """Return the predicted seconds of one step; the root alone is an autoregressive step.
-
-    Raises ProfileError for a size or level width beyond the measured ones.
-    """
-    if tree.size == 1:
-        return model.autoregressive_seconds()
-    draft = sum(model.draft_seconds(width) for width in tree.level_widths[:-1])
-    return model.target_seconds(tree.size) + draft + model.overhead_seconds
+    """Return the predicted seconds of one step. See `LatencyModel.step_seconds`."""
+    return model.step_seconds(tree)
 
 
 def choose(frontier: Frontier, model: LatencyModel, size: int | None = None, objective: Objective = seconds_per_token) -> Choice:
     """Score every size (or `size` alone) at every depth bound, and return the choice with the least cost.
 
     Among equal ones the smaller tree is taken. A tree whose size or level widths are beyond the measured ones has no known time and is no
-    candidate. The lower bound prices every draft pass at the cheapest width, so that no shape of tree is cheaper (CONTRACT:
-    `certified_gap`). Raises OptimizerError if no candidate is left.
+    candidate. The lower bound prices every draft pass at the cheapest width and the rest of a step at the shortest chain that a tree of that
+    size and depth can have, so that no shape of tree is cheaper (CONTRACT: `certified_gap`). Raises OptimizerError if no candidate is left.
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
     wanted[slice(1, None) if size is None else size] = True
-    steps = model.target_table(frontier.max_size) + model.overhead_seconds
-    steps[1] = model.autoregressive_seconds()
-    target = np.where(wanted, steps, np.inf)
+    rest = model.rest or Rest(model.overhead_seconds)
+    target = np.where(wanted, model.target_table(frontier.max_size), np.inf)
+    alone = model.autoregressive_seconds()
     table = model.draft_table(frontier.max_size)
     cheapest = min(seconds for _, seconds in model.draft)
     seconds = np.full(frontier.values.shape, np.inf)
     tokens = np.where(frontier.values > 0, frontier.values, 1.0)
     least = np.full(frontier.values.shape, np.inf)
+    sizes, fewest = np.arange(frontier.max_size + 1, dtype=np.float64), least_chains(rest.chain, frontier.max_size, frontier.max_depth)
     for depth, values in enumerate(frontier.values):
         reached = np.isfinite(target) & (values > 0)
-        least[depth] = np.where(reached, target + depth * cheapest, np.inf)
-        seconds[depth] = np.where(reached, target + _draft_seconds(frontier.level_widths(depth), table), np.inf)
+        widths = frontier.level_widths(depth)
+        levels = (widths > 0).sum(axis=1) - 1.0
+        shortest = target + rest.of(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
+        known = target + rest.of(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
+        shortest[1] = known[1] = alone if wanted[1] else np.inf
+        least[depth], seconds[depth] = np.where(reached, shortest, np.inf), np.where(reached, known, np.inf)
     scores = _costs(objective, tokens, seconds)
-    best_size, best_depth = divmod(int(scores.T.argmin()), len(scores))  # the first: smallest size, then depth
-    if not np.isfinite(scores[best_depth, best_size]):
+    if not np.isfinite(scores).any():
         raise OptimizerError(
             f"size is {size}, but every best tree of that size within these limits has a level that is wider than {model.largest_width}, "
             "the largest measured draft width; profile wider levels, or ask for a smaller or deeper tree"
         )
-    place = best_depth, best_size
-    cost = float(scores[place])
+    if rest.per_link:
+        place, took, cost = _cheapest(frontier, model, scores, objective)
+    else:
+        best_size, best_depth = divmod(int(scores.T.argmin()), len(scores))  # the first: smallest size, then depth
+        place = best_depth, best_size
+        took, cost = float(seconds[place]), float(scores[place])
     bound = min(cost, float(_costs(objective, tokens, least).min()))
-    return Choice(best_size, best_depth, float(frontier.values[place]), float(seconds[place]), cost, bound)
+    return Choice(place[1], place[0], float(frontier.values[place]), took, cost, bound)
+
+
+def _cheapest(
+    frontier: Frontier, model: LatencyModel, scores: NDArray[np.float64], objective: Objective
+) -> tuple[tuple[int, int], float, float]:
+    """Return (depth bound and size, seconds per step, cost) of the tree of the frontier with the least cost.
+
+    `scores` [depths, sizes] are costs that no tree of the frontier undercuts. Trees are built and priced in their order until the next is no
+    better than the best price. Trees of equal size, level widths and tokens are taken for one another.
+    """
+    best: tuple[tuple[int, int], float, float] | None = None
+    seen: set[tuple[int, float, bytes]] = set()
+    for position in np.argsort(scores.T, axis=None, kind="stable"):  # of equal ones, the smallest size and depth first
+        size, depth = divmod(int(position), len(scores))
+        if best is not None and scores[depth, size] >= best[2]:
+            break
+        widths = frontier.level_widths(depth)[size]
+        key = size, float(frontier.values[depth, size]), widths[widths > 0].tobytes()
+        if key in seen:
+            continue
+        seen.add(key)
+        took = model.step_seconds(frontier.tree(size, depth))
+        cost = float(_costs(objective, np.array([key[1]]), np.array([took]))[0])
+        if best is None or cost < best[2]:
+            best = (depth, size), took, cost
+    assert best is not None  # some score is finite
+    return best
+
+
+def _links(widths: NDArray[np.int32], chain: str) -> NDArray[np.float64]:
+    """Return the fewest links of the longest chain of trees with these level widths [sizes, levels], whatever else their shape: [sizes].
+
+    The root's children are the first level. At level l, some node has as many children as its level has on average, rounded up, and every
+    node between the root and that one has a child or more.
+    """
+    if chain == NO_CHAIN or widths.shape[1] < 2:
+        return np.zeros(len(widths))
+    above, below = widths[:, :-1], widths[:, 1:]
+    families = np.where(below > 0, -(-below // np.maximum(above, 1)), 0).astype(np.float64)
+    if chain == PATH:
+        levels = np.arange(1, families.shape[1])
+        families[:, 1:] += np.where(families[:, 1:] > 0, widths[:, 1:2] + levels - 1, 0)
+    links: NDArray[np.float64] = families.max(axis=1)
+    return links
 
 
 def _costs(objective: Objective, tokens: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:

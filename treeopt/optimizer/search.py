@@ -12,7 +12,9 @@ from treeopt.optimizer.objective import Objective, choose, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
-from treespec.errors import OptimizerError, counted
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.step_rule import StepRule
+from treespec.errors import MissingRuleError, OptimizerError, counted, listed
 from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
@@ -70,6 +72,8 @@ def optimize(
     solver: str = "auto",
     smoothing: str = "none",
     objective: Objective = seconds_per_token,
+    rule: StepRule | None = None,
+    verifier: str | None = None,
 ) -> OptimizationResult:
     """Return the tree that yields most tokens per step or, with a latency profile, the one of least cost: most tokens per second.
 
@@ -77,13 +81,14 @@ def optimize(
     measured size), `max_depth` (default: 32 edges, or what `size` allows) and `max_branch` (default: all ranks). Without a
     latency profile `size` must be given. `context` picks the latencies (see `LatencyProfile.at_context`). `solver`:
     "best-first", "dp" or "auto", which takes best-first only where it is exact. `objective` is the cost of a tree by a latency profile, for which
-    the certified gap holds too.
+    the certified gap holds too. The latencies are those of `rule`, which is by default that of the acceptance profile's own steps with a
+    `verifier` (None: the default one). See `rule_for`.
 
     Raises OptimizerError for limits that no tree meets, naming the largest feasible value, and for a solver that
-    cannot be exact; ProfileError for times that were not measured.
+    cannot be exact; ProfileError for times that were not measured, MissingRuleError for those of a rule.
     """
     rows = acceptance_rows(acceptance, smoothing)
-    model = None if latency is None else latency.at_context(context)
+    model = None if latency is None else latency.at_context(context, rule or rule_for(acceptance, latency, verifier))
     limits = _limits(rows, model, size, depth, max_size, max_depth, max_branch)
     frontier = solve(rows, *limits, solver=solver)
     if model is None:
@@ -101,6 +106,36 @@ def optimize(
         solver=frontier.solver,
         table=frontier,
     )
+
+
+def rule_for(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: str | None = None) -> StepRule:
+    """Return the rule of the steps that an acceptance profile is of, whose times the latency profile has.
+
+    A bare vector does not say its rule: it is taken for the first rule of the latency profile with that verifier. Raises MissingRuleError
+    with the settings to profile the latency with, SettingsError for a verifier that does not go with the drafting.
+    """
+    settings = acceptance.step_settings(verifier)
+    if settings is None:
+        held = [rule for rule in latency.held if verifier in (None, rule.verifier) and rule.mode == SpeculationTree.drafter]
+        if not held:
+            raise MissingRuleError(
+                f"the acceptance vector does not say its rule, and no rule of the latency profile has `verifier` {verifier}"
+            )
+        return held[0]
+    rule = StepRule.of(*settings)
+    if rule not in latency.held:
+        sampling, drafting = settings
+        wanted = {"temperature": f"{sampling.temperature:g}"} | ({"top_p": f"{sampling.top_p:g}"} if sampling.top_p < 1 else {})
+        wanted["drafting"] = drafting.rule
+        if drafting.samples(sampling) and drafting.temperature not in (None, sampling.temperature):
+            wanted["draft_temperature"] = f"{drafting.temperature:g}"
+        if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+            wanted["verifier"] = drafting.verifier
+        held_names = listed([f"({known.name})" for known in latency.held])
+        raise MissingRuleError(
+            f"the acceptance profile is of ({rule.name}), but the latency profile has times of {held_names} only", wanted
+        )
+    return rule
 
 
 def acceptance_rows(profile: AcceptanceProfile, smoothing: str = "none") -> Rows:

@@ -8,7 +8,8 @@ from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
 from treeopt.profiles.drawing import acceptance
-from treespec.decoding.rules import RULES
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import RULES, Sampling
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
 from treespec.files.kinds import schema_of
@@ -107,6 +108,17 @@ class AcceptanceProfile(Drawn):
         for i, sums in enumerate(self.prompt_sums):
             if len(sums) != ranks or not all(map(math.isfinite, sums)):
                 raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of {counted(ranks, 'rank')}")
+
+    def step_settings(self, verifier: str | None = None) -> tuple[Sampling, Drafting] | None:
+        """Return the settings of the steps that were profiled, which a `verifier` verifies (None: the default one); None if they are unknown.
+
+        Children that are not random are matched, whatever the verifier. Raises SettingsError for one that does not go with the drafting.
+        """
+        if self.drafting not in RULES or self.temperature is None:
+            return None
+        sampling = Sampling(self.temperature, 1.0 if self.top_p is None else self.top_p)
+        chosen = {} if verifier is None else {"verifier": verifier}
+        return sampling, Drafting(self.drafting, self.draft_temperature, **chosen)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the profile's file, without keys that hold nothing."""

@@ -39,7 +39,18 @@ def latency(data: Mapping[str, Any]) -> Parts:
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
         f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
+        *([_rests(data["rules"])] if len(data["rules"]) > 1 else []),
     ]
+
+
+def _rests(rules: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw what steps take beside their passes, a row per rule."""
+    rows = [
+        (rule["name"], milliseconds(rule["autoregressive_overhead_seconds"]), *(milliseconds(s) for s in rule["rest_seconds"].values()))
+        for rule in rules[:_MOST_ROWS]
+    ]
+    columns = ("rule", "without a tree", "with one", "and per node", "per link of the longest chain", "per level")
+    return Table("rest of a step by rule, ms", columns, rows, left=("rule",))
 
 
 def _medians(title: str, what: str, measured: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,45 +1,33 @@
 """LatencyProfile: how long passes take per tree size, level width and context, as versioned JSON with raw samples."""
 
-import bisect
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from treeopt.profiles.drawing import latency
 from treeopt.profiles.latency_model import LatencyModel
-from treespec.errors import ProfileError
-from treespec.files.fields import MOST_SECONDS, Fields, count, listed, mapping, numbers
+from treeopt.profiles.rest import Rest
+from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of
+from treeopt.profiles.samples import LatencySample, check_samples, check_seconds, sample_entry, sample_of
+from treespec.decoding.step_rule import GREEDY, StepRule
+from treespec.errors import MissingRuleError, ProfileError
+from treespec.errors import listed as listed_of
+from treespec.files.fields import Fields, listed, numbers
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
 from treespec.tables import Drawing, Drawn, in_short
-from treespec.trees.limits import MAX_SIZE
 
 LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class LatencySample:
-    """Raw seconds of one pass over `nodes` tree nodes after `context` cached tokens.
-
-    The target reads a whole tree, whose size is `nodes`; the draft reads one level, whose width is `nodes`.
-    """
-
-    nodes: int
-    context: int
-    seconds: tuple[float, ...]
-
-    @property
-    def median_seconds(self) -> float:
-        """Median of the samples, which predictions use."""
-        return statistics.median(self.seconds)
-
-
-@dataclass(frozen=True)
 class LatencyProfile(Drawn):
     """Raw seconds of target passes, draft passes and the rest of a step (`overhead_seconds`), on one machine.
+
+    They are of `topk` at temperature 0, and of all rules where it makes no difference; `rules` has what differs.
 
     Raises ProfileError for measurements that are empty or repeated, or that no clock can have shown.
     """
@@ -50,26 +38,48 @@ class LatencyProfile(Drawn):
     provenance: dict[str, Any] | None = None
     autoregressive_overhead_seconds: tuple[float, ...] = ()
     """Overhead of autoregressive steps, which accept and move nothing. If it is empty, the overhead of tree steps is taken."""
+    rules: tuple[RuleLatency, ...] = ()
+    """The times of each rule. Older files have none; their rule is `topk` at temperature 0."""
 
     def __post_init__(self) -> None:
-        _check_samples("target", "size", self.target)
-        _check_samples("draft", "width", self.draft)
-        _check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
+        check_samples("target", "size", self.target)
+        check_samples("draft", "width", self.draft)
+        check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
         if self.autoregressive_overhead_seconds:
-            _check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
+            check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
+        held = [entry.rule for entry in self.rules]
+        twice = next((rule for place, rule in enumerate(held) if rule in held[:place]), None)
+        if twice is not None:
+            raise ProfileError(f"rules has {twice.name} twice; keep one entry of it")
+
+    @property
+    def held(self) -> tuple[StepRule, ...]:
+        """The rules whose times the profile holds."""
+        return tuple(entry.rule for entry in self.rules) or (GREEDY,)
 
     @property
     def contexts(self) -> tuple[int, ...]:
         """The contexts at which the target was measured, ascending."""
         return tuple(sorted({s.context for s in self.target}))
 
-    def at_context(self, context: int | None = None) -> LatencyModel:
+    def at_context(self, context: int | None = None, rule: StepRule | None = None) -> LatencyModel:
         """Return the medians at the measured context that equals `context` or is the next larger one; None stands for the smallest.
 
-        Raises ProfileError, naming the measured contexts, if none is large enough.
+        `rule` None stands for the first one of the profile. Raises ProfileError, naming the measured contexts, if none is large enough, and
+        MissingRuleError, naming the rules that the profile holds, if that one is not among them.
         """
-        chosen = _next_context(context, self.contexts, "target")
-        draft = _next_context(chosen, tuple(sorted({s.context for s in self.draft})), "draft")
+        wanted = self.held[0] if rule is None else rule
+        if wanted not in self.held:
+            raise MissingRuleError(
+                f"the latency profile has no times of ({wanted.name}), only of {listed_of([f'({rule.name})' for rule in self.held])}"
+            )
+        model = self._medians(context)
+        return next((entry.on(model) for entry in self.rules if entry.rule == wanted), model)
+
+    def _medians(self, context: int | None) -> LatencyModel:
+        """Return the medians of the profile's own keys."""
+        chosen = next_context(context, self.contexts, "target")
+        draft = next_context(chosen, [s.context for s in self.draft], "draft")
         sizes = sorted((s.nodes, s.median_seconds) for s in self.target if s.context == chosen)
         widths = sorted((s.nodes, s.median_seconds) for s in self.draft if s.context == draft)
         apart = self.autoregressive_overhead_seconds
@@ -81,12 +91,14 @@ class LatencyProfile(Drawn):
         data: dict[str, Any] = {
             "schema": LATENCY_SCHEMA,
             "version": VERSION,
-            "target": [_entry(s, "size") for s in self.target],
-            "draft": [_entry(s, "width") for s in self.draft],
+            "target": [sample_entry(s, "size") for s in self.target],
+            "draft": [sample_entry(s, "width") for s in self.draft],
             "overhead_seconds": list(self.overhead_seconds),
         }
         if self.autoregressive_overhead_seconds:
             data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
+        if self.rules:
+            data["rules"] = [entry.to_json() for entry in self.rules]
         return data if self.provenance is None else data | {"provenance": self.provenance}
 
     def summary(self) -> dict[str, Any]:
@@ -95,6 +107,19 @@ class LatencyProfile(Drawn):
             "target": [{"size": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.target],
             "draft": [{"width": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.draft],
             "overhead_seconds": statistics.median(self.overhead_seconds),
+            "rules": [self._rule_summary(rule) for rule in self.held],
+        }
+
+    def _rule_summary(self, rule: StepRule) -> dict[str, Any]:
+        """Return a rule, the rest of its autoregressive step and, fitted at the smallest context, that of its steps with trees."""
+        model = self.at_context(None, rule)
+        rest = model.rest or Rest(model.overhead_seconds)
+        alone = model.autoregressive_overhead_seconds
+        return {
+            "name": rule.name,
+            **rule.to_json(),
+            "autoregressive_overhead_seconds": model.overhead_seconds if alone is None else alone,
+            "rest_seconds": {"step": rest.per_step, "node": rest.per_node, "link": rest.per_link, "level": rest.per_level},
         }
 
     def drawing(self) -> Drawing:
@@ -116,7 +141,7 @@ def read_latency(path: StrPath) -> LatencyProfile:
     data = Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
 
     def samples(unit: str) -> Callable[[Any], tuple[LatencySample, ...]]:
-        return lambda value: tuple(_sample(item, unit) for item in listed(value))
+        return lambda value: tuple(sample_of(item, unit) for item in listed(value))
 
     return data.build(
         lambda: LatencyProfile(
@@ -124,52 +149,7 @@ def read_latency(path: StrPath) -> LatencyProfile:
             draft=data.get("draft", samples("width")),
             overhead_seconds=data.get("overhead_seconds", numbers),
             autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
+            rules=data.get("rules", lambda value: tuple(rule_latency_of(entry) for entry in listed(value)), []),
             provenance=data.optional("provenance", provenance_fields),
         )
     )
-
-
-def _check_samples(name: str, unit: str, samples: Sequence[LatencySample]) -> None:
-    if not samples:
-        raise ProfileError(f"{name} holds no measurement; at least one {unit} is needed")
-    if len(samples) > MAX_SIZE:
-        raise ProfileError(f"{name} holds {len(samples):,} measurements, but at most {MAX_SIZE:,} are read; keep those of fewer sizes")
-    seen: set[tuple[int, int]] = set()
-    for sample in samples:
-        nodes, context = sample.nodes, sample.context
-        if nodes < 1 or context < 0:
-            raise ProfileError(f"{name} has {unit} {nodes} at context {context}, but a {unit} is 1 or more and a context 0 or more")
-        if (nodes, context) in seen:
-            raise ProfileError(f"{name} has {unit} {nodes} at context {context} twice; put all its samples into one entry")
-        seen.add((nodes, context))
-        _check_seconds(f"{name} {unit} {nodes} at context {context}", sample.seconds)
-
-
-def _check_seconds(name: str, seconds: Sequence[float], least: float = 1e-12) -> None:
-    if not seconds:
-        raise ProfileError(f"{name} has no samples; at least one is needed")
-    for value in seconds:
-        if not least <= value <= MOST_SECONDS:  # also true for NaN
-            raise ProfileError(f"{name} has a sample of {value} seconds, but it takes {least:g} to {MOST_SECONDS:g}; measure again")
-
-
-def _next_context(context: int | None, measured: tuple[int, ...], model: str) -> int:
-    at = 0 if context is None else bisect.bisect_left(measured, context)
-    if at == len(measured):
-        raise ProfileError(
-            f"the {model} was not measured at context {context} or beyond, only at {', '.join(map(str, measured))}; "
-            f"profile it there, or ask for at most {measured[-1]}"
-        )
-    return measured[at]
-
-
-def _entry(sample: LatencySample, unit: str) -> dict[str, Any]:
-    return {unit: sample.nodes, "context": sample.context, "seconds": list(sample.seconds)}
-
-
-def _sample(value: Any, unit: str) -> LatencySample:
-    item = mapping(value)
-    missing = [key for key in (unit, "context", "seconds") if key not in item]
-    if missing:
-        raise ValueError(f"an entry without {', '.join(missing)}")
-    return LatencySample(count(item[unit]), count(item["context"]), numbers(item["seconds"]))

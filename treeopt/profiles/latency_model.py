@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from treeopt.profiles.rest import Rest
+from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import ProfileError
+from treespec.trees.tree import SpeculationTree
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,12 @@ class LatencyModel:
     overhead_seconds: float
     autoregressive_overhead_seconds: float | None = None
     """Overhead of a step without a tree, if it was measured apart."""
+    rule: StepRule = GREEDY
+    """The rule whose times these are."""
+    rest: Rest | None = None
+    """Time of a step beside its passes, by its tree. If it is None, `overhead_seconds` is taken for all trees."""
+    root: tuple[tuple[int, float], ...] = ()
+    """For dynamic trees, the draft pass over the root, by level width."""
 
     @property
     def largest_size(self) -> int:
@@ -46,6 +55,27 @@ class LatencyModel:
     def draft_seconds(self, width: int) -> float:
         """Return the seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
         return _predict(width, self.draft, "draft level width")
+
+    def rest_seconds(self, tree: SpeculationTree) -> float:
+        """Return the seconds of a step with this tree beside its passes."""
+        return self.overhead_seconds if self.rest is None else self.rest.seconds(tree)
+
+    def step_seconds(self, tree: SpeculationTree) -> float:
+        """Return the seconds of one step; the root alone is an autoregressive step.
+
+        Raises ProfileError for a size or level width beyond the measured ones.
+        """
+        if tree.size == 1:
+            return self.autoregressive_seconds()
+        draft = sum(self.draft_seconds(width) for width in tree.level_widths[:-1])
+        return self.target_seconds(tree.size) + draft + self.rest_seconds(tree)
+
+    def dynamic_seconds(self, size: int, depth: int, width: int) -> float:
+        """Return the seconds of one step with dynamic trees of such a budget. Raises ProfileError beyond what was measured."""
+        if not self.root or self.rest is None:
+            raise ProfileError(f"these are times of {self.rule.name}, not of dynamic trees; profile the latency of dynamic trees too")
+        levels = _predict(width, self.root, "level width") + (depth - 1) * _predict(width, self.draft, "level width")
+        return self.target_seconds(size) + levels + self.rest.at(size, 1 + depth * width, depth)
 
     def target_table(self, largest: int) -> NDArray[np.float64]:
         """Return target seconds by size, [largest + 1]; they are infinite at 0 and beyond the measured sizes."""

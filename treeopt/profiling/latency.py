@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
-from treeopt.profiles.latency import LatencyProfile, LatencySample
+from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.rule_latency import RuleLatency, StepSample
+from treeopt.profiles.samples import LatencySample
+from treeopt.profiling.bench import BEYOND, BURST, Bench, Cell, Sample, cells_of
 from treeopt.profiling.settings import LatencySettings
-from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Stepper
-from treespec.decoding.step import StepSpec
-from treespec.decoding.timing import now, timer_for
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import list_of_length, seconds
 from treespec.files.fingerprint import fingerprint
@@ -21,15 +23,6 @@ from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
-Sample = tuple[float, float, float, float]
-"""Seconds of one step: draft level 0, draft level 1 (0 without one), target, the rest."""
-Cell = tuple[int, SpeculationTree, int | None]
-"""Context, tree, and the draft level width that its second level measures; the width is None if the target's size is measured."""
-
-_BURST = 4
-_WARM_UP = 2
-_IN_A_ROW = 2
-_AMPLE = 1 << 30
 
 
 @torch.inference_mode()
@@ -41,25 +34,26 @@ def profile_latency(
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> LatencyProfile:
-    """Measure the seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest.
+    """Measure the seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest, per rule.
 
     Every sample is a part of whole steps on the code path that evaluation runs. They are captured on CUDA; `notice` is told once if that is
     impossible. Size 1 is an autoregressive step, other sizes are a root with its children, and widths are the second level of as many
-    chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its overhead. Cells take
+    chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its overhead. Of every
+    rule beside `topk` at temperature 0, whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take
     turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding.
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
     ModelError, ProfileError.
     """
     require_fit(pair, settings)
     settings = settings.on(pair.target.device.type, pair.vocabulary_size)
-    cells = _cells(settings)
-    bench = _Bench(pair, cells, settings, notice)
-    bursts = -(-settings.repetitions // _BURST)
+    cells = cells_of(settings, pair.target.device.type, pair.vocabulary_size)
+    bench = Bench(pair, cells, settings, notice)
+    bursts = -(-settings.repetitions // BURST)
     rounds: list[list[list[Sample]]] = []
 
     def read(key: str, value: Any) -> list[list[list[float]]]:
         return [
-            [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(_BURST, cell)]
+            [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(BURST, cell)]
             for cell in list_of_length(len(cells), value)
         ]
 
@@ -79,86 +73,90 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
                 f"`{name}` {max(values)} is more than {limit}: a root has at most as many children as the vocabulary has tokens, {vocabulary}; "
                 f"pass `{name}` of at most {limit}"
             )
+    if settings.sizes is not None and max(settings.sizes) < 2 and len(settings.rules) > 1:
+        raise ProfileError(
+            f"`sizes` is {max(settings.sizes)}, but steps of ({list(settings.rules)[1].name}) are timed with trees; pass `sizes` up to 2 or more"
+        )
+    needed = max(settings.contexts) + (2 if len(settings.rules) == 1 else BEYOND)
     for role, model in pair.models.items():
         most = model.max_positions
-        if most is not None and max(settings.contexts) + 2 > most:
+        if most is not None and needed > most:
             raise CapacityError(
-                f"context {max(settings.contexts)} needs {max(settings.contexts) + 2} positions, but the {role} model has {most}"
+                f"context {max(settings.contexts)} needs {needed} positions, but the {role} model has {most}"
                 f"{model.rope_note}; pass smaller `contexts`"
             )
 
 
-def _cells(settings: LatencySettings) -> list[Cell]:
-    cells: list[Cell] = []
-    for context in sorted(set(settings.contexts)):
-        cells += [
-            (context, SpeculationTree.from_branches([[size - 1]] if size > 1 else []), None) for size in sorted(set(settings.sizes or ()))
-        ]
-        cells += [(context, SpeculationTree.k_chains(width, 2), width) for width in sorted(set(settings.widths or ()))]
-    return cells
-
-
-class _Bench:
-    """The steps of every cell over one random text."""
-
-    def __init__(self, pair: Pair, cells: list[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
-        self.pair, self.device = pair, pair.target.device
-        vocabulary = pair.vocabulary_size
-        text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
-        self.text = text.to(self.device)
-        size = max(tree.size for _, tree, _ in cells)
-        budget = CacheBudget(max(settings.contexts) + size + 2 * (_WARM_UP + _BURST), size, 2, size)
-        engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
-        budget.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
-        self.steps: dict[SpeculationTree, Stepper] = {}
-        for tree in dict.fromkeys(tree for _, tree, _ in cells):
-            spec, timer = StepSpec(tree if tree.size > 1 else None), timer_for(self.device)
-            steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, budget, timer)
-            self.steps[tree] = steps
-        for model in pair.models.values():  # after capturing, which writes into the caches
-            model.prefill(self.text[:-1])
-
-    def burst(self, context: int, tree: SpeculationTree) -> list[Sample]:
-        """Run steps that follow one another as in decoding, and return their seconds without those of the first, which warm up."""
-        steps = self.steps[tree]
-        found = []
-        for _ in range(_WARM_UP + _BURST):
-            steps.begin(self.text[context - 1 : context + 1], context, None)
-            started = now(self.device)
-            steps.launch(_AMPLE)
-            parts = steps.read(context)[2]
-            whole = now(self.device) - started
-            if isinstance(steps, CapturedSteps):  # the host runs ahead in decoding, so what it takes alone is no part of a step
-                whole = steps.seconds(_IN_A_ROW)
-            drafts = [seconds for name, seconds in parts if name == "drafting"] + [0.0, 0.0]
-            target = sum(seconds for name, seconds in parts if name == "target")
-            found.append((drafts[0], drafts[1], target, max(0.0, whole - sum(drafts) - target)))
-        return found[_WARM_UP:]
-
-
-def _round(bench: _Bench, cells: list[Cell]) -> list[list[Sample]]:
+def _round(bench: Bench, cells: list[Cell]) -> list[list[Sample]]:
     """Run a burst of every cell."""
-    return [bench.burst(context, tree) for context, tree, _ in cells]
+    return [bench.burst(cell) for cell in cells]
+
+
+class _Raw:
+    """The samples of every cell, by what they measure."""
+
+    def __init__(self, cells: list[Cell], rounds: list[list[list[Sample]]]) -> None:
+        self._cells = [(cell, [sample for found in rounds for sample in found[place]]) for place, cell in enumerate(cells)]
+
+    def targets(self) -> tuple[LatencySample, ...]:
+        """Return the target passes of stars."""
+        stars = [(cell, samples) for cell, samples in self._cells if cell.rule == GREEDY and cell.width is None]
+        return tuple(
+            LatencySample(1 if cell.spec.plan is None else cell.spec.plan.size, cell.context, tuple(s[2] for s in samples))
+            for cell, samples in stars
+        )
+
+    def levels(self, rule: StepRule, *, root: bool = False) -> tuple[LatencySample, ...]:
+        """Return the draft levels of a rule by width, or the root's levels. Of trees, width 1 is the root's, which reads two tokens."""
+        first = root or rule.mode == SpeculationTree.drafter
+        return tuple(
+            LatencySample(cell.width, cell.context, tuple(s[0 if root or (first and cell.width == 1) else 1] for s in samples))
+            for cell, samples in self._cells
+            if cell.rule == rule and cell.width is not None
+        )
+
+    def rests(self, rule: StepRule, *, alone: bool) -> tuple[float, ...]:
+        """Return the rest of every step of a rule whose parts were timed, with a tree or, `alone`, without."""
+        return tuple(
+            s[3]
+            for cell, samples in self._cells
+            if cell.rule == rule and not cell.whole and (cell.spec.plan is None) == alone
+            for s in samples
+        )
+
+    def steps(self, rule: StepRule) -> tuple[StepSample, ...]:
+        """Return the whole steps of a rule."""
+        return tuple(
+            StepSample(cell.spec.plan, cell.context, tuple(s[3] for s in samples))  # type: ignore[arg-type]
+            for cell, samples in self._cells
+            if cell.rule == rule and cell.whole
+        )
 
 
 def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: list[list[list[Sample]]]) -> LatencyProfile:
-    target: list[LatencySample] = []
-    draft: list[LatencySample] = []
-    overhead: list[float] = []
-    alone: list[float] = []
-    for index, (context, tree, width) in enumerate(cells):
-        first, second, passes, rest = zip(*(sample for found in rounds for sample in found[index]), strict=True)
-        if width is None:
-            target.append(LatencySample(nodes=tree.size, context=context, seconds=passes))
-        else:
-            draft.append(LatencySample(nodes=width, context=context, seconds=first if width == 1 else second))
-        (overhead if tree.size > 1 else alone).extend(rest)
+    raw = _Raw(cells, rounds)
+    alone = raw.rests(GREEDY, alone=True)
     return LatencyProfile(
-        target=tuple(target),
-        draft=tuple(draft),
-        overhead_seconds=tuple(overhead or alone),
-        autoregressive_overhead_seconds=tuple(alone),
+        target=raw.targets(),
+        draft=raw.levels(GREEDY),
+        overhead_seconds=raw.rests(GREEDY, alone=False) or alone,
+        autoregressive_overhead_seconds=alone,
+        rules=tuple(_of_rule(raw, rule) for rule in settings.rules),
         provenance=pair.provenance(seed=settings.seed),
+    )
+
+
+def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
+    """Return the times of a rule, without those that are the profile's own."""
+    if rule == GREEDY:
+        return RuleLatency(rule)
+    dynamic = rule.mode == DynamicBudget.drafter
+    return RuleLatency(
+        rule,
+        draft=() if rule.levels == GREEDY.levels else raw.levels(rule.levels),
+        root=raw.levels(rule.levels, root=True) if dynamic else (),
+        autoregressive_overhead_seconds=() if rule.alone == GREEDY.alone else raw.rests(rule.alone, alone=True),
+        steps=raw.steps(rule),
     )
 
 

@@ -1,10 +1,13 @@
 """Settings of a measurement, as plain data: acceptance, latency and potential. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import Sampling
+from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import SettingsError
 from treespec.trees.limits import MAX_SIZE
 
@@ -71,7 +74,8 @@ class LatencySettings:
     """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
     The repetitions are rounded up to whole bursts of 4. `sizes` and `widths` None stand for the defaults of the pair's device:
-    `default_sizes` and `default_widths`.
+    `default_sizes` and `default_widths`. `topk` at temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees
+    if `dynamic`, with every one of `samplings`: settings of one rule (`StepRule`) are measured once.
     """
 
     sizes: tuple[int, ...] | None = None
@@ -79,9 +83,16 @@ class LatencySettings:
     contexts: tuple[int, ...] = (256,)
     repetitions: int = 20
     seed: int = 0
+    samplings: tuple[Sampling, ...] = (Sampling(),)
+    draftings: tuple[Drafting, ...] = (Drafting(),)
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
-        require_kind(tuple, contexts=self.contexts)
+        require_kind(tuple, contexts=self.contexts, samplings=self.samplings, draftings=self.draftings)
+        for sampling in self.samplings:
+            require_kind(Sampling, sampling=sampling)
+        for drafting in self.draftings:
+            require_kind(Drafting, drafting=drafting)
         widest = (MAX_SIZE - 1) // 2  # of two levels behind a root
         for name, values, least, most in (
             ("sizes", self.sizes, 1, MAX_SIZE),
@@ -102,6 +113,17 @@ class LatencySettings:
         sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
         return replace(self, sizes=sizes, widths=widths)
 
+    @property
+    def rules(self) -> dict[StepRule, tuple[Sampling, Drafting]]:
+        """Return the rules to measure, `topk` at temperature 0 first, with settings of each."""
+        found = {GREEDY: (Sampling(), Drafting())}
+        for sampling in self.samplings:
+            for drafting in self.draftings:
+                found.setdefault(StepRule.of(sampling, drafting), (sampling, drafting))
+            if self.dynamic:
+                found.setdefault(StepRule.of(sampling, Drafting(), DynamicBudget.drafter), (sampling, Drafting()))
+        return found
+
 
 def default_sizes(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     """Return tree sizes on both sides of the edges at which matrix tiles fill up: vector registers on a CPU, 64 and 128 rows on a GPU.
@@ -119,6 +141,12 @@ def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
     """Return draft level widths. Trees need them up to their widest level only."""
     largest = min(vocabulary, 32 if device == "cpu" else 256)
     return tuple(w for w in (1, 2, 3, 4, 6, 8, 12, 16, 17, 24, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256) if w <= largest)
+
+
+def dynamic_widths_of(widths: Sequence[int], device: str, vocabulary: int) -> list[int]:
+    """Return those of the draft level widths, ascending, at which dynamic trees are measured: fewer of the default ones, else all up to 64."""
+    few = (2, 4, 8, 12, 16, 24, 32, 48, 64) if tuple(widths) == default_widths(device, vocabulary) else range(1, 65)
+    return [width for width in sorted(widths) if width in few] or sorted(widths)
 
 
 def _require_texts(method: str, gen_len: int) -> None:

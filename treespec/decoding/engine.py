@@ -14,6 +14,7 @@ from torch import Tensor
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import CapturableModel, SlotModel
 from treespec.decoding.step import Step, StepSpec, checked
+from treespec.decoding.step_rule import StepRule
 from treespec.decoding.timing import CapturedTimer, Timer
 from treespec.errors import CapacityError
 from treespec.kernels.device import on
@@ -230,7 +231,7 @@ class Engine:
     """Captures the steps of one target (and its draft), and keeps them as long as their caches stay and they are used often enough.
 
     A step that CUDA refuses to capture runs eagerly from then on; every other error of building it is raised. `notice` is called
-    once, with the reason, if steps run eagerly; every refusal is logged.
+    once, with the reason, if steps run eagerly, and once for every rule (`StepRule`) whose steps are refused; every refusal is logged.
     """
 
     def __init__(self, target: SlotModel, draft: SlotModel | None = None, notice: Callable[[str], None] | None = None) -> None:
@@ -238,6 +239,7 @@ class Engine:
         self._models = [target] if draft is None else [target, draft]
         self._kept: OrderedDict[_Key, CapturedSteps] = OrderedDict()
         self._refused: dict[_Key, str] = {}
+        self._told: set[StepRule | None] = set()
         self._pool: Any = None
         self._caches: tuple[int, ...] = ()
 
@@ -258,7 +260,11 @@ class Engine:
             steps = self._captured(key)
             if steps is not None:
                 return steps
-        self._tell(self._without_kernels() or self._refused[key])
+        kernels = self._without_kernels()
+        if kernels is not None:
+            self._tell(kernels, None)
+        else:
+            self._tell(self._refused[key], spec.rule)
         return EagerSteps(spec.build(self.target, self.draft, timer))
 
     def _without_kernels(self) -> str | None:
@@ -283,7 +289,8 @@ class Engine:
             if not is_refused_capture(error):
                 raise
             names = " and ".join(map(_name, self._models))
-            self._refused[key] = f"{names} run eagerly: a step cannot be captured ({str(error).splitlines()[0]})"
+            why = str(error).splitlines()[0]
+            self._refused[key] = f"{names} run eagerly ({spec.rule.name}): a step cannot be captured ({why})"
             _LOG.warning("%s", self._refused[key])
             return None
         self._kept.move_to_end(key)
@@ -291,10 +298,11 @@ class Engine:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _tell(self, why: str) -> None:
-        if self._notice is not None:
+    def _tell(self, why: str, rule: StepRule | None) -> None:
+        """Say once why steps of a rule run eagerly; None: those of all rules."""
+        if self._notice is not None and rule not in self._told:
+            self._told.add(rule)
             self._notice(why)
-            self._notice = None
 
 
 def _eager_reason(model: SlotModel) -> str | None:

@@ -17,6 +17,7 @@ from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose_checked, require_finite
+from treespec.decoding.step_rule import StepRule
 from treespec.decoding.timing import NoTimer, Timer
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.decoding.verifiers.base import Verifier
@@ -121,6 +122,13 @@ class StepSpec:
             raise SettingsError(
                 f"{self.plan!r:.80} is no plan whose drafter is one of {', '.join(DRAFTERS)}; enter its drafter into DRAFTERS first"
             )
+
+    @property
+    def rule(self) -> StepRule:
+        """Return the rule of the step; without a plan, it is that of the target alone."""
+        if self.plan is None:
+            return StepRule.of(self.sampling).alone
+        return StepRule.of(self.sampling, self.drafting, self.plan.drafter)
 
     def build(self, target: SlotModel, draft: SlotModel | None = None, timer: Timer | None = None) -> Step:
         """Build the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""

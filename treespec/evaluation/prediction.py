@@ -6,6 +6,7 @@ from typing import Any
 
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, TOPK, Sampling
+from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
 from treespec.errors import listed
 from treespec.evaluation.report import Prediction
 from treespec.files.provenance import Provenance
@@ -15,11 +16,11 @@ from treespec.trees.growmap import GrowMap
 def prediction_of(
     growmap: GrowMap, models: Mapping[str, str], device: str | None, sampling: Sampling, drafting: Drafting
 ) -> tuple[Prediction | None, tuple[str, ...]]:
-    """Return what a growmap promises for a run, and sentences that say what of it does not hold there and is left out.
+    """Return what a growmap promises for a run of static trees, and sentences that say what of it does not hold there and is left out.
 
     `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown).
     For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None; for
-    another device, it has no time per step.
+    another device, or steps of another rule than those that were timed, it has no time per step.
     """
     promised = growmap.promise
     others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
@@ -28,10 +29,15 @@ def prediction_of(
     said = []
     if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
         said.append(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
-    elsewhere = None if promised.seconds_per_step is None else _other_device(growmap.provenance, device)
+    seconds = promised.seconds_per_step
+    elsewhere = None if seconds is None else _other_device(growmap.provenance, device)
+    other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting))
     if elsewhere is not None:
         said.append(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
-    seconds = promised.seconds_per_step if elsewhere is None else None
+    elif other is not None:
+        said.append(f"the growmap was timed with other steps: {other}: its predicted time per step does not hold here and is not shown")
+    if elsewhere is not None or other is not None:
+        seconds = None
     return Prediction(promised.tokens_per_step, seconds, promised.rank_probability), tuple(said)
 
 
@@ -47,6 +53,15 @@ def _other_device(made: Provenance | None, device: str | None) -> str | None:
     """Return the device that a growmap's times were measured on and the one that runs, or None if one is unknown or they are the same."""
     known = None if made is None else made.gpu or made.cpu
     return None if known is None or device is None or device == known else f"{known} (this run has {device})"
+
+
+def _other_rule(promised: Mapping[str, Any], runs: StepRule) -> str | None:
+    """Return the rule that a growmap's times are of and the one that runs, or None if they are the same. Older growmaps have none but `GREEDY`."""
+    try:
+        timed = rule_of(promised["timed_rule"]) if "timed_rule" in promised else GREEDY
+    except (TypeError, ValueError):
+        return f"a rule that is unknown here (this run has: {runs.name})"
+    return None if timed == runs else f"{timed.name} (this run has: {runs.name})"
 
 
 def _other_conditions(promised: Mapping[str, Any], sampling: Sampling, drafting: Drafting) -> Iterator[str]:

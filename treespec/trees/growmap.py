@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
-from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text
+from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text, texts
 from treespec.files.kinds import NOUNS, schema_of
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
@@ -35,6 +35,7 @@ _METADATA = {
     **dict.fromkeys(("name", "solver", "smoothing", "drafting", "source", "latency_source"), text),
     **dict.fromkeys(("context", "max_depth"), natural),
     "rank_probability": chances,
+    "timed_rule": texts,
     **{f"profiled_{key}": read for key, read in ROWS.items()},
 }
 """Readers of the metadata that treeopt writes; other metadata are left alone."""

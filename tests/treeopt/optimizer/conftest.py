@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from tests.reference.all_trees import trees_of
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treespec.trees.tree import SpeculationTree
@@ -18,24 +19,6 @@ LLAMA_68M_FOR_7B = (
     0.0014433, 0.0011727, 0.00063143, 0.0010824, 0.00099224, 0.00090204, 0.00036082, 0.0011727,
 )
 # fmt: on
-
-
-def forests(nodes: int) -> list[list[list]]:
-    """All ordered forests of `nodes` nodes; a tree is the list of its children's trees."""
-    if nodes == 0:
-        return [[]]
-    return [[children, *rest] for first in range(1, nodes + 1) for children in forests(first - 1) for rest in forests(nodes - first)]
-
-
-def as_tree(children: list[list]) -> SpeculationTree:
-    parents, queue = [-1], [children]
-    for node, subtrees in enumerate(queue):
-        queue += subtrees
-        parents += [node] * len(subtrees)
-    return SpeculationTree(tuple(parents))
-
-
-_TREES = {size: [as_tree(children) for children in forests(size - 1)] for size in range(1, 8)}
 
 
 def path_sum(tree: SpeculationTree, rows: Sequence[Sequence[float]]) -> float:
@@ -65,7 +48,7 @@ def all_trees() -> Callable[..., list[SpeculationTree]]:
     """All ordered trees of a size (at most 7) within a depth and a number of children."""
 
     def fitting(size: int, max_depth: int = 99, max_branch: int = 99) -> list[SpeculationTree]:
-        return [tree for tree in _TREES[size] if tree.depth <= max_depth and tree.max_branch <= max_branch]
+        return [tree for tree in trees_of(size) if tree.depth <= max_depth and tree.max_branch <= max_branch]
 
     return fitting
 

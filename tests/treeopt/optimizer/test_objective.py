@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from treeopt.optimizer.objective import choose, step_seconds
 from treeopt.optimizer.search import solve
 from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.rest import FAMILY, NO_CHAIN, PATH, Rest
 from treespec.errors import OptimizerError, ProfileError
 from treespec.trees.tree import SpeculationTree
 
@@ -70,6 +71,70 @@ def test_choice_against_every_tree(
     assert waiting.cost <= min(cost(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-12)
     best = min(cost(tree) for n in range(1, 8) for tree in all_trees(n, max_depth, len(row)))
     assert best >= waiting.cost * (1 - waiting.certified_gap) * (1 - 1e-12)
+
+
+@given(
+    row=st.lists(st.floats(0, 1), min_size=1, max_size=4),
+    target=st.lists(seconds, min_size=7, max_size=7),
+    draft=st.lists(st.floats(0.001, 2.0), min_size=6, max_size=6),
+    shares=st.tuples(st.floats(-0.005, 1.0), st.floats(0, 1.0), st.floats(0, 1.0), st.floats(-0.0005, 1.0)),
+    chain=st.sampled_from([NO_CHAIN, FAMILY, PATH]),
+    max_depth=st.integers(1, 6),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_rest_that_depends_on_the_tree_is_priced_exactly_and_certified_against_every_tree(
+    all_trees: Callable,
+    tokens_of: Callable,
+    latency: Callable,
+    row: list[float],
+    target: list[float],
+    draft: list[float],
+    shares: tuple[float, float, float, float],
+    chain: str,
+    max_depth: int,
+) -> None:
+    rest = Rest(*shares, chain)
+    overhead = max(0.0, shares[0])
+    model = replace(latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), overhead).at_context(), rest=rest)
+    frontier = solve(np.array([row]), 7, max_depth, 4)
+
+    def price(tree: SpeculationTree) -> float:
+        if tree.size == 1:
+            return target[0] + overhead
+        counts = [len(children) for children in tree.children]
+        links = {NO_CHAIN: 0, FAMILY: max(counts), PATH: max(map(sum, paths_of(tree, counts)))}[chain]
+        step, node, link, level = shares
+        own = step + node * tree.size + link * links + level * tree.depth
+        return (target[tree.size - 1] + sum(draft[width - 1] for width in tree.level_widths[:-1]) + own) / tokens_of(tree, [row])
+
+    choice = choose(frontier, model)
+    chosen = frontier.tree(choice.size, choice.depth)
+    assert choice.seconds_per_token == pytest.approx(price(chosen), rel=1e-9)
+    pairs = [(n, d) for n in range(1, 8) for d in range(max_depth + 1) if frontier.value(n, d) > 0]
+    assert choice.seconds_per_token <= min(price(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-9)
+    best = min(price(tree) for n in range(1, 8) for tree in all_trees(n, max_depth, len(row)))
+    assert best >= choice.seconds_per_token * (1 - choice.certified_gap) * (1 - 1e-9)
+    squared = choose(frontier, model, objective=lambda tokens, seconds: seconds / tokens + seconds**2)
+    cheapest = min(price(t) + (price(t) * tokens_of(t, [row])) ** 2 for n in range(1, 8) for t in all_trees(n, max_depth, len(row)))
+    assert cheapest >= squared.cost * (1 - squared.certified_gap) * (1 - 1e-9)
+
+
+def paths_of(tree: SpeculationTree, counts: list[int]) -> list[list[int]]:
+    """The numbers of children of the nodes on the way to each node, itself included."""
+    paths = [[counts[0]]]
+    for node in range(1, tree.size):
+        paths.append([*paths[tree.parents[node]], counts[node]])
+    return paths
+
+
+def test_long_chains_that_cost_make_other_trees_win(latency: Callable) -> None:
+    model = latency({1: 10.0, 32: 10.0}, {1: 0.1, 16: 0.1}).at_context()
+    frontier = solve(np.array([[0.5, 0.3, 0.1, 0.05]]), 32, 8, 4)
+    free = choose(frontier, model, size=16)
+    dear = choose(frontier, replace(model, rest=Rest(0.0, per_link=0.5, chain=FAMILY)), size=16)
+    widest = [frontier.tree(choice.size, choice.depth).max_branch for choice in (free, dear)]
+    assert widest[1] <= widest[0]
+    assert dear.seconds_per_step == pytest.approx(10 + 0.1 * frontier.tree(16, dear.depth).depth + 0.5 * widest[1])
 
 
 def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None:

@@ -1,14 +1,20 @@
 """Latency profiling: recorded part times replayed through the real profiler."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.reference.pairs import tiny_pair
-from treeopt.profiling import latency
+from treeopt.profiles.latency import read_latency
+from treeopt.profiling import bench, latency, shapes
 from treeopt.profiling.latency import profile_latency
-from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
+from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths, dynamic_widths_of
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import Sampling
+from treespec.decoding.step_rule import GREEDY
 from treespec.errors import CapacityError, ProfileError, SettingsError, TreeError
 from treespec.trees.tree import SpeculationTree
 
@@ -34,8 +40,8 @@ class RecordedTimer:
 def test_recorded_times_land_in_the_right_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = RecordedTimer()
     clock = iter(range(0, 10**9, 100))
-    monkeypatch.setattr(latency, "timer_for", lambda device: timer)
-    monkeypatch.setattr(latency, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
+    monkeypatch.setattr(bench, "timer_for", lambda device: timer)
+    monkeypatch.setattr(bench, "now", lambda device: float(next(clock)))  # every step takes 100 s as a whole
     profile = profile_latency(tiny_pair(), SETTINGS)
     assert [(s.nodes, s.context) for s in profile.target] == [(n, c) for c in (8, 16) for n in (1, 2, 5)]
     assert [(s.nodes, s.context) for s in profile.draft] == [(w, c) for c in (8, 16) for w in (1, 3)]
@@ -115,6 +121,126 @@ def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:
     for device, edge in (("cpu", 16), ("cuda", 64)):
         assert {edge, edge + 1} <= set(default_sizes(device))
         assert {16, 17} <= set(default_widths(device))
+
+
+RULES = replace(
+    SETTINGS,
+    contexts=(8,),
+    repetitions=1,
+    samplings=(Sampling(0.6),),
+    draftings=(Drafting(), Drafting("swor"), Drafting("swor", verifier="traversal"), Drafting("swr")),
+    dynamic=True,
+)
+
+
+def test_every_rule_is_timed_once_and_greedy_steps_always_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = bench.cells_of(RULES, "cpu", 30)
+    assert len({(cell.context, cell.spec, cell.whole) for cell in cells}) == len(cells)
+    names = ["topk, temperature 0", "topk, temperature above 0", "swor, sequential, temperature above 0"]
+    names += ["swor, traversal, temperature above 0", "swr, sequential, temperature above 0", "dynamic trees, temperature above 0"]
+    assert [rule.name for rule in RULES.rules] == names
+    plain = bench.cells_of(SETTINGS, "cpu", 30)
+    assert [cell.spec.plan.size for cell in plain if cell.spec.plan is not None and cell.width is None] == [2, 5, 2, 5]
+    assert not any(cell.whole for cell in plain), "the default measures what it always has"
+    assert plain == bench.cells_of(replace(SETTINGS, samplings=(Sampling(),), draftings=(Drafting("swor"),)), "cpu", 30), (
+        "at 0 they are the same"
+    )
+
+
+def test_dynamic_levels_are_of_the_widths_that_are_asked_for() -> None:
+    assert dynamic_widths_of((14, 16, 128), "cuda", 1000) == [14, 16]
+    assert dynamic_widths_of(default_widths("cuda"), "cuda", 1 << 16) == [2, 4, 8, 12, 16, 24, 32, 48, 64]
+    assert dynamic_widths_of((128,), "cuda", 1000) == [128]
+    with pytest.raises(CapacityError, match="context 230 needs 274 positions"):
+        profile_latency(tiny_pair(), replace(RULES, contexts=(230,)))
+
+
+def test_the_times_of_every_rule_are_kept_raw_and_predict_its_steps(tmp_path: Path) -> None:
+    profile = profile_latency(tiny_pair(), RULES)
+    assert profile.held == tuple(RULES.rules)
+    for entry in profile.rules[1:]:
+        assert entry.steps, entry.rule.name
+        assert all(len(step.seconds) == bench.BURST for step in entry.steps)
+        assert bool(entry.root) == (entry.rule.mode == "dynamic")
+        assert bool(entry.draft) == (entry.rule.drafting != "topk" or entry.rule.mode == "dynamic"), "topk's levels are the profile's own"
+        assert len(entry.autoregressive_overhead_seconds) == bench.BURST
+    profile.write(tmp_path / "latency.json")
+    assert read_latency(tmp_path / "latency.json") == profile
+    tree = SpeculationTree.from_branches([[2], [1, 1]])
+    for rule in profile.held[:-1]:
+        assert profile.at_context(8, rule).step_seconds(tree) > 0
+    assert profile.at_context(8, profile.held[-1]).dynamic_seconds(5, 2, 3) > 0
+
+
+class Clock:
+    """A clock by which a step takes 10 s per target pass, 3 s per draft level, and a rest of 1 s and 0.5 s per child of the widest family."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def advance(self, plan: SpeculationTree | DynamicBudget | None) -> None:
+        self.time += 10.0 + (1.0 if plan is None else 3.0 * plan.depth + 1.0)
+        if isinstance(plan, SpeculationTree) and plan.size > 1:
+            self.time += 0.5 * plan.max_branch
+
+
+def test_a_planted_rest_is_found_from_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(bench, "timer_for", lambda device: RecordedTimer())
+    monkeypatch.setattr(bench, "now", lambda device: clock.time)
+    real = bench.Bench.burst
+
+    def burst(self: bench.Bench, cell: bench.Cell) -> list[bench.Sample]:
+        steps = self.steps[cell.spec, cell.whole]
+        launch = type(steps).launch
+        monkeypatch.setattr(steps, "launch", lambda room: (launch(steps, room), clock.advance(cell.spec.plan)), raising=False)
+        return real(self, cell)
+
+    monkeypatch.setattr(bench.Bench, "burst", burst)
+    settings = LatencySettings((1, 2, 4, 8, 16), (1, 2, 4, 8), (8,), 1, samplings=(Sampling(1.0),), draftings=(Drafting("swor"),))
+    profile = profile_latency(tiny_pair(), settings)
+    model = profile.at_context(8, profile.held[1])
+    for tree in (SpeculationTree.k_ary(2, 2), SpeculationTree.chain(7), SpeculationTree.from_branches([[5], [1, 0, 0, 0, 0], [4]])):
+        assert model.step_seconds(tree) == pytest.approx(10 + 3 * tree.depth + 1 + 0.5 * tree.max_branch, rel=1e-6)
+    assert model.autoregressive_seconds() == pytest.approx(11)
+
+
+def test_shapes_are_typical_and_within_what_is_measured() -> None:
+    for device in ("cpu", "cuda"):
+        sizes, widths = default_sizes(device), default_widths(device)
+        trees = shapes.typical_trees(sizes, max(widths), 32_000)
+        assert 6 <= len(trees) <= 10
+        assert {tree.size for tree in trees} <= set(sizes)
+        assert max(tree.size for tree in trees) == max(sizes)
+        assert max(tree.max_branch for tree in trees) <= 64
+        assert any(tree.max_branch == 1 and tree.depth > 4 for tree in trees), "a chain"
+        budgets = shapes.typical_budgets(sizes, widths)
+        assert len(budgets) >= 5
+        assert {budget.width for budget in budgets} <= set(widths)
+        for width in widths:
+            tree = shapes.level_of(width, sampled=True)
+            assert tree.level_widths[-2] == width
+            assert tree.max_branch <= 32
+            assert shapes.level_budget(width).width == width
+    assert shapes.typical_trees((1,), 1, 30) == ()
+    assert shapes.typical_budgets((1, 2), (1,)) == (DynamicBudget(2, 1, 1),)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 3), (1, 64)])
+@pytest.mark.parametrize("widths", [(1,), (2,), (1, 3)])
+def test_few_sizes_and_widths_are_enough_for_every_rule(sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    found = {cell.rule for cell in bench.cells_of(replace(RULES, sizes=sizes, widths=widths), "cpu", 100) if cell.whole}
+    assert found == set(RULES.rules) - {GREEDY}
+    with pytest.raises(ProfileError, match=r"`sizes` is 1, but steps of \(topk, temperature above 0\) are timed with trees"):
+        profile_latency(tiny_pair(), replace(RULES, sizes=(1,)))
+
+
+@pytest.mark.gpu
+def test_rules_are_timed_on_captured_steps() -> None:
+    said: list[str] = []
+    profile = profile_latency(tiny_pair(device="cuda"), RULES, notice=said.append)
+    assert not said
+    assert all(second > 0 for entry in profile.rules for step in entry.steps for second in step.seconds)
 
 
 @pytest.mark.gpu

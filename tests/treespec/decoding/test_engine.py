@@ -299,6 +299,19 @@ def test_a_bug_in_a_capture_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.eager() is None
 
 
+def test_refusals_are_told_once_for_every_rule_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = capturable_engine(monkeypatch, RuntimeError("CUDA error: operation not permitted when stream is capturing"))
+    said: list[str] = []
+    monkeypatch.setattr(engine, "_notice", said.append)
+    for sampling in (Sampling(), Sampling(0.6), Sampling(0.7), Sampling(), Sampling(0.6, 0.9)):
+        engine.steps(StepSpec(None, sampling), CacheBudget(8), None)
+    assert [line.split("run eagerly ")[1].split(":")[0] for line in said] == [
+        "(topk, temperature 0)",
+        "(topk, temperature above 0)",
+        "(topk, temperature above 0, top-p below 1)",
+    ]
+
+
 def test_a_refused_capture_is_logged_and_remembered_for_its_own_steps_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from treespec.decoding.verifiers.base import Verifier
 
 
+MATCHING = "matching"
+"""The verifier of children that are not sampled, whichever is asked for."""
+NO_CHAIN, FAMILY, PATH = "none", "family", "path"
+"""Chains that a verifier walks one link after the other, so that its time grows with the longest: none, the children of a node (all nodes side by
+side), or those of all nodes on a path from the root."""
+
+
 @dataclass(frozen=True)
 class VerifierEntry:
     """The entry of a verifier in the table."""
@@ -22,6 +29,8 @@ class VerifierEntry:
     """Whether it needs sampled children."""
     distinct: bool = False
     """Whether it needs distinct siblings, which sampling with replacement does not guarantee."""
+    chain: str = NO_CHAIN
+    """The chain that it walks one link after the other: `NO_CHAIN`, `FAMILY` or `PATH`. Latency profiles fit its time to that."""
 
 
 def _matching() -> "Verifier":
@@ -43,8 +52,8 @@ def _traversal() -> "Verifier":
 
 
 VERIFIERS: dict[str, VerifierEntry] = {
-    "sequential": VerifierEntry(_sequential, "sampled children from the root down"),
-    "matching": VerifierEntry(_matching, "distinct children by the target's own choice", distinct=True),
-    "traversal": VerifierEntry(_traversal, "sampled children from the leaves up", sampled=True),
+    "sequential": VerifierEntry(_sequential, "sampled children from the root down", chain=FAMILY),
+    MATCHING: VerifierEntry(_matching, "distinct children by the target's own choice", distinct=True),
+    "traversal": VerifierEntry(_traversal, "sampled children from the leaves up", sampled=True, chain=PATH),
 }
 """The verifiers by name; the first one is the default. Add a verifier by one assignment."""
