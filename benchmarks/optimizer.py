@@ -25,7 +25,8 @@ import numpy as np
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.latency import LatencyProfile, LatencySample
+from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.samples import LatencySample
 from treespec.files.provenance import cpu_name
 from treespec.files.writing import write_json
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.decoding import pair_for
+from benchmarks.small_pair import small_pair
 from treeopt.optimizer.search import optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treespec.decoding.drafting import Drafting
@@ -41,30 +41,8 @@ SHAPES = {"7B and 68M": ((64, 7), (64, 8)), "30 layers x 576": ((16, 2), (64, 6)
 
 def exact_tree(size: int, depth: int) -> SpeculationTree:
     """Return the best tree of a size and depth for the typical row."""
-    chances = {"rank_probability": ROW, "none_accepted": 1 - sum(ROW), "standard_error": (), "positions": 1, "prompts": 1}
-    return optimize(AcceptanceProfile(drafting="topk", temperature=0.0, top_p=1.0, **chances), size=size, depth=depth).tree  # type: ignore[arg-type]
-
-
-def small_models(device: str) -> tuple[TreeModel, TreeModel]:
-    """Return a target of 30 layers x 576 and a draft of 3 such layers, with random weights, in half precision."""
-    made = []
-    for name, layers in (("small-target", 30), ("small-draft", 3)):
-        config = LlamaConfig(
-            vocab_size=49_152,
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=layers,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-        torch.manual_seed(layers)
-        with torch.device(device):
-            made.append(TreeModel(LlamaForCausalLM(config).half(), name=name))
-    return made[0], made[1]
+    chances: dict[str, Any] = {"rank_probability": ROW, "none_accepted": 1 - sum(ROW), "standard_error": (), "positions": 1, "prompts": 1}
+    return optimize(AcceptanceProfile(drafting="topk", temperature=0.0, top_p=1.0, **chances), size=size, depth=depth).tree
 
 
 def systems_of(pair: str, top_p: float) -> dict[str, StepSpec]:
@@ -143,10 +121,9 @@ def main() -> None:
     for name in arguments.pairs:
         if name == "7B and 68M":
             pair = pair_for(Namespace(inflate=True, device=device))
-            target, draft = pair.target, pair.draft
         else:
-            target, draft = small_models(device)
-        found = measure(target, draft, systems_of(name, arguments.top_p), arguments.turns, arguments.parts)
+            pair = small_pair(device, torch.float16)
+        found = measure(pair.target, pair.draft, systems_of(name, arguments.top_p), arguments.turns, arguments.parts)
         figures[name] = found
         base = dict(list(found.items())[2:3])
         table = Table(title=f"{name}, {CONTEXT} tokens of context")
@@ -159,7 +136,7 @@ def main() -> None:
             shown = ", ".join(f"{part} {ms:.3f}" for part, ms in row.get("parts", {}).items())
             table.add_row(system, f"{row['ms']:.3f}", f"{more:+.3f}", shown)
         console.print(table)
-        del target, draft
+        del pair
         torch.cuda.empty_cache()
         if arguments.out:
             write_json(arguments.out, figures)
