@@ -23,6 +23,7 @@ from treespec.kernels.product import (
     load_squares,
     norm_factors,
     prefetch_weights,
+    rows_of,
     silu,
     slice_of,
     stream_product,
@@ -151,10 +152,11 @@ def _launch(inputs: Inputs, outputs: Outputs, workspace: Workspace, plan: Tiling
     (rows, inner), columns, weight = inputs.x_ptr.shape, outputs.out_ptr.shape[1], inputs.weight_ptr
     parts = 0 if inputs.squares_ptr is None else inputs.squares_ptr.shape[1]
     tiles, tile = triton.cdiv(columns, plan.columns), tile_of(plan, weight, rows, paired=gated)
-    _linear_kernel[(tiles, plan.splits)](
+    row_blocks = triton.cdiv(rows, tile.BLOCK_ROWS)
+    _linear_kernel[(tiles, plan.splits, row_blocks)](
         inputs,
         outputs,
-        workspace.partials(tiles, plan.splits, tile),
+        workspace.partials(tiles * row_blocks, plan.splits, tile),
         rows,
         columns,
         inner,
@@ -163,7 +165,7 @@ def _launch(inputs: Inputs, outputs: Outputs, workspace: Workspace, plan: Tiling
         epsilon,
         TILE=tile,
         BLOCK_PARTS=triton.next_power_of_2(max(1, parts)),
-        OVERLAP=overlap_of(weight, rows),
+        OVERLAP=overlap_of(weight, tile.BLOCK_ROWS),
         num_warps=plan.warps,
         **launch_options(weight.device),
     )
@@ -219,7 +221,7 @@ def _linear_kernel(
     Reads early: bias and norm (the weight of the next norm); of weight the first numbers of each row are prefetched.
     """
     tile, split = tl.program_id(0), tl.program_id(1)
-    row, column = tl.arange(0, TILE.BLOCK_ROWS), tile * TILE.COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)
+    row, column = rows_of(TILE), tile * TILE.COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)
     row_mask, column_mask = row < rows, column < tl.minimum((tile + 1) * TILE.COLUMNS, columns)
     mask = row_mask[:, None] & column_mask[None, :]
     first, stop = slice_of(inner, split, splits, TILE)
@@ -241,7 +243,7 @@ def _linear_kernel(
     # Above: only what is older than the pass: weights, biases and norm weights.
     wait_for_inputs(OVERLAP)
     if inputs.squares_ptr is not None:
-        squares = load_squares(inputs.squares_ptr, rows, parts, TILE.BLOCK_ROWS, BLOCK_PARTS)
+        squares = load_squares(inputs.squares_ptr, rows, parts, TILE, BLOCK_PARTS)
     if inputs.residual_ptr is not None:
         residual = tl.load(inputs.residual_ptr + out_at, mask=mask, other=0.0)
     main, other, is_last = stream_product(inputs.x_ptr, main_at, other_at, partials, rows, inner, splits, first, stop, column_mask, TILE)

@@ -61,6 +61,8 @@ class Tile(NamedTuple):
     """The constants of a product's compilation."""
 
     BLOCK_ROWS: int
+    ROW_BLOCKS: bool
+    """Whether there are several blocks of rows, each of which is another program's."""
     COLUMNS: int
     """Columns of a tile, any number."""
     BLOCK_COLUMNS: int
@@ -113,6 +115,24 @@ class Workspace:
 def block_of(rows: int) -> int:
     """Return the number of rows that a program multiplies: 16, or 64, the tensor cores' own number (32 would take longer than 64)."""
     return 16 if rows <= 16 else LARGEST
+
+
+@triton.jit
+def rows_of(TILE: tl.constexpr) -> "Any":
+    """Return the rows that this program multiplies, [BLOCK_ROWS]."""
+    row = tl.arange(0, TILE.BLOCK_ROWS)
+    if TILE.ROW_BLOCKS:
+        row += tl.program_id(2) * TILE.BLOCK_ROWS
+    return row
+
+
+@triton.jit
+def _shared_tile(TILE: tl.constexpr) -> "Any":
+    """Return the number of this program's tile, which it shares with the other slices of the inner dimension."""
+    tile = tl.program_id(0)
+    if TILE.ROW_BLOCKS:
+        tile += tl.program_id(2) * tl.num_programs(0)
+    return tile
 
 
 @triton.jit
@@ -191,7 +211,7 @@ def _multiply(
     """Return the two products of `stream_product`."""
     BLOCK_ROWS: tl.constexpr = TILE.BLOCK_ROWS
     BLOCK_COLUMNS: tl.constexpr = TILE.BLOCK_COLUMNS
-    row, step_column = tl.arange(0, BLOCK_ROWS), tl.arange(0, TILE.BLOCK_INNER)
+    row, step_column = rows_of(TILE), tl.arange(0, TILE.BLOCK_INNER)
     row_mask, weight_mask = (row < rows)[:, None], column_mask[:, None]
     main = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
     other = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), dtype=tl.float32)
@@ -217,7 +237,7 @@ def _multiply(
 @triton.jit
 def _leave_partial_sums(main: "Any", other: "Any", partials: "Any", splits: "Any", TILE: tl.constexpr) -> "Any":
     """Store the partial sums of one split; return whether all others of the tile have stored theirs."""
-    tile, split = tl.program_id(0), tl.program_id(1)
+    tile, split = _shared_tile(TILE), tl.program_id(1)
     BLOCK: tl.constexpr = TILE.BLOCK_ROWS * TILE.BLOCK_COLUMNS
     STRIDE: tl.constexpr = BLOCK * (2 if TILE.PAIRED else 1)
     block = tl.arange(0, TILE.BLOCK_ROWS)[:, None] * TILE.BLOCK_COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)[None, :]
@@ -237,7 +257,7 @@ def sum_splits(main: "Any", other: "Any", partials: "Any", splits: "Any", TILE: 
         BLOCK_COLUMNS: tl.constexpr = TILE.BLOCK_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * BLOCK_COLUMNS
         STRIDE: tl.constexpr = BLOCK * (2 if TILE.PAIRED else 1)
-        tile = tl.program_id(0)
+        tile = _shared_tile(TILE)
         tl.store(partials.counters_ptr + tile, 0)
         block = tl.arange(0, BLOCK_ROWS)[:, None] * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)[None, :]
         base = partials.partial_ptr + (tile * splits).to(tl.int64) * STRIDE
@@ -251,9 +271,9 @@ def sum_splits(main: "Any", other: "Any", partials: "Any", splits: "Any", TILE: 
 
 
 @triton.jit
-def load_squares(squares_ptr: "Any", rows: "Any", parts: "Any", BLOCK_ROWS: tl.constexpr, BLOCK_PARTS: tl.constexpr) -> "Any":
+def load_squares(squares_ptr: "Any", rows: "Any", parts: "Any", TILE: tl.constexpr, BLOCK_PARTS: tl.constexpr) -> "Any":
     """Load squares [rows, parts] of a `Stream`, padded, for `norm_factors`; do it before the product to hide latency."""
-    row, part = tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_PARTS)
+    row, part = rows_of(TILE), tl.arange(0, BLOCK_PARTS)
     mask = (row < rows)[:, None] & (part < parts)[None, :]
     return tl.load(squares_ptr + row[:, None] * parts + part[None, :], mask=mask, other=0.0)
 

@@ -35,6 +35,8 @@ class Tiling:
     splits: int
     warps: int
     stages: int
+    rows: int | None = None
+    """Rows of a block, each of which is another program's; None: as `block_of` says, for all rows in one block."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,19 @@ class Work:
     float32: bool
 
     @property
+    def bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.columns * self.inner * (2 if self.paired else 1) * (4 if self.float32 else 2)
+
+    @property
+    def block(self) -> int:
+        """Rows that a program multiplies. Weights that are read almost at once are read by several programs, for 16 rows each."""
+        return 16 if self.bytes <= SMALL and not self.float32 else block_of(self.rows)
+
+    @property
     def low(self) -> bool:
         """Whether a program multiplies 16 rows, not 64."""
-        return block_of(self.rows) < LARGEST
+        return self.block < LARGEST
 
 
 class Choice(NamedTuple):
@@ -123,7 +135,7 @@ def _choose(table: tuple[Choice, ...], work: Work, gpu: Gpu) -> Tiling:
     plan = next(choice.tiling for choice in table if choice.when(work))
     if plan.columns == SHARE:
         plan = replace(plan, columns=work.share)
-    return plan if work.float32 else fitting(plan, work, gpu)
+    return plan if work.float32 else replace(fitting(plan, work, gpu), rows=work.block)
 
 
 def shares(columns: int, most: int, gpu: Gpu) -> int:
@@ -139,8 +151,8 @@ def fitting(plan: Tiling, work: Work, gpu: Gpu) -> Tiling:
     long as the first; so several programs share a multiprocessor if three stages of each fit.
     """
     splits, inner, stages = 1, plan.inner, plan.stages
-    tiles = triton.cdiv(work.columns, plan.columns)
-    width = 2 * ((2 if work.paired else 1) * triton.next_power_of_2(plan.columns) + block_of(work.rows))
+    tiles = triton.cdiv(work.columns, plan.columns) * triton.cdiv(work.rows, work.block)
+    width = 2 * ((2 if work.paired else 1) * triton.next_power_of_2(plan.columns) + work.block)
     while tiles * splits < gpu.multiprocessors * 8 // 11 and work.inner // (splits * 2) >= 512:
         splits *= 2
     while stages > 3 and stages * inner * width > gpu.shared_bytes:
@@ -156,8 +168,10 @@ def fitting(plan: Tiling, work: Work, gpu: Gpu) -> Tiling:
 
 def tile_of(plan: Tiling, weight: Tensor, rows: int, *, paired: bool) -> Tile:
     """Return the constants that the product with `weight` [columns, inner] is compiled for."""
+    block = plan.rows or block_of(rows)
     return Tile(
-        BLOCK_ROWS=block_of(rows),
+        BLOCK_ROWS=block,
+        ROW_BLOCKS=rows > block,
         COLUMNS=plan.columns,
         BLOCK_COLUMNS=int(triton.next_power_of_2(plan.columns)),
         BLOCK_INNER=plan.inner,
@@ -165,30 +179,30 @@ def tile_of(plan: Tiling, weight: Tensor, rows: int, *, paired: bool) -> Tile:
         SPLIT=plan.splits > 1,
         PAIRED=paired,
         EVEN=weight.shape[1] % plan.inner == 0,
-        PREFETCHED=prefetched(weight, rows, plan.columns * (2 if paired else 1)) if overlaps(weight.device) else 0,
+        PREFETCHED=prefetched(weight, block, plan.columns * (2 if paired else 1)) if overlaps(weight.device) else 0,
         PRECISION="ieee" if weight.dtype == torch.float32 else "tf32",
     )
 
 
-def overlap_of(weight: Tensor, rows: int) -> int:
+def overlap_of(weight: Tensor, block: int) -> int:
     """Return OVERLAP for `wait_for_inputs`: 2 for products of few microseconds (benchmarks/log/launches.md), 0 where nothing overlaps."""
     if not overlaps(weight.device):
         return 0
-    return 2 if _is_short(weight, rows) and block_of(rows) < LARGEST else 1
+    return 2 if _is_short(weight, block) and block < LARGEST else 1
 
 
-def _is_short(weight: Tensor, rows: int) -> bool:
-    """Return whether the product ends almost as soon as it begins, so that the memory is idle for most of its time."""
-    return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block_of(rows) < LARGEST else SMALL)
+def _is_short(weight: Tensor, block: int) -> bool:
+    """Return whether the product of a block of rows ends almost as soon as it begins, so that the memory is idle for most of its time."""
+    return weight.element_size() == 2 and weight.nbytes <= (4 * SMALL if block < LARGEST else SMALL)
 
 
-def prefetched(weight: Tensor, rows: int, width: int) -> int:
+def prefetched(weight: Tensor, block: int, width: int) -> int:
     """Return how many numbers of each of its `width` rows of weights a program prefetches into L2 while it waits for its inputs.
 
     For a small matrix these are all; else a power of two, since more would delay the inputs and the first weights (benchmarks/log/prefetch.md).
     """
     if weight.element_size() != 2:
         return 0
-    if _is_short(weight, rows):
+    if _is_short(weight, block):
         return _ALL
     return max(64, min(_PREFETCHED_NUMBERS, 1 << (_PREFETCHED_BYTES // (2 * width)).bit_length() - 1))

@@ -14,7 +14,17 @@ from torch import Tensor
 from treespec.kernels.dependent_launch import launch_options, wait_for_inputs
 from treespec.kernels.device import gpu_of
 from treespec.kernels.linear import Inputs, reference_linear
-from treespec.kernels.product import Stream, Workspace, load_squares, norm_factors, prefetch_weights, slice_of, stream_product, sum_splits
+from treespec.kernels.product import (
+    Stream,
+    Workspace,
+    load_squares,
+    norm_factors,
+    prefetch_weights,
+    rows_of,
+    slice_of,
+    stream_product,
+    sum_splits,
+)
 from treespec.kernels.product_tiles import Tiling, overlap_of, qkv_tiling, tile_of
 from treespec.kernels.rotary import Cache, Positions, reference_rotate_and_store
 
@@ -69,13 +79,14 @@ def project(
     (rows, inner), half = x.weighted.shape, dim // 2
     plan = tiling or qkv_tiling(rows, heads + 2 * kv_heads, dim, inner, weight.dtype, gpu_of(weight.device))
     tiles, tile = triton.cdiv((heads + 2 * kv_heads) * half, plan.columns), tile_of(plan, weight, rows, paired=True)
+    row_blocks = triton.cdiv(rows, tile.BLOCK_ROWS)
     query = torch.empty(rows, heads, dim, dtype=weight.dtype, device=weight.device)
-    _project_kernel[(tiles, plan.splits)](
+    _project_kernel[(tiles, plan.splits, row_blocks)](
         Inputs(x.weighted, weight, bias, x.squares),
         Positions(length, depths, offsets, cos, sin),
         query,
         Cache(keys, values),
-        workspace.partials(tiles, plan.splits, tile),
+        workspace.partials(tiles * row_blocks, plan.splits, tile),
         rows,
         inner,
         x.squares.shape[1],
@@ -88,7 +99,7 @@ def project(
         HALF=half,
         TILE=tile,
         BLOCK_PARTS=triton.next_power_of_2(x.squares.shape[1]),
-        OVERLAP=overlap_of(weight, rows),
+        OVERLAP=overlap_of(weight, tile.BLOCK_ROWS),
         num_warps=plan.warps,
         **launch_options(weight.device),
     )
@@ -123,7 +134,7 @@ def _project_kernel(
     """
     tile, split = tl.program_id(0), tl.program_id(1)
     PAIRS: tl.constexpr = (HEADS + 2 * KV_HEADS) * HALF
-    row, pair = tl.arange(0, TILE.BLOCK_ROWS), tile * TILE.COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)
+    row, pair = rows_of(TILE), tile * TILE.COLUMNS + tl.arange(0, TILE.BLOCK_COLUMNS)
     head, column = pair // HALF, pair % HALF
     row_mask, pair_mask = row < rows, pair < tl.minimum((tile + 1) * TILE.COLUMNS, PAIRS)
     low_column = head * (2 * HALF) + column
@@ -142,7 +153,7 @@ def _project_kernel(
     sin = tl.load(positions.sin_ptr + angle, mask=is_rotated, other=0.0)
     # Above: only what is older than the pass: weights, the length, the placement, and rotary tables.
     wait_for_inputs(OVERLAP)
-    squares = load_squares(inputs.squares_ptr, rows, parts, TILE.BLOCK_ROWS, BLOCK_PARTS)  # the memory answers while the weights stream
+    squares = load_squares(inputs.squares_ptr, rows, parts, TILE, BLOCK_PARTS)  # the memory answers while the weights stream
     low, high, is_last = stream_product(inputs.x_ptr, low_at, high_at, partials, rows, inner, splits, first, stop, pair_mask, TILE)
     if is_last:
         low, high = sum_splits(low, high, partials, splits, TILE)
