@@ -21,6 +21,8 @@ _ALL = 1 << 20
 """A number larger than the length of any row of weights."""
 _PREFETCHED_BYTES, _PREFETCHED_NUMBERS = 1 << 16, 512
 """Limits for prefetching a large matrix before the inputs are there: bytes per program, and numbers of each row."""
+_NARROW = 640
+"""Up to this many columns, or numbers of the inner dimension, two blocks of 16 rows are faster than one of 64 (benchmarks/log/products.md)."""
 SHARE = 0
 """In place of a tiling's columns: as many as give all multiprocessors the same number of tiles."""
 
@@ -60,8 +62,9 @@ class Work:
 
     @property
     def block(self) -> int:
-        """Rows that a program multiplies. Weights that are read almost at once are read by several programs, for 16 rows each."""
-        return 16 if self.bytes <= SMALL and not self.float32 else block_of(self.rows)
+        """Rows that a program multiplies. In narrow models, two programs multiply up to 32 rows, 16 each, and both read the weights."""
+        narrow = self.bytes <= SMALL and min(self.columns, self.inner) <= _NARROW
+        return 16 if narrow and self.rows <= 32 and not self.float32 else block_of(self.rows)
 
     @property
     def low(self) -> bool:

@@ -189,6 +189,16 @@ def test_rows_and_splits(device: str, rows: int, splits: int, dtype: torch.dtype
     agree(case, case.stream if splits % 2 else case.x, tiling=Tiling(32, 32, splits, 4, 2))
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("rows", [17, 32, 50])
+def test_several_blocks_of_rows(device: str, rows: int, splits: int) -> None:
+    """Blocks share no partial sums, and each has its own rows of the inputs, the residual and the squares."""
+    tiling = Tiling(16, 32, splits, 4, 2, rows=16)
+    case = a_case(device, rows, 40, 104, gated=True, parts=3)
+    agree(case, case.stream, tiling=tiling, gated=True, bias=case.bias)
+    agree_to_add(a_case(device, rows, 40, 104), tiling=tiling)
+
+
 @DTYPES
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("inner", [16, 31, 100])

@@ -158,6 +158,11 @@ def test_rows_and_splits(device: str, count: int, splits: int, dtype: torch.dtyp
     agree(a_case(device, count, heads=1, kv_heads=1, inner=128, bias=splits == 2, dtype=dtype), Tiling(16, 32, splits, 4, 2))
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+def test_several_blocks_of_rows(device: str, splits: int) -> None:
+    agree(a_case(device, 37, heads=2, kv_heads=1, inner=128, bias=True), Tiling(16, 32, splits, 4, 2, rows=16))
+
+
 @pytest.mark.parametrize(("dim", "columns"), [(8, 16), (20, 16), (40, 16), (64, 16), (96, 32), (64, 24), (128, 48), (32, 12)])
 def test_tiles_that_end_anywhere_in_heads(device: str, dim: int, columns: int) -> None:
     agree(a_case(device, 3, heads=1, kv_heads=1, dim=dim, bias=True), Tiling(columns, 32, 2, 4, 2))
@@ -281,7 +286,7 @@ def test_tilings_fill_the_device_with_equal_shares(heads: int, dim: int, inner: 
         assert all(n & (n - 1) == 0 for n in (plan.inner, plan.splits, plan.warps))
         assert plan.stages * plan.inner * dtype.itemsize * (2 * triton.next_power_of_2(plan.columns) + max(16, count)) < 220_000
         if dtype == torch.float16:
-            programs = triton.cdiv(heads * dim // 2, plan.columns) * plan.splits
+            programs = triton.cdiv(heads * dim // 2, plan.columns) * triton.cdiv(count, plan.rows or LARGEST) * plan.splits
             assert programs >= 96 or inner // plan.splits < 1024
             assert programs <= Gpu().multiprocessors or plan.columns == 16
 
