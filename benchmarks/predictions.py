@@ -153,7 +153,9 @@ def main() -> None:
     parser.add_argument("--inflate", action="store_true")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--gen-len", type=int, default=64)
+    parser.add_argument(
+        "--gen-len", type=int, help="tokens of a text (default: 192 on a GPU, where a last step may be launched in vain, 64 on a CPU)"
+    )
     parser.add_argument("--rounds", type=int, default=4, help="rounds of decoding on a GPU; a CPU decodes a round per 4 repetitions")
     parser.add_argument("--repetitions", type=int, help="samples of each point (default: 8 on a GPU, 24 on a CPU)")
     parser.add_argument("--rules", nargs="+", default=[], help="words of which a rule's name must have one; all rules without")
@@ -163,6 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.cpu_time:
         time.perf_counter = time.process_time  # type: ignore[assignment]
+    arguments.gen_len = arguments.gen_len or (64 if arguments.device == "cpu" else 192)
     started = time.perf_counter()
     dtype = torch.float32 if arguments.device == "cpu" else torch.float16
     pair = small_pair(arguments.device, dtype) if arguments.small else pair_for(arguments)

@@ -14,15 +14,17 @@ import torch
 import triton
 import triton.language as tl
 
+from treespec.kernels.device import gpu_of
+
 MOST_SPLITS = 64
-"""The most programs of a row: fewer than any device that runs these kernels has multiprocessors."""
+"""The most programs of a row, on devices with as many multiprocessors; each of these has room for one program at least."""
 
 
 def splits_of(columns: int, block: int, warps: int, device: torch.device) -> tuple[int, int, int]:
     """Return (programs of a row, columns of each, warps of each), for programs that keep about `block` columns in registers."""
     if device.type != "cuda":
         block = max(4, triton.next_power_of_2(columns))
-    while triton.cdiv(columns, block) > MOST_SPLITS:
+    while triton.cdiv(columns, block) > min(MOST_SPLITS, gpu_of(device).multiprocessors):
         block, warps = 2 * block, min(32, 2 * warps)
     return triton.cdiv(columns, block), block, warps
 
