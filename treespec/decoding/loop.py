@@ -134,7 +134,7 @@ def decode(
         room = min(slots, readable + 1) - length if drafts and length + depth > readable else slots - length
         while launched == read or (
             launched <= read + steps.ahead
-            and _goes_on(request, generated, read, launched, slots - length)
+            and _goes_on(min(request.gen_len - generated, slots - length), launched - read, depth if drafts else 0)
             and not (drafts and length >= readable)
         ):
             steps.launch(room)
@@ -160,10 +160,12 @@ def _stepper(
     return EagerSteps(spec.build(target, draft, timer))
 
 
-def _goes_on(request: Request, generated: int, read: int, launched: int, room: int) -> bool:
-    """Return whether another step will be needed, if the unread steps are like those before. A needless step costs its time."""
-    expected = (launched - read) * ((generated - 1) / read if read else 1.0)
-    return expected < min(request.gen_len - generated, room)
+def _goes_on(wanted: int, unread: int, depth: int) -> bool:
+    """Return whether another step is needed even if all unread ones accept whole paths of `depth` edges.
+
+    A needless step costs its whole time; to wait for a step to be read costs what the host takes to launch the next.
+    """
+    return unread * (depth + 1) < wanted
 
 
 def clip(tokens: Sequence[int], room: int, eos_token_ids: frozenset[int]) -> list[int]:
