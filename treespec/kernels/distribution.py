@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.exchange import receive, send, splits_of, take_ticket
+from treespec.kernels.exchange import receive, receive_all, send, splits_of, take_ticket
 from treespec.kernels.keys import _ordered
 from treespec.kernels.plain import distribution as reference_distribution
 from treespec.kernels.racing import TILE, decoded, log2_scale
@@ -58,7 +58,7 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
     )
     if top_p < 1.0:
         splits, block, warps = splits_of(vocabulary, _BLOCK, _WARPS, logits.device)
-        words = torch.zeros(1 + rows * (3 * _ROUNDS + 2 + splits), dtype=torch.int64, device=logits.device)
+        words = torch.zeros(1 + rows * (4 * _ROUNDS + 2 + splits), dtype=torch.int64, device=logits.device)
         _nucleus_kernel[(rows * splits,)](
             probabilities,
             words,
@@ -192,7 +192,7 @@ def _nucleus_kernel(
     """Keep the nucleus of one row of probabilities in place, over one part of the vocabulary, and normalise it.
 
     A probability stays if the mass above it is below `top_p`. The smallest one that stays lies in (low, high] by its bits, which order
-    positive floats; each round compares three numbers in between. Words of memory, int64, 0 at first: the ticket; per row, three sums for each
+    positive floats; each round compares three numbers in between. Words of memory, int64, 0 at first: the ticket; per row, four sums for each
     round, the mass above the smallest, the mass that is kept, and per part the number of those that equal the smallest, and 1.
     Reads early: nothing.
     """
@@ -200,29 +200,31 @@ def _nucleus_kernel(
     wait_for_inputs(OVERLAP)
     ticket = take_ticket(ticket_ptr)
     row, split = ticket // SPLITS, ticket % SPLITS
-    words_ptr += row * (3 * ROUNDS + 2 + SPLITS)
+    words_ptr += row * (4 * ROUNDS + 2 + SPLITS)
     column = split * BLOCK + tl.arange(0, BLOCK)
     mask = column < vocabulary
     row_ptr = p_ptr + row.to(tl.int64) * vocabulary
     p = tl.load(row_ptr + column, mask=mask, other=0.0)
-    low, high = -1, 0x3F800000  # of 1
+    # The tokens of less than `least` have a mass of 1 - top_p at most, so one of them has no more than a share of it (half of it: rounding).
+    low, high = ((1 - top_p) * (0.5 / vocabulary)).to(tl.int32, bitcast=True), 0x3F800000  # of 1
+    lane = tl.arange(0, 4)
     for turn in range(ROUNDS):
         if high - low > 1:  # the same for all programs of the row
             quarter = (high - low + 3) // 4
             first, second, third = tl.minimum(low + quarter, high), tl.minimum(low + 2 * quarter, high), tl.minimum(low + 3 * quarter, high)
-            word = words_ptr + 3 * turn
-            send(word, tl.sum(tl.where(p > _float(first), p, 0.0), 0))
-            send(word + 1, tl.sum(tl.where(p > _float(second), p, 0.0), 0))
-            send(word + 2, tl.sum(tl.where(p > _float(third), p, 0.0), 0))
-            is_first = receive(word, SPLITS) < top_p
-            is_second = receive(word + 1, SPLITS) < top_p
-            is_third = receive(word + 2, SPLITS) < top_p
-            new_high = tl.where(is_first, first, tl.where(is_second, second, tl.where(is_third, third, high)))
-            low = tl.where(is_first, low, tl.where(is_second, first, tl.where(is_third, second, third)))
-            high = new_high
+            above_first = tl.sum(tl.where(p > _float(first), p, 0.0), 0)
+            above_second = tl.sum(tl.where(p > _float(second), p, 0.0), 0)
+            above_third = tl.sum(tl.where(p > _float(third), p, 0.0), 0)
+            above = tl.where(lane == 0, above_first, tl.where(lane == 1, above_second, tl.where(lane == 2, above_third, 0.0)))
+            send(words_ptr + 4 * turn + lane, above)
+            chosen = tl.min(tl.where(receive_all(words_ptr + 4 * turn + lane, SPLITS) < top_p, lane, 3), 0)  # the first that may stay
+            low, high = (
+                tl.minimum(low + chosen * quarter, high),
+                tl.where(chosen == 3, high, tl.minimum(low + (chosen + 1) * quarter, high)),
+            )
     least = _float(high)
     # Of those that equal `least`, the j-th stays if the mass above and j of them are below `top_p`; the first always does.
-    word = words_ptr + 3 * ROUNDS
+    word = words_ptr + 4 * ROUNDS
     send(word, tl.sum(tl.where(p > least, p, 0.0), 0))
     same = (mask & (p == least)).to(tl.int32)
     tl.atomic_add(word + 2 + split, (tl.sum(same, 0).to(tl.int64) << 1) | 1, sem="relaxed")

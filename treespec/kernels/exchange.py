@@ -37,7 +37,10 @@ def take_ticket(ticket_ptr: "Any") -> "Any":
 
 @triton.jit
 def send(word_ptr: "Any", part: "Any") -> None:
-    """Add this program's part of a sum, 0 to 1, to an int64 that is 0 at first: the high 56 bits are the sum, the low 8 count the parts."""
+    """Add this program's part of a sum, 0 to 1, to an int64 that is 0 at first; or its parts of a block of sums.
+
+    The high 56 bits are the sum, the low 8 count the parts.
+    """
     tl.atomic_add(word_ptr, ((part.to(tl.float64) * 18014398509481984.0).to(tl.int64) << 8) | 1, sem="relaxed")
 
 
@@ -48,3 +51,12 @@ def receive(word_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
     while (word & 255) != SPLITS:
         word = tl.load(word_ptr, volatile=True)
     return ((word >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
+
+
+@triton.jit
+def receive_all(words_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
+    """Wait until all programs of the row have sent their parts of several sums, and return the sums, a block of float32."""
+    words = tl.load(words_ptr, volatile=True)
+    while tl.min(tl.where((words & 255) == SPLITS, 1, 0), 0) == 0:
+        words = tl.load(words_ptr, volatile=True)
+    return ((words >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
