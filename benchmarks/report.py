@@ -1,6 +1,6 @@
-"""Make docs/results.md from benchmarks/results/*.json: `python -m benchmarks.report`. Needs no GPU and a fraction of a second.
+"""Make docs/results.md, and the table in the README, from benchmarks/results/*.json: `python -m benchmarks.report`.
 
-`--check` writes nothing, and exits with 1 where the page is not what the files give.
+Needs no GPU and a fraction of a second. `--check` writes nothing, and exits with 1 where either is not what the files give.
 """
 
 import argparse
@@ -10,28 +10,32 @@ import sys
 from pathlib import Path
 
 from benchmarks.reporting.page import page
+from benchmarks.reporting.readme import with_table
 from treespec.files.writing import write_bytes
 
 ROOT = Path(__file__).parents[1]
 
 
 def main(words: list[str] | None = None) -> int:
-    """Write the page, or compare it. Returns the exit code."""
+    """Write the pages, or compare them. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare instead of writing; exit code 1 where the page differs")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing; exit code 1 where a page differs")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     arguments = parser.parse_args(words)
-    wanted = page({path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))})
+    files = {path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))}
+    wanted = {arguments.page: page(files), arguments.readme: with_table(arguments.readme.read_text(), files)}
+    wrong = {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
     if not arguments.check:
-        write_bytes(arguments.page, wanted.encode())
+        for path, text in wrong.items():
+            write_bytes(path, text.encode())
         return 0
-    there = arguments.page.read_text() if arguments.page.exists() else ""
-    if there == wanted:
-        return 0
-    sys.stderr.writelines(difflib.unified_diff(there.splitlines(True), wanted.splitlines(True), arguments.page.name, "what the files give"))
-    print(f"{arguments.page.name} is not what the files give: run `python -m benchmarks.report`", file=sys.stderr)
-    return 1
+    for path, text in wrong.items():
+        there = path.read_text() if path.exists() else ""
+        sys.stderr.writelines(difflib.unified_diff(there.splitlines(True), text.splitlines(True), path.name, "what the files give"))
+        print(f"{path.name} is not what the files give: run `python -m benchmarks.report`", file=sys.stderr)
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

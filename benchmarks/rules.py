@@ -3,9 +3,14 @@
 `python -m benchmarks.rules --out FILE` needs a CUDA GPU and no network. Two pairs: the embedded one with the cost of Llama-2-7B and llama-68m,
 and a small one of random weights (30 layers x 576 with 9 query and 3 K/V heads, vocabulary 49,152; a draft of 3 such layers). Every system is a
 captured step; they run in turn, and each figure is the median of the turns. `--pairs`, `--top-p` and `--parts` narrow or widen the run.
+
+`--before FILE` puts the figures of another commit beside these: a file that this benchmark wrote in a checkout of that commit, in the same call on
+the same machine (a commit without this benchmark takes this file and `small_pair.py`).
 """
 
 import argparse
+import json
+import re
 import statistics
 import sys
 from argparse import Namespace
@@ -27,6 +32,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CapturedTimer
+from treespec.errors import SettingsError
 from treespec.files.writing import write_json
 from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
@@ -37,6 +43,8 @@ ROW = (0.62, *(0.2 / rank**1.6 for rank in range(2, 33)))
 """Chances by rank that the trees are the best ones for: a typical row, so that the trees do not depend on a measurement."""
 SHAPES = {"7B and 68M": ((64, 7), (64, 8)), "30 layers x 576": ((16, 2), (64, 6))}
 """Per pair, the static tree of the sampled rules, and the size and depth of the dynamic tree and its static twin."""
+TWIN = re.compile(r"(?:topk|swor|swr|dynamic) (?P<shape>\(\d+, \d+\)).*")
+ALONE = "autoregressive"
 
 
 def exact_tree(size: int, depth: int) -> SpeculationTree:
@@ -70,9 +78,19 @@ def systems_of(pair: str, top_p: float) -> dict[str, StepSpec]:
     return found
 
 
+def twin_of(name: str) -> str:
+    """Return the name of the greedy step that a step is compared with: that of the same static size and depth, or without a tree.
+
+    >>> twin_of("swor (64, 7) sequential, top-p 0.9"), twin_of("dynamic (64, 8)"), twin_of("autoregressive, T 0.6")
+    ('topk (64, 7)', 'topk (64, 8)', 'autoregressive')
+    """
+    found = TWIN.fullmatch(name)
+    return ALONE if found is None else f"topk {found['shape']}"
+
+
 @torch.inference_mode()
 def measure(target: TreeModel, draft: TreeModel, systems: dict[str, StepSpec], turns: int, parts: bool) -> dict[str, dict[str, Any]]:
-    """Return, per system, the median milliseconds of a step, those of every turn, and the medians of its parts if they are wanted."""
+    """Return, per system, the median milliseconds of a step, those of every turn, the name of its twin, and the medians of its parts if wanted."""
     engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr))
     deepest = max(spec.plan.depth if spec.plan else 0 for spec in systems.values())
     largest = max(spec.plan.candidates if spec.plan else 1 for spec in systems.values())
@@ -100,11 +118,32 @@ def measure(target: TreeModel, draft: TreeModel, systems: dict[str, StepSpec], t
                     read[part] = read.get(part, 0.0) + 1e3 * seconds
                 pieces[name].append(read)
     return {
-        name: {"ms": statistics.median(found[name][1:]), "turns": found[name][1:]}
+        name: {"ms": statistics.median(found[name][1:]), "turns": found[name][1:], "twin": twin_of(name)}
         | ({"parts": {part: statistics.median(p[part] for p in pieces[name][1:]) for part in pieces[name][0]}} if name in timed else {})
         for name in systems
         if found[name]
     }
+
+
+def table_of(name: str, found: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> Table:
+    """Return the figures of one pair as a printable table."""
+    table = Table(title=f"{name}, {CONTEXT} tokens of context")
+    for column in ("step", "ms", "before, ms", "beyond its greedy static twin, ms", "parts, ms"):
+        table.add_column(column, justify="left" if column in ("step", "parts, ms") else "right")
+    for system, row in found.items():
+        twin = found.get(row["twin"])  # none where its steps cannot be captured
+        beyond = "" if twin is None else f"{row['ms'] - twin['ms']:+.3f}"
+        shown = ", ".join(f"{part} {ms:.3f}" for part, ms in row.get("parts", {}).items())
+        table.add_row(system, f"{row['ms']:.3f}", f"{before[system]['ms']:.3f}" if system in before else "", beyond, shown)
+    return table
+
+
+def earlier(path: Path) -> dict[str, Any]:
+    """Return the figures of a file that this benchmark wrote, without what it was compared with itself. Raises SettingsError for another file."""
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or not {"pairs", "provenance"} <= found.keys():
+        raise SettingsError(f"{path} has no `pairs` and `provenance`; pass a file that `python -m benchmarks.rules` wrote")
+    return {"pairs": found["pairs"], "provenance": found["provenance"]}
 
 
 def main() -> None:
@@ -114,32 +153,24 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--top-p", type=float, default=0.9)
     parser.add_argument("--parts", action="store_true", help="also time the parts of a step")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="figures of another commit, to stand beside these")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    before = earlier(arguments.before) if arguments.before else None
     device, console = "cuda", Console(width=150)
-    figures: dict[str, Any] = {"context": CONTEXT, "gpu": torch.cuda.get_device_name()}
+    pairs: dict[str, dict[str, Any]] = {}
+    models: dict[str, str] = {}
     for name in arguments.pairs:
-        if name == "7B and 68M":
-            pair = pair_for(Namespace(inflate=True, device=device))
-        else:
-            pair = small_pair(device, torch.float16)
-        found = measure(pair.target, pair.draft, systems_of(name, arguments.top_p), arguments.turns, arguments.parts)
-        figures[name] = found
-        base = dict(list(found.items())[2:3])
-        table = Table(title=f"{name}, {CONTEXT} tokens of context")
-        for column in ("step", "ms", "beyond its greedy static twin, ms", "parts, ms"):
-            table.add_column(column, justify="left" if column in ("step", "parts, ms") else "right")
-        for system, row in found.items():
-            if system.startswith("topk") and "T" not in system and "top-p" not in system:
-                base = {system: row}
-            more = row["ms"] - next(iter(base.values()))["ms"]
-            shown = ", ".join(f"{part} {ms:.3f}" for part, ms in row.get("parts", {}).items())
-            table.add_row(system, f"{row['ms']:.3f}", f"{more:+.3f}", shown)
-        console.print(table)
+        pair = pair_for(Namespace(inflate=True, device=device)) if name == "7B and 68M" else small_pair(device, torch.float16)
+        pairs[name] = measure(pair.target, pair.draft, systems_of(name, arguments.top_p), arguments.turns, arguments.parts)
+        provenance = pair.provenance()
+        models |= {f"{role}, {name}": model for role, model in provenance["models"].items()}
+        console.print(table_of(name, pairs[name], before["pairs"].get(name, {}) if before else {}))
         del pair
         torch.cuda.empty_cache()
         if arguments.out:
-            write_json(arguments.out, figures)
+            figures = {"context": CONTEXT, "turns": arguments.turns, "pairs": pairs, "provenance": provenance | {"models": models}}
+            write_json(arguments.out, figures | ({} if before is None else {"before": before}))
 
 
 if __name__ == "__main__":

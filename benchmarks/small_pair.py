@@ -37,9 +37,11 @@ def small_pair(device: torch.device | str, dtype: torch.dtype, layers: int = 30,
     """Return the pair, with weights drawn on the device in the wanted dtype. No token ends a text."""
     target, draft = (_random(small_config(n), device, dtype, seed + role) for role, n in enumerate((layers, draft_layers)))
     tokenizer = AutoTokenizer.from_pretrained(TARGET_FOLDER)
-    return Pair(
-        TreeModel(target, name=f"random-{layers}x576"), tokenizer, frozenset(), draft=TreeModel(draft, name=f"random-{draft_layers}x576")
-    )
+    return Pair(TreeModel(target, name=_name(layers)), tokenizer, frozenset(), draft=TreeModel(draft, name=_name(draft_layers)))
+
+
+def _name(layers: int) -> str:
+    return f"{layers} layers x 576 with random weights"
 
 
 def _random(config: LlamaConfig, device: torch.device | str, dtype: torch.dtype, seed: int) -> Any:

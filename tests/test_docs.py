@@ -181,6 +181,11 @@ def test_the_glossary_is_in_order_and_short() -> None:
 def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
     on_gpu, offloaded = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("engine", "offload-gpu"))
     engine, offload = on_gpu["systems"], offloaded["systems"]
+    sampled = [json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("sampling-gpu*.json")]
+    warm = max(
+        (found for found in sampled if {0.6} & {row["temperature"] for row in found["rows"]}), key=lambda found: found["provenance"]["utc"]
+    )
+    fastest = max((row for row in warm["rows"] if row["temperature"] == 0.6), key=lambda row: 1 / row["seconds_per_token"])
     speed = {name: system["tokens"] / system["seconds"] for name, system in engine.items()}
     (chosen,) = [name for name in engine if name.startswith("chosen tree")]
     slow, tree = offload["autoregressive"], offload["tree"]
@@ -190,13 +195,16 @@ def test_the_results_in_the_readme_are_those_that_were_measured() -> None:
             [f"{speed[name]:.1f}", f"{speed[name] / plain:.2f}", f"{speed[name] / autoregressive:.2f}"]
             for name in ("transformers generate", "transformers assisted", "autoregressive", chosen)
         ),
+        [f"{1 / fastest['seconds_per_token']:.1f}", "-", f"{fastest['speedup']:.2f}"],
         [f"{tree['tokens'] / tree['seconds']:.1f}", "-", f"{tree['tokens'] / tree['seconds'] / (slow['tokens'] / slow['seconds']):.2f}"],
     ]
-    steps = ["1", "-", "1", f"{engine[chosen]['tokens'] / engine[chosen]['steps']:.2f}", f"{tree['tokens'] / tree['steps']:.2f}"]
+    per_step = [engine[chosen]["tokens"] / engine[chosen]["steps"], fastest["tokens_per_step"], tree["tokens"] / tree["steps"]]
+    steps = ["1", "-", "1", *(f"{number:.2f}" for number in per_step)]
     promised = on_gpu["chosen"]
     predicted = [
         *[["-", "-"]] * 3,
         [f"{promised['speedup']:.2f}", f"{promised['expected']:.2f}"],
+        ["-", "-" if fastest["expected_tokens_per_step"] is None else f"{fastest['expected_tokens_per_step']:.2f}"],
         ["-", f"{offloaded['tree']['expected_tokens_per_step']:.2f}"],
     ]
     text = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
