@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.cpu_time:
-        time.perf_counter = time.process_time  # type: ignore[assignment]
+        time.perf_counter = time.process_time
     arguments.gen_len = arguments.gen_len or (64 if arguments.device == "cpu" else 192)
     started = time.perf_counter()
     dtype = torch.float32 if arguments.device == "cpu" else torch.float16
@@ -173,7 +173,7 @@ def main() -> None:
     largest = arguments.largest or (64 if on_cpu else 128)
     sizes, widths = (tuple(n for n in known if n <= largest) for known in (SIZES, WIDTHS))
     context, repetitions = (PROMPT_LEN + arguments.gen_len // 2,), arguments.repetitions or (24 if on_cpu else 8)
-    asked = {"samplings": SAMPLINGS, "draftings": DRAFTINGS, "dynamic": True, "words": tuple(arguments.rules)}
+    asked: dict[str, Any] = {"samplings": SAMPLINGS, "draftings": DRAFTINGS, "dynamic": True, "words": tuple(arguments.rules)}
     settings = ChosenSettings(sizes, widths, context, repetitions, **asked)
     systems = systems_for(settings, largest)
     decoding = Decoding(pair, systems, arguments.gen_len)
