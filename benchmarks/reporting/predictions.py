@@ -63,10 +63,10 @@ def is_dynamic(row: Row) -> bool:
 def _body(run: Run) -> str:
     data = run.data
     rows, seconds = data["rows"], data["seconds"]
+    rules = counted(len(by_rule(rows)), "rule")
     return parts(
         origin(data["provenance"], run.command, run.file),
-        paragraph(f"The profile of {counted(len(by_rule(rows)), 'rule')} took {seconds['profile']:.0f} s."),
-        _table([row for row in rows if not is_dynamic(row)], "static trees"),
+        _table([row for row in rows if not is_dynamic(row)], f"static trees. The profile of {rules} took {seconds['profile']:.0f} s"),
         _table([row for row in rows if is_dynamic(row)], "dynamic trees"),
     )
 
