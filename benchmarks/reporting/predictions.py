@@ -17,8 +17,7 @@ HOW_TO_READ = {
         "Each row is the [rule of a step](glossary.md#rule-of-a-step). One latency profile held all rules, and each rule decoded whole texts with trees,",
         "or with budgets of dynamic trees, that were not profiled. The columns give, for each size and depth, the milliseconds per step of these",
         "decodings, the median over rounds, and in brackets the error of the predicted milliseconds; then the largest error without its sign, and the goal",
-        "that was set. (1, 0) is autoregressive decoding. A step that was launched ahead of the end of a text is among the measured ones, and no",
-        "prediction has it.",
+        "that was set. (1, 0) is autoregressive decoding.",
     ),
 }
 """How to read the tables that only these files have."""
