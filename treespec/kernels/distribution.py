@@ -205,7 +205,7 @@ def _nucleus_kernel(
     mask = column < vocabulary
     row_ptr = p_ptr + row.to(tl.int64) * vocabulary
     p = tl.load(row_ptr + column, mask=mask, other=0.0)
-    # The tokens of less than `least` have a mass of 1 - top_p at most, so one of them has no more than a share of it (half of it: rounding).
+    # The tokens of at most `least` have more than 1 - top_p together, so `least` is at least an equal share of that. Half of it, for rounding:
     low, high = ((1 - top_p) * (0.5 / vocabulary)).to(tl.int32, bitcast=True), 0x3F800000  # of 1
     lane = tl.arange(0, 4)
     for turn in range(ROUNDS):

@@ -4,6 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treespec.decoding.verifiers.sequential import Sequential
+from treespec.decoding.verifiers.traversal import Traversal
 from treespec.kernels.plain import last_matching, settle
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -39,3 +41,12 @@ def test_accepts_the_path_that_the_target_chose(picks: list[int], random) -> Non
     assert report.tokens == emitted
     assert found.last.tolist() == [tokens[path[-1]], emitted[-1]]
     assert found.length.tolist() == [5 + len(emitted)]
+
+
+def test_a_verifier_of_its_own_does_not_inherit_the_kernels() -> None:
+    """A subclass that weighs nodes in another way would be passed over by kernels that know nothing of it."""
+
+    class Own(Sequential):
+        pass
+
+    assert (Sequential.order, Traversal.order, Own.order) == ("root first", "leaves first", None)

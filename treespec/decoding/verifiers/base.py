@@ -66,7 +66,14 @@ class SampledVerifier(ABC):
     """
 
     order: ClassVar[Literal["root first", "leaves first"] | None] = None
-    """The order in which this verifier goes through the tree, if kernels may run its residual chains; None: it weighs nodes in its own way."""
+    """The order in which this verifier goes through the tree, if kernels may run its residual chains; None: it weighs nodes in its own way.
+
+    A subclass does not inherit it, since it weighs nodes or finds the last one in a way of its own.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.order = vars(cls).get("order")
 
     def verify(self, proposal: Proposal, logits: Tensor, sampling: Sampling, length: Tensor, generator: torch.Generator | None) -> Outcome:
         """See `Verifier.verify`. Raises ModelError for sampled children in a tree that is not static."""
