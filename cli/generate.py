@@ -109,6 +109,7 @@ def generate(
     from treespec.trees.growmap import check_growmap_writable
 
     check_growmap_writable(output)
+    found: tuple[growmap_making.Generated, ...]
     if sequoia_config is not None:
         found = (growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing),)
     else:

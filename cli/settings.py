@@ -11,7 +11,7 @@ import click
 from treeopt.cli.flags import with_flags
 from treeopt.cli.help import Command, under
 from treeopt.cli.unused import without_dropped
-from treeopt.cli.values import NATURAL, POSITIVE, Finite, NameList, number_list
+from treeopt.cli.values import NATURAL, POSITIVE, Finite, name_list, names_metavar, number_list
 from treeopt.profiling.settings import METHODS
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
@@ -120,7 +120,8 @@ def rule_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--drafting",
-            type=NameList(RULES),
+            type=name_list(RULES),
+            metavar=names_metavar(RULES),
             multiple=True,
             help="Rules by which children are chosen, timed with every verifier that goes with them. [default: topk]",
         ),
@@ -131,7 +132,8 @@ def rule_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--verifier",
-            type=NameList(VERIFIERS),
+            type=name_list(VERIFIERS),
+            metavar=names_metavar(VERIFIERS),
             multiple=True,
             help="Rules by which sampled children are verified. [default: sequential]",
         ),

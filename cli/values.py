@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -79,27 +79,22 @@ def number_list(value: str) -> tuple[float, ...]:
     return numbers
 
 
-class NameList(click.ParamType):
-    """Names out of a few, separated by commas, each once."""
+def name_list(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return the type of a list of names out of a few, separated by commas, each once. `names_metavar` shows it in the help."""
 
-    name = "names"
+    def names(value: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(value.split(",")))
+        for name in found:
+            if name not in known:
+                raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}.")
+        return found
 
-    def __init__(self, known: Sequence[str]) -> None:
-        self._known = tuple(known)
+    return names
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return the names, which the help shows."""
-        return f"[{'|'.join(self._known)}],..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the names. Raises a usage error for one that is unknown."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(value.split(",")))
-        for name in names:
-            if name not in self._known:
-                self.fail(f"{name!r} is not one of {', '.join(self._known)}.", param, ctx)
-        return names
+def names_metavar(known: Collection[str]) -> str:
+    """Return the names as the help shows a list out of them."""
+    return f"[{'|'.join(known)}],..."
 
 
 def device_name(value: str) -> str:
