@@ -8,8 +8,8 @@ import torch
 
 from treeopt.profiling.settings import default_sizes, default_widths
 from treespec.decoding import timing
-from treespec.decoding.sampling import draw, widest
 from treespec.errors import ModelError, SettingsError
+from treespec.kernels.plain import draw, widest
 from treespec.models import devices
 from treespec.models.offload import require_gpu
 
@@ -113,7 +113,7 @@ def test_mps_is_never_asked_for_float64() -> None:
 
 
 def test_draws_in_float32_have_the_same_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treespec.decoding.sampling.widest", lambda device: torch.float32)
+    monkeypatch.setattr("treespec.kernels.plain.widest", lambda device: torch.float32)
     weights = torch.tensor([[0.5, 0.0, 0.3, 0.2]])
     drawn = draw(weights, 20_000, torch.Generator().manual_seed(0))[0].bincount(minlength=4) / 20_000
     assert torch.allclose(drawn, weights[0], atol=0.02)
