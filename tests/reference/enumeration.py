@@ -5,6 +5,7 @@ the nodes' chances are tried. Nothing here knows how a verifier works.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +59,9 @@ def total_variation(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().sum()) / 2
 
 
-def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: str) -> Outcome:
-    """Of children that are drawn from the draft. `verifier`: a name in `VERIFIERS`."""
-    judge = VERIFIERS[verifier].make()
+def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool, verifier: str | SampledVerifier) -> Outcome:
+    """Of children that are drawn from the draft. `verifier`: a name in `VERIFIERS`, or a verifier that weighs one draft at a time."""
+    judge = VERIFIERS[verifier].make() if isinstance(verifier, str) else verifier
     assert isinstance(judge, SampledVerifier), f"{verifier} is no SampledVerifier, whose parts are what is enumerated"
     tokens, chances = _drafts(tree, tables, replacement)
     codes = _codes(tree, tokens, tables.vocabulary)
@@ -84,13 +85,18 @@ def sampled_outcome(tree: SpeculationTree, tables: Tables, *, replacement: bool,
         ends = (weight[:, None] * (last[:, None] == torch.arange(tree.size))).sum(0)
         return ends, torch.stack([verdict.rest(torch.tensor(node)) for node in range(tree.size)]), judge.mean_accepted(verdict)
 
-    ends, rest, means = torch.vmap(decide)(tokens, p, q)
+    ends, rest, means = (torch.vmap(decide) if isinstance(verifier, str) else _one_by_one(decide))(tokens, p, q)
     assert torch.allclose(
         means.double(), ends @ torch.tensor(tree.depths, dtype=ends.dtype), atol=1e-5 if p.dtype == torch.float32 else 1e-12
     )
     totals = rest.double().sum(-1, keepdim=True)
     assert ((totals[..., 0] > 0) | (ends < 1e-6)).all(), "nothing is left to draw from"
     return _gather(tree, tables, codes, ends * chances[:, None], rest.double() / totals.where(totals > 0, 1.0))
+
+
+def _one_by_one(decide: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """What `torch.vmap` would do, for a function that it cannot look into."""
+    return lambda *batches: tuple(map(torch.stack, zip(*itertools.starmap(decide, zip(*batches, strict=True)), strict=True)))
 
 
 def matched_outcome(tree: SpeculationTree, tables: Tables, tokens: Tensor | None = None) -> Outcome:

@@ -1,7 +1,10 @@
-"""The residual chain with one planted mistake: what tests of its claims must notice."""
+"""Planted mistakes, which tests of the right code's claims must notice: the residual chain with one, and whole modules with one."""
 
+import importlib.util
 import inspect
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from treespec.decoding.verifiers import residual
@@ -29,4 +32,18 @@ def mutant(name: str) -> Callable[..., Any]:
     space = dict(vars(residual))
     exec(source.replace(right, wrong), space)
     changed: Callable[..., Any] = space["residual_chain"]
+    return changed
+
+
+def changed_module(module: ModuleType, right: str, wrong: str, folder: Path) -> ModuleType:
+    """A copy of a module of kernels with some code changed. Fails when the code to change is gone: then the test's table must follow."""
+    source = inspect.getsource(module)
+    assert right in source, f"{module.__name__} no longer has {right!r}"
+    path = folder / "mutant.py"
+    path.write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location("mutant", path)
+    assert spec is not None
+    assert spec.loader is not None
+    changed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(changed)
     return changed

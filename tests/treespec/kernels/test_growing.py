@@ -1,7 +1,5 @@
 """Dynamic trees by kernels, against the functions that define them: level by level, whole trees, and whole texts."""
 
-import importlib.util
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tests.reference.mutants import changed_module
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from tests.reference.tiny import config_of, module_of
 from treespec.decoding.drafters.base import DrafterSetup
@@ -238,21 +237,6 @@ MUTATIONS = {
 }
 
 
-def mutant(name: str, folder: Path) -> ModuleType:
-    """The kernels with one planted mistake. Fails when the code to change is gone: then the table above must follow."""
-    source = inspect.getsource(growing)
-    right, wrong = MUTATIONS[name]
-    assert right in source, f"growing no longer has {right!r}"
-    path = folder / "mutant.py"
-    path.write_text(source.replace(right, wrong))
-    spec = importlib.util.spec_from_file_location("mutant", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @UNSOUND
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_planted_mistake_is_seen(name: str, tmp_path: Path, device: str) -> None:
@@ -270,7 +254,7 @@ def test_a_planted_mistake_is_seen(name: str, tmp_path: Path, device: str) -> No
         check(depth, width, (depth + 8,), logits, device, module)
 
     run(growing)
-    module = mutant(name, tmp_path)
+    module = changed_module(growing, *MUTATIONS[name], tmp_path)
     with pytest.raises(AssertionError):
         run(module)
 
