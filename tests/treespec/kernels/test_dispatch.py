@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reference.on_cuda import on_cuda
+from tests.reference.on_cuda import on_cuda, seeds
+from treespec.decoding.proposal import Proposal
+from treespec.decoding.rules import Sampling
+from treespec.decoding.verifiers.base import Verdict
+from treespec.decoding.verifiers.sequential import Sequential
+from treespec.decoding.verifiers.traversal import Traversal
 from treespec.kernels import dispatch, distribution, inverse, plain, racing, residual, settling_sampled
 from treespec.kernels.inverse import reference_inverse
 from treespec.kernels.racing import reference_race
@@ -183,3 +188,30 @@ def test_what_is_chosen_computes_what_defines_it() -> None:
     kept = plain.distribution(logits, 0.7, 0.8)
     assert tokens.tolist() == reference_race(kept.log(), 1, 1.0, 5)[0][:, 0].tolist()
     assert largest.tolist() == logits.amax(-1).tolist()
+
+
+@pytest.mark.parametrize("kind", [Sequential, Traversal])
+def test_kernels_do_not_take_the_place_of_a_verifier_that_weighs_in_its_own_way(
+    kind: type[Sequential | Traversal], chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "seeds", seeds)
+
+    class Own(kind):  # type: ignore[misc, valid-type]
+        def weigh(self, *arguments: Any, **options: Any) -> Verdict:
+            raise LookupError("my own")
+
+    class Named(kind):  # type: ignore[misc, valid-type]
+        order = kind.order
+
+        def mean_accepted(self, verdict: Verdict) -> Tensor:
+            return verdict.chance.sum()
+
+    tree = star(3)
+    proposal = Proposal(tree, torch.tensor([0, 1, 2, 3]), torch.zeros(1), torch.full((1, 9), 1 / 9))
+    for verifier in (kind(), Named()):
+        verifier.verify(proposal, on_cuda(torch.zeros(4, 9)), Sampling(1.0), SEED, None)
+        assert chosen[-2:] == ["kernel run_chains", "kernel settle_sampled"]
+    chosen.clear()
+    with pytest.raises(LookupError, match="my own"):
+        Own().verify(proposal, torch.full((4, 9), 1.0), Sampling(1.0), SEED, None)
+    assert not any("chains" in name for name in chosen)
