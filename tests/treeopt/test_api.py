@@ -58,10 +58,10 @@ def test_the_loop_takes_objects_and_files_alike(pair: Any, profiles: Any, tmp_pa
     assert (of_files.tree, of_files.metadata) == (grown.tree, grown.metadata), "the digests of the profiles among them"
     assert grown.promise.tokens_per_step == grown.metadata["expected_tokens_per_step"]
     grown.write(tmp_path / "tree.pt")
-    tuning, held_out = treeopt.load_prompts("stdlib", pair, num_prompts=6, prompt_len=32).split(4)
-    assert [len(tuning), len(held_out)] == [4, 2]
+    tuning, held_out = treeopt.load_prompts("stdlib", pair, num_prompts=5, prompt_len=32).split(4)
+    assert [len(tuning), len(held_out)] == [4, 1]
     assert tuning.end == held_out.start == held_out.prompts[0].row
-    of_object, of_file = (treeopt.evaluate(pair, plan, held_out, gen_len=16, save_tokens=True) for plan in (grown, tmp_path / "tree.pt"))
+    of_object, of_file = (treeopt.evaluate(pair, plan, held_out, gen_len=8, save_tokens=True) for plan in (grown, tmp_path / "tree.pt"))
     assert of_object.lossless == "match"
     assert [r.output for r in of_object.results] == [r.output for r in of_file.results]
     assert of_object.predicted == of_file.predicted

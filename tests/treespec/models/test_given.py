@@ -31,8 +31,8 @@ def test_a_pair_of_modules_decodes_as_the_same_pair_from_its_files() -> None:
     tokenizer = load_tokenizer("embedded-target")
     given = pair_of(loaded("embedded-target"), loaded("embedded-draft"), tokenizer)
     read = load_pair("embedded-target", "embedded-draft")
-    prompts = load_prompts("stdlib", tokenizer, num_prompts=2, prompt_len=32)
-    settings = EvaluationSettings(gen_len=24, save_tokens=True)
+    prompts = load_prompts("stdlib", tokenizer, num_prompts=1, prompt_len=32)
+    settings = EvaluationSettings(gen_len=16, save_tokens=True)
     ours, theirs = (evaluate(pair, SpeculationTree.k_ary(2, 2), prompts, settings) for pair in (given, read))
     assert [r.output for r in ours.results] == [r.output for r in theirs.results]
     assert ours.lossless == "match"
