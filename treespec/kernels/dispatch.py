@@ -179,9 +179,9 @@ def finish_sampled(
     """
     if seed is None or p.dtype != torch.float32 or q.dtype != torch.float32:
         return None
-    from treespec.kernels import residual, settling, settling_sampled
+    from treespec.kernels import residual, settling, settling_sampled, vocabulary
 
-    if tree.size > settling.LARGEST or tree.tree.max_branch > residual.LARGEST_FAMILY:
+    if tree.size > settling.LARGEST or tree.tree.max_branch > residual.LARGEST_FAMILY or p.shape[-1] > vocabulary.LARGEST_VOCABULARY:
         return None
     with on(tokens.device):
         chains = residual.run_chains(p, q, tokens, tree, seed, replacement=replacement, leaves_first=leaves_first)
