@@ -45,7 +45,8 @@ def with_rules(latency: Path, **milliseconds: float) -> Path:
             for c in (64, 256)
             for i, tree in enumerate(trees)
         ]
-        rules.append({"rule": rule.to_json(), "steps": steps})
+        own = {"draft": data["draft"]} if rule.drafting == "swor" else {}
+        rules.append({"rule": rule.to_json(), **own, "autoregressive_overhead_seconds": [0.0002], "steps": steps})
     assert len(depths) == len(trees)
     path = latency.with_name("rules.json")
     path.write_text(json.dumps(data | {"rules": rules}))

@@ -51,6 +51,13 @@ class LatencyProfile(Drawn):
         twice = next((rule for place, rule in enumerate(held) if rule in held[:place]), None)
         if twice is not None:
             raise ProfileError(f"rules has {twice.name} twice; keep one entry of it")
+        for entry in self.rules:
+            other = next((step.context for step in entry.steps if step.context not in self.contexts), None)
+            if other is not None:
+                measured = listed_of([str(context) for context in self.contexts])
+                raise ProfileError(
+                    f"rule {entry.rule.name}: it has a step at context {other}, but target was measured at {measured} only; profile it again"
+                )
 
     @property
     def held(self) -> tuple[StepRule, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from treeopt.profiles.rest import Rest
+from treeopt.profiles.rest import Fit, Rest
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import ProfileError
 from treespec.trees.tree import SpeculationTree
@@ -30,6 +30,8 @@ class LatencyModel:
     """The rule whose times these are."""
     rest: Rest | None = None
     """Time of a step beside its passes, by its tree. If it is None, `overhead_seconds` is taken for all trees."""
+    fitted: Fit | None = None
+    """How the rest was fitted, if it was."""
     root: tuple[tuple[int, float], ...] = ()
     """For dynamic trees, the draft pass over the root, by level width."""
 

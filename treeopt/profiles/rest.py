@@ -14,7 +14,12 @@ from treespec.decoding.step_rule import StepRule
 from treespec.decoding.verifiers import FAMILY, NO_CHAIN, PATH, VERIFIERS
 from treespec.trees.tree import SpeculationTree
 
-__all__ = ["FAMILY", "NO_CHAIN", "PATH", "Rest", "chain_of", "fit", "least_chains", "longest_chain"]
+__all__ = ["FAMILY", "NO_CHAIN", "PATH", "Fit", "Rest", "chain_of", "fit", "least_chains", "longest_chain"]
+
+TAKEN_BACK = 0.1
+"""Largest share of the shortest passes that a rest may take back: passes that are timed one by one take a little longer than in a row."""
+_IN_ORDER = (0, 2, 3, 1)
+"""Columns of the features (step, node, link, level) in the order in which they are fitted where there are few steps."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,23 @@ class Rest:
     def seconds(self, tree: SpeculationTree) -> float:
         """Return the seconds of a tree."""
         return self.at(tree.size, longest_chain(tree, self.chain), tree.depth)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a rest was fitted: to so many measured `steps` of different trees, by so many of the `numbers` that a rule has.
+
+    `error` is the median relative error of the steps' own times as the fit predicts them.
+    """
+
+    steps: int
+    numbers: int
+    error: float
+
+    @property
+    def short(self) -> bool:
+        """Whether there are fewer steps than numbers to fit."""
+        return self.steps < self.numbers
 
 
 def chain_of(rule: StepRule) -> str:
@@ -123,18 +145,23 @@ def fit(
     """Return the coefficients per step, node, link and level that predict whole steps with the least sum of squared relative errors.
 
     One row of `features`, one rest and one whole step in seconds per measured tree. Nodes and links take no time back. A step and a level may:
-    passes that are timed one by one take a little longer than in a row. They take back no more than half of the shortest `target` pass and
-    half of the shortest draft `level`, so every step takes time.
+    passes that are timed one by one take a little longer than in a row. They take back no more than `TAKEN_BACK` of the shortest `target` pass
+    and of the shortest draft `level`. Where there are fewer different rows than numbers, the others are 0: first that per node, then that per level.
     """
     from scipy.optimize import lsq_linear
 
     weights = 1 / np.asarray(wholes, dtype=np.float64)
     table = np.asarray(features, dtype=np.float64)
     scale = np.maximum(table.max(axis=0), 1.0) / weights.max()
-    most_back = np.array([target / 2, 0.0, 0.0, level / 2])
-    used = np.flatnonzero(table.any(axis=0))
+    most_back = np.array([target * TAKEN_BACK, 0.0, 0.0, level * TAKEN_BACK])
+    used = np.array(numbers_of(features)[: len(np.unique(table, axis=0))])
     found = np.zeros(4)
     bounds = -most_back[used] * scale[used] - 1e-15, np.full(len(used), np.inf)
     rows = table[:, used] / scale[used] * weights[:, None]
     found[used] = lsq_linear(rows, np.asarray(rests, dtype=np.float64) * weights, bounds, method="bvls", tol=1e-12).x
     return [float(x) + 0.0 for x in np.maximum(found / scale, -most_back)]  # no -0
+
+
+def numbers_of(features: Sequence[Sequence[float]]) -> list[int]:
+    """Return the columns of the features that some tree has, those first that are fitted first."""
+    return [column for column in _IN_ORDER if any(row[column] for row in features)]

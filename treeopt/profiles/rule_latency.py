@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiles.rest import Rest, chain_of, fit, longest_chain
+from treeopt.profiles.rest import Fit, Rest, chain_of, fit, longest_chain, numbers_of
 from treeopt.profiles.samples import LatencySample, check_count, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
@@ -59,6 +59,12 @@ class RuleLatency:
             raise ProfileError(f"{name} it has no steps, and those of other rules take other times; profile it again")
         if self.rule.mode == DynamicBudget.drafter and not (self.draft and self.root):
             raise ProfileError(f"{name} it needs draft and root of its own; profile dynamic trees again")
+        if self.rule.levels != GREEDY.levels and not self.draft:
+            raise ProfileError(f"{name} it has no draft levels, and sampled children take other times; profile it again")
+        if self.rule.alone != GREEDY.alone and not self.autoregressive_overhead_seconds:
+            raise ProfileError(
+                f"{name} it has no autoregressive_overhead_seconds, and a target that samples takes other times; profile it again"
+            )
 
     def on(self, model: LatencyModel) -> LatencyModel:
         """Return the times of this rule at the context of `model`, which has the times of the whole profile there."""
@@ -135,7 +141,9 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
     shortest = {"target": min(seconds for _, seconds in model.target), "level": min(seconds for _, seconds in model.draft)}
     per_step, per_node, per_link, per_level = fit(features, rests, wholes, **shortest)
     rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
-    return {"rest": rest, "overhead_seconds": rest.per_step}
+    predicted = [rest.at(int(nodes), int(links), int(levels)) for _, nodes, links, levels in features]
+    error = statistics.median(abs(own - found) / whole for own, found, whole in zip(rests, predicted, wholes, strict=True))
+    return {"rest": rest, "overhead_seconds": rest.per_step, "fitted": Fit(len(set(features)), len(numbers_of(features)), error)}
 
 
 def _step_of(value: Any) -> StepSample:
@@ -144,6 +152,9 @@ def _step_of(value: Any) -> StepSample:
         plan: SpeculationTree | DynamicBudget
         if "parents" in item:
             plan = SpeculationTree(tuple(count(p) for p in listed(item["parents"])))
+            for key, own in (("size", plan.size), ("depth", plan.depth)):
+                if item.get(key, own) != own:
+                    raise ValueError(f"a step has {key} {item[key]!r:.40}, but the tree of its parents has {own}")
         else:
             plan = DynamicBudget(*(count(item.get(key)) for key in ("size", "depth", "width")))
     except (TreeError, SettingsError) as error:

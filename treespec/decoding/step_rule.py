@@ -75,7 +75,7 @@ GREEDY = StepRule()
 
 
 def rule_of(value: Any) -> StepRule:
-    """Return the rule of its JSON. Raises TypeError, ValueError for anything else."""
+    """Return the rule of its JSON. Raises TypeError, ValueError for anything else, and for one that no settings give."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{value!r:.40} is no rule")
     known: dict[str, tuple[str, ...]] = {
@@ -88,4 +88,18 @@ def rule_of(value: Any) -> StepRule:
     for key, names in known.items():
         if value.get(key) not in names:
             raise ValueError(f"`{key}` of a rule is {value.get(key)!r:.40}, but it must be one of {', '.join(names)}")
-    return StepRule(**{key: value[key] for key in known})
+    rule = StepRule(**{key: value[key] for key in known})
+    if not _can_be(rule):
+        raise ValueError(
+            f"no settings give a rule of `drafting` {rule.drafting}, `verifier` {rule.verifier} and `draft` {rule.draft} together"
+        )
+    return rule
+
+
+def _can_be(rule: StepRule) -> bool:
+    """Return whether some settings have this rule: children that are not random are `topk`, and matched."""
+    kind = RULES[rule.drafting]
+    if rule.mode == DynamicBudget.drafter or not kind.sampled:
+        return (rule.drafting, rule.verifier, rule.draft) == (TOPK.name, MATCHING, "greedy")
+    drawn = rule.draft == "sampled" or kind.replacement
+    return drawn and not (VERIFIERS[rule.verifier].distinct and kind.replacement)

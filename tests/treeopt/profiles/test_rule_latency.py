@@ -73,6 +73,24 @@ def test_dynamic_steps_take_the_next_larger_measured_width() -> None:
         profile().at_context().dynamic_seconds(8, 3, 4)
 
 
+def test_a_fit_says_how_well_it_meets_its_own_steps() -> None:
+    fitted = profile().at_context(64, SWOR).fitted
+    assert fitted is not None
+    assert (fitted.steps, fitted.numbers, fitted.short) == (4, 4, False)
+    assert fitted.error == pytest.approx(0, abs=1e-9)
+    swor = profile().rules[2]
+    few = replace(profile(), rules=(replace(swor, steps=swor.steps[:2]),)).at_context(64, SWOR).fitted
+    assert few is not None
+    assert (few.steps, few.short) == (2, True)
+    fast = tuple(replace(step, seconds=(8.0,)) for step in swor.steps)  # passes alone take 12 and more
+    model = replace(profile(), rules=(replace(swor, steps=fast),)).at_context(64, SWOR)
+    assert model.fitted is not None
+    assert model.fitted.error > 0.4
+    tree = SpeculationTree.chain(3)
+    assert model.step_seconds(tree) >= 0.9 * (10 + 3 * 2.0), "no step is much faster than its own passes"
+    assert profile().at_context().fitted is None
+
+
 def test_a_rule_that_is_not_held_is_refused_by_name() -> None:
     missing = StepRule.of(WARM, Drafting("swr"))
     with pytest.raises(
@@ -103,6 +121,15 @@ def entry(**changes: Any) -> dict[str, Any]:
         ([entry(draft=[{"width": 0, "context": 4, "seconds": [1.0]}])], "rule swor, sequential, temperature above 0: draft has width 0"),
         ([profile().rules[3].to_json() | {"root": []}], "needs draft and root of its own"),
         ([entry(steps=[])], "rule swor, sequential, temperature above 0: it has no steps"),
+        ([entry(rule=SWOR.to_json() | {"drafting": "topk"})], "no settings give a rule of `drafting` topk, `verifier` sequential"),
+        ([entry(rule=SWOR.to_json() | {"draft": "greedy"})], "no settings give a rule of `drafting` swor"),
+        ([entry(rule=SWOR.to_json() | {"drafting": "swr", "verifier": "matching"})], "no settings give a rule of `drafting` swr"),
+        ([entry(rule=SWOR.to_json() | {"mode": "dynamic"})], "no settings give a rule of `drafting` swor"),
+        ([entry(steps=[{"parents": [-1, 0], "size": 3, "context": 64, "seconds": [1.0]}])], "size 3, but the tree of its parents has 2"),
+        ([entry(steps=[{"parents": [-1, 0], "depth": 2, "context": 64, "seconds": [1.0]}])], "depth 2, but the tree of its parents has 1"),
+        ([entry(steps=[{"parents": [-1, 0], "context": 4, "seconds": [1.0]}])], "a step at context 4, but target was measured at 64 only"),
+        ([entry(draft=[])], "it has no draft levels, and sampled children take other times; profile it again"),
+        ([entry(autoregressive_overhead_seconds=[])], "it has no autoregressive_overhead_seconds"),
         (["swor"], "is no object"),
         ({}, "is no list"),
     ],
