@@ -16,6 +16,9 @@ E = TypeVar("E", bound=BaseException)
 _LONGEST = 400
 """Largest number of characters of a message. A longer one is cut in the middle: its beginning and end name the culprit and the remedy."""
 
+RUN = "; run: treeopt "
+"""The words of a message before a command to run, which is never cut."""
+
 _SYSTEM = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
@@ -112,10 +115,12 @@ def _explain(error: BaseException) -> str:
 
 
 def _in_short(message: str) -> str:
-    """Return the message in one line of at most `_LONGEST` characters."""
+    """Return the message in one line of at most `_LONGEST` characters, and the command to run behind it."""
     line = " ".join(message.split())
+    line, run, command = line.partition(RUN)
     half = (_LONGEST - 5) // 2
-    return line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+    short = line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+    return short + run + command
 
 
 def _made_from(error: BaseException, kind: type[E]) -> E | None:

@@ -1,22 +1,24 @@
 """The command `treeopt generate`, also called `treeopt grow`: from profiles to the fastest tree, as a growmap."""
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from treeopt.cli.errors import RUN
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import emit, note
+from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.errors import MissingRuleError, ProfileError
 
 if TYPE_CHECKING:
-    from treeopt.growmap_making import Generated
-    from treeopt.optimizer.search import OptimizationResult
+    from treespec.files.reading import PipeablePath
 
 
 @click.command(
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
         "--acceptance",
         type=INPUT_FILE,
         multiple=True,
-        help="Acceptance profile, or an acceptance vector of Sequoia (.pt). Of several, such as one for each drafting rule, the one with the "
-        "fastest tree is taken. [required without --sequoia-config]",
+        help="Acceptance profile, or an acceptance vector of Sequoia (.pt). It may be given several times, such as once for each drafting rule: "
+        "the one with the fastest tree is taken. [required without --sequoia-config]",
     ),
     click.option(
         "--latency",
@@ -106,6 +108,7 @@ def generate(
     from treeopt import growmap_making
     from treeopt.cli import tables
     from treeopt.cli.results import candidates_summary, generation_summary
+    from treespec.files.reading import PipeablePath
     from treespec.trees.growmap import check_growmap_writable
 
     check_growmap_writable(output)
@@ -115,48 +118,36 @@ def generate(
     else:
         limits = growmap_making.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
         how = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing}
-        with _naming_the_command(acceptance[0]):
-            found = growmap_making.generate_fastest(acceptance, latency=latency, verifier=verifier, **how)
+        given = [PipeablePath(path) for path in acceptance]
+        times = None if latency is None else PipeablePath(latency)
+        with _naming_the_command(given, times), wrong_usage():
+            found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, **how)
     made = found[0]
     made.growmap.write(output)
     note(f"wrote {output}")
-    if made.assumed and made.rule is not None:
-        note(f"the acceptance vector does not say its rule: the times are those of ({made.rule.name})")
-    _note_noise(made.result)
-    if made.result.tree.size == 1 and latency is not None:
-        note("speculation with this draft does not pay on this hardware: no tree is faster than autoregressive decoding" + _under(made))
+    for sentence in growmap_making.notes_of(found):
+        note(sentence)
     data = generation_summary(made.result, frontier=frontier) | candidates_summary(found)
     emit(output_format, data, tables.generation(data))
 
 
-def _under(made: "Generated") -> str:
-    return "" if made.rule is None else f" ({made.rule.name})"
-
-
 @contextmanager
-def _naming_the_command(acceptance: Path) -> Iterator[None]:
-    """Put the command to run into the message of a rule that the latency profile lacks."""
+def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None") -> Iterator[None]:
+    """Put the latency profile and the command to run into the message of rules that the profile lacks. All of them have been read."""
     try:
         yield
     except MissingRuleError as error:
-        if not error.settings:
+        if not error.settings or latency is None:
             raise
+        from treeopt.cli.latency_command import latency_command
         from treeopt.profiles.acceptance import read_acceptance
+        from treeopt.profiles.latency import read_latency
 
-        known = (read_acceptance(acceptance).provenance or {}).get("models") or {}
-        models = f"--target {known.get('target', 'TARGET')} --draft {known.get('draft', 'DRAFT')}"
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in error.settings.items())
-        raise ProfileError(f"{error.what}; run: treeopt profile latency {models} {flags}") from error
-
-
-def _note_noise(result: "OptimizationResult") -> None:
-    """Say so if a prediction can only come from noise: a step with the tree, which does more, would take less time than one without."""
-    tokens, speedup = result.expected_tokens_per_step, result.predicted_speedup
-    if speedup is not None and speedup > tokens:
-        note(
-            f"the latency profile is noisy: a speed-up of {speedup:.2f} x from {tokens:.2f} tokens per step would need passes over a tree "
-            "that are faster than passes over one token; stop what else runs here and profile the latency again"
-        )
+        models: dict[str, str] = {}
+        for path in reversed(acceptance):
+            models |= (read_acceptance(path).provenance or {}).get("models") or {}
+        command = latency_command(read_latency(latency), str(latency), error.settings, models)
+        raise ProfileError(f"{latency}: {error.what}{RUN}{command}") from error
 
 
 def _check_usage(ctx: click.Context) -> None:
@@ -164,7 +155,8 @@ def _check_usage(ctx: click.Context) -> None:
     given = {name for name, value in ctx.params.items() if value is not None and _is_given(ctx, name)}
     output: Path = ctx.params["output"]
     if output.suffix == ".json":
-        raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {output.with_suffix('.pt')}.")
+        instead = shlex.quote(str(output.with_suffix(".pt")))
+        raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {instead}.")
     if "sequoia_config" in given:
         others = given & {"acceptance", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
         if others:

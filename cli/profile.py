@@ -12,7 +12,7 @@ from treeopt.cli.output import Progress, claimed, discard_journals, emit, journa
 from treeopt.cli.settings import RuleOptions, bundle, drafting_options, measuring_options, rule_options, sampling_options, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
-from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
+from treeopt.profiling.settings import BURST, AcceptanceSettings, LatencySettings
 
 _PAIR = "--target embedded-target --draft embedded-draft"
 
@@ -93,7 +93,8 @@ def acceptance(
         "sizes",
         type=int_list,
         metavar="N,N,...",
-        help="Tree sizes to time the target with. [default: from 1 to the largest worth while here, closest where the time jumps]",
+        help="Tree sizes to time the target with; 1, an autoregressive step, is always timed. "
+        "[default: from 1 to the largest worth while here, closest where the time jumps]",
     ),
     setting(
         LatencySettings,
@@ -112,7 +113,9 @@ def acceptance(
         metavar="N,N,...",
         help="Numbers of tokens in the cache to measure at.",
     ),
-    setting(LatencySettings, "repetitions", type=POSITIVE, help="Samples of each point; all are kept."),
+    setting(
+        LatencySettings, "repetitions", type=POSITIVE, help=f"Samples of each point, rounded up to a multiple of {BURST}; all are kept."
+    ),
     heading="Measurement",
 )
 @output_option("latency.json")

@@ -38,6 +38,7 @@ def candidates_summary(found: "Sequence[Grown]") -> dict[str, Any]:
     """Return the rule whose times were taken, and the best tree of every acceptance profile, the fastest first."""
     rows = [
         {
+            "acceptance": made.source,
             "acceptance_sha256": made.growmap.metadata.get("acceptance_sha256"),
             "drafting": made.drafting,
             "draft_temperature": made.draft_temperature,

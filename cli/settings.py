@@ -11,7 +11,7 @@ import click
 from treeopt.cli.flags import with_flags
 from treeopt.cli.help import Command, under
 from treeopt.cli.unused import without_dropped
-from treeopt.cli.values import NATURAL, POSITIVE, Finite, name_list, names_metavar, number_list
+from treeopt.cli.values import NATURAL, POSITIVE, Finite, name_list, names_metavar, number_list, share_list
 from treeopt.profiling.settings import METHODS
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
@@ -112,11 +112,11 @@ def rule_options() -> Callable[[Command], Command]:
         ),
         click.option(
             "--top-p",
-            type=number_list,
+            type=share_list,
             default="1",
             show_default=True,
             metavar="X,X,...",
-            help="Masses of the target's nucleus; 1 is all of it.",
+            help="Masses of the target's nucleus, numbers above 0 and up to 1; 1 is all of it. All below 1 take the same time.",
         ),
         click.option(
             "--drafting",
@@ -137,7 +137,11 @@ def rule_options() -> Callable[[Command], Command]:
             multiple=True,
             help="Rules by which sampled children are verified. [default: sequential]",
         ),
-        click.option("--dynamic", is_flag=True, help="Also time steps with dynamic trees, with levels of the widths of --widths up to 64."),
+        click.option(
+            "--dynamic",
+            is_flag=True,
+            help="Also time steps with dynamic trees, whose levels have the widths of --widths up to 64, or all if none is that narrow.",
+        ),
         heading="Rules",
     )
 

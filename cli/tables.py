@@ -1,5 +1,6 @@
 """Drawings of what only commands show, from the plain data of results.py. What profiles and reports look like, they say themselves."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,6 @@ def generation(data: Mapping[str, Any]) -> Parts:
         drawing.append(_candidates(data["candidates"]))
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
-    elif data["size"] == 1:
-        drawing.append("the best tree is the root alone: on this hardware speculation with this draft does not pay")
     if data["frontier"]:
         points = [(str(point["size"]), str(point["depth"]), f"{point['expected_tokens_per_step']:.4f}") for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
@@ -30,6 +29,7 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Draw the best tree of every acceptance profile, a row each."""
     shown = [
         (
+            row["acceptance"] or "-",
             row["rule_name"],
             number(row["draft_temperature"], 2),
             str(row["size"]),
@@ -40,14 +40,14 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
         for row in rows
     ]
-    columns = ("rule", "draft temperature", "size", "depth", "tokens/step", "ms/step", "ms/token")
-    return Table("the best tree of each acceptance profile, the fastest first", columns, shown, left=("rule",))
+    columns = ("acceptance", "rule", "draft temperature", "size", "depth", "tokens/step", "ms/step", "ms/token")
+    return Table("the best tree of each acceptance profile, the fastest first", columns, shown, left=("acceptance", "rule"))
 
 
 def training(data: Mapping[str, Any]) -> Parts:
     """Draw loss and first-choice acceptance, before and after; for a run that is not finished, draw its settings."""
     if not data["finished"]:
-        return [pairs(data["settings"]), f"not finished; the same train-draft with --resume -o {data['folder']} goes on"]
+        return [pairs(data["settings"]), f"not finished; the same train-draft with --resume -o {shlex.quote(data['folder'])} goes on"]
     title = f"training: {counted(data['steps'], 'step', form=',')} on {counted(data['texts'], 'text', form=',')}, {data['seconds']:.0f} s"
     found = [data["rank1_acceptance"][when] for when in ("before", "after")]
     shown = ["-" if one is None else f"{one['probability']:.4f} +- {number(one['standard_error'], 4)}" for one in found]
@@ -55,7 +55,7 @@ def training(data: Mapping[str, Any]) -> Parts:
         ("loss (nats per token)", number(data["loss"]["first"], 4), number(data["loss"]["last"], 4)),
         ("first-choice acceptance, held-out texts", *shown),
     ]
-    return [Table(title, ("", "before", "after"), rows), f"--draft {data['folder']}"]
+    return [Table(title, ("", "before", "after"), rows), f"--draft {shlex.quote(data['folder'])}"]
 
 
 def trained(data: Mapping[str, Any]) -> Parts:

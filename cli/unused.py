@@ -33,6 +33,14 @@ def _takes_likeliest(values: Values) -> bool:
     return not any(RULES[name].sampled for name in _names(values["drafting"]))
 
 
+def _draws_nothing(values: Values) -> bool:
+    """Return whether sampling without replacement is asked for, and no temperature at which it differs from the most likely tokens."""
+    if "swor" not in _names(values["drafting"]):
+        return False
+    own, heat = values.get("draft_temperature"), values["temperature"]
+    return not any(heat if isinstance(heat, tuple) else (heat,)) if own is None else own == 0
+
+
 def _names(given: Any) -> tuple[str, ...]:
     """Return one name, or the names of lists of which several may be given, in one flat list."""
     return (given,) if isinstance(given, str) else tuple(name for names in given for name in names)
@@ -73,6 +81,11 @@ UNUSED = (
         ("top_p",),
         _is_greedy,
         "at `temperature` 0 the most likely token is taken, so {option} {value} changes nothing",
+    ),
+    Unused(
+        ("drafting",),
+        _draws_nothing,
+        "at draft temperature 0, {option} swor drafts the most likely tokens: its steps are those of topk",
     ),
     Unused(
         ("draft_temperature",),

@@ -16,7 +16,7 @@ POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Finite(click.FloatRange):
@@ -79,11 +79,23 @@ def number_list(value: str) -> tuple[float, ...]:
     return numbers
 
 
+def share_list(value: str) -> tuple[float, ...]:
+    """Return numbers above 0 and up to 1 that are separated by commas, each once: `0.9,1` -> (0.9, 1.0). Raises a usage error otherwise."""
+    try:
+        numbers = number_list(value)
+    except click.BadParameter as e:
+        raise click.BadParameter(f"{value!r} is not a list of numbers above 0 and up to 1 such as 0.9,1.") from e
+    odd = next((number for number in numbers if not 0 < number <= 1), None)
+    if odd is not None:
+        raise click.BadParameter(f"{odd:g} is not above 0 and up to 1; 1 keeps every token.")
+    return numbers
+
+
 def name_list(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     """Return the type of a list of names out of a few, separated by commas, each once. `names_metavar` shows it in the help."""
 
     def names(value: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(value.split(",")))
+        found = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
         for name in found:
             if name not in known:
                 raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}.")
@@ -114,8 +126,8 @@ def device_name(value: str) -> str:
 
 def dtype_name(value: str) -> str:
     """Return torch's name of a floating point type, given by it or by its short name (fp32, fp16, bf16); `auto` stays."""
-    name = _DTYPES.get(value, value)
-    if name not in ("auto", *_DTYPES.values()):
+    name = DTYPES.get(value, value)
+    if name not in ("auto", *DTYPES.values()):
         raise click.BadParameter(f"{value!r} is not one of auto, float32, float16, bfloat16 (fp32, fp16, bf16).")
     return name
 

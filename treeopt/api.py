@@ -196,13 +196,17 @@ def profile_latency(
     """Measure how long the target takes per tree size, the draft per level width, and the rest of a step, on the pair's own device.
 
     `sizes` and `widths` default to those of the device. `contexts` are numbers of tokens in the cache. On CUDA, captured steps are timed.
-    Greedy steps (`topk`, temperature 0) are always timed. Sampling and sampled children take other times, so every one of `drafting` (rules by
-    their names, or whole), and dynamic trees with `dynamic`, is timed at every `temperature` and `top_p`.
+    Greedy steps (`topk`, temperature 0) and size 1, autoregressive steps, are always timed, and `repetitions` are rounded up to a multiple of 4.
+    Sampling and sampled children take other times, so every one of `drafting` (rules by their names, or whole), and dynamic trees with `dynamic`,
+    is timed at every `temperature` and `top_p`.
 
     Raises SettingsError, CapacityError, ModelError, ProfileError.
     """
     _require_draft(pair)
-    heats, masses = _several(temperature), _several(top_p)
+    heats, masses, draftings = _several(temperature), _several(top_p), _several(drafting)
+    for name, values in (("temperature", heats), ("top_p", masses), ("drafting", draftings)):
+        if not values:
+            raise SettingsError(f"`{name}` is an empty list, but steps need one value or more; leave it out for greedy steps")
     settings = LatencySettings(
         _tuple(sizes),
         _tuple(widths),
@@ -210,7 +214,7 @@ def profile_latency(
         repetitions,
         seed,
         samplings=tuple(Sampling(heat, mass) for heat in heats for mass in masses),
-        draftings=tuple(drafting_of(one) for one in _several(drafting)),
+        draftings=tuple(drafting_of(one) for one in draftings),
         dynamic=dynamic,
     )
     return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
@@ -248,10 +252,10 @@ def grow(
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
     how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
-    made = growmap_making.generate_fastest(_several(acceptance), latency=latency, verifier=verifier, **how)[0]
-    if made.assumed and made.rule is not None:
-        _LOG.warning("the acceptance vector does not say its rule: the times are those of (%s)", made.rule.name)
-    return made.growmap
+    found = growmap_making.generate_fastest(_several(acceptance), latency=latency, verifier=verifier, **how)
+    for sentence in growmap_making.notes_of(found):
+        _LOG.warning("%s", sentence)
+    return found[0].growmap
 
 
 def evaluate(

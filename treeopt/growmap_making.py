@@ -1,28 +1,26 @@
 """Making growmaps: from profile files to a growmap that records its inputs and its promise."""
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from treeopt.optimizer.given import Given, at_one_temperature, each_once, read_times, require_rules, verifiers_of
+from treeopt.optimizer.notes import doubts, notes
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize, rule_for
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-from treeopt.profiles.latency import LatencyProfile, read_latency
+from treeopt.profiles.agreement import require_comparable, require_same_models, require_verifier
+from treeopt.profiles.latency import LatencyProfile
 from treespec.decoding.step_rule import GREEDY, StepRule
-from treespec.errors import ProfileError, SettingsError, listed
+from treespec.errors import SettingsError
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
 from treespec.files.reading import PipeablePath, StrPath
-from treespec.files.writing import json_text
 from treespec.trees.growmap import GrowMap
 from treespec.trees.sequoia_file import MAX_GROWMAP_SIZE, refuse_size
-
-Profile = TypeVar("Profile", AcceptanceProfile, LatencyProfile)
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,12 @@ class Generated:
     draft_temperature: float | None = None
     rule: StepRule | None = None
     """The rule whose times were taken; None without a latency profile."""
-    assumed: bool = False
-    """Whether the rule was assumed, because the acceptance profile does not say its own."""
+    source: str | None = None
+    """The file of the acceptance profile; None if it was given as an object."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people on what the figures rest on."""
+    doubts: tuple[str, ...] = ()
+    """Sentences on why the times of the rule may be wrong, which count for a choice among several too."""
 
     @property
     def seconds_per_token(self) -> float:
@@ -66,57 +68,32 @@ def generate_fastest(
 ) -> tuple[Generated, ...]:
     """Return the best growmap for each of several acceptance profiles (rules, draft temperatures), the fastest one first.
 
-    For `how` see `generate`. A `verifier` counts for the profiles that it goes with. Raises ProfileError for profiles of different models,
-    temperatures or top-p, and the errors of `generate`; SettingsError for no profile, for several ones without a latency profile, and for a
-    verifier that goes with none of them.
+    For `how` see `generate`. A `verifier` counts for the profiles that it goes with. A profile that is given twice counts once, and one that does not
+    say its temperature is taken for one of the others' temperature and top-p. Raises ProfileError for profiles of different models,
+    temperatures or top-p, and the errors of `generate`; SettingsError for no profile, for several ones without a latency profile, for a
+    verifier that goes with none of them, and for one that accepts other shares of random children than a profile holds.
     """
-    sources = [given if isinstance(given, AcceptanceProfile | PipeablePath) else PipeablePath(given) for given in acceptances]  # read once
-    profiles = [given if isinstance(given, AcceptanceProfile) else read_acceptance(given) for given in sources]
-    if not profiles:
+    sources = [Given.of(given) for given in acceptances]
+    if not sources:
         raise SettingsError("`acceptance` names no profile; pass one or more")
-    if len(profiles) > 1 and latency is None:
+    if len(sources) > 1 and latency is None:
         raise SettingsError("several acceptance profiles are told apart by their speed; pass `latency` as well, or one profile")
-    _require_comparable(profiles)
-    if verifier is not None and len(profiles) > 1:
-        verifiers = [_fitting(profile, verifier) for profile in profiles]
-        if not any(verifiers):
-            profiles[0].step_settings(verifier)  # raises what does not fit
-    else:
-        verifiers = [verifier] * len(profiles)
-    times = PipeablePath(latency) if isinstance(latency, str | os.PathLike) else latency
-    made = [generate(given, latency=times, verifier=fitting, **how) for given, fitting in zip(sources, verifiers, strict=True)]
-    return tuple(sorted(made, key=lambda one: one.seconds_per_token))
+    sources, said = each_once(sources)
+    require_comparable([one.profile for one in sources])
+    sources, assumed = at_one_temperature(sources)
+    times = None if latency is None else read_times(latency)
+    fitting = verifiers_of(sources, verifier)
+    if times is not None and how.get("rule") is None:
+        require_rules(sources, fitting, times[0])
+    made = [_generate(one, times, verifier=own, **how) for one, own in zip(sources, fitting, strict=True)]
+    fastest, *others = sorted(made, key=lambda one: one.seconds_per_token)
+    return replace(fastest, notes=(*said, *assumed, *fastest.notes)), *others
 
 
-def _fitting(profile: AcceptanceProfile, verifier: str) -> str | None:
-    """Return the verifier if it goes with the drafting of a profile, else None."""
-    try:
-        profile.step_settings(verifier)
-    except SettingsError:
-        return None
-    return verifier
-
-
-def _require_comparable(profiles: Sequence[AcceptanceProfile]) -> None:
-    """Raise ProfileError for acceptance profiles that differ in more than rule and draft temperature, naming the field."""
-    for name, of in (
-        ("temperature", lambda profile: profile.temperature),
-        ("top_p", lambda profile: profile.top_p),
-        ("target", lambda profile: _model_of(profile, "target")),
-        ("draft", lambda profile: _model_of(profile, "draft")),
-    ):
-        values = list(dict.fromkeys(value for profile in profiles if (value := of(profile)) is not None))
-        if len(values) > 1:
-            raise ProfileError(
-                f"the acceptance profiles differ in {name}: {listed([str(value) for value in values])}; "
-                "choose among rules and draft temperatures of the same models, temperature and top-p"
-            )
-
-
-def _model_of(profile: AcceptanceProfile, role: str) -> str | None:
-    """Return the name of a model of a profile, if it is known."""
-    name = ((profile.provenance or {}).get("models") or {}).get(role)
-    return None if name is None else str(name)
+def notes_of(found: Sequence[Generated]) -> tuple[str, ...]:
+    """Return the notes on the fastest of several results and the doubts about all of them, each once."""
+    doubts = [doubt for one in found for doubt in one.doubts]
+    return tuple(dict.fromkeys([*found[0].notes, *doubts]))
 
 
 def generate(
@@ -136,35 +113,61 @@ def generate(
     The times are those of the rule of the acceptance profile with a `verifier` (None: the default one), or of another `rule`, which the growmap
     then records.
 
-    Raises ProfileError for files that cannot be used, MissingRuleError for a latency profile without that rule,
-    OptimizerError for limits that no tree meets, GrowMapError for a
-    `size` that no growmap may have.
+    Raises ProfileError for files that cannot be used and for profiles of different models, MissingRuleError for a latency profile without that
+    rule, SettingsError for a verifier that accepts other shares than the profile holds, OptimizerError for limits that no tree meets,
+    GrowMapError for a `size` that no growmap may have.
     """
-    refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    profile, digest = _read(acceptance, AcceptanceProfile, read_acceptance)
-    times, times_digest = (None, "") if latency is None else _read(latency, LatencyProfile, read_latency)
-    limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
-    timed = None if times is None else rule or rule_for(profile, times, verifier)
-    result = optimize(
-        profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing, objective=objective, rule=timed
+    return _generate(
+        Given.of(acceptance),
+        None if latency is None else read_times(latency),
+        context=context,
+        limits=limits,
+        solver=solver,
+        smoothing=smoothing,
+        objective=objective,
+        verifier=verifier,
+        rule=rule,
     )
-    made_from: dict[str, Any] = {"acceptance_sha256": digest}
+
+
+def _generate(
+    given: Given,
+    timed: tuple[LatencyProfile, str] | None,
+    *,
+    context: int | None = None,
+    limits: Limits = Limits(),
+    solver: str = "auto",
+    smoothing: str = "none",
+    objective: Objective = seconds_per_token,
+    verifier: str | None = None,
+    rule: StepRule | None = None,
+) -> Generated:
+    """See `generate`. `timed` is a latency profile and the SHA-256 of its file."""
+    refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
+    profile, times = given.profile, None if timed is None else timed[0]
+    if rule is None:
+        require_verifier(profile, verifier)
     if times is not None:
-        made_from |= {"latency_sha256": times_digest, "context": times.at_context(context).context}
-    if timed is not None and timed != GREEDY:  # that of growmaps which name none
-        made_from["timed_rule"] = timed.to_json()
-    timed_on = None if times is None else times.provenance or {}
-    growmap = _growmap(result, profile, smoothing, made_from, timed_on)
-    assumed = timed is not None and rule is None and profile.step_settings() is None
-    return Generated(growmap, result, profile.drafting, profile.draft_temperature, timed, assumed)
-
-
-def _read(given: StrPath | Profile, kind: type[Profile], read: Callable[[StrPath], Profile]) -> tuple[Profile, str]:
-    """Return a profile and the SHA-256 of its file, or of the file that it would be written to."""
-    if isinstance(given, kind):
-        return given, hashlib.sha256(json_text(given.to_json()).encode() + b"\n").hexdigest()
-    path = given if isinstance(given, PipeablePath) else PipeablePath(given)  # type: ignore[arg-type]
-    return read(path), path.sha256
+        require_same_models(profile, times)
+    limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
+    own = None if times is None else rule or rule_for(profile, times, verifier)
+    result = optimize(
+        profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing, objective=objective, rule=own
+    )
+    made_from: dict[str, Any] = {"acceptance_sha256": given.digest}
+    said: list[str] = []
+    found_doubts: list[str] = []
+    if timed is not None and times is not None and own is not None:
+        model = times.at_context(context, own)
+        made_from |= {"latency_sha256": timed[1], "context": model.context}
+        if own != GREEDY:  # that of growmaps which name none
+            made_from["timed_rule"] = own.to_json()
+        if rule is None and profile.step_settings() is None:
+            said.append(f"the acceptance vector does not say its rule: the times are those of ({own.name})")
+        said += notes(result, model, own)
+        found_doubts += doubts(model, own)
+    growmap = _growmap(result, profile, smoothing, made_from, None if times is None else times.provenance or {})
+    return Generated(growmap, result, profile.drafting, profile.draft_temperature, own, given.source, tuple(said), tuple(found_doubts))
 
 
 def _within_growmaps(limits: Limits, profile: AcceptanceProfile, largest: int | None) -> Limits:

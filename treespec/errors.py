@@ -8,7 +8,6 @@ import errno
 import re
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
-from types import MappingProxyType
 
 
 def reason_of(error: BaseException) -> str:
@@ -39,6 +38,15 @@ def listed(words: Sequence[str]) -> str:
     ('0, 0.2 and 1', '0')
     """
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def listed_in_short(words: Sequence[str], most: int = 4) -> str:
+    """Return words as a sentence lists them, the first `most` of them if there are more.
+
+    >>> listed_in_short(["a", "b", "c", "d"], 2), listed_in_short(["a", "b"], 2)
+    ('a, b and 2 more', 'a and b')
+    """
+    return listed(words) if len(words) <= most else f"{', '.join(words[:most])} and {len(words) - most} more"
 
 
 _FULL = re.compile(r"can(no|')t allocate memory|not enough memory|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE)
@@ -81,12 +89,12 @@ class ProfileError(TreeoptError):
 class MissingRuleError(ProfileError):
     """A latency profile without the times of the rule that is asked for.
 
-    `what` says so without a remedy; `settings` are those to profile the latency with, by parameter.
+    `what` says so without a remedy; each of `settings` are those of a missing rule to profile the latency with, by parameter.
     """
 
-    def __init__(self, what: str, settings: Mapping[str, str] = MappingProxyType({})) -> None:
-        asked = " and ".join(f"`{name}` {value}" for name, value in settings.items())
-        super().__init__(f"{what}; profile the latency {f'with {asked}' if asked else 'of that rule'} too")
+    def __init__(self, what: str, *settings: Mapping[str, str]) -> None:
+        asked = ", and ".join("with " + " and ".join(f"`{name}` {value}" for name, value in one.items()) for one in settings)
+        super().__init__(f"{what}; profile the latency {asked or 'of that rule'} too")
         self.what, self.settings = what, settings
 
 

@@ -10,11 +10,14 @@ from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
 from treeopt.optimizer.objective import Objective, choose, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.agreement import require_verifier
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.decoding.step_rule import StepRule
-from treespec.errors import MissingRuleError, OptimizerError, counted, listed
+from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL
+from treespec.errors import MissingRuleError, OptimizerError, counted, listed_in_short
 from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
 
@@ -111,31 +114,56 @@ def optimize(
 def rule_for(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: str | None = None) -> StepRule:
     """Return the rule of the steps that an acceptance profile is of, whose times the latency profile has.
 
-    A bare vector does not say its rule: it is taken for the first rule of the latency profile with that verifier. Raises MissingRuleError
-    with the settings to profile the latency with, SettingsError for a verifier that does not go with the drafting.
+    A bare vector does not say its rule: it is taken for the first rule of the latency profile with that verifier, at its temperature and top-p
+    if these are known. Raises MissingRuleError with the settings to profile the latency with, SettingsError for a verifier that does not go with
+    the drafting, or that accepts other shares than the profile holds.
     """
+    require_verifier(acceptance, verifier)
     settings = acceptance.step_settings(verifier)
     if settings is None:
-        held = [rule for rule in latency.held if verifier in (None, rule.verifier) and rule.mode == SpeculationTree.drafter]
-        if not held:
-            raise MissingRuleError(
-                f"the acceptance vector does not say its rule, and no rule of the latency profile has `verifier` {verifier}"
-            )
-        return held[0]
+        return _assumed(acceptance, latency, verifier)
     rule = StepRule.of(*settings)
     if rule not in latency.held:
-        sampling, drafting = settings
-        wanted = {"temperature": f"{sampling.temperature:g}"} | ({"top_p": f"{sampling.top_p:g}"} if sampling.top_p < 1 else {})
-        wanted["drafting"] = drafting.rule
-        if drafting.samples(sampling) and drafting.temperature not in (None, sampling.temperature):
-            wanted["draft_temperature"] = f"{drafting.temperature:g}"
-        if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
-            wanted["verifier"] = drafting.verifier
-        held_names = listed([f"({known.name})" for known in latency.held])
+        held_names = listed_in_short([f"({known.name})" for known in latency.held])
         raise MissingRuleError(
-            f"the acceptance profile is of ({rule.name}), but the latency profile has times of {held_names} only", wanted
+            f"the acceptance profile is of ({rule.name}), but the latency profile has times of {held_names} only", _options(*settings)
         )
     return rule
+
+
+def _assumed(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: str | None) -> StepRule:
+    """Return the rule that a vector is taken for."""
+    known = None if acceptance.temperature is None else Sampling(acceptance.temperature, acceptance.top_p or 1.0)
+    target = None if known is None else StepRule.of(known).target
+    for rule in latency.held:
+        other_shares = rule.drafting != TOPK.name and rule.verifier not in AT_LEAST_SEQUENTIAL
+        fits = verifier in (None, rule.verifier) and target in (None, rule.target)
+        if fits and rule.mode == SpeculationTree.drafter and not other_shares:
+            return rule
+    at = "" if known is None else f" at `temperature` {known.temperature:g}" + (f" and `top_p` {known.top_p:g}" if known.top_p < 1 else "")
+    has = "is" if verifier is None else f"has `verifier` {verifier}"
+    what = f"the acceptance vector does not say its rule, and no rule of the latency profile {has}{at}"
+    if known is None:
+        raise MissingRuleError(what)
+    rule_name = next((name for name, kind in RULES.items() if kind.sampled), TOPK.name) if verifier in AT_LEAST_SEQUENTIAL else TOPK.name
+    raise MissingRuleError(what, _options(known, Drafting(rule_name, verifier=verifier or Drafting.verifier)))
+
+
+def _options(sampling: Sampling, drafting: Drafting) -> dict[str, str]:
+    """Return the settings of a step by parameter, as far as they are no defaults."""
+    wanted = {"temperature": _digits(sampling.temperature)} | ({"top_p": _digits(sampling.top_p)} if sampling.top_p < 1 else {})
+    wanted["drafting"] = drafting.rule
+    if drafting.samples(sampling) and drafting.temperature not in (None, sampling.temperature):
+        wanted["draft_temperature"] = _digits(drafting.temperature or 0.0)
+    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+        wanted["verifier"] = drafting.verifier
+    return wanted
+
+
+def _digits(value: float) -> str:
+    """Return a number in short, but with all the digits that it needs to be read back."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def acceptance_rows(profile: AcceptanceProfile, smoothing: str = "none") -> Rows:

@@ -11,7 +11,7 @@ from treeopt.profiles.rest import Rest
 from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of
 from treeopt.profiles.samples import LatencySample, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.step_rule import GREEDY, StepRule
-from treespec.errors import MissingRuleError, ProfileError
+from treespec.errors import MissingRuleError, ProfileError, listed_in_short
 from treespec.errors import listed as listed_of
 from treespec.files.fields import Fields, listed, numbers
 from treespec.files.provenance import provenance_fields
@@ -78,7 +78,7 @@ class LatencyProfile(Drawn):
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
             raise MissingRuleError(
-                f"the latency profile has no times of ({wanted.name}), only of {listed_of([f'({rule.name})' for rule in self.held])}"
+                f"the latency profile has no times of ({wanted.name}), only of {listed_in_short([f'({rule.name})' for rule in self.held])}"
             )
         model = self._medians(context)
         return next((entry.on(model) for entry in self.rules if entry.rule == wanted), model)

@@ -31,7 +31,7 @@ class LatencyModel:
     rest: Rest | None = None
     """Time of a step beside its passes, by its tree. If it is None, `overhead_seconds` is taken for all trees."""
     fitted: Fit | None = None
-    """How the rest was fitted, if it was."""
+    """The fit of the rest, if it was fitted."""
     root: tuple[tuple[int, float], ...] = ()
     """For dynamic trees, the draft pass over the root, by level width."""
 

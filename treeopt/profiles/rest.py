@@ -55,7 +55,7 @@ class Rest:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a rest was fitted: to so many measured `steps` of different trees, by so many of the `numbers` that a rule has.
+    """The fit of a rest to measured `steps` of so many different trees. The rule has so many `numbers` to fit.
 
     `error` is the median relative error of the steps' own times as the fit predicts them.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from treeopt.profiling.settings import LatencySettings, dynamic_widths_of
+from treeopt.profiling.settings import BURST, LatencySettings, dynamic_widths_of
 from treeopt.profiling.shapes import DEEPEST, level_budget, level_of, star, typical_budgets, typical_trees
 from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget
@@ -17,7 +17,6 @@ from treespec.models.pairs import Pair
 Sample = tuple[float, float, float, float]
 """Seconds of one step: its first draft level, its last one (both 0 if nothing is drafted or parts are not timed), target, and the rest."""
 
-BURST = 4
 _WARM_UP = 2
 _IN_A_ROW = 2
 _AMPLE = 1 << 30

@@ -11,8 +11,8 @@ import torch
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.samples import LatencySample
-from treeopt.profiling.bench import BEYOND, BURST, Bench, Cell, Sample, cells_of
-from treeopt.profiling.settings import LatencySettings
+from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of
+from treeopt.profiling.settings import BURST, LatencySettings
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError

@@ -14,6 +14,9 @@ from treespec.trees.limits import MAX_SIZE
 METHODS = ("on-policy", "teacher-forced")
 """`on-policy` measures on the target's own continuation of a prompt, `teacher-forced` on the row's."""
 
+BURST = 4
+"""Samples of a point of a latency profile that are measured in a row."""
+
 _COLDEST = 1e-20
 """Lowest temperature: below it, logits that differ in rounding alone are further apart than a report's sums may be."""
 
@@ -73,9 +76,10 @@ class PotentialSettings:
 class LatencySettings:
     """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
-    The repetitions are rounded up to whole bursts of 4. `sizes` and `widths` None stand for the defaults of the pair's device:
-    `default_sizes` and `default_widths`. `topk` at temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees
-    if `dynamic`, with every one of `samplings`: settings of one rule (`StepRule`) are measured once.
+    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for the defaults of the pair's device:
+    `default_sizes` and `default_widths`; size 1, an autoregressive step, is always measured. `topk` at temperature 0 is always measured, and
+    beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`: settings of one rule (`StepRule`) are
+    measured once.
     """
 
     sizes: tuple[int, ...] | None = None
@@ -89,6 +93,9 @@ class LatencySettings:
 
     def __post_init__(self) -> None:
         require_kind(tuple, contexts=self.contexts, samplings=self.samplings, draftings=self.draftings)
+        for name, given in (("samplings", self.samplings), ("draftings", self.draftings)):
+            if not given:
+                raise SettingsError(f"`{name}` is empty, but steps need one or more; leave it out for greedy steps")
         for sampling in self.samplings:
             require_kind(Sampling, sampling=sampling)
         for drafting in self.draftings:
@@ -111,7 +118,7 @@ class LatencySettings:
     def on(self, device: str, vocabulary: int) -> "LatencySettings":
         """Return these settings with all sizes and widths to measure on a device, for models that share so many tokens."""
         sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
-        return replace(self, sizes=sizes, widths=widths)
+        return replace(self, sizes=tuple(sorted({1, *sizes})), widths=widths)
 
     @property
     def rules(self) -> dict[StepRule, tuple[Sampling, Drafting]]:
@@ -144,7 +151,10 @@ def default_widths(device: str, vocabulary: int = MAX_SIZE) -> tuple[int, ...]:
 
 
 def dynamic_widths_of(widths: Sequence[int], device: str, vocabulary: int) -> list[int]:
-    """Return those of the draft level widths, ascending, at which dynamic trees are measured: fewer of the default ones, else all up to 64."""
+    """Return those of the draft level widths, ascending, at which dynamic trees are measured: fewer of the default ones, else all up to 64.
+
+    If none is so narrow, they are measured at all of them.
+    """
     few = (2, 4, 8, 12, 16, 24, 32, 48, 64) if tuple(widths) == default_widths(device, vocabulary) else range(1, 65)
     return [width for width in sorted(widths) if width in few] or sorted(widths)
 

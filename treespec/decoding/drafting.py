@@ -38,8 +38,10 @@ class Drafting:
                 f"`verifier` {self.verifier} needs sampled children, but {rule.name} drafts {rule.help}; pass {sampled} as well"
             )
         if verifier.distinct and rule.replacement:
+            fitting = " or ".join(f"`drafting` {name}" for name, known in RULES.items() if not known.replacement)
             raise SettingsError(
-                f"`verifier` {self.verifier} needs distinct children, but {rule.name} drafts {rule.help}; pass another of either"
+                f"`verifier` {self.verifier} needs distinct children, but {rule.name} drafts {rule.help}; pass {fitting}, "
+                f"or `verifier` {Drafting.verifier}"
             )
 
     @property

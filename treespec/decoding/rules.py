@@ -18,7 +18,7 @@ class Sampling:
         if not 0.0 <= self.temperature < float("inf"):
             raise SettingsError(f"`temperature` is {self.temperature}, but it must be 0 (greedy) or a positive number")
         if not 0.0 < self.top_p <= 1.0:
-            raise SettingsError(f"`top_p` is {self.top_p}, but it must lie in (0, 1]; pass 1 to keep every token")
+            raise SettingsError(f"`top_p` is {self.top_p}, but it must be a number above 0 and up to 1; pass 1 to keep every token")
 
     @property
     def greedy(self) -> bool:

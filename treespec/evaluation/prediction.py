@@ -7,6 +7,7 @@ from typing import Any
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
+from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, traversal_note
 from treespec.errors import listed
 from treespec.evaluation.report import Prediction
 from treespec.files.provenance import Provenance
@@ -19,16 +20,23 @@ def prediction_of(
     """Return what a growmap promises for a run of static trees, and sentences that say what of it does not hold there and is left out.
 
     `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown).
-    For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None; for
+    For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None, and so it is for
+    a verifier of sampled children that accepts other shares than residual chains do; for
     another device, or steps of another rule than those that were timed, it has no time per step.
     """
     promised = growmap.promise
     others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
     if others:
         return None, (f"the growmap was made for {listed(others)}: its prediction does not hold here and is not shown",)
+    if drafting.samples(sampling) and drafting.verifier not in AT_LEAST_SEQUENTIAL:
+        return None, (
+            f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares of sampled children: "
+            "it does not hold here and is not shown",
+        )
     said = []
-    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
-        said.append(f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares")
+    if promised.tokens_per_step is not None and drafting.samples(sampling):
+        note = traversal_note(drafting.verifier, growmap.tree)
+        said += [] if note is None else [f"the predicted tokens per step are {note}"]
     seconds = promised.seconds_per_step
     elsewhere = None if seconds is None else _other_device(growmap.provenance, device)
     other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting))

@@ -220,6 +220,16 @@ class SpeculationTree:
                 f"{counted(vocabulary, 'token')}; use a narrower tree"
             )
 
+    @property
+    def nested(self) -> bool:
+        """Whether the subtree of every node contains those of its younger siblings.
+
+        >>> SpeculationTree.from_paths([(0, 0), (1,)]).nested, SpeculationTree.from_paths([(0,), (1, 0)]).nested
+        (True, False)
+        """
+        known = set(self.paths)
+        return all((*path[:at], rank - 1, *path[at + 1 :]) in known for path in known for at, rank in enumerate(path) if rank)
+
     def path_probabilities(self, probability: Sequence[Sequence[float]]) -> list[float]:
         """Return for each node the chance that the accepted path goes through it: the product of p[depth][rank] on the way from the root.
 

@@ -47,11 +47,34 @@ def test_the_time_of_another_rule_is_left_out_by_name() -> None:
     found, said = seconds_of(timed, WARM, Drafting("swor", verifier="traversal"))
     assert found is None
     assert said == (
-        "the growmap's prediction is for sequential verification, and traversal accepts other shares",
         "the growmap was timed with other steps: swor, sequential, temperature above 0 (this run has: swor, traversal, temperature above 0): "
         "its predicted time per step does not hold here and is not shown",
     )
     assert seconds_of(timed, WARM, swor) == (0.01, ())
+
+
+def test_matching_of_random_children_has_no_prediction() -> None:
+    sampled, matched = Drafting("swor"), Drafting("swor", verifier="matching")
+    made = growmap(StepRule.of(WARM, sampled), drafting="swor", temperature=0.6, draft_temperature=0.6)
+    predicted, (said,) = prediction_of(made, {}, None, WARM, matched)
+    assert predicted is None
+    assert said.startswith("the growmap's prediction is for sequential verification, and matching accepts other shares of sampled children")
+    cold = growmap(temperature=0.0, drafting="swor", draft_temperature=0.0)
+    assert seconds_of(cold, Sampling(), matched) == (0.01, ()), "children that are not random are always matched"
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (SpeculationTree.k_ary(2, 2), "below which traversal does not fall on this tree"),
+        (SpeculationTree.from_paths([(0,), (1, 0)]), "and traversal accepts more on most trees, but not on all"),
+    ],
+)
+def test_traversal_keeps_the_tokens_of_sequential(tree: SpeculationTree, words: str) -> None:
+    drafting = Drafting("swor", verifier="traversal")
+    made = growmap(StepRule.of(WARM, drafting), drafting="swor", temperature=0.6, draft_temperature=0.6)
+    found, said = seconds_of(GrowMap(tree, made.metadata), WARM, drafting)
+    assert (found, said) == (0.01, (f"the predicted tokens per step are those of sequential acceptance, {words}",))
 
 
 def test_a_growmap_that_names_no_rule_was_timed_greedily() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from treespec.decoding.verifiers.base import Verifier
+    from treespec.trees.tree import SpeculationTree
 
 
 MATCHING = "matching"
@@ -57,3 +58,17 @@ VERIFIERS: dict[str, VerifierEntry] = {
     "traversal": VerifierEntry(_traversal, "sampled children from the leaves up", sampled=True, chain=PATH),
 }
 """The verifiers by name; the first one is the default. Add a verifier by one assignment."""
+
+AT_LEAST_SEQUENTIAL = ("sequential", "traversal")
+"""The verifiers whose tokens per step acceptance profiles of sampled children say: those profiles hold the shares of `sequential` acceptance."""
+
+
+def traversal_note(verifier: str, tree: "SpeculationTree") -> str | None:
+    """Return what the tokens per step of a tree are that were predicted by sequential acceptance, if `verifier` is traversal; else None.
+
+    Traversal accepts no less where the subtrees of elder siblings contain those of younger ones. Trees without a second child need no words.
+    """
+    if verifier != "traversal" or tree.max_branch < 2:
+        return None
+    than = "below which traversal does not fall on this tree" if tree.nested else "and traversal accepts more on most trees, but not on all"
+    return f"those of sequential acceptance, {than}"

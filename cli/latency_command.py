@@ -1,0 +1,129 @@
+"""The command that measures the rules that a latency profile lacks, together with all that it holds."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treeopt.cli.values import DTYPES
+from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import RULES, TOPK, Sampling
+from treespec.decoding.step_rule import GREEDY, StepRule
+from treespec.decoding.verifiers import VERIFIERS
+from treespec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from treeopt.profiles.latency import LatencyProfile
+
+_WARM, _NUCLEUS = 0.6, 0.9
+"""A temperature and a top-p for rules that are held: all above 0, and all below 1, take the same time."""
+_ROLES = {
+    "target": ("target", "revision"),
+    "draft": ("draft", "draft-revision"),
+    "adapter": ("adapter", ""),
+    "draft_adapter": ("draft-adapter", ""),
+}
+"""The options of a model and of its revision, by its role in records."""
+
+
+def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping[str, str]], models: Mapping[str, str]) -> str:
+    """Return the command that measures a profile with the rules of `missing` settings beside those that it holds, into the same `file`.
+
+    `models` are names by role, for a profile that does not say its own. Rules that one command cannot time together are left to the missing ones
+    alone, which then go into a file beside it.
+    """
+    settings = [_settings(one) for one in missing]
+    wanted = {StepRule.of(*one) for one in settings}
+    rules, output = _rules({*held.held, *wanted}, settings), file
+    if rules is None:
+        output = str(Path(file).with_stem(f"{Path(file).stem}-more"))
+        rules = _rules(wanted, settings) or _rules({StepRule.of(*settings[0])}, settings[:1]) or []
+    known = held.provenance or {}
+    words = ["profile", "latency", *_models({**models, **(known.get("models") or {})}), *rules]
+    words += ["--context", ",".join(map(str, held.contexts)), *_places(held)]
+    if known.get("dtype") in DTYPES.values():
+        words += ["--dtype", str(known["dtype"])]
+    if known.get("offloaded"):
+        words.append("--offload")
+    return shlex.join([*words, "-o", output])
+
+
+def _settings(options: Mapping[str, str]) -> tuple[Sampling, Drafting]:
+    """Return the settings of a missing rule from its options."""
+    heat = options.get("draft_temperature")
+    drafting = Drafting(options["drafting"], None if heat is None else float(heat), options.get("verifier", Drafting.verifier))
+    return Sampling(float(options["temperature"]), float(options.get("top_p", 1))), drafting
+
+
+def _models(models: Mapping[str, str]) -> Iterator[str]:
+    """Yield the options of models, each followed by that of its revision."""
+    for role, (option, revision) in _ROLES.items():
+        name, _, at = models.get(role, "").partition("@")
+        if name or role in ("target", "draft"):
+            yield from (f"--{option}", name or role.upper())
+        if at and revision:
+            yield from (f"--{revision}", at)
+
+
+def _places(held: "LatencyProfile") -> Iterator[str]:
+    """Yield the options of sizes and widths that are no defaults."""
+    for option, samples, default in (("sizes", held.target, default_sizes), ("widths", held.draft, default_widths)):
+        own = tuple(sorted({sample.nodes for sample in samples}))
+        if own not in (default("cpu"), default("cuda")):
+            yield from (f"--{option}", ",".join(map(str, own)))
+
+
+def _rules(wanted: set[StepRule], missing: Sequence[tuple[Sampling, Drafting]]) -> list[str] | None:
+    """Return the options that time at least the rules that are wanted, with the values of `missing` settings; None if there are none."""
+    rules = [rule for rule in wanted if rule != GREEDY]
+    samplings = [sampling for sampling, _ in missing]
+    warm = next((sampling.temperature for sampling in samplings if not sampling.greedy), _WARM)
+    mass = next((sampling.top_p for sampling in samplings if sampling.top_p < 1), _NUCLEUS)
+    heats = list(dict.fromkeys(0.0 if rule.target == "greedy" else warm for rule in sorted(rules, key=lambda rule: rule.target)))
+    masses = [top_p for top_p, target in ((1.0, "sampled"), (mass, "top-p")) if any(rule.target == target for rule in rules)] or [1.0]
+    static = [rule for rule in rules if rule.mode != DynamicBudget.drafter]
+    draftings = [name for name in RULES if any(rule.drafting == name for rule in static)] or [TOPK.name]
+    verifiers = [name for name in VERIFIERS if any(rule.verifier == name and rule.drafting != TOPK.name for rule in static)]
+    dynamic = any(rule.mode == DynamicBudget.drafter for rule in rules)
+    own = [drafting.temperature for _, drafting in missing if drafting.temperature is not None]
+    for heat, also in product(dict.fromkeys([*own, None, 0.0, warm]), ([], [Drafting.verifier])):
+        checked = list(dict.fromkeys([*verifiers, *also])) or [Drafting.verifier]
+        if not set(rules) <= _timed(heats, masses, draftings, heat, checked, dynamic):
+            continue
+        options: list[tuple[str, list[Any], list[Any]]] = [
+            ("temperature", heats, [0.0]),
+            ("top-p", masses, [1.0]),
+            ("drafting", draftings, []),
+            ("draft-temperature", [] if heat is None else [heat], []),
+            ("verifier", checked, [Drafting.verifier]),
+        ]
+        words = [word for name, values, default in options if values != default for word in (f"--{name}", ",".join(map(_shown, values)))]
+        return [*words, *(["--dynamic"] if dynamic else [])]
+    return None
+
+
+def _timed(
+    heats: Sequence[float], masses: Sequence[float], draftings: Sequence[str], heat: float | None, verifiers: Sequence[str], dynamic: bool
+) -> set[StepRule]:
+    """Return the rules that are timed with these values; none if some value goes with no other."""
+    found, fits = [], set()
+    for name, verifier in product(draftings, verifiers):
+        try:
+            found.append(Drafting(name, heat, verifier))
+        except SettingsError:
+            continue
+        fits |= {name, verifier}
+    if not fits.issuperset((*draftings, *verifiers)):
+        return set()
+    samplings = tuple(Sampling(temperature, top_p) for temperature in heats or [0.0] for top_p in masses)
+    return set(LatencySettings(samplings=samplings, draftings=tuple(found), dynamic=dynamic).rules)
+
+
+def _shown(value: Any) -> str:
+    """Return a name, or a number with the digits that it needs."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)

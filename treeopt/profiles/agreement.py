@@ -1,0 +1,73 @@
+"""Which profiles and settings go together: a growmap is made of profiles of one pair, and promises what its verifier accepts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
+from treespec.decoding.drafting import Drafting
+from treespec.decoding.rules import RULES
+from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, VERIFIERS
+from treespec.errors import ProfileError, SettingsError, listed
+
+
+def require_verifier(profile: AcceptanceProfile, verifier: str | None) -> None:
+    """Raise SettingsError for a verifier that cannot verify a profile's children, or that accepts other shares than the profile holds.
+
+    Shares of children that are random are those of residual chains (`sequential`).
+    """
+    if verifier is None or profile.drafting not in RULES or verifier not in VERIFIERS:
+        profile.step_settings(verifier)  # an unknown name is refused there
+        return
+    kind, entry = RULES[profile.drafting], VERIFIERS[verifier]
+    if entry.sampled and not kind.sampled:
+        sampled = " or ".join(name for name, known in RULES.items() if known.sampled)
+        raise SettingsError(
+            f"`verifier` {verifier} needs sampled children, but the acceptance profile is of {profile.drafting}; "
+            f"pass `acceptance` of {sampled}, or leave `verifier` out"
+        )
+    if not random_children(profile) or verifier in AT_LEAST_SEQUENTIAL:
+        return
+    raise SettingsError(
+        f"`verifier` {verifier} accepts other shares of {profile.drafting} children than the acceptance profile holds, which are those of residual "
+        f"chains ({Drafting.verifier}); pass `acceptance` of topk, or another `verifier`"
+    )
+
+
+def random_children(profile: AcceptanceProfile) -> bool:
+    """Return whether the children of a profile were random, as far as it is known."""
+    settings = profile.step_settings()
+    return settings is not None and settings[1].samples(settings[0])
+
+
+def require_comparable(profiles: Sequence[AcceptanceProfile]) -> None:
+    """Raise ProfileError for acceptance profiles that differ in more than rule and draft temperature, naming the field."""
+    for name, of in (
+        ("temperature", lambda profile: profile.temperature),
+        ("top_p", lambda profile: profile.top_p),
+        ("target", lambda profile: _model_of(profile, "target")),
+        ("draft", lambda profile: _model_of(profile, "draft")),
+    ):
+        values = list(dict.fromkeys(value for profile in profiles if (value := of(profile)) is not None))
+        if len(values) > 1:
+            raise ProfileError(
+                f"the acceptance profiles differ in {name}: {listed([str(value) for value in values])}; "
+                "choose among rules and draft temperatures of the same models, temperature and top-p"
+            )
+
+
+def require_same_models(acceptance: AcceptanceProfile, latency: LatencyProfile) -> None:
+    """Raise ProfileError for an acceptance and a latency profile that name different models. Folders are known by their last part."""
+    for role in ("target", "draft"):
+        one, other = _model_of(acceptance, role), _model_of(latency, role)
+        if one and other and Path(one).name != Path(other).name:
+            raise ProfileError(
+                f"the acceptance profile is of the {role} {one}, but the latency profile is of the {role} {other}; "
+                "pass profiles of the same models"
+            )
+
+
+def _model_of(profile: AcceptanceProfile | LatencyProfile, role: str) -> str | None:
+    """Return the name of a model of a profile without its revision, if it is known."""
+    name = ((profile.provenance or {}).get("models") or {}).get(role)
+    return None if name is None else str(name).partition("@")[0]
