@@ -1,6 +1,6 @@
 """The command `treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,23 @@ def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None)
 
         profile = read_acceptance(acceptance)
         rows = profile.by_depth or (profile.rank_probability,)
-    return growmap.summary(rows), growmap.drawing(rows, max_nodes=max_nodes or MAX_NODES)
+    rule = _timed_rule(growmap.metadata)
+    drawing = list(growmap.drawing(rows, max_nodes=max_nodes or MAX_NODES))
+    if rule is not None:
+        drawing.append(f"the predicted times are those of ({rule})")
+    return growmap.summary(rows) | {"timed_rule_name": rule}, drawing
+
+
+def _timed_rule(metadata: Mapping[str, Any]) -> str | None:
+    """Return the name of the rule that a growmap's times are of; None if it has none of treeopt's own. Older growmaps name none but `GREEDY`."""
+    from treespec.decoding.step_rule import GREEDY, rule_of
+
+    if metadata.get("predicted_seconds_per_step") is None or "sequoia_config_sha256" in metadata:
+        return None
+    try:
+        return rule_of(metadata["timed_rule"]).name if "timed_rule" in metadata else GREEDY.name
+    except (TypeError, ValueError):
+        return "a rule that is unknown here"
 
 
 def _is_vector(file: PipeablePath) -> bool:

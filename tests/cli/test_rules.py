@@ -84,6 +84,8 @@ def test_each_rule_gets_its_own_times_and_the_growmap_says_whose(run: Any, profi
         seconds[verifier] = outcome.json["predicted_seconds_per_step"]
         assert outcome.json["rule"] == rule.to_json()
         assert read_growmap(tmp_path / "tree.pt").metadata["timed_rule"] == rule.to_json()
+        assert f"the predicted times are those of ({rule.name})\n" in run("inspect", "tree.pt").out
+        assert run("inspect", "tree.pt", "--format", "json").json["timed_rule_name"] == rule.name
     assert seconds["traversal"] - seconds["sequential"] == pytest.approx(1e-3, rel=1e-3)
     greedy = run("grow", "--acceptance", profiles[0], "--latency", latency, "--format", "json")
     old = run("grow", "--acceptance", profiles[0], "--latency", profiles[1], "--format", "json")

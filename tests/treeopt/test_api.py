@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import treeopt
+from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step_rule import StepRule
@@ -176,6 +177,23 @@ def test_modules_of_the_caller_make_a_pair() -> None:
     pair = treeopt.pair(*modules)
     report = treeopt.evaluate(pair, treeopt.SpeculationTree.k_ary(2, 2), treeopt.prompts([[5, 6, 7]], pair), gen_len=8)
     assert report.lossless == "match"
+
+
+def test_what_is_no_profile_and_empty_lists_are_refused(pair: Any, profiles: Any) -> None:
+    for given, message in (
+        (None, "`acceptance` is None, but it must be an AcceptanceProfile"),
+        ([3], "`acceptance` is 3"),
+        ([], "no profile"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            treeopt.grow(given, profiles[1])
+    with pytest.raises(SettingsError, match="`latency` is 3, but it must be a LatencyProfile or the path of its file"):
+        treeopt.grow(profiles[0], 3)  # type: ignore[arg-type]
+    for empty in ("temperature", "top_p", "drafting"):
+        with pytest.raises(SettingsError, match=f"`{empty}` is an empty list"):
+            treeopt.profile_latency(pair, **{empty: []})
+    with pytest.raises(SettingsError, match="`draftings` is empty"):
+        LatencySettings(draftings=())
 
 
 def test_rules_are_timed_by_name_and_the_fastest_is_taken(pair: Any, profiles: Any) -> None:

@@ -112,7 +112,8 @@ def _require_profile(kind: type, **values: object) -> None:
     """Raise SettingsError for a value that is neither a profile of this kind nor a path."""
     for name, value in values.items():
         if not isinstance(value, kind | str | os.PathLike):
-            raise SettingsError(f"`{name}` is {value!r:.40}, but it must be a {kind.__name__} or the path of its file")
+            article = "an" if kind.__name__[0] in "AEIOU" else "a"
+            raise SettingsError(f"`{name}` is {value!r:.40}, but it must be {article} {kind.__name__} or the path of its file")
 
 
 def _read(given: StrPath | Profile, kind: type[Profile], read: Callable[[StrPath], Profile]) -> tuple[Profile, str]:

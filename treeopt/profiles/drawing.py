@@ -10,6 +10,12 @@ _MOST_ROWS, _MOST_COLUMNS = 256, 12
 """Most rows and contexts that a table shows: there may be tens of thousands in a file."""
 
 
+_READ_RESTS = (
+    "rest of a step: the sum of 'with one' and each share times its count in the tree; it comes on top of the passes and is fitted to whole steps",
+    "a negative share takes back a little of the passes, which take longer timed one by one than in a row; each share counts beside the others, not alone",
+)
+
+
 def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
     """Draw rank probabilities with standard errors and running sums for the first `ranks` ranks.
 
@@ -39,7 +45,7 @@ def latency(data: Mapping[str, Any]) -> Parts:
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
         f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
-        *([_rests(data["rules"])] if len(data["rules"]) > 1 else []),
+        *([_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []),
     ]
 
 

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.rules import RULES
+from treespec.decoding.verifiers import MATCHING
 from treespec.errors import ProfileError, counted
 from treespec.evaluation.drawing import evaluation
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
@@ -138,6 +141,16 @@ class EvaluationReport(Drawn):
         return sum(r.mismatch is not None and r.mismatch.tie for r in self.results)
 
     @property
+    def verifier(self) -> str | None:
+        """Return the verifier that decided; None without a tree. Dynamic trees and children that are not random are matched, whichever was asked for."""
+        asked, kind = self.settings.get("verifier"), RULES.get(self.settings.get("drafting", ""))
+        if self.mode == "baseline" or asked is None or kind is None:
+            return None if self.mode == "baseline" else asked
+        heat = self.settings.get("draft_temperature")
+        drawn = self.mode != DynamicBudget.drafter and kind.is_random(self.temperature if heat is None else heat)
+        return asked if drawn else MATCHING
+
+    @property
     def undrafted(self) -> int:
         """Return the number of tokens that the target decoded alone, because the draft had no positions left."""
         return sum(r.undrafted for r in self.results)
@@ -178,7 +191,8 @@ class EvaluationReport(Drawn):
             "tokens_without_draft": self.undrafted,
             "prompts": len(self.results),
             "temperature": self.temperature,
-            **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "verifier", "draft_temperature")},
+            **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "draft_temperature")},
+            "verifier": self.verifier,
             "tree": self.tree,
             "profiled_acceptance": self.predicted.rank_probability,
             "observed_acceptance": [asdict(row) for row in self.observed],

@@ -136,6 +136,22 @@ def test_drafting_is_said_up_front_but_not_of_the_baseline() -> None:
     assert dict.fromkeys(settings).items() <= replace(REPORT, mode="baseline", settings=settings).to_json().items()
 
 
+@pytest.mark.parametrize(
+    ("mode", "settings", "decided"),
+    [
+        ("tree", {"drafting": "topk", "verifier": "sequential", "draft_temperature": None}, "matching"),
+        ("tree", {"drafting": "swor", "verifier": "traversal", "draft_temperature": 0.0}, "matching"),
+        ("tree", {"drafting": "swr", "verifier": "traversal", "draft_temperature": 0.0}, "traversal"),
+        ("dynamic", {"drafting": "topk", "verifier": "sequential"}, "matching"),
+        ("tree", {}, None),
+    ],
+)
+def test_the_verifier_is_the_one_that_decided(mode: str, settings: dict[str, Any], decided: str | None) -> None:
+    tree = {"size": 4, "depth": 2, "width": 2} if mode == "dynamic" else REPORT.tree
+    data = replace(REPORT, mode=mode, settings=settings, results=(), tree=tree).to_json()
+    assert (data["verifier"], data["settings"]) == (decided, settings)
+
+
 def test_reports_of_another_version_or_without_results_are_refused(tmp_path: Path) -> None:
     for changes, message in (({"version": 2}, "version 2"), ({"schema": "other"}, "other")):
         write_json(tmp_path / "r.json", {**REPORT.to_json(), **changes})
