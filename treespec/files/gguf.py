@@ -2,6 +2,7 @@
 
 import mmap
 import re
+import shlex
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ def read_header(path: Path, error: type[TreeoptError]) -> GgufHeader:
     if isinstance(parts, int) and parts > 1:
         raise error(
             f"{path} is one of {parts} parts of a GGUF file, which transformers cannot read; join them: "
-            f"llama-gguf-split --merge {path.name} whole.gguf"
+            f"llama-gguf-split --merge {shlex.quote(path.name)} whole.gguf"
         )
     kind = str(header.metadata.get("general.type", "model"))
     if kind == "model" and "token_embd.weight" not in header.shapes:
