@@ -41,11 +41,12 @@ def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
 
 def latency(data: Mapping[str, Any]) -> Parts:
     """Draw median milliseconds of target passes and draft levels, a column per context."""
+    rests: Parts = [_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []
     return [
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
         f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
-        *([_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []),
+        *rests,
     ]
 
 
