@@ -35,7 +35,7 @@ def _takes_likeliest(values: Values) -> bool:
 
 def _draws_nothing(values: Values) -> bool:
     """Return whether sampling without replacement is asked for, and no temperature at which it differs from the most likely tokens."""
-    if "swor" not in _names(values["drafting"]):
+    if not any(RULES[name].sampled and not RULES[name].replacement for name in _names(values["drafting"])):
         return False
     own, heat = values.get("draft_temperature"), values["temperature"]
     return not any(heat if isinstance(heat, tuple) else (heat,)) if own is None else own == 0
