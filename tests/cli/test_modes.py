@@ -146,7 +146,7 @@ def test_a_promise_for_other_drafting_is_pointed_out(evaluate: Any, growmap: Pat
     )
     assert "made for --drafting swor (this run has topk)" in evaluate(*swor, "--draft-temperature", 0).err
     assert "made for --drafting swor (this run has swr)" in evaluate("--growmap", growmap, "--temperature", 1, "--drafting", "swr").err
-    assert "sequential verification" in evaluate(*swor, "--verifier", "traversal").err
+    assert "those of sequential acceptance" in evaluate(*swor, "--verifier", "traversal").err
     outcome = evaluate("--growmap", growmap, "--temperature", 1, "--draft-temperature", 0.5, "--format", "json")
     assert "made for --drafting swor (this run has topk)" in outcome.err
     assert "--draft-temperature changes nothing" in outcome.err
