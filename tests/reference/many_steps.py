@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, distribution
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.decoding.verifiers.base import SampledVerifier
 from treespec.kernels.outcome import ReportLayout
-from treespec.kernels.plain import last_matching, race, settle
+from treespec.kernels.plain import draw_children, last_matching, race, settle
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 
@@ -52,7 +51,7 @@ def step(
         if matching:
             children = models.draft[parents].topk(branches, dim=-1).indices
         else:
-            children = sample_children(q[parents], branches, generator, replacement=drafting.kind.replacement)
+            children = draw_children(q[parents], branches, generator, replacement=drafting.kind.replacement)
         above, ranks = tensors.source[depth]
         below = tree.levels[depth + 1]
         tokens[:, below.start : below.stop] = children.view(len(roots), len(level), branches)[:, above, ranks]

@@ -16,7 +16,6 @@ from treeopt.profiles.ratio import ratio
 from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.profiling.texts import batches_of, chunks, require_drafted, require_positions, require_text, texts_to_measure
 from treespec.data.prompts import Prompt, PromptSet
-from treespec.decoding.drafters.static import sample_children
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
@@ -24,6 +23,7 @@ from treespec.errors import ProfileError, counted
 from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
+from treespec.kernels.plain import draw_children
 from treespec.models.pairs import Pair, PairInfo
 from treespec.models.positions import readable
 
@@ -155,7 +155,7 @@ def sampled_chances(
 ) -> Tensor:
     """Return the mean chance of each rank over `draws` draws of all children, float64 [batch, positions, branches].
 
-    `p`, `q` and the draft's `logits` are [batch, positions, vocabulary]; for `logits` see `sample_children`.
+    `p`, `q` and the draft's `logits` are [batch, positions, vocabulary]; for `logits` see `draw_children`.
 
     Text i draws from `generators[i]`, whatever batch it is in. One residual chain runs over all positions at once.
     """
@@ -165,7 +165,7 @@ def sampled_chances(
     for _ in range(draws):
         tokens = torch.cat(
             [
-                sample_children(row, branches, stream, replacement=replacement, logits=order)
+                draw_children(row, branches, stream, replacement=replacement, logits=order)
                 for row, order, stream in zip(q, q if logits is None else logits, generators, strict=True)
             ]
         )

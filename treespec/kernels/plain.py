@@ -45,10 +45,19 @@ def sample_children(
 ) -> None:
     """Draw the children of each row's node, and write its largest logit. See `dispatch.sample_children`."""
     level, below = tree.tree.levels[depth], tree.tree.levels[depth + 1]
-    q, branches = distribution(logits, temperature), tree.branches[depth]
-    drawn = draw(q, branches, generator) if replacement else draw_distinct(q, logits, branches, generator)
+    drawn = draw_children(distribution(logits, temperature), tree.branches[depth], generator, replacement=replacement, logits=logits)
     largest[level.start : level.stop] = logits.amax(-1)
     tokens[below.start : below.stop] = drawn[tree.source[depth]]
+
+
+def draw_children(
+    q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool, logits: Tensor | None = None
+) -> Tensor:
+    """Draw children for every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
+
+    For `logits` see `draw_distinct`.
+    """
+    return draw(q, branches, generator) if replacement else draw_distinct(q, logits, branches, generator)
 
 
 def draw_distinct(q: Tensor, logits: Tensor | None, count: int, generator: torch.Generator | None) -> Tensor:

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from treespec.decoding.drafters.base import DrafterSetup
-from treespec.decoding.drafters.static import StaticDrafter, sample_children
+from treespec.decoding.drafters.static import StaticDrafter
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_speculative
 from treespec.decoding.plans import DynamicBudget
@@ -17,6 +17,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.timing import NoTimer
 from treespec.errors import ModelError, SettingsError
+from treespec.kernels.plain import draw_children
 from treespec.trees.placement import Prefix
 from treespec.trees.tree import SpeculationTree
 
@@ -46,7 +47,7 @@ def without_replacement(order: tuple[int, ...]) -> float:
 
 
 def test_the_order_without_replacement_is_that_of_successive_draws() -> None:
-    drawn = sample_children(Q.expand(DRAWS, -1), 3, prompt_generator(0, 0, "cpu"), replacement=False)
+    drawn = draw_children(Q.expand(DRAWS, -1), 3, prompt_generator(0, 0, "cpu"), replacement=False)
     expected = {order: without_replacement(order) for order in itertools.permutations(range(len(Q)), 3)}
     assert p_value(drawn, expected) > 1e-3
     swapped = {(b, a, c): chance for (a, b, c), chance in expected.items()}
@@ -54,14 +55,14 @@ def test_the_order_without_replacement_is_that_of_successive_draws() -> None:
 
 
 def test_draws_with_replacement_are_independent() -> None:
-    drawn = sample_children(Q.expand(DRAWS, -1), 3, prompt_generator(0, 1, "cpu"), replacement=True)
+    drawn = draw_children(Q.expand(DRAWS, -1), 3, prompt_generator(0, 1, "cpu"), replacement=True)
     expected = {order: math.prod(float(Q[token]) for token in order) for order in itertools.product(range(len(Q)), repeat=3)}
     assert p_value(drawn, expected) > 1e-3
 
 
 def test_rows_do_not_share_their_draws() -> None:
     for replacement in (False, True):
-        drawn = sample_children(Q.expand(2 * DRAWS, -1), 1, prompt_generator(0, 2, "cpu"), replacement=replacement).view(DRAWS, 2)
+        drawn = draw_children(Q.expand(2 * DRAWS, -1), 1, prompt_generator(0, 2, "cpu"), replacement=replacement).view(DRAWS, 2)
         expected = {(a, b): float(Q[a] * Q[b]) for a, b in itertools.product(range(len(Q)), repeat=2)}
         assert p_value(drawn, expected) > 1e-3
 
@@ -70,7 +71,7 @@ def test_tokens_beyond_the_support_come_last_and_siblings_are_distinct() -> None
     q = torch.tensor([[0.0, 0.7, 0.0, 0.3, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
     for index in range(50):
         logits = torch.tensor([[-1.0, 9.0, -3.0, 9.0, -2.0], [1e4, 0.0, 2e4, -1e4, -torch.inf]])
-        drawn = sample_children(q, 5, prompt_generator(1, index, "cpu"), replacement=False, logits=logits)
+        drawn = draw_children(q, 5, prompt_generator(1, index, "cpu"), replacement=False, logits=logits)
         assert set(drawn[0, :2].tolist()) == {1, 3}
         assert drawn[0, 2:].tolist() == [0, 4, 2], "the likelier ones first"
         assert drawn[1].tolist() == [2, 0, 1, 3, 4], "the order of the logits"
@@ -78,7 +79,7 @@ def test_tokens_beyond_the_support_come_last_and_siblings_are_distinct() -> None
 
 def test_draws_with_replacement_never_leave_the_support() -> None:
     q = torch.tensor([[0.0, 0.7, 0.0, 0.3, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 1.0]])
-    drawn = sample_children(q, 20_000, prompt_generator(1, 0, "cpu"), replacement=True)
+    drawn = draw_children(q, 20_000, prompt_generator(1, 0, "cpu"), replacement=True)
     assert [set(row) for row in drawn.tolist()] == [{1, 3}, {2}, {4}]
 
 

@@ -7,7 +7,7 @@ from treespec.decoding.drafters.base import DrafterSetup, ModelDrafter
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.sampling import distribution
 from treespec.decoding.timing import Timer
-from treespec.kernels import dispatch, plain
+from treespec.kernels import dispatch
 from treespec.trees.placement import Prefix
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -63,13 +63,3 @@ class StaticDrafter(ModelDrafter):
         if size not in self._tensors:
             self._tensors[size] = StaticTensors.on(self.tree.truncated(size), self.draft.device)
         return self._tensors[size]
-
-
-def sample_children(
-    q: Tensor, branches: int, generator: torch.Generator | None, *, replacement: bool, logits: Tensor | None = None
-) -> Tensor:
-    """Sample children for every row of q [rows, vocabulary]: int64 [rows, branches], in the order in which they were drawn.
-
-    For `logits` see `plain.draw_distinct`.
-    """
-    return plain.draw(q, branches, generator) if replacement else plain.draw_distinct(q, logits, branches, generator)
