@@ -157,7 +157,7 @@ def profile_acceptance(
     max_branch: int = AcceptanceSettings.max_branch,
     method: str = AcceptanceSettings.method,
     seed: int = AcceptanceSettings.seed,
-    batch_size: int = AcceptanceSettings.batch_size,
+    batch_size: int | None = AcceptanceSettings.batch_size,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> AcceptanceProfile:

@@ -14,8 +14,8 @@ from torch import Tensor
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.profiling.texts import batches_of, chunks, require_drafted, require_positions, require_text, texts_to_measure
-from treespec.data.prompts import Prompt, PromptSet
+from treeopt.profiling.texts import Batch, TextSource, chunks, require_drafted, require_positions, require_text
+from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
@@ -48,7 +48,8 @@ def profile_acceptance(
     """
     require_fit(pair, prompts, settings)
     sums: dict[int, tuple[list[float], int]] = {}
-    batches = batches_of(prompts, settings.batch_size)
+    source = TextSource(pair, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
+    batches = source.batches
 
     def read(key: str, value: Any) -> list[tuple[list[float], int]]:
         rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
@@ -57,7 +58,7 @@ def profile_acceptance(
     with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
             on_token = _step_progress(progress, number, len(batches), settings.gen_len)
-            measured = log.piece(str(number), partial(_measure, pair, batch, settings, on_token))
+            measured = log.piece(str(number), partial(_measure, pair, source, batch, settings, on_token))
             sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
     return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
@@ -77,31 +78,23 @@ def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceS
 
 def _measure(
     pair: Pair,
-    batch: list[tuple[int, Prompt]],
+    source: TextSource,
+    batch: Batch,
     settings: AcceptanceSettings,
     on_token: Callable[[int], None],
 ) -> list[tuple[list[float], int]]:
     """Return for each prompt the sum over positions of the chance of each rank, and the number of positions."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_to_measure(
-        pair,
-        batch,
-        settings.method,
-        settings.gen_len,
-        settings.sampling,
-        generators,
-        on_token=on_token,
-        pixels=pixels,
-        most=readable(pair.draft, batch[0][1].ids),
-    )
-    if not valid.shape[1]:
-        return [([0.0] * settings.max_branch, 0)] * len(batch)
-    found: list[tuple[list[float], int]] = []
-    for part in chunks(texts, pair.target.vocabulary_size):
-        seen = None if pixels is None else pixels[part]
-        chances = rank_chances(pair, texts[part], valid[part], settings, generators[part], seen)
-        found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
+    streams = [prompt_generator(settings.seed, index, pair.target.device, "children") for index, _ in batch]
+    found: list[tuple[list[float], int]] = [([0.0] * settings.max_branch, 0)] * len(batch)
+    for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
+        for part in chunks(texts.tokens, pair.target.vocabulary_size) if texts.valid.shape[1] else ():
+            rows, valid = texts.rows[part], texts.valid[part]
+            seen = None if pixels is None else pixels[rows]
+            chances = rank_chances(pair, texts.tokens[part], valid, settings, [streams[row] for row in rows], seen)
+            for row, sums, count in zip(rows, chances.sum(1).tolist(), valid.sum(1).tolist(), strict=True):
+                found[row] = sums, count
     return found
 
 

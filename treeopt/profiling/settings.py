@@ -25,7 +25,8 @@ _COLDEST = 1e-20
 class AcceptanceSettings:
     """Settings of an acceptance profile. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
 
-    `draws` is the number of samples of each position's children, if children are sampled.
+    `draws` is the number of samples of each position's children, if children are sampled. `batch_size` prompts share a pass; None: 64 where
+    passes are captured or read whole texts, else 16.
     """
 
     sampling: Sampling = Sampling()
@@ -35,11 +36,11 @@ class AcceptanceSettings:
     max_branch: int = 32
     method: str = METHODS[0]
     seed: int = 0
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        require_whole(1, max_branch=self.max_branch, batch_size=self.batch_size, draws=self.draws)
+        require_whole(1, max_branch=self.max_branch, draws=self.draws, **_given(self.batch_size))
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
@@ -47,17 +48,20 @@ class AcceptanceSettings:
 
 @dataclass(frozen=True)
 class PotentialSettings:
-    """Settings of a potential: the data set's own text (`teacher-forced`) or the target's (`on-policy`), and `gen_len` tokens per prompt."""
+    """Settings of a potential: the data set's own text (`teacher-forced`) or the target's (`on-policy`), and `gen_len` tokens per prompt.
+
+    `batch_size` prompts share a pass; None: 64 where passes are captured or read whole texts, else 16.
+    """
 
     method: str = METHODS[1]
     sampling: Sampling = Sampling()
     gen_len: int = 256
     seed: int = 0
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        require_whole(1, batch_size=self.batch_size)
+        require_whole(1, **_given(self.batch_size))
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         if 0 < self.sampling.temperature < _COLDEST:
@@ -157,6 +161,11 @@ def dynamic_widths_of(widths: Sequence[int], device: str, vocabulary: int) -> li
     """
     few = (2, 4, 8, 12, 16, 24, 32, 48, 64) if tuple(widths) == default_widths(device, vocabulary) else range(1, 65)
     return [width for width in sorted(widths) if width in few] or sorted(widths)
+
+
+def _given(batch_size: int | None) -> dict[str, int]:
+    """Return the batch size, if there is one, by its name."""
+    return {} if batch_size is None else {"batch_size": batch_size}
 
 
 def _require_texts(method: str, gen_len: int) -> None:
