@@ -119,7 +119,7 @@ class _Texts:
     def of(cls, count: int, forest: Forest) -> "_Texts":
         """Return the state of `count` texts, with the pass captured if it can be. This overwrites the first slots of the cache."""
         device = forest.model.device
-        whole = {"dtype": torch.int64, "device": device}
+        whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
         captured = device.type == "cuda" and not forest.model.eager_reason
         texts = cls(
             forest,

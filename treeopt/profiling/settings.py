@@ -1,7 +1,7 @@
 """Settings of a measurement, as plain data: acceptance, latency and potential. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
@@ -80,10 +80,10 @@ class PotentialSettings:
 class LatencySettings:
     """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
-    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for the defaults of the pair's device:
-    `default_sizes` and `default_widths`; size 1, an autoregressive step, is always measured. `topk` at temperature 0 is always measured, and
-    beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`: settings of one rule (`StepRule`) are
-    measured once.
+    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for those of `default_sizes` and
+    `default_widths` that are needed on the pair's device (`grid.needed`); size 1, an autoregressive step, is always measured. `topk` at
+    temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`:
+    settings of one rule (`StepRule`) are measured once.
     """
 
     sizes: tuple[int, ...] | None = None
@@ -118,11 +118,6 @@ class LatencySettings:
                 raise SettingsError(f"`{name}` is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
         require_whole(1, repetitions=self.repetitions)
         require_whole(0, seed=self.seed)
-
-    def on(self, device: str, vocabulary: int) -> "LatencySettings":
-        """Return these settings with all sizes and widths to measure on a device, for models that share so many tokens."""
-        sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
-        return replace(self, sizes=tuple(sorted({1, *sizes})), widths=widths)
 
     @property
     def rules(self) -> dict[StepRule, tuple[Sampling, Drafting]]:
