@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.rules import Sampling
+from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import SettingsError
 from treespec.trees.limits import MAX_SIZE
@@ -44,6 +44,19 @@ class AcceptanceSettings:
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
+
+    def require_traceable(self) -> None:
+        """Raise SettingsError if steps could not be replayed from a trace of these texts: they must be the target's own, and no child random."""
+        if self.method != METHODS[0]:
+            raise SettingsError(
+                f"`trace` keeps what the draft said of the target's own choices, but `method` is {self.method}; pass `method` {METHODS[0]}, "
+                "or leave `trace` out"
+            )
+        if self.drafting.samples(self.sampling):
+            raise SettingsError(
+                f"steps can be replayed from a trace where children are the draft's most likely tokens, but `drafting` is {self.drafting.rule}; "
+                f"pass `drafting` {TOPK.name}, or leave `trace` out"
+            )
 
 
 @dataclass(frozen=True)

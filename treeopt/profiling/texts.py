@@ -38,6 +38,10 @@ class Texts:
     """int64 [texts, length + gen_len]: prompts with their continuations."""
     valid: Tensor
     """bool [texts, positions]: which of the last tokens decoding would draft. The first generated token is never among them."""
+    lengths: list[int]
+    """Tokens of each continuation, an EOS included, and also those behind what drafts can read."""
+    ended: list[bool]
+    """Whether each continuation ended with an EOS, and not with its budget."""
 
 
 class TextSource:
@@ -73,11 +77,15 @@ class TextSource:
         that. Raises CapacityError, ModelError.
         """
         generated, valid = self._continue(batch, generators, on_token, pixels)
+        lengths = valid.sum(1)
+        last = generated.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0].tolist()
+        ended = [token in self.target.eos_token_ids for token in last]
         for length, rows in _by_length(batch).items():
             ids = torch.tensor([batch[row][1].ids for row in rows], device=generated.device)
             limit = most(batch[rows[0]][1].ids)
             kept = self.gen_len if limit is None else max(1, min(self.gen_len, limit + 1 - length))
-            yield Texts(rows, torch.cat([ids, generated[rows, :kept]], dim=1), valid[rows, 1:kept])
+            tokens = torch.cat([ids, generated[rows, :kept]], dim=1)
+            yield Texts(rows, tokens, valid[rows, 1:kept], lengths[rows].tolist(), [ended[row] for row in rows])
 
     def _continue(
         self, batch: Batch, generators: Sequence[torch.Generator], on_token: Callable[[int], None], pixels: Tensor | None
