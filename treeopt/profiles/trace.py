@@ -119,7 +119,9 @@ class Trace(Drawn):
                     f"{name} has {counted(len(getattr(self, name)), 'entry', 'entries')} for {counted(self.positions, 'position')}; profile again"
                 )
         chosen, top = self.log_probability, self.top_log_probability
-        sound = (self.rank <= self.vocabulary_size) & (chosen <= top) & (top <= 0) & ((self.rank > 0) | (chosen == top))  # false for NaN too
+        sound = (
+            (self.rank <= self.vocabulary_size) & (chosen <= top) & (top <= 0) & ((self.rank > 0) | (chosen == top))
+        )  # false for NaN too
         if not sound.all():
             place = int(np.argmin(sound))
             raise ProfileError(

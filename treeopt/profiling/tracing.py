@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from treeopt.profiles.trace import TracedText, Trace
+from treeopt.profiles.trace import Trace, TracedText
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.rules import TOPK
