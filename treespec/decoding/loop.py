@@ -151,9 +151,7 @@ def decode(
         yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 
-def _stepper(
-    engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, slots: int, timer: Timer | None
-) -> Stepper:
+def _stepper(engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, slots: int, timer: Timer | None) -> Stepper:
     """Return captured or eager steps, with caches of `slots` slots allocated. Nothing is prefilled yet."""
     budget = CacheBudget.of(slots, spec.plan)
     if engine is not None:
