@@ -51,7 +51,7 @@ class TracedText:
     target_reads: int | None = None
     """Tokens behind the prompt for which the target has positions (None: trees are never cut for them)."""
     draft_reads: int | None = None
-    """The same of the draft. Behind them nothing is drafted."""
+    """Tokens behind the prompt for which the draft has positions. Behind them nothing is drafted."""
 
     @property
     def drafted(self) -> int:
@@ -74,7 +74,7 @@ class Trace(Drawn):
     log_probability: NDArray[np.float32]
     """Natural logarithm of the draft's probability of the token; -inf for a token that cannot be drafted."""
     top_log_probability: NDArray[np.float32]
-    """That of its most likely token: how sure the draft was."""
+    """Natural logarithm of the probability of the draft's most likely token: how sure it was."""
     gen_len: int
     """Budget: the most tokens of a text."""
     vocabulary_size: int

@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Row:
-    """What was measured on one text: the sum over positions of the chance of each rank, their number, and what the draft said if that was asked."""
+    """One text: the sum over its positions of the chance of each rank, the number of positions, and what the draft said if that was asked."""
 
     sums: list[float]
     positions: int
