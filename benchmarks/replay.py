@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from benchmarks.optimizer import MONOTONE, NONE_ACCEPTED, RANK_PROBABILITY
 from treeopt.optimizer import best_first
 from treeopt.optimizer.replay import replay
+from treeopt.profiles.ratio import Estimate
 from treeopt.profiles.trace import Trace, TracedText, read_trace
 from treespec.errors import TreeoptError
 from treespec.files.provenance import Provenance
@@ -50,7 +52,7 @@ def main() -> None:
 def measured(repetitions: int) -> list[dict[str, Any]]:
     """Return the times of reading the trace and of replaying each tree. Raises TreeoptError for a replay that the slow walk contradicts."""
     frontier = best_first.solve(MONOTONE, max(SIZES), 32, len(RANK_PROBABILITY))
-    trees = {f"the best tree of {size} nodes": best_of(frontier, size) for size in SIZES}
+    trees = {f"the best tree of {size} nodes": frontier.tree(size, frontier.max_depth) for size in SIZES}
     trees |= {"a chain of 255": SpeculationTree.chain(255), "a root with 255 children": SpeculationTree.k_chains(255, 1)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
@@ -68,16 +70,15 @@ def measured(repetitions: int) -> list[dict[str, Any]]:
         found = replay(tree, trace)
         if found.accepted != tuple(walk(tree, column.tolist()) for column in trace.ranks.T):
             raise TreeoptError(f"the replay of {name} is not that of a walk through the tree")
-        seconds = median(lambda tree=tree: replay(tree, trace).tokens_per_step, repetitions)  # type: ignore[misc]
+        seconds = median(partial(tokens_per_step, tree, trace), repetitions)
         facts = {"size": tree.size, "depth": tree.depth, "tokens_per_step": found.tokens_per_step and found.tokens_per_step.mean}
         rows.append({"what": f"replaying {name}", "seconds": seconds, "goal": GOALS.get(tree.size), **facts})
     return rows
 
 
-def best_of(frontier: Any, size: int) -> SpeculationTree:
-    """Return the best tree of a size, of any depth within the frontier's bounds."""
-    tree: SpeculationTree = frontier.tree(size, frontier.max_depth)
-    return tree
+def tokens_per_step(tree: SpeculationTree, trace: Trace) -> Estimate | None:
+    """Return what is timed: a replay, with its figure and the error."""
+    return replay(tree, trace).tokens_per_step
 
 
 def drawn() -> Trace:
