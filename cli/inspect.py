@@ -1,4 +1,4 @@
-"""The command `treeopt inspect`: show a growmap, a profile or a report, or list the growmaps that come with treeopt."""
+"""The command `treeopt inspect`: show a growmap, a profile, a trace or a report, or list the growmaps that come with treeopt."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -19,6 +19,7 @@ from treespec.trees.drawing import MAX_NODES
 _READERS = {
     "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
     "treeopt.latency": ("treeopt.profiles.latency", "read_latency"),
+    "treeopt.trace": ("treeopt.profiles.trace", "read_trace"),
     "treeopt.evaluation": ("treespec.evaluation.report", "read_report"),
     "treeopt.potential": ("treeopt.profiles.potential", "read_potential"),
 }
@@ -40,7 +41,7 @@ Shown = tuple[dict[str, Any], Parts]
 )
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
-    """Show a growmap, a profile, a report or a training.json.
+    """Show a growmap, a profile, a trace, a report or a training.json.
 
     A growmap is a .pt file, or the name of one that comes with treeopt.
     """
@@ -83,7 +84,8 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
         found = getattr(import_module(module), reader)(file)
         return found.summary(), found.drawing()
     raise ProfileError(
-        f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, evaluation, potential or training of treeopt; pass one of these"
+        f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, trace, evaluation, potential or training of treeopt; "
+        "pass one of these"
     )
 
 

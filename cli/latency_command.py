@@ -69,10 +69,10 @@ def _models(models: Mapping[str, str]) -> Iterator[str]:
 
 
 def _places(held: "LatencyProfile") -> Iterator[str]:
-    """Yield the options of sizes and widths that are no defaults."""
+    """Yield the options of sizes and widths that were given: those that were chosen are some of the defaults, the largest among them."""
     for option, samples, default in (("sizes", held.target, default_sizes), ("widths", held.draft, default_widths)):
-        own = tuple(sorted({sample.nodes for sample in samples}))
-        if own not in (default("cpu"), default("cuda")):
+        own = sorted({sample.nodes for sample in samples})
+        if not any(set(own) <= set(known) and own[-1] == known[-1] for known in (default("cpu"), default("cuda"))):
             yield from (f"--{option}", ",".join(map(str, own)))
 
 

@@ -17,6 +17,7 @@ from treeopt.cli.inspect import inspect
 from treeopt.cli.output import doors
 from treeopt.cli.potential import potential
 from treeopt.cli.profile import profile
+from treeopt.cli.replay import replay
 from treeopt.cli.run import run
 from treeopt.cli.train_draft import train_draft
 
@@ -62,7 +63,7 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, evaluate, run, train_draft, inspect, env):
+for command in (demo, potential, profile, replay, evaluate, run, train_draft, inspect, env):
     main.add_command(command)
 
 same = copy(generate)

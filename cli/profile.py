@@ -6,10 +6,19 @@ from pathlib import Path
 import click
 
 from treeopt.cli.errors import TreeoptGroup
-from treeopt.cli.help import TreeoptCommand, example
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
-from treeopt.cli.settings import RuleOptions, bundle, drafting_options, measuring_options, rule_options, sampling_options, setting
+from treeopt.cli.settings import (
+    RuleOptions,
+    bundle,
+    drafting_options,
+    measuring_options,
+    rule_options,
+    sampling_options,
+    setting,
+    wrong_usage,
+)
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
 from treeopt.profiling.settings import BURST, AcceptanceSettings, LatencySettings
@@ -39,12 +48,21 @@ def profile() -> None:
     method="Text to profile on: the target's own continuations, which decoding meets (on-policy), or the data set's (teacher-forced).",
 )
 @output_option("acceptance.json")
+@under(
+    "Output",
+    click.option(
+        "--trace",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File for the trace as well: what the draft said of every token that the target chose, for `treeopt replay`. [default: none]",
+    ),
+)
 @format_option
 def acceptance(
     models: ModelOptions,
     rows: PromptOptions,
     settings: AcceptanceSettings,
     output: Path,
+    trace: Path | None,
     output_format: str,
 ) -> None:
     """Measure how often the target accepts a child of each rank.
@@ -54,13 +72,21 @@ def acceptance(
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, load, note_not_applied, note_rows, pair_info_of, read_prompts
 
+    if trace is not None:
+        if trace.resolve() == output.resolve():
+            raise click.UsageError(f"--trace and -o both name {trace}; give the trace a file of its own.")
+        with wrong_usage():
+            settings.require_traceable()
     note_unused()
     check_hub(models, rows.dataset)
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
-    from treeopt.profiling.acceptance import profile_acceptance, require_fit
-    from treespec.files.writing import check_writable
+    from treeopt.profiles.trace import TRACE_SCHEMA
+    from treeopt.profiling.acceptance import profile_acceptance, require_fit, trace_acceptance
+    from treespec.files.writing import check_writable, write_json_together
 
     check_writable(output, ACCEPTANCE_SCHEMA)
+    if trace is not None:
+        check_writable(trace, TRACE_SCHEMA)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     known = pair_info_of(models)
     prompts = read_prompts(known, rows, gen_len, own_text=own_text)
@@ -69,14 +95,20 @@ def acceptance(
     if not own_text:
         note_not_applied(known, settings.sampling)
     pair = load(known, models)
-    with claimed(output):
+    with claimed(output), claimed(trace):
         if not own_text:
             prompts = complete_conversations(pair, prompts, rows, gen_len, output)
         with Progress() as progress:
-            measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
-        measured.write(output)
+            if trace is None:
+                measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
+                measured.write(output)
+            else:
+                measured, traced = trace_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
+                write_json_together([(output, measured.to_json()), (trace, traced.to_json())])
         discard_journals(output)
-    note(f"wrote {output}")
+    for path in (output, trace):
+        if path is not None:
+            note(f"wrote {path}")
     if settings.sampling.temperature <= 1:
         note_doubt(measured.rank_probability[0] * measured.positions, measured.positions, known.target.vocabulary_size)
     emit(output_format, measured.summary(), measured.drawing())

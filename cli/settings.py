@@ -168,7 +168,9 @@ def measuring_options(kind: type, *others: Callable[[Command], Command], method:
         *others,
         setting(kind, "method", type=click.Choice(METHODS), help=method),
         seed_option(kind),
-        setting(kind, "batch_size", type=POSITIVE, help="Prompts per forward pass."),
+        setting(
+            kind, "batch_size", type=POSITIVE, help="Prompts per forward pass; 64 where passes are captured or read whole texts, else 16."
+        ),
         heading="Measurement",
     )
 

@@ -15,10 +15,10 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
 @pytest.fixture(scope="module")
-def page() -> dict[str, Any]:
+def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     names: dict[str, Any] = {}
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.chdir(tmp_path_factory.mktemp("page")), contextlib.redirect_stdout(printed):
         for block in BLOCKS:
             exec(compile(block, "docs/python.md", "exec"), names)
     return names | {"printed": printed.getvalue()}
@@ -27,6 +27,8 @@ def page() -> dict[str, Any]:
 def test_the_page_runs(page: dict[str, Any]) -> None:
     assert page["report"].lossless == page["same"].lossless == "match"
     assert page["report"].predicted.tokens_per_step == page["growmap"].promise.tokens_per_step
+    assert [one.replay.tree for one in page["replayed"].trees] == [page["growmap"].tree, treeopt.SpeculationTree.chain(4)]
+    assert page["trace"].positions == page["acceptance"].positions
     assert page["written"].text and "\n\n" not in page["written"].text
     assert page["printed"].endswith("True\n"), "generate and tree_generate give the same tokens"
 

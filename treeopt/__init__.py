@@ -8,9 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeopt.api import evaluate, grow, load_prompts, profile_acceptance, profile_latency, prompts
+    from treeopt.api import evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.optimizer.replay_report import ReplayReport
+    from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
     from treeopt.profiles.latency import LatencyProfile, read_latency
+    from treeopt.profiles.trace import Trace, read_trace
+    from treeopt.prompting import load_prompts, prompts
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
     from treespec.decoding.drafting import Drafting
@@ -37,8 +41,10 @@ __all__ = [
     "LatencyProfile",
     "Pair",
     "PromptSet",
+    "ReplayReport",
     "SpeculationTree",
     "Target",
+    "Trace",
     "TreeoptError",
     "evaluate",
     "generate",
@@ -54,6 +60,8 @@ __all__ = [
     "read_growmap",
     "read_latency",
     "read_report",
+    "read_trace",
+    "replay",
     "stream",
 ]
 
@@ -68,26 +76,30 @@ _HOME = {
     "LatencyProfile": "treeopt.profiles.latency",
     "Pair": "treespec.models.pairs",
     "PromptSet": "treespec.data.prompts",
+    "ReplayReport": "treeopt.optimizer.replay_report",
     "SpeculationTree": "treespec.trees.tree",
     "Target": "treespec.models.pairs",
+    "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
     "load_pair": "treespec.models.pairs",
-    "load_prompts": "treeopt.api",
+    "load_prompts": "treeopt.prompting",
     "load_target": "treespec.models.pairs",
     "pair": "treespec.models.given",
     "profile_acceptance": "treeopt.api",
     "profile_latency": "treeopt.api",
-    "prompts": "treeopt.api",
+    "prompts": "treeopt.prompting",
     "read_acceptance": "treeopt.profiles.acceptance",
     "read_growmap": "treespec.trees.growmap",
     "read_latency": "treeopt.profiles.latency",
     "read_report": "treespec.evaluation.report",
+    "read_trace": "treeopt.profiles.trace",
+    "replay": "treeopt.optimizer.replay_report",
     "stream": "treespec.text.generation",
 }
-_NAMED_THERE = {"pair": "pair_of"}
+_NAMED_THERE = {"pair": "pair_of", "replay": "replay_trees"}
 """The names that are others in their modules."""
 
 

@@ -6,7 +6,7 @@ command line. Warnings for people are logged.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,135 +14,31 @@ from treeopt import growmap_making
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.trace import TRACE_SCHEMA
 from treeopt.profiling import acceptance as acceptance_profiling
 from treeopt.profiling import latency as latency_profiling
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
-from treespec.data.listed import is_conversation
+from treeopt.prompting import Progress, complete, prompt_set
 from treespec.data.prompts import PromptSet
-from treespec.data.prompts import load_prompts as read_rows
-from treespec.data.slices import WHOLE_PROMPT_LEN, ChatOptions
 from treespec.decoding.drafting import Drafting, drafting_of
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
-from treespec.errors import SettingsError, counted
+from treespec.errors import SettingsError
 from treespec.evaluation import runner
-from treespec.evaluation.conversations import with_replies
 from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.report import EvaluationReport, Prediction
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.reading import StrPath
+from treespec.files.writing import check_writable
 from treespec.models.pairs import Pair, Target
 from treespec.trees.growmap import GrowMap
 from treespec.trees.library import load_growmap
 
 _LOG = logging.getLogger("treeopt")
 
-Progress = Callable[[str, int, int], None]
-"""A function that is told the progress: (name of the work, done, total)."""
-
-_GEN_LEN = EvaluationSettings.gen_len
-
 
 def _silent(what: str, done: int, total: int) -> None:
     """Tell nobody of the progress."""
-
-
-def load_prompts(
-    dataset: str,
-    pair: Target,
-    *,
-    num_prompts: int = 64,
-    prompt_len: int | None = None,
-    whole_prompts: bool = False,
-    start: int = 0,
-    end: int | None = None,
-    gen_len: int = _GEN_LEN,
-    own_text: bool = False,
-    chat: bool = False,
-    chat_options: ChatOptions = ChatOptions(),
-    field: str | None = None,
-    skip_bad_rows: bool = False,
-    picture_prompt: str | None = None,
-) -> PromptSet:
-    """Return prompts for a pair from a data set: a name such as "cnn" or "stdlib", a hub id, a file or a folder.
-
-    See `treespec.data.prompts.load_prompts` for the arguments. Whole prompts leave the target room for `gen_len` tokens. With `own_text`, the
-    next `gen_len` tokens of each row are kept too, for profiles by the method "teacher-forced".
-
-    Raises DatasetError, SettingsError; NoPromptError if no row makes a prompt.
-    """
-    return _read(
-        dataset,
-        pair,
-        gen_len,
-        num_prompts=num_prompts,
-        prompt_len=prompt_len,
-        whole_prompts=whole_prompts,
-        start=start,
-        end=end,
-        continuation_len=gen_len if own_text else 0,
-        chat=chat,
-        chat_options=chat_options,
-        field=field,
-        skip_bad_rows=skip_bad_rows,
-        picture_prompt=picture_prompt,
-    )
-
-
-def prompts(
-    items: Sequence[object],
-    pair: Target,
-    *,
-    gen_len: int = _GEN_LEN,
-    chat: bool | None = None,
-    chat_options: ChatOptions = ChatOptions(),
-    field: str | None = None,
-    skip_bad_rows: bool = False,
-) -> PromptSet:
-    """Return prompts for a pair from a list in memory. They are taken whole, and leave the target room for `gen_len` tokens.
-
-    An item is a text, a list or a tensor of token ids, a list of messages (`{"role": ..., "content": ...}`), or an object such as a line
-    of a .jsonl file. With `chat`, each is a conversation in the tokenizer's chat template; None: if all are lists of messages.
-
-    Raises DatasetError for an item that is none of these or that is too long, SettingsError for an empty list.
-    """
-    items = items.tolist() if hasattr(items, "tolist") else items
-    if not isinstance(items, Sequence) or isinstance(items, str | bytes) or not len(items):
-        raise SettingsError(f"`items` is {items!r:.40}, but it must be a list of one prompt or more; put a single prompt into a list")
-    talks = sum(map(is_conversation, items))
-    if chat is None and 0 < talks < len(items):
-        raise SettingsError(
-            f"{talks} of {counted(len(items), 'prompt')} are lists of messages and the others are not; pass `chat` True for the chat template for all, "
-            "or False for plain text"
-        )
-    found = _read(
-        items,
-        pair,
-        gen_len,
-        num_prompts=len(items),
-        whole_prompts=True,
-        chat=talks > 0 if chat is None else chat,
-        chat_options=chat_options,
-        field=field,
-        skip_bad_rows=skip_bad_rows,
-    )
-    left_out = [(found.too_long, "too long"), (found.skipped, "without text"), (len(found.bad), "bad")]
-    if len(found) < len(items):
-        said = ", ".join(f"{count} {why}" for count, why in left_out if count)
-        _LOG.warning("%s of %s make prompts: %s", len(found), counted(len(items), "item"), said)
-    return found
-
-
-def _read(dataset: str | Sequence[object], pair: Target, gen_len: int, **options: Any) -> PromptSet:
-    pictures, positions = pair.pictures, pair.target.max_positions
-    return read_rows(
-        dataset,
-        pair.tokenizer if pictures is None else pictures.tokenizer,
-        room=None if positions is None else positions + 1 - gen_len,  # the last token needs no position
-        vocabulary_size=pair.target.vocabulary_size,
-        pictures=pictures,
-        **options,
-    )
 
 
 def profile_acceptance(
@@ -157,7 +53,8 @@ def profile_acceptance(
     max_branch: int = AcceptanceSettings.max_branch,
     method: str = AcceptanceSettings.method,
     seed: int = AcceptanceSettings.seed,
-    batch_size: int = AcceptanceSettings.batch_size,
+    batch_size: int | None = AcceptanceSettings.batch_size,
+    trace: StrPath | None = None,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> AcceptanceProfile:
@@ -165,17 +62,24 @@ def profile_acceptance(
 
     `prompts` may be a list, as for the function of that name. `temperature` and `top_p` are the target's; `drafting` says how children are
     chosen, by a rule's name ("topk", "swor", "swr") or whole. See `AcceptanceSettings` for the rest. With `journal`, finished batches survive
-    an interruption.
+    an interruption. `trace` is a file that is written for `replay`: what the draft said of every token that the target chose.
 
-    Raises SettingsError, CapacityError, ModelError, ProfileError.
+    Raises SettingsError, CapacityError, ModelError, ProfileError; OutputError for a `trace` that cannot be written.
     """
     settings = AcceptanceSettings(Sampling(temperature, top_p), drafting_of(drafting), draws, gen_len, max_branch, method, seed, batch_size)
     _require_draft(pair)
+    if trace is not None:
+        settings.require_traceable()
+        check_writable(trace, TRACE_SCHEMA)
     _note_not_applied(pair, settings.sampling)
-    found = _prompt_set(pair, prompts, gen_len)
+    found = prompt_set(pair, prompts, gen_len)
     if method != "teacher-forced":
-        found = _with_replies(pair, found, gen_len, progress)
-    return acceptance_profiling.profile_acceptance(pair, found, settings, journal=journal, progress=progress)
+        found = complete(pair, found, gen_len, progress)
+    if trace is None:
+        return acceptance_profiling.profile_acceptance(pair, found, settings, journal=journal, progress=progress)
+    profile, traced = acceptance_profiling.trace_acceptance(pair, found, settings, journal=journal, progress=progress)
+    traced.write(trace)
+    return profile
 
 
 def profile_latency(
@@ -290,7 +194,7 @@ def evaluate(
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     _note_not_applied(pair, settings.sampling, processed=processors)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
-    found = _with_replies(pair, _prompt_set(pair, prompts, gen_len), gen_len, progress, room)
+    found = complete(pair, prompt_set(pair, prompts, gen_len), gen_len, progress, room)
     return runner.evaluate(pair, tree, found, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
 
 
@@ -328,16 +232,3 @@ def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) ->
     for sentence in said:
         _LOG.warning("%s", sentence)
     return predicted
-
-
-def _prompt_set(pair: Target, given: PromptSet | Sequence[object], gen_len: int) -> PromptSet:
-    """Return the prompts of a list as `prompts` does, and a PromptSet as it is."""
-    return given if isinstance(given, PromptSet) else prompts(given, pair, gen_len=gen_len)
-
-
-def _with_replies(pair: Target, found: PromptSet, gen_len: int, progress: Progress, room: int | None = None) -> PromptSet:
-    """Return a prompt for every turn of conversations whose later turns are known. The target writes the replies in between."""
-    if not any(prompt.turns for prompt in found):
-        return found
-    longest = WHOLE_PROMPT_LEN if room is None else min(WHOLE_PROMPT_LEN, room)
-    return with_replies(pair, found, gen_len, longest, progress=progress)

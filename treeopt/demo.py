@@ -80,7 +80,7 @@ def run_demo(
             "stdlib", pair.tokenizer, num_prompts=settings.evaluate_prompts, prompt_len=settings.prompt_len, start=profiled.end
         )
     with _timed("profile acceptance", seconds):
-        measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=32)
+        measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=64)
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
         for name in FILES[1:]:  # of an earlier demo: they would describe other profiles
             (out / name).unlink(missing_ok=True)

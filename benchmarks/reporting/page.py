@@ -13,6 +13,7 @@ from benchmarks.reporting.optimizer import OPTIMIZER
 from benchmarks.reporting.prompts import with_fewer
 from benchmarks.reporting.reading import TITLE as READING
 from benchmarks.reporting.reading import reading
+from benchmarks.reporting.replay import REPLAY
 from benchmarks.reporting.run import Kind, Run
 from benchmarks.reporting.same_tree import SAME_TREE
 from benchmarks.reporting.sampling import SAMPLING
@@ -54,6 +55,7 @@ PAGE = (
     Source("sampling-cpu.json", SAMPLING, "python -m benchmarks.sampling"),
     Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
     Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
+    Source("replay.json", REPLAY, "python -m benchmarks.replay"),
     Source("engine-h200.json", ENGINE, "python -m benchmarks.engine --prompts 4"),
     Source("decoding-gpu.json", DECODING, "python -m benchmarks.decoding --inflate"),
 )

@@ -66,6 +66,7 @@ def test_the_page_is_what_the_files_give() -> None:
         ("sampling-cpu.json", ("rows", 11, "tokens_per_step")),
         ("sampling-gpu-mid.json", ("rows", 4, "visited", "p_value")),
         ("optimizer.json", ("results", 4, "peak_mib")),
+        ("replay.json", ("results", 3, "seconds")),
     ],
     ids=str,
 )
@@ -118,7 +119,7 @@ def test_every_section_says_where_when_and_how(source: Any) -> None:
 def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
     for source in PAGE:
         command = source.command.removesuffix(" --prompts 4")  # the run on an H200 was a short one
-        if source.file not in ("same-tree-cpu.json", "sampling-cpu.json", "decoding-cpu.json", "optimizer.json"):
+        if source.file not in ("same-tree-cpu.json", "sampling-cpu.json", "decoding-cpu.json", "optimizer.json", "replay.json"):
             assert command.replace("python -m", "python3 -m") + " --out" in COMMANDS
 
 

@@ -210,6 +210,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, tuple[Mutation, ...], Callable[
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run("evaluate", *MODELS, "--growmap", folder / "68m_7b-64.pt", *TEXTS, "-o", folder / "report.json")
         run("potential", *MODELS, *TEXTS, "-o", folder / "potential.json")
+        run("profile", "acceptance", *MODELS, *TEXTS, "-o", folder / "own.json", "--trace", folder / "trace.json")
     shutil.copytree(embedded / "target", folder / "model")
     plain, jsons, pts = (flipped, cut, stuffed, other), (odd_json,) * 6, (odd_pt, odd_pt, odd_pickle)
     show = lambda path: run("inspect", path)  # noqa: E731
@@ -237,6 +238,7 @@ def seeds(folder: Path) -> dict[str, tuple[Path, tuple[Mutation, ...], Callable[
                 )
             ),
         ),
+        "trace": (folder / "trace.json", plain + jsons, lambda path: run("replay", "68m_7b-16", "--trace", path)),
         "report": (folder / "report.json", plain + jsons, show),
         "potential": (folder / "potential.json", plain + jsons, show),
         "journal": (folder / "work.journal", plain + jsons, read_journal),

@@ -43,7 +43,10 @@ class Command:
 
 COMMANDS = {
     "profile acceptance": Command(
-        ("profile", "acceptance", *PAIR, *TEXTS, "--num-prompts", "12", "--gen-len", "12", "--batch-size", "2", "-o", "a.json")
+        (
+            *("profile", "acceptance", *PAIR, *TEXTS, "--num-prompts", "12", "--gen-len", "12", "--batch-size", "2", "-o", "a.json"),
+            *("--trace", "t.json"),
+        )
     ),
     "profile latency": Command(
         (

@@ -259,11 +259,11 @@ def test_interrupted_work_goes_on_where_it_stopped(
 
     measure, calls = module._measure, []
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measure(*arguments)
+        return measure(*arguments, **options)
 
     monkeypatch.setattr(module, "_measure", interrupted)
     command = [

@@ -18,7 +18,7 @@ from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step_rule import StepRule
-from treespec.errors import DatasetError, MissingRuleError, ProfileError, SettingsError, TreeoptError
+from treespec.errors import DatasetError, MissingRuleError, OutputError, ProfileError, SettingsError, TreeoptError
 from treespec.models.locating import folder_of
 
 
@@ -74,6 +74,23 @@ def test_every_kind_of_plan_is_evaluated(pair: Any, plan: Any, caplog: pytest.Lo
     report = treeopt.evaluate(pair, plan, [[5, 6, 7]], gen_len=8)
     assert report.lossless == ("not-applicable" if plan is None else "match")
     assert ("was made for the target meta-llama" in caplog.text) == (plan == "68m_7b-16")
+
+
+def test_a_trace_is_written_beside_the_profile_and_replayed(pair: Any, tmp_path: Path) -> None:
+    given = treeopt.load_prompts("stdlib", pair, num_prompts=3, prompt_len=16)
+    tree, path = treeopt.SpeculationTree.k_ary(2, 3), tmp_path / "trace.json"
+    profile = treeopt.profile_acceptance(pair, given, gen_len=12, max_branch=4, trace=path)
+    report = treeopt.evaluate(pair, tree, given, gen_len=12)
+    (found,) = treeopt.replay(tree, path, profile).trees
+    assert found.replay.steps.tolist() == [result.steps for result in report.results]
+    p = sum(profile.rank_probability[:2])
+    assert found.predicted == pytest.approx(1 + p + p**2 + p**3)
+    for options in ({"method": "teacher-forced"}, {"drafting": "swr"}):
+        with pytest.raises(SettingsError, match="leave `trace` out"):
+            treeopt.profile_acceptance(pair, given, trace=path, **options)
+    profile.write(tmp_path / "acceptance.json")
+    with pytest.raises(OutputError, match="would be overwritten but is no treeopt.trace file"):
+        treeopt.profile_acceptance(pair, given, trace=tmp_path / "acceptance.json")
 
 
 def test_settings_are_those_of_the_command_line(pair: Any) -> None:

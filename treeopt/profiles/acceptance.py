@@ -30,7 +30,7 @@ DRAFTINGS = (*RULES, "unknown")
 _SUM_SLACK = 1e-3
 
 
-_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "provenance")
+_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "pair_sha256", "provenance")
 """Keys of the file that its summary does without."""
 
 
@@ -44,7 +44,7 @@ class AcceptanceProfile(Drawn):
     - `prompt_sums[i][k]` is the sum of rank k's probabilities over the `prompt_positions[i]` positions of prompt i.
     - `temperature` and `top_p` are None if the file does not have them (a bare vector). `draft_temperature` and `draws` (of the children,
       per position) belong to sampled drafting.
-    - `prompt_set` names the rows: `dataset`, `start` and `end` (left out) among others.
+    - `prompt_set` names the rows: `dataset`, `start` and `end` (left out) among others. `pair_sha256` is the fingerprint of the models, "" if unknown.
 
     Raises ProfileError.
     """
@@ -65,6 +65,7 @@ class AcceptanceProfile(Drawn):
     draft_temperature: float | None = None
     draws: int | None = None
     prompt_set: dict[str, Any] | None = None
+    pair_sha256: str = ""
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -141,6 +142,7 @@ class AcceptanceProfile(Drawn):
             "prompt_sums": [list(row) for row in self.prompt_sums],
             "prompt_positions": list(self.prompt_positions),
             "prompt_set": self.prompt_set,
+            "pair_sha256": self.pair_sha256,
             "provenance": self.provenance,
         }
         if self.draft_temperature is not None:
@@ -192,6 +194,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
             prompt_set=data.optional("prompt_set", checked_object(ROWS)),
+            pair_sha256=data.text("pair_sha256", ""),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.trace import Trace
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES
 from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, VERIFIERS
@@ -67,7 +68,34 @@ def require_same_models(acceptance: AcceptanceProfile, latency: LatencyProfile) 
             )
 
 
-def _model_of(profile: AcceptanceProfile | LatencyProfile, role: str) -> str | None:
+def require_trace_of(profile: AcceptanceProfile, trace: Trace) -> None:
+    """Raise ProfileError for an acceptance profile that is of another pair, another sampling or other children than a trace, as far as it is known."""
+    for role in ("target", "draft"):
+        one, other = _model_of(profile, role), _model_of(trace, role)
+        if one and other and Path(one).name != Path(other).name:
+            raise ProfileError(
+                f"the acceptance profile is of the {role} {one}, but the trace is of the {role} {other}; pass a profile of the same models"
+            )
+    if profile.pair_sha256 and trace.pair_sha256 and profile.pair_sha256 != trace.pair_sha256:
+        raise ProfileError(
+            "the acceptance profile and the trace are of models with the same names and other weights; pass a profile of the same models"
+        )
+    for name, of_profile, of_trace in (
+        ("temperature", profile.temperature, trace.temperature),
+        ("top_p", profile.top_p if trace.temperature > 0 else None, trace.top_p),
+    ):
+        if of_profile is not None and of_profile != of_trace:
+            raise ProfileError(
+                f"the acceptance profile is of `{name}` {of_profile:g}, but the trace is of `{name}` {of_trace:g}; pass a profile of the same sampling"
+            )
+    if random_children(profile):
+        raise ProfileError(
+            f"the acceptance profile is of {profile.drafting}, whose children are random, but the trace is of {trace.drafting}; "
+            f"pass a profile of {trace.drafting}"
+        )
+
+
+def _model_of(profile: AcceptanceProfile | LatencyProfile | Trace, role: str) -> str | None:
     """Return the name of a model of a profile without its revision, if it is known."""
     name = ((profile.provenance or {}).get("models") or {}).get(role)
     return None if name is None else str(name).partition("@")[0]

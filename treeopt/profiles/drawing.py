@@ -39,6 +39,27 @@ def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
     ]
 
 
+def trace(data: Mapping[str, Any]) -> Parts:
+    """Draw how often each rank was the target's choice, how sure the draft was of its first choice, and how texts ended."""
+    rows, total = [], 0
+    for rank, count in enumerate(data["rank_counts"]):
+        total += count
+        if count or rank == 0:
+            rows.append((str(rank), f"{count:,}", *(f"{part / max(1, data['positions']):.4f}" for part in (count, total))))
+    last = len(data["rank_counts"]) - 1
+    sure = f"the draft gave its first choice a mean probability of {number(data['first_choice_probability'], 4)}"
+    return [
+        Table(
+            f"draft rank of the target's choice: {_measured(data)}, {data['drafting']}, temperature {data['temperature']:g}",
+            ("rank", "positions", "share", "cumulative"),
+            rows,
+        ),
+        f"beyond rank {last}: {counted(data['later_ranks'], 'position', form=',')}; ranks that were never chosen are not shown",
+        f"{sure}; the target chose it at {number(data['first_choice_acceptance'], 4)} of the positions",
+        f"{data['ended_by_eos']} of {counted(data['prompts'], 'text')} ended with an EOS, the others after {counted(data['gen_len'], 'token')}",
+    ]
+
+
 def latency(data: Mapping[str, Any]) -> Parts:
     """Draw median milliseconds of target passes and draft levels, a column per context."""
     rests: Parts = [_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []

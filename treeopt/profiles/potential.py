@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.profiles.drawing import potential
-from treeopt.profiles.ratio import ratio
+from treeopt.profiles.ratio import Estimate, estimate
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import Fields, count, counts, listed, mapping, number, numbers, text
 from treespec.files.reading import read_json
@@ -28,20 +28,6 @@ CHAIN_LENGTHS = (1, 2, 4, 8)
 
 _MOST_NATS, _SLACK = 1e30, 1e-3
 """Largest KL divergence that is read, so that derived figures stay finite, and the room left for rounding."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean per position, its standard error and 95 % interval (Student's t) over prompts; None with fewer than two prompts."""
-
-    mean: float
-    standard_error: float | None
-    interval_95: tuple[float, float] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the estimate as plain data."""
-        interval = None if self.interval_95 is None else list(self.interval_95)
-        return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": interval}
 
 
 @dataclass(frozen=True)
@@ -107,20 +93,11 @@ class PotentialReport(Drawn):
 
     def estimate(self, draft: DraftPotential, measure: str) -> Estimate:
         """Return the mean of a measure per position. Raises ProfileError for a measure that was not taken."""
-        return self._estimate(_column(draft, measure))
+        return estimate(_column(draft, measure), self.positions)
 
     def above(self, draft: DraftPotential, best: DraftPotential) -> Estimate:
         """Return how much larger a draft's KL is than the best draft's. The difference is paired by prompt, so that the texts' own share drops out."""
-        return self._estimate(_column(draft, "kl") - _column(best, "kl"))
-
-    def _estimate(self, sums: NDArray[np.float64]) -> Estimate:
-        mean, error = ratio(sums[:, None], self.positions)
-        if error is None:
-            return Estimate(float(mean[0]), None, None)
-        from scipy.special import stdtrit
-
-        reach = float(stdtrit(len(self.positions) - 1, 0.975)) * float(error[0])
-        return Estimate(float(mean[0]), float(error[0]), (float(mean[0]) - reach, float(mean[0]) + reach))
+        return estimate(_column(draft, "kl") - _column(best, "kl"), self.positions)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data, with the drafts in the order of their rank."""

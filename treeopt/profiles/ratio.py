@@ -1,9 +1,36 @@
 """Means per position of sums over prompts, with errors that treat prompts, not positions, as the independent units."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean per position, its standard error and 95 % interval (Student's t) over prompts; None with fewer than two prompts."""
+
+    mean: float
+    standard_error: float | None
+    interval_95: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimate as plain data."""
+        interval = None if self.interval_95 is None else list(self.interval_95)
+        return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": interval}
+
+
+def estimate(sums: ArrayLike, counts: Sequence[int]) -> Estimate:
+    """Return the estimate of one mean from its sum and its count in every prompt, both [prompts]. See `ratio`."""
+    mean, error = ratio(np.asarray(sums, dtype=np.float64)[:, None], counts)
+    if error is None:
+        return Estimate(float(mean[0]), None, None)
+    from scipy.special import stdtrit
+
+    reach = float(stdtrit(len(counts) - 1, 0.975)) * float(error[0])
+    return Estimate(float(mean[0]), float(error[0]), (float(mean[0]) - reach, float(mean[0]) + reach))
 
 
 def ratio(sums: NDArray[np.float64], counts: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:

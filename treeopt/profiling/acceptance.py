@@ -1,7 +1,7 @@
 """Measure the acceptance profile of a pair: the ranks of the draft that the target accepts, position by position."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
+from treeopt.profiles.trace import Trace
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.profiling.texts import batches_of, chunks, require_drafted, require_positions, require_text, texts_to_measure
-from treespec.data.prompts import Prompt, PromptSet
+from treeopt.profiling.texts import Batch, TextSource, chunks, require_drafted, require_positions, require_text
+from treeopt.profiling.tracing import TracedRow, trace_of, traced_row
+from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
@@ -23,6 +25,7 @@ from treespec.errors import ProfileError, counted
 from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
+from treespec.kernels import dispatch
 from treespec.kernels.plain import draw_children
 from treespec.models.pairs import Pair, PairInfo
 from treespec.models.positions import readable
@@ -30,7 +33,27 @@ from treespec.models.positions import readable
 Progress = Callable[[str, int, int], None]
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class _Row:
+    """One text: the sum over its positions of the chance of each rank, the number of positions, and what the draft said if that was asked."""
+
+    sums: list[float]
+    positions: int
+    traced: TracedRow | None = None
+
+    def to_json(self) -> list[Any]:
+        """Return the row as a journal keeps it."""
+        return [self.sums, self.positions, *([] if self.traced is None else [self.traced.to_json()])]
+
+    @classmethod
+    def from_json(cls, ranks: int, value: Any, *, tracing: bool) -> "_Row":
+        """Return the row that `to_json` gave. Raises LookupError, TypeError, ValueError."""
+        sums, count, *traced = list_of_length(3 if tracing else 2, value)
+        positions = natural(count)
+        found = TracedRow.from_json(positions, traced[0]) if tracing else None
+        return cls(list(numbers(list_of_length(ranks, sums))), positions, found)
+
+
 def profile_acceptance(
     pair: Pair,
     prompts: PromptSet,
@@ -46,21 +69,47 @@ def profile_acceptance(
     Finished batches survive an interruption in `journal`, which the caller discards once the profile is saved. Raises
     CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
     """
+    return _profile(pair, prompts, settings, _measured(pair, prompts, settings, journal, progress, tracing=False))
+
+
+def trace_acceptance(
+    pair: Pair,
+    prompts: PromptSet,
+    settings: AcceptanceSettings,
+    *,
+    journal: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> tuple[AcceptanceProfile, Trace]:
+    """Measure as `profile_acceptance` does, and also return the trace of the same texts. Raises SettingsError where steps could not be replayed."""
+    settings.require_traceable()
+    rows = _measured(pair, prompts, settings, journal, progress, tracing=True)
+    profile = _profile(pair, prompts, settings, rows)
+    traced = [row.traced for row in rows if row.traced is not None]
+    return profile, trace_of(pair, prompts, settings, traced, profile.provenance or {})
+
+
+@torch.inference_mode()
+def _measured(
+    pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, journal: Path | None, progress: Progress, *, tracing: bool
+) -> list[_Row]:
+    """Return what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
     require_fit(pair, prompts, settings)
-    sums: dict[int, tuple[list[float], int]] = {}
-    batches = batches_of(prompts, settings.batch_size)
+    found: dict[int, _Row] = {}
+    source = TextSource(pair, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
+    batches = source.batches
 
-    def read(key: str, value: Any) -> list[tuple[list[float], int]]:
-        rows = [list_of_length(2, row) for row in list_of_length(len(batches[int(key)]), value)]
-        return [(list(numbers(list_of_length(settings.max_branch, chances))), natural(count)) for chances, count in rows]
+    def read(key: str, value: Any) -> list[_Row]:
+        rows = list_of_length(len(batches[int(key)]), value)
+        return [_Row.from_json(settings.max_branch, row, tracing=tracing) for row in rows]
 
-    with Journal(journal, _fingerprint(pair, prompts, settings), read) as log:
+    with Journal(journal, _fingerprint(pair, prompts, settings, tracing=tracing), read) as log:
         for number, batch in enumerate(batches):
             on_token = _step_progress(progress, number, len(batches), settings.gen_len)
-            measured = log.piece(str(number), partial(_measure, pair, batch, settings, on_token))
-            sums.update({index: (row, count) for (index, _), (row, count) in zip(batch, measured, strict=True)})
+            work = partial(_measure, pair, source, batch, settings, on_token, tracing=tracing)
+            rows = log.piece(str(number), work, lambda rows: [row.to_json() for row in rows])
+            found.update({index: row for (index, _), row in zip(batch, rows, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
-    return _profile(pair, prompts, settings, [sums[i] for i in sorted(sums)])
+    return [found[index] for index in sorted(found)]
 
 
 def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceSettings) -> None:
@@ -76,37 +125,46 @@ def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceS
 
 
 def _measure(
-    pair: Pair,
-    batch: list[tuple[int, Prompt]],
-    settings: AcceptanceSettings,
-    on_token: Callable[[int], None],
-) -> list[tuple[list[float], int]]:
-    """Return for each prompt the sum over positions of the chance of each rank, and the number of positions."""
+    pair: Pair, source: TextSource, batch: Batch, settings: AcceptanceSettings, on_token: Callable[[int], None], *, tracing: bool
+) -> list[_Row]:
+    """Return what was measured on the text of each prompt of a batch."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_to_measure(
-        pair,
-        batch,
-        settings.method,
-        settings.gen_len,
-        settings.sampling,
-        generators,
-        on_token=on_token,
-        pixels=pixels,
-        most=readable(pair.draft, batch[0][1].ids),
-    )
-    if not valid.shape[1]:
-        return [([0.0] * settings.max_branch, 0)] * len(batch)
-    found: list[tuple[list[float], int]] = []
-    for part in chunks(texts, pair.target.vocabulary_size):
-        seen = None if pixels is None else pixels[part]
-        chances = rank_chances(pair, texts[part], valid[part], settings, generators[part], seen)
-        found += [(row.tolist(), int(count)) for row, count in zip(chances.sum(1).cpu(), valid[part].sum(1).cpu(), strict=True)]
+    streams = [prompt_generator(settings.seed, index, pair.target.device, "children") for index, _ in batch]
+    found = [_Row([], 0)] * len(batch)
+    for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
+        for part in chunks(texts.tokens, pair.target.vocabulary_size):
+            rows, valid, tokens = texts.rows[part], texts.valid[part], texts.tokens[part]
+            if valid.shape[1]:
+                seen = None if pixels is None else pixels[rows]
+                logits = draft_logits(pair, tokens, valid, seen)
+                chances = rank_chances(pair, logits, tokens, valid, settings, [streams[row] for row in rows], seen)
+            else:  # the draft can read no token behind these prompts
+                logits, chances = (torch.empty(len(rows), 0, width) for width in (pair.target.vocabulary_size, settings.max_branch))
+            following = tokens[:, tokens.shape[1] - valid.shape[1] :]
+            for place, (row, sums, count) in enumerate(zip(rows, chances.sum(1).tolist(), valid.sum(1).tolist(), strict=True)):
+                said = None
+                if tracing:
+                    length, ended = texts.lengths[part][place], texts.ended[part][place]
+                    said = traced_row(pair, logits[place, :count], following[place, :count], length, eos=ended)
+                found[row] = _Row(sums, count, said)
     return found
+
+
+def draft_logits(pair: Pair, texts: Tensor, valid: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """Return the draft's logits before each of the last positions of texts, [batch, positions, vocabulary of the target].
+
+    For `texts` and `valid` see `rank_chances`. Tokens that the draft does not know have -inf. Raises ModelError for logits that are not finite.
+    """
+    vocabulary = pair.target.vocabulary_size
+    logits = score(pair.draft, texts[:, :-1], texts.shape[1] - valid.shape[1] - 1, pixels)[..., :vocabulary]
+    require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
+    return F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
 
 
 def rank_chances(
     pair: Pair,
+    logits: Tensor,
     texts: Tensor,
     valid: Tensor,
     settings: AcceptanceSettings,
@@ -115,16 +173,13 @@ def rank_chances(
 ) -> Tensor:
     """Return the chance that the child of each rank is accepted, at each of the last positions of every text.
 
-    `texts` int64 [batch, length]; `valid` bool [batch, positions] marks the last `positions` tokens that count as next tokens.
+    `texts` int64 [batch, length]; `valid` bool [batch, positions] marks the last `positions` tokens that count as next tokens, before
+    which the draft's `logits` are those of `draft_logits`.
     Under `topk` the chance of rank k is exactly p(token_k); in greedy decoding on the target's own text it is 1 if the text goes on with
     that token, else 0. Under `swor` and `swr` it is the mean, over draws of the children, of the residual chain's chances given the
     children. Returns float64 [batch, positions, ranks], 0 where not valid.
     """
-    vocabulary = pair.target.vocabulary_size
     start = texts.shape[1] - valid.shape[1] - 1
-    logits = score(pair.draft, texts[:, :-1], start, pixels)[..., :vocabulary]
-    logits = F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
-    require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
     following = texts[:, start + 1 :, None]
     own = settings.sampling.greedy and settings.method == "on-policy"  # the text is the target's own argmax
     if own:
@@ -139,7 +194,8 @@ def rank_chances(
             p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting.kind.replacement, logits=logits
         )
     else:
-        chances = p.gather(-1, logits.topk(settings.max_branch, dim=-1).indices).double()
+        _, children = dispatch.top_tokens(logits.flatten(0, 1), settings.max_branch)
+        chances = p.gather(-1, children.view(*logits.shape[:2], -1)).double()
     return chances * valid[..., None]
 
 
@@ -174,12 +230,12 @@ def sampled_chances(
     return found.view(*p.shape[:2], branches) / draws
 
 
-def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums: list[tuple[list[float], int]]) -> AcceptanceProfile:
-    counts = [count for _, count in sums]
+def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[_Row]) -> AcceptanceProfile:
+    counts = [row.positions for row in rows]
     positions = sum(counts)
     if positions == 0:
         raise ProfileError("no position to measure: the target ended every prompt with its first token; use other prompts")
-    probability, errors = ratio(np.array([row for row, _ in sums]), counts)
+    probability, errors = ratio(np.array([row.sums for row in rows]), counts)
     if errors is None:
         errors = np.zeros_like(probability)
     return AcceptanceProfile(
@@ -192,11 +248,12 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, sums:
         none_accepted=max(0.0, 1.0 - float(probability.sum())),
         standard_error=tuple(errors.tolist()),
         positions=positions,
-        prompts=len(sums),
+        prompts=len(rows),
         method=settings.method,
-        prompt_sums=tuple(tuple(row) for row, _ in sums),
-        prompt_positions=tuple(count for _, count in sums),
+        prompt_sums=tuple(tuple(row.sums) for row in rows),
+        prompt_positions=tuple(counts),
         prompt_set=prompts.describe(),
+        pair_sha256=pair.sha256,
         provenance=pair.provenance(
             temperature=settings.sampling.temperature,
             top_p=settings.sampling.top_p,
@@ -210,5 +267,6 @@ def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) 
     return lambda done: progress("profiling acceptance", number * gen_len + done, batches * gen_len)
 
 
-def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings) -> str:
-    return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), str(pair.target.device), str(pair.target.dtype))
+def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, *, tracing: bool) -> str:
+    where = str(pair.target.device), str(pair.target.dtype)
+    return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), *where, *(["trace"] if tracing else []))

@@ -1,11 +1,13 @@
 """The cells of a latency profile, and the bench that runs their steps."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from treeopt.profiling.settings import BURST, LatencySettings, dynamic_widths_of
+from treeopt.profiling.grid import Grid
+from treeopt.profiling.settings import BURST, LatencySettings
 from treeopt.profiling.shapes import DEEPEST, level_budget, level_of, star, typical_budgets, typical_trees
 from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget
@@ -13,15 +15,16 @@ from treespec.decoding.step import StepSpec
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.timing import now, timer_for
 from treespec.models.pairs import Pair
+from treespec.trees.tree import SpeculationTree
 
 Sample = tuple[float, float, float, float]
 """Seconds of one step: its first draft level, its last one (both 0 if nothing is drafted or parts are not timed), target, and the rest."""
 
 _WARM_UP = 2
-_IN_A_ROW = 2
+_IN_A_ROW = 3
 _AMPLE = 1 << 30
 
-BEYOND = (2 + _IN_A_ROW) * (DEEPEST + 1)
+BEYOND = (1 + _IN_A_ROW) * (DEEPEST + 1)
 """Positions that steps of typical trees take behind the context, at most."""
 
 
@@ -38,80 +41,117 @@ class Cell:
     """Whether whole steps are timed without their parts, as they run in decoding."""
 
 
-def cells_of(settings: LatencySettings, device: str, vocabulary: int) -> list[Cell]:
-    """Return the cells of settings whose sizes and widths are known.
+def size_cell(context: int, size: int) -> Cell:
+    """Return the cell that measures the target pass of a size. It takes the same time under all rules."""
+    return Cell(context, StepSpec(star(size) if size > 1 else None), GREEDY)
 
-    Tree sizes are measured with `topk` at temperature 0, because target passes take the same time under all rules. Draft levels are measured
-    once for all rules that draft alike, autoregressive steps once for all whose target chooses alike.
+
+def width_cell(context: int, rule: StepRule, settings: LatencySettings, width: int) -> Cell:
+    """Return the cell that measures a draft level of a width, for all rules that draft as this one."""
+    sampling, drafting = next(known for other, known in settings.rules.items() if other.levels == rule.levels)
+    if rule.mode == DynamicBudget.drafter:
+        return Cell(context, StepSpec(level_budget(width), sampling, drafting), rule.levels, width)
+    return Cell(context, StepSpec(level_of(width, sampled=rule.levels != GREEDY.levels), sampling, drafting), rule.levels, width)
+
+
+def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int) -> list[Cell]:
+    """Return the cells of settings at the sizes and widths of a grid.
+
+    Draft levels are measured once for all rules that draft alike, autoregressive steps once for all whose target chooses alike.
     """
-    sizes, widths = sorted(set(settings.sizes or ())), sorted(set(settings.widths or ()))
-    dynamic_widths = dynamic_widths_of(widths, device, vocabulary)
     cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
-        cells += [Cell(context, StepSpec(star(size) if size > 1 else None), GREEDY) for size in sizes]
-        cells += [Cell(context, StepSpec(level_of(width, sampled=False)), GREEDY, width) for width in widths]
-        seen, alone = {GREEDY.levels}, {GREEDY.alone}
+        cells += [size_cell(context, size) for size in grid.sizes]
+        for levels, widths in grid.widths.items():
+            cells += [width_cell(context, levels, settings, width) for width in widths]
+        alone = {GREEDY.alone}
         for rule, (sampling, drafting) in settings.rules.items():
-            if rule == GREEDY:
-                continue
             if rule.alone not in alone:
                 alone.add(rule.alone)
                 cells.append(Cell(context, StepSpec(None, sampling), rule.alone))
-            dynamic = rule.mode == DynamicBudget.drafter
-            if rule.levels not in seen:
-                seen.add(rule.levels)
-                for width in dynamic_widths if dynamic else widths:
-                    plan = level_budget(width) if dynamic else level_of(width, sampled=True)
-                    cells.append(Cell(context, StepSpec(plan, sampling, drafting), rule.levels, width))
-            plans = typical_budgets(sizes, dynamic_widths) if dynamic else typical_trees(sizes, max(widths), vocabulary)
+            if rule == GREEDY:
+                continue
+            dynamic, widths = rule.mode == DynamicBudget.drafter, grid.widths[rule.levels]
+            plans = typical_budgets(grid.sizes, widths) if dynamic else typical_trees(grid.sizes, max(widths), vocabulary)
             cells += [Cell(context, StepSpec(plan, sampling, drafting), rule, whole=True) for plan in plans]
     return cells
 
 
 class Bench:
-    """The steps of every cell over one random text."""
+    """The steps of cells over one random text."""
 
     def __init__(self, pair: Pair, cells: Sequence[Cell], settings: LatencySettings, notice: Callable[[str], None] | None) -> None:
+        """Make room for the steps of all `cells`. Their steps are made by `prepare`."""
         self.pair, self.device = pair, pair.target.device
         vocabulary = pair.vocabulary_size
         text = torch.randint(0, vocabulary, (max(settings.contexts) + 1,), generator=torch.Generator().manual_seed(settings.seed))
         self.text = text.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
-        budget = _budget(cells, max(settings.contexts))
-        engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
-        budget.allocate(pair.target, pair.draft, captured=engine is not None and engine.eager() is None)
+        self._budget = _budget(cells, max(settings.contexts))
+        self._engine = Engine(pair.target, pair.draft, notice) if self.device.type == "cuda" else None
+        self._budget.allocate(pair.target, pair.draft, captured=self._engine is not None and self._engine.eager() is None)
         self.steps: dict[tuple[StepSpec, bool], Stepper] = {}
-        for spec, whole in dict.fromkeys((cell.spec, cell.whole) for cell in cells):
-            timer = None if whole else timer_for(self.device)
-            steps = EagerSteps(spec.build(pair.target, pair.draft, timer)) if engine is None else engine.steps(spec, budget, timer)
-            self.steps[spec, whole] = steps
-        for model in pair.models.values():  # after capturing, which writes into the caches
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Make the steps of cells that have none yet."""
+        new = [key for key in dict.fromkeys((cell.spec, cell.whole) for cell in cells) if key not in self.steps]
+        for spec, whole in new:
+            timer, engine = None if whole else timer_for(self.device), self._engine
+            self.steps[spec, whole] = (
+                EagerSteps(spec.build(self.pair.target, self.pair.draft, timer))
+                if engine is None
+                else engine.steps(spec, self._budget, timer)
+            )
+        for model in self.pair.models.values() if new else ():  # after capturing, which writes into the caches
             model.prefill(self.text[:-1])
 
     def burst(self, cell: Cell) -> list[Sample]:
         """Run steps that follow one another as in decoding, and return their seconds without those of the first, which warm up."""
-        steps, context = self.steps[cell.spec, cell.whole], cell.context
+        steps = self.steps[cell.spec, cell.whole]
+        if isinstance(steps, CapturedSteps):
+            return self._captured(steps, cell)
         found = []
         for _ in range(_WARM_UP + BURST):
-            steps.begin(self.text[context - 1 : context + 1], context, self.generator)
-            whole, parts = self._step(steps, context, timed=not cell.whole)
-            drafts = [seconds for name, seconds in parts if name == "drafting"] or [0.0]
-            target = sum(seconds for name, seconds in parts if name == "target")
-            first, last = (drafts[0], drafts[-1]) if len(drafts) > 1 else (drafts[0], 0.0)
-            found.append((first, last, target, max(0.0, whole - sum(drafts) - target)))
-        return found[_WARM_UP:]
-
-    def _step(self, steps: Stepper, context: int, *, timed: bool) -> tuple[float, Parts]:
-        """Run a step, with its timed parts; return its seconds and theirs. In decoding the host runs ahead of captured steps, so it is left out."""
-        captured = isinstance(steps, CapturedSteps)
-        whole = 0.0
-        parts: Parts = ()
-        if timed or not captured:
+            self._begin(steps, cell)
             started = now(self.device)
             steps.launch(_AMPLE)
-            parts = steps.read(context)[2]
-            whole = now(self.device) - started
-        return (steps.seconds(_IN_A_ROW) if isinstance(steps, CapturedSteps) else whole), parts
+            parts = steps.read(cell.context)[2]
+            found.append(_sample(parts, now(self.device) - started))
+        return found[_WARM_UP:]
+
+    def _captured(self, steps: CapturedSteps, cell: Cell) -> list[Sample]:
+        """Do the same with captured steps. In decoding the host runs ahead of them, so whole steps are timed on the device, in a row."""
+        if cell.whole:
+            wholes = []
+            for _ in range(BURST):
+                self._begin(steps, cell)
+                wholes.append(steps.seconds(_IN_A_ROW))
+            return [_sample((), whole) for whole in wholes]
+        parts = []
+        for _ in range(_WARM_UP + BURST):
+            self._begin(steps, cell)
+            steps.launch(_AMPLE)
+            parts.append(steps.read(cell.context)[2])
+        self._begin(steps, cell)
+        whole = steps.seconds(_IN_A_ROW)
+        return [_sample(found, whole) for found in parts[_WARM_UP:]]
+
+    def _begin(self, steps: Stepper, cell: Cell) -> None:
+        steps.begin(self.text[cell.context - 1 : cell.context + 1], cell.context, self.generator)
+
+
+def _sample(parts: Parts, whole: float) -> Sample:
+    """Return the sample of a step that took `whole` seconds and had these timed parts."""
+    drafts = [seconds for name, seconds in parts if name == "drafting"] or [0.0]
+    target = sum(seconds for name, seconds in parts if name == "target")
+    first, last = (drafts[0], drafts[-1]) if len(drafts) > 1 else (drafts[0], 0.0)
+    return first, last, target, max(0.0, whole - sum(drafts) - target)
+
+
+def median_pass(cell: Cell, samples: Sequence[Sample]) -> float:
+    """Return the median seconds of the pass that a cell measures: a target pass, or its last draft level."""
+    place = 2 if cell.width is None else 0 if cell.width == 1 and cell.rule.mode == SpeculationTree.drafter else 1
+    return statistics.median(sample[place] for sample in samples)
 
 
 def _budget(cells: Sequence[Cell], context: int) -> CacheBudget:
@@ -119,4 +159,4 @@ def _budget(cells: Sequence[Cell], context: int) -> CacheBudget:
     plans = [cell.spec.plan for cell in cells if cell.spec.plan is not None]
     depth = max((plan.depth for plan in plans), default=0)
     size, drafted = max((plan.size for plan in plans), default=1), max((plan.candidates for plan in plans), default=1)
-    return CacheBudget(context + size + (2 + _IN_A_ROW) * (depth + 1), drafted, depth, size)
+    return CacheBudget(context + size + (1 + _IN_A_ROW) * (depth + 1), drafted, depth, size)

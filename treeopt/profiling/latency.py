@@ -11,18 +11,21 @@ import torch
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.samples import LatencySample
-from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of
+from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
+from treeopt.profiling.grid import Grid, search
 from treeopt.profiling.settings import BURST, LatencySettings
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError
-from treespec.files.fields import list_of_length, seconds
+from treespec.files.fields import list_of_length, listed, natural, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
+
+_GRID = "grid"
 
 
 @torch.inference_mode()
@@ -37,29 +40,40 @@ def profile_latency(
     """Measure the seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest, per rule.
 
     Every sample is a part of whole steps on the code path that evaluation runs. They are captured on CUDA; `notice` is told once if that is
-    impossible. Size 1 is an autoregressive step, other sizes are a root with its children, and widths are the second level of as many
-    chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its overhead. Of every
-    rule beside `topk` at temperature 0, whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take
-    turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding.
+    impossible. Sizes and widths that the settings leave open are found by bisection at the longest context (`grid.needed`). Size 1 is an
+    autoregressive step, other sizes are a root with its children, and widths are the second level of as many chains. Width 1 is the root's
+    level, which reads two tokens. The time of a step outside the model passes is its overhead. Of every rule beside `topk` at temperature 0,
+    whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take turns in short bursts, so that drift of the machine's
+    speed hits all alike and every step finds caches as warm as in decoding.
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
     ModelError, ProfileError.
     """
     require_fit(pair, settings)
-    settings = settings.on(pair.target.device.type, pair.vocabulary_size)
-    cells = cells_of(settings, pair.target.device.type, pair.vocabulary_size)
-    bench = Bench(pair, cells, settings, notice)
+    whole = Grid.of(settings, pair.target.device.type, pair.vocabulary_size)
+    bench = Bench(pair, cells_of(settings, whole, pair.vocabulary_size), settings, notice)
     bursts = -(-settings.repetitions // BURST)
     rounds: list[list[list[Sample]]] = []
+    explored: dict[Cell, list[Sample]] = {}
+    cells: list[Cell] = []
 
-    def read(key: str, value: Any) -> list[list[list[float]]]:
+    def choose(found: Any) -> Any:
+        sizes, *widths = [tuple(natural(n) for n in listed(some)) for some in list_of_length(1 + len(whole.widths), found)]
+        grid = Grid(sizes, dict(zip(whole.widths, widths, strict=True)))
+        cells[:] = cells_of(settings, grid, pair.vocabulary_size)
+        return found
+
+    def read(key: str, value: Any) -> Any:
+        if key == _GRID:  # the first line, without which the others mean nothing
+            return choose(value)
         return [
             [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(BURST, cell)]
             for cell in list_of_length(len(cells), value)
         ]
 
     with Journal(journal, _fingerprint(pair, settings), read) as log:
+        choose(log.piece(_GRID, partial(_explore, bench, settings, whole, explored, progress)))
         for number in range(bursts):
-            rounds.append(log.piece(str(number), partial(_round, bench, cells)))
+            rounds.append(log.piece(str(number), partial(_round, bench, cells, {} if number else explored)))
             progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
 
@@ -87,9 +101,34 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
             )
 
 
-def _round(bench: Bench, cells: list[Cell]) -> list[list[Sample]]:
-    """Run a burst of every cell."""
-    return [bench.burst(cell) for cell in cells]
+def _explore(
+    bench: Bench, settings: LatencySettings, whole: Grid, explored: dict[Cell, list[Sample]], progress: Progress
+) -> list[list[int]]:
+    """Return the sizes and the widths of a grid to measure, and keep the bursts that found them in `explored`."""
+    context = max(settings.contexts)
+    most = len(whole.sizes) + sum(map(len, whole.widths.values()))
+
+    def time(cells: dict[int, Cell]) -> dict[int, float]:
+        bench.prepare(list(cells.values()))
+        for cell in cells.values():
+            if cell not in explored:
+                explored[cell] = bench.burst(cell)
+                progress("choosing what to time", len(explored), most)
+        return {nodes: median_pass(cell, explored[cell]) for nodes, cell in cells.items()}
+
+    found = search(
+        settings,
+        whole,
+        lambda sizes: time({size: size_cell(context, size) for size in sizes}),
+        lambda rule, widths: time({width: width_cell(context, rule, settings, width) for width in widths}),
+    )
+    return [list(found.sizes), *map(list, found.widths.values())]
+
+
+def _round(bench: Bench, cells: list[Cell], explored: dict[Cell, list[Sample]]) -> list[list[Sample]]:
+    """Run a burst of every cell that was not explored just before."""
+    bench.prepare(cells)
+    return [explored[cell] if cell in explored else bench.burst(cell) for cell in cells]
 
 
 class _Raw:

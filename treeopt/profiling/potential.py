@@ -13,7 +13,7 @@ from torch import Tensor
 
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
 from treeopt.profiling.settings import PotentialSettings
-from treeopt.profiling.texts import Batch, batches_of, chunks, no_room, require_drafted, require_positions, require_text, texts_to_measure
+from treeopt.profiling.texts import Batch, TextSource, chunks, no_room, require_drafted, require_positions, require_text
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, prompt_generator, require_finite
 from treespec.decoding.scoring import score
@@ -53,7 +53,8 @@ def measure_potential(
     require_fit(target.target, drafts, prompts, settings)
     shared = _shared(target.target, drafts)
     names = _distinct([recorded_name(draft) for draft in drafts])
-    batches = batches_of(prompts, settings.batch_size)
+    source = TextSource(target, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
+    batches = source.batches
     whole = len(batches) * settings.gen_len
     found: dict[int, list[Any]] = {}
 
@@ -70,7 +71,7 @@ def measure_potential(
             def on_token(done: int, number: int = number) -> None:
                 progress("measuring potential", number * settings.gen_len + done, whole)
 
-            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, batch, settings, shared, on_token))
+            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, source, batch, settings, shared, on_token))
             found.update({index: row for (index, _), row in zip(batch, measured, strict=True)})
             progress("measuring potential", (number + 1) * settings.gen_len, whole)
     rows = [found[index] for index in sorted(found)]
@@ -127,6 +128,7 @@ def _without_folders(left_out: Mapping[str, str], target: str) -> dict[str, str]
 def _measure(
     target: Target,
     drafts: Sequence[TreeModel],
+    source: TextSource,
     batch: Batch,
     settings: PotentialSettings,
     shared: Tensor,
@@ -135,32 +137,25 @@ def _measure(
     """Return for each prompt the number of positions and, for each draft, the sum of every measure over them."""
     generators = [prompt_generator(settings.seed, index, target.target.device) for index, _ in batch]
     pixels = target.pixels(*(prompt for _, prompt in batch))
-    texts, valid = texts_to_measure(
-        target,
-        batch,
-        settings.method,
-        settings.gen_len,
-        settings.sampling,
-        generators,
-        on_token=on_token,
-        pixels=pixels,
-        most=min((most for draft in drafts if (most := readable(draft, batch[0][1].ids)) is not None), default=None),
-    )
-    if not valid.shape[1]:
-        return [(0, [[0.0] * len(MEASURES) for _ in drafts])] * len(batch)
-    start = texts.shape[1] - valid.shape[1] - 1
-    found: list[tuple[int, list[list[float | None]]]] = []
-    for part in chunks(texts, target.target.vocabulary_size):
-        read, counted, seen = texts[part, :-1], valid[part], None if pixels is None else pixels[part]
-        scores = _scores(target.target, read, seen, start, shared, counted, "target")
-        side = TargetSide.of(scores, settings)
-        per_draft = []
-        for draft in drafts:
-            measured = side.against(_scores(draft, read, seen, start, shared, counted, "draft"))
-            sums = [None if m is None else m.where(counted, 0.0).sum(1, dtype=torch.float64).tolist() for m in measured]
-            per_draft.append(sums)
-        for row, count in enumerate(counted.sum(1).tolist()):
-            found.append((count, [[None if m is None else m[row] for m in sums] for sums in per_draft]))
+
+    def most(ids: Sequence[int]) -> int | None:
+        return min((limit for draft in drafts if (limit := readable(draft, ids)) is not None), default=None)
+
+    found: list[tuple[int, list[list[float | None]]]] = [(0, [[0.0] * len(MEASURES) for _ in drafts])] * len(batch)
+    for texts in source.texts(batch, generators, most, on_token=on_token, pixels=pixels):
+        start = texts.tokens.shape[1] - texts.valid.shape[1] - 1
+        for part in chunks(texts.tokens, target.target.vocabulary_size) if texts.valid.shape[1] else ():
+            rows, read, counted = texts.rows[part], texts.tokens[part, :-1], texts.valid[part]
+            seen = None if pixels is None else pixels[rows]
+            scores = _scores(target.target, read, seen, start, shared, counted, "target")
+            side = TargetSide.of(scores, settings)
+            per_draft = []
+            for draft in drafts:
+                measured = side.against(_scores(draft, read, seen, start, shared, counted, "draft"))
+                sums = [None if m is None else m.where(counted, 0.0).sum(1, dtype=torch.float64).tolist() for m in measured]
+                per_draft.append(sums)
+            for place, (row, count) in enumerate(zip(rows, counted.sum(1).tolist(), strict=True)):
+                found[row] = count, [[None if m is None else m[place] for m in sums] for sums in per_draft]
     return found
 
 

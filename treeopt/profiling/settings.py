@@ -1,12 +1,12 @@
 """Settings of a measurement, as plain data: acceptance, latency and potential. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.rules import Sampling
+from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import SettingsError
 from treespec.trees.limits import MAX_SIZE
@@ -25,7 +25,8 @@ _COLDEST = 1e-20
 class AcceptanceSettings:
     """Settings of an acceptance profile. `on-policy` ranks the target's own continuations, `teacher-forced` the data set's own text.
 
-    `draws` is the number of samples of each position's children, if children are sampled.
+    `draws` is the number of samples of each position's children, if children are sampled. `batch_size` prompts share a pass; None: 64 where
+    passes are captured or read whole texts, else 16.
     """
 
     sampling: Sampling = Sampling()
@@ -35,29 +36,45 @@ class AcceptanceSettings:
     max_branch: int = 32
     method: str = METHODS[0]
     seed: int = 0
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        require_whole(1, max_branch=self.max_branch, batch_size=self.batch_size, draws=self.draws)
+        require_whole(1, max_branch=self.max_branch, draws=self.draws, **_given(self.batch_size))
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
 
+    def require_traceable(self) -> None:
+        """Raise SettingsError if steps could not be replayed from a trace of these texts: they must be the target's own, and no child random."""
+        if self.method != METHODS[0]:
+            raise SettingsError(
+                f"`trace` keeps what the draft said of the target's own choices, but `method` is {self.method}; pass `method` {METHODS[0]}, "
+                "or leave `trace` out"
+            )
+        if self.drafting.samples(self.sampling):
+            raise SettingsError(
+                f"steps can be replayed from a trace where children are the draft's most likely tokens, but `drafting` is {self.drafting.rule}; "
+                f"pass `drafting` {TOPK.name}, or leave `trace` out"
+            )
+
 
 @dataclass(frozen=True)
 class PotentialSettings:
-    """Settings of a potential: the data set's own text (`teacher-forced`) or the target's (`on-policy`), and `gen_len` tokens per prompt."""
+    """Settings of a potential: the data set's own text (`teacher-forced`) or the target's (`on-policy`), and `gen_len` tokens per prompt.
+
+    `batch_size` prompts share a pass; None: 64 where passes are captured or read whole texts, else 16.
+    """
 
     method: str = METHODS[1]
     sampling: Sampling = Sampling()
     gen_len: int = 256
     seed: int = 0
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
-        require_whole(1, batch_size=self.batch_size)
+        require_whole(1, **_given(self.batch_size))
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         if 0 < self.sampling.temperature < _COLDEST:
@@ -76,10 +93,10 @@ class PotentialSettings:
 class LatencySettings:
     """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
-    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for the defaults of the pair's device:
-    `default_sizes` and `default_widths`; size 1, an autoregressive step, is always measured. `topk` at temperature 0 is always measured, and
-    beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`: settings of one rule (`StepRule`) are
-    measured once.
+    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for those of `default_sizes` and
+    `default_widths` that are needed on the pair's device (`grid.needed`); size 1, an autoregressive step, is always measured. `topk` at
+    temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`:
+    settings of one rule (`StepRule`) are measured once.
     """
 
     sizes: tuple[int, ...] | None = None
@@ -114,11 +131,6 @@ class LatencySettings:
                 raise SettingsError(f"`{name}` is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
         require_whole(1, repetitions=self.repetitions)
         require_whole(0, seed=self.seed)
-
-    def on(self, device: str, vocabulary: int) -> "LatencySettings":
-        """Return these settings with all sizes and widths to measure on a device, for models that share so many tokens."""
-        sizes, widths = self.sizes or default_sizes(device, vocabulary), self.widths or default_widths(device, vocabulary)
-        return replace(self, sizes=tuple(sorted({1, *sizes})), widths=widths)
 
     @property
     def rules(self) -> dict[StepRule, tuple[Sampling, Drafting]]:
@@ -157,6 +169,11 @@ def dynamic_widths_of(widths: Sequence[int], device: str, vocabulary: int) -> li
     """
     few = (2, 4, 8, 12, 16, 24, 32, 48, 64) if tuple(widths) == default_widths(device, vocabulary) else range(1, 65)
     return [width for width in sorted(widths) if width in few] or sorted(widths)
+
+
+def _given(batch_size: int | None) -> dict[str, int]:
+    """Return the batch size, if there is one, by its name."""
+    return {} if batch_size is None else {"batch_size": batch_size}
 
 
 def _require_texts(method: str, gen_len: int) -> None:

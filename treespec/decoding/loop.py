@@ -75,7 +75,8 @@ def decode_autoregressive(
 
     `engine` keeps captured steps from prompt to prompt; without an engine, steps run eagerly. Raises CapacityError, ModelError.
     """
-    return decode(_stepper(engine, StepSpec(None, request.sampling), target, None, request, timer), request, request.slots(1), generator)
+    slots = request.slots(1)
+    return decode(_stepper(engine, StepSpec(None, request.sampling), target, None, slots, timer), request, slots, generator)
 
 
 def decode_speculative(
@@ -98,10 +99,11 @@ def decode_speculative(
     spec, alone = StepSpec(plan, request.sampling, drafting), StepSpec(None, request.sampling)
     if request.drafted is not None and len(request.prompt) >= request.drafted:
         spec.build(target, draft)  # raises what a shorter prompt would
-        return _alone(decode(_stepper(engine, alone, target, None, request, timer), request, slots, generator))
-    steps = _stepper(engine, spec, target, draft, request, timer)
-    short = request.drafted is not None and len(request.prompt) + request.gen_len > request.drafted
-    return decode(steps, request, slots, generator, _stepper(engine, alone, target, None, request, timer) if short else None, plan.depth)
+        return _alone(decode(_stepper(engine, alone, target, None, slots, timer), request, slots, generator))
+    steps = _stepper(engine, spec, target, draft, slots, timer)
+    last = len(request.prompt) + request.gen_len - 2  # the tokens before the last root there can be
+    short = request.drafted is not None and last + max(1, plan.depth) > request.drafted
+    return decode(steps, request, slots, generator, _stepper(engine, alone, target, None, slots, timer) if short else None, plan.depth)
 
 
 def _alone(records: Iterator[StepRecord]) -> Iterator[StepRecord]:
@@ -149,11 +151,9 @@ def decode(
         yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 
-def _stepper(
-    engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, request: Request, timer: Timer | None
-) -> Stepper:
-    """Return captured or eager steps, with their caches allocated. Nothing is prefilled yet."""
-    budget = CacheBudget.of(request.slots(1 if spec.plan is None else spec.plan.size), spec.plan)
+def _stepper(engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, slots: int, timer: Timer | None) -> Stepper:
+    """Return captured or eager steps, with caches of `slots` slots allocated. Nothing is prefilled yet."""
+    budget = CacheBudget.of(slots, spec.plan)
     if engine is not None:
         return engine.steps(spec, budget, timer)
     budget.allocate(target, draft, captured=False)

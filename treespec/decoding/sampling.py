@@ -24,9 +24,9 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None
     return dispatch.choose(logits, sampling.temperature, sampling.top_p, generator)[0]
 
 
-def prompt_generator(seed: int, index: int, device: torch.device | str) -> torch.Generator:
-    """Return the random stream of prompt `index`, which depends on (seed, index) alone."""
-    digest = hashlib.sha256(f"treeopt:{seed}:{index}".encode()).digest()
+def prompt_generator(seed: int, index: int, device: torch.device | str, purpose: str = "") -> torch.Generator:
+    """Return the random stream of prompt `index` for a purpose, which depends on (seed, index, purpose) alone."""
+    digest = hashlib.sha256(f"treeopt:{seed}:{index}{purpose and ':'}{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

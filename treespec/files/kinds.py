@@ -7,6 +7,7 @@ import re
 NOUNS = {
     "treeopt.acceptance": "an acceptance profile",
     "treeopt.latency": "a latency profile",
+    "treeopt.trace": "a trace",
     "treeopt.growmap": "the description of a growmap",
     "treeopt.evaluation": "a report of an evaluation",
     "treeopt.potential": "a report of a draft's potential",

@@ -115,15 +115,23 @@ def read_object(path: StrPath, what: str, *, error: type[TreeoptError], limit: i
     return content
 
 
+_WRITERS = {
+    "treeopt.acceptance": "`treeopt profile acceptance`",
+    "treeopt.latency": "`treeopt profile latency`",
+    "treeopt.trace": "`treeopt profile acceptance` with `trace`",
+}
+"""The commands that write files of some schemas."""
+
 _REMEDIES = {
     ("treeopt.growmap", "treeopt.acceptance"): "pass the profile from which it was grown",
+    ("treeopt.trace", "treeopt.acceptance"): "pass the acceptance profile that was made with it",
     ("treeopt.latency", "treeopt.acceptance"): "pass it as `latency`, and an acceptance profile here",
     ("treeopt.acceptance", "treeopt.latency"): "pass it as `acceptance`, and a latency profile here",
 }
 
 
 def _remedy(found: str, needed: str) -> str:
-    wrote = {"treeopt.acceptance": "`treeopt profile acceptance`", "treeopt.latency": "`treeopt profile latency`"}.get(needed)
+    wrote = _WRITERS.get(needed)
     return _REMEDIES.get((found, needed)) or (f"{wrote} writes one" if wrote else "pass one")
 
 

@@ -46,11 +46,18 @@ def write_bytes(path: StrPath, data: bytes | Iterable[bytes]) -> None:
 
 def write_json(path: StrPath, data: Mapping[str, Any]) -> None:
     """Write JSON that people can read, whole or not at all. Raises OutputError, also for NaN and infinities."""
-    try:
-        text = json_text(data)
-    except ValueError as e:
-        raise OutputError(f"cannot write {path}: {e}; JSON has no NaN and no infinity") from e
-    write_bytes(path, text.encode() + b"\n")
+    write_json_together([(path, data)])
+
+
+def write_json_together(files: Sequence[tuple[StrPath, Mapping[str, Any]]]) -> None:
+    """Write JSON files that belong together as `write_together` does. Raises OutputError, also for NaN and infinities."""
+    staged: list[tuple[StrPath, bytes]] = []
+    for path, data in files:
+        try:
+            staged.append((path, json_text(data).encode() + b"\n"))
+        except ValueError as e:
+            raise OutputError(f"cannot write {path}: {e}; JSON has no NaN and no infinity") from e
+    write_together(staged)
 
 
 def write_together(files: Sequence[tuple[StrPath, bytes | Iterable[bytes]]]) -> None:

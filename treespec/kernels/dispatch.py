@@ -21,7 +21,8 @@ from treespec.trees.tensors import StaticTensors, TreeTensors
 def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` largest logits of every row, largest first, and their tokens: [rows, vocabulary] -> [rows, count] twice.
 
-    NaN counts as the largest. No host synchronisation. Ties go to the smaller token, on the CPU only if `count` is 1.
+    NaN counts as the largest. No host synchronisation on a GPU. Ties go to the smaller token, by kernels and on the CPU; elsewhere only for
+    `count` 1.
     """
     if _vocabulary_kernels_take(logits, count):
         from treespec.kernels import vocabulary

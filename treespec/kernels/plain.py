@@ -15,13 +15,22 @@ HOTTEST = 1e30
 def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` largest logits of every row, largest first, and their tokens: [rows, vocabulary] -> [rows, count] twice.
 
-    NaN counts as the largest. For `count` 1, ties go to the smaller token.
+    NaN counts as the largest. Ties go to the smaller token, on other devices than the CPU only for `count` 1.
     """
     if count == 1:
         tokens = logits.argmax(-1, keepdim=True)
         return logits.gather(-1, tokens), tokens
-    best = logits.topk(count, dim=-1)
-    return best.values, best.indices
+    if logits.device.type != "cpu":
+        best = logits.topk(count, dim=-1)
+        return best.values, best.indices
+    values, tokens = logits.topk(min(count + 1, logits.shape[-1]), dim=-1)  # one more: it may tie with the last that counts
+    tied = (values[:, 1:] == values[:, :-1]).any(-1).tolist()  # on the CPU nothing is waited for
+    values, tokens = values[:, :count], tokens[:, :count]
+    for row in (row for row, ties in enumerate(tied) if ties):
+        near = (~(logits[row] < values[row, -1])).nonzero()[:, 0]  # NaN too; by token
+        ordered = logits[row, near].sort(descending=True, stable=True)
+        values[row], tokens[row] = ordered.values[:count], near[ordered.indices[:count]]
+    return values, tokens
 
 
 def write_children(logits: Tensor, tree: StaticTensors, depth: int, tokens: Tensor, largest: Tensor) -> None:

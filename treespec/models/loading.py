@@ -157,8 +157,8 @@ def load_model(
     if quantised is not None and offload:
         refuse_quantised(name, quantised, "only plain weights are streamed from host memory; drop `offload`, or use the plain weights")
     kwargs: dict[str, Any] = {} if family.attention is None else {"attn_implementation": family.attention}
-    if quantised is not None:
-        kwargs["device_map"] = {"": where}  # packed weights are not moved afterwards
+    if quantised is not None or (where.type == "cuda" and place.gguf is None and not offload):
+        kwargs["device_map"] = {"": where}  # straight to the device; packed weights cannot be moved afterwards
     wanted = _dtype(dtype, where, config)
     with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
         if offload:

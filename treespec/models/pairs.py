@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
+from treespec.files.fingerprint import fingerprint
 from treespec.files.provenance import Provenance, public_name
 from treespec.models.info import ModelInfo, fitting
 from treespec.models.loaded import LoadedModel
@@ -85,6 +86,15 @@ class Target:
             "pictures": None if self.pictures is None else self.pictures.digest,
         }
 
+    @property
+    def sha256(self) -> str:
+        """Return the fingerprint of what the models are, whatever device and number type they run in: equal for files that name one pair.
+
+        Models are known by the SHA-256 of their weights, or by name and size where no file has been read.
+        """
+        known = {role: _identity(model) for role, model in self.models.items()}
+        return fingerprint(known, sorted(self.eos_token_ids))
+
     def provenance(self, **known: Any) -> dict[str, Any]:
         """Return a provenance record of work done with these models, as plain JSON. It names a GPU only if they are on it."""
         names = {role: recorded_name(model) for role, model in self.models.items()}
@@ -107,6 +117,14 @@ class Pair(Target):
     def models(self) -> dict[str, TreeModel]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
+
+
+def _identity(model: TreeModel) -> dict[str, Any]:
+    """Return what tells a model from others, as plain JSON."""
+    facts = describe_model(model)
+    names = ("weights",) if facts["weights"] is not None else ("revision", "family", "parameters", "layers")
+    known = {key: facts[key] for key in (*names, "adapter") if key in facts}
+    return known if facts["weights"] is not None else {"name": recorded_name(model), **known}
 
 
 def _dtype(model: TreeModel) -> str:

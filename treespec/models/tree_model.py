@@ -142,6 +142,13 @@ class TreeModel:
         """Return the bytes of the cache."""
         return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
 
+    @property
+    def slot_bytes(self) -> int:
+        """Return the bytes of one slot of a cache."""
+        if self._shapes is None:
+            self._shapes = self._probe()
+        return sum(shape.heads * (shape.key_dim + shape.value_dim) * shape.dtype.itemsize for shape in self._shapes)
+
     @_on_its_device
     def allocate(self, capacity: int) -> None:
         """Make a cache of at least `capacity` slots and forget its content; a cache that is large enough is kept.
@@ -272,6 +279,7 @@ class TreeModel:
         behind = place.prefix.length + torch.arange(place.visible.shape[1], device=positions.device)
         return place.visible & (positions[:, None] - self._slot_positions.index_select(0, behind) < window)
 
+    @_on_its_device
     def _probe(self) -> tuple[LayerShape, ...]:
         """Return the shape of what each layer stores, found by running one token through the module with its own growing cache."""
         cache = DynamicCache()

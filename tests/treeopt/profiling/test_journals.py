@@ -9,7 +9,7 @@ import pytest
 
 from tests.reference.journals import line_of
 from tests.reference.pairs import prompt_set, tiny_pair
-from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.potential import measure_potential
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings, PotentialSettings
@@ -23,6 +23,11 @@ Work = Callable[[Path, Callable[[str, int, int], None]], Any]
 def acceptance(journal: Path, progress: Any) -> Any:
     settings = AcceptanceSettings(gen_len=4, max_branch=3, batch_size=2)
     return profile_acceptance(tiny_pair(), prompt_set(4), settings, journal=journal, progress=progress)
+
+
+def trace(journal: Path, progress: Any) -> Any:
+    settings = AcceptanceSettings(gen_len=4, max_branch=3, batch_size=2)
+    return trace_acceptance(tiny_pair(), prompt_set(4), settings, journal=journal, progress=progress)
 
 
 def latency(journal: Path, progress: Any) -> Any:
@@ -54,7 +59,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize(("work", "depth"), [(acceptance, 3), (latency, 3), (potential, 2), (evaluation, 0)])
+@pytest.mark.parametrize(("work", "depth"), [(acceptance, 3), (trace, 3), (latency, 3), (potential, 2), (evaluation, 0)])
 def test_a_value_of_another_shape_is_measured_again(work: Work, depth: int, change: str, tmp_path: Path) -> None:
     whole = tmp_path / "journal"
     work(whole, lambda what, done, total: None)
@@ -68,3 +73,18 @@ def test_a_value_of_another_shape_is_measured_again(work: Work, depth: int, chan
         again = [json.loads(line)["value"] for line in journal.read_text().splitlines()[1:]]
         assert len(again) == 2 + len(rest), "it is passed over, and what was measured again stands at the end"
         assert again[-1] != value
+
+
+@pytest.mark.parametrize("change", [*CHANGES.values(), lambda value: -1, lambda value: "AAAA"])
+@pytest.mark.parametrize("key", ["tokens", "eos", "rank", "log_probability", "top_log_probability"])
+def test_a_traced_row_of_another_shape_is_measured_again(key: str, change: Callable[[Any], Any], tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    _, whole = trace(journal, lambda what, done, total: None)
+    header, first, *rest = journal.read_text().splitlines()
+    entry = json.loads(first)
+    sums, positions, said = entry["value"][0]
+    entry["value"][0] = [sums, positions, {**said, key: change(said[key])}]
+    journal.write_text("\n".join([header, line_of(entry), *rest, ""]))
+    _, again = trace(journal, lambda what, done, total: None)
+    assert len(journal.read_text().splitlines()) == 4, "it is passed over, and what was measured again stands at the end"
+    assert again.to_json()["columns"] == whole.to_json()["columns"]

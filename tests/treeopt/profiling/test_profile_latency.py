@@ -8,7 +8,7 @@ import torch
 
 from tests.reference.pairs import tiny_pair
 from treeopt.profiles.latency import read_latency
-from treeopt.profiling import bench, latency, shapes
+from treeopt.profiling import bench, grid, latency, shapes
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths, dynamic_widths_of
 from treespec.decoding.drafting import Drafting
@@ -19,6 +19,10 @@ from treespec.errors import CapacityError, ProfileError, SettingsError, TreeErro
 from treespec.trees.tree import SpeculationTree
 
 SETTINGS = LatencySettings(sizes=(1, 2, 5), widths=(1, 3), contexts=(8, 16), repetitions=5)
+
+
+def cells_of(settings: LatencySettings, vocabulary: int) -> list[bench.Cell]:
+    return bench.cells_of(settings, grid.Grid.of(settings, "cpu", vocabulary), vocabulary)
 
 
 class RecordedTimer:
@@ -109,12 +113,61 @@ def test_no_root_has_more_children_than_the_vocabulary_has_tokens() -> None:
     assert (default_sizes("cpu", 30)[-1], default_widths("cuda", 30)[-1]) == (28, 24)
 
 
-def test_without_sizes_and_widths_the_devices_defaults_are_measured() -> None:
+@pytest.mark.parametrize("edge", [8, 16, 33])
+def test_without_sizes_and_widths_those_that_are_needed_are_measured(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Target passes take twice as long beyond an edge, draft levels always the same."""
     pair = tiny_pair()
     known = pair.vocabulary_size
-    profile = profile_latency(pair, LatencySettings(contexts=(8,), repetitions=1))
-    assert tuple(sample.nodes for sample in profile.target) == default_sizes("cpu", known)
-    assert tuple(sample.nodes for sample in profile.draft) == default_widths("cpu", known)
+    real = bench.Bench.burst
+
+    def burst(self: bench.Bench, cell: bench.Cell) -> list[bench.Sample]:
+        timer.seconds = RecordedTimer.seconds | {"target": 20.0 if cell.spec.plan is not None and cell.spec.plan.size > edge else 10.0}
+        return real(self, cell)
+
+    timer = RecordedTimer()
+    monkeypatch.setattr(bench, "timer_for", lambda device: timer)
+    monkeypatch.setattr(bench.Bench, "burst", burst)
+    profile = profile_latency(pair, LatencySettings(contexts=(4, 8), repetitions=bench.BURST))
+    sizes, widths = default_sizes("cpu", known), default_widths("cpu", known)
+    after = sizes[sizes.index(edge) + 1]
+    assert {edge, after} <= {sample.nodes for sample in profile.target if sample.context == 4} <= set(sizes)
+    assert len(profile.target) == 2 * len({sample.nodes for sample in profile.target}) < 2 * 8
+    assert {sample.nodes for sample in profile.draft} == {widths[0], widths[-1]}
+    assert {len(sample.seconds) for sample in (*profile.target, *profile.draft)} == {bench.BURST}
+    model = profile.at_context()
+    assert [model.target_seconds(size) for size in sizes] == [10.0 if size <= edge else 20.0 for size in sizes]
+
+
+def test_where_all_passes_differ_all_sizes_are_measured() -> None:
+    sizes = default_sizes("cuda")
+    asked: list[int] = []
+
+    def time(some: list[int]) -> dict[int, float]:
+        asked.extend(some)
+        return {size: float(size) for size in some}
+
+    assert grid.needed(sizes, time, grid.close_sizes) == sizes
+    assert len(asked) == len(set(asked)), "nothing is measured twice"
+    close = grid.close_widths(1.0)
+    assert close(0.01, 0.0113)
+    assert not close(0.01, 0.0115)
+    assert not grid.close_sizes(1.0, 1.05)
+    assert grid.close_sizes(1.0, 0.5), "a larger size that is faster is predicted for the smaller one"
+
+
+def test_what_was_chosen_is_measured_again_after_an_interruption(tmp_path: Path) -> None:
+    journal, settings = tmp_path / "journal", LatencySettings(contexts=(8,), repetitions=2 * bench.BURST)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "profiling latency":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_latency(tiny_pair(), settings, journal=journal, progress=stop)
+    told: list[str] = []
+    profile = profile_latency(tiny_pair(), settings, journal=journal, progress=lambda what, done, total: told.append(what))
+    assert set(told) == {"profiling latency"}
+    assert {len(sample.seconds) for sample in profile.target} == {2 * bench.BURST}
 
 
 def test_default_cells_lie_on_both_sides_of_tile_edges() -> None:
@@ -134,17 +187,15 @@ RULES = replace(
 
 
 def test_every_rule_is_timed_once_and_greedy_steps_always_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = bench.cells_of(RULES, "cpu", 30)
+    cells = cells_of(RULES, 30)
     assert len({(cell.context, cell.spec, cell.whole) for cell in cells}) == len(cells)
     names = ["topk, temperature 0", "topk, temperature above 0", "swor, sequential, temperature above 0"]
     names += ["swor, traversal, temperature above 0", "swr, sequential, temperature above 0", "dynamic trees, temperature above 0"]
     assert [rule.name for rule in RULES.rules] == names
-    plain = bench.cells_of(SETTINGS, "cpu", 30)
+    plain = cells_of(SETTINGS, 30)
     assert [cell.spec.plan.size for cell in plain if cell.spec.plan is not None and cell.width is None] == [2, 5, 2, 5]
     assert not any(cell.whole for cell in plain), "the default measures what it always has"
-    assert plain == bench.cells_of(replace(SETTINGS, samplings=(Sampling(),), draftings=(Drafting("swor"),)), "cpu", 30), (
-        "at 0 they are the same"
-    )
+    assert plain == cells_of(replace(SETTINGS, samplings=(Sampling(),), draftings=(Drafting("swor"),)), 30), "at 0 they are the same"
 
 
 def test_dynamic_levels_are_of_the_widths_that_are_asked_for() -> None:
@@ -229,7 +280,7 @@ def test_shapes_are_typical_and_within_what_is_measured() -> None:
 @pytest.mark.parametrize("sizes", [(1, 2), (2, 3), (1, 64)])
 @pytest.mark.parametrize("widths", [(1,), (2,), (1, 3)])
 def test_few_sizes_and_widths_are_enough_for_every_rule(sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
-    found = {cell.rule for cell in bench.cells_of(replace(RULES, sizes=sizes, widths=widths), "cpu", 100) if cell.whole}
+    found = {cell.rule for cell in cells_of(replace(RULES, sizes=sizes, widths=widths), 100) if cell.whole}
     assert found == set(RULES.rules) - {GREEDY}
     with pytest.raises(ProfileError, match=r"`sizes` is 1, but steps of \(topk, temperature above 0\) are timed with trees"):
         profile_latency(tiny_pair(), replace(RULES, sizes=(1,)))

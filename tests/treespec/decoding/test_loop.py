@@ -1,5 +1,7 @@
 """Decoding: exact outputs, exact step counts, stops; on models that notice every misplaced slot."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -97,6 +99,22 @@ def test_never_overruns_the_cache_and_never_drops_a_token(tree: SpeculationTree,
     assert target.capacity == capacity
     assert output == free[: len(output)]
     assert len(output) == capacity - 2 + 1  # every slot after the prompt holds one token, and the last one is not stored
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("drafted", range(1, 30))
+def test_a_draft_is_never_asked_behind_its_last_position(tree: SpeculationTree, drafted: int) -> None:
+    """Prompt and text have 22 tokens: the last trees would reach beyond them. The target's cache keeps its room for whole trees."""
+    target, draft = pair(noise=0.2)
+    known = draft.rule
+
+    def rule(context: tuple[int, ...]) -> Sequence[float]:
+        assert len(context) <= drafted
+        return known(context)
+
+    draft.rule = rule
+    output = text(decode_speculative(target, draft, tree, Request((1, 2), 20, drafted=drafted)))
+    assert output == text(decode_autoregressive(target, Request((1, 2), 20)))
 
 
 def test_sampled_output_is_reproducible_and_follows_the_targets_distribution() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, distribution, prompt_generator
 from treespec.errors import TreeoptError
+from treespec.kernels.plain import top_tokens
 
 
 def reference(logits: list[float], temperature: float, top_p: float) -> list[float]:
@@ -73,3 +74,15 @@ def test_tiny_temperatures_become_greedy_not_nan(temperature: float, dtype: torc
 
 def test_huge_temperatures_become_uniform_not_nan() -> None:
     assert distribution(torch.tensor([0.0, 1.0, float("-inf")]), Sampling(1e39)).tolist() == [0.5, 0.5, 0]
+
+
+@given(seed=st.integers(0, 10**6), vocabulary=st.integers(2, 40), levels=st.integers(1, 12), data=st.data())
+def test_on_the_cpu_the_largest_are_those_of_a_stable_sort(seed: int, vocabulary: int, levels: int, data: st.DataObject) -> None:
+    """Most logits tie, so that which tokens are the largest, and in which order, is decided by ties."""
+    count = data.draw(st.integers(1, vocabulary))
+    logits = torch.randint(levels, (3, vocabulary), generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+    logits[0, seed % vocabulary] = data.draw(st.sampled_from([1.0, float("inf"), float("-inf"), float("nan")]))
+    values, tokens = top_tokens(logits, count)
+    ordered = logits.sort(dim=-1, descending=True, stable=True)
+    torch.testing.assert_close(tokens, ordered.indices[:, :count])
+    torch.testing.assert_close(values, ordered.values[:, :count], equal_nan=True)

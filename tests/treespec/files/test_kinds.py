@@ -13,6 +13,7 @@ from tests.treespec.trees.test_growmap import TREE, sequoia
 from treeopt.optimizer.sequoia_config import read_sequoia_config
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
+from treeopt.profiles.trace import read_trace
 from treespec.errors import GrowMapError, OptimizerError, ProfileError
 from treespec.files import reading
 from treespec.files.kinds import kind_of
@@ -53,7 +54,7 @@ KINDS = {
 def test_each_reader_says_what_a_file_is(tmp_path, content, words, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    readers = [(read_acceptance, ProfileError), (read_latency, ProfileError), (read_growmap, GrowMapError)]
+    readers = [(read_acceptance, ProfileError), (read_latency, ProfileError), (read_trace, ProfileError), (read_growmap, GrowMapError)]
     readers.append((read_sequoia_config, OptimizerError))
     for read, error in readers:
         with pytest.raises(error) as caught:
@@ -83,6 +84,18 @@ def profile(schema):
         (read_sequoia_config, profile("treeopt.acceptance"), "but a Sequoia configuration is needed; pass it as `acceptance`"),
         (read_growmap, profile("treeopt.evaluation"), "is a report of an evaluation, but a growmap is needed; pass the .pt file"),
         (read_acceptance, profile("treeopt.latency"), "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
+        (read_growmap, profile("treeopt.trace"), "is a trace, but a growmap is needed; pass the .pt file"),
+        (
+            read_acceptance,
+            profile("treeopt.trace"),
+            "is a trace, but an acceptance profile is needed; pass the acceptance profile that was made with it",
+        ),
+        (
+            read_trace,
+            profile("treeopt.latency"),
+            "is a latency profile, but a trace is needed; `treeopt profile acceptance` with `trace` writes one",
+        ),
+        (read_trace, torch_bytes(sequoia(TREE)), "is a file of torch.save, but a trace is needed"),
         (read_acceptance, profile("treeopt.growmap"), "needed; pass the profile from which it was grown"),
         (read_acceptance, profile("treeopt.evaluation"), "needed; `treeopt profile acceptance` writes one"),
         (read_acceptance, torch_bytes(sequoia(TREE)), "is a growmap, but an acceptance profile is needed; pass the profile from which"),

@@ -1,0 +1,259 @@
+"""Trace: what the draft said of every token that the target chose, position by position, as versioned JSON. No torch."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treeopt.profiles.drawing import trace
+from treespec.decoding.rules import RULES, TOPK
+from treespec.errors import ProfileError, counted
+from treespec.files.columns import column, column_text
+from treespec.files.fields import ROWS, Fields, checked_object, flag, listed, mapping, natural, number, text
+from treespec.files.provenance import provenance_fields
+from treespec.files.reading import StrPath, read_json
+from treespec.files.writing import write_json
+from treespec.tables import Drawing, Drawn, in_short
+
+TRACE_SCHEMA, VERSION = "treeopt.trace", 1
+
+UNKNOWN = 1 << 32
+"""The rank of a token that no draft proposed: beyond every vocabulary."""
+
+_COLUMNS = {"rank": "<u4", "log_probability": "<f4", "top_log_probability": "<f4"}
+_RANKS_SHOWN = 32
+"""Ranks that a summary counts one by one."""
+_MOST_PLACES = 1 << 26
+"""Most places in the matrix of all texts, the shorter ones padded."""
+_MOST_TOKENS = 1 << 31
+"""Largest vocabulary."""
+
+
+@dataclass(frozen=True)
+class TracedText:
+    """One text: its prompt, its length and its end.
+
+    The target chose `tokens` tokens after the prompt: the first, which came with the prompt pass, and the EOS that ended the text, if
+    `eos`, are among them; without one, the text ended with the budget.
+    """
+
+    row: int
+    """Place of the prompt's row in the data set."""
+    prompt_sha256: str
+    """The first digits of the SHA-256 of the prompt's ids, by which prompts are compared."""
+    prompt_tokens: int
+    tokens: int
+    eos: bool
+    target_reads: int | None = None
+    """Tokens behind the prompt for which the target has positions (None: trees are never cut for them)."""
+    draft_reads: int | None = None
+    """Tokens behind the prompt for which the draft has positions. Behind them nothing is drafted."""
+
+    @property
+    def drafted(self) -> int:
+        """Return the number of its tokens that a draft can propose: those after the first, as far as the draft can read."""
+        return self.tokens - 1 if self.draft_reads is None else min(self.tokens - 1, self.draft_reads)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace(Drawn):
+    """The draft's rank and probability of every token that the target chose, on its own texts.
+
+    The columns have one entry for each position, text after text: for the tokens of a text after its first, in order, as far as the draft
+    can read (`TracedText.drafted`). Positions are those of an acceptance profile of the same texts. Rank r means that r tokens come first
+    in the draft's order, in which ties go to the smaller token; `vocabulary_size`, the number of tokens that can be drafted, stands for a token
+    that cannot. Probabilities are of the draft's plain softmax. Raises ProfileError for what no run can have written.
+    """
+
+    texts: tuple[TracedText, ...]
+    rank: NDArray[np.uint32]
+    log_probability: NDArray[np.float32]
+    """Natural logarithm of the draft's probability of the token; -inf for a token that cannot be drafted."""
+    top_log_probability: NDArray[np.float32]
+    """Natural logarithm of the probability of the draft's most likely token: how sure it was."""
+    gen_len: int
+    """Budget: the most tokens of a text."""
+    vocabulary_size: int
+    temperature: float
+    top_p: float
+    drafting: str = TOPK.name
+    method: str = ""
+    seed: int = 0
+    pair_sha256: str = ""
+    """Fingerprint of the two models, which a profile of the same pair has too."""
+    prompt_set: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ProfileError("the trace has no text; profile again, with one prompt or more")
+        if self.drafting not in RULES:
+            raise ProfileError(f"drafting is {self.drafting!r:.40}, but it must be one of {', '.join(RULES)}; profile again")
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1:
+            raise ProfileError(f"temperature is {self.temperature} and top_p {self.top_p}, but these must be 0 or more, and in (0, 1]")
+        if not 1 <= self.vocabulary_size <= _MOST_TOKENS:
+            raise ProfileError(f"vocabulary_size is {self.vocabulary_size}, but it must lie in [1, {_MOST_TOKENS}]; profile again")
+        for place, one in enumerate(self.texts):
+            if not 1 <= one.tokens <= self.gen_len or (one.tokens < self.gen_len and not one.eos):
+                raise ProfileError(
+                    f"text {place} has {counted(one.tokens, 'token')} and {'an' if one.eos else 'no'} EOS, but texts have 1 to "
+                    f"{self.gen_len} tokens, fewer only with an EOS; profile again"
+                )
+            if one.target_reads is not None and one.target_reads < one.tokens - 1:
+                raise ProfileError(
+                    f"text {place} has {counted(one.tokens, 'token')}, but the target reads {one.target_reads} behind the prompt; profile again"
+                )
+        longest = max(one.tokens for one in self.texts)
+        if longest * len(self.texts) > _MOST_PLACES:
+            raise ProfileError(
+                f"{counted(len(self.texts), 'text')} of up to {counted(longest, 'token')} are more than the {_MOST_PLACES:,} places that a trace may "
+                "have; profile fewer prompts, or with a smaller `gen_len`"
+            )
+        for name in _COLUMNS:
+            if getattr(self, name).shape != (self.positions,):
+                raise ProfileError(
+                    f"{name} has {counted(len(getattr(self, name)), 'entry', 'entries')} for {counted(self.positions, 'position')}; profile again"
+                )
+        chosen, top = self.log_probability, self.top_log_probability
+        sound = (
+            (self.rank <= self.vocabulary_size) & (chosen <= top) & (top <= 0) & ((self.rank > 0) | (chosen == top))
+        )  # false for NaN too
+        if not sound.all():
+            place = int(np.argmin(sound))
+            raise ProfileError(
+                f"position {place} has rank {self.rank[place]} and log-probability {chosen[place]:g} beside {top[place]:g} of the likeliest of "
+                f"{self.vocabulary_size} tokens, which cannot be; profile again"
+            )
+
+    @cached_property
+    def positions(self) -> int:
+        """Number of positions."""
+        return sum(one.drafted for one in self.texts)
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """int64 [texts]; the number of tokens of each text."""
+        return np.array([one.tokens for one in self.texts], dtype=np.int64)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """int64 [longest text - 1, texts]; row t has the rank of token t + 1 of each text, `UNKNOWN` where there is none. Read-only."""
+        drafted = np.array([one.drafted for one in self.texts])
+        place = np.arange(self.positions) - np.repeat(np.cumsum(drafted) - drafted, drafted)
+        found = np.full((int(self.tokens.max()) - 1, len(self.texts)), UNKNOWN, dtype=np.int64)
+        found[place, np.repeat(np.arange(len(drafted)), drafted)] = self.rank
+        found.flags.writeable = False
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the trace's file."""
+        columns = {name: column_text(getattr(self, name), kind) for name, kind in _COLUMNS.items()}
+        plain = {key: getattr(self, key) for key in _PLAIN}
+        texts = [asdict(one) for one in self.texts]
+        return {
+            "schema": TRACE_SCHEMA,
+            "version": VERSION,
+            **plain,
+            "prompts": len(self.texts),
+            "positions": self.positions,
+            "texts": {key.name: [one[key.name] for one in texts] for key in fields(TracedText)},
+            "columns": columns,
+            "sha256": _digest(columns),
+            "prompt_set": self.prompt_set,
+            "provenance": self.provenance,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the trace as plain data, without its positions."""
+        counts = np.bincount(np.minimum(self.rank, _RANKS_SHOWN), minlength=_RANKS_SHOWN + 1).tolist()
+        sure = np.exp(self.top_log_probability.astype(np.float64))
+        return {
+            **{key: getattr(self, key) for key in _PLAIN if key != "pair_sha256"},
+            "prompts": len(self.texts),
+            "tokens": int(self.tokens.sum()),
+            "positions": self.positions,
+            "ended_by_eos": sum(one.eos for one in self.texts),
+            "rank_counts": counts[:_RANKS_SHOWN],
+            "later_ranks": counts[_RANKS_SHOWN],
+            "first_choice_acceptance": counts[0] / self.positions if self.positions else None,
+            "first_choice_probability": float(sure.mean()) if self.positions else None,
+            "prompt_set": self.prompt_set,
+        }
+
+    def drawing(self) -> Drawing:
+        """Return how often each rank was the target's choice, and how texts ended."""
+        return Drawing(trace(self.summary()))
+
+    def __repr__(self) -> str:
+        return in_short(self, temperature=self.temperature, gen_len=self.gen_len, prompts=len(self.texts), positions=self.positions)
+
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all. Raises OutputError."""
+        write_json(path, self.to_json())
+
+
+_PLAIN = ("drafting", "temperature", "top_p", "method", "gen_len", "seed", "vocabulary_size", "pair_sha256")
+"""Fields that are numbers and texts, in the order of the file."""
+
+
+def read_trace(path: StrPath) -> Trace:
+    """Read a trace. Raises ProfileError for a file that is damaged or something else."""
+    data = Fields(path, read_json(path, schema=TRACE_SCHEMA, version=VERSION, error=ProfileError))
+    texts = data.get("texts", _texts)
+    positions = sum(one.drafted for one in texts)
+    found, digest = data.get("columns", lambda value: (_columns(positions, value), _digest(value)))
+    if data.text("sha256") != digest:
+        raise ProfileError(f"{path} has other columns than were written: its 'sha256' does not fit them; copy or make it again")
+    return data.build(
+        lambda: Trace(
+            texts=texts,
+            **found,
+            gen_len=data.get("gen_len", natural),
+            vocabulary_size=data.get("vocabulary_size", natural),
+            temperature=data.get("temperature", number),
+            top_p=data.get("top_p", number),
+            drafting=data.text("drafting"),
+            method=data.text("method", ""),
+            seed=data.get("seed", natural, 0),
+            pair_sha256=data.text("pair_sha256", ""),
+            prompt_set=data.get("prompt_set", checked_object(ROWS), {}),
+            provenance=data.get("provenance", provenance_fields, {}),
+        )
+    )
+
+
+def _digest(columns: Mapping[str, str]) -> str:
+    """Return the SHA-256 of columns as the file has them."""
+    return hashlib.sha256("\n".join(columns[name] for name in _COLUMNS).encode()).hexdigest()
+
+
+def _columns(positions: int, value: Any) -> dict[str, NDArray[Any]]:
+    return {name: column(kind, positions, mapping(value)[name]) for name, kind in _COLUMNS.items()}
+
+
+def _limit(value: Any) -> int | None:
+    return None if value is None else natural(value)
+
+
+_TEXT_FIELDS = {
+    "row": natural,
+    "prompt_sha256": text,
+    "prompt_tokens": natural,
+    "tokens": natural,
+    "eos": flag,
+    "target_reads": _limit,
+    "draft_reads": _limit,
+}
+
+
+def _texts(value: Any) -> tuple[TracedText, ...]:
+    """Return the texts of a file, which has a list per field."""
+    lists = {name: [read(item) for item in listed(mapping(value)[name])] for name, read in _TEXT_FIELDS.items()}
+    lengths = {len(items) for items in lists.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"its lists have {' and '.join(map(str, sorted(lengths)))} entries, but each text has one in every list")
+    return tuple(TracedText(**dict(zip(lists, row, strict=True))) for row in zip(*lists.values(), strict=True))

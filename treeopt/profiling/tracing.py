@@ -1,0 +1,107 @@
+"""Tracing: what the draft said of every token of a text, and the trace that is made of all texts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiling.settings import AcceptanceSettings
+from treespec.data.prompts import Prompt, PromptSet
+from treespec.decoding.rules import TOPK
+from treespec.files.columns import column, column_text
+from treespec.files.fields import flag, mapping, natural
+from treespec.files.fingerprint import fingerprint
+from treespec.models.pairs import Pair
+from treespec.models.positions import readable
+
+_DIGITS = 16
+"""Digits of the SHA-256 of a prompt's ids that a trace keeps."""
+
+
+@dataclass(frozen=True)
+class TracedRow:
+    """One traced text. The arrays are float32 and uint32 [positions]; see `Trace`."""
+
+    tokens: int
+    eos: bool
+    rank: NDArray[np.uint32]
+    log_probability: NDArray[np.float32]
+    top_log_probability: NDArray[np.float32]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as a journal keeps it."""
+        return asdict(self) | {
+            "rank": column_text(self.rank, "<u4"),
+            "log_probability": column_text(self.log_probability, "<f4"),
+            "top_log_probability": column_text(self.top_log_probability, "<f4"),
+        }
+
+    @classmethod
+    def from_json(cls, positions: int, value: Any) -> "TracedRow":
+        """Return the row of so many positions that `to_json` gave. Raises LookupError, TypeError, ValueError."""
+        found = mapping(value)
+        return cls(
+            natural(found["tokens"]),
+            flag(found["eos"]),
+            column("<u4", positions, found["rank"]),
+            column("<f4", positions, found["log_probability"]),
+            column("<f4", positions, found["top_log_probability"]),
+        )
+
+
+def traced_row(pair: Pair, logits: Tensor, chosen: Tensor, tokens: int, *, eos: bool) -> TracedRow:
+    """Return what the draft said of the next tokens `chosen` int64 [positions] by its logits [positions, vocabulary].
+
+    The text has `tokens` tokens and ends with an EOS, or else with the budget.
+    """
+    said = logits.gather(-1, chosen[:, None])
+    smaller = torch.arange(logits.shape[-1], device=logits.device) < chosen[:, None]
+    rank = ((logits > said) | ((logits == said) & smaller)).sum(-1).clamp(max=pair.vocabulary_size)
+    whole = logits.float().logsumexp(-1)
+    found = [(value.float() - whole).clamp(max=0.0).cpu().numpy() for value in (said[:, 0], logits.amax(-1))]
+    return TracedRow(tokens, eos, rank.cpu().numpy().astype(np.uint32), *found)
+
+
+def trace_of(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[TracedRow], provenance: dict[str, Any]) -> Trace:
+    """Return the trace of the rows of all prompts, in their order."""
+    texts = tuple(_text(pair, prompt, row) for prompt, row in zip(prompts, rows, strict=True))
+    return Trace(
+        texts=texts,
+        rank=np.concatenate([row.rank for row in rows]),
+        log_probability=np.concatenate([row.log_probability for row in rows]),
+        top_log_probability=np.concatenate([row.top_log_probability for row in rows]),
+        gen_len=settings.gen_len,
+        vocabulary_size=pair.vocabulary_size,
+        temperature=settings.sampling.temperature,
+        top_p=settings.sampling.top_p,
+        drafting=TOPK.name,
+        method=settings.method,
+        seed=settings.seed,
+        pair_sha256=pair.sha256,
+        prompt_set=prompts.describe(),
+        provenance=provenance,
+    )
+
+
+def _text(pair: Pair, prompt: Prompt, row: TracedRow) -> TracedText:
+    target, draft = (_behind(readable(model, prompt.ids), prompt) for model in (pair.target, pair.draft))
+    captured = pair.target.device.type == "cuda" and not (pair.target.eager_reason or pair.draft.eager_reason)
+    return TracedText(
+        row=prompt.row,
+        prompt_sha256=fingerprint(prompt.ids)[:_DIGITS],
+        prompt_tokens=len(prompt.ids),
+        tokens=row.tokens,
+        eos=row.eos,
+        target_reads=None if captured else target,  # the trees of captured steps are never cut
+        draft_reads=draft,
+    )
+
+
+def _behind(limit: int | None, prompt: Prompt) -> int | None:
+    """Return how many tokens behind a prompt are among the first `limit` tokens of a text."""
+    return None if limit is None else max(0, limit - len(prompt.ids))
