@@ -24,6 +24,8 @@ __all__ = ["distribution", "reference_distribution", "tile_sums"]
 
 _ROUNDS = 16
 """Each round of the search for the smallest probability that stays divides the rest of 2^30 floats by 4."""
+_LEAST_MASS = 1e-30
+"""Below it, too, the most likely token stays alone; a kernel's float32 would take the least numbers for 0, and no token would stay."""
 _BLOCK, _WARPS = 4096, 8
 """Tokens that a program of the nucleus keeps in registers, and its warps."""
 
@@ -64,7 +66,7 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
             words,
             words[1:],
             vocabulary,
-            top_p,
+            max(top_p, _LEAST_MASS),
             BLOCK=block,
             SPLITS=splits,
             SPLITS_UP=triton.next_power_of_2(splits),
