@@ -227,10 +227,10 @@ MUTATIONS = {
     "NaN stays": ('tl.where(chance > 0, 0.0, float("-inf"))', "chance"),
     "a child of another parent": ("parent = first + chosen // width", "parent = first + chosen % width"),
     "rank and parent exchanged": ("(chosen % width).to", "(chosen // width).to"),
-    "padding is kept": ("_keys(tl.where(mask, _ordered(value), -0x80000000), candidate)", "_keys(_ordered(value), candidate)"),
+    "padding is kept": ("make_keys(tl.where(mask, to_ordered(value), -0x80000000), candidate)", "make_keys(to_ordered(value), candidate)"),
     "a node does not see itself": ("seen |=", "seen ="),
     "later words are not written": ("for word in range(words):", "for word in range(1):"),
-    "the order is that of the values": ("_keys(place * 0, _index(best))", "_keys(-place, _index(best))"),
+    "the order is that of the values": ("make_keys(place * 0, index_of(best))", "make_keys(-place, index_of(best))"),
     "one node too few": ("tl.where(place < size,", "tl.where(place < size - 1,"),
     "a node is its own parent": ("column[None, :] < node[:, None]", "column[None, :] <= node[:, None]"),
     "depths one too small": ("(chosen + width - 1) // width", "chosen // width"),
@@ -328,7 +328,7 @@ def test_texts_are_the_targets_own(capacity: int | None, forced: list[str]) -> N
     assert "grow_level" in forced
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, all texts are decoded so")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, all texts are from_ordered so")
 @pytest.mark.parametrize(("family", "budget"), [("llama", DynamicBudget(18, 4, 23)), ("qwen2-sliding", DynamicBudget(9, 3, 4))])
 @torch.inference_mode()
 def test_passes_read_the_bits_that_kernels_wrote(
