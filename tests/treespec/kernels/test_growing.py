@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tests.reference.fixed import FixedModel
 from tests.reference.mutants import changed_module
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from tests.reference.tiny import config_of, module_of
@@ -372,21 +373,11 @@ def test_whole_vocabularies(depth: int, width: int, size: int, vocabulary: int, 
     same_tree(growing.best_nodes(growth, size), plain_growing.best_nodes(growth, size))
 
 
-class FixedDraft:
-    """A draft that launches nothing: it gives logits that are there already."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits, self.vocabulary_size, self.device = logits, logits.shape[1], logits.device
-
-    def forward(self, tokens: Tensor, place: object, keep: Tensor | None = None) -> Tensor:
-        return self.logits[: tokens.shape[0]]
-
-
 @pytest.mark.gpu
 @torch.inference_mode()
 def test_three_launches_per_level_and_one_in_the_end(device: str) -> None:
     budget = DynamicBudget(64, 8, 14)
-    draft: Any = FixedDraft(distinct(32_000, 0, torch.float16, device)(14))
+    draft: Any = FixedModel(distinct(32_000, 0, torch.float16, device)(14))
     drafter = DynamicDrafter(budget, DrafterSetup(draft, torch.device(device), 32_000, Sampling(), Drafting()))
     last, prefix = torch.tensor([1, 4], device=device), Prefix(torch.tensor([2], device=device))
 
