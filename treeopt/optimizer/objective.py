@@ -76,8 +76,8 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None, obj
         reached = np.isfinite(target) & (values > 0)
         widths = frontier.level_widths(depth)
         levels = (widths > 0).sum(axis=1) - 1.0
-        shortest = target + rest.of(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
-        known = target + rest.of(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
+        shortest = target + rest.at(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
+        known = target + rest.at(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
         shortest[1] = known[1] = alone if wanted[1] else np.inf
         least[depth], seconds[depth] = np.where(reached, shortest, np.inf), np.where(reached, known, np.inf)
     scores = _costs(objective, tokens, seconds)
