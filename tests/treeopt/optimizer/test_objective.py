@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from treeopt.optimizer.objective import choose
 from treeopt.optimizer.search import solve
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiles.rest import FAMILY, NO_CHAIN, PATH, Rest
+from treeopt.profiles.rest import FAMILY, NO_CHAIN, PATH, Rest, longest_chain
 from treespec.errors import OptimizerError, ProfileError
 from treespec.trees.tree import SpeculationTree
 
@@ -131,10 +131,11 @@ def test_long_chains_that_cost_make_other_trees_win(latency: Callable) -> None:
     model = latency({1: 10.0, 32: 10.0}, {1: 0.1, 16: 0.1}).at_context()
     frontier = solve(np.array([[0.5, 0.3, 0.1, 0.05]]), 32, 8, 4)
     free = choose(frontier, model, size=16)
-    dear = choose(frontier, replace(model, rest=Rest(0.0, per_link=0.5, chain=FAMILY)), size=16)
-    widest = [frontier.tree(choice.size, choice.depth).max_branch for choice in (free, dear)]
-    assert widest[1] <= widest[0]
-    assert dear.seconds_per_step == pytest.approx(10 + 0.1 * frontier.tree(16, dear.depth).depth + 0.5 * widest[1])
+    dear = choose(frontier, replace(model, rest=Rest(0.0, per_link=5.0, chain=PATH)), size=16)
+    links = [longest_chain(frontier.tree(choice.size, choice.depth), PATH) for choice in (free, dear)]
+    assert links == [9, 8]
+    assert (free.depth, dear.depth) == (3, 2)
+    assert dear.seconds_per_step == pytest.approx(10 + 0.1 * 2 + 5.0 * 8)
 
 
 def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None:
