@@ -177,13 +177,16 @@ def _chain_kernel(
         above = tl.where(remaining > 0, remaining, above)
     if split == 0:
         tl.store(cut_ptr + node, cut)
-        tl.store(chance_ptr + first + rank, accept, mask=mask)
+        childless = mask
+        if LEAVES_FIRST:  # children that have children write what their own chains leave
+            above_last = first + rank < tl.num_programs(0) // SPLITS
+            childless = mask & (tl.load(count_ptr + first + rank, mask=mask & above_last, other=0) == 0)
+        tl.store(chance_ptr + first + rank, accept, mask=childless)
         if not REPLACEMENT:
             tl.store(p_row + token, 0.0, mask=mask & (child_q <= 0))  # now that every program has read the row
         if LEAVES_FIRST:
             tl.store(entered_ptr + first + rank, (accept.to(tl.int32, bitcast=True).to(tl.int64) << 1) | 1, mask=mask)
             if count > 0:
-                tl.debug_barrier()
                 tl.store(chance_ptr + node, weight)
         else:
             bits, _, _, _ = random_words(tl.load(seed_ptr), 0, (first + rank).to(tl.int32))
