@@ -72,6 +72,10 @@ def test_times_of_another_rule_are_refused_with_the_command(run: Any, profiles: 
     on_hub = {"models": {"target": "some/big@abc", "draft": "embedded-draft"}}
     outcome = run("grow", "--acceptance", made("hub.json", drafting="swor", temperature=0.6, provenance=on_hub), "--latency", profiles[1])
     assert "only; run: treeopt profile latency --target some/big --revision abc --draft embedded-draft " in outcome.err
+    cold = made("cold.json", drafting="swor", temperature=0.6, draft_temperature=0.0)
+    outcome = run("grow", "--acceptance", cold, "--latency", profiles[1])
+    assert "is of (topk, temperature above 0), but" in outcome.err
+    assert " --temperature 0.6 --drafting topk --context " in outcome.err, "its children are not random, and swor would time those that are"
     exact = run("grow", "--acceptance", warm, "--size", 4, "--depth", 2)
     assert exact.code == 0, "without times there is nothing to refuse"
 

@@ -150,12 +150,14 @@ def _assumed(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: s
 
 
 def _options(sampling: Sampling, drafting: Drafting) -> dict[str, str]:
-    """Return the settings of a step by parameter, as far as they are no defaults."""
+    """Return the settings of a step by parameter, as far as they are no defaults. Children that are not random are those of `topk`."""
     wanted = {"temperature": _digits(sampling.temperature)} | ({"top_p": _digits(sampling.top_p)} if sampling.top_p < 1 else {})
+    if not drafting.samples(sampling):
+        return wanted | {"drafting": TOPK.name}
     wanted["drafting"] = drafting.rule
-    if drafting.samples(sampling) and drafting.temperature not in (None, sampling.temperature):
+    if drafting.temperature not in (None, sampling.temperature):
         wanted["draft_temperature"] = _digits(drafting.temperature or 0.0)
-    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+    if drafting.verifier != Drafting.verifier:
         wanted["verifier"] = drafting.verifier
     return wanted
 
