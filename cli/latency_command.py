@@ -90,7 +90,7 @@ def _rules(wanted: set[StepRule], missing: Sequence[tuple[Sampling, Drafting]]) 
     samplings = [sampling for sampling, _ in missing]
     warm = next((sampling.temperature for sampling in samplings if not sampling.greedy), _WARM)
     mass = next((sampling.top_p for sampling in samplings if sampling.top_p < 1), _NUCLEUS)
-    heats = list(dict.fromkeys(0.0 if rule.target == "greedy" else warm for rule in sorted(rules, key=lambda rule: rule.target)))
+    heats = list(dict.fromkeys(0.0 if rule.target == "greedy" else warm for rule in sorted(rules, key=lambda rule: rule.target))) or [0.0]
     masses = [top_p for top_p, target in ((1.0, "sampled"), (mass, "top-p")) if any(rule.target == target for rule in rules)] or [1.0]
     static = [rule for rule in rules if rule.mode != DynamicBudget.drafter]
     draftings = [name for name in RULES if any(rule.drafting == name for rule in static)] or [TOPK.name]
@@ -126,7 +126,7 @@ def _timed(
         fits |= {name, verifier}
     if not fits.issuperset((*draftings, *verifiers)):
         return set()
-    samplings = tuple(Sampling(temperature, top_p) for temperature in heats or [0.0] for top_p in masses)
+    samplings = tuple(Sampling(temperature, top_p) for temperature in heats for top_p in masses)
     return set(LatencySettings(samplings=samplings, draftings=tuple(found), dynamic=dynamic).rules)
 
 

@@ -279,6 +279,21 @@ def test_a_vector_takes_the_temperature_of_the_profiles_beside_it(
     none = run("grow", "--acceptance", "vector.pt", "--acceptance", warm, "--latency", profiles[1])
     assert none.code == 1
     assert "no rule of the latency profile is at temperature 0.6" in none.err
+    assert "--temperature 0.6 --drafting topk --context" in none.err
+    cold = made("cold.json", drafting="swor", temperature=0.0, draft_temperature=0.0)
+    none = run("grow", "--acceptance", "vector.pt", "--acceptance", cold, "--latency", profiles[1], "--verifier", "traversal")
+    assert none.code == 1
+    assert "has --verifier traversal at temperature 0; profile the latency of that rule too" in none.err
+    assert "run: " not in none.err, "nothing is verified so at temperature 0, so no command can time it"
+
+
+def test_a_profile_without_greedy_steps_gets_a_command_for_them(run: Any, profiles: tuple[Path, Path]) -> None:
+    data = json.loads(with_rules(profiles[1], topk=1.0).read_text())
+    profiles[1].write_text(json.dumps(data | {"rules": data["rules"][1:]}))
+    outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
+    assert "run: treeopt profile latency --target TARGET --draft DRAFT --temperature 0.6 --drafting topk --context" in outcome.err
+    profiles[1].write_text(json.dumps(data | {"rules": []}))
+    assert run("grow", "--acceptance", profiles[0], "--latency", profiles[1]).code == 0, "older files have none but greedy steps"
 
 
 def test_a_profile_that_is_given_twice_counts_once(run: Any, profiles: tuple[Path, Path]) -> None:

@@ -143,10 +143,11 @@ def _assumed(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: s
     at = "" if known is None else f" at `temperature` {known.temperature:g}" + (f" and `top_p` {known.top_p:g}" if known.top_p < 1 else "")
     has = "is" if verifier is None else f"has `verifier` {verifier}"
     what = f"the acceptance vector does not say its rule, and no rule of the latency profile {has}{at}"
-    if known is None:
-        raise MissingRuleError(what)
     rule_name = next((name for name, kind in RULES.items() if kind.sampled), TOPK.name) if verifier in AT_LEAST_SEQUENTIAL else TOPK.name
-    raise MissingRuleError(what, _options(known, Drafting(rule_name, verifier=verifier or Drafting.verifier)))
+    drafting = Drafting(rule_name, verifier=verifier or Drafting.verifier)
+    if known is None or verifier not in (None, StepRule.of(known, drafting).verifier):  # at temperature 0, whatever is timed is matched
+        raise MissingRuleError(what)
+    raise MissingRuleError(what, _options(known, drafting))
 
 
 def _options(sampling: Sampling, drafting: Drafting) -> dict[str, str]:
