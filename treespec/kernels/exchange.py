@@ -18,7 +18,7 @@ import triton.language as tl
 from treespec.kernels.device import gpu_of
 
 MOST_SPLITS = 64
-"""The most programs of a row, on devices with as many multiprocessors; each of these has room for one program at least."""
+"""The most programs of a row. There are no more than the device has multiprocessors, each of which has room for one program at least."""
 
 
 def splits_of(columns: int, block: int, warps: int, device: torch.device) -> tuple[int, int, int]:

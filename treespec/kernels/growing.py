@@ -21,7 +21,7 @@ from treespec.trees.growth import Grown, Growth, GrowthShape
 from treespec.trees.tensors import TreeTensors
 
 LARGEST_TOTAL = 1024
-"""The most candidates, in nodes with the root, that one program sorts."""
+"""The most nodes, the root and all levels, of which a program of the last kernel sorts the best."""
 _BLOCK_ROWS = 16
 """Nodes that one program of the last kernel writes."""
 
