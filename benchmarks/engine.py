@@ -19,7 +19,6 @@ from rich.table import Table
 
 from benchmarks.decoding import pair_for, transformers_seconds, treeopt_seconds
 from benchmarks.passes import GQA, Row, flat, gqa_rows, pass_seconds, read_bandwidth, weight_bytes
-from treeopt.optimizer.objective import step_seconds
 from treeopt.optimizer.search import optimize
 from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
@@ -154,7 +153,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     steps: dict[str, Any] = {}
     for label, tree in unseen.items():
         parts, whole = step_parts(pair, tree, text, CONTEXT)
-        predicted = step_seconds(tree, model)
+        predicted = model.step_seconds(tree)
         steps[label] = {
             "widths": tree.level_widths,
             "parts": parts,

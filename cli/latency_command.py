@@ -13,6 +13,7 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.verifiers import VERIFIERS
+from treespec.embedded import EMBEDDED
 from treespec.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ _ROLES = {
 def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping[str, str]], models: Mapping[str, str]) -> str:
     """Return the command that measures a profile with the rules of `missing` settings beside those that it holds, into the same `file`.
 
-    `models` are names by role, for a profile that does not say its own. Rules that one command cannot time together are left to the missing ones
+    `models` are names by role, for a profile that does not say its own. Of folders, records have the last part of the path alone: their
+    places begin with `path/to/`. Rules that one command cannot time together are left to the missing ones
     alone, which then go into a file beside it.
     """
     settings = [_settings(one) for one in missing]
@@ -63,9 +65,15 @@ def _models(models: Mapping[str, str]) -> Iterator[str]:
     for role, (option, revision) in _ROLES.items():
         name, _, at = models.get(role, "").partition("@")
         if name or role in ("target", "draft"):
-            yield from (f"--{option}", name or role.upper())
+            yield from (f"--{option}", _place(name, at) or role.upper())
         if at and revision:
             yield from (f"--{revision}", at)
+
+
+def _place(name: str, revision: str) -> str:
+    """Return where a model is. Records have only the last part of a folder's path, so a place is left for the others, unless it is right here."""
+    is_folder = name and not revision and "/" not in name and name not in EMBEDDED and not Path(name).exists()
+    return f"path/to/{name}" if is_folder else name
 
 
 def _places(held: "LatencyProfile") -> Iterator[str]:
@@ -82,7 +90,7 @@ def _rules(wanted: set[StepRule], missing: Sequence[tuple[Sampling, Drafting]]) 
     samplings = [sampling for sampling, _ in missing]
     warm = next((sampling.temperature for sampling in samplings if not sampling.greedy), _WARM)
     mass = next((sampling.top_p for sampling in samplings if sampling.top_p < 1), _NUCLEUS)
-    heats = list(dict.fromkeys(0.0 if rule.target == "greedy" else warm for rule in sorted(rules, key=lambda rule: rule.target)))
+    heats = list(dict.fromkeys(0.0 if rule.target == "greedy" else warm for rule in sorted(rules, key=lambda rule: rule.target))) or [0.0]
     masses = [top_p for top_p, target in ((1.0, "sampled"), (mass, "top-p")) if any(rule.target == target for rule in rules)] or [1.0]
     static = [rule for rule in rules if rule.mode != DynamicBudget.drafter]
     draftings = [name for name in RULES if any(rule.drafting == name for rule in static)] or [TOPK.name]
@@ -118,7 +126,7 @@ def _timed(
         fits |= {name, verifier}
     if not fits.issuperset((*draftings, *verifiers)):
         return set()
-    samplings = tuple(Sampling(temperature, top_p) for temperature in heats or [0.0] for top_p in masses)
+    samplings = tuple(Sampling(temperature, top_p) for temperature in heats for top_p in masses)
     return set(LatencySettings(samplings=samplings, draftings=tuple(found), dynamic=dynamic).rules)
 
 

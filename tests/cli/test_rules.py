@@ -64,11 +64,18 @@ def test_times_of_another_rule_are_refused_with_the_command(run: Any, profiles: 
         "is of (swor, traversal, temperature above 0, top-p below 1), but the latency profile has times of (topk, temperature 0) only"
         in (outcome.err)
     )
-    command = "run: treeopt profile latency --target big --draft small --temperature 0.6 --top-p 0.9 --drafting swor"
+    command = "run: treeopt profile latency --target path/to/big --draft path/to/small --temperature 0.6 --top-p 0.9 --drafting swor"
     places = "--context 64,256 --sizes 1,2,4,8 --widths 1,4,8"
     assert f"{command} --draft-temperature 0.4 --verifier traversal {places} -o {profiles[1]}\n" in outcome.err
     assert outcome.err.startswith(f"error: {profiles[1]}: the acceptance profile is of (")
     assert not Path("tree.pt").exists()
+    on_hub = {"models": {"target": "some/big@abc", "draft": "embedded-draft"}}
+    outcome = run("grow", "--acceptance", made("hub.json", drafting="swor", temperature=0.6, provenance=on_hub), "--latency", profiles[1])
+    assert "only; run: treeopt profile latency --target some/big --revision abc --draft embedded-draft " in outcome.err
+    cold = made("cold.json", drafting="swor", temperature=0.6, draft_temperature=0.0)
+    outcome = run("grow", "--acceptance", cold, "--latency", profiles[1])
+    assert "is of (topk, temperature above 0), but" in outcome.err
+    assert " --temperature 0.6 --drafting topk --context " in outcome.err, "its children are not random, and swor would time those that are"
     exact = run("grow", "--acceptance", warm, "--size", 4, "--depth", 2)
     assert exact.code == 0, "without times there is nothing to refuse"
 
@@ -227,7 +234,7 @@ def test_the_command_names_all_rules_and_all_that_the_file_holds(
     assert words[-2:] == ["-o", str(folder / "l.json")]
     options = dict(pairwise(words))
     assert (options["--context"], options["--dtype"], options["--sizes"]) == ("8,16", "bfloat16", "1,2,4")
-    again = [{"target": str(pair[0]), "draft": str(pair[1])}.get(word, word) for word in words[1:]]
+    again = [{"path/to/target": str(pair[0]), "path/to/draft": str(pair[1])}.get(word, word) for word in words[1:]]
     done = run(*again, "--repetitions", "1", "--format", "json")
     assert done.code == 0, done.err
     assert {rule["name"] for rule in measured.json["rules"]} <= {rule["name"] for rule in done.json["rules"]}
@@ -272,6 +279,21 @@ def test_a_vector_takes_the_temperature_of_the_profiles_beside_it(
     none = run("grow", "--acceptance", "vector.pt", "--acceptance", warm, "--latency", profiles[1])
     assert none.code == 1
     assert "no rule of the latency profile is at temperature 0.6" in none.err
+    assert "--temperature 0.6 --drafting topk --context" in none.err
+    cold = made("cold.json", drafting="swor", temperature=0.0, draft_temperature=0.0)
+    none = run("grow", "--acceptance", "vector.pt", "--acceptance", cold, "--latency", profiles[1], "--verifier", "traversal")
+    assert none.code == 1
+    assert "has --verifier traversal at temperature 0; profile the latency of that rule too" in none.err
+    assert "run: " not in none.err, "nothing is verified so at temperature 0, so no command can time it"
+
+
+def test_a_profile_without_greedy_steps_gets_a_command_for_them(run: Any, profiles: tuple[Path, Path]) -> None:
+    data = json.loads(with_rules(profiles[1], topk=1.0).read_text())
+    profiles[1].write_text(json.dumps(data | {"rules": data["rules"][1:]}))
+    outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
+    assert "run: treeopt profile latency --target TARGET --draft DRAFT --temperature 0.6 --drafting topk --context" in outcome.err
+    profiles[1].write_text(json.dumps(data | {"rules": []}))
+    assert run("grow", "--acceptance", profiles[0], "--latency", profiles[1]).code == 0, "older files have none but greedy steps"
 
 
 def test_a_profile_that_is_given_twice_counts_once(run: Any, profiles: tuple[Path, Path]) -> None:

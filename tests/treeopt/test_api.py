@@ -237,3 +237,6 @@ def test_rules_are_timed_by_name_and_the_fastest_is_taken(pair: Any, profiles: A
         treeopt.grow([topk, swor], size=4, depth=2)
     with pytest.raises(ProfileError, match="differ in temperature: 0.0 and 0.6"):
         treeopt.grow([greedy, swor], latency)
+    for profile in (topk, swor, replace(greedy, drafting="unknown", temperature=None)):
+        with pytest.raises(SettingsError, match="`verifier` is 'rising', but it must be one of sequential, matching, traversal"):
+            treeopt.grow(profile, size=4, depth=2, verifier="rising")

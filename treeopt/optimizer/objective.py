@@ -16,7 +16,6 @@ from treeopt.optimizer.frontier import Frontier
 from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import NO_CHAIN, PATH, Rest, least_chains
 from treespec.errors import OptimizerError
-from treespec.trees.tree import SpeculationTree
 
 Objective = Callable[[NDArray[np.float64], NDArray[np.float64]], Any]
 """The cost of trees, of which the least is wanted: (tokens per step, seconds per step) -> cost, three arrays of the same shape.
@@ -55,17 +54,12 @@ class Choice:
         return max(0.0, 1 - self.lower_bound / self.cost)
 
 
-def step_seconds(tree: SpeculationTree, model: LatencyModel) -> float:
-    """Return the predicted seconds of one step. See `LatencyModel.step_seconds`."""
-    return model.step_seconds(tree)
-
-
 def choose(frontier: Frontier, model: LatencyModel, size: int | None = None, objective: Objective = seconds_per_token) -> Choice:
     """Score every size (or `size` alone) at every depth bound, and return the choice with the least cost.
 
     Among equal ones the smaller tree is taken. A tree whose size or level widths are beyond the measured ones has no known time and is no
     candidate. The lower bound prices every draft pass at the cheapest width and the rest of a step at the shortest chain that a tree of that
-    size and depth can have, so that no shape of tree is cheaper (CONTRACT: `certified_gap`). Raises OptimizerError if no candidate is left.
+    size and depth can have, so that no shape of tree is cheaper. Raises OptimizerError if no candidate is left.
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
     wanted[slice(1, None) if size is None else size] = True
@@ -82,8 +76,8 @@ def choose(frontier: Frontier, model: LatencyModel, size: int | None = None, obj
         reached = np.isfinite(target) & (values > 0)
         widths = frontier.level_widths(depth)
         levels = (widths > 0).sum(axis=1) - 1.0
-        shortest = target + rest.of(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
-        known = target + rest.of(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
+        shortest = target + rest.at(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
+        known = target + rest.at(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
         shortest[1] = known[1] = alone if wanted[1] else np.inf
         least[depth], seconds[depth] = np.where(reached, shortest, np.inf), np.where(reached, known, np.inf)
     scores = _costs(objective, tokens, seconds)

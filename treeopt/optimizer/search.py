@@ -143,19 +143,22 @@ def _assumed(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: s
     at = "" if known is None else f" at `temperature` {known.temperature:g}" + (f" and `top_p` {known.top_p:g}" if known.top_p < 1 else "")
     has = "is" if verifier is None else f"has `verifier` {verifier}"
     what = f"the acceptance vector does not say its rule, and no rule of the latency profile {has}{at}"
-    if known is None:
-        raise MissingRuleError(what)
     rule_name = next((name for name, kind in RULES.items() if kind.sampled), TOPK.name) if verifier in AT_LEAST_SEQUENTIAL else TOPK.name
-    raise MissingRuleError(what, _options(known, Drafting(rule_name, verifier=verifier or Drafting.verifier)))
+    drafting = Drafting(rule_name, verifier=verifier or Drafting.verifier)
+    if known is None or verifier not in (None, StepRule.of(known, drafting).verifier):  # at temperature 0, whatever is timed is matched
+        raise MissingRuleError(what)
+    raise MissingRuleError(what, _options(known, drafting))
 
 
 def _options(sampling: Sampling, drafting: Drafting) -> dict[str, str]:
-    """Return the settings of a step by parameter, as far as they are no defaults."""
+    """Return the settings of a step by parameter, as far as they are no defaults. Children that are not random are those of `topk`."""
     wanted = {"temperature": _digits(sampling.temperature)} | ({"top_p": _digits(sampling.top_p)} if sampling.top_p < 1 else {})
+    if not drafting.samples(sampling):
+        return wanted | {"drafting": TOPK.name}
     wanted["drafting"] = drafting.rule
-    if drafting.samples(sampling) and drafting.temperature not in (None, sampling.temperature):
+    if drafting.temperature not in (None, sampling.temperature):
         wanted["draft_temperature"] = _digits(drafting.temperature or 0.0)
-    if drafting.samples(sampling) and drafting.verifier != Drafting.verifier:
+    if drafting.verifier != Drafting.verifier:
         wanted["verifier"] = drafting.verifier
     return wanted
 

@@ -8,19 +8,21 @@ from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES
-from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, VERIFIERS
+from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, verifier_named
 from treespec.errors import ProfileError, SettingsError, listed
 
 
 def require_verifier(profile: AcceptanceProfile, verifier: str | None) -> None:
-    """Raise SettingsError for a verifier that cannot verify a profile's children, or that accepts other shares than the profile holds.
+    """Raise SettingsError for an unknown verifier, one that cannot verify a profile's children, or one that accepts other shares than the profile holds.
 
     Shares of children that are random are those of residual chains (`sequential`).
     """
-    if verifier is None or profile.drafting not in RULES or verifier not in VERIFIERS:
-        profile.step_settings(verifier)  # an unknown name is refused there
+    if verifier is None:
         return
-    kind, entry = RULES[profile.drafting], VERIFIERS[verifier]
+    entry = verifier_named(verifier)
+    if profile.drafting not in RULES:
+        return
+    kind = RULES[profile.drafting]
     if entry.sampled and not kind.sampled:
         sampled = " or ".join(name for name, known in RULES.items() if known.sampled)
         raise SettingsError(

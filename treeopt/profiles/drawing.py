@@ -12,6 +12,7 @@ _MOST_ROWS, _MOST_COLUMNS = 256, 12
 
 _READ_RESTS = (
     "rest of a step: the sum of 'with one' and each share times its count in the tree; it comes on top of the passes and is fitted to whole steps",
+    "a link is a child on the longest residual chain of a static tree, or a candidate of a dynamic one",
     "a negative share takes back a little of the passes, which take longer timed one by one than in a row; each share counts beside the others, not alone",
 )
 
@@ -77,7 +78,7 @@ def _rests(rules: Sequence[Mapping[str, Any]]) -> Table:
         (rule["name"], milliseconds(rule["autoregressive_overhead_seconds"]), *(milliseconds(s) for s in rule["rest_seconds"].values()))
         for rule in rules[:_MOST_ROWS]
     ]
-    columns = ("rule", "without a tree", "with one", "and per node", "per link of the longest chain", "per level")
+    columns = ("rule", "without a tree", "with one", "and per node", "per link", "per level")
     return Table("rest of a step by rule, ms", columns, rows, left=("rule",))
 
 

@@ -6,6 +6,7 @@ Verification of sampled children goes along chains: rank by rank, in all nodes s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from treespec.decoding.verifiers import FAMILY, NO_CHAIN, PATH, VERIFIERS
 from treespec.trees.tree import SpeculationTree
 
 __all__ = ["FAMILY", "NO_CHAIN", "PATH", "Fit", "Rest", "chain_of", "fit", "least_chains", "longest_chain"]
+
+Count = TypeVar("Count", float, NDArray[np.float64])
 
 TAKEN_BACK = 0.1
 """Largest share of the shortest passes that a rest may take back: passes that are timed one by one take a little longer than in a row."""
@@ -26,7 +29,8 @@ _IN_ORDER = (0, 2, 3, 1)
 class Rest:
     """Seconds of a step beside its passes: a constant, and shares per node, per link of the longest chain and per level.
 
-    Those per node and per link are never below 0; the others may correct passes that were measured a little too slow.
+    Those per node and per link are never below 0; the others may correct passes that were measured a little too slow. Dynamic trees have no
+    chain; their candidates count as links.
     """
 
     per_step: float
@@ -35,17 +39,8 @@ class Rest:
     per_level: float = 0.0
     chain: str = NO_CHAIN
 
-    @property
-    def constant(self) -> bool:
-        """Whether the rest is the same for all trees."""
-        return self.per_node == self.per_link == self.per_level == 0.0
-
-    def at(self, nodes: int, links: int, levels: int) -> float:
-        """Return the seconds of one tree with so many nodes, links of the longest chain, and levels below the root."""
-        return self.per_step + self.per_node * nodes + self.per_link * links + self.per_level * levels
-
-    def of(self, nodes: NDArray[np.float64], links: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the seconds of trees with so many nodes, links of the longest chain, and levels below the root: arrays of one shape."""
+    def at(self, nodes: Count, links: Count, levels: Count) -> Count:
+        """Return the seconds of trees with so many nodes, links of the longest chain, and levels below the root: numbers, or arrays of one shape."""
         return self.per_step + self.per_node * nodes + self.per_link * links + self.per_level * levels
 
     def seconds(self, tree: SpeculationTree) -> float:

@@ -141,7 +141,7 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
     shortest = {"target": min(seconds for _, seconds in model.target), "level": min(seconds for _, seconds in model.draft)}
     per_step, per_node, per_link, per_level = fit(features, rests, wholes, **shortest)
     rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
-    predicted = [rest.at(int(nodes), int(links), int(levels)) for _, nodes, links, levels in features]
+    predicted = [rest.at(nodes, links, levels) for _, nodes, links, levels in features]
     error = statistics.median(abs(own - found) / whole for own, found, whole in zip(rests, predicted, wholes, strict=True))
     return {"rest": rest, "overhead_seconds": rest.per_step, "fitted": Fit(len(set(features)), len(numbers_of(features)), error)}
 

@@ -89,7 +89,7 @@ def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:
             )
     if settings.sizes is not None and max(settings.sizes) < 2 and len(settings.rules) > 1:
         raise ProfileError(
-            f"`sizes` is {max(settings.sizes)}, but steps of ({list(settings.rules)[1].name}) are timed with trees; pass `sizes` up to 2 or more"
+            f"`sizes` is {max(settings.sizes)}, but steps of ({list(settings.rules)[1].name}) are timed with trees; pass `sizes` of 2 or more too"
         )
     needed = max(settings.contexts) + (2 if len(settings.rules) == 1 else BEYOND)
     for role, model in pair.models.items():

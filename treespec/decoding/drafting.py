@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from treespec.checks import require_number
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import RULES, TOPK, Rule, Sampling, rule_named
-from treespec.decoding.verifiers import VERIFIERS
+from treespec.decoding.verifiers import VERIFIERS, verifier_named
 from treespec.errors import SettingsError
 
 
@@ -24,14 +24,11 @@ class Drafting:
     verifier: str = next(iter(VERIFIERS))
 
     def __post_init__(self) -> None:
-        rule = rule_named(self.rule)
-        if str(self.verifier) not in VERIFIERS:
-            raise SettingsError(f"`verifier` is {self.verifier!r}, but it must be one of {', '.join(VERIFIERS)}")
+        rule, verifier = rule_named(self.rule), verifier_named(self.verifier)
         if self.temperature is not None:
             require_number(draft_temperature=self.temperature)
         if self.temperature is not None and not 0.0 <= self.temperature < float("inf"):
             raise SettingsError(f"`draft_temperature` is {self.temperature}, but it must be 0 or a positive number")
-        verifier = VERIFIERS[self.verifier]
         if verifier.sampled and not rule.sampled:
             sampled = " or ".join(f"`drafting` {name}" for name, known in RULES.items() if known.sampled)
             raise SettingsError(

@@ -19,9 +19,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
     """Choose one token per row: [rows, vocabulary] -> int64 [rows]. Tokens of probability 0 are never drawn. No host synchronisation."""
-    if sampling.greedy:
-        return logits.argmax(-1)
-    return dispatch.choose(logits, sampling.temperature, sampling.top_p, generator)[0]
+    return choose_checked(logits, sampling, generator)[0]
 
 
 def prompt_generator(seed: int, index: int, device: torch.device | str, purpose: str = "") -> torch.Generator:

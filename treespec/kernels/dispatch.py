@@ -69,11 +69,12 @@ def sample_children(
 ) -> None:
     """Draw the children of each node at `depth` from softmax(logits / temperature), in the order of their ranks.
 
-    With or without replacement; what is written is as in `write_children`. `seed` int64 [1]. No host synchronisation.
+    With or without replacement; what is written is as in `write_children`. `seed` int64 [1]. No host synchronisation. At temperature 0, children
+    drawn with replacement are copies of the first most likely token, which the twin gives; kernels would draw among equal ones.
     """
     branches = tree.branches[depth]
     level = tree.tree.levels[depth]
-    if seed is not None and _vocabulary_kernels_take(logits, 1 if replacement else branches):
+    if seed is not None and temperature > 0.0 and _vocabulary_kernels_take(logits, 1 if replacement else branches):
         with on(logits.device):
             part = largest[level.start : level.stop]
             if replacement:
@@ -178,7 +179,7 @@ def finish_sampled(
     `p` [n, vocabulary], which is overwritten, and `q` [m, vocabulary] are as in `verifiers.base.SampledVerifier.weigh`; the others as in
     `plain.settle`. No host synchronisation.
     """
-    if seed is None or p.dtype != torch.float32 or q.dtype != torch.float32:
+    if seed is None or any(rows.dtype != torch.float32 or not _has_whole_rows(rows) for rows in (p, q)):
         return None
     from treespec.kernels import residual, settling, settling_sampled, vocabulary
 
@@ -198,8 +199,13 @@ def _growing_kernels_take(device: torch.device, shape: GrowthShape) -> bool:
 
 
 def _vocabulary_kernels_take(logits: Tensor, count: int) -> bool:
-    if not logits.is_cuda or logits.dtype == torch.float64:
+    if not logits.is_cuda or logits.dtype == torch.float64 or not _has_whole_rows(logits):
         return False
     from treespec.kernels import vocabulary
 
     return count <= vocabulary.LARGEST_COUNT and logits.shape[-1] <= vocabulary.LARGEST_VOCABULARY
+
+
+def _has_whole_rows(values: Tensor) -> bool:
+    """Return whether the numbers of a row follow one another in memory."""
+    return values.stride(-1) == 1 or values.shape[-1] == 1

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.exchange import receive, receive_all, send, splits_of, take_ticket
-from treespec.kernels.keys import _ordered
+from treespec.kernels.keys import from_ordered, to_ordered
 from treespec.kernels.plain import distribution as reference_distribution
-from treespec.kernels.racing import TILE, decoded, log2_scale
-from treespec.kernels.vocabulary import _check
+from treespec.kernels.racing import log2_scale
+from treespec.kernels.vocabulary import TILE, check_rows
 
 __all__ = ["distribution", "reference_distribution", "tile_sums"]
 
 _ROUNDS = 16
 """Each round of the search for the smallest probability that stays divides the rest of 2^30 floats by 4."""
+_LEAST_MASS = 1e-30
+"""Below it, too, the most likely token stays alone; a kernel's float32 would take the least numbers for 0, and no token would stay."""
 _BLOCK, _WARPS = 4096, 8
 """Tokens that a program of the nucleus keeps in registers, and its warps."""
 
@@ -34,7 +36,7 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
     `logits` as in `vocabulary.top_tokens`. Top-p as in `reference_distribution`; it compares sums of float32, whose rounding may keep or
     drop a token at the edge. A row with NaN or +inf has no distribution; its largest logit shows it. No host synchronisation.
     """
-    _check(logits, 1)
+    check_rows(logits, 1)
     rows, vocabulary = logits.shape
     tops, sums = tile_sums(logits, temperature)
     tiles = tops.shape[1]
@@ -64,7 +66,7 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
             words,
             words[1:],
             vocabulary,
-            top_p,
+            max(top_p, _LEAST_MASS),
             BLOCK=block,
             SPLITS=splits,
             SPLITS_UP=triton.next_power_of_2(splits),
@@ -77,7 +79,7 @@ def distribution(logits: Tensor, temperature: float, top_p: float = 1.0) -> tupl
 
 
 def tile_sums(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the largest logit of each tile, as an `_ordered` int32, and the sum of exp((l - largest) / temperature), float64 [rows, tiles]."""
+    """Return the largest logit of each tile, as an `to_ordered` int32, and the sum of exp((l - largest) / temperature), float64 [rows, tiles]."""
     rows, vocabulary = logits.shape
     tiles = triton.cdiv(vocabulary, TILE)
     tops = torch.empty(rows, tiles, dtype=torch.int32, device=logits.device)
@@ -117,10 +119,10 @@ def _sums_kernel(
     # Above: arithmetic on launch arguments alone.
     wait_for_inputs(OVERLAP)
     logits = tl.load(logits_ptr + row.to(tl.int64) * stride_row + column, mask=column < vocabulary, other=float("-inf")).to(tl.float32)
-    top = tl.max(_ordered(logits), 0)
+    top = tl.max(to_ordered(logits), 0)
     place = row * tl.num_programs(1) + tile
     tl.store(tops_ptr + place, top)
-    tl.store(sums_ptr + place, tl.sum(weights(logits, decoded(top), scale).to(tl.float64), 0))
+    tl.store(sums_ptr + place, tl.sum(weights(logits, from_ordered(top), scale).to(tl.float64), 0))
 
 
 @triton.jit
@@ -135,8 +137,8 @@ def row_total(tops_ptr: "Any", sums_ptr: "Any", scale: "Any", row: "Any", tiles:
     tile = tl.arange(0, TILES)
     tops = tl.load(tops_ptr + row * tiles + tile, mask=tile < tiles, other=-0x80000000)
     sums = tl.load(sums_ptr + row * tiles + tile, mask=tile < tiles, other=0.0)
-    largest = decoded(tl.max(tops, 0))
-    parts = tl.where(tile < tiles, weights(decoded(tops), largest, scale), 0.0)
+    largest = from_ordered(tl.max(tops, 0))
+    parts = tl.where(tile < tiles, weights(from_ordered(tops), largest, scale), 0.0)
     return largest, tl.sum(sums * parts.to(tl.float64), 0)
 
 

@@ -4,7 +4,8 @@ Rule: a launch takes its work by a ticket (`take_ticket`), row by row, and a pro
 earlier rows. When a program waits, all those before it have started, and the next ones start as soon as there is room; so none waits for
 ever as long as the programs of one row fit on the device together. `splits_of` sees to that.
 
-The parts are added as integers (units of 2^-54), so their order does not matter and the same numbers give the same sum.
+The parts are added as integers, so their order does not matter and the same numbers give the same sum. `send` counts in units of 2^-54, which
+is enough where sums are compared with numbers near 1. `send_exactly` loses nothing, however small the sum is.
 Triton's interpreter runs one program after the other; there a row has one program.
 """
 
@@ -17,7 +18,7 @@ import triton.language as tl
 from treespec.kernels.device import gpu_of
 
 MOST_SPLITS = 64
-"""The most programs of a row, on devices with as many multiprocessors; each of these has room for one program at least."""
+"""The most programs of a row. There are no more than the device has multiprocessors, each of which has room for one program at least."""
 
 
 def splits_of(columns: int, block: int, warps: int, device: torch.device) -> tuple[int, int, int]:
@@ -45,6 +46,26 @@ def send(word_ptr: "Any", part: "Any") -> None:
 
 
 @triton.jit
+def _power_of_two(exponent: "Any") -> "Any":
+    """Return 2^exponent, float64, for an int32 of -1022 to 1023."""
+    return ((1023 + exponent).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def send_exactly(words_ptr: "Any", part: "Any") -> None:
+    """Add this program's float32 part of a sum, 0 to 1, to four int64 that are 0 at first.
+
+    Word i counts in units of 2^-(40 (i + 1)) what the words before it leave over; the low 8 bits of each count the parts.
+    """
+    lane, wide = tl.arange(0, 4), part.to(tl.float64)
+    known = tl.where(
+        lane > 0, tl.floor(wide * _power_of_two(40 * lane)) * 1099511627776.0, 0.0
+    )  # what the words before have, in units of this one
+    digits = tl.floor(wide * _power_of_two(40 * (lane + 1))) - known  # exact: a float32 has 24 bits, a float64 53
+    tl.atomic_add(words_ptr + lane, (digits.to(tl.int64) << 8) | 1, sem="relaxed")
+
+
+@triton.jit
 def receive(word_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
     """Wait until all programs of the row have sent their parts, and return the sum, float32."""
     word = tl.load(word_ptr, volatile=True)
@@ -60,3 +81,13 @@ def receive_all(words_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
     while tl.min(tl.where((words & 255) == SPLITS, 1, 0), 0) == 0:
         words = tl.load(words_ptr, volatile=True)
     return ((words >> 8).to(tl.float64) * 5.551115123125783e-17).to(tl.float32)
+
+
+@triton.jit
+def receive_exactly(words_ptr: "Any", SPLITS: tl.constexpr) -> "Any":
+    """Wait until all programs of the row have sent their parts by `send_exactly`, and return the sum, float32."""
+    lane = tl.arange(0, 4)
+    words = tl.load(words_ptr + lane, volatile=True)
+    while tl.min(tl.where((words & 255) == SPLITS, 1, 0), 0) == 0:
+        words = tl.load(words_ptr + lane, volatile=True)
+    return tl.sum((words >> 8).to(tl.float64) * _power_of_two(-40 * (lane + 1)), 0).to(tl.float32)

@@ -15,13 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.keys import _index, _keys, _largest, _ordered, _value, _warps
+from treespec.kernels.keys import index_of, largest_keys, make_keys, sort_warps, to_ordered, value_of
 from treespec.kernels.vocabulary import LARGEST_COUNT, best_of_row, find_group_maxima
 from treespec.trees.growth import Grown, Growth, GrowthShape
 from treespec.trees.tensors import TreeTensors
 
 LARGEST_TOTAL = 1024
-"""The most candidates, in nodes with the root, that one program sorts."""
+"""The most nodes, the root and all levels, of which a program of the last kernel sorts the best."""
 _BLOCK_ROWS = 16
 """Nodes that one program of the last kernel writes."""
 
@@ -91,7 +91,7 @@ def grow_level(logits: Tensor, growth: Growth, depth: int) -> None:
         CANDIDATE_BITS=candidate_bits,
         WIDTH_BITS=found.count_bits,
         OVERLAP=overlap,
-        num_warps=max(_warps(candidate_bits), min(8, 1 << found.count_bits >> 2)),  # also for rows of 64 bits
+        num_warps=max(sort_warps(candidate_bits), min(8, 1 << found.count_bits >> 2)),  # also for rows of 64 bits
         **options,
     )
 
@@ -119,7 +119,7 @@ def best_nodes(growth: Growth, size: int) -> Grown:
         TOTAL_BITS=total_bits,
         SIZE_BITS=size_bits,
         OVERLAP=overlaps(device),
-        num_warps=max(4, _warps(total_bits)),
+        num_warps=max(4, sort_warps(total_bits)),
         **launch_options(device),
     )
     tree = TreeTensors(shape.depth, depths, parents, ranks, ancestors, bits=packed, ids=shape.ids[:size])
@@ -166,8 +166,8 @@ def _children_kernel(
     keys = best_of_row(
         logits_ptr + row.to(tl.int64) * stride_row, maxima_ptr + row * groups, vocabulary, groups, COUNT_BITS, GROUP_BITS, GROUPS_BITS
     )
-    best = _value(keys)
-    largest = _value(tl.max(keys, 0))
+    best = value_of(keys)
+    largest = value_of(tl.max(keys, 0))
     tile = tl.arange(0, BLOCK_TILES)
     tile_maxima = tl.load(tile_maxima_ptr + row * tiles + tile, mask=tile < tiles, other=float("-inf"))
     tile_sums = tl.load(tile_sums_ptr + row * tiles + tile, mask=tile < tiles, other=0.0)
@@ -178,7 +178,7 @@ def _children_kernel(
 
     slot = tl.arange(0, 2**COUNT_BITS)
     tl.store(values_ptr + row * width + slot, value, mask=slot < width)
-    tl.store(tokens_ptr + row * width + slot, _index(keys).to(tl.int64), mask=slot < width)
+    tl.store(tokens_ptr + row * width + slot, index_of(keys).to(tl.int64), mask=slot < width)
     tl.store(largest_ptr + first + row, largest)
 
 
@@ -209,15 +209,15 @@ def _keep_kernel(
     candidate = tl.arange(0, 2**CANDIDATE_BITS)
     mask = candidate < candidates
     value = tl.load(values_ptr + candidate, mask=mask, other=0.0)
-    keys = _keys(tl.where(mask, _ordered(value), -0x80000000), candidate)
-    keys = _largest(keys, CANDIDATE_BITS, WIDTH_BITS, True)
+    keys = make_keys(tl.where(mask, to_ordered(value), -0x80000000), candidate)
+    keys = largest_keys(keys, CANDIDATE_BITS, WIDTH_BITS, True)
 
     slot = tl.arange(0, 2**WIDTH_BITS)
     kept = slot < width
-    chosen = tl.where(kept, _index(keys), 0)
+    chosen = tl.where(kept, index_of(keys), 0)
     parent = first + chosen // width
     node = first + candidates // width + slot
-    tl.store(node_values_ptr + node, _value(keys), mask=kept)
+    tl.store(node_values_ptr + node, value_of(keys), mask=kept)
     tl.store(nodes.tokens_ptr + node, tl.load(tokens_ptr + chosen), mask=kept)
     tl.store(nodes.ranks_ptr + node, (chosen % width).to(tl.int64), mask=kept)
     below_root = first == 0
@@ -277,10 +277,10 @@ def _best_kernel(
     candidate = tl.arange(0, 2**TOTAL_BITS)
     mask = candidate < total
     value = tl.load(values_ptr + candidate, mask=mask, other=0.0)
-    best = _largest(_keys(tl.where(mask, _ordered(value), -0x80000000), candidate), TOTAL_BITS, SIZE_BITS, True)
+    best = largest_keys(make_keys(tl.where(mask, to_ordered(value), -0x80000000), candidate), TOTAL_BITS, SIZE_BITS, True)
     place = tl.arange(0, 2**SIZE_BITS)
-    by_id = tl.where(place < size, _keys(place * 0, _index(best)), -1)
-    ids = _index(_largest(by_id, SIZE_BITS, SIZE_BITS, True))  # ascending; 0 where there is no node
+    by_id = tl.where(place < size, make_keys(place * 0, index_of(best)), -1)
+    ids = index_of(largest_keys(by_id, SIZE_BITS, SIZE_BITS, True))  # ascending; 0 where there is no node
 
     block, lane = tl.program_id(0), tl.arange(0, 64)
     node = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
 from treespec.kernels.distribution import row_total, tile_sums, weights
+from treespec.kernels.keys import from_ordered
 from treespec.kernels.noise import random_words, reference_bits
 from treespec.kernels.plain import scaled
-from treespec.kernels.racing import TILE, decoded, log2_scale
-from treespec.kernels.vocabulary import _check
+from treespec.kernels.racing import log2_scale
+from treespec.kernels.vocabulary import TILE, check_rows
 
 
 def reference_inverse(logits: Tensor, count: int, temperature: float, seed: int) -> Tensor:
@@ -35,7 +36,7 @@ def draw_children(
 
     The parameters are those of `racing.race_children`, but `count` may be any number. A token of weight 0 is never drawn.
     """
-    _check(logits, 1)
+    check_rows(logits, 1)
     rows, vocabulary = logits.shape
     tops, sums = tile_sums(logits, temperature)
     first, children = child_range
@@ -94,7 +95,7 @@ def _inverse_kernel(
         high, low, _, _ = random_words(tl.load(seed_ptr), row, rank)
         uniform = (high.to(tl.float64) + low.to(tl.float64) * 2.3283064365386963e-10) * 2.3283064365386963e-10
         place = uniform * total
-        tops = decoded(tl.load(tops_ptr + row * tiles + tile, mask=tile < tiles, other=-0x80000000))
+        tops = from_ordered(tl.load(tops_ptr + row * tiles + tile, mask=tile < tiles, other=-0x80000000))
         sums = tl.load(sums_ptr + row * tiles + tile, mask=tile < tiles, other=0.0)
         parts = tl.where(tile < tiles, sums * weights(tops, largest, scale).to(tl.float64), 0.0)
         ends = tl.cumsum(parts, 0)

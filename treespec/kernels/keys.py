@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-def _warps(bits: int) -> int:
+def sort_warps(bits: int) -> int:
     """Return the number of warps that sort 2^bits keys: one per 128 keys, at most 8.
 
     With more, barriers cost more than the shorter work per warp saves.
@@ -23,21 +23,27 @@ def _warps(bits: int) -> int:
 
 
 @triton.jit
-def _ordered(logits: "Any") -> "Any":
+def to_ordered(logits: "Any") -> "Any":
     """Return int32 numbers that order like the logits, NaN above all. Only -0 becomes -1."""
     bits = logits.to(tl.float32).to(tl.int32, bitcast=True)
     return tl.where(logits != logits, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
 @triton.jit
-def _keys(ordered: "Any", index: "Any") -> "Any":
+def from_ordered(ordered: "Any") -> "Any":
+    """Return the float32 numbers that `to_ordered` made int32 numbers of; NaN may have other bits."""
+    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def make_keys(ordered: "Any", index: "Any") -> "Any":
     """Return int64 keys: the larger number has the larger key; of equal numbers, the smaller index has it."""
     ordered = tl.where(ordered == -1, 0, ordered)
     return (ordered.to(tl.int64) << 32) | (0xFFFFFFFF - index.to(tl.int64))
 
 
 @triton.jit
-def _index(keys: "Any") -> "Any":
+def index_of(keys: "Any") -> "Any":
     """Return the int32 indices that keys were made with."""
     return (~keys).to(tl.int32)
 
@@ -65,7 +71,7 @@ def _merge(cube: "Any", falling: "Any", BITS: tl.constexpr, RUN: tl.constexpr) -
 
 
 @triton.jit
-def _largest(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.constexpr) -> "Any":
+def largest_keys(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.constexpr) -> "Any":
     """Return the 2^RUN largest of 2^BITS keys, largest first if SORTED, by a bitonic top-k (Shanbhag, Pirk, Madden, SIGMOD 2018).
 
     Runs are sorted, falling in one half of the cube and rising in the other. The larger keys of each pair across the halves are then the
@@ -89,7 +95,6 @@ def _largest(keys: "Any", BITS: tl.constexpr, RUN: tl.constexpr, SORTED: tl.cons
 
 
 @triton.jit
-def _value(keys: "Any") -> "Any":
+def value_of(keys: "Any") -> "Any":
     """Return the float32 values that keys were made of; NaN may have other bits, and -0 has become +0."""
-    ordered = (keys >> 32).to(tl.int32)
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    return from_ordered((keys >> 32).to(tl.int32))

@@ -19,12 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.keys import _index, _keys, _largest, _ordered, _warps
+from treespec.kernels.keys import from_ordered, index_of, largest_keys, make_keys, sort_warps, to_ordered
 from treespec.kernels.noise import exponential, random_block, reference_bits, reference_exponential
 from treespec.kernels.plain import COLDEST, HOTTEST
-from treespec.kernels.vocabulary import _check, _grouping
-
-TILE = 2048
+from treespec.kernels.vocabulary import TILE, check_rows, grouping
 
 
 def log2_scale(temperature: float) -> float:
@@ -57,7 +55,7 @@ def race(logits: Tensor, count: int, temperature: float, seed: Tensor) -> tuple[
     `logits` [rows, vocabulary] and `count` as in `vocabulary.top_tokens`; `temperature` above 0; `seed` int64 [1], on the device. Tokens
     of logit -inf come last. A row with NaN or +inf gives any tokens of the vocabulary, and its largest logit shows it. No host synchronisation.
     """
-    _check(logits, count)
+    check_rows(logits, count)
     tokens = torch.empty(logits.shape[0], count, dtype=torch.int64, device=logits.device)
     largest = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     _launch(logits, count, temperature, seed, tokens, largest, None)
@@ -72,13 +70,13 @@ def race_children(
     `child_range`: (first, children), both int64 [rows]; the k-th token of row r goes to `tokens[first[r] + k]`, int64, for
     k < children[r] <= count. Nothing else is written. The other parameters are those of `race`.
     """
-    _check(logits, count)
+    check_rows(logits, count)
     _launch(logits, count, temperature, seed, tokens, largest, child_range)
 
 
 def race_by_weight(weights: Tensor, seed: Tensor) -> Tensor:
     """Draw one token per row with probability weight / sum: int64 [rows]. `weights` float32 [rows, vocabulary], 0 or more, contiguous rows."""
-    _check(weights, 1)
+    check_rows(weights, 1)
     tokens = torch.empty(weights.shape[0], 1, dtype=torch.int64, device=weights.device)
     largest = torch.empty(weights.shape[0], dtype=torch.float32, device=weights.device)
     _launch(weights, 1, None, seed, tokens, largest, None)
@@ -97,7 +95,7 @@ def _launch(
     """Launch both kernels. Without a temperature, `logits` are weights."""
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
-    group_bits, groups_bits = _grouping(vocabulary, count_bits)
+    group_bits, groups_bits = grouping(vocabulary, count_bits)
     groups, tiles = triton.cdiv(vocabulary, 1 << group_bits), triton.cdiv(vocabulary, TILE)
     keys = torch.empty(rows, vocabulary, dtype=torch.int32, device=logits.device)
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
@@ -142,18 +140,12 @@ def _launch(
         TILES=triton.next_power_of_2(tiles),
         TILE=TILE,
         OVERLAP=overlap,
-        num_warps=_warps(max(groups_bits, group_bits + count_bits)),
+        num_warps=sort_warps(max(groups_bits, group_bits + count_bits)),
         **options,
     )
 
 
 # "Any" stands in quotes below: Triton's compiler evaluates the annotations of kernels, and refuses names from outside.
-
-
-@triton.jit
-def decoded(ordered: "Any") -> "Any":
-    """Return the float32 numbers that `_ordered` made int32 numbers of."""
-    return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["groups"])
@@ -172,7 +164,7 @@ def _race_kernel(
     WEIGHTS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ) -> None:
-    """Write the keys of one tile of one row, the largest key of each of its groups, and its largest logit; all as `_ordered` numbers.
+    """Write the keys of one tile of one row, the largest key of each of its groups, and its largest logit; all as `to_ordered` numbers.
 
     Keys [rows, vocabulary], maxima [rows, groups], tops [rows, tiles]. WEIGHTS: the rows are weights, and tops are 0.
     Reads early: nothing.
@@ -186,11 +178,11 @@ def _race_kernel(
     clocks = exponential(random_block(tl.load(seed_ptr), row, tile * TILE, TILE // 4))
     if WEIGHTS:
         top = 0
-        keys = _ordered(tl.log2(logits) - tl.log2(clocks))
+        keys = to_ordered(tl.log2(logits) - tl.log2(clocks))
     else:
-        top = tl.max(tl.reshape(_ordered(logits), [TILE]), 0)
-        largest = decoded(top)
-        keys = _ordered((logits - tl.where(largest == float("-inf"), 0.0, largest)) * scale - tl.log2(clocks))
+        top = tl.max(tl.reshape(to_ordered(logits), [TILE]), 0)
+        largest = from_ordered(top)
+        keys = to_ordered((logits - tl.where(largest == float("-inf"), 0.0, largest)) * scale - tl.log2(clocks))
     tl.store(keys_ptr + row.to(tl.int64) * vocabulary + column, keys, mask=mask)
     group = tile * (TILE // GROUP) + tl.arange(0, TILE // GROUP)
     padded = tl.where(mask, keys, -0x80000000)
@@ -200,8 +192,8 @@ def _race_kernel(
 
 @triton.jit
 def _shifted(ordered: "Any", shift: "Any", mask: "Any") -> "Any":
-    """Return keys after a shift, as `_ordered` numbers; what is outside the mask comes behind everything."""
-    return tl.where(mask, _ordered(decoded(ordered) + shift), -0x80000000)
+    """Return keys after a shift, as `to_ordered` numbers; what is outside the mask comes behind everything."""
+    return tl.where(mask, to_ordered(from_ordered(ordered) + shift), -0x80000000)
 
 
 @triton.jit(do_not_specialize=["groups", "tiles", "count"])
@@ -238,19 +230,19 @@ def _winners_kernel(
     # Above: only what is older than the pass: the shape of a static tree.
     wait_for_inputs(OVERLAP)
     top = tl.max(tl.load(tops_ptr + row * tiles + tile, mask=tile < tiles, other=-0x80000000), 0)
-    largest = decoded(top)
+    largest = from_ordered(top)
     of_tile = tl.load(tops_ptr + row * tiles + group // (TILE >> GROUP_BITS), mask=group < groups, other=-0x80000000)
     maxima = tl.load(maxima_ptr + row * groups + group, mask=group < groups, other=-0x80000000)
-    maxima = _shifted(maxima, (decoded(of_tile) - largest) * scale, group < groups)
-    best = _index(_largest(_keys(maxima, group), GROUPS_BITS, COUNT_BITS, False))
+    maxima = _shifted(maxima, (from_ordered(of_tile) - largest) * scale, group < groups)
+    best = index_of(largest_keys(make_keys(maxima, group), GROUPS_BITS, COUNT_BITS, False))
 
     column = best[:, None] * 2**GROUP_BITS + tl.arange(0, 2**GROUP_BITS)[None, :]
     mask = column < vocabulary
     keys = tl.load(keys_ptr + row.to(tl.int64) * vocabulary + column, mask=mask, other=-0x80000000)
     of_tile = tl.load(tops_ptr + row * tiles + column // TILE, mask=mask, other=-0x80000000)
-    keys = _keys(_shifted(keys, (decoded(of_tile) - largest) * scale, mask), column)
-    keys = _largest(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
+    keys = make_keys(_shifted(keys, (from_ordered(of_tile) - largest) * scale, mask), column)
+    keys = largest_keys(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
 
     slot = tl.arange(0, 2**COUNT_BITS)
-    tl.store(tokens_ptr + start + slot, _index(keys).to(tl.int64), mask=slot < count)
+    tl.store(tokens_ptr + start + slot, index_of(keys).to(tl.int64), mask=slot < count)
     tl.store(largest_ptr + row, largest)

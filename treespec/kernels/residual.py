@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.exchange import receive, send, splits_of, take_ticket
+from treespec.kernels.exchange import receive, receive_exactly, send, send_exactly, splits_of, take_ticket
 from treespec.kernels.noise import is_below, random_words
 from treespec.trees.tensors import StaticTensors
 
@@ -56,7 +56,7 @@ def run_chains(p: Tensor, q: Tensor, tokens: Tensor, tree: StaticTensors, seed: 
     first, count = tree.families
     family = triton.next_power_of_2(max(1, tree.tree.max_branch))
     splits, block, warps = splits_of(vocabulary, _BLOCK, _WARPS, p.device)
-    words = torch.zeros(1 + size + above * (family + 1), dtype=torch.int64, device=p.device)
+    words = torch.zeros(1 + size + above * (family + 4), dtype=torch.int64, device=p.device)
     _chain_kernel[(above * splits,)](
         p,
         q,
@@ -120,7 +120,7 @@ def _chain_kernel(
     """Run the chain of one node's children, over one part of the vocabulary. The first part's program writes the results.
 
     Words of memory, int64, 0 at first: the ticket; per node, twice the bits of the weight it was entered with, and 1; per node and rank, a
-    sum (see `exchange.send`), and one more for the mass of q without the children.
+    sum (see `exchange.send`), and four for the mass of q without the children, which a sharp draft leaves as small as a float can be.
     Reads early: nothing.
     """
     rank = tl.arange(0, FAMILY)
@@ -129,7 +129,7 @@ def _chain_kernel(
     ticket = take_ticket(ticket_ptr)
     node, split = ticket // SPLITS, ticket % SPLITS
     first, count = tl.load(first_ptr + node), tl.load(count_ptr + node).to(tl.int32)
-    sums_ptr += node * (FAMILY + 1)
+    sums_ptr += node * (FAMILY + 4)
     mask = rank < count
     token = tl.load(tokens_ptr + first + rank, mask=mask, other=-1)
     p_row, q_row = p_ptr + node.to(tl.int64) * stride_p, q_ptr + node.to(tl.int64) * stride_q
@@ -142,7 +142,7 @@ def _chain_kernel(
         others = q
         for k in range(count):
             others = tl.where(column == _at(token, rank, k), 0.0, others)
-        send(sums_ptr + FAMILY, tl.sum(others, 0))
+        send_exactly(sums_ptr + FAMILY, tl.sum(others, 0))
     weight = 1.0
     if LEAVES_FIRST and node > 0 and count > 0:
         entered = tl.load(entered_ptr + node, volatile=True)
@@ -156,7 +156,7 @@ def _chain_kernel(
         left = 1.0
         if not REPLACEMENT and k > 0:
             if k == 1:
-                mass_of_others = receive(sums_ptr + FAMILY, SPLITS)
+                mass_of_others = receive_exactly(sums_ptr + FAMILY, SPLITS)
             left = mass_of_others + tl.sum(tl.where(rank >= k, child_q, 0.0), 0)
         spent = left * weight
         step = above / spent
@@ -177,13 +177,16 @@ def _chain_kernel(
         above = tl.where(remaining > 0, remaining, above)
     if split == 0:
         tl.store(cut_ptr + node, cut)
-        tl.store(chance_ptr + first + rank, accept, mask=mask)
+        childless = mask
+        if LEAVES_FIRST:  # children that have children write what their own chains leave
+            above_last = first + rank < tl.num_programs(0) // SPLITS
+            childless = mask & (tl.load(count_ptr + first + rank, mask=mask & above_last, other=0) == 0)
+        tl.store(chance_ptr + first + rank, accept, mask=childless)
         if not REPLACEMENT:
             tl.store(p_row + token, 0.0, mask=mask & (child_q <= 0))  # now that every program has read the row
         if LEAVES_FIRST:
             tl.store(entered_ptr + first + rank, (accept.to(tl.int32, bitcast=True).to(tl.int64) << 1) | 1, mask=mask)
             if count > 0:
-                tl.debug_barrier()
                 tl.store(chance_ptr + node, weight)
         else:
             bits, _, _, _ = random_words(tl.load(seed_ptr), 0, (first + rank).to(tl.int32))

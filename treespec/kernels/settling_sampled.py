@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, wait_for_inputs
-from treespec.kernels.keys import _index, _keys, _ordered
+from treespec.kernels.keys import index_of, make_keys, to_ordered
 from treespec.kernels.noise import exponential, is_below, random_block, random_words
 from treespec.kernels.outcome import Outcome
-from treespec.kernels.racing import TILE
 from treespec.kernels.residual import Chains
 from treespec.kernels.settling import bits_of, blocks_of, deepest, empty_outcome, is_finite, write_outcome
+from treespec.kernels.vocabulary import TILE
 from treespec.trees.tensors import StaticTensors
 
 
@@ -148,7 +148,7 @@ def _draw_kernel(
     cut = tl.load(cut_ptr + last, mask=last < above, other=0.0)
     q = tl.load(q_ptr + last.to(tl.int64) * stride_q + column, mask=(column < drafted) & (last < above), other=0.0)
     speed = tl.maximum(p - cut * q, 0.0) / exponential(random_block(seed, 1, tile * TILE, TILE // 4))
-    keys = _keys(tl.where(column < vocabulary, _ordered(speed), -0x80000000), column)
+    keys = make_keys(tl.where(column < vocabulary, to_ordered(speed), -0x80000000), column)
     tl.store(best_ptr + tile, tl.max(tl.reshape(keys, [TILE]), 0))
     if tile == 0:
         tl.store(last_ptr, last.to(tl.int64))
@@ -194,7 +194,7 @@ def _drawn_kernel(
     is_sound = is_finite(tl.load(largest_ptr + node, mask=mask, other=0.0))
     drafts_sound = tl.min(is_finite(tl.load(drafted_ptr + draft, mask=draft < drafts, other=0.0)).to(tl.int64), axis=0)
     last = tl.load(last_ptr)
-    following = _index(tl.max(tl.load(best_ptr + tile, mask=tile < tiles, other=-0x8000000000000000), 0)).to(tl.int64)
+    following = index_of(tl.max(tl.load(best_ptr + tile, mask=tile < tiles, other=-0x8000000000000000), 0)).to(tl.int64)
     write_outcome(
         last, following, node, depth, rank, token, is_sound, drafts_sound, mask, committed,
         tokens_ptr, depths_ptr, ranks_ptr, bits_ptr, path_ptr, report_ptr, state_ptr, levels, words, LEVELS,

@@ -20,17 +20,12 @@ import triton.language as tl
 from torch import Tensor
 
 from treespec.kernels.dependent_launch import launch_options, overlaps, wait_for_inputs
-from treespec.kernels.keys import _bit as _bit
-from treespec.kernels.keys import _index as _index
-from treespec.kernels.keys import _keys as _keys
-from treespec.kernels.keys import _largest as _largest
-from treespec.kernels.keys import _ordered as _ordered
-from treespec.kernels.keys import _value as _value
-from treespec.kernels.keys import _warps as _warps
+from treespec.kernels.keys import index_of, largest_keys, make_keys, sort_warps, to_ordered, value_of
 
 LARGEST_COUNT = 64
 LARGEST_VOCABULARY = 1 << 18
-_TILE = 2048
+TILE = 2048
+"""Logits that a program of the first kernel reads."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -49,7 +44,7 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError for a count, vocabulary, type or layout that the kernels do not support.
     """
-    _check(logits, count)
+    check_rows(logits, count)
     values = torch.empty(logits.shape[0], count, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(logits.shape[0], count, dtype=torch.int64, device=logits.device)
     _launch(logits, count, values, tokens, None)
@@ -79,7 +74,7 @@ class GroupMaxima:
     """The findings of the first kernel in logits [rows, vocabulary], and how it divided them."""
 
     maxima: Tensor
-    """int32 [rows, groups]; the largest logit of each group, as `_ordered` gives it."""
+    """int32 [rows, groups]; the largest logit of each group, as `to_ordered` gives it."""
     group_bits: int
     """log2 of the logits per group."""
     groups_bits: int
@@ -94,16 +89,16 @@ class GroupMaxima:
     @property
     def num_warps(self) -> int:
         """The number of warps for the second kernel."""
-        return _warps(max(self.groups_bits, self.group_bits + self.count_bits))
+        return sort_warps(max(self.groups_bits, self.group_bits + self.count_bits))
 
 
 def find_group_maxima(logits: Tensor, count: int, *, sums: bool = False) -> GroupMaxima:
     """Launch the first kernel for the `count` most likely tokens of each row. Raises ValueError; see `top_tokens`."""
-    _check(logits, count)
+    check_rows(logits, count)
     rows, vocabulary = logits.shape
     count_bits = (count - 1).bit_length()
-    group_bits, groups_bits = _grouping(vocabulary, count_bits)
-    groups, groups_per_tile = triton.cdiv(vocabulary, 1 << group_bits), _TILE >> group_bits
+    group_bits, groups_bits = grouping(vocabulary, count_bits)
+    groups, groups_per_tile = triton.cdiv(vocabulary, 1 << group_bits), TILE >> group_bits
     tiles = triton.cdiv(groups, groups_per_tile)
     maxima = torch.empty(rows, groups, dtype=torch.int32, device=logits.device)
     tile_maxima, tile_sums = (torch.empty(rows, tiles, dtype=torch.float32, device=logits.device) if sums else None for _ in range(2))
@@ -149,7 +144,8 @@ def _launch(logits: Tensor, count: int, values: Tensor, tokens: Tensor, child_ra
     )
 
 
-def _check(logits: Tensor, count: int) -> None:
+def check_rows(logits: Tensor, count: int) -> None:
+    """Raise ValueError for logits or a count that the kernels do not take; see `top_tokens`."""
     if logits.dim() != 2 or 0 in logits.shape:
         raise ValueError(f"logits have shape {list(logits.shape)}; pass [rows, vocabulary], at least one of each")
     if logits.dtype not in _FLOATS:
@@ -164,7 +160,7 @@ def _check(logits: Tensor, count: int) -> None:
 
 
 @cache
-def _grouping(vocabulary: int, count_bits: int) -> tuple[int, int]:
+def grouping(vocabulary: int, count_bits: int) -> tuple[int, int]:
     """Return (group_bits, groups_bits), log2 of logits per group and of groups per row, for the shortest sorts in the second kernel."""
     choices = [(bits, max(count_bits, (triton.cdiv(vocabulary, 1 << bits) - 1).bit_length())) for bits in range(4, 10)]
     return min(choices, key=lambda bits: (1 << bits[1]) + (1 << (bits[0] + count_bits)))
@@ -189,13 +185,13 @@ def best_of_row(
     """
     group = tl.arange(0, 2**GROUPS_BITS)
     maxima = tl.load(maxima_ptr + group, mask=group < groups, other=-0x80000000)
-    best = _index(_largest(_keys(maxima, group), GROUPS_BITS, COUNT_BITS, False))
+    best = index_of(largest_keys(make_keys(maxima, group), GROUPS_BITS, COUNT_BITS, False))
 
     index = best[:, None] * 2**GROUP_BITS + tl.arange(0, 2**GROUP_BITS)[None, :]
     mask = index < vocabulary
     logits = tl.load(logits_ptr + index, mask=mask, other=0.0)
-    keys = _keys(tl.where(mask, _ordered(logits), -0x80000000), index)
-    return _largest(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
+    keys = make_keys(tl.where(mask, to_ordered(logits), -0x80000000), index)
+    return largest_keys(tl.reshape(keys, [2 ** (GROUP_BITS + COUNT_BITS)]), GROUP_BITS + COUNT_BITS, COUNT_BITS, True)
 
 
 @triton.jit(do_not_specialize=["groups"])
@@ -223,11 +219,11 @@ def _maxima_kernel(
     group = tile * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
     index = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     logits = tl.load(logits_ptr + row.to(tl.int64) * stride_row + index, mask=index < vocabulary, other=float("-inf"))
-    maxima = tl.max(_ordered(logits), 1)
+    maxima = tl.max(to_ordered(logits), 1)
     tl.store(maxima_ptr + row * groups + group, maxima, mask=group < groups)
     if SUMS:
         target = row * tl.num_programs(1) + tile
-        largest = _value(tl.max(maxima, 0).to(tl.int64) << 32)
+        largest = value_of(tl.max(maxima, 0).to(tl.int64) << 32)
         shift = tl.where(largest == float("-inf"), 0.0, largest)  # -inf - -inf would be NaN
         tl.store(tile_maxima_ptr + target, largest)
         tl.store(tile_sums_ptr + target, tl.sum(tl.sum(tl.exp(logits.to(tl.float32) - shift), 1), 0))
@@ -267,8 +263,8 @@ def _select_kernel(
     )
     slot = tl.arange(0, 2**COUNT_BITS)
     if WRITE_CHILDREN:
-        tl.store(values_ptr + row + slot, _value(keys), mask=slot == 0)
-        tl.store(tokens_ptr + start + slot, _index(keys).to(tl.int64), mask=slot < count)
+        tl.store(values_ptr + row + slot, value_of(keys), mask=slot == 0)
+        tl.store(tokens_ptr + start + slot, index_of(keys).to(tl.int64), mask=slot < count)
     else:
-        tl.store(values_ptr + row * count + slot, _value(keys), mask=slot < count)
-        tl.store(tokens_ptr + row * count + slot, _index(keys).to(tl.int64), mask=slot < count)
+        tl.store(values_ptr + row * count + slot, value_of(keys), mask=slot < count)
+        tl.store(tokens_ptr + row * count + slot, index_of(keys).to(tl.int64), mask=slot < count)

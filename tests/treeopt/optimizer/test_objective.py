@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treeopt.optimizer.objective import choose, step_seconds
+from treeopt.optimizer.objective import choose
 from treeopt.optimizer.search import solve
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiles.rest import FAMILY, NO_CHAIN, PATH, Rest
+from treeopt.profiles.rest import FAMILY, NO_CHAIN, PATH, Rest, longest_chain
 from treespec.errors import OptimizerError, ProfileError
 from treespec.trees.tree import SpeculationTree
 
@@ -50,7 +50,7 @@ def test_choice_against_every_tree(
     # what it says about its own tree is true
     chosen = frontier.tree(choice.size, choice.depth)
     assert choice.seconds_per_token == pytest.approx(price(chosen), rel=1e-12)
-    assert choice.seconds_per_step == pytest.approx(step_seconds(chosen, model), rel=1e-12)
+    assert choice.seconds_per_step == pytest.approx(model.step_seconds(chosen), rel=1e-12)
     # no tree of the frontier is cheaper, and "do not speculate" is among them
     pairs = [(n, d) for n in range(1, 8) for d in range(max_depth + 1) if frontier.value(n, d) > 0]
     assert choice.seconds_per_token <= min(price(frontier.tree(n, d)) for n, d in pairs) * (1 + 1e-12)
@@ -131,10 +131,11 @@ def test_long_chains_that_cost_make_other_trees_win(latency: Callable) -> None:
     model = latency({1: 10.0, 32: 10.0}, {1: 0.1, 16: 0.1}).at_context()
     frontier = solve(np.array([[0.5, 0.3, 0.1, 0.05]]), 32, 8, 4)
     free = choose(frontier, model, size=16)
-    dear = choose(frontier, replace(model, rest=Rest(0.0, per_link=0.5, chain=FAMILY)), size=16)
-    widest = [frontier.tree(choice.size, choice.depth).max_branch for choice in (free, dear)]
-    assert widest[1] <= widest[0]
-    assert dear.seconds_per_step == pytest.approx(10 + 0.1 * frontier.tree(16, dear.depth).depth + 0.5 * widest[1])
+    dear = choose(frontier, replace(model, rest=Rest(0.0, per_link=5.0, chain=PATH)), size=16)
+    links = [longest_chain(frontier.tree(choice.size, choice.depth), PATH) for choice in (free, dear)]
+    assert links == [9, 8]
+    assert (free.depth, dear.depth) == (3, 2)
+    assert dear.seconds_per_step == pytest.approx(10 + 0.1 * 2 + 5.0 * 8)
 
 
 def test_gap_is_zero_where_draft_levels_cost_the_same(latency: Callable) -> None:
@@ -153,7 +154,7 @@ def test_cost_best_tree_can_differ_from_the_token_best_one_within_the_gap(
     model = profile.at_context()
     frontier = solve(np.array([row]), 5, 4, 3)
     choice = choose(frontier, model, size=5)
-    prices = {tree: step_seconds(tree, model) / tokens_of(tree, [row]) for tree in all_trees(5, 4, 3)}
+    prices = {tree: model.step_seconds(tree) / tokens_of(tree, [row]) for tree in all_trees(5, 4, 3)}
     assert min(prices.values()) < choice.seconds_per_token  # the frontier alone does not hold the cheapest tree
     assert min(prices.values()) >= choice.seconds_per_token * (1 - choice.certified_gap)
 
@@ -190,7 +191,7 @@ def test_levels_wider_than_measured_are_no_candidates(latency: Callable) -> None
     with pytest.raises(OptimizerError, match="wider than 2, the largest measured"):
         choose(solve(rows, 13, 2, 3), narrow, size=13)  # the complete tree: its middle level has 3 nodes
     with pytest.raises(ProfileError, match="width 3 is beyond 2"):
-        step_seconds(SpeculationTree.k_ary(3, 2), narrow)
+        narrow.step_seconds(SpeculationTree.k_ary(3, 2))
 
 
 @pytest.mark.parametrize("cost", [lambda tokens, seconds: -tokens, lambda tokens, seconds: tokens * float("nan")], ids=["below 0", "NaN"])

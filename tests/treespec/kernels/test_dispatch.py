@@ -59,21 +59,21 @@ def star(children: int) -> StaticTensors:
 
 
 def logits_of(vocabulary: int = 100, dtype: torch.dtype = torch.float32, *, cuda: bool = True) -> Tensor:
-    logits = torch.zeros(1, 1, dtype=dtype).expand(1, vocabulary)
+    logits = torch.zeros(1, vocabulary, dtype=dtype)
     return on_cuda(logits) if cuda else logits
 
 
-def sample(logits: Tensor, children: int, *, replacement: bool, seed: Tensor | None = None) -> None:
+def sample(logits: Tensor, children: int, *, replacement: bool, seed: Tensor | None = None, temperature: float = 0.7) -> None:
     tree = star(children)
     tokens, largest = torch.zeros(tree.size, dtype=torch.int64), torch.zeros(1)
-    dispatch.sample_children(logits, tree, 0, tokens, largest, 0.7, replacement=replacement, generator=None, seed=seed)
+    dispatch.sample_children(logits, tree, 0, tokens, largest, temperature, replacement=replacement, generator=None, seed=seed)
 
 
 SEED = torch.tensor([5])
 BEYOND = pytest.mark.parametrize(
     "logits",
-    [logits_of(cuda=False), logits_of(dtype=torch.float64), logits_of(LARGEST_VOCABULARY + 1)],
-    ids=["not on CUDA", "float64", "vocabulary"],
+    [logits_of(cuda=False), logits_of(dtype=torch.float64), logits_of(LARGEST_VOCABULARY + 1), on_cuda(torch.zeros(9, 2).T[:1])],
+    ids=["not on CUDA", "float64", "vocabulary", "rows in pieces"],
 )
 
 
@@ -92,6 +92,11 @@ def test_children_are_sampled_by_kernels_up_to_their_limits(dtype: torch.dtype, 
 @pytest.mark.parametrize("replacement", [False, True])
 def test_children_are_sampled_by_the_twin_beyond(logits: Tensor, replacement: bool, chosen: list[str]) -> None:
     sample(logits, 3, replacement=replacement, seed=SEED)
+    assert chosen == ["plain sample_children"]
+
+
+def test_copies_of_the_most_likely_token_come_from_the_twin(chosen: list[str]) -> None:
+    sample(logits_of(), 3, replacement=True, seed=SEED, temperature=0.0)
     assert chosen == ["plain sample_children"]
 
 
@@ -122,12 +127,18 @@ def test_no_kernel_is_asked_for_the_distribution_at_temperature_0(chosen: list[s
 
 
 def finish(
-    tree: SpeculationTree, seed: Tensor | None = SEED, target: torch.dtype = torch.float32, draft: torch.dtype = torch.float32
+    tree: SpeculationTree,
+    seed: Tensor | None = SEED,
+    target: torch.dtype = torch.float32,
+    draft: torch.dtype = torch.float32,
+    *,
+    whole: bool = True,
 ) -> bool:
     """Whether kernels finish the step."""
     tensors = StaticTensors.on(tree, "cpu")
     tokens, rows = torch.zeros(tree.size, dtype=torch.int64), tree.levels[-1].start
     p, q = torch.zeros(tree.size, 9, dtype=target), torch.zeros(rows, 9, dtype=draft)
+    p = p if whole else p.T.contiguous().T
     outcome = dispatch.finish_sampled(tokens, p, q, tensors, p[:, 0], q[:, 0], SEED, seed, replacement=False, leaves_first=True)
     return outcome is not None
 
@@ -145,6 +156,7 @@ def test_no_kernel_finishes_a_step_beyond(chosen: list[str]) -> None:
     assert not finish(SpeculationTree.chain(3), seed=None)
     assert not finish(SpeculationTree.chain(3), target=torch.float64)
     assert not finish(SpeculationTree.chain(3), draft=torch.float64)
+    assert not finish(SpeculationTree.chain(3), whole=False)
     assert chosen == []
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels.distribution import distribution, reference_distribution
-from treespec.kernels.racing import TILE
+from treespec.kernels.vocabulary import TILE
 
 pytestmark = [pytest.mark.usefixtures("poison"), pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 INF, NAN = float("inf"), float("nan")
@@ -41,7 +41,7 @@ def test_extreme_temperatures(temperature: float, device: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [0, 3])
-@pytest.mark.parametrize("top_p", [0.95, 0.5, 0.01, 1e-9])
+@pytest.mark.parametrize("top_p", [0.95, 0.5, 0.01, 1e-9, 1e-300])
 @pytest.mark.parametrize("vocabulary", [1, 5, 1000, 9000])
 def test_the_nucleus(vocabulary: int, top_p: float, levels: int, device: str) -> None:
     """Among equal probabilities at the edge, the smaller tokens stay."""

@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from tests.reference.fixed import FixedModel
 from tests.reference.mutants import changed_module
 from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from tests.reference.tiny import config_of, module_of
@@ -227,10 +228,10 @@ MUTATIONS = {
     "NaN stays": ('tl.where(chance > 0, 0.0, float("-inf"))', "chance"),
     "a child of another parent": ("parent = first + chosen // width", "parent = first + chosen % width"),
     "rank and parent exchanged": ("(chosen % width).to", "(chosen // width).to"),
-    "padding is kept": ("_keys(tl.where(mask, _ordered(value), -0x80000000), candidate)", "_keys(_ordered(value), candidate)"),
+    "padding is kept": ("make_keys(tl.where(mask, to_ordered(value), -0x80000000), candidate)", "make_keys(to_ordered(value), candidate)"),
     "a node does not see itself": ("seen |=", "seen ="),
     "later words are not written": ("for word in range(words):", "for word in range(1):"),
-    "the order is that of the values": ("_keys(place * 0, _index(best))", "_keys(-place, _index(best))"),
+    "the order is that of the values": ("make_keys(place * 0, index_of(best))", "make_keys(-place, index_of(best))"),
     "one node too few": ("tl.where(place < size,", "tl.where(place < size - 1,"),
     "a node is its own parent": ("column[None, :] < node[:, None]", "column[None, :] <= node[:, None]"),
     "depths one too small": ("(chosen + width - 1) // width", "chosen // width"),
@@ -328,7 +329,7 @@ def test_texts_are_the_targets_own(capacity: int | None, forced: list[str]) -> N
     assert "grow_level" in forced
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, all texts are decoded so")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, all texts are from_ordered so")
 @pytest.mark.parametrize(("family", "budget"), [("llama", DynamicBudget(18, 4, 23)), ("qwen2-sliding", DynamicBudget(9, 3, 4))])
 @torch.inference_mode()
 def test_passes_read_the_bits_that_kernels_wrote(
@@ -372,21 +373,11 @@ def test_whole_vocabularies(depth: int, width: int, size: int, vocabulary: int, 
     same_tree(growing.best_nodes(growth, size), plain_growing.best_nodes(growth, size))
 
 
-class FixedDraft:
-    """A draft that launches nothing: it gives logits that are there already."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits, self.vocabulary_size, self.device = logits, logits.shape[1], logits.device
-
-    def forward(self, tokens: Tensor, place: object, keep: Tensor | None = None) -> Tensor:
-        return self.logits[: tokens.shape[0]]
-
-
 @pytest.mark.gpu
 @torch.inference_mode()
 def test_three_launches_per_level_and_one_in_the_end(device: str) -> None:
     budget = DynamicBudget(64, 8, 14)
-    draft: Any = FixedDraft(distinct(32_000, 0, torch.float16, device)(14))
+    draft: Any = FixedModel(distinct(32_000, 0, torch.float16, device)(14))
     drafter = DynamicDrafter(budget, DrafterSetup(draft, torch.device(device), 32_000, Sampling(), Drafting()))
     last, prefix = torch.tensor([1, 4], device=device), Prefix(torch.tensor([2], device=device))
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from treespec.kernels.inverse import draw_children, reference_inverse
-from treespec.kernels.racing import TILE
+from treespec.kernels.vocabulary import TILE
 
 pytestmark = [pytest.mark.usefixtures("poison"), pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 INF, NAN = float("inf"), float("nan")

@@ -31,8 +31,12 @@ from treespec.trees.tree import SpeculationTree
 pytestmark = [pytest.mark.usefixtures("poison"), pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 RULES = [(replacement, verifier) for replacement in (False, True) for verifier in ("sequential", "traversal")]
 VERIFIERS: dict[str, Callable[[], Sequential | Traversal]] = {"sequential": Sequential, "traversal": Traversal}
-KINDS = {"dense": (3, SpeculationTree.from_paths([(0, 0), (1,)])), "few": (4, SpeculationTree.from_paths([(0, 0), (1,), (2,)]))}
-"""Vocabulary and tree. few: the draft knows fewer tokens than a node has children."""
+KINDS = {
+    "dense": (3, SpeculationTree.from_paths([(0, 0), (1,)])),
+    "few": (4, SpeculationTree.from_paths([(0, 0), (1,), (2,)])),
+    "sharp": (3, SpeculationTree.from_paths([(0, 0), (1,)])),
+}
+"""Vocabulary and tree. few: the draft knows fewer tokens than a node has children. sharp: it is sure of one token, and all others have 1e-18."""
 ROUNDING = 3e-6
 
 
@@ -69,6 +73,11 @@ def models(kind: str) -> Tables:
     p, q = ([2 * torch.randn(vocabulary**depth, vocabulary, generator=generator) for depth in range(tree.depth + 1)] for _ in range(2))
     if kind == "few":
         q = [logits.index_fill(1, torch.arange(1, vocabulary - depth), -torch.inf) for depth, logits in enumerate(q)]
+    if kind == "sharp":
+        q = [
+            logits + 42 * torch.eye(vocabulary).repeat(vocabulary**depth // vocabulary + 1, 1)[: len(logits)]
+            for depth, logits in enumerate(q)
+        ]
     return Tables(tuple(logits.softmax(-1) for logits in p), tuple(logits.softmax(-1) for logits in q))
 
 
@@ -79,7 +88,7 @@ def distance(kind: str, replacement: bool, verifier: str, device: str, module: A
     return total_variation(outcome.distribution, target_distribution(tables, tree.depth + 1))
 
 
-@pytest.mark.parametrize("kind", ["dense", "few"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("replacement", "verifier"), RULES)
 def test_steps_by_the_kernel_emit_the_targets_distribution(kind: str, replacement: bool, verifier: str, device: str) -> None:
     assert distance(kind, replacement, verifier, device) < ROUNDING
@@ -98,6 +107,12 @@ MISTAKES = {
     ),
     "weight of a rejected subtree not renormalised": ("surplus / whole", "surplus", "dense", RULES[1::2]),
     "weight of the path forgotten": ("weight = (entered >> 1)", "weight = 1.0 + 0.0 * (entered >> 1)", "dense", RULES[1::2]),
+    "small masses of the draft are rounded": (
+        "mass_of_others = receive_exactly(sums_ptr + FAMILY, SPLITS)",
+        "mass_of_others = tl.floor(receive_exactly(sums_ptr + FAMILY, SPLITS) * 18014398509481984.0) / 18014398509481984.0",
+        "sharp",
+        RULES[:2],
+    ),
     "chosen token not taken out before the next child": ("p = tl.where(column == _at(token, rank, k), 0.0, p)", "pass", "few", RULES[:2]),
     "chosen token not taken out of the rest": (
         "tl.store(p_row + token, 0.0, mask",

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from treespec.kernels.racing import TILE, race, race_by_weight, race_children, reference_race
+from treespec.kernels.racing import race, race_by_weight, race_children, reference_race
+from treespec.kernels.vocabulary import TILE
 
 pytestmark = [pytest.mark.usefixtures("poison"), pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
 INF, NAN = float("inf"), float("nan")

@@ -147,7 +147,7 @@ def test_a_planted_mistake_is_seen(device: str, monkeypatch: pytest.MonkeyPatch)
     tokens[1, [2, 3]] = tokens[1, [3, 2]]
     with pytest.raises(AssertionError):
         agree((values, tokens), reference_top_tokens(logits, 8))
-    monkeypatch.setattr(kernels, "_grouping", lambda vocabulary, count_bits: (4, 5))  # 32 groups of 16 leave out half of the row
+    monkeypatch.setattr(kernels, "grouping", lambda vocabulary, count_bits: (4, 5))  # 32 groups of 16 leave out half of the row
     with pytest.raises(AssertionError):
         check(distinct(2, 1000, dtype=torch.float32, device=device), 8)
 
@@ -171,7 +171,7 @@ def test_what_the_kernels_do_not_take(device: str) -> None:
 def test_groups_cover_every_vocabulary_and_keep_the_sorts_short() -> None:
     for vocabulary in (1, 5, 16, 17, 1025, 32_000, 50_257, 128_256, 151_936, 262_144):
         for count_bits in range(7):
-            group_bits, groups_bits = kernels._grouping(vocabulary, count_bits)
+            group_bits, groups_bits = kernels.grouping(vocabulary, count_bits)
             assert vocabulary <= 1 << group_bits + groups_bits
             assert groups_bits >= count_bits
             assert (1 << groups_bits) + (1 << group_bits + count_bits) <= 8192

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from treespec.errors import SettingsError
+
 if TYPE_CHECKING:
     from treespec.decoding.verifiers.base import Verifier
     from treespec.trees.tree import SpeculationTree
@@ -58,6 +60,14 @@ VERIFIERS: dict[str, VerifierEntry] = {
     "traversal": VerifierEntry(_traversal, "sampled children from the leaves up", sampled=True, chain=PATH),
 }
 """The verifiers by name; the first one is the default. Add a verifier by one assignment."""
+
+
+def verifier_named(name: str) -> VerifierEntry:
+    """Return the verifier with this name. Raises SettingsError for a name that is not registered."""
+    if str(name) not in VERIFIERS:
+        raise SettingsError(f"`verifier` is {name!r}, but it must be one of {', '.join(VERIFIERS)}")
+    return VERIFIERS[name]
+
 
 AT_LEAST_SEQUENTIAL = ("sequential", "traversal")
 """The verifiers whose tokens per step acceptance profiles of sampled children say: those profiles hold the shares of `sequential` acceptance."""
