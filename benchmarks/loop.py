@@ -50,7 +50,8 @@ def arguments_of(command: str, pair: list[str], out: Path) -> list[str]:
 
 def run_here(options: argparse.Namespace) -> None:
     """Run the loop in this process, and print the seconds of its stages as JSON."""
-    started, stages = time.perf_counter(), {}
+    started = time.perf_counter()
+    stages: dict[str, float] = {}
 
     def done(stage: str) -> None:
         stages[stage] = time.perf_counter() - started - sum(stages.values())
