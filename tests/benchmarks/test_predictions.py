@@ -6,6 +6,7 @@ import torch
 from benchmarks import predictions
 from benchmarks.small_pair import small_pair
 from treeopt.profiling.bench import cells_of
+from treeopt.profiling.grid import Grid
 from treeopt.profiling.latency import profile_latency
 from treespec.decoding.plans import DynamicBudget
 from treespec.trees.tree import SpeculationTree
@@ -18,7 +19,7 @@ def settings(*words: str) -> predictions.ChosenSettings:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_no_tree_of_the_comparison_was_profiled(device: str) -> None:
-    profiled = {cell.spec.plan for cell in cells_of(settings(), device, 32_000)}
+    profiled = {cell.spec.plan for cell in cells_of(settings(), Grid.of(settings(), device, 32_000), 32_000)}
     systems = predictions.systems_for(settings(), 128)
     plans = {system.plan for system in systems if system.plan is not None}
     assert not plans & profiled

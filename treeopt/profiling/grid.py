@@ -42,7 +42,7 @@ def needed(
 
     >>> stairs = lambda asked: {n: 1.0 if n <= 16 else 2.0 for n in asked}
     >>> needed((1, 2, 4, 8, 12, 16, 17, 24, 32, 48, 64), stairs, lambda a, b: b <= 1.04 * a)
-    (1, 16, 17, 64)
+    (1, 16, 17, 24, 64)
     """
     known = measure(sorted({candidates[0], candidates[-1]}))
     while True:

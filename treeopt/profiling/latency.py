@@ -1,6 +1,6 @@
 """Measure the latency profile of a pair by running real decoding steps and reading their parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -56,22 +56,24 @@ def profile_latency(
     explored: dict[Cell, list[Sample]] = {}
     cells: list[Cell] = []
 
-    def choose(found: Any) -> Any:
-        sizes, *widths = [tuple(natural(n) for n in listed(some)) for some in list_of_length(1 + len(whole.widths), found)]
-        grid = Grid(sizes, dict(zip(whole.widths, widths, strict=True)))
+    def begin(sizes: Sequence[int], *widths: Sequence[int]) -> None:
+        grid = Grid(tuple(sizes), dict(zip(whole.widths, map(tuple, widths), strict=True)))
         cells[:] = cells_of(settings, grid, pair.vocabulary_size)
-        return found
 
     def read(key: str, value: Any) -> Any:
-        if key == _GRID:  # the first line, without which the others mean nothing
-            return choose(value)
+        if key == _GRID:  # before all rounds, which mean nothing without it
+            found = [[natural(number) for number in listed(some)] for some in list_of_length(1 + len(whole.widths), value)]
+            begin(*found)
+            return found
         return [
             [[seconds(s) for s in list_of_length(4, sample)] for sample in list_of_length(BURST, cell)]
             for cell in list_of_length(len(cells), value)
         ]
 
+    begin(whole.sizes, *whole.widths.values())
     with Journal(journal, _fingerprint(pair, settings), read) as log:
-        choose(log.piece(_GRID, partial(_explore, bench, settings, whole, explored, progress)))
+        if settings.sizes is None or settings.widths is None:
+            begin(*log.piece(_GRID, partial(_explore, bench, settings, whole, explored, progress)))
         for number in range(bursts):
             rounds.append(log.piece(str(number), partial(_round, bench, cells, {} if number else explored)))
             progress("profiling latency", number + 1, bursts)

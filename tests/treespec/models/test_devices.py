@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.reference.pairs import tiny_pair
 from treespec.decoding.engine import Engine
@@ -53,10 +53,16 @@ def test_loading_leaves_the_current_device_alone(
     tiny_module("llama").save_pretrained(tmp_path)
     monkeypatch.setattr(loading, "_device", lambda device, offload=False: SECOND)
     monkeypatch.setattr(PreTrainedModel, "to", lambda module, where: module)
+    places: list[object] = []
+    real = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda path, device_map, **options: (places.append(device_map), real(path, **options))[1]
+    )
     asked: list[list[object]] = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: asked.append([*current]) or True)
     assert load_model(str(tmp_path), device="cuda:1").module.dtype == torch.bfloat16
     assert asked == [[SECOND]], "the second device is asked for its types"
+    assert places == [{"": SECOND}], "weights are read straight to it"
     assert not current
 
 
