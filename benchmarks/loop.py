@@ -39,7 +39,7 @@ def arguments_of(command: str, pair: list[str], out: Path) -> list[str]:
         "profile latency": [*pair, "--context", str(CONTEXT), "-o", str(out / "latency.json")],
         "grow": ["--acceptance", str(out / "acceptance.json"), "--latency", str(out / "latency.json"), "-o", str(out / "tree.pt")],
         "evaluate": [
-            *(*pair, *data, "--growmap", str(out / "tree.pt"), "--num-prompts", str(EVALUATED), "--start", "400"),
+            *(*pair, *data, "--growmap", str(out / "tree.pt"), "--num-prompts", str(EVALUATED), "--start", str(PROFILED)),
             *("-o", str(out / "report.json")),
         ],
     }

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from treespec.decoding.capture import capturing
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose_checked, require_finite
 from treespec.kernels import dispatch
@@ -197,6 +198,6 @@ class _Texts:
         torch.cuda.current_stream(device).wait_stream(side)
         torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
+        with capturing(graph, side):
             self._pass()
         return graph.replay

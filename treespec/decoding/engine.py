@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from treespec.decoding.capture import capturing, is_refused_capture
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import CapturableModel, SlotModel
 from treespec.decoding.step import Step, StepSpec, checked
@@ -168,7 +169,7 @@ class CapturedSteps:
                 self.step.advance(self._last, prefix, _AMPLE, self._generator)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, pool=pool, stream=_capture_stream(self._state.device)):
+        with capturing(self._graph, _capture_stream(self._state.device), pool):
             outcome = self.step.advance(self._last, prefix, _AMPLE, self._generator)
             self._state.copy_(outcome.state)
         host = [(torch.empty_like(outcome.report, device="cpu", pin_memory=True), torch.cuda.Event()) for _ in range(self.ahead + 1)]  # type: ignore[no-untyped-call]
@@ -313,12 +314,3 @@ def _eager_reason(model: SlotModel) -> str | None:
 
 def _name(model: SlotModel) -> str:
     return model.name if isinstance(model, CapturableModel) else type(model).__name__
-
-
-def is_refused_capture(error: RuntimeError) -> bool:
-    """Return whether CUDA or PyTorch refused an operation because a stream was capturing. All other errors are bugs.
-
-    There is no error class for this, so the message decides ("operation not permitted when stream is capturing", "... during CUDA graph
-    capture").
-    """
-    return "captur" in str(error).lower()

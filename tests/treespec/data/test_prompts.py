@@ -260,11 +260,13 @@ def test_paths_that_are_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"cat\.jpg is a picture, which needs a vision-language target"):
         load(folder)
     (folder / "state.json").write_text("{}", encoding="utf-8")
+    pytest.importorskip("datasets")
     with pytest.raises(DatasetError, match="is not a folder that `datasets` can load"):
         load(folder)
 
 
 def test_an_unreachable_hub_is_told_within_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://192.0.2.1:9")  # reserved for documentation: nobody answers
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):

@@ -275,6 +275,8 @@ def test_a_model_that_waits_is_run_eagerly_by_name(monkeypatch: pytest.MonkeyPat
     assert len(said) == 1
     assert "cannot be captured" in said[0]
     assert pair.target.name in said[0]
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(3, device="cuda").isfinite().all(), "the default generator of the device is usable after a refused capture"
 
 
 def capturable_engine(monkeypatch: pytest.MonkeyPatch, error: RuntimeError | None) -> Engine:

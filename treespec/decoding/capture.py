@@ -1,0 +1,36 @@
+"""The capture of a CUDA graph that leaves no trace where CUDA refuses it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any = None) -> Iterator[None]:
+    """Capture what the context launches on the current device into `graph`, on `stream`; its memory comes from `pool`, or a pool of its own.
+
+    Where the capture is refused, `torch.cuda.graph` leaves its stream the current one, and the device's default random generator as if the
+    capture went on: everything random on that device fails from then on ("Offset increment outside graph capture"). Here both are as before.
+
+    Raises the error of the refusal (see `is_refused_capture`), and those of the context.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                yield
+        except BaseException:
+            generator.graphsafe_set_state(before)
+            raise
+
+
+def is_refused_capture(error: RuntimeError) -> bool:
+    """Return whether CUDA or PyTorch refused an operation because a stream was capturing. All other errors are bugs.
+
+    There is no error class for this, so the message decides ("operation not permitted when stream is capturing", "... during CUDA graph
+    capture").
+    """
+    return "captur" in str(error).lower()
