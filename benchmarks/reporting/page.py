@@ -10,10 +10,12 @@ from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.markdown import link, paragraph
 from benchmarks.reporting.offload import OFFLOAD
 from benchmarks.reporting.optimizer import OPTIMIZER
+from benchmarks.reporting.predictions import PREDICTIONS
 from benchmarks.reporting.prompts import with_fewer
 from benchmarks.reporting.reading import TITLE as READING
 from benchmarks.reporting.reading import reading
 from benchmarks.reporting.replay import REPLAY
+from benchmarks.reporting.rules import RULES
 from benchmarks.reporting.run import Kind, Run
 from benchmarks.reporting.same_tree import SAME_TREE
 from benchmarks.reporting.sampling import SAMPLING
@@ -45,10 +47,14 @@ class Superseded:
 
 PAGE = (
     Source("engine.json", ENGINE, "python -m benchmarks.engine"),
+    Source("rules-h200.json", RULES, "python -m benchmarks.rules"),
+    Source("predictions-7b-h200.json", PREDICTIONS, "python -m benchmarks.predictions --inflate"),
+    Source("predictions-small-h200.json", PREDICTIONS, "python -m benchmarks.predictions --small"),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
     Source("sampling-gpu-mid.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.2 0.6"),
+    Source("sampling-gpu-h200.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 6 --no-budgets --temperatures 0.6"),
     Source("vision-gpu.json", VISION, "python -m benchmarks.vision"),
     Source("training-gpu.json", TRAINING, "python -m benchmarks.train_draft"),
     Source("decoding-cpu.json", DECODING, "python -m benchmarks.decoding"),

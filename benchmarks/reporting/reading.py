@@ -1,6 +1,6 @@
 """How to read docs/results.md: what is explained once for the whole page, and the tables that stand in more than one section."""
 
-from benchmarks.reporting import engine, sampling, side_by_side
+from benchmarks.reporting import engine, predictions, rules, sampling, side_by_side
 from benchmarks.reporting.markdown import bullets, parts
 from benchmarks.reporting.verdicts import MARK
 
@@ -24,7 +24,13 @@ WORDS = (
 )
 """What holds for the whole page."""
 
-TABLES = {side_by_side.TITLE: side_by_side.HOW_TO_READ, **engine.HOW_TO_READ, **sampling.HOW_TO_READ}
+TABLES = {
+    side_by_side.TITLE: side_by_side.HOW_TO_READ,
+    **engine.HOW_TO_READ,
+    **rules.HOW_TO_READ,
+    **predictions.HOW_TO_READ,
+    **sampling.HOW_TO_READ,
+}
 """What the columns of a table are, by the title of the table; each is explained here and nowhere else."""
 
 

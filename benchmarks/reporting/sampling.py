@@ -45,7 +45,8 @@ def best_and_fixed(rows: list[Row]) -> tuple[list[Row], list[Row]]:
 
 def shape(row: Row) -> str:
     """Return "static" for a tree that is the same at every step, else "dynamic"."""
-    return "static" if isinstance(row["plan"], list) else "dynamic"
+    plan = row["plan"]
+    return "static" if isinstance(plan, list) or "parents" in plan else "dynamic"  # older files hold only the parents
 
 
 def verifier(row: Row) -> str:
