@@ -184,4 +184,6 @@ def latency(
         measured.write(output)
         discard_journals(output)
     note(f"wrote {output}")
+    if output_format == "json" and measured.warning is not None:  # the drawing has it
+        note(measured.warning)
     emit(output_format, measured.summary(), measured.drawing())

@@ -121,7 +121,10 @@ def profile_latency(
         draftings=tuple(drafting_of(one) for one in draftings),
         dynamic=dynamic,
     )
-    return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
+    measured = latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
+    if measured.warning is not None:
+        _LOG.warning("%s", measured.warning)
+    return measured
 
 
 def grow(

@@ -39,7 +39,7 @@ class DemoSettings:
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16
-    repetitions: int = 12
+    repetitions: int = LatencySettings.repetitions
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
-from treeopt.profiles.samples import LatencySample
+from treeopt.profiles.samples import BURST, LatencySample
 from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
 from treeopt.profiling.grid import Grid, search
-from treeopt.profiling.settings import BURST, LatencySettings
+from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError

@@ -1,0 +1,63 @@
+"""Whether times were measured in peace: points whose median is uncertain, and a line that warns of them.
+
+The limit is that of pyperf, which calls a benchmark unstable where its standard deviation is above a tenth of its mean. Here it is the interval of
+the median that must not reach further than a tenth of it. More samples make it narrower, while a standard deviation stays.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from treeopt.profiles.samples import interval_of
+
+MOST_REACH = 0.1
+"""Furthest that an end of the interval of a stable median lies from it, as a share of it."""
+MOST_UNSTABLE = 0.25
+"""Largest share of unstable points of a profile whose times are not called those of a busy machine."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """The samples of something that was measured, in seconds, with its name."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def reach(self) -> float:
+        """How far the further end of the median's interval is from it, as a share of it; 0 for too few samples."""
+        ends, median = interval_of(self.seconds), statistics.median(self.seconds)
+        return 0.0 if ends is None else max(ends[1] - median, median - ends[0]) / median
+
+    def __str__(self) -> str:
+        low, high = interval_of(self.seconds) or (min(self.seconds), max(self.seconds))
+        median, least, most = statistics.median(self.seconds), min(self.seconds), max(self.seconds)
+        return f"{self.name}: {1e3 * median:.3g} [{1e3 * low:.3g}, {1e3 * high:.3g}] ms (samples of {1e3 * least:.3g} to {1e3 * most:.3g})"
+
+
+def unstable(points: Sequence[Point]) -> list[Point]:
+    """Return the points whose median is uncertain by more than `MOST_REACH`, the worst first."""
+    return sorted((point for point in points if point.reach > MOST_REACH), key=lambda point: -point.reach)
+
+
+def is_busy(points: Sequence[Point]) -> bool:
+    """Return whether so many points are unstable that other work must have been going on."""
+    return len(unstable(points)) > MOST_UNSTABLE * len(points)
+
+
+def instability(points: Sequence[Point]) -> str | None:
+    """Return which points are unstable, in words that go on a sentence: how many, and the worst of them with their medians; None without any."""
+    found = unstable(points)
+    if not found:
+        return None
+    worst = ", ".join(map(str, found[:_NAMED]))
+    return f"the median of {len(found)} of {len(points)} points is uncertain by more than {100 * MOST_REACH:.0f} %, most of all of {worst}"
+
+
+def warning(points: Sequence[Point]) -> str | None:
+    """Return a line that warns of unstable points and says what to do; None without any."""
+    found = instability(points)
+    if found is None:
+        return None
+    return f"the times are unstable: {found}; close other programs, give torch fewer `threads`, or take more `repetitions`"
