@@ -82,6 +82,7 @@ def acceptance(
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
     from treeopt.profiles.trace import TRACE_SCHEMA
     from treeopt.profiling.acceptance import profile_acceptance, require_fit, trace_acceptance
+    from treespec.files.load import note_crowding
     from treespec.files.writing import check_writable, write_json_together
 
     check_writable(output, ACCEPTANCE_SCHEMA)
@@ -95,6 +96,7 @@ def acceptance(
     if not own_text:
         note_not_applied(known, settings.sampling)
     pair = load(known, models)
+    note_crowding(pair.target.device.type, note)
     with claimed(output), claimed(trace):
         if not own_text:
             prompts = complete_conversations(pair, prompts, rows, gen_len, output)

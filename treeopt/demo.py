@@ -17,6 +17,7 @@ from treespec.data.prompts import load_prompts
 from treespec.evaluation.report import SCHEMA, EvaluationReport, Prediction
 from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
+from treespec.files.load import note_crowding
 from treespec.files.writing import check_writable, make_folder
 from treespec.models.pairs import load_pair
 from treespec.trees.growmap import check_growmap_writable
@@ -60,12 +61,16 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, device: str = "cpu", progress: Progress = lambda what, done, total: None, settings: DemoSettings = DemoSettings()
+    out: Path,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+    settings: DemoSettings = DemoSettings(),
+    notice: Callable[[str], None] | None = None,
 ) -> DemoResult:
     """Profile the embedded pair, generate the best growmap, evaluate it, and write FILES to the folder `out`.
 
-    The evaluation takes rows that come after the profiled ones. Each file is written when its stage is done. Raises
-    TreeoptError, and OutputError before any work if `out` cannot be written.
+    The evaluation takes rows that come after the profiled ones. Each file is written when its stage is done. `notice` is told if torch has more
+    threads than there are idle cores. Raises TreeoptError, and OutputError before any work if `out` cannot be written.
     """
     make_folder(out)
     check_writable(out / "acceptance.json", ACCEPTANCE_SCHEMA)
@@ -79,6 +84,7 @@ def run_demo(
         held_back = load_prompts(
             "stdlib", pair.tokenizer, num_prompts=settings.evaluate_prompts, prompt_len=settings.prompt_len, start=profiled.end
         )
+    note_crowding(device, notice)
     with _timed("profile acceptance", seconds):
         measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=64)
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)

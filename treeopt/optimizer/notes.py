@@ -71,12 +71,12 @@ def _beyond(lead: Lead, prompts: int, what: str) -> str:
 
 
 def busy(times: LatencyProfile) -> str | None:
-    """Return that the times were taken beside other work, if so many points are unstable."""
+    """Return that the times are those of a restless machine, if so many points are unstable."""
     if not is_busy(times.points):
         return None
     return (
-        f"the latency profile was taken on a busy machine: {instability(times.points)}; it cannot tell what an idle one gives, so close other programs, "
-        "and profile the latency again"
+        f"the latency profile was taken while the machine did other work, or changed its speed: {instability(times.points)}; it cannot tell what an idle "
+        "machine gives, so close other programs and profile the latency again"
     )
 
 

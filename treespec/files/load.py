@@ -47,13 +47,19 @@ def others_running(wait: Callable[[float], None] = time.sleep) -> float | None:
     return min(known, sum(seen) / len(seen))
 
 
+def note_crowding(device: str, notice: Callable[[str], None] | None) -> None:
+    """Tell `notice` if torch's threads have fewer idle cores, where it computes on the CPU. `device` is the kind of the device."""
+    if device == "cpu" and notice is not None and (said := crowded(threads() or 1, others_running())) is not None:
+        notice(said)
+
+
 def crowded(own: int, others: float | None, cores: int | None = None) -> str | None:
     """Return the sentence that says that `own` threads have fewer idle cores, beside so many others; None where they have room.
 
     `cores` defaults to those of the machine, because other programs use all of them.
 
     >>> crowded(2, 1.2, 2)
-    'other programs keep 1.2 of 2 cores busy, and torch has 2 threads: times will be longer and uneven; close them, or give torch 1 thread'
+    'other programs keep 1.2 of 2 cores busy, and torch has 2 threads: times will be longer and uneven; close them, or give torch fewer (`threads` 1)'
     >>> crowded(1, 0.4, 2), crowded(2, None, 2)
     (None, None)
     """
@@ -61,6 +67,6 @@ def crowded(own: int, others: float | None, cores: int | None = None) -> str | N
     if others is None or own <= known - others + _SLACK:
         return None
     fewer = max(1, int(known - others))
-    remedy = f"close them, or give torch {counted(fewer, 'thread')}" if fewer < own else "close them"
+    remedy = f"close them, or give torch fewer (`threads` {fewer})" if fewer < own else "close them"
     busy = f"{min(others, known):.1f} of {known} cores" if others <= known else f"all {known} cores"
     return f"other programs keep {busy} busy, and torch has {counted(own, 'thread')}: times will be longer and uneven; {remedy}"
