@@ -14,7 +14,8 @@ from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import load_prompts
-from treespec.evaluation.report import SCHEMA, EvaluationReport, Prediction
+from treespec.evaluation.prediction import prediction_of
+from treespec.evaluation.report import SCHEMA, EvaluationReport
 from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.load import note_crowding
@@ -100,9 +101,8 @@ def run_demo(
         generated.growmap.write(out / "tree.pt")
     with _timed("evaluate", seconds):
         result = generated.result
-        ranks = tuple(tuple(row) for row in generated.growmap.metadata["rank_probability"])
-        predicted = Prediction(result.expected_tokens_per_step, result.predicted_seconds_per_step, ranks)
         decode = EvaluationSettings(gen_len=settings.gen_len)
+        predicted, _ = prediction_of(generated.growmap, {}, None, decode.sampling, decode.drafting)
         report = evaluate(pair, result.tree, held_back, decode, predicted=predicted, journal=None, progress=progress)
         report.write(out / "report.json")
     return DemoResult(out, acceptance, latency, result, report, seconds)

@@ -18,7 +18,8 @@ from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.scoring import score
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError, counted
-from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.predicted import Prediction
+from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import Mismatch, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness

@@ -1,0 +1,127 @@
+"""Sentences about the figures of an evaluation: gaps between predicted and measured that chance does not explain, and what figures cannot tell.
+
+A gap is spoken of where the 95 % intervals of both do not meet, as the table of the prediction shows them. A measured figure without an interval,
+of a single prompt, stands for itself.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from treespec.errors import counted
+from treespec.evaluation.shares import expected, sums
+
+MOST_CUT = 0.01
+"""Largest share of accepted tokens behind the ends of texts that is not spoken of."""
+
+
+def sentences(data: Mapping[str, Any]) -> list[str]:
+    """Return the sentences about an evaluation with a tree, from its data: none where nothing is odd."""
+    if data["mode"] == "baseline" or not data["steps"]:
+        return []
+    return [*_cut(data), *_tokens(data), *_seconds(data), *_untold(data)]
+
+
+def _cut(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that the ends of the texts cost tokens, if they cost many."""
+    cut, whole = data["tokens_cut"], data["tokens"] - data["prompts"]
+    if cut > MOST_CUT * whole:
+        ends = f"{data['texts_cut']} of {counted(data['prompts'], 'text')} ended at `gen_len` {(data.get('settings') or {}).get('gen_len')}"
+        yield (
+            f"{counted(cut, 'accepted token lies', 'accepted tokens lie', form=',')} behind the ends of the texts and {'does' if cut == 1 else 'do'} not "
+            f"count ({ends}): with all of them it is {(whole + cut) / data['steps']:.3f} tokens per step"
+        )
+
+
+def _tokens(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the likely cause of a gap in tokens per step, if there is one."""
+    predicted, measured = data["predicted"], data["tokens_per_step"]
+    promised, ends = predicted["tokens_per_step"], _ends(data, "tokens_per_step")
+    if promised is None or not _apart(ends, _measured(data, "tokens_per_step", measured)):
+        return
+    whole = measured + data["tokens_cut"] / data["steps"]
+    if not _apart(ends, [end * whole / measured for end in _measured(data, "tokens_per_step", measured)]):
+        cause = "the accepted tokens behind the ends of the texts make the difference; longer texts lose fewer"
+    else:
+        cause = (
+            f"{_first_choices(data)}the text of this run is {'harder' if measured < promised else 'easier'} to draft for than that of the profile, which "
+            "counts all positions of a text alike, while steps begin where drafts failed; profile the acceptance on prompts like these"
+        )
+    yield f"tokens per step are {_share(measured, promised)} what was predicted, and the intervals do not meet: {cause}"
+
+
+def _first_choices(data: Mapping[str, Any]) -> str:
+    """Return how often first choices were accepted, beside the profile, where both are known."""
+    observed, profiled = data["observed_acceptance"], data["profiled_acceptance"]
+    if not profiled or any(row["offered"] is None for row in observed):
+        return ""
+    offered = sums([row["offered"][:1] for row in observed])
+    accepted = sums([row["accepted"][:1] for row in observed])
+    promised = sums([expected(row["offered"][:1], profiled[min(row["depth"], len(profiled) - 1)]) for row in observed])
+    if not (offered and accepted):
+        return ""
+    return f"first choices were accepted at {accepted[0] / offered[0]:.3f} of the visited nodes, where the profile has {promised[0] / offered[0]:.3f}; "
+
+
+def _seconds(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the likely cause of a gap in seconds per step, if there is one: the whole machine, or the tree's steps alone."""
+    predicted, measured = data["predicted"], data["measured_seconds_per_step"]
+    promised, alone = predicted["seconds_per_step"], predicted.get("autoregressive_seconds")
+    if promised is None or not _apart(_ends(data, "seconds_per_step"), _measured(data, "seconds_per_step", measured)):
+        return
+    slower, base = measured > promised, data["baseline"]["seconds_per_token"]
+    shift = None if alone is None or base is None else math.log(base / alone) / math.log(measured / promised)
+    word, other = ("slower", "longer") if slower else ("faster", "shorter")
+    if shift is not None and shift >= 0.5:
+        cause = (
+            f"autoregressive steps took {base / alone:.2f} x the predicted time as well, so the machine was {word} than while it was profiled, by other "
+            f"programs or its clock{_load(data)}; profile the latency and evaluate on an idle machine"
+        )
+    else:
+        known = "" if shift is None else f", while autoregressive steps took {base / alone:.2f} x the predicted time"
+        cause = (
+            f"the passes over the tree took {other} than profiled{known}: the texts are longer or shorter than the context that was profiled, or "
+            f"other programs hold up torch's threads{_load(data)}; profile the latency again, at the `context` of these texts"
+        )
+    yield f"milliseconds per step are {_share(measured, promised)} what was predicted, and the intervals do not meet: {cause}"
+
+
+def _load(data: Mapping[str, Any]) -> str:
+    """Return the load average and the threads of the run, where they were recorded."""
+    record = data.get("provenance") or {}
+    load, threads = record.get("load_average"), record.get("threads")
+    if load is None or record.get("gpu") is not None:
+        return ""
+    return f" (load average {load:.1f}" + ("" if threads is None else f", with {counted(threads, 'thread')} of torch") + ")"
+
+
+def _untold(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that the run cannot tell whether the tree is faster, if its speed-up's interval holds 1."""
+    ends = data["intervals_95"]["speedup"]
+    if ends is not None and ends[0] <= 1 <= ends[1] and (data["tree"] or {}).get("depth") != 0:
+        yield (
+            "this run cannot tell whether the tree is faster than plain decoding: the 95 % interval of the speed-up holds 1; evaluate more prompts, "
+            "on an idle machine"
+        )
+
+
+def _share(measured: float, promised: float) -> str:
+    """Return how far a figure is from another, in words."""
+    return f"{100 * abs(measured / promised - 1):.0f} % {'above' if measured > promised else 'below'}"
+
+
+def _ends(data: Mapping[str, Any], name: str) -> Sequence[float] | None:
+    """Return the predicted interval of a figure, if it is known."""
+    ends: Sequence[float] | None = (data["predicted"].get("intervals_95") or {}).get(name)
+    return ends
+
+
+def _measured(data: Mapping[str, Any], name: str, value: float) -> Sequence[float]:
+    """Return the measured interval of a figure, or the figure itself at both ends."""
+    ends: Sequence[float] | None = data["intervals_95"][name]
+    return (value, value) if ends is None else ends
+
+
+def _apart(one: Sequence[float] | None, other: Sequence[float]) -> bool:
+    """Return whether two intervals do not meet; one that is not known meets all."""
+    return one is not None and (one[1] < other[0] or other[1] < one[0])
