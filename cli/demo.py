@@ -41,6 +41,7 @@ def demo(out: Path, device: str, output_format: str) -> None:
         "acceptance": result.acceptance.summary(),
         "latency": result.latency.summary(),
         "growmap": generation_summary(result.optimization, frontier=False),
+        "notes": list(result.notes),
         "evaluation": result.report.summary(),
         "verdict": result.verdict,
         "seconds": result.seconds,
@@ -55,6 +56,7 @@ def _drawing(result: "DemoResult", data: Mapping[str, Any]) -> Parts:
     return [
         *result.acceptance.drawing(ranks=8),
         *tables.generation(data["growmap"]),
+        *result.notes,
         *result.report.drawing(),
         result.verdict,
         f"{sum(result.seconds.values()):.0f} s in all ({stages})",

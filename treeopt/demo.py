@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treeopt.growmap_making import generate
+from treeopt.growmap_making import generate, notes_of
 from treeopt.optimizer.search import OptimizationResult
 from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA, AcceptanceProfile
 from treeopt.profiles.latency import LATENCY_SCHEMA, LatencyProfile
@@ -54,6 +54,8 @@ class DemoResult:
     optimization: OptimizationResult
     report: EvaluationReport
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Sentences for people on the growmap's promise."""
 
     @property
     def verdict(self) -> str:
@@ -105,7 +107,7 @@ def run_demo(
         predicted, _ = prediction_of(generated.growmap, {}, None, decode.sampling, decode.drafting)
         report = evaluate(pair, result.tree, held_back, decode, predicted=predicted, journal=None, progress=progress)
         report.write(out / "report.json")
-    return DemoResult(out, acceptance, latency, result, report, seconds)
+    return DemoResult(out, acceptance, latency, result, report, seconds, notes_of([generated]))
 
 
 def explain_speedup(report: EvaluationReport, result: OptimizationResult, latency: LatencyProfile | None = None) -> str:

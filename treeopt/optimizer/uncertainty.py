@@ -1,4 +1,4 @@
-"""How certain the predictions of a tree are: from errors of the profiles to 95 % intervals of its tokens and seconds per step and its speed-up."""
+"""The certainty of predictions: from errors of the profiles to 95 % intervals of a tree's tokens and seconds per step and its speed-up."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from treespec.trees.tree import SpeculationTree
 
 @dataclass(frozen=True)
 class Lead:
-    """How many times faster one candidate is than another: by the tokens of a step, and by the time of one."""
+    """The lead of one candidate over another, as a factor: by the tokens of a step, and by the time of one."""
 
     tokens: Uncertain
     times: Uncertain

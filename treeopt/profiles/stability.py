@@ -1,4 +1,4 @@
-"""Whether times were measured in peace: points whose median is uncertain, and a line that warns of them.
+"""The stability of times: points whose median is uncertain, and a line that warns of them.
 
 pyperf calls a benchmark unstable where its standard deviation is above a tenth of its mean. Here it is the interval of the median that must not
 reach further than a fifth of it: it rests on a few bursts, and is about two standard deviations wide on either side. More samples make it narrower.
@@ -26,7 +26,7 @@ class Point:
 
     @property
     def reach(self) -> float:
-        """How far the further end of the median's interval is from it, as a share of it; 0 for too few samples."""
+        """The distance of the further end of the median's interval from it, as a share of it; 0 for too few samples."""
         ends, median = interval_of(self.seconds), statistics.median(self.seconds)
         return 0.0 if ends is None else max(ends[1] - median, median - ends[0]) / median
 
