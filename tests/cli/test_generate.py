@@ -321,8 +321,7 @@ def test_noise_in_which_nothing_can_be_told_is_said(run: Any, profiles: tuple[Pa
     assert outcome.code == 0
     assert "cannot tell whether this tree is faster than plain decoding: its speed-up is" in outcome.err
     assert (
-        "the latency profile was taken while the machine did other work, or changed its speed: the median of 14 of 14 points is uncertain by more than 10 %"
-        in outcome.err
+        "the latency profile was taken while the machine did other work, or changed its speed: the median of 14 of 14 points" in outcome.err
     )
     shown = run("inspect", profiles[1])
     assert "the times are unstable: the median of 14 of 14 points" in shown.out
