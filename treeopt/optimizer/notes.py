@@ -62,11 +62,12 @@ def telling_apart(first: OptimizationResult, second: OptimizationResult, prompts
 def _beyond(lead: Lead, prompts: int, what: str) -> str:
     """Return a lead with its interval, and what would make it certain."""
     whole, needed = lead.whole, lead.prompts_needed(prompts)
-    remedy = (
-        "the times alone leave it open; close other programs and profile the latency again, with more `repetitions`"
-        if needed is None
-        else f"an acceptance profile of some {needed:,} prompts would tell, in place of {prompts:,}, if the figures stay as they are"
-    )
+    if needed is None:
+        remedy = "the times alone leave it open; close other programs and profile the latency again, with more `repetitions`"
+    elif prompts == 0:  # the profile does not say how many
+        remedy = "an acceptance profile of more prompts would tell"
+    else:
+        remedy = f"an acceptance profile of some {needed:,} prompts would tell, in place of {prompts:,}, if the figures stay as they are"
     return f"{what} is {whole.value:.2f} x, and the 95 % interval from {whole.low:.2f} to {whole.high:.2f} holds 1; {remedy}"
 
 

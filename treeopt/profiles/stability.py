@@ -32,8 +32,15 @@ class Point:
 
     def __str__(self) -> str:
         low, high = interval_of(self.seconds) or (min(self.seconds), max(self.seconds))
-        median, least, most = statistics.median(self.seconds), min(self.seconds), max(self.seconds)
-        return f"{self.name}: {1e3 * median:.3g} [{1e3 * low:.3g}, {1e3 * high:.3g}] ms (samples of {1e3 * least:.3g} to {1e3 * most:.3g})"
+        figures = statistics.median(self.seconds), low, high, min(self.seconds), max(self.seconds)
+        middle, low_ms, high_ms, least, most = map(_ms, figures)
+        return f"{self.name}: {middle} [{low_ms}, {high_ms}] ms (samples of {least} to {most})"
+
+
+def _ms(seconds: float) -> str:
+    """Return milliseconds with three digits, or more where there are more before the point."""
+    ms = 1e3 * seconds
+    return f"{ms:.3g}" if ms < 999.5 else f"{ms:.0f}"
 
 
 def unstable(points: Sequence[Point]) -> list[Point]:

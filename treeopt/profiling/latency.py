@@ -20,7 +20,7 @@ from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import list_of_length, listed, natural, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.files.load import note_crowding
+from treespec.files.load import note_crowding, threads
 from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
@@ -204,4 +204,5 @@ def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
 
 
 def _fingerprint(pair: Pair, settings: LatencySettings) -> str:
-    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype))
+    own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
+    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype), own)

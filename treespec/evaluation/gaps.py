@@ -37,7 +37,7 @@ def _tokens(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield the likely cause of a gap in tokens per step, if there is one."""
     predicted, measured = data["predicted"], data["tokens_per_step"]
     promised, ends = predicted["tokens_per_step"], _ends(data, "tokens_per_step")
-    if promised is None or not _apart(ends, _measured(data, "tokens_per_step", measured)):
+    if _times(measured, promised) is None or not _apart(ends, _measured(data, "tokens_per_step", measured)):
         return
     whole = measured + data["tokens_cut"] / data["steps"]
     if not _apart(ends, [end * whole / measured for end in _measured(data, "tokens_per_step", measured)]):
@@ -67,18 +67,18 @@ def _seconds(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield the likely cause of a gap in seconds per step, if there is one: the whole machine, or the tree's steps alone."""
     predicted, measured = data["predicted"], data["measured_seconds_per_step"]
     promised, alone = predicted["seconds_per_step"], predicted.get("autoregressive_seconds")
-    if promised is None or not _apart(_ends(data, "seconds_per_step"), _measured(data, "seconds_per_step", measured)):
+    off = _times(measured, promised)
+    if off is None or not _apart(_ends(data, "seconds_per_step"), _measured(data, "seconds_per_step", measured)):
         return
-    slower, base = measured > promised, data["baseline"]["seconds_per_token"]
-    shift = None if alone is None or base is None else math.log(base / alone) / math.log(measured / promised)
-    word, other = ("slower", "longer") if slower else ("faster", "shorter")
-    if shift is not None and shift >= 0.5:
+    plain = _times(data["baseline"]["seconds_per_token"], alone)
+    word, other = ("slower", "longer") if off > 1 else ("faster", "shorter")
+    if plain is not None and math.log(plain) / math.log(off) >= 0.5:
         cause = (
-            f"autoregressive steps took {base / alone:.2f} x the predicted time as well, so the machine was {word} than while it was profiled, by other "
+            f"autoregressive steps took {plain:.2f} x the predicted time as well, so the machine was {word} than while it was profiled, by other "
             f"programs or its clock{_load(data)}; profile the latency and evaluate on an idle machine"
         )
     else:
-        known = "" if shift is None else f", while autoregressive steps took {base / alone:.2f} x the predicted time"
+        known = "" if plain is None else f", while autoregressive steps took {plain:.2f} x the predicted time"
         cause = (
             f"the passes over the tree took {other} than profiled{known}: the texts are longer or shorter than the context that was profiled, or "
             f"other programs hold up torch's threads{_load(data)}; profile the latency again, at the `context` of these texts"
@@ -103,6 +103,12 @@ def _untold(data: Mapping[str, Any]) -> Iterator[str]:
             "this run cannot tell whether the tree is faster than plain decoding: the 95 % interval of the speed-up holds 1; evaluate more prompts, "
             "on an idle machine"
         )
+
+
+def _times(measured: float | None, promised: float | None) -> float | None:
+    """Return a measured figure over a promised one; None where there is no such number above 0, as in files that somebody else wrote."""
+    found = measured / promised if measured and promised else 0.0
+    return found if 0 < found < math.inf else None
 
 
 def _share(measured: float, promised: float) -> str:

@@ -1,5 +1,6 @@
 """Prediction: what a growmap promises for a run, with intervals. No torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ class Prediction:
     def autoregressive_seconds(self) -> float | None:
         """The seconds of an autoregressive step, which follow from the speed-up."""
         tokens, seconds, speedup = self.tokens_per_step, self.seconds_per_step, self.speedup
-        return None if not tokens or seconds is None or speedup is None else speedup * seconds / tokens
+        found = math.inf if not tokens or seconds is None or speedup is None else speedup * seconds / tokens
+        return found if math.isfinite(found) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data, without the chances of ranks."""

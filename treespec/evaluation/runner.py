@@ -25,7 +25,7 @@ from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.files.load import note_crowding
+from treespec.files.load import note_crowding, threads
 from treespec.models.generation import shown
 from treespec.models.pairs import Target, TargetInfo
 from treespec.models.positions import readable, require_room
@@ -237,5 +237,6 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
-    where = str(pair.target.device), str(pair.target.dtype)
+    own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
+    where = str(pair.target.device), str(pair.target.dtype), own
     return fingerprint(pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), *where, _processing(pair, settings))

@@ -110,3 +110,16 @@ def test_a_report_keeps_its_prediction_with_the_intervals(tmp_path) -> None:
     assert again.predicted.autoregressive_seconds == pytest.approx(0.016)
     assert notes(again) == notes(report)
     assert str(again) == str(report)
+
+
+@pytest.mark.parametrize("odd", [0.0, 5e-324, 1e308])
+def test_figures_that_nobody_measured_or_promised_break_nothing(odd: float) -> None:
+    """Files may hold anything: such a gap is one or is none, but a report of it can be shown."""
+    ends = (odd, odd)
+    for name in ("tokens_per_step", "seconds_per_step", "speedup"):
+        promised = replace(PROMISED, **{name: odd, **({} if name == "speedup" else {f"{name}_interval": ends})})
+        for seconds in (1.0, 5e-324):
+            results = tuple(replace(one, seconds=seconds, baseline_seconds=seconds) for one in run().results)
+            assert str(run(results=results, predicted=promised))
+    ended = tuple(replace(one, tokens=1, accepted_ranks=((),) * one.steps) for one in run().results)
+    assert str(run(results=ended, predicted=PROMISED))
