@@ -21,7 +21,8 @@ from treeopt.cli.settings import (
 )
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
-from treeopt.profiling.settings import BURST, AcceptanceSettings, LatencySettings
+from treeopt.profiles.samples import BURST
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 
 _PAIR = "--target embedded-target --draft embedded-draft"
 
