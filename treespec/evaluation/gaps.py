@@ -19,7 +19,8 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     """Return the sentences about an evaluation with a tree, from its data: none where nothing is odd."""
     if data["mode"] == "baseline" or not data["steps"]:
         return []
-    return [*_cut(data), *_tokens(data), *_seconds(data), *_untold(data)]
+    gaps = [*_tokens(data), *_seconds(data)]
+    return [*_cut(data), *(gaps or _speedup(data)), *_untold(data)]
 
 
 def _cut(data: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +69,7 @@ def _seconds(data: Mapping[str, Any]) -> Iterator[str]:
     predicted, measured = data["predicted"], data["measured_seconds_per_step"]
     promised, alone = predicted["seconds_per_step"], predicted.get("autoregressive_seconds")
     off = _times(measured, promised)
-    if off is None or not _apart(_ends(data, "seconds_per_step"), _measured(data, "seconds_per_step", measured)):
+    if off is None or off == 1 or not _apart(_ends(data, "seconds_per_step"), _measured(data, "seconds_per_step", measured)):
         return
     plain = _times(data["baseline"]["seconds_per_token"], alone)
     word, other = ("slower", "longer") if off > 1 else ("faster", "shorter")
@@ -84,6 +85,21 @@ def _seconds(data: Mapping[str, Any]) -> Iterator[str]:
             f"other programs hold up torch's threads{_load(data)}; profile the latency again, at the `context` of these texts"
         )
     yield f"milliseconds per step are {_share(measured, promised)} what was predicted, and the intervals do not meet: {cause}"
+
+
+def _speedup(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the gap in the speed-up that is left where the tree's own figures are as predicted: it is autoregressive decoding's."""
+    promised, measured = data["predicted"]["speedup"], data["speedup"]
+    plain = _times(data["baseline"]["seconds_per_token"], data["predicted"]["autoregressive_seconds"])
+    if (
+        plain is not None
+        and _times(measured, promised) is not None
+        and _apart(_ends(data, "speedup"), _measured(data, "speedup", measured))
+    ):
+        yield (
+            f"the speed-up is {_share(measured, promised)} what was predicted, and the intervals do not meet, while the tree's own figures are as predicted: "
+            f"autoregressive steps took {plain:.2f} x the predicted time{_load(data)}; profile the latency again"
+        )
 
 
 def _load(data: Mapping[str, Any]) -> str:

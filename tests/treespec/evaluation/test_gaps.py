@@ -60,6 +60,14 @@ def test_slow_steps_beside_plain_ones_as_predicted_have_another_cause() -> None:
     assert "the passes over the tree took longer than profiled: the texts are" in unknown
 
 
+def test_a_speed_up_that_is_off_alone_is_that_of_plain_decoding() -> None:
+    (said,) = notes(run(alone=0.012))
+    assert said.startswith(
+        "the speed-up is 25 % below what was predicted, and the intervals do not meet, while the tree's own figures are as predicted: autoregressive "
+        "steps took 0.75 x the predicted time; profile the latency again"
+    )
+
+
 def test_the_text_is_the_cause_of_tokens_and_first_choices_show_it() -> None:
     (said,) = notes(run(tokens=1.6))
     assert said.startswith(
