@@ -222,6 +222,6 @@ def _growmap(
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     if timed_on is not None:
-        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu", "threads", "load_average")}
+        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
     return GrowMap(result.tree, metadata, provenance)

@@ -34,6 +34,8 @@ class Provenance:
     cpu: str | None = None
     threads: int | None = None
     """Threads that torch computes with on the CPU."""
+    cores: int | None = None
+    """Cores of the machine, of which this process may have been given fewer: `cpu` says how many."""
     load_average: float | None = None
     """Threads of all programs, this one included, that ran or waited to run, on average over the minute before the record was made."""
     models: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Provenance:
             "driver": driver,
             "cpu": processor(),
             "threads": threads(),
+            "cores": os.cpu_count(),
             "load_average": load_average(),
             "git_commit": _git_commit(),
             "utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -103,6 +106,7 @@ _READERS = {
     "top_p": number,
     "seed": count,
     "threads": natural,
+    "cores": natural,
     "load_average": amount,
 }
 
