@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
-from treeopt.cli.options import device_option, format_option
-from treeopt.cli.output import Progress, emit
+from treeopt.cli.options import device_option, format_option, threads_option
+from treeopt.cli.output import Progress, emit, note
 from treespec.tables import Parts
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt demo --out treeopt-demo"))
-@under("Models", device_option)
+@under("Models", device_option, threads_option)
 @under(
     "Output",
     click.option(
@@ -34,13 +34,14 @@ def demo(out: Path, device: str, output_format: str) -> None:
     from treeopt.demo import FILES, run_demo
 
     with Progress() as progress:
-        result = run_demo(out, resolve_device(device), progress)
+        result = run_demo(out, resolve_device(device), progress, notice=note)
     data = {
         "out": str(out),
         "files": list(FILES),
         "acceptance": result.acceptance.summary(),
         "latency": result.latency.summary(),
         "growmap": generation_summary(result.optimization, frontier=False),
+        "notes": list(result.notes),
         "evaluation": result.report.summary(),
         "verdict": result.verdict,
         "seconds": result.seconds,
@@ -55,6 +56,7 @@ def _drawing(result: "DemoResult", data: Mapping[str, Any]) -> Parts:
     return [
         *result.acceptance.drawing(ranks=8),
         *tables.generation(data["growmap"]),
+        *result.notes,
         *result.report.drawing(),
         result.verdict,
         f"{sum(result.seconds.values()):.0f} s in all ({stages})",

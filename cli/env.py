@@ -70,6 +70,7 @@ def describe() -> dict[str, Any]:
     """
     from treeopt import __version__
     from treeopt.cli.errors import explain
+    from treespec.files.load import load_average
     from treespec.files.provenance import cpu_name, version_of
 
     known: dict[str, Any] = {"torch_threads": None, "cuda": None, "other_devices": None, "gpus": None}
@@ -84,6 +85,7 @@ def describe() -> dict[str, Any]:
         **{name: version_of(name) for name in _LIBRARIES},
         "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
+        "load_average": load_average(),
         **known,
     }
 

@@ -1,18 +1,22 @@
 """The command `treeopt evaluate`: run a tree end to end beside autoregressive decoding."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from treeopt.cli.help import TreeoptCommand, example
+from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt, say
 from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.errors import counted
 from treespec.evaluation.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from treespec.evaluation.report import EvaluationReport
 
 
 @click.command(
@@ -37,6 +41,14 @@ from treespec.evaluation.settings import EvaluationSettings
     processors_option(EvaluationSettings),
     heading="Measurement",
 )
+@under(
+    "Output",
+    click.option(
+        "--require-lossless",
+        is_flag=True,
+        help="Exit with code 1, after everything is written and printed, if an output differs from the baseline's by more than rounding.",
+    ),
+)
 @output_option("report.json")
 @format_option
 def evaluate(
@@ -44,6 +56,7 @@ def evaluate(
     plan: PlanOptions,
     rows: PromptOptions,
     settings: EvaluationSettings,
+    require_lossless: bool,
     output: Path,
     output_format: str,
 ) -> None:
@@ -53,7 +66,8 @@ def evaluate(
     --mode baseline.
 
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
-    decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal.
+    decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal; --require-lossless makes the
+    exit code say so.
     """
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
@@ -102,3 +116,15 @@ def evaluate(
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())
+    if require_lossless:
+        _require_lossless(report, output)
+
+
+def _require_lossless(report: "EvaluationReport", output: Path) -> None:
+    """End the command with exit code 1 for a report of outputs that are not the baseline's, and say it if outputs were not compared."""
+    if report.lossless == "mismatch":
+        differ = f"{report.mismatches} of {counted(len(report.results), 'output')}"
+        say(f"error: {differ} differ from autoregressive decoding by more than rounding; {output} says where", err=True)
+        click.get_current_context().exit(1)
+    if report.lossless == "not-applicable" and report.mode != "baseline":
+        note("outputs are random at this temperature and were not compared, so `require_lossless` has checked nothing")

@@ -1,5 +1,7 @@
 """Groups of options about models and rows that several commands share; a group reaches its command as one dataclass."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,25 @@ device_option = click.option(
 )
 
 
+def _give_threads(ctx: click.Context, parameter: click.Parameter, value: int | None) -> None:
+    """Set the number of torch's threads in this process: by what torch reads when it is loaded, and in torch itself if it is loaded already."""
+    if value is None:
+        return
+    for library in ("OMP", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(value)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(value)
+
+
+threads_option = click.option(
+    "--threads",
+    type=POSITIVE,
+    callback=_give_threads,
+    expose_value=False,
+    help="Threads that torch computes with on the CPU; on a busy machine, as many as there are idle cores. [default: torch's own]",
+)
+
+
 def output_option(default: str | None) -> Callable[[Command], Command]:
     """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
@@ -150,7 +171,7 @@ skip_bad_rows_option = click.option(
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """Add `--target --draft --revision --draft-revision --adapter --draft-adapter --device --dtype --offload` as `models`."""
+    """Add `--target --draft --revision --draft-revision --adapter --draft-adapter --device --dtype --offload` as `models`, and `--threads`."""
     return bundle(
         "models",
         ModelOptions,
@@ -167,6 +188,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         adapter_option,
         _draft_adapter,
         device_option,
+        threads_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
         heading="Models",
@@ -174,7 +196,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """Add `--target --draft (any number) --revision --adapter --device --dtype` as `models`."""
+    """Add `--target --draft (any number) --revision --adapter --device --dtype` as `models`, and `--threads`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -190,6 +212,7 @@ def drafts_options() -> Callable[[Command], Command]:
         revision_option,
         adapter_option,
         device_option,
+        threads_option,
         _dtype,
         heading="Models",
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treespec.decoding.plans import Plan
-    from treespec.evaluation.report import Prediction
+    from treespec.evaluation.predicted import Prediction
     from treespec.trees.growmap import GrowMap
 
 
@@ -115,11 +115,12 @@ def resolve(
     """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
     `grown` is the growmap that the options name. If it was made for other models, another sampling or another drafting than those
-    that run, its promise does not hold; if its times were taken on another device, its time per step does not. A line on stderr says so,
+    that run, its promise does not hold; if its times were taken on another device, or with other threads, its time per step does not. A line on stderr says so,
     and what does not hold is left out. Raises a usage error for a budget that no tree meets.
     """
     from treeopt.cli.inputs import hardware_of
     from treespec.evaluation.prediction import prediction_of
+    from treespec.files.load import threads
 
     drafted = planned(plan, grown)
     if plan.dynamic:
@@ -130,7 +131,8 @@ def resolve(
         return None, None
     names = {role: name for role, name in (("target", models.target), ("draft", models.draft)) if name is not None}
     names |= {role: name for role in ("adapter", "draft_adapter") if (name := getattr(models, role)) is not None}
-    predicted, said = prediction_of(grown, names, hardware_of(models.device), settings.sampling, settings.drafting)
+    device, own = hardware_of(models.device), threads()  # torch is loaded: it has read the growmap
+    predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own)
     for sentence in said:
         note(sentence)
     return grown.tree, predicted

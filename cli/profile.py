@@ -21,7 +21,8 @@ from treeopt.cli.settings import (
 )
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
-from treeopt.profiling.settings import BURST, AcceptanceSettings, LatencySettings
+from treeopt.profiles.samples import BURST
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 
 _PAIR = "--target embedded-target --draft embedded-draft"
 
@@ -82,6 +83,7 @@ def acceptance(
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
     from treeopt.profiles.trace import TRACE_SCHEMA
     from treeopt.profiling.acceptance import profile_acceptance, require_fit, trace_acceptance
+    from treespec.files.load import note_crowding
     from treespec.files.writing import check_writable, write_json_together
 
     check_writable(output, ACCEPTANCE_SCHEMA)
@@ -95,6 +97,7 @@ def acceptance(
     if not own_text:
         note_not_applied(known, settings.sampling)
     pair = load(known, models)
+    note_crowding(pair.target.device.type, note)
     with claimed(output), claimed(trace):
         if not own_text:
             prompts = complete_conversations(pair, prompts, rows, gen_len, output)
@@ -184,4 +187,6 @@ def latency(
         measured.write(output)
         discard_journals(output)
     note(f"wrote {output}")
+    if output_format == "json" and measured.warning is not None:  # the drawing has it
+        note(measured.warning)
     emit(output_format, measured.summary(), measured.drawing())

@@ -27,6 +27,7 @@ def generation_summary(result: "OptimizationResult", *, frontier: bool) -> dict[
         "predicted_seconds_per_step": result.predicted_seconds_per_step,
         "predicted_speedup": result.predicted_speedup,
         "certified_gap": result.certified_gap,
+        "intervals_95": result.certainty.intervals,
         "solver": result.solver,
         "max_branch": result.tree.max_branch,
         "level_widths": list(result.tree.level_widths),
@@ -51,6 +52,7 @@ def candidates_summary(found: "Sequence[Grown]") -> dict[str, Any]:
             "predicted_seconds_per_token": None if math.isinf(made.seconds_per_token) else made.seconds_per_token,
             "predicted_speedup": made.result.predicted_speedup,
             "certified_gap": made.result.certified_gap,
+            "intervals_95": made.result.certainty.intervals,
         }
         for made in found
     ]

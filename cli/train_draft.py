@@ -16,6 +16,7 @@ from treeopt.cli.options import (
     format_option,
     revision_option,
     skip_bad_rows_option,
+    threads_option,
 )
 from treeopt.cli.output import Progress, emit, note
 from treeopt.cli.settings import bundle, setting
@@ -142,7 +143,7 @@ def train_options() -> Callable[[Command], Command]:
 )
 @source_options()
 @train_options()
-@under("Models", device_option)
+@under("Models", device_option, threads_option)
 @under("Training", click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the folder, if there is one."))
 @under(
     "Output",

@@ -72,6 +72,7 @@ UNUSED = (
         "`mode` baseline drafts nothing, so {option} {value} changes nothing",
         dropped=True,
     ),
+    Unused(("require_lossless",), _drafts_nothing, "`mode` baseline has no other output to compare, so {option} changes nothing"),
     Unused(
         ("drafting", "draft_temperature", "verifier"),
         lambda values: values.get("draft", "") is None,

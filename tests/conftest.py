@@ -1,4 +1,4 @@
-"""What every test shares: one thread per process, no hub, GPU tests skipped visibly, reproducible random cases.
+"""What every test shares: one thread per process, no hub, no word of other programs, GPU tests skipped visibly, reproducible random cases.
 
 Also says which tests are slow, and why, and gives those that are not a budget of seconds.
 """
@@ -15,6 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from treespec.files import load
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be chosen before kernels are imported
@@ -141,6 +143,12 @@ settings.load_profile("treeopt")
 def device() -> str:
     """Where kernels run: a GPU where there is one, else Triton's interpreter."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave unsaid what else the machine of the tests does: notes on it would come and go."""
+    monkeypatch.setattr(load, "others_running", lambda: None)
 
 
 def places(item: pytest.Item) -> list[str]:

@@ -25,8 +25,9 @@ from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError
 from treespec.evaluation import runner
+from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.prediction import prediction_of
-from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.files.reading import StrPath
 from treespec.files.writing import check_writable
@@ -121,7 +122,10 @@ def profile_latency(
         draftings=tuple(drafting_of(one) for one in draftings),
         dynamic=dynamic,
     )
-    return latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
+    measured = latency_profiling.profile_latency(pair, settings, journal=journal, progress=progress, notice=_LOG.warning)
+    if measured.warning is not None:
+        _LOG.warning("%s", measured.warning)
+    return measured
 
 
 def grow(
@@ -228,7 +232,7 @@ def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) ->
     """Return what a growmap promises for a run; what of it does not hold is logged."""
     record = pair.provenance()
     names = {role: name.partition("@")[0] for role, name in record["models"].items()}
-    predicted, said = prediction_of(growmap, names, record["gpu"] or record["cpu"], settings.sampling, settings.drafting)
+    predicted, said = prediction_of(growmap, names, record["gpu"] or record["cpu"], settings.sampling, settings.drafting, record["threads"])
     for sentence in said:
         _LOG.warning("%s", sentence)
     return predicted

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from treeopt.growmap_making import generate
+from treeopt.growmap_making import generate, notes_of
 from treeopt.optimizer.search import OptimizationResult
 from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA, AcceptanceProfile
 from treeopt.profiles.latency import LATENCY_SCHEMA, LatencyProfile
@@ -14,9 +14,11 @@ from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import load_prompts
-from treespec.evaluation.report import SCHEMA, EvaluationReport, Prediction
+from treespec.evaluation.prediction import prediction_of
+from treespec.evaluation.report import SCHEMA, EvaluationReport
 from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
+from treespec.files.load import note_crowding
 from treespec.files.writing import check_writable, make_folder
 from treespec.models.pairs import load_pair
 from treespec.trees.growmap import check_growmap_writable
@@ -39,7 +41,7 @@ class DemoSettings:
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16
-    repetitions: int = 12
+    repetitions: int = LatencySettings.repetitions
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class DemoResult:
     optimization: OptimizationResult
     report: EvaluationReport
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Sentences for people on the growmap's promise."""
 
     @property
     def verdict(self) -> str:
@@ -60,12 +64,16 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, device: str = "cpu", progress: Progress = lambda what, done, total: None, settings: DemoSettings = DemoSettings()
+    out: Path,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+    settings: DemoSettings = DemoSettings(),
+    notice: Callable[[str], None] | None = None,
 ) -> DemoResult:
     """Profile the embedded pair, generate the best growmap, evaluate it, and write FILES to the folder `out`.
 
-    The evaluation takes rows that come after the profiled ones. Each file is written when its stage is done. Raises
-    TreeoptError, and OutputError before any work if `out` cannot be written.
+    The evaluation takes rows that come after the profiled ones. Each file is written when its stage is done. `notice` is told if torch has more
+    threads than there are idle cores. Raises TreeoptError, and OutputError before any work if `out` cannot be written.
     """
     make_folder(out)
     check_writable(out / "acceptance.json", ACCEPTANCE_SCHEMA)
@@ -79,6 +87,7 @@ def run_demo(
         held_back = load_prompts(
             "stdlib", pair.tokenizer, num_prompts=settings.evaluate_prompts, prompt_len=settings.prompt_len, start=profiled.end
         )
+    note_crowding(device, notice)
     with _timed("profile acceptance", seconds):
         measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=64)
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
@@ -94,12 +103,11 @@ def run_demo(
         generated.growmap.write(out / "tree.pt")
     with _timed("evaluate", seconds):
         result = generated.result
-        ranks = tuple(tuple(row) for row in generated.growmap.metadata["rank_probability"])
-        predicted = Prediction(result.expected_tokens_per_step, result.predicted_seconds_per_step, ranks)
         decode = EvaluationSettings(gen_len=settings.gen_len)
+        predicted, _ = prediction_of(generated.growmap, {}, None, decode.sampling, decode.drafting)
         report = evaluate(pair, result.tree, held_back, decode, predicted=predicted, journal=None, progress=progress)
         report.write(out / "report.json")
-    return DemoResult(out, acceptance, latency, result, report, seconds)
+    return DemoResult(out, acceptance, latency, result, report, seconds, notes_of([generated]))
 
 
 def explain_speedup(report: EvaluationReport, result: OptimizationResult, latency: LatencyProfile | None = None) -> str:

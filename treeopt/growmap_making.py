@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treeopt.optimizer.given import Given, at_one_temperature, each_once, read_times, require_rules, verifiers_of
-from treeopt.optimizer.notes import doubts, notes
+from treeopt.optimizer.notes import busy, doubts, notes, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize, rule_for
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
@@ -87,7 +87,8 @@ def generate_fastest(
         require_rules(sources, fitting, times[0])
     made = [_generate(one, times, verifier=own, **how) for one, own in zip(sources, fitting, strict=True)]
     fastest, *others = sorted(made, key=lambda one: one.seconds_per_token)
-    return replace(fastest, notes=(*said, *assumed, *fastest.notes)), *others
+    apart = telling_apart(fastest.result, others[0].result, min(one.profile.prompts for one in sources)) if others else None
+    return replace(fastest, notes=(*said, *assumed, *fastest.notes, *([] if apart is None else [apart]))), *others
 
 
 def notes_of(found: Sequence[Generated]) -> tuple[str, ...]:
@@ -164,8 +165,8 @@ def _generate(
             made_from["timed_rule"] = own.to_json()
         if rule is None and profile.step_settings() is None:
             said.append(f"the acceptance vector does not say its rule: the times are those of ({own.name})")
-        said += notes(result, model, own)
-        found_doubts += doubts(model, own)
+        said += [*notes(result, model, own), *tellings(result, profile)]
+        found_doubts += [*doubts(model, own), *([] if (noisy := busy(times)) is None else [noisy])]
     growmap = _growmap(result, profile, smoothing, made_from, None if times is None else times.provenance or {})
     return Generated(growmap, result, profile.drafting, profile.draft_temperature, own, given.source, tuple(said), tuple(found_doubts))
 
@@ -207,6 +208,7 @@ def _growmap(
         "predicted_seconds_per_step": result.predicted_seconds_per_step,
         "predicted_speedup": result.predicted_speedup,
         "certified_gap": result.certified_gap,
+        **({"intervals_95": intervals} if (intervals := result.certainty.intervals) else {}),
         "solver": result.solver,
         "smoothing": smoothing,
         "drafting": profile.drafting,
@@ -220,6 +222,6 @@ def _growmap(
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     if timed_on is not None:
-        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu")}
+        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
     return GrowMap(result.tree, metadata, provenance)

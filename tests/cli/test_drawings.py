@@ -10,7 +10,7 @@ import pytest
 import treeopt
 from treeopt.profiles.latency import LatencySample
 from treeopt.profiles.potential import MEASURES, DraftPotential, PotentialReport
-from treespec.evaluation.report import Prediction
+from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.results import PromptResult
 
 RESULT = PromptResult(

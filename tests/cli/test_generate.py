@@ -208,8 +208,10 @@ def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Pa
     profiles[0].write_text(profiles[0].read_text().replace("0.1, 0.0]", "0.05, 0.05]"))
     assert "no rank accepted: 0.1000\n" in run("inspect", profiles[0]).out
     data = run("inspect", profiles[1], "--format", "json").json
-    assert data["target"][0] == {"size": 1, "context": 64, "median_seconds": pytest.approx(0.0101)}
-    assert data["draft"][0] == {"width": 1, "context": 64, "median_seconds": 0.0005}
+    few = {"interval_95": None, "fastest_seconds": 0.010, "slowest_seconds": 0.011, "samples": 3}
+    assert data["target"][0] == {"size": 1, "context": 64, "median_seconds": pytest.approx(0.0101)} | few
+    assert data["draft"][0]["median_seconds"] == 0.0005
+    assert data["warning"] is None
     assert data["overhead_seconds"] == 0.0002
     assert "context 256" in run("inspect", profiles[1]).out
     sequoia_files(tmp_path)
@@ -285,3 +287,53 @@ def test_a_prediction_that_only_noise_can_give_is_called_so(run: Any, profiles: 
     outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
     assert outcome.code == 0
     assert "the latency profile is noisy: a speed-up of" in outcome.err
+
+
+def with_samples(path: Path, spread: float) -> None:
+    """Give a latency profile samples whose bursts differ by a share."""
+    data = json.loads(path.read_text())
+    around = [round(1 + spread * (burst - 2.5) / 2.5, 6) for burst in range(6) for _ in range(4)]
+    for row in (*data["target"], *data["draft"]):
+        row["seconds"] = [row["seconds"][-1] * factor for factor in around]
+    data["overhead_seconds"] = [0.0002 * factor for factor in around]
+    path.write_text(json.dumps(data))
+
+
+def test_the_promise_has_intervals_where_the_profiles_have_samples_enough(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    with_samples(profiles[1], 0.05)
+    arguments = ("grow", "--acceptance", profiles[0], "--latency", profiles[1], "-o", "tree.pt")
+    outcome = run(*arguments, "--format", "json")
+    assert outcome.err == "wrote tree.pt\n"
+    data, promise = outcome.json, read_growmap(tmp_path / "tree.pt").promise
+    for key, name in (("expected_", "tokens_per_step"), ("predicted_", "seconds_per_step"), ("predicted_", "speedup")):
+        low, high = data["intervals_95"][key + name]
+        assert low < data[key + name] < high
+        assert getattr(promise, f"{name}_interval") == (low, high)
+    assert data["candidates"][0]["intervals_95"] == data["intervals_95"]
+    low, high = data["intervals_95"]["predicted_speedup"]
+    for shown in (run(*arguments).out, run("inspect", "tree.pt").out):
+        assert f"{data['predicted_speedup']:.3f} [{low:.3f}, {high:.3f}]" in shown
+
+
+def test_noise_in_which_nothing_can_be_told_is_said(run: Any, profiles: tuple[Path, Path]) -> None:
+    with_samples(profiles[1], 0.6)
+    outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
+    assert outcome.code == 0
+    assert "cannot tell whether this tree is faster than plain decoding: its speed-up is" in outcome.err
+    assert (
+        "the latency profile was taken while the machine did other work, or changed its speed: the median of 14 of 14 points" in outcome.err
+    )
+    shown = run("inspect", profiles[1])
+    assert "the times are unstable: the median of 14 of 14 points" in shown.out
+
+
+def test_intervals_that_are_none_are_refused(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run("grow", "--acceptance", profiles[0], "--size", 4, "--depth", 2, "-o", "tree.pt").code == 0
+    sidecar = tmp_path / "tree.json"
+    written = sidecar.read_text()
+    for odd in ('["a", 2]', "[2, 1]", "[1]", "[-1, 2]", "3"):
+        data = json.loads(written)
+        data["metadata"]["intervals_95"] = {"expected_tokens_per_step": json.loads(odd)}
+        sidecar.write_text(json.dumps(data))
+        outcome = run("inspect", "tree.pt")
+        assert (outcome.code, "intervals_95" in outcome.err) == (1, True), odd

@@ -8,6 +8,7 @@ import pytest
 
 from treeopt.growmap_library import CATALOGUE, find
 from treeopt.growmap_making import Limits, generate
+from treespec.evaluation.predicted import Prediction
 from treespec.files.provenance import Provenance, processor
 from treespec.trees.growmap import GrowMap, read_growmap
 from treespec.trees.tree import SpeculationTree
@@ -86,7 +87,7 @@ def test_evaluate_runs_a_growmap_by_its_name(run: Any, pair: tuple[Path, Path], 
     outcome = run("evaluate", *models, *texts, "--growmap", "68m_7b-16", "--format", "json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["lossless"] == "match"
-    assert outcome.json["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
+    assert outcome.json["predicted"] == Prediction().to_json()
     assert outcome.json["profiled_acceptance"] is None
     (said,) = [line for line in outcome.err.splitlines() if "made for" in line]
     assert said == (

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from treespec.files import load
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
@@ -293,3 +296,38 @@ def test_interrupted_work_goes_on_where_it_stopped(
     whole = run(*command, "-o", "again.json")
     assert whole.json == resumed.json
     assert sorted(p.name for p in tmp_path.iterdir()) == ["acceptance.json", "again.json"]
+
+
+def test_threads_are_those_that_are_asked_for_and_stand_in_the_record(run: Any, pair: Pair, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        few = ["--sizes", "1,2", "--widths", "1", "--context", "16", "--repetitions", 4]
+        outcome = run("profile", "latency", *models(pair), *few, "--threads", 3, "-o", "l.json")
+        assert outcome.code == 0, outcome.err
+        assert torch.get_num_threads() == 3
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("3", "3")
+    finally:
+        torch.set_num_threads(before)
+    record = json.loads((tmp_path / "l.json").read_text())["provenance"]
+    assert record["threads"] == 3
+    assert record["load_average"] is None or record["load_average"] >= 0
+
+
+def test_a_busy_machine_is_said_by_whatever_measures(run: Any, pair: Pair, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "others_running", lambda: 1000.0)
+    said = "other programs keep all "
+    profiled = run("profile", "acceptance", *models(pair), *texts(rows), "--gen-len", 4, "--max-branch", 2, "-o", "a.json")
+    timed = run(
+        "profile", "latency", *models(pair), "--sizes", "1,2", "--widths", "1", "--context", "16", "--repetitions", 4, "-o", "l.json"
+    )
+    GrowMap(SpeculationTree.chain(1)).write("t.pt")
+    evaluated = run("evaluate", *models(pair), *texts(rows), "--growmap", "t.pt", "--gen-len", 4)
+    for outcome in (profiled, timed, evaluated):
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.count(said) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(load, "others_running", lambda: 1.3)
+    outcome = run("evaluate", *models(pair), *texts(rows), "--growmap", "t.pt", "--gen-len", 4)
+    assert "other programs keep 1.3 of 4 cores busy, and torch has 4 threads" in outcome.err
+    assert "give torch fewer (--threads 2)" in outcome.err

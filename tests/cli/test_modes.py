@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from treespec.evaluation.predicted import Prediction
+
 Pair = tuple[Path, Path]
 
 TREE = [(0, 0), (1, 0), (2,)]
@@ -99,11 +101,11 @@ def test_dynamic_trees(evaluate: Any, growmap: Path) -> None:
     assert data["mode"] == "dynamic"
     assert data["tree"] == {"size": 9, "depth": 3, "width": 4}
     assert data["lossless"] == "match"
-    assert data["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
+    assert data["predicted"] == Prediction().to_json()
     outcome = evaluate("--growmap", growmap, "--dynamic", "--format", "json")
     data = in_json(outcome)
     assert data["tree"] == {"size": 6, "depth": 2, "width": 5}, "size and depth of the growmap, twice the mean level"
-    assert data["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
+    assert data["predicted"] == Prediction().to_json()
     assert data["profiled_acceptance"] is None
     assert "prediction does not apply" in outcome.err
     assert "does not hold" not in outcome.err
@@ -151,7 +153,7 @@ def test_a_promise_for_other_drafting_is_pointed_out(evaluate: Any, growmap: Pat
     assert "made for --drafting swor (this run has topk)" in outcome.err
     assert "--draft-temperature changes nothing" in outcome.err
     assert in_json(outcome)["draft_temperature"] is None
-    assert in_json(outcome)["predicted"] == {"tokens_per_step": None, "seconds_per_step": None}
+    assert in_json(outcome)["predicted"] == Prediction().to_json()
 
 
 def test_a_revision_of_what_is_not_on_the_hub_is_said_to_change_nothing(evaluate: Any, growmap: Path, run: Any, pair: Pair) -> None:

@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 
 from treeopt.optimizer.search import OptimizationResult
+from treeopt.optimizer.uncertainty import Lead
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.stability import instability, is_busy
 from treespec.decoding.step_rule import StepRule
 from treespec.decoding.verifiers import traversal_note
 
@@ -28,10 +32,53 @@ def notes(result: OptimizationResult, model: LatencyModel, rule: StepRule) -> It
             f"the speed-up compares with a pass of {smallest} nodes, because autoregressive steps were not timed; "
             "profile the latency with size 1 too"
         )
-    if result.tree.size == 1 and result.table.max_size > 1:
+    told = result.rival is None or result.rival.certainty.lead is None or result.rival.certainty.lead.told
+    if result.tree.size == 1 and result.table.max_size > 1 and told:
         yield f"speculation with this draft does not pay on this hardware: no tree is faster than autoregressive decoding ({rule.name})"
     elif result.tree.size == 1:
         yield "the tree is the root alone, as it was asked for: nothing is drafted"
+
+
+def tellings(result: OptimizationResult, acceptance: AcceptanceProfile) -> Iterator[str]:
+    """Yield what cannot be told: whether the tree is faster than plain decoding, or plain decoding than the best tree."""
+    chosen, rival = result.certainty.lead, result.rival
+    if chosen is not None and not chosen.told:
+        yield f"cannot tell whether this tree is faster than plain decoding: {_beyond(chosen, acceptance.prompts, 'its speed-up')}"
+    if rival is not None and rival.certainty.lead is not None and not rival.certainty.lead.told:
+        what = f"the speed-up of the best tree, of {rival.tree.size} nodes and depth {rival.tree.depth},"
+        yield f"cannot tell whether plain decoding is faster than every tree: {_beyond(rival.certainty.lead, acceptance.prompts, what)}"
+
+
+def telling_apart(first: OptimizationResult, second: OptimizationResult, prompts: int) -> str | None:
+    """Return that the trees of the first two acceptance profiles cannot be told apart, with what would; None if they can, or nothing is known."""
+    lead = first.certainty.ahead_of(second.certainty)
+    if lead is None or lead.told:
+        return None
+    return (
+        f"cannot tell which of the first two acceptance profiles gives the faster tree: {_beyond(lead, prompts, 'the lead of the first')}"
+    )
+
+
+def _beyond(lead: Lead, prompts: int, what: str) -> str:
+    """Return a lead with its interval, and what would make it certain."""
+    whole, needed = lead.whole, lead.prompts_needed(prompts)
+    if needed is None:
+        remedy = "the times alone leave it open; close other programs and profile the latency again, with more `repetitions`"
+    elif prompts == 0:  # the profile does not say how many
+        remedy = "an acceptance profile of more prompts would tell"
+    else:
+        remedy = f"an acceptance profile of some {needed:,} prompts would tell, in place of {prompts:,}, if the figures stay as they are"
+    return f"{what} is {whole.value:.2f} x, and the 95 % interval from {whole.low:.2f} to {whole.high:.2f} holds 1; {remedy}"
+
+
+def busy(times: LatencyProfile) -> str | None:
+    """Return that the times are those of a restless machine, if so many points are unstable."""
+    if not is_busy(times.points):
+        return None
+    return (
+        f"the latency profile was taken while the machine did other work, or changed its speed: {instability(times.points)}; it cannot tell what an idle "
+        "machine gives, so close other programs and profile the latency again"
+    )
 
 
 def doubts(model: LatencyModel, rule: StepRule) -> Iterator[str]:

@@ -54,15 +54,17 @@ class Choice:
         return max(0.0, 1 - self.lower_bound / self.cost)
 
 
-def choose(frontier: Frontier, model: LatencyModel, size: int | None = None, objective: Objective = seconds_per_token) -> Choice:
-    """Score every size (or `size` alone) at every depth bound, and return the choice with the least cost.
+def choose(
+    frontier: Frontier, model: LatencyModel, size: int | None = None, objective: Objective = seconds_per_token, smallest: int = 1
+) -> Choice:
+    """Score every size from the `smallest` on (or `size` alone) at every depth bound, and return the choice with the least cost.
 
     Among equal ones the smaller tree is taken. A tree whose size or level widths are beyond the measured ones has no known time and is no
     candidate. The lower bound prices every draft pass at the cheapest width and the rest of a step at the shortest chain that a tree of that
     size and depth can have, so that no shape of tree is cheaper. Raises OptimizerError if no candidate is left.
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
-    wanted[slice(1, None) if size is None else size] = True
+    wanted[slice(smallest, None) if size is None else size] = True
     rest = model.rest or Rest(model.overhead_seconds)
     target = np.where(wanted, model.target_table(frontier.max_size), np.inf)
     alone = model.autoregressive_seconds()

@@ -8,7 +8,8 @@ import numpy as np
 
 from treeopt.optimizer import best_first, dynamic_program
 from treeopt.optimizer.frontier import Frontier, Rows, check_rows, largest_size, non_increasing
-from treeopt.optimizer.objective import Objective, choose, seconds_per_token
+from treeopt.optimizer.objective import Choice, Objective, choose, seconds_per_token
+from treeopt.optimizer.uncertainty import Certainty, certainty
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_verifier
 from treeopt.profiles.latency import LatencyProfile
@@ -53,6 +54,9 @@ class OptimizationResult:
     certified_gap: float | None
     solver: str
     table: Frontier = field(repr=False, compare=False)
+    certainty: Certainty = field(default_factory=Certainty)
+    rival: "OptimizationResult | None" = field(default=None, repr=False, compare=False)
+    """If the tree is the root alone, and others were allowed, the best one of them."""
 
     @cached_property
     def frontier(self) -> tuple[FrontierPoint, ...]:
@@ -98,17 +102,28 @@ def optimize(
         assert size is not None  # _limits has asked for it
         shallow = int(frontier.shallowest[frontier.max_depth, size])
         tokens = frontier.value(size, shallow)
-        return OptimizationResult(frontier.tree(size, shallow), tokens, None, None, None, frontier.solver, frontier)
+        tree = frontier.tree(size, shallow)
+        return OptimizationResult(tree, tokens, None, None, None, frontier.solver, frontier, certainty(tree, acceptance, rows))
+    assert latency is not None
+    ends = latency.ends(context, model.rule)
+
+    def result(choice: Choice, rival: OptimizationResult | None = None) -> OptimizationResult:
+        tree = frontier.tree(choice.size, choice.depth)
+        return OptimizationResult(
+            tree=tree,
+            expected_tokens_per_step=choice.expected_tokens_per_step,
+            predicted_seconds_per_step=choice.seconds_per_step,
+            predicted_speedup=model.autoregressive_seconds() / choice.seconds_per_token,
+            certified_gap=choice.certified_gap,
+            solver=frontier.solver,
+            table=frontier,
+            certainty=certainty(tree, acceptance, rows, model, ends),
+            rival=rival,
+        )
+
     choice = choose(frontier, model, size, objective)
-    return OptimizationResult(
-        tree=frontier.tree(choice.size, choice.depth),
-        expected_tokens_per_step=choice.expected_tokens_per_step,
-        predicted_seconds_per_step=choice.seconds_per_step,
-        predicted_speedup=model.autoregressive_seconds() / choice.seconds_per_token,
-        certified_gap=choice.certified_gap,
-        solver=frontier.solver,
-        table=frontier,
-    )
+    others = choice.size == 1 and size is None and frontier.max_size > 1
+    return result(choice, result(choose(frontier, model, None, objective, smallest=2)) if others else None)
 
 
 def rule_for(acceptance: AcceptanceProfile, latency: LatencyProfile, verifier: str | None = None) -> StepRule:

@@ -62,13 +62,15 @@ def trace(data: Mapping[str, Any]) -> Parts:
 
 
 def latency(data: Mapping[str, Any]) -> Parts:
-    """Draw median milliseconds of target passes and draft levels, a column per context."""
+    """Draw median milliseconds of target passes and draft levels with their intervals, a column per context, and a warning of unstable times."""
     rests: Parts = [_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []
+    warning = [] if data["warning"] is None else [data["warning"]]
     return [
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
         f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
         *rests,
+        *warning,
     ]
 
 
@@ -84,11 +86,11 @@ def _rests(rules: Sequence[Mapping[str, Any]]) -> Table:
 
 def _medians(title: str, what: str, measured: Sequence[Mapping[str, Any]]) -> Table:
     contexts, sizes = (sorted({row[key] for row in measured}) for key in ("context", what))
-    by_place = {(row[what], row["context"]): row["median_seconds"] for row in measured}
+    by_place = {(row[what], row["context"]): milliseconds(row["median_seconds"], row["interval_95"]) for row in measured}
     shown = contexts[:_MOST_COLUMNS]
-    rows = [(str(size), *(milliseconds(by_place.get((size, context))) for context in shown)) for size in sizes[:_MOST_ROWS]]
+    rows = [(str(size), *(by_place.get((size, context), "-") for context in shown)) for size in sizes[:_MOST_ROWS]]
     left_out = _more(len(sizes) - _MOST_ROWS, what) + _more(len(contexts) - _MOST_COLUMNS, "context")
-    return Table(f"{title}, median ms", (what, *(f"context {context}" for context in shown)), rows, left_out=left_out)
+    return Table(f"{title}, median ms [95 % interval]", (what, *(f"context {context}" for context in shown)), rows, left_out=left_out)
 
 
 def potential(data: Mapping[str, Any]) -> Parts:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from treeopt.profiles.drawing import latency
+from treeopt.profiles.intervals import FEWEST
 from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import Rest
-from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of
-from treeopt.profiles.samples import LatencySample, check_samples, check_seconds, sample_entry, sample_of
+from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of, times_of
+from treeopt.profiles.samples import BURST, LatencySample, Pick, check_samples, check_seconds, high_end, low_end, sample_entry, sample_of
+from treeopt.profiles.stability import Point, warning
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import MissingRuleError, ProfileError, listed_in_short
 from treespec.errors import listed as listed_of
@@ -69,29 +71,58 @@ class LatencyProfile(Drawn):
         """The contexts at which the target was measured, ascending."""
         return tuple(sorted({s.context for s in self.target}))
 
-    def at_context(self, context: int | None = None, rule: StepRule | None = None) -> LatencyModel:
+    def at_context(self, context: int | None = None, rule: StepRule | None = None, of: Pick = statistics.median) -> LatencyModel:
         """Return the medians at the measured context that equals `context` or is the next larger one; None stands for the smallest.
 
-        `rule` None stands for the first one of the profile. Raises ProfileError, naming the measured contexts, if none is large enough, and
-        MissingRuleError, naming the rules that the profile holds, if that one is not among them.
+        `rule` None stands for the first one of the profile, and `of` picks another figure of samples than their median. Raises ProfileError, naming
+        the measured contexts, if none is large enough, and MissingRuleError, naming the rules that the profile holds, if that one is not among them.
         """
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
             raise MissingRuleError(
                 f"the latency profile has no times of ({wanted.name}), only of {listed_in_short([f'({rule.name})' for rule in self.held])}"
             )
-        model = self._medians(context)
-        return next((entry.on(model) for entry in self.rules if entry.rule == wanted), model)
+        model = self._own(context, of)
+        return next((entry.on(model, of) for entry in self.rules if entry.rule == wanted), model)
 
-    def _medians(self, context: int | None) -> LatencyModel:
-        """Return the medians of the profile's own keys."""
+    def ends(self, context: int | None = None, rule: StepRule | None = None) -> tuple[LatencyModel, LatencyModel] | None:
+        """Return the lower and the upper ends of the 95 % intervals of these medians; None if some have too few samples for one.
+
+        The ends of all medians come together, since other work on a machine slows all passes: a sum of lower ends is the lower end of a sum.
+        """
+        counts = [len(seconds) for entry in self.rules for seconds in entry.samples]
+        counts += [len(seconds) for seconds in (self.overhead_seconds, self.autoregressive_overhead_seconds) if seconds]
+        if min([*counts, *(len(sample.seconds) for sample in (*self.target, *self.draft))]) < FEWEST * BURST:
+            return None
+        return self.at_context(context, rule, low_end), self.at_context(context, rule, high_end)
+
+    def _own(self, context: int | None, of: Pick) -> LatencyModel:
+        """Return the times of the profile's own keys."""
         chosen = next_context(context, self.contexts, "target")
-        draft = next_context(chosen, [s.context for s in self.draft], "draft")
-        sizes = sorted((s.nodes, s.median_seconds) for s in self.target if s.context == chosen)
-        widths = sorted((s.nodes, s.median_seconds) for s in self.draft if s.context == draft)
+        sizes, widths = times_of(self.target, chosen, "target", of), times_of(self.draft, chosen, "draft", of)
         apart = self.autoregressive_overhead_seconds
-        overheads = statistics.median(self.overhead_seconds), statistics.median(apart) if apart else None
-        return LatencyModel(chosen, tuple(sizes), tuple(widths), *overheads)
+        return LatencyModel(chosen, sizes, widths, of(self.overhead_seconds), of(apart) if apart else None)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The passes and whole steps that were measured, each with its samples and a name."""
+        own = [("target size", s) for s in self.target] + [("draft width", s) for s in self.draft]
+        found = [Point(self._named(what, sample.nodes, sample.context), sample.seconds) for what, sample in own]
+        for entry in self.rules:
+            rule = f" ({entry.rule.name})"
+            for what, samples in (("draft width", entry.draft), ("root width", entry.root)):
+                found += [Point(self._named(what, sample.nodes, sample.context) + rule, sample.seconds) for sample in samples]
+            found += [Point(self._named("step of size", step.plan.size, step.context) + rule, step.seconds) for step in entry.steps]
+        return tuple(found)
+
+    def _named(self, what: str, nodes: int, context: int) -> str:
+        """Return the name of a point. It says the context where there are several."""
+        return f"{what} {nodes}" + (f" at context {context}" if len(self.contexts) > 1 else "")
+
+    @property
+    def warning(self) -> str | None:
+        """The line that warns of unstable times; None if they are stable."""
+        return warning(self.points)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the profile's file."""
@@ -109,12 +140,13 @@ class LatencyProfile(Drawn):
         return data if self.provenance is None else data | {"provenance": self.provenance}
 
     def summary(self) -> dict[str, Any]:
-        """Return the profile as plain data, with medians in seconds in place of the raw samples."""
+        """Return the profile as plain data, with medians in seconds, and their intervals, in place of the raw samples."""
         return {
-            "target": [{"size": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.target],
-            "draft": [{"width": s.nodes, "context": s.context, "median_seconds": s.median_seconds} for s in self.draft],
+            "target": [sample.summary("size") for sample in self.target],
+            "draft": [sample.summary("width") for sample in self.draft],
             "overhead_seconds": statistics.median(self.overhead_seconds),
             "rules": [self._rule_summary(rule) for rule in self.held],
+            "warning": self.warning,
         }
 
     def _rule_summary(self, rule: StepRule) -> dict[str, Any]:

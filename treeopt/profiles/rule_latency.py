@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import Fit, Rest, chain_of, fit, longest_chain, numbers_of
-from treeopt.profiles.samples import LatencySample, check_count, check_samples, check_seconds, sample_entry, sample_of
+from treeopt.profiles.samples import LatencySample, Pick, check_count, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
 from treespec.errors import ProfileError, SettingsError, TreeError
@@ -66,16 +66,23 @@ class RuleLatency:
                 f"{name} it has no autoregressive_overhead_seconds, and a target that samples takes other times; profile it again"
             )
 
-    def on(self, model: LatencyModel) -> LatencyModel:
-        """Return the times of this rule at the context of `model`, which has the times of the whole profile there."""
+    @property
+    def samples(self) -> tuple[tuple[float, ...], ...]:
+        """The seconds of every point that was measured for this rule alone."""
         own = self.autoregressive_overhead_seconds
-        alone = statistics.median(own) if own else model.autoregressive_overhead_seconds
+        levels = (sample.seconds for sample in (*self.draft, *self.root))
+        return (*levels, *(step.seconds for step in self.steps), *([own] if own else []))
+
+    def on(self, model: LatencyModel, of: Pick = statistics.median) -> LatencyModel:
+        """Return the times of this rule at the context of `model`, which has those of the whole profile there. `of` picks one of samples."""
+        own = self.autoregressive_overhead_seconds
+        alone = of(own) if own else model.autoregressive_overhead_seconds
         model = replace(model, rule=self.rule, autoregressive_overhead_seconds=model.overhead_seconds if alone is None else alone)
         if self.draft:
-            model = replace(model, draft=_medians(self.draft, model.context, "draft"))
+            model = replace(model, draft=times_of(self.draft, model.context, "draft", of))
         if self.root:
-            model = replace(model, root=_medians(self.root, model.context, "root"))
-        return model if not self.steps else replace(model, **_fitted(self.rule, self.steps, model))
+            model = replace(model, root=times_of(self.root, model.context, "root", of))
+        return model if not self.steps else replace(model, **_fitted(self.rule, self.steps, model, of))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the profile's file."""
@@ -115,12 +122,13 @@ def next_context(context: int | None, measured: Sequence[int], model: str) -> in
     return found
 
 
-def _medians(samples: Sequence[LatencySample], context: int, what: str) -> tuple[tuple[int, float], ...]:
+def times_of(samples: Sequence[LatencySample], context: int, what: str, of: Pick) -> tuple[tuple[int, float], ...]:
+    """Return the numbers of nodes, ascending, each with what `of` picks of its samples, at the next measured context. Raises ProfileError."""
     chosen = next_context(context, [s.context for s in samples], what)
-    return tuple(sorted((s.nodes, s.median_seconds) for s in samples if s.context == chosen))
+    return tuple(sorted((s.nodes, of(s.seconds)) for s in samples if s.context == chosen))
 
 
-def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) -> dict[str, Any]:
+def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel, of: Pick) -> dict[str, Any]:
     """Return the rest that is fitted to whole steps, as fields of a model, whose passes are known."""
     context = next_context(model.context, [s.context for s in steps], "rest of a step")
     passes = replace(model, rest=Rest(0.0))
@@ -128,7 +136,7 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel) ->
     for step in steps:
         if step.context != context:
             continue
-        plan, whole = step.plan, statistics.median(step.seconds)
+        plan, whole = step.plan, of(step.seconds)
         if rule.mode == DynamicBudget.drafter:
             budget = cast(DynamicBudget, plan)
             links, known = budget.candidates, passes.dynamic_seconds(budget.size, budget.depth, budget.width)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from treeopt.profiles.samples import BURST
 from treeopt.profiling.grid import Grid
-from treeopt.profiling.settings import BURST, LatencySettings
+from treeopt.profiling.settings import LatencySettings
 from treeopt.profiling.shapes import DEEPEST, level_budget, level_of, star, typical_budgets, typical_trees
 from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget

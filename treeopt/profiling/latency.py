@@ -10,16 +10,17 @@ import torch
 
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
-from treeopt.profiles.samples import LatencySample
+from treeopt.profiles.samples import BURST, LatencySample
 from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
 from treeopt.profiling.grid import Grid, search
-from treeopt.profiling.settings import BURST, LatencySettings
+from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError
 from treespec.files.fields import list_of_length, listed, natural, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
+from treespec.files.load import note_crowding, threads
 from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
@@ -40,15 +41,16 @@ def profile_latency(
     """Measure the seconds of the target pass per tree size and context, of a draft level per width and context, and of the rest, per rule.
 
     Every sample is a part of whole steps on the code path that evaluation runs. They are captured on CUDA; `notice` is told once if that is
-    impossible. Sizes and widths that the settings leave open are found by bisection at the longest context (`grid.needed`). Size 1 is an
-    autoregressive step, other sizes are a root with its children, and widths are the second level of as many chains. Width 1 is the root's
-    level, which reads two tokens. The time of a step outside the model passes is its overhead. Of every rule beside `topk` at temperature 0,
-    whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take turns in short bursts, so that drift of the machine's
-    speed hits all alike and every step finds caches as warm as in decoding.
+    impossible, and on a CPU if torch has more threads than there are idle cores. Sizes and widths that the settings leave open are found by
+    bisection at the longest context (`grid.needed`). Size 1 is an autoregressive step, other sizes are a root with its children, and widths are
+    the second level of as many chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its
+    overhead. Of every rule beside `topk` at temperature 0, whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take
+    turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding.
     Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
     ModelError, ProfileError.
     """
     require_fit(pair, settings)
+    note_crowding(pair.target.device.type, notice)
     whole = Grid.of(settings, pair.target.device.type, pair.vocabulary_size)
     bench = Bench(pair, cells_of(settings, whole, pair.vocabulary_size), settings, notice)
     bursts = -(-settings.repetitions // BURST)
@@ -202,4 +204,5 @@ def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
 
 
 def _fingerprint(pair: Pair, settings: LatencySettings) -> str:
-    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype))
+    own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
+    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype), own)

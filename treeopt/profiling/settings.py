@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from treeopt.profiles.intervals import FEWEST
+from treeopt.profiles.samples import BURST
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
@@ -13,9 +15,6 @@ from treespec.trees.limits import MAX_SIZE
 
 METHODS = ("on-policy", "teacher-forced")
 """`on-policy` measures on the target's own continuation of a prompt, `teacher-forced` on the row's."""
-
-BURST = 4
-"""Samples of a point of a latency profile that are measured in a row."""
 
 _COLDEST = 1e-20
 """Lowest temperature: below it, logits that differ in rounding alone are further apart than a report's sums may be."""
@@ -93,16 +92,16 @@ class PotentialSettings:
 class LatencySettings:
     """Settings of a latency profile: the tree sizes, draft level widths and context lengths, each measured `repetitions` times.
 
-    The repetitions are rounded up to whole bursts of `BURST`. `sizes` and `widths` None stand for those of `default_sizes` and
-    `default_widths` that are needed on the pair's device (`grid.needed`); size 1, an autoregressive step, is always measured. `topk` at
-    temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees if `dynamic`, with every one of `samplings`:
-    settings of one rule (`StepRule`) are measured once.
+    The repetitions are rounded up to whole bursts of `BURST`; those of the default are the fewest that give intervals. `sizes` and `widths` None
+    stand for those of `default_sizes` and `default_widths` that are needed on the pair's device (`grid.needed`); size 1, an autoregressive step,
+    is always measured. `topk` at temperature 0 is always measured, and beside it every one of `draftings`, and dynamic trees if `dynamic`, with
+    every one of `samplings`: settings of one rule (`StepRule`) are measured once.
     """
 
     sizes: tuple[int, ...] | None = None
     widths: tuple[int, ...] | None = None
     contexts: tuple[int, ...] = (256,)
-    repetitions: int = 20
+    repetitions: int = FEWEST * BURST
     seed: int = 0
     samplings: tuple[Sampling, ...] = (Sampling(),)
     draftings: tuple[Drafting, ...] = (Drafting(),)

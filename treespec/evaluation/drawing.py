@@ -1,6 +1,6 @@
 """Evaluations for people: speeds, predictions beside measurements, ranks by depth, the parts of a step, and the verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treespec.decoding.rules import RULES
@@ -29,7 +29,7 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
         )
     if planned and (data["tree"] or {}).get("depth") == 0:
         drawing.append("the tree is the root alone: nothing is drafted, and every step is an autoregressive one")
-    return [*drawing, verdict(data)] if planned else drawing
+    return [*drawing, *data["notes"], verdict(data)] if planned else drawing
 
 
 def _speeds(data: Mapping[str, Any]) -> Table:
@@ -62,13 +62,25 @@ def _drafting(data: Mapping[str, Any]) -> str:
 
 
 def _prediction(data: Mapping[str, Any]) -> list[Table]:
-    predicted = data["predicted"]
+    predicted, measured = data["predicted"], data["intervals_95"]
     if predicted["tokens_per_step"] is None:
         return []
-    rows = [("tokens per step", number(predicted["tokens_per_step"], 3), number(data["tokens_per_step"], 3))]
-    if predicted["seconds_per_step"] is not None:
-        rows.append(("ms per step", milliseconds(predicted["seconds_per_step"]), milliseconds(data["measured_seconds_per_step"])))
-    return [Table("prediction", ("", "predicted", "measured"), rows)]
+    promised = predicted["intervals_95"]
+    figures: list[tuple[str, str, Any, Callable[..., str]]] = [
+        ("tokens per step", "tokens_per_step", data["tokens_per_step"], _three_digits),
+        ("ms per step", "seconds_per_step", data["measured_seconds_per_step"], milliseconds),
+        ("speed-up", "speedup", data["speedup"], _three_digits),
+    ]
+    rows = [
+        (name, shown(predicted[key], promised[key]), shown(found, measured[key]))
+        for name, key, found, shown in figures
+        if predicted[key] is not None
+    ]
+    return [Table("prediction, with 95 % intervals", ("", "predicted", "measured"), rows)]
+
+
+def _three_digits(value: float | None, interval: Sequence[float] | None) -> str:
+    return number(value, 3, interval)
 
 
 def accepted_ranks(observed: Sequence[Mapping[str, Any]], profiled: Sequence[Sequence[float]] | None) -> Parts:

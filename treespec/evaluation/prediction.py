@@ -1,6 +1,7 @@
 """The prediction of a growmap, as far as it holds for a run: it was made for certain models, a sampling, a drafting and a device. No torch."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,22 @@ from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
 from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL, traversal_note
-from treespec.errors import listed
-from treespec.evaluation.report import Prediction
+from treespec.errors import counted, listed
+from treespec.evaluation.predicted import Prediction
 from treespec.files.provenance import Provenance
 from treespec.trees.growmap import GrowMap
 
 
 def prediction_of(
-    growmap: GrowMap, models: Mapping[str, str], device: str | None, sampling: Sampling, drafting: Drafting
+    growmap: GrowMap, models: Mapping[str, str], device: str | None, sampling: Sampling, drafting: Drafting, threads: int | None = None
 ) -> tuple[Prediction | None, tuple[str, ...]]:
     """Return what a growmap promises for a run of static trees, and sentences that say what of it does not hold there and is left out.
 
-    `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown).
+    `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown);
+    `threads` are those that torch has on a processor.
     For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None, and so it is for
     a verifier of sampled children that accepts other shares than residual chains do; for
-    another device, or steps of another rule than those that were timed, it has no time per step.
+    another device or other threads, or steps of another rule than those that were timed, it has no time per step.
     """
     promised = growmap.promise
     others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
@@ -38,15 +40,24 @@ def prediction_of(
         note = traversal_note(drafting.verifier, growmap.tree)
         said += [] if note is None else [f"the predicted tokens per step are {note}"]
     seconds = promised.seconds_per_step
-    elsewhere = None if seconds is None else _other_device(growmap.provenance, device)
+    elsewhere = None if seconds is None else _other_device(growmap.provenance, device) or _other_threads(growmap.provenance, threads)
     other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting))
     if elsewhere is not None:
         said.append(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
     elif other is not None:
         said.append(f"the growmap was timed with other steps: {other}: its predicted time per step does not hold here and is not shown")
+    known = Prediction(
+        promised.tokens_per_step, rank_probability=promised.rank_probability, tokens_per_step_interval=promised.tokens_per_step_interval
+    )
     if elsewhere is not None or other is not None:
-        seconds = None
-    return Prediction(promised.tokens_per_step, seconds, promised.rank_probability), tuple(said)
+        return known, tuple(said)
+    return replace(
+        known,
+        seconds_per_step=seconds,
+        speedup=promised.speedup,
+        seconds_per_step_interval=promised.seconds_per_step_interval,
+        speedup_interval=promised.speedup_interval,
+    ), tuple(said)
 
 
 def _other_models(made: Provenance | None, models: Mapping[str, str]) -> Iterator[str]:
@@ -61,6 +72,12 @@ def _other_device(made: Provenance | None, device: str | None) -> str | None:
     """Return the device that a growmap's times were measured on and the one that runs, or None if one is unknown or they are the same."""
     known = None if made is None else made.gpu or made.cpu
     return None if known is None or device is None or device == known else f"{known} (this run has {device})"
+
+
+def _other_threads(made: Provenance | None, threads: int | None) -> str | None:
+    """Return the threads that a growmap's times were measured with on a processor, and those that run, or None in the same cases."""
+    known = None if made is None or made.gpu is not None else made.threads
+    return None if known is None or threads is None or threads == known else f"{counted(known, 'thread')} (this run has {threads})"
 
 
 def _other_rule(promised: Mapping[str, Any], runs: StepRule) -> str | None:

@@ -1,6 +1,5 @@
 """EvaluationReport: it holds raw results per prompt, and all other figures are derived from them. No torch."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,15 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import RULES
 from treespec.decoding.verifiers import MATCHING
 from treespec.errors import ProfileError, counted
+from treespec.evaluation import figures
 from treespec.evaluation.drawing import evaluation
+from treespec.evaluation.gaps import sentences
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
+from treespec.evaluation.predicted import Prediction, prediction_from
 from treespec.evaluation.results import PromptResult
 from treespec.files.fields import (
     Fields,
     amount,
-    as_dataclass,
     chances,
     checked_object,
     count,
@@ -36,18 +37,6 @@ from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.tree import SpeculationTree
 
 SCHEMA, VERSION = "treeopt.evaluation", 1
-_RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The growmap's promise: expected tokens per step and seconds per step (None if not predicted)."""
-
-    tokens_per_step: float | None = None
-    seconds_per_step: float | None = None
-    rank_probability: tuple[tuple[float, ...], ...] | None = None
-    """The profiled chance of each rank, over all positions, from which the rest was predicted. There is one row per depth of the
-    parent; the last one is for all deeper parents too."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class EvaluationReport(Drawn):
     """"baseline", or the drafter of the plan: "tree", "dynamic" or one that was added to `DRAFTERS`."""
     results: tuple[PromptResult, ...]
     temperature: float
-    predicted: Prediction = Prediction()
+    predicted: Prediction = field(default_factory=Prediction)
     tree: dict[str, Any] | None = None
     """Size and depth, and the parents of a static tree or the width of a dynamic one."""
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -86,37 +75,33 @@ class EvaluationReport(Drawn):
     @property
     def tokens_per_step(self) -> float | None:
         """Return (tokens - prompts) / steps; None without a step."""
-        return self._figure(_tokens_per_step)
+        return self._figure(figures.tokens_per_step)
 
     @property
     def seconds_per_token(self) -> float | None:
         """Return the decoding seconds per token after the first."""
-        return self._figure(_seconds_per_token)
+        return self._figure(figures.seconds_per_token)
 
     @property
     def seconds_per_step(self) -> float | None:
         """Return the decoding seconds per step, without prompt passes; None without a step."""
-        return sum(r.seconds for r in self.results) / self.steps if self.steps else None
+        return self._figure(figures.seconds_per_step)
 
     @property
     def baseline_seconds_per_token(self) -> float | None:
         """Return the seconds per token of autoregressive decoding, without each prompt's first token."""
-        return self._figure(_baseline_seconds_per_token)
+        return self._figure(figures.baseline_seconds_per_token)
 
     @property
     def speedup(self) -> float | None:
         """Return the autoregressive seconds per token divided by the tree's."""
-        return self._figure(_speedup)
+        return self._figure(figures.speedup)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float] | None]:
-        """Return 95 % bootstrap intervals over prompts of the four figures; None with fewer than two prompts."""
-        return {
-            "tokens_per_step": self._interval(_tokens_per_step),
-            "seconds_per_token": self._interval(_seconds_per_token),
-            "baseline_seconds_per_token": self._interval(_baseline_seconds_per_token),
-            "speedup": self._interval(_speedup),
-        }
+        """Return 95 % bootstrap intervals over prompts of the figures; None with fewer than two prompts."""
+        wanted = ("tokens_per_step", "seconds_per_step", "seconds_per_token", "baseline_seconds_per_token", "speedup")
+        return {name: figures.interval_of(self._columns, getattr(figures, name)) if self.results else None for name in wanted}
 
     @property
     def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
@@ -155,18 +140,14 @@ class EvaluationReport(Drawn):
         """Return the number of tokens that the target decoded alone, because the draft had no positions left."""
         return sum(r.undrafted for r in self.results)
 
-    def _figure(self, figure: "_Figure") -> float | None:
-        value = float(figure({name: column.sum() for name, column in self._columns.items()})) if self.results else float("nan")
-        return value if np.isfinite(value) else None
+    @property
+    def tokens_cut(self) -> int:
+        """Return the number of accepted tokens behind the ends of the texts, which do not count; 0 where the steps were not kept."""
+        known = [r for r in self.results if len(r.accepted_ranks) + r.undrafted == r.steps]
+        return sum(max(0, sum(len(ranks) + 1 for ranks in r.accepted_ranks) + r.undrafted + 1 - r.tokens) for r in known)
 
-    def _interval(self, figure: "_Figure") -> tuple[float, float] | None:
-        if len(self.results) < 2 or self._figure(figure) is None:
-            return None
-        picks = np.random.default_rng(0).integers(0, len(self.results), (_RESAMPLES, len(self.results)))
-        values = figure({name: column[picks].sum(1) for name, column in self._columns.items()})
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
+    def _figure(self, figure: figures.Figure) -> float | None:
+        return figures.figure_of(self._columns, figure) if self.results else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data. Other tools rely on the first keys."""
@@ -183,12 +164,15 @@ class EvaluationReport(Drawn):
             "baseline": {"tokens_per_second": _inverse(base), "seconds_per_token": base},
             "speedup": self.speedup,
             "intervals_95": self.intervals,
-            "predicted": {"tokens_per_step": self.predicted.tokens_per_step, "seconds_per_step": self.predicted.seconds_per_step},
+            "predicted": self.predicted.to_json(),
             "measured_seconds_per_step": self.seconds_per_step,
             "lossless": self.lossless,
             "mismatches": self.mismatches,
             "ties": self.ties,
+            "largest_tie_gap": max((r.mismatch.logit_gap for r in self.results if r.mismatch is not None and r.mismatch.tie), default=None),
             "tokens_without_draft": self.undrafted,
+            "tokens_cut": self.tokens_cut,
+            "texts_cut": sum(r.tokens == self.settings.get("gen_len") for r in self.results),
             "prompts": len(self.results),
             "temperature": self.temperature,
             **{key: None if self.mode == "baseline" else self.settings.get(key) for key in ("drafting", "draft_temperature")},
@@ -201,6 +185,7 @@ class EvaluationReport(Drawn):
             "provenance": self.provenance,
             "results": [{key: value for key, value in asdict(r).items() if key != "output"} for r in self.results],
         }
+        data["notes"] = sentences(data)
         if any(r.output for r in self.results):
             data["outputs"] = [list(r.output) for r in self.results]
         if any(r.parts for r in self.results):
@@ -251,7 +236,7 @@ def read_report(path: StrPath) -> EvaluationReport:
         mode=data.get("mode", _mode),
         results=data.get("outputs", lambda value: _with_outputs(results, value), [[*result.output] for result in results]),
         temperature=data.get("temperature", amount),
-        predicted=data.get("predicted", lambda value: replace(_PREDICTED(value), rank_probability=profiled)),
+        predicted=data.get("predicted", lambda value: prediction_from(value, profiled)),
         tree=data.optional("tree", _tree),
         prompts=data.get("prompt_set", mapping),
         settings=data.get("settings", checked_object({"drafting": text, "verifier": text, "draft_temperature": amount})),
@@ -266,9 +251,6 @@ def _with_outputs(results: tuple[PromptResult, ...], value: Any) -> tuple[Prompt
     if len(listed(value)) != len(results):
         raise ValueError(f"it has {counted(len(value), 'output')} for {counted(len(results), 'result')}")
     return tuple(replace(result, output=counts(ids)) for result, ids in zip(results, value, strict=True))
-
-
-_PREDICTED = as_dataclass(Prediction, checked_object({"tokens_per_step": amount, "seconds_per_step": amount}))
 
 
 def _mode(value: Any) -> Any:
@@ -286,31 +268,6 @@ def _tree(value: Any) -> dict[str, Any]:
     return found
 
 
-_Sums = dict[str, Any]
-_Figure = Callable[[_Sums], Any]
-
-
-def _ratio(above: Any, below: Any) -> Any:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
-
-
 def _inverse(figure: float | None) -> float | None:
     inverse = 1 / figure if figure else float("inf")
     return inverse if np.isfinite(inverse) else None
-
-
-def _tokens_per_step(s: _Sums) -> Any:
-    return _ratio(s["tokens"], s["steps"])
-
-
-def _seconds_per_token(s: _Sums) -> Any:
-    return _ratio(s["seconds"], s["tokens"])
-
-
-def _baseline_seconds_per_token(s: _Sums) -> Any:
-    return _ratio(s["baseline_seconds"], s["baseline_tokens"])
-
-
-def _speedup(s: _Sums) -> Any:
-    return _ratio(_baseline_seconds_per_token(s), _seconds_per_token(s))

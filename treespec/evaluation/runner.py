@@ -18,12 +18,14 @@ from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.scoring import score
 from treespec.decoding.timing import Timer, now, timer_for
 from treespec.errors import CapacityError, ModelError, counted
-from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.predicted import Prediction
+from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import Mismatch, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
+from treespec.files.load import note_crowding, threads
 from treespec.models.generation import shown
 from treespec.models.pairs import Target, TargetInfo
 from treespec.models.positions import readable, require_room
@@ -57,11 +59,12 @@ def evaluate(
     The order of the two alternates from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
     finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
     CUDA, steps of both are captured; `notice` is called once if they cannot be, or if the target's generation config asks for logits
-    processors, with which both run eagerly. Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for
-    non-finite logits.
+    processors, with which both run eagerly. It is also called if torch has more threads on a CPU than there are idle cores.
+    Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for non-finite logits.
     """
     for prompt in prompts.prompts:
         check_fits(pair, plan, prompt.ids, settings)
+    note_crowding(pair.target.device.type, notice)
     run = _Run(pair, plan, settings, notice)
     results: list[PromptResult] = []
     with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
@@ -234,5 +237,6 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
-    where = str(pair.target.device), str(pair.target.dtype)
+    own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
+    where = str(pair.target.device), str(pair.target.dtype), own
     return fingerprint(pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), *where, _processing(pair, settings))

@@ -20,9 +20,10 @@ def verdict(data: Mapping[str, Any]) -> str:
         equal = "the only output equals that" if data["prompts"] == 1 else f"all {data['prompts']} outputs equal those"
         return f"lossless: {equal} of autoregressive decoding, token for token"
     if data["lossless"] == "ties":
+        gap = "" if data.get("largest_tie_gap") is None else f" (gap {data['largest_tie_gap']:.2g}{'' if ties == 1 else ' at most'})"
         return (
             f"lossless up to rounding: {ties} of {counted(data['prompts'], 'output')} {'parts' if ties == 1 else 'part'} from autoregressive "
-            "decoding at a tie, where the target's best logits are closer than rounding"
+            f"decoding at a tie, where the target's best logits are closer than rounding{gap}"
         )
     if data["lossless"] == "mismatch":
         besides = f", and {ties} more part at a tie" if ties else ""

@@ -137,6 +137,14 @@ def counts(value: Any) -> tuple[int, ...]:
     return tuple(natural(x) for x in listed(value))
 
 
+def interval(value: Any) -> tuple[float, float]:
+    """Return the two ends of an interval of amounts, in order."""
+    low, high = map(amount, list_of_length(2, list(value) if isinstance(value, tuple) else value))
+    if low > high:
+        raise ValueError(f"{value!r:.60} is no interval: its ends are not in order")
+    return low, high
+
+
 def rows(value: Any) -> tuple[tuple[float, ...], ...]:
     """Return a list of lists of numbers."""
     return tuple(numbers(row) for row in listed(value))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import counted
-from treespec.files.fields import checked_object, count, flag, number, text, texts
+from treespec.files.fields import amount, checked_object, count, flag, natural, number, text, texts
+from treespec.files.load import load_average, threads
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
@@ -31,6 +32,12 @@ class Provenance:
     gpu: str | None = None
     driver: str | None = None
     cpu: str | None = None
+    threads: int | None = None
+    """Threads that torch computes with on the CPU."""
+    cores: int | None = None
+    """Cores of the machine, of which this process may have been given fewer: `cpu` says how many."""
+    load_average: float | None = None
+    """Threads of all programs, this one included, that ran or waited to run, on average over the minute before the record was made."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
     quantization: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +60,7 @@ class Provenance:
         """Return the provenance of here and now; `known` fields complete and overrule it.
 
         In `known`, `models` maps a role to a hub id or a path, and `dataset` is a name or a path; paths are shortened.
-        Versions come from package metadata, so that nothing heavy is imported; the GPU is named if torch is loaded.
+        Versions come from package metadata, so that nothing heavy is imported; the GPU and the threads are named if torch is loaded.
         """
         gpu, driver = _gpu()
         found: dict[str, Any] = {
@@ -64,6 +71,9 @@ class Provenance:
             "gpu": gpu,
             "driver": driver,
             "cpu": processor(),
+            "threads": threads(),
+            "cores": os.cpu_count(),
+            "load_average": load_average(),
             "git_commit": _git_commit(),
             "utc": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -88,7 +98,17 @@ class Provenance:
 
 
 _NAMES = [f.name for f in fields(Provenance)]
-_READERS = {"models": texts, "quantization": texts, "offloaded": flag, "temperature": number, "top_p": number, "seed": count}
+_READERS = {
+    "models": texts,
+    "quantization": texts,
+    "offloaded": flag,
+    "temperature": number,
+    "top_p": number,
+    "seed": count,
+    "threads": natural,
+    "cores": natural,
+    "load_average": amount,
+}
 
 provenance_fields = checked_object({name: _READERS.get(name, text) for name in _NAMES})
 """The reader of a provenance as it is, with keys that `Provenance` does not have."""

@@ -4,22 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treespec.errors import counted
-from treespec.tables import Parts, Table, figures, milliseconds
+from treespec.tables import Parts, Table, figures, milliseconds, number
 
 MAX_NODES = 48
 """Most nodes that are drawn if nothing else is said."""
 
-_PROMISE: Mapping[str, Callable[[float], tuple[str, str]]] = {  # how each figure that a growmap promises is shown
-    "expected_tokens_per_step": lambda value: ("expected tokens per step", f"{value:.4f}"),
-    "predicted_seconds_per_step": lambda value: ("predicted ms per step", milliseconds(value)),
-    "predicted_speedup": lambda value: ("predicted speed-up", f"{value:.3f} x"),
-    "certified_gap": lambda value: ("certified gap to the best tree", f"{100 * value:.2f} %"),
+_Shown = Callable[[float, Sequence[float] | None], tuple[str, str]]
+
+_PROMISE: Mapping[str, _Shown] = {  # how each figure that a growmap promises is shown, with its interval
+    "expected_tokens_per_step": lambda value, ends: ("expected tokens per step", number(value, 4, ends)),
+    "predicted_seconds_per_step": lambda value, ends: ("predicted ms per step", milliseconds(value, ends)),
+    "predicted_speedup": lambda value, ends: ("predicted speed-up, x", number(value, 3, ends)),
+    "certified_gap": lambda value, ends: ("certified gap to the best tree", f"{100 * value:.2f} %"),
 }
 
 
 def promised(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a growmap promises, by its metadata, as rows of figures."""
-    return [shown(data[key]) for key, shown in _PROMISE.items() if data.get(key) is not None]
+    """Return what a growmap promises, by its metadata, as rows of figures with their 95 % intervals."""
+    intervals = data.get("intervals_95") or {}
+    return [shown(data[key], intervals.get(key)) for key, shown in _PROMISE.items() if data.get(key) is not None]
 
 
 def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Parts:

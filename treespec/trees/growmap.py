@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from treespec.errors import GrowMapError, TreeError
-from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, natural, text, texts
+from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, interval, natural, text, texts
 from treespec.files.kinds import NOUNS, schema_of
 from treespec.files.provenance import Provenance
 from treespec.files.pt import dump_pt, load_pt
@@ -36,6 +36,9 @@ _METADATA = {
     **dict.fromkeys(("context", "max_depth"), natural),
     "rank_probability": chances,
     "timed_rule": texts,
+    "intervals_95": checked_object(
+        dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup"), interval)
+    ),
     **{f"profiled_{key}": read for key, read in ROWS.items()},
 }
 """Readers of the metadata that treeopt writes; other metadata are left alone."""
@@ -54,6 +57,10 @@ class Promise:
     """Share of the seconds per token by which the best tree there is can be faster, at most."""
     rank_probability: tuple[tuple[float, ...], ...] | None = None
     """The chance of each rank, by depth of the parent, that the figures come from. The last row serves all deeper parents too."""
+    tokens_per_step_interval: tuple[float, float] | None = None
+    """The 95 % interval of a figure, as far as the errors of the profiles are known; so are the next two."""
+    seconds_per_step_interval: tuple[float, float] | None = None
+    speedup_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,11 @@ class GrowMap(Drawn):
     def promise(self) -> Promise:
         """Return what its metadata promise."""
         known, rows = self.metadata, self.metadata.get("rank_probability")
-        return Promise(
-            known.get("expected_tokens_per_step"),
-            known.get("predicted_seconds_per_step"),
-            known.get("predicted_speedup"),
-            known.get("certified_gap"),
-            None if rows is None else tuple(map(tuple, rows)),
-        )
+        figures = ("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup")
+        tokens, seconds, speedup = (known.get(name) for name in figures)
+        ends: Mapping[str, Any] = known.get("intervals_95") or {}
+        intervals = [None if ends.get(name) is None else interval(ends[name]) for name in figures]
+        return Promise(tokens, seconds, speedup, known.get("certified_gap"), None if rows is None else tuple(map(tuple, rows)), *intervals)
 
     def __repr__(self) -> str:
         promise = self.promise

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from treespec.evaluation.drawing import accepted_ranks
-from treespec.evaluation.report import EvaluationReport, Prediction
+from treespec.evaluation.predicted import Prediction
+from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
 from treespec.tables import Table
 

@@ -1,5 +1,6 @@
 """What of a growmap's promise holds for a run: its time per step belongs to the rule that was timed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step_rule import StepRule
+from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.prediction import prediction_of
+from treespec.files.provenance import Provenance
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
@@ -90,3 +93,41 @@ def test_a_rule_of_another_version_is_unknown(odd: Any) -> None:
     found, (said,) = seconds_of(growmap(odd), Sampling(), Drafting())
     assert found is None
     assert "timed with other steps: a rule that is unknown here (this run has: topk, temperature 0)" in said
+
+
+def test_intervals_come_along_and_leave_with_what_does_not_hold() -> None:
+    promised = {
+        "predicted_speedup": 1.5,
+        "intervals_95": {
+            "expected_tokens_per_step": [1.9, 2.1],
+            "predicted_seconds_per_step": [0.009, 0.011],
+            "predicted_speedup": [1.4, 1.6],
+        },
+    }
+    predicted, said = prediction_of(growmap(**promised), {}, None, Sampling(), Drafting())
+    assert said == ()
+    assert predicted == Prediction(2.0, 0.01, None, 1.5, (1.9, 2.1), (0.009, 0.011), (1.4, 1.6))
+    assert predicted.autoregressive_seconds == pytest.approx(0.0075)
+    predicted, _ = prediction_of(growmap(StepRule.of(WARM), **promised), {}, None, Sampling(), Drafting())
+    assert predicted == Prediction(2.0, tokens_per_step_interval=(1.9, 2.1))
+
+
+@pytest.mark.parametrize(
+    ("made", "runs", "holds"),
+    [
+        (Provenance(cpu="A", threads=2), 2, True),
+        (Provenance(cpu="A", threads=2), 1, False),
+        (Provenance(cpu="A"), 1, True),
+        (Provenance(cpu="A", threads=2), None, True),
+        (Provenance(gpu="G", cpu="A", threads=2), 1, True),
+    ],
+)
+def test_times_with_other_threads_do_not_hold_on_a_processor(made: Provenance, runs: int | None, holds: bool) -> None:
+    known = replace(growmap(), provenance=made)
+    predicted, said = prediction_of(known, {}, made.gpu or made.cpu, Sampling(), Drafting(), runs)
+    assert predicted is not None
+    assert (predicted.seconds_per_step is not None) == holds == (said == ())
+    if not holds:
+        assert said == (
+            "the growmap was timed on 2 threads (this run has 1): its predicted time per step does not hold here and is not shown",
+        )

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from treespec.errors import ProfileError
-from treespec.evaluation.report import EvaluationReport, Prediction, read_report
+from treespec.evaluation import figures
+from treespec.evaluation.predicted import Prediction
+from treespec.evaluation.report import EvaluationReport, read_report
 from treespec.evaluation.results import Mismatch, PromptResult
 from treespec.files.writing import write_json
 
@@ -224,8 +226,8 @@ def test_an_ended_output_of_the_first_version_is_read() -> None:
 
 def test_intervals_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     report, draws = replace(REPORT), []
-    resample = EvaluationReport._interval
-    monkeypatch.setattr(EvaluationReport, "_interval", lambda self, figure: draws.append(figure) or resample(self, figure))
+    resample = figures.interval_of
+    monkeypatch.setattr(figures, "interval_of", lambda columns, figure: draws.append(figure) or resample(columns, figure))
     assert report.seconds_per_step == report.to_json()["measured_seconds_per_step"]
     report.to_json()
-    assert len(draws) == 4
+    assert len(draws) == 5

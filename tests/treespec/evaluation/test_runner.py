@@ -20,7 +20,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution
 from treespec.errors import CapacityError, ModelError, SettingsError
 from treespec.evaluation import runner
-from treespec.evaluation.report import Prediction
+from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.results import PromptResult
 from treespec.evaluation.runner import evaluate
 from treespec.evaluation.settings import EvaluationSettings
@@ -45,7 +45,7 @@ def test_outputs_are_the_targets_own() -> None:
     assert report.tokens == 4 * 12
     assert all(r.steps == len(r.accepted_ranks) < 12 - 1 for r in report.results)
     data = report.to_json()
-    assert data["predicted"] == {"tokens_per_step": 1.5, "seconds_per_step": 0.1}
+    assert {"tokens_per_step": 1.5, "seconds_per_step": 0.1}.items() <= data["predicted"].items()
     assert data["tree"]["parents"] == list(TREE.parents)
     assert data["provenance"]["dataset"] == "random[0:4]"
 
