@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def demo(out: Path, device: str, output_format: str) -> None:
     """Run the whole loop on a tiny pair and real text.
 
-    The demo profiles, generates and evaluates with the embedded pair. It needs no network and 30 seconds to 2 minutes on two idle CPU cores.
+    The demo profiles, generates and evaluates with the embedded pair. It needs no network and about a minute on two idle CPU cores.
     """
     from treeopt.cli.inputs import resolve_device
     from treeopt.cli.results import generation_summary

@@ -34,10 +34,10 @@ WORTH_WHILE = 1.2
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes that keep the demo within two minutes on two CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
+    """Sizes that keep the demo within a minute on two idle CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
 
     profile_prompts: int = 64
-    evaluate_prompts: int = 16
+    evaluate_prompts: int = 12
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16

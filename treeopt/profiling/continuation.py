@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, require_finite
@@ -31,7 +32,7 @@ def continue_prompts(
     EOS. `vocabulary`: only so many of the first tokens may be chosen (None: any). Raises ModelError when logits are not finite.
     """
     rows = prompts.shape[0]
-    cache = DynamicCache(config=module.config)
+    cache = roomy_cache(module, prompts.shape[1] + gen_len)
     eos = torch.tensor(sorted(eos_token_ids), dtype=torch.int64, device=prompts.device)
     tokens = [prompts]
     alive = torch.ones(rows, dtype=torch.bool, device=prompts.device)
@@ -58,3 +59,33 @@ def continue_prompts(
         tokens.append(read.expand(rows, missing))
         valid += [torch.zeros_like(alive)] * missing
     return torch.cat(tokens, dim=1), torch.stack(valid, dim=1)
+
+
+def roomy_cache(module: PreTrainedModel, room: int) -> DynamicCache:
+    """Return a module's usual cache, whose layers that keep every token have memory for `room` tokens from the start."""
+    cache = DynamicCache(config=module.config)
+    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of a cache for texts whose length is known: the usual one copies all of its rows for every token."""
+
+    def __init__(self, room: int) -> None:
+        """Take memory for `room` tokens when the first ones come."""
+        super().__init__()
+        self._room = room
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write rows, [batch, heads, new tokens, width] each, and return all rows so far: [batch, heads, tokens, width]."""
+        if self._rows is None:
+            self.lazy_initialization(key_states, value_states)
+            keys, values = (new.new_empty(*new.shape[:-2], self._room, new.shape[-1]) for new in (key_states, value_states))
+            self._rows = keys, values
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        for rows, new in zip(self._rows, (key_states, value_states), strict=True):
+            rows[..., length:end, :] = new
+        self.keys, self.values = (rows[..., :end, :] for rows in self._rows)
+        return self.keys, self.values
