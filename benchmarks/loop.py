@@ -56,10 +56,14 @@ def run_here(options: argparse.Namespace) -> None:
     def done(stage: str) -> None:
         stages[stage] = time.perf_counter() - started - sum(stages.values())
 
-    import treeopt
+    import transformers  # noqa: F401  (so that its seconds are not those of loading)
 
+    import treeopt
+    import treespec.models.pairs  # noqa: F401
+
+    done("imports")
     pair = treeopt.load_pair(options.target, options.draft, device=options.device, dtype=options.dtype)
-    done("import and load")
+    done("loading")
     prompts = treeopt.load_prompts("stdlib", pair, num_prompts=IN_ONE + EVALUATED)
     tuning, held_out = prompts.split(IN_ONE)
     done("prompts")
@@ -174,7 +178,11 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             runs[state][command] = timed(command, pair, out, cache)
             print(f"{state}: {command} {runs[state][command]['seconds']:.1f} s", file=sys.stderr, flush=True)
             if options.out:
-                provenance = Provenance.collect(models={"target": pair[1], "draft": pair[3]}).to_json()
+                names = ("embedded-{}" if options.small else "inflated-{}").format
+                shapes = ("target", "draft") if options.small else ("llama-2-7b", "llama-68m")
+                models = dict(zip(("target", "draft"), map(names, shapes), strict=True))
+                dtype = "float32" if options.small else "float16"
+                provenance = Provenance.collect(models=models, dtype=dtype).to_json()
                 write_json(options.out, figures | {"runs": runs, "profiles": profiles, "provenance": provenance})
     for command in options.commands if options.profile else ():
         profiles[command] = where(command, pair, out, cache)

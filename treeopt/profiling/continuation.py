@@ -68,12 +68,12 @@ def roomy_cache(module: PreTrainedModel, room: int) -> DynamicCache:
     return cache
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer of a cache for texts whose length is known: the usual one copies all of its rows for every token."""
 
     def __init__(self, room: int) -> None:
         """Take memory for `room` tokens when the first ones come."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._room = room
         self._rows: tuple[Tensor, Tensor] | None = None
 
