@@ -11,7 +11,7 @@ import click
 from treeopt.cli.errors import RUN
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import Progress, emit, note
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
         type=INPUT_FILE,
         multiple=True,
         help="Acceptance profile, or an acceptance vector of Sequoia (.pt). It may be given several times, such as once for each drafting rule: "
-        "the one with the fastest tree is taken. [required without --sequoia-config]",
+        "the one with the fastest tree is taken. [required without --trace or --sequoia-config]",
+    ),
+    click.option(
+        "--trace",
+        type=INPUT_FILE,
+        help="Trace that `treeopt profile acceptance` wrote, beside one --acceptance of the same pair and sampling or in place of it. Cross-validation over "
+        "its prompts tells whether the chances of ranks by depth, or replay itself, find faster trees. [default: none]",
     ),
     click.option(
         "--latency",
@@ -83,6 +89,7 @@ if TYPE_CHECKING:
 def generate(
     ctx: click.Context,
     acceptance: tuple[Path, ...],
+    trace: Path | None,
     latency: Path | None,
     verifier: str | None,
     context: int | None,
@@ -100,14 +107,14 @@ def generate(
 ) -> None:
     """Grow the best tree and write it as a growmap.
 
-    Required are --acceptance FILE and either --latency FILE, by which the size and the depth that decode fastest are found, or
+    Required are --acceptance FILE (or --trace FILE) and either --latency FILE, by which the size and the depth that decode fastest are found, or
     --size N --depth D, which say them; or --sequoia-config FILE alone. All else has a default. The commands `treeopt grow`
     and `treeopt generate` are the same.
     """
     _check_usage(ctx)
     from treeopt import growmap_making
     from treeopt.cli import tables
-    from treeopt.cli.results import candidates_summary, generation_summary
+    from treeopt.cli.results import candidates_summary, generation_summary, models_summary
     from treespec.files.reading import PipeablePath
     from treespec.trees.growmap import check_growmap_writable
 
@@ -120,14 +127,15 @@ def generate(
         how = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing}
         given = [PipeablePath(path) for path in acceptance]
         times = None if latency is None else PipeablePath(latency)
-        with _naming_the_command(given, times), wrong_usage():
-            found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, **how)
+        known = None if trace is None else PipeablePath(trace)
+        with _naming_the_command(given, times), wrong_usage(), Progress() as progress:
+            found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, trace=known, progress=progress, **how)
     made = found[0]
     made.growmap.write(output)
     note(f"wrote {output}")
     for sentence in growmap_making.notes_of(found):
         note(sentence)
-    data = generation_summary(made.result, frontier=frontier) | candidates_summary(found)
+    data = generation_summary(made.result, frontier=frontier) | candidates_summary(found) | models_summary(made)
     emit(output_format, data, tables.generation(data))
 
 
@@ -158,12 +166,14 @@ def _check_usage(ctx: click.Context) -> None:
         instead = shlex.quote(str(output.with_suffix(".pt")))
         raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {instead}.")
     if "sequoia_config" in given:
-        others = given & {"acceptance", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
+        others = given & {"acceptance", "trace", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
         if others:
             raise click.UsageError(f"--sequoia-config holds everything itself; drop {_flags(others)}.")
         return
-    if "acceptance" not in given:
-        raise click.UsageError("--acceptance FILE is missing (or --sequoia-config FILE).")
+    if not given & {"acceptance", "trace"}:
+        raise click.UsageError("--acceptance FILE is missing (or --trace FILE, or --sequoia-config FILE).")
+    if "trace" in given and len(ctx.params["acceptance"]) > 1:
+        raise click.UsageError("--trace is of one drafting rule; pass a single --acceptance beside it, or none.")
     exact = given & {"size", "depth"}
     if len(exact) == 1:
         missing = "--depth" if "size" in exact else "--size"

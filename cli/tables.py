@@ -17,6 +17,8 @@ def generation(data: Mapping[str, Any]) -> Parts:
     drawing: list[Table | str] = [figures("growmap", [*rows, ("level widths", widths), *promised(data), ("solver", data["solver"])])]
     if len(data.get("candidates", ())) > 1:
         drawing.append(_candidates(data["candidates"]))
+    if data.get("acceptance_model"):
+        drawing += _models(data["acceptance_model"])
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
     if data["frontier"]:
@@ -42,6 +44,29 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     columns = ("acceptance", "rule", "draft temperature", "size", "depth", "tokens/step", "ms/step", "ms/token")
     return Table("the best tree of each acceptance profile, the fastest first", columns, shown, left=("acceptance", "rule"))
+
+
+def _models(found: Mapping[str, Any]) -> Parts:
+    """Draw how the trees of every acceptance model did on prompts held out, a row each."""
+    rows = []
+    for model in found["models"]:
+        tokens, seconds, lead = (model[key] for key in ("held_out_tokens_per_step", "held_out_seconds_per_token", "lead"))
+        rows.append(
+            (
+                model["model"] + (" (taken)" if model["model"] == found["chosen"] else ""),
+                str(model["size"]),
+                str(model["depth"]),
+                number(tokens["mean"], 3, tokens["interval_95"]),
+                "-" if seconds is None else milliseconds(seconds["mean"]),
+                "-" if model is found["models"][0] else number(lead["mean"], 4, lead["interval_95"]),
+            )
+        )
+    title = f"acceptance models, scored on prompts held out: {counted(found['prompts'], 'prompt')} in {counted(found['folds'], 'fold')}"
+    columns = ("model", "size", "depth", "tokens per step", "ms/token", "times as fast as by-rank")
+    return [
+        Table(title, columns, rows, left=("model",)),
+        "in brackets: 95 % intervals over prompts; size and depth are those of the tree for all texts",
+    ]
 
 
 def training(data: Mapping[str, Any]) -> Parts:

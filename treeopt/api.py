@@ -14,7 +14,7 @@ from treeopt import growmap_making
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
-from treeopt.profiles.trace import TRACE_SCHEMA
+from treeopt.profiles.trace import TRACE_SCHEMA, Trace
 from treeopt.profiling import acceptance as acceptance_profiling
 from treeopt.profiling import latency as latency_profiling
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
@@ -129,9 +129,10 @@ def profile_latency(
 
 
 def grow(
-    acceptance: AcceptanceProfile | StrPath | Sequence[AcceptanceProfile | StrPath],
+    acceptance: AcceptanceProfile | StrPath | Sequence[AcceptanceProfile | StrPath] | None = None,
     latency: LatencyProfile | StrPath | None = None,
     *,
+    trace: Trace | StrPath | None = None,
     size: int | None = None,
     depth: int | None = None,
     max_size: int | None = None,
@@ -142,6 +143,7 @@ def grow(
     smoothing: str = "none",
     objective: Objective = seconds_per_token,
     verifier: str | None = None,
+    progress: Progress = _silent,
 ) -> GrowMap:
     """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
 
@@ -153,6 +155,9 @@ def grow(
     profiles of the same models, temperature and top-p, such as one for each rule, the one with the fastest tree is taken; its `drafting` is in
     the growmap's metadata.
 
+    A `trace` of the same pair and sampling, in place of the acceptance profile or beside a single one, tells by cross-validation over its prompts
+    whether chances by depth, or replay itself, find faster trees than the chances by rank; its metadata say so under `acceptance_model`.
+
     Raises SettingsError for limits that say too little, MissingRuleError for a latency profile without the times of a rule, ProfileError,
     OptimizerError, GrowMapError.
     """
@@ -160,7 +165,8 @@ def grow(
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
     how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
-    found = growmap_making.generate_fastest(_several(acceptance), latency=latency, verifier=verifier, **how)
+    given = () if acceptance is None else _several(acceptance)
+    found = growmap_making.generate_fastest(given, latency=latency, verifier=verifier, trace=trace, progress=progress, **how)
     for sentence in growmap_making.notes_of(found):
         _LOG.warning("%s", sentence)
     return found[0].growmap

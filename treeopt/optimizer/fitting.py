@@ -15,6 +15,9 @@ from treespec.trees.tree import SpeculationTree
 BY_RANK, BY_DEPTH, BY_REPLAY = MODELS = ("by-rank", "by-depth", "replay")
 """The acceptance models, from the plainest to the richest."""
 
+Solve = Callable[[AcceptanceProfile], OptimizationResult]
+"""From chances to the best tree for them, within limits that it knows."""
+
 ROUNDS = 4
 """Most rounds of chances by depth and the best tree for them, each of which needs the other."""
 _FOLDS = 5
@@ -25,7 +28,7 @@ _FOLDS = 5
 class Search:
     """What trees are looked for, and what they cost."""
 
-    solve: Callable[[AcceptanceProfile], OptimizationResult]
+    solve: Solve
     """The best tree for chances, within the limits."""
     price: Price
     sizes: tuple[int, ...]

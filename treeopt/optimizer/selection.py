@@ -2,26 +2,36 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treeopt.optimizer.fitting import BY_RANK, BY_REPLAY, MODELS, Fit, Search, fits
+from treeopt.optimizer.fitting import BY_DEPTH, BY_RANK, BY_REPLAY, MODELS, Fit, Search, Solve, fits
 from treeopt.optimizer.replay import replay, require_replayable
+from treeopt.optimizer.search import OptimizationResult
+from treeopt.optimizer.uncertainty import with_times
 from treeopt.optimizer.visits import folds_of
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.intervals import Uncertain
+from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.ratio import Estimate, estimate
 from treeopt.profiles.trace import Trace
-from treespec.errors import ProfileError, counted
+from treeopt.profiles.traced import acceptance_of
+from treespec.errors import ProfileError, counted, listed
+from treespec.tables import number
+from treespec.trees.tree import SpeculationTree
 
 FOLDS = 5
 """Folds of the prompts, or as many as there are prompts."""
 
 Progress = Callable[[str, int, int], None]
+"""Is told what is done, how much of it, and of how much."""
 Sums = NDArray[np.float64]
+Ends = tuple[LatencyModel, LatencyModel]
 
-TOLD_AS = {BY_RANK: "the chance of each rank", "by-depth": "that chance at each depth", BY_REPLAY: "replay itself"}
+TOLD_AS = {BY_RANK: "the chance of each rank", BY_DEPTH: "that chance at each depth", BY_REPLAY: "replay itself"}
 """The models in words."""
 
 
@@ -76,6 +86,23 @@ class Selection:
                 best = richer
         return best
 
+    def outcome(
+        self, solve: Solve, profile: AcceptanceProfile, model: LatencyModel | None, ends: Ends | None
+    ) -> tuple[OptimizationResult, AcceptanceProfile]:
+        """Return the result of the chosen model on all texts, and the profile that its chances come from.
+
+        `model` has the times of the search, and `ends` their lower and upper ends; None without a latency profile. The chances by rank are
+        those of a `profile`, which may be of more texts. A tree of replay was fitted to these texts, so it promises the tokens per step that
+        such trees gave on prompts held out, and no certified gap, which is one of chances.
+        """
+        chosen = self.chosen
+        if chosen.model == BY_RANK:
+            plain = replace(profile, by_depth=None)
+            return solve(plain), plain
+        if chosen.model != BY_REPLAY:
+            return chosen.fit.result, chosen.fit.profile
+        return _promised(chosen, model, ends), chosen.fit.profile
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data."""
         models = [one.to_json(self.candidates[0]) for one in self.candidates]
@@ -85,36 +112,57 @@ class Selection:
     def sentence(self) -> str:
         """Which model was taken, and by how much."""
         plainest, chosen = self.candidates[0], self.chosen
-        how = f"cross-validation over {counted(self.prompts, 'prompt')} in {counted(self.folds, 'fold')}"
-        said = [
-            f"{TOLD_AS[one.model]} gives trees that are {_lead(one.lead_over(plainest))} as fast as those of {TOLD_AS[BY_RANK]} on prompts held out"
-            for one in self.candidates[1:]
-            if chosen in (plainest, one)
-        ]
-        taken = f"the acceptance model {chosen.model} was taken"
-        why = ", so nothing richer is told from noise" if chosen is plainest else ""
-        return f"{taken} by {how}: {'; '.join(said)}{why}"
+        start = (
+            f"the acceptance model {chosen.model} ({TOLD_AS[chosen.model]}) was taken, by cross-validation over "
+            f"{counted(self.prompts, 'prompt')} in {counted(self.folds, 'fold')}: on prompts held out,"
+        )
+        if chosen is plainest:
+            others = [f"the trees of {one.model} were {_figure(one.lead_over(plainest), 4)} x" for one in self.candidates[1:]]
+            return f"{start} {listed(others)} as fast as its own: neither is told to be faster"
+        return f"{start} its trees were {_figure(chosen.lead_over(plainest), 4)} x as fast as those of {plainest.model}"
 
     @property
     def promise(self) -> str:
         """What the chosen model's trees gave on prompts that were held out."""
-        return (
-            f"replayed on prompts held out, trees of {self.chosen.model} took {_figure(self.chosen.tokens_per_step)} tokens per step "
-            "(95 % interval)"
-        )
+        found = _figure(self.chosen.tokens_per_step, 3)
+        return f"replayed on prompts held out, trees of {self.chosen.model} took {found} tokens per step (in brackets: 95 % intervals)"
 
 
-def _figure(found: Estimate) -> str:
-    ends = "" if found.interval_95 is None else f" [{found.interval_95[0]:.3f}, {found.interval_95[1]:.3f}]"
-    return f"{found.mean:.3f}{ends}"
+def _figure(found: Estimate, digits: int) -> str:
+    return number(found.mean, digits, found.interval_95)
 
 
-def _lead(found: Estimate) -> str:
-    ends = "" if found.interval_95 is None else f" [{found.interval_95[0]:.4f}, {found.interval_95[1]:.4f}]"
-    return f"{found.mean:.4f}{ends} x"
+def silent(what: str, done: int, total: int) -> None:
+    """Tell nobody of the progress."""
 
 
-def select(trace: Trace, search: Search, *, timed: bool, progress: Progress = lambda what, done, total: None) -> Selection:
+def select_for(
+    trace: Trace,
+    solve: Solve,
+    model: LatencyModel | None,
+    profile: AcceptanceProfile,
+    size: int | None = None,
+    max_branch: int | None = None,
+    progress: Progress = silent,
+) -> Selection:
+    """Return the models for a `solve` by these latencies, which is bounded by an exact `size` and `max_branch`. See `select`.
+
+    Without latencies every step costs the same, so the score is tokens per step. As many ranks are estimated as the `profile` has.
+    """
+    ranks = min(len(profile.rank_probability), trace.vocabulary_size)
+    largest = solve(acceptance_of(trace, ranks)).table.max_size
+
+    def price(tree: SpeculationTree) -> float:
+        if model is None:
+            return 1.0
+        return math.inf if max(tree.level_widths[:-1], default=0) > model.largest_width else model.step_seconds(tree)
+
+    sizes = () if model is None or size is not None else tuple(n for n, _ in model.target if n <= largest)
+    search = Search(solve, price, sizes, ranks, min(max_branch or ranks, ranks))
+    return select(trace, search, timed=model is not None, progress=progress)
+
+
+def select(trace: Trace, search: Search, *, timed: bool, progress: Progress = silent) -> Selection:
     """Return the acceptance models with the scores that cross-validation gives them, and the fits to all texts.
 
     The prompts are cut into folds. For each, all models are fitted to the texts of the other prompts, and their trees are replayed on those that
@@ -153,3 +201,13 @@ def _candidate(
     tokens: Sequence[int] = (trace.tokens - 1).tolist()
     per_step = estimate(tokens, steps[model].astype(np.int64).tolist())
     return Candidate(model, whole[model], per_step, costs[model], estimate(costs[model], tokens) if timed else None)
+
+
+def _promised(chosen: Candidate, model: LatencyModel | None, ends: Ends | None) -> OptimizationResult:
+    """Return the result of a tree of replay, whose tokens per step are those of its like on prompts held out."""
+    found, tree, result = chosen.tokens_per_step, chosen.fit.tree, chosen.fit.result
+    tokens = 1.0 if tree.size == 1 else found.mean
+    interval = None if found.interval_95 is None else Uncertain(found.mean, max(1.0, found.interval_95[0]), found.interval_95[1])
+    seconds = None if model is None else model.step_seconds(tree)
+    speedup = None if model is None or seconds is None else model.autoregressive_seconds() * tokens / seconds
+    return OptimizationResult(tree, tokens, seconds, speedup, None, BY_REPLAY, result.table, with_times(interval, tree, model, ends))
