@@ -1,7 +1,7 @@
 """Selection: which acceptance model finds the faster tree, by cross-validation over the prompts of a trace. No torch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class Candidate:
     fit: Fit
     tokens_per_step: Estimate
     costs: Sums
-    """float64 [texts]; the cost of each text with the tree of the fold that held it out."""
+    """float64 [prompts]; the cost of each prompt's texts with the tree of the fold that held it out."""
     seconds_per_token: Estimate | None
     """None where the cost of a step is not its time."""
 
@@ -198,9 +198,11 @@ def select(trace: Trace, search: Search, *, timed: bool, progress: Progress = si
 def _candidate(
     model: str, whole: Mapping[str, Fit], trace: Trace, steps: Mapping[str, Sums], costs: Mapping[str, Sums], timed: bool
 ) -> Candidate:
-    tokens: Sequence[int] = (trace.tokens - 1).tolist()
-    per_step = estimate(tokens, steps[model].astype(np.int64).tolist())
-    return Candidate(model, whole[model], per_step, costs[model], estimate(costs[model], tokens) if timed else None)
+    """Return a model with its scores. The texts of equal prompts are one unit, since they tell the same twice."""
+    _, unit = np.unique([one.prompt_sha256 for one in trace.texts], return_inverse=True)
+    tokens, taken, paid = (np.bincount(unit, weights=sums) for sums in (trace.tokens - 1, steps[model], costs[model]))
+    per_step = estimate(tokens, taken.astype(np.int64).tolist())
+    return Candidate(model, whole[model], per_step, paid, estimate(paid, tokens.astype(np.int64).tolist()) if timed else None)
 
 
 def _promised(chosen: Candidate, model: LatencyModel | None, ends: Ends | None) -> OptimizationResult:
