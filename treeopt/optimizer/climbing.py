@@ -18,6 +18,8 @@ MOST_REPLAYS = 200
 """Most replays of one climb."""
 _TRIED = 4
 """Nodes that are given children, one after the other, before a tree counts as the best of its size."""
+_STAIRS = 2
+"""Sizes that are tried in either direction: a stair of the times may lie between."""
 _SHARE = 8
 """A tree grows by an eighth of its nodes between two replays."""
 
@@ -43,8 +45,8 @@ def cost(replayed: Replay, price: Price) -> float:
 def climb(tree: SpeculationTree, trace: Trace, price: Price, bounds: Bounds) -> SpeculationTree:
     """Return a tree whose steps on a trace cost no more than those of the given one.
 
-    The moves: at the same size, the least visited leaves go to where steps end; and, where several sizes may be tried, the tree grows to the
-    next one or shrinks to the one before. The climb ends where no move helps, or after `MOST_REPLAYS`. On these texts the tree takes fewer
+    The moves: at the same size, the least visited leaves go to where steps end; and, where several sizes may be tried, the tree grows to one of
+    the next or shrinks to one of those before. The climb ends where no move helps, or after `MOST_REPLAYS`. On these texts the tree takes fewer
     steps than on others, because it was fitted to them.
     """
     best = replay(tree, trace)
@@ -76,13 +78,12 @@ def _moves(place: Replay, trace: Trace, bounds: Bounds) -> Iterator[tuple[Specul
         left = _without(set(tree.paths) | added, visited, len(added), kept)
         if left is not None:
             yield SpeculationTree.from_paths(left), 0
-    larger, smaller = [n for n in bounds.sizes if n > tree.size], [n for n in bounds.sizes if n < tree.size]
-    if larger:
-        grown, replays = _grown(place, trace, bounds, larger[0])
+    for size in [n for n in bounds.sizes if n > tree.size][:_STAIRS]:
+        grown, replays = _grown(place, trace, bounds, size)
         if grown.size > tree.size:
             yield grown, replays
-    if smaller:
-        left = _without(set(tree.paths), visited, tree.size - smaller[-1], set())
+    for size in [n for n in bounds.sizes if n < tree.size][-_STAIRS:]:
+        left = _without(set(tree.paths), visited, tree.size - size, set())
         if left is not None:
             yield SpeculationTree.from_paths(left), 0
 

@@ -68,7 +68,8 @@ def _by_depth(start: Fit, trace: Trace, search: Search) -> Fit:
     """Return the best tree for the chances by depth that the steps of a tree meet.
 
     Which positions are roots depends on the tree, and the tree on the chances, so both are found in turn, until a tree comes again, or for
-    `ROUNDS` rounds. Of the rounds, the one whose steps on these texts cost least is taken.
+    `ROUNDS` rounds. Of the rounds, the one whose steps on these texts cost least is taken; of equal ones the last, whose chances are more of
+    its own tree.
     """
     folds = folds_of(trace, _FOLDS)
     before, seen = start.tree, set[SpeculationTree]()
@@ -81,4 +82,4 @@ def _by_depth(start: Fit, trace: Trace, search: Search) -> Fit:
         before = result.tree
         fit = Fit(before, richer, result, rows.strength, rows.nats)
         found.append((cost(replay(before, trace), search.price), fit))
-    return min(found, key=lambda one: one[0])[1]
+    return min(reversed(found), key=lambda one: one[0])[1]
