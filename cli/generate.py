@@ -128,7 +128,7 @@ def generate(
         given = [PipeablePath(path) for path in acceptance]
         times = None if latency is None else PipeablePath(latency)
         known = None if trace is None else PipeablePath(trace)
-        with _naming_the_command(given, times), wrong_usage(), Progress() as progress:
+        with _naming_the_command(given, times, known), wrong_usage(), Progress() as progress:
             found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, trace=known, progress=progress, **how)
     made = found[0]
     made.growmap.write(output)
@@ -140,7 +140,9 @@ def generate(
 
 
 @contextmanager
-def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None") -> Iterator[None]:
+def _naming_the_command(
+    acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None", trace: "PipeablePath | None"
+) -> Iterator[None]:
     """Put the latency profile and the command to run into the message of rules that the profile lacks. All of them have been read."""
     try:
         yield
@@ -150,8 +152,9 @@ def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "Pipeable
         from treeopt.cli.latency_command import latency_command
         from treeopt.profiles.acceptance import read_acceptance
         from treeopt.profiles.latency import read_latency
+        from treeopt.profiles.trace import read_trace
 
-        models: dict[str, str] = {}
+        models: dict[str, str] = {} if trace is None else dict(read_trace(trace).provenance.get("models") or {})
         for path in reversed(acceptance):
             models |= (read_acceptance(path).provenance or {}).get("models") or {}
         command = latency_command(read_latency(latency), str(latency), error.settings, models)

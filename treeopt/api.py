@@ -165,7 +165,7 @@ def grow(
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
     how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
-    given = () if acceptance is None else _several(acceptance)
+    given = () if acceptance is None and trace is not None else _several(acceptance)
     found = growmap_making.generate_fastest(given, latency=latency, verifier=verifier, trace=trace, progress=progress, **how)
     for sentence in growmap_making.notes_of(found):
         _LOG.warning("%s", sentence)

@@ -98,6 +98,8 @@ def generate_fastest(
     require_comparable([one.profile for one in sources])
     sources, assumed = at_one_temperature(sources)
     times = None if latency is None else read_times(latency)
+    if times is not None and "traced" in how:
+        require_same_models(how["traced"].trace, times[0])
     fitting = verifiers_of(sources, verifier)
     if times is not None and how.get("rule") is None:
         require_rules(sources, fitting, times[0])

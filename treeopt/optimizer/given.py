@@ -46,7 +46,7 @@ class GivenTrace:
 
     @classmethod
     def of(cls, given: StrPath | Trace, acceptances: Sequence[Given]) -> "GivenTrace":
-        """Return what was given.
+        """Return what was given. An acceptance vector, which does not say its rule, is taken for one of the trace's rule.
 
         Raises SettingsError for anything but a trace or a path; ProfileError for a trace that cannot be replayed, or that is of another pair or
         sampling than the profile beside it.
@@ -54,9 +54,14 @@ class GivenTrace:
         _require_profile(Trace, trace=given)
         trace, digest = _read(given, Trace, read_trace)
         require_replayable(trace)
-        if acceptances:
-            require_trace_of(acceptances[0].profile, trace)
-        return cls(trace, digest, acceptances[0] if acceptances else Given(acceptance_of(trace), ""))
+        if not acceptances:
+            return cls(trace, digest, Given(acceptance_of(trace), ""))
+        beside = acceptances[0]
+        require_trace_of(beside.profile, trace)
+        if beside.profile.step_settings() is None:
+            known = replace(beside.profile, drafting=trace.drafting, temperature=trace.temperature, top_p=trace.top_p)
+            beside = replace(beside, profile=known)
+        return cls(trace, digest, beside)
 
 
 def each_once(sources: Sequence[Given]) -> tuple[list[Given], list[str]]:

@@ -200,9 +200,13 @@ def _candidate(
 ) -> Candidate:
     """Return a model with its scores. The texts of equal prompts are one unit, since they tell the same twice."""
     _, unit = np.unique([one.prompt_sha256 for one in trace.texts], return_inverse=True)
-    tokens, taken, paid = (np.bincount(unit, weights=sums) for sums in (trace.tokens - 1, steps[model], costs[model]))
-    per_step = estimate(tokens, taken.astype(np.int64).tolist())
-    return Candidate(model, whole[model], per_step, paid, estimate(paid, tokens.astype(np.int64).tolist()) if timed else None)
+
+    def summed(values: NDArray[Any]) -> Sums:
+        return np.bincount(unit, weights=values).astype(np.float64)
+
+    tokens, paid = summed(trace.tokens - 1), summed(costs[model])
+    per_step = estimate(tokens, summed(steps[model]).tolist())
+    return Candidate(model, whole[model], per_step, paid, estimate(paid, tokens.tolist()) if timed else None)
 
 
 def _promised(chosen: Candidate, model: LatencyModel | None, ends: Ends | None) -> OptimizationResult:

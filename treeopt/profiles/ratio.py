@@ -22,7 +22,7 @@ class Estimate:
         return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": interval}
 
 
-def estimate(sums: ArrayLike, counts: Sequence[int]) -> Estimate:
+def estimate(sums: ArrayLike, counts: Sequence[float]) -> Estimate:
     """Return the estimate of one mean from its sum and its count in every prompt, both [prompts]. See `ratio`."""
     mean, error = ratio(np.asarray(sums, dtype=np.float64)[:, None], counts)
     if error is None:
@@ -33,7 +33,7 @@ def estimate(sums: ArrayLike, counts: Sequence[int]) -> Estimate:
     return Estimate(float(mean[0]), float(error[0]), (float(mean[0]) - reach, float(mean[0]) + reach))
 
 
-def ratio(sums: NDArray[np.float64], counts: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def ratio(sums: NDArray[np.float64], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return the mean (sum of sums / sum of counts) of every column and its standard error, which is None with fewer than two prompts.
 
     `sums` float64 [prompts, columns], `counts` positions of each prompt, at least one in all. The error is that of the linearised
