@@ -44,7 +44,7 @@ def test_a_trace_alone_is_enough(run: Any, turns: Path, tmp_path: Path) -> None:
     said = f"the acceptance model {found['chosen']}"
     assert said in outcome.err
     assert f"its trees were {lead['mean']:.4f} [{lead['interval_95'][0]:.4f}, {lead['interval_95'][1]:.4f}] x as fast" in outcome.err
-    assert "replayed on prompts held out, trees of" in outcome.err
+    assert "replayed on prompts held out; of its tree for all prompts, the chances alone expect" in outcome.err
     growmap = read_growmap(tmp_path / "tree.pt")
     assert growmap.metadata["acceptance_model"] == found
     assert len(growmap.metadata["trace_sha256"]) == 64
@@ -67,8 +67,12 @@ def test_a_profile_beside_it_is_taken_where_no_richer_model_is_told(run: Any, ev
     assert outcome.code == 0, outcome.err
     assert outcome.json["acceptance_model"]["chosen"] == "by-rank"
     assert "neither is told to be faster" in outcome.err
-    same = ("size", "depth", "expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap")
+    same = ("size", "depth", "predicted_seconds_per_step", "certified_gap", "solver")
     assert {key: outcome.json[key] for key in same} == {key: plain[key] for key in same}
+    held_out = outcome.json["acceptance_model"]["models"][0]["held_out_tokens_per_step"]
+    assert outcome.json["expected_tokens_per_step"] == held_out["mean"] != plain["expected_tokens_per_step"]
+    assert outcome.json["intervals_95"]["expected_tokens_per_step"] == held_out["interval_95"]
+    assert "the chances alone expect" in outcome.err
     for model in outcome.json["acceptance_model"]["models"]:
         assert model["held_out_seconds_per_token"]["mean"] > 0
     assert (

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.optimizer.fitting import BY_DEPTH, BY_RANK, BY_REPLAY, MODELS, Fit, Search, Solve, fits
+from treeopt.optimizer.frontier import expected_tokens
 from treeopt.optimizer.replay import replay, require_replayable
-from treeopt.optimizer.search import OptimizationResult
+from treeopt.optimizer.search import OptimizationResult, acceptance_rows
 from treeopt.optimizer.uncertainty import with_times
 from treeopt.optimizer.visits import folds_of
 from treeopt.profiles.acceptance import AcceptanceProfile
@@ -92,16 +93,17 @@ class Selection:
         """Return the result of the chosen model on all texts, and the profile that its chances come from.
 
         `model` has the times of the search, and `ends` their lower and upper ends; None without a latency profile. The chances by rank are
-        those of a `profile`, which may be of more texts. A tree of replay was fitted to these texts, so it promises the tokens per step that
-        such trees gave on prompts held out, and no certified gap, which is one of chances.
+        those of a `profile`, which may be of more texts. What is promised is not what chances expect, but the tokens per step that such trees
+        gave on prompts held out. The certified gap is one of chances, and None for a tree of replay.
         """
         chosen = self.chosen
         if chosen.model == BY_RANK:
             plain = replace(profile, by_depth=None)
-            return solve(plain), plain
-        if chosen.model != BY_REPLAY:
-            return chosen.fit.result, chosen.fit.profile
-        return _promised(chosen, model, ends), chosen.fit.profile
+            return _promised(solve(plain), chosen, model, ends), plain
+        result = chosen.fit.result
+        if chosen.model == BY_REPLAY:
+            result = replace(result, tree=chosen.fit.tree, certified_gap=None, solver=BY_REPLAY)
+        return _promised(result, chosen, model, ends), chosen.fit.profile
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data."""
@@ -123,9 +125,12 @@ class Selection:
 
     @property
     def promise(self) -> str:
-        """What the chosen model's trees gave on prompts that were held out."""
-        found = _figure(self.chosen.tokens_per_step, 3)
-        return f"replayed on prompts held out, trees of {self.chosen.model} took {found} tokens per step (in brackets: 95 % intervals)"
+        """What the promise rests on, and what the chances alone expect."""
+        fit = self.chosen.fit
+        return (
+            f"the expected tokens per step are those of {self.chosen.model} replayed on prompts held out; of its tree for all prompts, the chances "
+            f"alone expect {expected_tokens(fit.tree, acceptance_rows(fit.profile)):.3f}"
+        )
 
 
 def _figure(found: Estimate, digits: int) -> str:
@@ -209,11 +214,17 @@ def _candidate(
     return Candidate(model, whole[model], per_step, paid, estimate(paid, tokens.tolist()) if timed else None)
 
 
-def _promised(chosen: Candidate, model: LatencyModel | None, ends: Ends | None) -> OptimizationResult:
-    """Return the result of a tree of replay, whose tokens per step are those of its like on prompts held out."""
-    found, tree, result = chosen.tokens_per_step, chosen.fit.tree, chosen.fit.result
+def _promised(result: OptimizationResult, chosen: Candidate, model: LatencyModel | None, ends: Ends | None) -> OptimizationResult:
+    """Return a result that promises the tokens per step of prompts held out, and what follows from them."""
+    found, tree = chosen.tokens_per_step, result.tree
     tokens = 1.0 if tree.size == 1 else found.mean
     interval = None if found.interval_95 is None else Uncertain(found.mean, max(1.0, found.interval_95[0]), found.interval_95[1])
     seconds = None if model is None else model.step_seconds(tree)
     speedup = None if model is None or seconds is None else model.autoregressive_seconds() * tokens / seconds
-    return OptimizationResult(tree, tokens, seconds, speedup, None, BY_REPLAY, result.table, with_times(interval, tree, model, ends))
+    return replace(
+        result,
+        expected_tokens_per_step=tokens,
+        predicted_seconds_per_step=seconds,
+        predicted_speedup=speedup,
+        certainty=with_times(interval, tree, model, ends),
+    )

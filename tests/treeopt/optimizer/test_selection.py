@@ -115,7 +115,7 @@ def test_scores_are_those_of_the_folds_own_trees() -> None:
         np.testing.assert_allclose(np.sort(candidate.costs), np.sort([steps[0] + steps[3], *np.delete(steps, [0, 3])]))
 
 
-def test_times_decide_where_there_are_some(latency: Callable) -> None:
+def test_times_decide_where_there_are_some(latency: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens for which passes take too long are no lead, and what is promised of replay is what was held out."""
     rng = np.random.default_rng(5)
     trace = ranked([in_turns(rng, 12) for _ in range(30)])
@@ -133,12 +133,15 @@ def test_times_decide_where_there_are_some(latency: Callable) -> None:
     result, chances = found.outcome(solve, profile, model, None)
     assert result.tree == best.fit.tree
     assert chances.by_depth is not None
-    promised = selection._promised(found.candidates[2], model, None)
-    assert promised.expected_tokens_per_step == found.candidates[2].tokens_per_step.mean
-    assert promised.predicted_seconds_per_step == model.step_seconds(promised.tree)
-    assert promised.predicted_speedup == pytest.approx(promised.expected_tokens_per_step / promised.predicted_seconds_per_step)
-    assert promised.certified_gap is None
-    assert promised.certainty.intervals["expected_tokens_per_step"] == [*found.candidates[2].tokens_per_step.interval_95]
+    for one in found.candidates:  # whichever is taken, what was held out is promised
+        monkeypatch.setattr(Selection, "chosen", property(lambda self, one=one: one))
+        promised, _ = found.outcome(solve, profile, model, None)
+        assert promised.expected_tokens_per_step == one.tokens_per_step.mean
+        assert promised.tree == one.fit.tree
+        assert promised.predicted_seconds_per_step == model.step_seconds(promised.tree)
+        assert promised.predicted_speedup == pytest.approx(promised.expected_tokens_per_step / promised.predicted_seconds_per_step)
+        assert (promised.certified_gap is None) == (one.model == BY_REPLAY)
+        assert promised.certainty.intervals["expected_tokens_per_step"] == [*one.tokens_per_step.interval_95]
 
 
 def test_what_tells_nothing_is_refused() -> None:
