@@ -26,7 +26,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Search:
-    """What trees are looked for, and what they cost."""
+    """The trees that are looked for, and what they cost."""
 
     solve: Solve
     """The best tree for chances, within the limits."""
@@ -49,7 +49,7 @@ class Fit:
     strength: float | None = None
     """Strength of the shrinkage of chances by depth, in positions."""
     nats: float | None = None
-    """What these chances say more than those by rank: log-likelihood per position, on prompts that were held out."""
+    """How much more these chances say than those by rank: log-likelihood per position, on prompts that were held out."""
 
 
 def fits(trace: Trace, search: Search) -> dict[str, Fit]:

@@ -125,7 +125,7 @@ class Selection:
 
     @property
     def promise(self) -> str:
-        """What the promise rests on, and what the chances alone expect."""
+        """The grounds of the promise, beside what the chances alone expect."""
         fit = self.chosen.fit
         return (
             f"the expected tokens per step are those of {self.chosen.model} replayed on prompts held out; of its tree for all prompts, the chances "
