@@ -15,10 +15,9 @@ def _body(run: Run) -> str:
         ),
         paragraph(
             f"The trace is of the embedded pair on the rows of `{run.data['dataset']}`, with {counted(run.data['gen_len'], 'token')} to a text. Each row is a",
-            'cross-validation over prompts for trees of one size and largest depth, whose steps all cost the same. "By rank" has the tokens per step on',
-            'prompts held out of trees for the chances by rank, with the 95 % interval, and "promised" what these chances expect of the tree for all',
-            'prompts. "By depth" and "replay" have by what factor the trees of the other two models were better on the same prompts. "Taken" is the',
-            "model that `grow` takes.",
+            "cross-validation over prompts for trees of one size and largest depth, whose steps all cost the same. The columns give the tokens per step on",
+            "prompts held out of trees for the chances by rank, with the 95 % interval; what these chances expect of the tree for all prompts (promised); by",
+            "what factor the trees of the other two models were better on the same prompts; and the model that `grow` takes.",
         ),
         table(columns, rows, left=2),
         paragraph(
