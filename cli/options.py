@@ -93,17 +93,17 @@ def check_chat_args(given: Sequence[tuple[str, Any]]) -> None:
         raise click.UsageError(f"--chat-arg {twice} is given twice; drop one.")
 
 
-format_option = under(
-    "Output",
-    click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(["rich", "json"]),
-        default="rich",
-        show_default=True,
-        help="Form of the result on stdout: tables for people, or one JSON object.",
-    ),
+def _format_option(forms: Sequence[str], told: str) -> Callable[[Command], Command]:
+    """Return the option `--format` with these forms."""
+    kind = click.Choice(list(forms))
+    return under("Output", click.option("--format", "output_format", type=kind, default=forms[0], show_default=True, help=told))
+
+
+format_option = _format_option(
+    ("rich", "json", "csv", "markdown"),
+    "Form of the result on stdout: tables for people, one JSON object, or the tables as CSV or Markdown.",
 )
+text_format_option = _format_option(("rich", "json"), "Form of the result on stdout: the text as it is made, or one JSON object.")
 
 device_option = click.option(
     "--device",

@@ -43,9 +43,22 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def emit(output_format: str, data: Mapping[str, Any], drawing: Parts) -> None:
-    """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more."""
+    """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more.
+
+    CSV has the tables of the drawing alone; its sentences go to stderr.
+    """
     if output_format == "json":
         say(json.dumps(_finite(data), allow_nan=False).replace("\x7f", "\\u007f"))
+        return
+    if output_format in ("csv", "markdown"):
+        from treeopt.cli import forms
+
+        text = forms.as_csv(drawing) if output_format == "csv" else forms.as_markdown(drawing)
+        if text:
+            say(text)
+        if output_format == "csv":
+            for sentence in forms.sentences(drawing):
+                note(sentence)
         return
     from treeopt.cli.drawing import draw
 

@@ -20,7 +20,7 @@ def generation(data: Mapping[str, Any]) -> Parts:
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
     if data["frontier"]:
-        points = [(str(point["size"]), str(point["depth"]), f"{point['expected_tokens_per_step']:.4f}") for point in data["frontier"]]
+        points = [(str(point["size"]), str(point["depth"]), number(point["expected_tokens_per_step"], 4)) for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
     return drawing
 
@@ -34,7 +34,7 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
             number(row["draft_temperature"], 2),
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             milliseconds(row["predicted_seconds_per_token"]),
         )
@@ -70,7 +70,7 @@ def library(data: Mapping[str, Any]) -> Parts:
             row["name"],
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             f"{row['temperature']:g}",
             row["drafting"],
