@@ -43,7 +43,9 @@ def test_csv_quotes_what_has_commas_quotes_and_line_ends() -> None:
 
 def test_csv_has_whole_numbers_and_the_ends_of_intervals_apart() -> None:
     third, span = 1 / 3, (0.1 / 3, 2 / 3)
-    table = Table("", ("", "x", "ms", "n"), [("one", number(third, 2, span), milliseconds(third), "1,234"), ("none", number(None, 2), "-", "7")])
+    table = Table(
+        "", ("", "x", "ms", "n"), [("one", number(third, 2, span), milliseconds(third), "1,234"), ("none", number(None, 2), "-", "7")]
+    )
     heads, one, none = read(as_csv([table]))
     assert heads == ["table", "name", "x", "x low", "x high", "ms", "n"]
     assert [float(cell) for cell in one[2:]] == [third, *span, 1e3 * third, 1234]
@@ -51,7 +53,12 @@ def test_csv_has_whole_numbers_and_the_ends_of_intervals_apart() -> None:
 
 
 def test_csv_parts_tables_by_an_empty_line_and_leaves_sentences_out() -> None:
-    drawing = [figures("one", [("a", "1")]), "a sentence", "a\npicture", Table("two", ("x",), [("2",)], left_out=["3 more rows are not shown"])]
+    drawing = [
+        figures("one", [("a", "1")]),
+        "a sentence",
+        "a\npicture",
+        Table("two", ("x",), [("2",)], left_out=["3 more rows are not shown"]),
+    ]
     assert as_csv(drawing) == "table,name,value\none,a,1\n\ntable,x\ntwo,2"
     assert list(sentences(drawing)) == ["a sentence", "3 more rows are not shown; --format json has all"]
 
@@ -88,7 +95,11 @@ def test_every_kind_of_result_has_these_forms(form: str, run: Any, profiles: tup
 
 
 def test_csv_of_a_profile_has_its_numbers_whole(run: Any, profiles: tuple[Path, Path]) -> None:
-    data = json.loads(profiles[0].read_text()) | {"rank_probability": [2 / 3, 1 / 7], "none_accepted": 0.1, "standard_error": [1e-3 / 3, 1e-7]}
+    data = json.loads(profiles[0].read_text()) | {
+        "rank_probability": [2 / 3, 1 / 7],
+        "none_accepted": 0.1,
+        "standard_error": [1e-3 / 3, 1e-7],
+    }
     profiles[0].write_text(json.dumps(data))
     outcome = run("inspect", profiles[0], "--format", "csv")
     heads, *rows = read(outcome.out)

@@ -55,6 +55,12 @@ def speedup(s: Sums) -> Any:
     return _ratio(baseline_seconds_per_token(s), seconds_per_token(s))
 
 
+def speedup_with_prompts(s: Sums) -> Any:
+    """Return the same of whole texts: with the prompt passes, the draft's too, and with each prompt's first token, which comes from them."""
+    alone = _ratio(s["baseline_seconds"] + s["baseline_prompt_seconds"], s["baseline_tokens"] + s["firsts"])
+    return _ratio(alone, _ratio(s["seconds"] + s["prompt_seconds"], s["tokens"] + s["firsts"]))
+
+
 def _ratio(above: Any, below: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
