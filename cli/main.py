@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from treeopt import __version__
+from treeopt.cli.compare import compare
 from treeopt.cli.demo import demo
 from treeopt.cli.env import env
 from treeopt.cli.errors import TreeoptGroup
@@ -63,7 +64,7 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, replay, evaluate, run, train_draft, inspect, env):
+for command in (demo, potential, profile, replay, evaluate, run, train_draft, inspect, compare, env):
     main.add_command(command)
 
 same = copy(generate)

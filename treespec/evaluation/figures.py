@@ -30,6 +30,26 @@ def interval_of(columns: dict[str, NDArray[np.float64]], figure: Figure) -> tupl
     return float(low), float(high)
 
 
+def difference_interval(
+    columns: dict[str, NDArray[np.float64]], base: dict[str, NDArray[np.float64]], figure: Figure, *, paired: bool
+) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of a figure less that of `base`; None with fewer than two prompts, or where a figure is none.
+
+    If they are `paired`, prompt i of one is prompt i of the other, and both draw the same prompts; else each draws its own.
+    """
+    if any(len(one.get("steps", ())) < 2 or figure_of(one, figure) is None for one in (columns, base)):
+        return None
+    rng, values = np.random.default_rng(0), []
+    picks = None
+    for one in (columns, base):
+        prompts = len(one["steps"])
+        picks = picks if paired and picks is not None else rng.integers(0, prompts, (_RESAMPLES, prompts))
+        values.append(figure({name: column[picks].sum(1) for name, column in one.items()}))
+    apart = values[0] - values[1]
+    low, high = np.percentile(apart[np.isfinite(apart)], [2.5, 97.5])
+    return float(low), float(high)
+
+
 def tokens_per_step(s: Sums) -> Any:
     """Return the tokens of a step, without each prompt's first."""
     return _ratio(s["tokens"], s["steps"])
