@@ -13,7 +13,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 """A number whose thousands are set apart, as tables for people have them."""
 
 _MARKS = re.compile(r"[\\|`*_<&]|(?<=\])(?=\()")
-"""What Markdown reads as more than the character itself: in a table's cell, or in a line."""
+"""The characters that Markdown reads as marks, in a table's cell or in a line."""
 
 
 def as_csv(drawing: Parts) -> str:

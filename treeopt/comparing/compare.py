@@ -65,7 +65,7 @@ def compare(*things: Thing | StrPath, across: Collection[str] = ()) -> Compariso
 def _kind(name: str, thing: Any) -> Kind:
     """Return the kind of a thing. Raises SettingsError for anything else."""
     if type(thing) not in KINDS:
-        raise SettingsError(f"{name} is a {type(thing).__name__}, but compared are {_TAKEN}; pass things of one of these kinds")
+        raise SettingsError(f"{name} is of the type {type(thing).__name__}, but compared are {_TAKEN}; pass things of one of these kinds")
     return KINDS[type(thing)]
 
 

@@ -21,7 +21,7 @@ class Estimated:
 
 @dataclass(frozen=True)
 class Form:
-    """How a figure is shown: its name for people, the digits behind the point, and the factor that it is multiplied by (1000 for ms)."""
+    """The form in which a figure is shown: its name for people, the digits behind the point, and the factor that it is multiplied by (1000 for ms)."""
 
     name: str
     digits: int = 3
@@ -45,7 +45,7 @@ class Compared:
     values: tuple[Estimated, ...]
     differences: tuple[Estimated, ...]
     at: Mapping[str, int] = field(default_factory=dict)
-    """Where it was measured, such as a size and a context."""
+    """The place where it was measured, such as a size and a context."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, in the units of the key."""

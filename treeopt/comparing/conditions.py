@@ -7,6 +7,7 @@ from typing import Any
 from treeopt.comparing.fields import FIELDS
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
+from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError, SettingsError
 from treespec.evaluation.report import EvaluationReport
 from treespec.trees.growmap import GrowMap
@@ -49,7 +50,7 @@ def of_acceptance(profile: AcceptanceProfile) -> Conditions:
         "weights": profile.pair_sha256[:12] or None,
         "temperature": profile.temperature,
         "top_p": profile.top_p if profile.temperature else None,
-        "method": profile.method or None,
+        "method": profile.method if profile.drafting in RULES and profile.method else None,
         "dataset": (profile.prompt_set or {}).get("dataset"),
     }
 
