@@ -7,7 +7,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt, say
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
 from treeopt.cli.plan import Named, PlanOptions, note_other_chat, plan_options, profiled_rows, resolve, with_growmaps_settings
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
@@ -95,6 +95,7 @@ def evaluate(
             f"pass {enough} or more."
         )
     check_writable(output, SCHEMA)
+    earlier = is_there(output)
     grown = named.growmap
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
@@ -117,7 +118,7 @@ def evaluate(
             report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
         report.write(output)
         discard_journals(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

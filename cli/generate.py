@@ -11,7 +11,7 @@ import click
 from treeopt.cli.errors import RUN
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS
@@ -123,8 +123,9 @@ def generate(
         with _naming_the_command(given, times), wrong_usage():
             found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, **how)
     made = found[0]
+    earlier = is_there(output)
     made.growmap.write(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     for sentence in growmap_making.notes_of(found):
         note(sentence)
     data = generation_summary(made.result, frontier=frontier) | candidates_summary(found)

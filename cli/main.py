@@ -49,7 +49,8 @@ class Treeopt(TreeoptGroup):
 )
 @click.version_option(__version__, package_name="treeopt", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show tracebacks and the libraries' own messages; may stand anywhere on the line.")
-def main(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress and no notes, only results and errors; may stand anywhere on the line.")
+def main(debug: bool, quiet: bool) -> None:
     """Find the speculation tree that is fastest for your draft, target and hardware.
 
     The loop is: profile acceptance, profile latency, grow, evaluate. `treeopt demo` runs all of it on a tiny model pair that

@@ -54,3 +54,35 @@ def test_what_does_not_go_with_the_growmaps_settings_is_wrong_usage(run: Any, pa
     outcome = run("evaluate", "--target", pair[0], "--draft", pair[1], "--growmap", "t.pt", "--verifier", "matching", "--dataset", "stdlib")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert "--verifier matching needs distinct children" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "--mode", "baseline"], ["profile", "acceptance", "--draft", "d"], ["potential", "--draft", "d"]]
+)
+def test_there_is_no_silent_data_set_for_other_models(command: list[str], run: Any, pair: tuple[Path, Path]) -> None:
+    outcome = run(*command, "--target", pair[0])
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "--dataset is missing" in outcome.err
+    assert "stdlib, cnn, openwebtext" in outcome.err
+    assert "--dataset is missing" not in run(*command, "--target", "embedded-target", "--gen-len", 0).err
+
+
+def test_an_earlier_output_that_is_replaced_is_said(run: Any, pair: tuple[Path, Path], rows: Path) -> None:
+    words = [
+        "evaluate",
+        "--target",
+        pair[0],
+        "--mode",
+        "baseline",
+        "--dataset",
+        rows,
+        "--num-prompts",
+        1,
+        "--prompt-len",
+        8,
+        "--gen-len",
+        2,
+    ]
+    first, second = (run(*words, "-o", "r.json").err.splitlines() for _ in range(2))
+    assert "wrote r.json" in first
+    assert "wrote r.json, in place of an earlier one" in second
