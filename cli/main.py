@@ -1,6 +1,7 @@
 """The command `treeopt`: the group that the commands hang on."""
 
 import os
+import sys
 from copy import copy
 from typing import Any
 
@@ -15,12 +16,15 @@ from treeopt.cli.evaluate import evaluate
 from treeopt.cli.generate import generate
 from treeopt.cli.help import example
 from treeopt.cli.inspect import inspect
-from treeopt.cli.output import doors
+from treeopt.cli.output import Door, doors
 from treeopt.cli.potential import potential
 from treeopt.cli.profile import profile
 from treeopt.cli.replay import replay
 from treeopt.cli.run import run
 from treeopt.cli.train_draft import train_draft
+
+_COMPLETING = "_TREEOPT_COMPLETE"
+"""The variable by which a shell asks click for completions."""
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -37,7 +41,12 @@ class Treeopt(TreeoptGroup):
     """The group of all commands. Whatever is printed while it runs passes the doors of `treeopt.cli.output`."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command line."""
+        """Run the command line, or answer a shell that completes a line, which is told names of commands and options alone."""
+        if _COMPLETING in os.environ:
+            for name in ("stdout", "stderr"):
+                stream = getattr(sys, name)
+                setattr(sys, name, stream.stream if isinstance(stream, Door) else stream)  # click writes bytes here
+            return super().main(*args, **options)
         with doors():
             return super().main(*args, **options)
 
