@@ -7,8 +7,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt, say
-from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
+from treeopt.cli.plan import Named, PlanOptions, note_other_chat, plan_options, profiled_rows, resolve, with_growmaps_settings
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     cls=TreeoptCommand,
     epilog=example("treeopt evaluate --target embedded-target --draft embedded-draft --growmap tree.pt -o report.json"),
 )
+@with_growmaps_settings
 @model_options(draft_required=False)
 @plan_options()
 @prompt_options(num_prompts=16, start_default="0; the row after those that the growmap was profiled on, if they are of the same data set")
@@ -59,6 +60,7 @@ def evaluate(
     require_lossless: bool,
     output: Path,
     output_format: str,
+    named: Named,
 ) -> None:
     """Run a tree beside autoregressive decoding.
 
@@ -68,6 +70,8 @@ def evaluate(
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
     decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal; --require-lossless makes the
     exit code say so.
+
+    Temperature, top-p, drafting, draft temperature and verifier that are not given are those that the growmap was made for.
     """
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
@@ -80,7 +84,6 @@ def evaluate(
     from treespec.evaluation.runner import evaluate as run
     from treespec.files.writing import check_writable
     from treespec.models.loading import shape_of
-    from treespec.trees.growmap import read_growmap
 
     gen_len, max_length = settings.gen_len, settings.max_length
     text = (rows.prompt_len or 0) + gen_len
@@ -92,7 +95,8 @@ def evaluate(
             f"pass {enough} or more."
         )
     check_writable(output, SCHEMA)
-    grown = None if plan.growmap is None else read_growmap(plan.growmap)
+    earlier = is_there(output)
+    grown = named.growmap
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
     if grown is not None:
@@ -103,6 +107,8 @@ def evaluate(
     prompts = read_prompts(known, rows, gen_len, profiled=profiled, room=room if room is None or room > 0 else None)
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
+    if named.taken is not None:
+        note(named.taken)
     note_rows(known, rows, prompts)
     note_not_applied(known, settings.sampling, processed=settings.processors)
     pair = load(known, models)
@@ -112,7 +118,7 @@ def evaluate(
             report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
         report.write(output)
         discard_journals(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

@@ -11,7 +11,7 @@ import click
 from treeopt.cli.errors import RUN
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import Progress, emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS
@@ -131,8 +131,9 @@ def generate(
         with _naming_the_command(given, times, known), wrong_usage(), Progress() as progress:
             found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, trace=known, progress=progress, **how)
     made = found[0]
+    earlier = is_there(output)
     made.growmap.write(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     for sentence in growmap_making.notes_of(found):
         note(sentence)
     data = generation_summary(made.result, frontier=frontier) | candidates_summary(found) | models_summary(made)

@@ -1,5 +1,6 @@
-"""The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
+"""The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, its settings, and what the growmap promised."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,6 +108,40 @@ def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions
         click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
         heading="Tree",
     )
+
+
+@dataclass(frozen=True)
+class Named:
+    """The growmap that the options name, if they name one, and the line that says which settings were taken from it."""
+
+    growmap: "GrowMap | None" = None
+    taken: str | None = None
+
+
+_MADE_FOR = ("temperature", "top_p", "drafting", "draft_temperature", "verifier")
+
+
+def with_growmaps_settings(command: Command) -> Command:
+    """Give options that are not on the line the values that the named growmap was made for, and hand the growmap to the command, as `named`.
+
+    It stands above the options whose values it completes. Raises GrowMapError for a file that is no growmap.
+    """
+
+    @functools.wraps(command)
+    def completed(**values: Any) -> Any:
+        if values.get("growmap") is None:
+            return command(**values, named=Named())
+        from treespec.evaluation.made_for import settings_of, taken_line
+        from treespec.trees.growmap import read_growmap
+
+        ctx = click.get_current_context()
+        grown = read_growmap(values["growmap"])
+        given = {name: values[name] for name in _MADE_FOR if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+        taken = settings_of(grown.metadata, given, sampling_alone=values["dynamic"])
+        ctx.params.update(taken)  # for those who look at all options
+        return command(**{**values, **taken}, named=Named(grown, taken_line(taken)))
+
+    return completed
 
 
 def resolve(

@@ -22,7 +22,7 @@ def generation(data: Mapping[str, Any]) -> Parts:
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
     if data["frontier"]:
-        points = [(str(point["size"]), str(point["depth"]), f"{point['expected_tokens_per_step']:.4f}") for point in data["frontier"]]
+        points = [(str(point["size"]), str(point["depth"]), number(point["expected_tokens_per_step"], 4)) for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
     return drawing
 
@@ -36,7 +36,7 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
             number(row["draft_temperature"], 2),
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             milliseconds(row["predicted_seconds_per_token"]),
         )
@@ -95,7 +95,7 @@ def library(data: Mapping[str, Any]) -> Parts:
             row["name"],
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             f"{row['temperature']:g}",
             row["drafting"],

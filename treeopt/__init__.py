@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeopt.api import evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.comparing.compare import compare
+    from treeopt.comparing.comparison import Comparison
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AcceptanceProfile",
     "ChatOptions",
+    "Comparison",
     "Drafting",
     "DynamicBudget",
     "EvaluationReport",
@@ -46,6 +49,7 @@ __all__ = [
     "Target",
     "Trace",
     "TreeoptError",
+    "compare",
     "evaluate",
     "generate",
     "grow",
@@ -68,6 +72,7 @@ __all__ = [
 _HOME = {
     "AcceptanceProfile": "treeopt.profiles.acceptance",
     "ChatOptions": "treespec.data.slices",
+    "Comparison": "treeopt.comparing.comparison",
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
     "EvaluationReport": "treespec.evaluation.report",
@@ -81,6 +86,7 @@ _HOME = {
     "Target": "treespec.models.pairs",
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
+    "compare": "treeopt.comparing.compare",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",

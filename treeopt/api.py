@@ -6,7 +6,7 @@ command line. Warnings for people are logged.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError
 from treespec.evaluation import runner
+from treespec.evaluation.made_for import settings_of, taken_line
 from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.report import EvaluationReport
@@ -179,9 +180,9 @@ def evaluate(
     *,
     gen_len: int = EvaluationSettings.gen_len,
     max_length: int | None = EvaluationSettings.max_length,
-    temperature: float = Sampling.temperature,
-    top_p: float = Sampling.top_p,
-    drafting: Drafting | str = Drafting(),
+    temperature: float | None = None,
+    top_p: float | None = None,
+    drafting: Drafting | str | None = None,
     seed: int = EvaluationSettings.seed,
     save_tokens: bool = EvaluationSettings.save_tokens,
     breakdown: bool = EvaluationSettings.breakdown,
@@ -192,14 +193,15 @@ def evaluate(
     """Decode prompts with a plan and autoregressively, in turn, and return what was measured beside what the growmap promised.
 
     `plan` is a growmap (or its file, or the name of one that comes with treeopt), a `SpeculationTree`, a `DynamicBudget`, another plan
-    whose drafter is known, or None to decode autoregressively only. See `EvaluationSettings` and `profile_acceptance` for the rest.
+    whose drafter is known, or None to decode autoregressively only. `temperature`, `top_p` and `drafting` that are None are those that a growmap
+    was made for, and for other plans greedy decoding with the draft's most likely tokens. See `EvaluationSettings` and `profile_acceptance` for
+    the rest.
 
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
-    settings = EvaluationSettings(
-        gen_len, max_length, Sampling(temperature, top_p), drafting_of(drafting), seed, save_tokens, breakdown, processors
-    )
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
+    chosen = _chosen(grown.metadata if isinstance(grown, GrowMap) else {}, temperature, top_p, drafting)
+    settings = EvaluationSettings(gen_len, max_length, *chosen, seed, save_tokens, breakdown, processors)
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     _note_not_applied(pair, settings.sampling, processed=processors)
@@ -217,6 +219,24 @@ def _several(given: Any) -> tuple[Any, ...]:
     """Return several values as a tuple, and one as a tuple of it; texts and paths are one."""
     one = isinstance(given, str | os.PathLike) or not isinstance(given, Iterable)
     return (given,) if one else tuple(given)
+
+
+def _chosen(
+    metadata: Mapping[str, Any], temperature: float | None, top_p: float | None, drafting: Drafting | str | None
+) -> tuple[Sampling, Drafting]:
+    """Return the sampling and the drafting of a run: what is given, else what a growmap with these metadata was made for, else the defaults."""
+    given: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+    own = None if drafting is None else drafting_of(drafting)
+    if own is not None:
+        given |= {"drafting": own.rule, "draft_temperature": own.temperature, "verifier": own.verifier}
+    known = {name: value for name, value in given.items() if value is not None or (own is not None and name == "draft_temperature")}
+    taken = settings_of(metadata, known)
+    if (said := taken_line(taken)) is not None:
+        _LOG.info("%s", said)
+    named = {"temperature": Sampling.temperature, "top_p": Sampling.top_p, **taken, **known}
+    if own is None:
+        own = Drafting(named.get("drafting", Drafting.rule), named.get("draft_temperature"), named.get("verifier", Drafting.verifier))
+    return Sampling(named["temperature"], named["top_p"]), own
 
 
 def _require_draft(pair: Target) -> None:

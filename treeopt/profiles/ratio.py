@@ -46,3 +46,17 @@ def ratio(sums: NDArray[np.float64], counts: Sequence[float]) -> tuple[NDArray[n
         return mean, None
     residual = sums - weights[:, None] * mean
     return mean, np.sqrt(units / (units - 1) * (residual**2).sum(0)) / total
+
+
+def ratio_difference(sums: ArrayLike, counts: Sequence[int], other_sums: ArrayLike, other_counts: Sequence[int]) -> float:
+    """Return the standard error of the difference of two means per position that were measured on the same prompts, two or more.
+
+    All are [prompts]. What a prompt adds to the one mean is held against what it adds to the other, as `ratio` linearises them, so what
+    makes a prompt easy or hard for both does not count.
+    """
+    effects = []
+    for own, weights in ((sums, counts), (other_sums, other_counts)):
+        column, positions = np.asarray(own, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+        effects.append((column - positions * (column.sum() / positions.sum())) / positions.sum())
+    apart, units = effects[0] - effects[1], len(effects[0])
+    return float(np.sqrt(units / (units - 1) * (apart**2).sum()))

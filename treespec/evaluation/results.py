@@ -28,7 +28,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """The result of one prompt, decoded both ways. Seconds do not include prompt passes."""
+    """The result of one prompt, decoded both ways. `seconds` and `baseline_seconds` do not include prompt passes."""
 
     row: int
     name: str
@@ -46,6 +46,10 @@ class PromptResult:
     """Seconds per part of a step, if a breakdown was asked for."""
     undrafted: int = 0
     """The last of the steps, each of one token, for which the draft had no positions left. They have no ranks."""
+    prompt_seconds: float | None = None
+    """Seconds of the prompt passes before the tree's steps: the target's and the draft's. None in older reports; so is the next one."""
+    baseline_prompt_seconds: float | None = None
+    """Seconds of the target's prompt pass before the autoregressive steps."""
     determined: bool = False
     """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
 
@@ -93,6 +97,7 @@ _RESULT = checked_object(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
+        **dict.fromkeys(("prompt_seconds", "baseline_prompt_seconds"), lambda value: None if value is None else seconds(value)),
         "name": text,
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
         "mismatch": _mismatch,

@@ -155,8 +155,8 @@ class _Run:
             decoders["tree"] = lambda: self._tree(target, request, index)
         order = sorted(decoders, reverse=index % 2 == 0)
         done = {name: _timed(decoders[name](), self.device) for name in order}
-        base_tokens, _, base_seconds = done["baseline"]
-        tokens, steps, seconds = done.get("tree", done["baseline"])
+        base_tokens, _, base_seconds, base_prompt_seconds = done["baseline"]
+        tokens, steps, seconds, prompt_seconds = done.get("tree", done["baseline"])
         determined = self.plan is not None and self._is_determined(target, request, base_tokens)
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):
@@ -172,6 +172,8 @@ class _Run:
             accepted_ranks=tuple(s.accepted or () for s in steps if not s.alone),
             mismatch=self._mismatch(target, request, tokens, base_tokens) if determined else None,
             undrafted=sum(s.alone for s in steps),
+            prompt_seconds=prompt_seconds,
+            baseline_prompt_seconds=base_prompt_seconds,
             determined=determined,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
@@ -227,13 +229,18 @@ def _describe(plan: Plan | None) -> dict[str, Any] | None:
     return None if plan is None else plan.describe()
 
 
-def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:
-    """Run a decoding and return (tokens, steps, seconds). The prompt pass is not timed."""
+def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float, float]:
+    """Run a decoding and return (tokens, steps, seconds of the steps, seconds before them).
+
+    The latter are those of the prompt passes, the draft's included, and of the choice of the first token. To make caches and to capture steps
+    is done before and not timed.
+    """
+    began = now(device)
     first = next(records)
     started = now(device)
     steps = list(records)
     seconds = now(device) - started
-    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
+    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds, started - began
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
