@@ -253,22 +253,74 @@ def discard_journals(output: Path | None) -> None:
         discard(journal_of(output, part))
 
 
+_QUIET = "treeopt.quiet"
+
+_UNITS = {
+    "profiling acceptance": "passes",
+    "profiling latency": "rounds",
+    "choosing what to time": "points",
+    "evaluating": "prompts",
+    "writing replies": "replies",
+    "training": "steps",
+    "measuring potential": "passes",
+}
+"""What the stages count; their names may go on behind a colon. Others are shown without a unit."""
+
+
+def quiet_option() -> click.Option:
+    """Return the option `--quiet`, which leaves progress unsaid."""
+
+    def take(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[_QUIET] = value
+
+    told = "No progress on stderr; results, notes and errors stay."
+    return click.Option(["--quiet"], is_flag=True, expose_value=False, callback=take, help=told)
+
+
+def pace(what: str, done: int, total: int, first: int, seconds: float) -> str:
+    """Return how far a stage is, in its unit, and, when it is known, how fast it goes and how long it still takes.
+
+    `first` units were done `seconds` ago, when the stage was first heard of.
+
+    >>> pace("evaluating", 6, 12, 2, 2.0)
+    '6/12 prompts, 2.0 prompts/s, 3 s left'
+    """
+    unit = _UNITS.get(what.partition(":")[0], "")
+    said = f"{done}/{total} {unit}".rstrip()
+    if done <= first or seconds <= 0:
+        return said
+    rate = (done - first) / seconds
+    fast = f"{rate:.1f} {unit or 'units'}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
+    return f"{said}, {fast}" + (f", {_duration((total - done) / rate)} left" if done < total else "")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{rest} s" if not minutes else f"{minutes} min {rest:02d} s"
+
+
 class Progress:
-    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds."""
+    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds.
+
+    Both say how fast the stage goes and how long it still takes. With `--quiet` nothing is said.
+    """
 
     def __init__(self) -> None:
+        ctx = click.get_current_context(silent=True)
+        self._quiet = bool(ctx is not None and ctx.meta.get(_QUIET))
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._begun: dict[str, tuple[int, int, float]] = {}
         self._logged: dict[str, float] = {}
         self._last = ""
 
     def __enter__(self) -> "Progress":
         """Start the bars where stderr is a terminal."""
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[pace]}", markup=False))
             self._bars = Bars(*columns, console=_screen(stderr=True), transient=True)
             self._bars.start()
         return self
@@ -280,15 +332,23 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `what` are done."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        before, first, begun = self._begun.get(what, (0, done, now))
+        if done < before or what not in self._begun:  # a stage that begins, or the same work again on other things
+            first, begun = done, now
+        self._begun[what] = done, first, begun
+        said = pace(what, done, total, first, now - begun)
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(printable(what), total=total)
-            self._bars.update(self._tasks[what], completed=done, total=total)
+                self._tasks[what] = self._bars.add_task(printable(what), total=total, pace="")
+            self._bars.update(self._tasks[what], completed=done, total=total, pace=said)
             return
-        line, now = f"{what}: {done}/{total}", time.monotonic()
+        line = f"{what}: {done}/{total}"
         if line != self._last and (done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS):
             self._last, self._logged[what] = line, now
-            note(line)
+            note(f"{what}: {said}")
 
 
 def _finite(value: Any) -> Any:
