@@ -20,6 +20,7 @@ from treeopt.cli.profile import profile
 from treeopt.cli.replay import replay
 from treeopt.cli.run import run
 from treeopt.cli.train_draft import train_draft
+from treeopt.cli.tune import tune
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -63,7 +64,7 @@ def main(debug: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, replay, evaluate, run, train_draft, inspect, env):
+for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, env):
     main.add_command(command)
 
 same = copy(generate)

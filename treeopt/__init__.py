@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
+    from treeopt.tuning.api import tune
+    from treeopt.tuning.result import Tuning
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
     from treespec.decoding.drafting import Drafting
@@ -46,6 +48,7 @@ __all__ = [
     "Target",
     "Trace",
     "TreeoptError",
+    "Tuning",
     "evaluate",
     "generate",
     "grow",
@@ -63,6 +66,7 @@ __all__ = [
     "read_trace",
     "replay",
     "stream",
+    "tune",
 ]
 
 _HOME = {
@@ -81,6 +85,7 @@ _HOME = {
     "Target": "treespec.models.pairs",
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
+    "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
@@ -98,6 +103,7 @@ _HOME = {
     "read_trace": "treeopt.profiles.trace",
     "replay": "treeopt.optimizer.replay_report",
     "stream": "treespec.text.generation",
+    "tune": "treeopt.tuning.api",
 }
 _NAMED_THERE = {"pair": "pair_of", "replay": "replay_trees"}
 """The names that are others in their modules."""
