@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from treeopt.cli.errors import refuse_empty
-from treeopt.cli.output import quiet_option
+from treeopt.cli.pace import quiet_option
 from treeopt.cli.settings_file import settings_option
 
 Command = Callable[..., Any]

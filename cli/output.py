@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.flags import with_own_flags
+from treeopt.cli.pace import is_quiet, pace
 from treespec.errors import DatasetError, OutputError
 from treespec.printable import printable
 from treespec.tables import Parts
@@ -253,52 +254,6 @@ def discard_journals(output: Path | None) -> None:
         discard(journal_of(output, part))
 
 
-_QUIET = "treeopt.quiet"
-
-_UNITS = {
-    "profiling acceptance": "passes",
-    "profiling latency": "rounds",
-    "choosing what to time": "points",
-    "evaluating": "prompts",
-    "writing replies": "replies",
-    "training": "steps",
-    "measuring potential": "passes",
-}
-"""What the stages count; their names may go on behind a colon. Others are shown without a unit."""
-
-
-def quiet_option() -> click.Option:
-    """Return the option `--quiet`, which leaves progress unsaid."""
-
-    def take(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        ctx.meta[_QUIET] = value
-
-    told = "No progress on stderr; results, notes and errors stay."
-    return click.Option(["--quiet"], is_flag=True, expose_value=False, callback=take, help=told)
-
-
-def pace(what: str, done: int, total: int, first: int, seconds: float) -> str:
-    """Return how far a stage is, in its unit, and, when it is known, how fast it goes and how long it still takes.
-
-    `first` units were done `seconds` ago, when the stage was first heard of.
-
-    >>> pace("evaluating", 6, 12, 2, 2.0)
-    '6/12 prompts, 2.0 prompts/s, 3 s left'
-    """
-    unit = _UNITS.get(what.partition(":")[0], "")
-    said = f"{done}/{total} {unit}".rstrip()
-    if done <= first or seconds <= 0:
-        return said
-    rate = (done - first) / seconds
-    fast = f"{rate:.1f} {unit or 'units'}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each"
-    return f"{said}, {fast}" + (f", {_duration((total - done) / rate)} left" if done < total else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{rest} s" if not minutes else f"{minutes} min {rest:02d} s"
-
-
 class Progress:
     """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds.
 
@@ -306,8 +261,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        ctx = click.get_current_context(silent=True)
-        self._quiet = bool(ctx is not None and ctx.meta.get(_QUIET))
+        self._quiet = is_quiet()
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._begun: dict[str, tuple[int, int, float]] = {}

@@ -93,7 +93,8 @@ def test_recorded_settings_give_the_same_options_again(run: Any, tmp_path: Path)
 
 
 def test_quiet_leaves_progress_unsaid(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from treeopt.cli.output import Progress, quiet_option
+    from treeopt.cli.output import Progress
+    from treeopt.cli.pace import quiet_option
 
     @click.command(params=[quiet_option()])
     def work() -> None:

@@ -158,8 +158,9 @@ def shares(rows: int, profile: int, choose: int, evaluate: int) -> tuple[int, in
             f"there {'is' if rows == 1 else 'are'} {rows} usable row{'' if rows == 1 else 's'}, but profiling, choosing and evaluating need rows of their "
             f"own, {fewest} at least; pass a larger `dataset`, or a smaller `prompt_len`"
         )
-    least = [max(1, rows * part // asked) if part else 0 for part in (choose, evaluate)]
-    return least[0], rows - sum(least), least[1]
+    compared = min(max(1, rows * choose // asked), rows - 2) if choose else 0
+    decoded = min(max(1, rows * evaluate // asked), rows - compared - 1)
+    return compared, rows - compared - decoded, decoded
 
 
 def names(candidates: Sequence[Candidate], drafts: Sequence[str]) -> list[str]:
