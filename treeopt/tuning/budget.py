@@ -11,7 +11,7 @@ from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS
 
 @dataclass(frozen=True)
 class Pilot:
-    """What was found of a candidate on few prompts, and the seconds that its two profiles took."""
+    """The findings of a candidate on few prompts, and the seconds that its two profiles took."""
 
     generated: Generated
     prompts: int
@@ -33,7 +33,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Allotment:
-    """How many prompts to profile those candidates on that are still in the race, and how often to measure each latency."""
+    """The prompts to profile those candidates on that are still in the race, and the samples of each latency."""
 
     racing: tuple[int, ...]
     prompts: int

@@ -31,7 +31,7 @@ _STEP_DEPTH, _STEP_TOKENS, _STEP_SIZE = 4, 2.5, 16
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the time and the memory of a model depend on. Weights are in numbers, `cached` are numbers per token in the cache."""
+    """The size of a model: its weights and, per token in the cache, `cached`, both in numbers; its layers."""
 
     weights: int
     layers: int
@@ -52,7 +52,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Speed:
-    """What the device does: bytes and multiplications per second, and the seconds of a layer beside its weights."""
+    """The speed of a device: bytes and operations per second, and the seconds of a layer beside its weights."""
 
     bytes_per_second: float
     flops: float
@@ -77,7 +77,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan(Drawn):
-    """What a run will do. `seconds` by stage and `memory_bytes` are rough, and None where the weights are not here or do not tell their size."""
+    """The plan of a run. `seconds` by stage and `memory_bytes` are rough, and None where the weights are not here or do not tell their size."""
 
     candidates: tuple[str, ...]
     profile_prompts: int

@@ -19,7 +19,7 @@ from treespec.trees.growmap import GrowMap
 
 @dataclass(frozen=True)
 class Score:
-    """What a candidate is expected to do: `tokens_per_step` on prompts that its tree was not grown from, if there were some, and its times."""
+    """The expectations of a candidate: `tokens_per_step` on prompts that its tree was not grown from, if there were some, and its times."""
 
     candidate: Candidate
     name: str

@@ -262,7 +262,7 @@ class _Run:
 
 
 _PILOT = "pilot/"
-"""Where the pilots of a budget of minutes are."""
+"""The folder of the pilots of a budget of minutes."""
 
 _STAGES = {"acceptance.json": "profile acceptance", "latency.json": "profile latency", "choice.json": "choose", "report.json": "evaluate"}
 

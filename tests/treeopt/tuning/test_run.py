@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_the_best_of_several_drafts_rules_and_temperatures_is_chosen(pair: Any, 
     assert any("differ in temperature" in sentence for sentence in result.notes)
     rows = json.loads((tmp_path / "manifest.json").read_text())["prompts"]
     spans = sorted((rows[what]["start"], rows[what]["end"]) for what in ("choose", "profile", "evaluate"))
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False)), "no row is in two of them"
+    assert all(before[1] <= after[0] for before, after in pairwise(spans)), "no row is in two of them"
 
 
 def test_the_draft_that_is_the_target_has_every_token_accepted(pair: Any, prompts: Any, toy: Any, tmp_path: Path) -> None:
@@ -101,11 +102,8 @@ def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, promp
 
     several = {**toy, "temperature": [0, 0.6]}
     greedy = AcceptanceSettings(gen_len=8, max_branch=4, batch_size=2)
-    undisturbed = profile_acceptance(
-        pair,
-        divided(prompts, None, TuneSettings(samplings=(Sampling(), Sampling(0.6)), choose_prompts=2, evaluate_prompts=2), 1)[1],
-        greedy,
-    )
+    two = TuneSettings(samplings=(Sampling(), Sampling(0.6)), choose_prompts=2, evaluate_prompts=2)
+    undisturbed = profile_acceptance(pair, divided(prompts, None, two, 1)[1], greedy)
     with pytest.raises(Killed):
         treeopt.tune(pair, prompts, tmp_path / "out", **several, progress=progress)
     before = digests(tmp_path / "out")
