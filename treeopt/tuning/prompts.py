@@ -3,8 +3,16 @@
 from treeopt.tuning.settings import TuneSettings, shares
 from treespec.data.prompts import PromptSet
 
+Parts = tuple[PromptSet | None, PromptSet, PromptSet]
+"""The prompts to compare candidates on (None for a single one), to profile, and to evaluate. No row is in two of them."""
 
-def divided(found: PromptSet, profile: int | None, settings: TuneSettings, drafts: int) -> tuple[PromptSet | None, PromptSet, PromptSet]:
+
+def longest_of(parts: Parts) -> int:
+    """Return the number of tokens of the longest prompt."""
+    return max(len(prompt.ids) for some in parts if some is not None for prompt in some)
+
+
+def divided(found: PromptSet, profile: int | None, settings: TuneSettings, drafts: int) -> Parts:
     """Return the prompts to choose on (None for a single candidate), to profile and to evaluate, in row order.
 
     `profile` rows are profiled (None: all others), or fewer of all kinds where there are fewer rows; a row that makes several prompts stays
