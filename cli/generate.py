@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from treeopt.cli.errors import RUN
+from treeopt.cli.flags import is_given
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
 from treeopt.cli.output import Progress, emit, is_there, note, note_written
@@ -164,7 +165,7 @@ def _naming_the_command(
 
 def _check_usage(ctx: click.Context) -> None:
     """Raise a usage error for options that do not go together."""
-    given = {name for name, value in ctx.params.items() if value is not None and _is_given(ctx, name)}
+    given = {name for name, value in ctx.params.items() if value is not None and is_given(ctx, name)}
     output: Path = ctx.params["output"]
     if output.suffix == ".json":
         instead = shlex.quote(str(output.with_suffix(".pt")))
@@ -194,10 +195,6 @@ def _check_usage(ctx: click.Context) -> None:
         raise click.UsageError("--verifier picks the times of a latency profile; pass --latency FILE too, or drop it.")
     if "context" in given and "latency" not in given:
         raise click.UsageError("--context picks a context of a latency profile; pass --latency FILE too, or drop it.")
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _flags(names: set[str]) -> str:

@@ -22,6 +22,7 @@ from treeopt.cli.profile import profile
 from treeopt.cli.replay import replay
 from treeopt.cli.run import run
 from treeopt.cli.train_draft import train_draft
+from treeopt.cli.tune import tune
 
 _COMPLETING = "_TREEOPT_COMPLETE"
 """The variable by which a shell asks click for completions."""
@@ -74,7 +75,7 @@ def main(debug: bool, quiet: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, potential, profile, replay, evaluate, run, train_draft, inspect, compare, env):
+for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, compare, env):
     main.add_command(command)
 
 same = copy(generate)

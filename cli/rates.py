@@ -35,8 +35,8 @@ class Pace:
 
     @classmethod
     def of(cls, stage: str) -> "Pace":
-        """Return the pace of a stage by its name."""
-        return cls(UNITS.get(stage, "text"))
+        """Return the pace of a stage by its name, behind which may stand a colon and what it is of."""
+        return cls(UNITS.get(stage.partition(":")[0], "text"))
 
     @property
     def units(self) -> str:

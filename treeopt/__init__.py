@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
+    from treeopt.tuning.api import tune
+    from treeopt.tuning.result import Tuning
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
     from treespec.decoding.drafting import Drafting
@@ -49,6 +51,7 @@ __all__ = [
     "Target",
     "Trace",
     "TreeoptError",
+    "Tuning",
     "compare",
     "evaluate",
     "generate",
@@ -67,6 +70,7 @@ __all__ = [
     "read_trace",
     "replay",
     "stream",
+    "tune",
 ]
 
 _HOME = {
@@ -87,6 +91,7 @@ _HOME = {
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
     "compare": "treeopt.comparing.compare",
+    "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
@@ -104,6 +109,7 @@ _HOME = {
     "read_trace": "treeopt.profiles.trace",
     "replay": "treeopt.optimizer.replay_report",
     "stream": "treespec.text.generation",
+    "tune": "treeopt.tuning.api",
 }
 _NAMED_THERE = {"pair": "pair_of", "replay": "replay_trees"}
 """The names that are others in their modules."""
