@@ -180,6 +180,7 @@ def evaluate(
     save_tokens: bool = EvaluationSettings.save_tokens,
     breakdown: bool = EvaluationSettings.breakdown,
     processors: bool = EvaluationSettings.processors,
+    sample_texts: int = EvaluationSettings.sample_texts,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> EvaluationReport:
@@ -191,7 +192,7 @@ def evaluate(
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
     settings = EvaluationSettings(
-        gen_len, max_length, Sampling(temperature, top_p), drafting_of(drafting), seed, save_tokens, breakdown, processors
+        gen_len, max_length, Sampling(temperature, top_p), drafting_of(drafting), seed, save_tokens, breakdown, processors, sample_texts
     )
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
     tree = grown.tree if isinstance(grown, GrowMap) else grown
