@@ -13,6 +13,9 @@ Command = Callable[..., Any]
 _HEADINGS = "__headings__"
 """Attribute of such a function: the headings of its options, by the options' names."""
 
+_WORDS = "treeopt.words"
+"""Key of a context's meta: the words of the command line behind the command's name."""
+
 
 class TreeoptCommand(click.Command):
     """A command whose help lists the options under the headings that `under` gave them; the others follow as Options."""
@@ -20,6 +23,7 @@ class TreeoptCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command. Raises a usage error for an empty one."""
         refuse_empty(ctx, args)
+        ctx.meta[_WORDS] = tuple(args)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -33,6 +37,12 @@ class TreeoptCommand(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def words_of(ctx: click.Context) -> tuple[str, ...]:
+    """Return the words of the command line, as they were given, behind the name of a `TreeoptCommand`."""
+    words: tuple[str, ...] = ctx.meta[_WORDS]
+    return words
 
 
 def under(heading: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -100,8 +100,12 @@ class Canvas:
         text = text.replace("'DejaVu Sans', sans-serif", _FONTS).replace("'DejaVu Sans'", _FONTS)
         text = re.sub(r'\s*<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)  # it would hold for the whole page
         width, height = (f"{72 * inches:g}" for inches in self._size)
-        shape = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(self.alt)}" style="{_JOINS}"'
-        return re.sub(r"<svg\b[^>]*>", f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {shape}>', text, count=1)
+        shape = (
+            f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(self.alt)}" style="{_JOINS}"'
+        )
+        return re.sub(
+            r"<svg\b[^>]*>", f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {shape}>', text, count=1
+        )
 
     def png(self) -> bytes:
         """Return a file of PNG, on white paper, which any page shows. Raises TreeoptError without matplotlib."""
@@ -120,9 +124,7 @@ class Canvas:
 
 def dark_style() -> str:
     """Return the style sheet by which pictures take dark colours where a reader prefers them; other programs show the light ones."""
-    rules = (
-        f'[style*="{kind}: {light}"]{{{kind}:{dark} !important}}' for light, dark in DARK.items() for kind in ("fill", "stroke")
-    )
+    rules = (f'[style*="{kind}: {light}"]{{{kind}:{dark} !important}}' for light, dark in DARK.items() for kind in ("fill", "stroke"))
     return f"@media (prefers-color-scheme: dark){{{''.join(rules)}}}"
 
 

@@ -61,7 +61,15 @@ def prediction(found: Sequence[Pair]) -> Canvas:
                     axes.vlines(span, row - 0.12, row + 0.12, color=colour, linewidth=2, zorder=2)
                     ends += span
                 (dot,) = axes.plot(
-                    [value], [row], marker=marker, markersize=9, color=colour, markerfacecolor=face, linestyle="none", markeredgewidth=2, zorder=3
+                    [value],
+                    [row],
+                    marker=marker,
+                    markersize=9,
+                    color=colour,
+                    markerfacecolor=face,
+                    linestyle="none",
+                    markeredgewidth=2,
+                    zorder=3,
                 )
                 dot.set_gid(f"figure-{place}-{row}")
                 around = "" if span is None else f", 95 % interval {span[0]:.3f} to {span[1]:.3f}"
@@ -70,11 +78,11 @@ def prediction(found: Sequence[Pair]) -> Canvas:
             axes.set_xlim(min(ends) - room, max(ends) + room)
             axes.set_ylim(1.6, -0.6)
             axes.set_yticks([0, 1], ["predicted", "measured"] if place == 0 else ["", ""])
-            axes.xaxis.get_major_locator().set_params(nbins=4)
+            axes.xaxis.get_major_locator().set_params(nbins=3)
             axes.set_title(pair.name)
         return titles
 
-    return Canvas(7.6, 1.8, draw, "Predicted beside measured figures with their 95 % intervals")
+    return Canvas(5.8, 1.7, draw, "Predicted beside measured figures with their 95 % intervals")
 
 
 @dataclass(frozen=True)

@@ -24,36 +24,45 @@ def title(*results: Found) -> str:
     return f"treeopt: {pair}" if pair else "treeopt"
 
 
-def headline(report: EvaluationReport | None, grown: GrowMap | None, acceptance: AcceptanceProfile | None) -> tuple[str, list[str]]:
-    """Return the figure at the head of a page, and the sentences below it."""
+def headline(report: EvaluationReport | None, grown: GrowMap | None, acceptance: AcceptanceProfile | None) -> tuple[str, str, list[str]]:
+    """Return the figure at the head of a page, the words beside it, and the sentences below."""
     tree = [] if grown is None else [_tree(grown)]
     if report is not None and not report.steps:
-        return "No step was measured", [no_step(report.to_json()), *tree]
+        return "No step", "was measured", [_sentence(no_step(report.to_json())), *tree]
     if report is not None and report.mode == "baseline":
-        return f"{number(1 / report.seconds_per_token if report.seconds_per_token else None, 1)} tokens per second", [
-            "Autoregressive decoding alone: no tree was run."
-        ]
+        speed = None if not report.seconds_per_token else 1 / report.seconds_per_token
+        return number(speed, 1), "tokens per second", ["Autoregressive decoding alone: no tree was run."]
     if report is not None:
-        span = report.intervals["tokens_per_step"]
-        per_step = f"{number(report.tokens_per_step, 2, span)} tokens per step in {milliseconds(report.seconds_per_step, report.intervals['seconds_per_step'])} ms."
-        return _speedup(report), [per_step, _sentence(verdict(report.to_json())), *tree]
+        spans = report.intervals
+        seconds = milliseconds(report.seconds_per_step, spans["seconds_per_step"])
+        per_step = (
+            f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step; "
+            "brackets hold 95 % intervals over prompts."
+        )
+        return *_speedup(report), [per_step, _sentence(verdict(report.to_json())), *tree]
     if grown is not None:
         speedup = grown.promise.speedup
-        figure = "The tree, without a predicted speed-up" if speedup is None else f"{speedup:.2f} x predicted"
-        return figure, [*tree, "It was not run: these figures are predictions."]
+        figure = (
+            ("A tree", "without a predicted speed-up")
+            if speedup is None
+            else (f"{speedup:.2f} x", "predicted over autoregressive decoding")
+        )
+        return *figure, [*tree, "It was not run: these figures are predictions."]
     if acceptance is not None:
-        return f"{acceptance.rank_probability[0]:.3f} first-choice acceptance", [f"Profiled at {counted(acceptance.positions, 'position', form=',')}."]
-    return "What was measured", []
+        profiled = f"Profiled at {counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}."
+        return f"{acceptance.rank_probability[0]:.3f}", "first-choice acceptance", [profiled]
+    return "Latency", "of the passes of a step", []
 
 
-def _speedup(report: EvaluationReport) -> str:
+def _speedup(report: EvaluationReport) -> tuple[str, str]:
+    """Return the speed-up and the words beside it."""
     span, found = report.intervals["speedup"], report.speedup
     if found is None:
-        return "The speed-up is not known"
+        return "-", "the speed-up is not known"
     if span is None:
-        return f"{found:.2f} x autoregressive decoding"
-    faster = "faster" if span[0] > 1 else "slower" if span[1] < 1 else "neither faster nor slower for certain"
-    return f"{found:.2f} x autoregressive decoding [{span[0]:.2f}, {span[1]:.2f}]: {faster}"
+        return f"{found:.2f} x", "over autoregressive decoding"
+    told = "faster" if span[0] > 1 else "slower" if span[1] < 1 else "which may be faster or slower"
+    return f"{found:.2f} x", f"[{span[0]:.2f}, {span[1]:.2f}] over autoregressive decoding: {told}"
 
 
 def _tree(grown: GrowMap) -> str:
@@ -82,7 +91,10 @@ def facts(
         rows += [
             ("sampling", _sampling(report.temperature, settings.get("top_p"))),
             ("drafting, verification", None if report.mode == "baseline" else f"{settings.get('drafting')}, {report.verifier}"),
-            ("evaluated on", f"{main.get('dataset') or 'prompts'}: {counted(len(report.results), 'prompt')}, at most {settings.get('gen_len')} tokens each"),
+            (
+                "evaluated on",
+                f"{main.get('dataset') or 'prompts'}: {counted(len(report.results), 'prompt')}, at most {settings.get('gen_len')} tokens each",
+            ),
             ("decoding steps", None if settings.get("engine") is None else str(settings["engine"])),
         ]
     elif acceptance is not None and acceptance.temperature is not None:
@@ -90,10 +102,16 @@ def facts(
     if acceptance is not None:
         data = record(acceptance).get("dataset")
         where = f" of {data}" if data else ""
-        rows.append(("acceptance profiled on", f"{counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}{where}"))
+        rows.append(
+            (
+                "acceptance profiled on",
+                f"{counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}{where}",
+            )
+        )
     if latency is not None:
-        sizes = len({sample.nodes for sample in latency.target})
-        rows.append(("latency profiled at", f"{counted(sizes, 'tree size')}, context {', '.join(map(str, latency.contexts))}; {record(latency).get('utc') or 'date unknown'}"))
+        sizes = counted(len({sample.nodes for sample in latency.target}), "tree size")
+        contexts = ", ".join(map(str, latency.contexts))
+        rows.append(("latency profiled at", f"{sizes}, context {contexts}; {record(latency).get('utc') or 'date unknown'}"))
     if trace is not None:
         rows.append(("trace of", f"{counted(trace.positions, 'position', form=',')} of {counted(len(trace.texts), 'prompt')}"))
     if grown is not None and "solver" in grown.metadata:

@@ -6,20 +6,18 @@ from typing import Any
 
 from treeopt.pictures import evaluations, facts, profiles, trees
 from treeopt.pictures.canvas import dark_style
+from treeopt.pictures.writing import GENERATOR
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import TreeoptError, counted
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
-from treespec.files.reading import StrPath
-from treespec.files.writing import check_writable, has_content, refuse_to_replace, write_bytes
 from treespec.printable import printable
 from treespec.tables import number
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
-GENERATOR = "treeopt page 1"
 _MOST_PROMPTS = 256
 
 
@@ -43,7 +41,7 @@ def page(
     from markupsafe import Markup
 
     drawn, said = _pictures(acceptance, latency, growmap, report, trace)
-    figure, lines = facts.headline(report, growmap, acceptance)
+    figure, rest, lines = facts.headline(report, growmap, acceptance)
     results = [] if report is None or report.mode == "baseline" else [result for result in report.results if result.steps]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["printable"] = lambda text: printable(str(text))
@@ -53,11 +51,12 @@ def page(
         generator=GENERATOR,
         title=facts.title(report, growmap, acceptance, latency),
         pictures_style=Markup(dark_style()),
-        headline={"figure": figure, "lines": lines},
+        headline={"figure": figure, "rest": rest, "lines": lines},
         warnings=facts.warnings(report, latency),
         facts=facts.facts(acceptance, latency, growmap, report, trace),
         pairs=[] if report is None else evaluations.pairs(report),
         pictures={name: Markup(element) for name, element in drawn.items()},
+        tree_size=0 if (shown := _tree(growmap, report)) is None else shown.tree.size,
         bars=_bars(results[:_MOST_PROMPTS]),
         bars_left_out=_left_out(len(results) - _MOST_PROMPTS),
         samples=[_sample(result) for result in results if result.pieces],
@@ -65,20 +64,6 @@ def page(
         command_notes=command_notes,
         missing=[*missing, *said],
     )
-
-
-def write_page(path: StrPath, text: str) -> None:
-    """Write a page whole or not at all. Raises OutputError."""
-    write_bytes(path, text.encode())
-
-
-def check_page_writable(path: StrPath) -> None:
-    """Raise OutputError now if a page cannot be written to `path`, or would replace a file that is no page of treeopt."""
-    check_writable(path)
-    if has_content(path):
-        with open(path, "rb") as file:
-            if GENERATOR.rpartition(" ")[0].encode() not in file.read(1024):
-                refuse_to_replace(path, "page of treeopt")
 
 
 def _pictures(

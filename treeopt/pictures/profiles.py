@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_RANKS = 32
 """Ranks that are drawn: later ones are accepted too rarely to be seen."""
+_LEAST = 0.01
+"""Smallest share of the largest chance that can be seen in the picture."""
 _MOST_DEPTHS = 4
 _MOST_CONTEXTS = 4
 _FEWEST_VISITS = 10
@@ -40,9 +42,9 @@ def acceptance_rows(profile: AcceptanceProfile) -> list[Row]:
     return rows
 
 
-def trace_row(trace: Trace) -> Row:
+def trace_row(traced: Trace) -> Row:
     """Return the share of the positions of a trace at which each rank was the target's choice."""
-    data = trace.summary()
+    data = traced.summary()
     return "trace, all positions", [count / max(1, data["positions"]) for count in data["rank_counts"]], None
 
 
@@ -62,10 +64,16 @@ def acceptance(profile: AcceptanceProfile) -> Canvas:
     return acceptance_of(acceptance_rows(profile))
 
 
+def trace(traced: Trace) -> Canvas:
+    """Return the picture of a trace: the share of the positions at which each rank was the target's choice."""
+    return acceptance_of([trace_row(traced)])
+
+
 def acceptance_of(rows: Sequence[Row]) -> Canvas:
     """Return the picture of chances by rank, a line per row."""
     rows = rows[: len(SERIES)]
     shown = min(MOST_RANKS, max(_last_seen(row) for _, row, _ in rows) + 1)
+    apart = min(0.14, 0.6 / len(rows))  # rows stand side by side at each rank, so that none hides another
 
     def draw(figure: "Figure") -> Titles:
         axes = figure.add_subplot()
@@ -74,14 +82,15 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
             values = list(row[:shown])
             style: dict[str, Any] = {"color": SERIES[place], "marker": MARKERS[place], "linestyle": LINES[place], "label": name}
             hollow = {"markerfacecolor": PAPER} if name.startswith("observed") else {}
-            axes.plot(range(len(values)), values, markersize=6, linewidth=1.5, zorder=3, **style, **hollow)
+            places = [rank + (place - (len(rows) - 1) / 2) * apart for rank in range(len(values))]
+            axes.plot(places, values, markersize=5.5, linewidth=0.9, zorder=3, **style, **hollow)
             if spans is not None:
                 low, high = zip(*(spans[: len(values)]), strict=True)
-                axes.vlines(range(len(values)), [max(0.0, x) for x in low], high, color=SERIES[place], linewidth=1.2, zorder=2)
+                axes.vlines(places, [max(0.0, x) for x in low], high, color=SERIES[place], linewidth=1.4, zorder=2)
             for rank, value in enumerate(values):
                 part = f"chance-{place}-{rank}"
                 span = "" if spans is None else f", 95 % interval {max(0.0, spans[rank][0]):.4f} to {spans[rank][1]:.4f}"
-                _spot(axes, rank, value, part)
+                _spot(axes, places[rank], value, part)
                 titles[part] = f"rank {rank}, {name}: {value:.4f}{span}"
         axes.set(xlabel="rank among siblings (0: the draft's first choice)", ylabel="chance of being accepted")
         axes.set_ylim(bottom=0)
@@ -90,7 +99,7 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
         return titles
 
     first = number(rows[0][1][0], 3)
-    return Canvas(7.6, 3.8, draw, f"Acceptance by rank: the draft's first choice is accepted with a chance of {first}")
+    return Canvas(5.8, 3.5, draw, f"Acceptance by rank: the draft's first choice is accepted with a chance of {first}")
 
 
 def latency(profile: LatencyProfile, *, size: int | None = None, context: int | None = None) -> Canvas:
@@ -114,7 +123,9 @@ def latency(profile: LatencyProfile, *, size: int | None = None, context: int | 
         if size is not None and size <= profile.at_context(context).largest_size:
             seconds = profile.at_context(context).target_seconds(size)
             axes.axvline(size, color=INK, linewidth=1, linestyle=":", zorder=1)
-            (star,) = axes.plot([size], [1e3 * seconds], marker="*", markersize=16, color=INK, linestyle="none", zorder=5, label=f"chosen size {size}")
+            (star,) = axes.plot(
+                [size], [1e3 * seconds], marker="*", markersize=16, color=INK, linestyle="none", zorder=5, label=f"chosen size {size}"
+            )
             star.set_gid("chosen")
             titles["chosen"] = f"the chosen size {size}: {1e3 * seconds:.3f} ms"
         axes.set_xscale("log", base=2)
@@ -125,7 +136,7 @@ def latency(profile: LatencyProfile, *, size: int | None = None, context: int | 
         return titles
 
     least = min(s.median_seconds for s in profile.target)
-    return Canvas(7.6, 3.8, draw, f"Latency of passes by their number of nodes; the fastest target pass takes {1e3 * least:.3f} ms")
+    return Canvas(5.8, 3.5, draw, f"Latency of passes by their number of nodes; the fastest target pass takes {1e3 * least:.3f} ms")
 
 
 def _stairs(axes: "Axes", samples: Sequence[LatencySample], name: str, color: str, place: int, titles: dict[str, str], part: str) -> None:
@@ -149,5 +160,5 @@ def _spot(axes: "Axes", x: float, y: float, part: str) -> None:
 
 
 def _last_seen(row: Sequence[float]) -> int:
-    """Return the last rank with a chance above 0; 0 if there is none."""
-    return max((rank for rank, value in enumerate(row) if value > 0), default=0)
+    """Return the last rank whose chance can be seen beside that of the likeliest."""
+    return max((rank for rank, value in enumerate(row) if value > _LEAST * max(row)), default=0)

@@ -13,7 +13,7 @@ from treeopt.pictures.canvas import BLUE, INK, MUTED, ORANGE, PAPER, Canvas, Tit
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
-from treespec.decoding.step_rule import GREEDY, rule_of
+from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
 from treespec.errors import OptimizerError, counted
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
@@ -25,7 +25,7 @@ MAX_NODES = 512
 """Most nodes of a tree that are drawn, the likeliest ones."""
 _ROOT = 46.0
 """Points across the root, whose chance is 1."""
-_MOST_SIZES, _MOST_DEPTHS = 14, 16
+_MOST_SIZES, _MOST_DEPTHS = 12, 14
 _FEWEST_DEPTHS = 6
 
 
@@ -125,10 +125,7 @@ def grid(acceptance: AcceptanceProfile, latency: LatencyProfile, grown: GrowMap 
     """
     known: Mapping[str, Any] = {} if grown is None else grown.metadata
     smoothing, context = known.get("smoothing", "none"), known.get("context")
-    if grown is None:
-        rule = rule_for(acceptance, latency)
-    else:
-        rule = rule_of(known["timed_rule"]) if "timed_rule" in known else GREEDY
+    rule = rule_for(acceptance, latency) if grown is None else _rule(known)
     model = latency.at_context(context, rule)
     best = optimize(acceptance, latency=latency, context=context, smoothing=smoothing, rule=rule, max_size=min(model.largest_size, 4096))
     tree = best.tree if grown is None else grown.tree
@@ -137,6 +134,14 @@ def grid(acceptance: AcceptanceProfile, latency: LatencyProfile, grown: GrowMap 
     depths = _spread(list(range(1, deepest + 1)), _MOST_DEPTHS, tree.depth)
     values = tuple(tuple(_speedup(best.table, model, size, depth) for size in sizes) for depth in depths)
     return Grid(sizes, depths, values, (tree.size, tree.depth))
+
+
+def _rule(metadata: Mapping[str, Any]) -> StepRule:
+    """Return the rule whose times a growmap was made with. Raises OptimizerError for one that is unknown here."""
+    try:
+        return rule_of(metadata["timed_rule"]) if "timed_rule" in metadata else GREEDY
+    except (TypeError, ValueError) as error:
+        raise OptimizerError(f"the growmap names a rule that is unknown here ({error})") from error
 
 
 def _spread(values: Sequence[int], most: int, needed: int) -> tuple[int, ...]:
@@ -196,6 +201,6 @@ def speedups(found: Grid) -> Canvas:
         return titles
 
     size, depth = found.chosen or (0, 0)
-    height = 0.3 * len(found.depths) + 0.9
-    width = 0.52 * len(found.sizes) + 0.9
+    height = 0.28 * len(found.depths) + 0.8
+    width = 0.41 * len(found.sizes) + 0.8
     return Canvas(width, height, draw, f"Predicted speed-up by tree size and depth; the chosen tree has size {size} and depth {depth}")

@@ -12,7 +12,8 @@ from treespec.decoding.rules import Sampling
 class EvaluationSettings:
     """The settings of an evaluation. `max_length` limits the slots of prompt, generated tokens and tree (None: as many as needed).
 
-    The texts of the first `sample_texts` prompts are kept, token by token. With `processors`, tree and baseline pass the logits through the processors that the target's generation config asks for.
+    The texts of the first `sample_texts` prompts are kept, token by token.
+    With `processors`, tree and baseline pass the logits through the processors that the target's generation config asks for.
     """
 
     gen_len: int = 128
