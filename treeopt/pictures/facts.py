@@ -9,6 +9,7 @@ from treeopt.profiles.trace import Trace
 from treespec.errors import counted
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.verdicts import no_step, verdict
+from treespec.files.provenance import Provenance
 from treespec.tables import milliseconds, number
 from treespec.trees.growmap import GrowMap
 
@@ -18,7 +19,7 @@ Found = AcceptanceProfile | LatencyProfile | GrowMap | EvaluationReport | Trace 
 
 def title(*results: Found) -> str:
     """Return the title of a page: the models that some result names."""
-    models = next((names for result in results if (names := record(result).get("models"))), {})
+    models: Mapping[str, str] = next((names for result in results if (names := record(result).get("models"))), {})
     draft, target = models.get("draft"), models.get("target")
     pair = f"{draft} drafts for {target}" if draft and target else target or draft
     return f"treeopt: {pair}" if pair else "treeopt"
@@ -133,10 +134,9 @@ def warnings(report: EvaluationReport | None, latency: LatencyProfile | None) ->
 
 def record(result: Found) -> Mapping[str, Any]:
     """Return the provenance of a result; it is empty if none is known, and for traces."""
-    known = getattr(result, "provenance", None)
-    if known is None:
-        return {}
-    return known.to_json() if hasattr(known, "to_json") else known
+    known: Any = getattr(result, "provenance", None)
+    found: Mapping[str, Any] = known.to_json() if isinstance(known, Provenance) else known or {}
+    return found
 
 
 def _sampling(temperature: float, top_p: float | None) -> str:

@@ -146,8 +146,10 @@ def _rule(metadata: Mapping[str, Any]) -> StepRule:
 
 def _spread(values: Sequence[int], most: int, needed: int) -> tuple[int, ...]:
     """Return at most `most` of the values, evenly spread, both ends among them, and the one that is needed, if it is 1 or more."""
-    places = np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)) if values else []
-    return tuple(sorted({*(values[place] for place in places), *([needed] if needed >= 1 else [])} - {0}))
+    places: Sequence[int] = (
+        sorted({round(at * (len(values) - 1) / max(1, most - 1)) for at in range(most)}) if len(values) > most else range(len(values))
+    )
+    return tuple(sorted({*(values[place] for place in places), *([needed] if needed >= 1 else [])}))
 
 
 def _speedup(table: Frontier, model: LatencyModel, size: int, depth: int) -> float:
