@@ -1,5 +1,6 @@
 """Finding the profiles that a growmap was made from, among the files beside it, by their SHA-256."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeVar
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import LatencyProfile, read_latency
 from treespec.errors import TreeoptError
-from treespec.files.reading import MAX_JSON_BYTES, PipeablePath
+from treespec.files.reading import MAX_JSON_BYTES
 from treespec.trees.growmap import GrowMap
 
 _MOST_FILES = 256
@@ -31,7 +32,7 @@ def profiles_beside(path: Path, grown: GrowMap) -> Beside:
     files: dict[str, Path] = {}
     if any(wanted.values()):
         for file in _candidates(path.parent):
-            digest = PipeablePath(file).sha256
+            digest = _sha256(file)
             files |= {name: file for name, known in wanted.items() if known == digest and name not in files}
     missing = tuple(_missing(name, known) for name, known in wanted.items() if name not in files)
     return Beside(_read(files.get("acceptance"), read_acceptance), _read(files.get("latency"), read_latency), files, missing)
@@ -42,6 +43,14 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for path in found[:_MOST_FILES]:
         if path.is_file() and path.stat().st_size <= MAX_JSON_BYTES:
             yield path
+
+
+def _sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None for one that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _read(path: Path | None, read: Callable[[Path], _T]) -> _T | None:
