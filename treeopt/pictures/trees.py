@@ -75,11 +75,11 @@ def growmap(grown: GrowMap, probability: Sequence[Sequence[float]] | None = None
             chance = "" if chances is None else f"; chance that the accepted path goes through it: {chances[node]:.4f}"
             titles[f"node-{node}"] = f"rank path {path}{chance}" if node else "the root: the last committed token"
         for level in range(depth + 1):
-            axes.text(-1.0, -level, str(level), ha="left", va="center", fontsize=8, color=MUTED)
+            axes.text(-1.0, -level, str(level), ha="left", va="center", fontsize=9, color=MUTED)
         hidden = tree.size - len(kept)
         said = "area: chance of being accepted" if chances else "chances are not known: all nodes have one size"
         more = f"; {counted(hidden, 'more node is', 'more nodes are')} not drawn" if hidden else ""
-        axes.set_title(f"filled: first choice (rank 0), hollow: later ranks; {said}{more}", fontsize=8, color=MUTED, wrap=True)
+        axes.set_title(f"filled: first choice (rank 0), hollow: later ranks; {said}{more}", fontsize=9.5, color=MUTED, wrap=True)
         return titles
 
     return Canvas(width, height, draw, f"A tree of {counted(tree.size, 'node')} and depth {tree.depth}")
