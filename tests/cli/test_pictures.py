@@ -36,7 +36,7 @@ def test_a_picture_has_at_most_as_many_nodes_as_are_asked_for(run: Any, tree: Pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["missing.pt"], "does not exist"),
+        (["missing.pt", "--svg", "a.svg"], "there is no file missing.pt"),
         (["tree.pt", "--svg", "none/tree.svg"], "cannot write none/tree.svg: its folder does not exist; create it first"),
         (
             ["tree.pt", "--png", "tree.pt"],
