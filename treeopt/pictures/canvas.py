@@ -38,7 +38,7 @@ DARK = {
 """The colour that takes the place of each on a dark page."""
 
 Titles = Mapping[str, str]
-"""What a reader is told who points at a part of a picture, by the part's id (`set_gid`)."""
+"""The words that a reader sees who points at a part of a picture, by the part's id (`set_gid`)."""
 
 _STYLE = {
     "axes.axisbelow": True,

@@ -4,14 +4,14 @@ from treespec.files.reading import StrPath
 from treespec.files.writing import check_writable, has_content, refuse_to_replace, write_bytes
 
 GENERATOR = "treeopt page"
-"""What stands near the beginning of every page, so that one is known again."""
+"""The words near the beginning of every page, by which one is known again."""
 
 _KNOWN = {
     "svg": (b"<svg", "picture in SVG"),
     "png": (b"\x89PNG", "picture in PNG"),
     "html": (GENERATOR.encode(), "page of treeopt"),
 }
-"""What stands in the first bytes of a file of each kind, and its name."""
+"""The bytes near the beginning of a file of each kind, and the name of the kind."""
 _HEAD = 1024
 
 
