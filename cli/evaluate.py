@@ -8,10 +8,11 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
+from treeopt.cli.page import check_page, html_option, write_page
 from treeopt.cli.plan import Named, PlanOptions, note_other_chat, plan_options, profiled_rows, resolve, with_growmaps_settings
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
-from treeopt.cli.values import POSITIVE
+from treeopt.cli.values import NATURAL, POSITIVE
 from treespec.errors import counted
 from treespec.evaluation.settings import EvaluationSettings
 
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     ),
     seed_option(EvaluationSettings),
     setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
+    setting(
+        EvaluationSettings,
+        "sample_texts",
+        type=NATURAL,
+        help="Prompts whose generated text is kept in the report, token by token, for the page of --html; 0 keeps none.",
+    ),
     setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
     processors_option(EvaluationSettings),
     heading="Measurement",
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
         is_flag=True,
         help="Exit with code 1, after everything is written and printed, if an output differs from the baseline's by more than rounding.",
     ),
+    html_option,
 )
 @output_option("report.json")
 @format_option
@@ -58,6 +66,7 @@ def evaluate(
     rows: PromptOptions,
     settings: EvaluationSettings,
     require_lossless: bool,
+    html: Path | None,
     output: Path,
     output_format: str,
     named: Named,
@@ -96,6 +105,7 @@ def evaluate(
         )
     check_writable(output, SCHEMA)
     earlier = is_there(output)
+    check_page(html)
     grown = named.growmap
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
@@ -119,6 +129,7 @@ def evaluate(
         report.write(output)
         discard_journals(output)
     note_written(output, earlier)
+    write_page(html, report, grown, plan.growmap)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

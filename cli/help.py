@@ -16,6 +16,8 @@ _HEADINGS = "__headings__"
 
 _COMMON = "Every command"
 """Heading of the options that all commands have."""
+_WORDS = "treeopt.words"
+"""Key of a context's meta: the words of the command line behind the command's name."""
 
 
 class TreeoptCommand(click.Command):
@@ -31,6 +33,7 @@ class TreeoptCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command. Raises a usage error for an empty one."""
         refuse_empty(ctx, args)
+        ctx.meta[_WORDS] = tuple(args)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -44,6 +47,12 @@ class TreeoptCommand(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def words_of(ctx: click.Context) -> tuple[str, ...]:
+    """Return the words of the command line, as they were given, behind the name of a `TreeoptCommand`."""
+    words: tuple[str, ...] = ctx.meta[_WORDS]
+    return words
 
 
 def under(heading: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -187,6 +187,7 @@ def evaluate(
     save_tokens: bool = EvaluationSettings.save_tokens,
     breakdown: bool = EvaluationSettings.breakdown,
     processors: bool = EvaluationSettings.processors,
+    sample_texts: int = EvaluationSettings.sample_texts,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> EvaluationReport:
@@ -201,7 +202,7 @@ def evaluate(
     """
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
     chosen = _chosen(grown.metadata if isinstance(grown, GrowMap) else {}, temperature, top_p, drafting)
-    settings = EvaluationSettings(gen_len, max_length, *chosen, seed, save_tokens, breakdown, processors)
+    settings = EvaluationSettings(gen_len, max_length, *chosen, seed, save_tokens, breakdown, processors, sample_texts)
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     _note_not_applied(pair, settings.sampling, processed=processors)

@@ -220,7 +220,9 @@ class EvaluationReport(Drawn):
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
-            "results": [{key: value for key, value in asdict(r).items() if key != "output"} for r in self.results],
+            "results": [
+                {key: value for key, value in asdict(r).items() if key != "output" and (key != "pieces" or value)} for r in self.results
+            ],
         }
         data["notes"] = sentences(data)
         if any(r.output for r in self.results):

@@ -52,6 +52,8 @@ class PromptResult:
     """Seconds of the target's prompt pass before the autoregressive steps."""
     determined: bool = False
     """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
+    pieces: tuple[str, ...] = ()
+    """The texts of the generated tokens, or of the first of them, if this is one of the sample texts. With `accepted_ranks` they tell who wrote what."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
@@ -61,6 +63,7 @@ class PromptResult:
             found,
             accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
             output=tuple(found.output),
+            pieces=tuple(found.pieces),
             mismatch=_mismatch(found.mismatch),
         )
 
@@ -103,6 +106,7 @@ _RESULT = checked_object(
         "mismatch": _mismatch,
         "output": counts,
         "determined": flag,
+        "pieces": lambda value: [text(piece) for piece in listed(value)],
         "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
     },
     null=False,

@@ -32,9 +32,13 @@ from treespec.models.positions import readable, require_room
 from treespec.models.processed import ProcessedModel
 from treespec.models.processors import as_generate, asked_for
 from treespec.models.tree_model import TreeModel
+from treespec.text.characters import Characters
 
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
+
+_SAMPLE_TOKENS = 512
+"""Most tokens of a sample text that a report keeps."""
 
 _COLD = 0.05
 """Highest temperature at which it is looked up whether a single token is left: there, logits must be 5 apart for float32 to leave one."""
@@ -177,7 +181,17 @@ class _Run:
             determined=determined,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
+            pieces=self._pieces(request, tokens) if self.plan is not None and index < self.settings.sample_texts else (),
         )
+
+    def _pieces(self, request: Request, tokens: list[int]) -> tuple[str, ...]:
+        """Return the texts of the first tokens; none without a tokenizer. A character of several tokens belongs to the last of them."""
+        if self.pair.tokenizer is None:
+            return ()
+        characters = Characters(self.pair.tokenizer, request.prompt)
+        shown = tokens[:_SAMPLE_TOKENS]
+        pieces = [characters.push(token) for token in shown]
+        return (*pieces[:-1], pieces[-1] + characters.end()) if pieces else ()
 
     def _target(self, prompt: Prompt) -> TreeModel | ProcessedModel:
         """Return the target to decode a prompt with: its logits are those that `generate` chooses from."""
