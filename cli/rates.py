@@ -16,7 +16,7 @@ UNITS = {
     "profiling acceptance": "pass",
     "measuring potential": "pass",
 }
-"""What each stage counts. A stage that is not here writes texts."""
+"""The unit that each stage counts. A stage that is not here writes texts."""
 
 _MANY = {"reply": "replies", "pass": "passes"}
 _WINDOW = 30.0
