@@ -44,7 +44,7 @@ def test_a_trace_alone_is_enough(run: Any, turns: Path, tmp_path: Path) -> None:
     said = f"the acceptance model {found['chosen']}"
     assert said in outcome.err
     assert f"its trees were {lead['mean']:.4f} [{lead['interval_95'][0]:.4f}, {lead['interval_95'][1]:.4f}] x as fast" in outcome.err
-    assert "replayed on prompts held out; of its tree for all prompts, the chances alone expect" in outcome.err
+    assert "gave when replayed on prompts held out; of its tree for all prompts, the chances alone expect" in outcome.err
     growmap = read_growmap(tmp_path / "tree.pt")
     assert growmap.metadata["acceptance_model"] == found
     assert len(growmap.metadata["trace_sha256"]) == 64

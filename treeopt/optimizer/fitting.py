@@ -49,7 +49,7 @@ class Fit:
     strength: float | None = None
     """Strength of the shrinkage of chances by depth, in positions."""
     nats: float | None = None
-    """The gain of these chances over those by rank: log-likelihood per position, on prompts that were held out."""
+    """Gain of these chances over those by rank: log-likelihood per position, on prompts that were held out."""
 
 
 def fits(trace: Trace, search: Search) -> dict[str, Fit]:

@@ -128,8 +128,8 @@ class Selection:
         """The grounds of the promise, beside what the chances alone expect."""
         fit = self.chosen.fit
         return (
-            f"the expected tokens per step are those of {self.chosen.model} replayed on prompts held out; of its tree for all prompts, the chances "
-            f"alone expect {expected_tokens(fit.tree, acceptance_rows(fit.profile)):.3f}"
+            f"promised are the tokens per step that trees of {self.chosen.model} gave when replayed on prompts held out; of its tree for all prompts, "
+            f"the chances alone expect {expected_tokens(fit.tree, acceptance_rows(fit.profile)):.3f}"
         )
 
 
