@@ -11,6 +11,7 @@ UNITS = {
     "evaluating": "prompt",
     "writing replies": "reply",
     "training": "step",
+    "cross-validating": "part",
     "profiling latency": "burst",
     "choosing what to time": "point",
     "profiling acceptance": "pass",

@@ -121,7 +121,7 @@ def test_grow_says_what_is_required_and_its_defaults(run: Any) -> None:
     from treeopt.optimizer.search import DEFAULT_MAX_DEPTH
 
     shown = words_of(run, "grow")
-    assert "Required are --acceptance FILE and either --latency FILE" in shown
+    assert "Required are --acceptance FILE (or --trace FILE) and either --latency FILE" in shown
     assert f"Largest depth to consider. [default: {DEFAULT_MAX_DEPTH}, or what the size allows]" in shown
     assert "dynamic programming (dp)" in shown
     (grow,) = [command for name, command in COMMANDS.items() if name == "grow"]

@@ -76,7 +76,18 @@ def _reports(reports: Sequence[EvaluationReport]) -> Found:
             figures.difference_interval(one.columns, first.columns, figure, paired=same) for one, same in zip(others, paired, strict=True)
         ]
         found.append(_compared(key, form, values, ends))
-    return tuple(found), paired, (_CHANCE, *_unpaired(paired))
+    return tuple(found), paired, (_CHANCE, *_unpaired(paired), *_other_speed(found))
+
+
+def _other_speed(found: Sequence[Compared]) -> list[str]:
+    """Return a sentence if autoregressive steps, which no tree changes, took other times by more than chance: then times are not those of the trees."""
+    alone = next(figure for figure in found if figure.key == "baseline_seconds_per_token")
+    if not any(one.interval is not None and (one.interval[0] > 0 or one.interval[1] < 0) for one in alone.differences):
+        return []
+    return [
+        "autoregressive steps, which no tree changes, did not take the same time in all runs: the machine was not equally fast, or texts are longer; "
+        "compare speed-ups and tokens per step, not times"
+    ]
 
 
 def _same_prompts(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

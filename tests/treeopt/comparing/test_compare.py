@@ -138,6 +138,14 @@ def test_differences_of_reports_by_hand() -> None:
     assert "paired by prompt" in str(found)
 
 
+def test_a_machine_that_was_not_equally_fast_is_said() -> None:
+    """Autoregressive steps of the second run took a tenth longer on every prompt, but for chance."""
+    slower = report(results=tuple(replace(r, baseline_seconds=8.8 + 0.1 * (r.row % 3)) for r in report().results))
+    said = "the machine was not equally fast"
+    assert any(said in note for note in treeopt.compare(report(), slower).notes)
+    assert not any(said in note for note in treeopt.compare(report(), report(1.5)).notes)
+
+
 def test_the_same_prompts_give_narrower_intervals() -> None:
     """The prompts differ by a factor of four in difficulty and the trees by a tenth in time."""
     apart = replace(report(1.1, seed=1), prompts={**ROWS, "sha256": "ef" * 32})
