@@ -22,6 +22,7 @@ SETTINGS = [
     "treespec.text.settings",
     "treeopt.profiling.settings",
     "treeopt.training.settings",
+    "treeopt.tuning.settings",
 ]
 
 WITHOUT_HEAVY = [
