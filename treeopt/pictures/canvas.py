@@ -134,4 +134,5 @@ def _style(more: dict[str, Any]) -> Any:
         import matplotlib
     except ImportError as e:
         raise TreeoptError(f"pictures need matplotlib, which cannot be imported ({e}); install it with `pip install matplotlib`") from e
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, **more, "backend": "agg"})
+    wanted: Any = {**matplotlib.rcParamsDefault, **_STYLE, **more, "backend": "agg"}
+    return matplotlib.rc_context(wanted)
