@@ -134,4 +134,6 @@ def _style(more: dict[str, Any]) -> Any:
         import matplotlib
     except ImportError as e:
         raise TreeoptError(f"pictures need matplotlib, which cannot be imported ({e}); install it with `pip install matplotlib`") from e
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, **more, "backend": "agg"})
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if "backend" not in name}  # a backend would stay changed
+    wanted: Any = {**plain, **_STYLE, **more}
+    return matplotlib.rc_context(wanted)

@@ -78,7 +78,7 @@ def prediction(found: Sequence[Pair]) -> Canvas:
             axes.set_xlim(min(ends) - room, max(ends) + room)
             axes.set_ylim(1.6, -0.6)
             axes.set_yticks([0, 1], ["predicted", "measured"] if place == 0 else ["", ""])
-            axes.xaxis.get_major_locator().set_params(nbins=3)
+            axes.locator_params(axis="x", nbins=3)
             axes.set_title(pair.name)
         return titles
 

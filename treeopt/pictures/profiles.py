@@ -81,7 +81,7 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
         for place, (name, row, spans) in enumerate(rows):
             values = list(row[:shown])
             style: dict[str, Any] = {"color": SERIES[place], "marker": MARKERS[place], "linestyle": LINES[place], "label": name}
-            hollow = {"markerfacecolor": PAPER} if name.startswith("observed") else {}
+            hollow: dict[str, Any] = {"markerfacecolor": PAPER} if name.startswith("observed") else {}
             places = [rank + (place - (len(rows) - 1) / 2) * apart for rank in range(len(values))]
             axes.plot(places, values, markersize=5.5, linewidth=0.9, zorder=3, **style, **hollow)
             if spans is not None:
@@ -94,7 +94,7 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
                 titles[part] = f"rank {rank}, {name}: {value:.4f}{span}"
         axes.set(xlabel="rank among siblings (0: the draft's first choice)", ylabel="chance of being accepted")
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.legend(frameon=False)
         return titles
 

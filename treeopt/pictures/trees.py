@@ -42,7 +42,7 @@ def growmap(grown: GrowMap, probability: Sequence[Sequence[float]] | None = None
     order = sorted(range(tree.size), key=lambda node: (-chances[node] if chances else 0.0, node))
     kept = sorted(order[: max(1, max_nodes)])
     columns = _columns(tree, kept)
-    wide = max(columns.values(), default=0.0) + 1
+    wide = max(columns.values()) + 1
     width = min(14.0, max(5.0, 0.32 * wide + 0.8))
     depth = max(tree.depths[node] for node in kept)
     height = min(16.0, 0.95 * (depth + 1) + 0.75)
@@ -50,12 +50,13 @@ def growmap(grown: GrowMap, probability: Sequence[Sequence[float]] | None = None
     def draw(figure: "Figure") -> Titles:
         axes = figure.add_subplot()
         axes.set_axis_off()
-        axes.set_xlim(-1.1, wide + 0.1)
+        margin = 0.7 + 0.03 * wide
+        axes.set_xlim(-margin, wide - 0.5)
         axes.set_ylim(-(depth + 0.55), 0.6)
         titles = {}
         for node in kept[1:]:
             x, y = [columns[tree.parents[node]], columns[node]], [-tree.depths[node] + 1, -tree.depths[node]]
-            axes.plot(x, y, color=MUTED, linewidth=0.8, zorder=1)
+            axes.plot(x, y, color=MUTED, linewidth=0.8 if len(kept) <= 100 else 0.4, zorder=1)
         for node in kept:
             across = _ROOT * math.sqrt(chances[node]) if chances else 0.3 * _ROOT
             first = tree.ranks[node] == 0
@@ -75,7 +76,7 @@ def growmap(grown: GrowMap, probability: Sequence[Sequence[float]] | None = None
             chance = "" if chances is None else f"; chance that the accepted path goes through it: {chances[node]:.4f}"
             titles[f"node-{node}"] = f"rank path {path}{chance}" if node else "the root: the last committed token"
         for level in range(depth + 1):
-            axes.text(-1.0, -level, str(level), ha="left", va="center", fontsize=9, color=MUTED)
+            axes.text(-margin, -level, str(level), ha="left", va="center", fontsize=9, color=MUTED)
         hidden = tree.size - len(kept)
         said = "area: chance of being accepted" if chances else "chances are not known: all nodes have one size"
         more = f"; {counted(hidden, 'more node is', 'more nodes are')} not drawn" if hidden else ""

@@ -47,6 +47,16 @@ def test_a_picture_is_a_file_that_stands_alone_and_the_same_each_time(found: dic
         assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_drawing_leaves_matplotlib_as_it_was(found: dict[str, Any]) -> None:
+    import matplotlib
+
+    before = {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
+    backend = matplotlib.get_backend(auto_select=False)
+    profiles.acceptance(found["acceptance"]).svg()
+    assert {name: value for name, value in matplotlib.rcParams.items() if name != "backend"} == before
+    assert matplotlib.get_backend(auto_select=False) == backend
+
+
 def test_pictures_on_one_page_share_no_id(found: dict[str, Any]) -> None:
     canvas = profiles.acceptance(found["acceptance"])
     first, second = (set(re.findall(r'\bid="([^"]+)"', canvas.inline(name))) for name in ("one", "two"))
