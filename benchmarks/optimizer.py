@@ -92,7 +92,7 @@ def whole_frontiers(repetitions: int) -> list[dict[str, Any]]:
     results = []
     for name, run, seconds_target, mib_target in cases:
         seconds = _median(run, min(3, repetitions) if seconds_target is None else repetitions)
-        peak = _peak_mib(run)
+        peak = peak_mib(run)
         results.append(
             _result("sizes 1..1024 x depths 1..32 x 32 ranks", name, seconds, seconds_target, peak_mib=peak, mib_target=mib_target)
         )
@@ -229,7 +229,8 @@ def _once(run: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def _peak_mib(run: Callable[[], object]) -> float:
+def peak_mib(run: Callable[[], object]) -> float:
+    """Return the most memory that a run has allocated at a time, in MiB."""
     tracemalloc.start()
     try:
         run()

@@ -9,8 +9,17 @@ from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
 from treeopt.cli.page import check_page, html_option, write_page
-from treeopt.cli.plan import Named, PlanOptions, note_other_chat, plan_options, profiled_rows, resolve, with_growmaps_settings
-from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
+from treeopt.cli.plan import (
+    Named,
+    PlanOptions,
+    against_option,
+    note_other_chat,
+    plan_options,
+    profiled_rows,
+    resolve,
+    with_growmaps_settings,
+)
+from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting, wrong_usage
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE
 from treespec.errors import counted
@@ -49,6 +58,7 @@ if TYPE_CHECKING:
     processors_option(EvaluationSettings),
     heading="Measurement",
 )
+@against_option
 @under(
     "Output",
     click.option(
@@ -65,6 +75,7 @@ def evaluate(
     plan: PlanOptions,
     rows: PromptOptions,
     settings: EvaluationSettings,
+    against: str | None,
     require_lossless: bool,
     html: Path | None,
     output: Path,
@@ -77,7 +88,8 @@ def evaluate(
     --mode baseline.
 
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
-    decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal; --require-lossless makes the
+    decoding run in turn on each prompt, by the same engine; with --against chain, a chain runs in turn with them, and the report says what the
+    tree is worth beyond it. At temperature 0 the outputs must be equal; --require-lossless makes the
     exit code say so.
 
     Temperature, top-p, drafting, draft temperature and verifier that are not given are those that the growmap was made for.
@@ -86,8 +98,11 @@ def evaluate(
     from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
 
     plan.check(settings.drafting, models.draft)
+    if against is not None and not plan.named:
+        raise click.UsageError("--against chain holds a tree against a chain, and --mode baseline runs no tree; drop one of them.")
     note_unused()
     check_hub(models, rows.dataset)
+    from treespec.evaluation.chains import chains_of
     from treespec.evaluation.report import SCHEMA
     from treespec.evaluation.runner import check_fits
     from treespec.evaluation.runner import evaluate as run
@@ -107,16 +122,20 @@ def evaluate(
     earlier = is_there(output)
     check_page(html)
     grown = named.growmap
+    with wrong_usage():
+        chains = chains_of(against, grown)
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
     if grown is not None:
         note_other_chat(grown.metadata, rows)
 
     known = info_of(models)
-    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
+    largest = max(1 if one is None else one.size for one in (tree, *chains))
+    room = None if max_length is None else max_length - gen_len - largest
     prompts = read_prompts(known, rows, gen_len, profiled=profiled, room=room if room is None or room > 0 else None)
     for prompt in prompts:
-        check_fits(known, tree, prompt.ids, settings)
+        for one in (tree, *chains):
+            check_fits(known, one, prompt.ids, settings)
     if named.taken is not None:
         note(named.taken)
     note_rows(known, rows, prompts)
@@ -125,7 +144,14 @@ def evaluate(
     with claimed(output):
         prompts = complete_conversations(pair, prompts, rows, gen_len, output, room)
         with Progress() as progress:
-            report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
+            report = run(
+                *(pair, tree, prompts, settings),
+                against=chains,
+                predicted=predicted,
+                journal=journal_of(output),
+                progress=progress,
+                notice=note,
+            )
         report.write(output)
         discard_journals(output)
     note_written(output, earlier)

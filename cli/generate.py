@@ -52,6 +52,11 @@ if TYPE_CHECKING:
         help="Verifier of sampled children, whose times are taken; others are always matched. [default: sequential]",
     ),
     click.option("--context", type=POSITIVE, help="Context of the latency profile to optimise for. [default: the smallest measured]"),
+    click.option(
+        "--extrapolate",
+        is_flag=True,
+        help="Take a --context beyond the measured ones: times go on along the line through the two largest, and the growmap says so.",
+    ),
     click.option("--sequoia-config", type=INPUT_FILE, help="Sequoia's own JSON, in its own meaning, in place of profiles and limits."),
 )
 @under(
@@ -94,6 +99,7 @@ def generate(
     latency: Path | None,
     verifier: str | None,
     context: int | None,
+    extrapolate: bool,
     size: int | None,
     depth: int | None,
     max_size: int | None,
@@ -125,7 +131,7 @@ def generate(
         found = (growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing),)
     else:
         limits = growmap_making.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
-        how = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing}
+        how = {"context": context, "extrapolate": extrapolate, "limits": limits, "solver": solver, "smoothing": smoothing}
         given = [PipeablePath(path) for path in acceptance]
         times = None if latency is None else PipeablePath(latency)
         known = None if trace is None else PipeablePath(trace)
@@ -138,6 +144,7 @@ def generate(
     for sentence in growmap_making.notes_of(found):
         note(sentence)
     data = generation_summary(made.result, frontier=frontier) | candidates_summary(found) | models_summary(made)
+    data |= {key: made.growmap.metadata.get(key) for key in ("context", "extrapolated_from", "best_chain")}
     emit(output_format, data, tables.generation(data))
 
 
@@ -193,6 +200,8 @@ def _check_usage(ctx: click.Context) -> None:
         raise click.UsageError("several --acceptance are told apart by their speed; pass --latency FILE too, or one of them alone.")
     if "verifier" in given and "latency" not in given:
         raise click.UsageError("--verifier picks the times of a latency profile; pass --latency FILE too, or drop it.")
+    if ctx.params["extrapolate"] and "context" not in given:
+        raise click.UsageError("--extrapolate is for a --context beyond the measured ones; pass --context N too, or drop it.")
     if "context" in given and "latency" not in given:
         raise click.UsageError("--context picks a context of a latency profile; pass --latency FILE too, or drop it.")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from treeopt.cli.help import Command
+from treeopt.cli.help import Command, under
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
 from treeopt.cli.settings import bundle, wrong_usage
@@ -84,6 +84,18 @@ def plan_options() -> "Callable[[Command], Command]":
         help="Way of decoding: with a tree and without, or (baseline) autoregressive decoding alone, which needs no draft.",
     )
     return tree_options(mode, kind=PlanOptions)
+
+
+against_option = under(
+    "Tree",
+    click.option(
+        "--against",
+        metavar="chain[:DEPTH,...]",
+        help="Chains to run beside the tree: the growmap's best one (chain), or those of given depths (chain:3,5); the report says what the tree is "
+        "worth beyond the fastest.",
+    ),
+)
+"""Adds `--against`."""
 
 
 def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions] = TreeOptions) -> "Callable[[Command], Command]":

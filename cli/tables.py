@@ -15,6 +15,8 @@ def generation(data: Mapping[str, Any]) -> Parts:
     rows = [(name, str(value)) for name, value in shape.items()]
     widths = " ".join(str(w) for w in data["level_widths"])
     drawing: list[Table | str] = [figures("growmap", [*rows, ("level widths", widths), *promised(data), ("solver", data["solver"])])]
+    if data.get("best_chain") is not None:
+        drawing.append(_best_chain(data["best_chain"], data))
     if len(data.get("candidates", ())) > 1:
         drawing.append(_candidates(data["candidates"]))
     if data.get("acceptance_model"):
@@ -25,6 +27,16 @@ def generation(data: Mapping[str, Any]) -> Parts:
         points = [(str(point["size"]), str(point["depth"]), number(point["expected_tokens_per_step"], 4)) for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
     return drawing
+
+
+def _best_chain(chain: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return what the best chain promises, and the tree beside it."""
+    tokens, seconds = chain["expected_tokens_per_step"], chain["predicted_seconds_per_step"]
+    known = f"the best chain has depth {chain['depth']}: {tokens:.4f} tokens per step of {milliseconds(seconds)} ms are predicted"
+    if not data["predicted_seconds_per_step"]:
+        return known
+    worth = seconds / tokens * data["expected_tokens_per_step"] / data["predicted_seconds_per_step"]
+    return f"{known}; the tree gives {worth:.3f} x its tokens per second"
 
 
 def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:

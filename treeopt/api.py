@@ -25,6 +25,7 @@ from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError
 from treespec.evaluation import runner
+from treespec.evaluation.chains import chains_of
 from treespec.evaluation.made_for import settings_of, taken_line
 from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.prediction import prediction_of
@@ -140,6 +141,7 @@ def grow(
     max_depth: int | None = None,
     max_branch: int | None = None,
     context: int | None = None,
+    extrapolate: bool = False,
     solver: str = "auto",
     smoothing: str = "none",
     objective: Objective = seconds_per_token,
@@ -149,7 +151,8 @@ def grow(
     """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
 
     `size` counts nodes with the root and is exact, `depth` counts edges and is a maximum; the other limits bound the search with a latency
-    profile. `context` picks one of its contexts (None: the smallest). `objective` is the cost that the tree is to keep least. What the
+    profile. `context` picks one of its contexts (None: the smallest, else the next larger one); with `extrapolate`, it may also lie beyond them,
+    and the times go on along the line through the two largest. `objective` is the cost that the tree is to keep least. What the
     growmap promises is in its `promise`.
 
     The times are those of the acceptance profile's own rule with a `verifier` (None: sequential for sampled children). Of several acceptance
@@ -165,7 +168,14 @@ def grow(
     if latency is None and (size is None or depth is None):
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
-    how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
+    how: dict[str, Any] = {
+        "context": context,
+        "extrapolate": extrapolate,
+        "limits": limits,
+        "solver": solver,
+        "smoothing": smoothing,
+        "objective": objective,
+    }
     given = () if acceptance is None and trace is not None else _several(acceptance)
     found = growmap_making.generate_fastest(given, latency=latency, verifier=verifier, trace=trace, progress=progress, **how)
     for sentence in growmap_making.notes_of(found):
@@ -178,6 +188,7 @@ def evaluate(
     plan: GrowMap | Plan | StrPath | None,
     prompts: PromptSet | Sequence[object],
     *,
+    against: str | None = None,
     gen_len: int = EvaluationSettings.gen_len,
     max_length: int | None = EvaluationSettings.max_length,
     temperature: float | None = None,
@@ -195,8 +206,9 @@ def evaluate(
 
     `plan` is a growmap (or its file, or the name of one that comes with treeopt), a `SpeculationTree`, a `DynamicBudget`, another plan
     whose drafter is known, or None to decode autoregressively only. `temperature`, `top_p` and `drafting` that are None are those that a growmap
-    was made for, and for other plans greedy decoding with the draft's most likely tokens. See `EvaluationSettings` and `profile_acceptance` for
-    the rest.
+    was made for, and for other plans greedy decoding with the draft's most likely tokens. `against` names chains that run in turn with the tree:
+    "chain", which is the growmap's best one, or "chain:3,5" for chains of these depths; `report.beyond_chain` is what the tree is worth beyond the
+    fastest. See `EvaluationSettings` and `profile_acceptance` for the rest.
 
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
@@ -206,9 +218,13 @@ def evaluate(
     tree = grown.tree if isinstance(grown, GrowMap) else grown
     predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
     _note_not_applied(pair, settings.sampling, processed=processors)
-    room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
+    chains = chains_of(against, grown if isinstance(grown, GrowMap) else None)
+    largest = max(1 if one is None else one.size for one in (tree, *chains))
+    room = None if max_length is None else max_length - gen_len - largest
     found = complete(pair, prompt_set(pair, prompts, gen_len), gen_len, progress, room)
-    return runner.evaluate(pair, tree, found, settings, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning)
+    return runner.evaluate(
+        *(pair, tree, found, settings), against=chains, predicted=predicted, journal=journal, progress=progress, notice=_LOG.warning
+    )
 
 
 def _tuple(values: Any) -> Any:

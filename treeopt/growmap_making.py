@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from treeopt.optimizer.chains import best_chain
 from treeopt.optimizer.given import Given, GivenTrace, at_one_temperature, each_once, read_times, require_rules, verifiers_of
-from treeopt.optimizer.notes import busy, doubts, notes, telling_apart, tellings
+from treeopt.optimizer.notes import busy, doubts, notes, other_context, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
-from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize, rule_for
+from treeopt.optimizer.search import DEFAULT_MAX_DEPTH, OptimizationResult, acceptance_rows, optimize, rule_for
 from treeopt.optimizer.selection import Progress, Selection, select_for, silent
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -120,6 +121,7 @@ def generate(
     *,
     latency: StrPath | LatencyProfile | None = None,
     context: int | None = None,
+    extrapolate: bool = False,
     limits: Limits = Limits(),
     solver: str = "auto",
     smoothing: str = "none",
@@ -130,7 +132,7 @@ def generate(
     """Return the best growmap for an acceptance profile and, if there is one, a latency profile. Each is a profile or its file.
 
     The times are those of the rule of the acceptance profile with a `verifier` (None: the default one), or of another `rule`, which the growmap
-    then records.
+    then records. With `extrapolate`, a context beyond the measured ones is no error: its times are extrapolated, and the growmap says so.
 
     Raises ProfileError for files that cannot be used and for profiles of different models, MissingRuleError for a latency profile without that
     rule, SettingsError for a verifier that accepts other shares than the profile holds, OptimizerError for limits that no tree meets,
@@ -140,6 +142,7 @@ def generate(
         Given.of(acceptance),
         None if latency is None else read_times(latency),
         context=context,
+        extrapolate=extrapolate,
         limits=limits,
         solver=solver,
         smoothing=smoothing,
@@ -154,6 +157,7 @@ def _generate(
     timed: tuple[LatencyProfile, str] | None,
     *,
     context: int | None = None,
+    extrapolate: bool = False,
     limits: Limits = Limits(),
     solver: str = "auto",
     smoothing: str = "none",
@@ -165,7 +169,7 @@ def _generate(
 ) -> Generated:
     """See `generate`. `timed` is a latency profile and the SHA-256 of its file, `traced` the trace by which an acceptance model is chosen."""
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
-    profile, times = given.profile, None if timed is None else timed[0]
+    profile, times = given.profile, None if timed is None else replace(timed[0], extrapolates=extrapolate)
     if rule is None:
         require_verifier(profile, verifier)
     if times is not None:
@@ -198,11 +202,17 @@ def _generate(
     if timed is not None and times is not None and own is not None:
         model = times.at_context(context, own)
         made_from |= {"latency_sha256": timed[1], "context": model.context}
+        if times.is_extrapolated(model.context):
+            made_from["extrapolated_from"] = times.contexts[-1]
         if own != GREEDY:  # that of growmaps which name none
             made_from["timed_rule"] = own.to_json()
+        deepest = min(limits.max_depth or DEFAULT_MAX_DEPTH, (limits.max_size or model.largest_size) - 1)
+        chain = best_chain(acceptance_rows(profile, smoothing), model, deepest, objective)
+        if chain is not None:
+            made_from["best_chain"] = chain.to_json()
         if rule is None and profile.step_settings() is None:
             said.append(f"the acceptance vector does not say its rule: the times are those of ({own.name})")
-        said += [*notes(result, model, own), *tellings(result, profile)]
+        said += [*other_context(times, context), *notes(result, model, own), *tellings(result, profile)]
         found_doubts += [*doubts(model, own), *([] if (noisy := busy(times)) is None else [noisy])]
     growmap = _growmap(result, profile, smoothing, made_from, None if times is None else times.provenance or {})
     return Generated(

@@ -8,6 +8,7 @@ from benchmarks.reporting.acceptance_models import ACCEPTANCE_MODELS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
 from benchmarks.reporting.engine import ENGINE
+from benchmarks.reporting.growth import GROWTH
 from benchmarks.reporting.markdown import link, paragraph
 from benchmarks.reporting.offload import OFFLOAD
 from benchmarks.reporting.optimizer import OPTIMIZER
@@ -62,6 +63,7 @@ PAGE = (
     Source("sampling-cpu.json", SAMPLING, "python -m benchmarks.sampling"),
     Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
     Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
+    Source("growth.json", GROWTH, "python -m benchmarks.growth"),
     Source("replay.json", REPLAY, "python -m benchmarks.replay"),
     Source("acceptance-models.json", ACCEPTANCE_MODELS, "python -m benchmarks.acceptance_models"),
     Source("engine-h200.json", ENGINE, "python -m benchmarks.engine --prompts 4"),

@@ -129,6 +129,7 @@ def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
             "sampling-cpu.json",
             "decoding-cpu.json",
             "optimizer.json",
+            "growth.json",
             "replay.json",
             "acceptance-models.json",
         ):

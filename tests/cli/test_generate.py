@@ -42,6 +42,44 @@ def test_a_size_and_a_depth_need_no_latency(run: Any, profiles: tuple[Path, Path
     assert sorted(p.name for p in tmp_path.glob("tree*")) == ["tree.json", "tree.pt"]
 
 
+def test_a_context_beyond_the_measured_ones_is_refused_or_marked(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    given = ("--acceptance", profiles[0], "--latency", profiles[1], "--context", 4096)
+    refused = run("grow", *given)
+    assert refused.code == 1
+    assert "was not measured at context 4096 or beyond" in refused.err
+    assert refused.err.rstrip().endswith("or pass --extrapolate")
+    assert run("grow", *given[:-2], "--extrapolate").code == 2
+    grown = run("grow", *given, "--extrapolate", "--format", "json")
+    assert grown.code == 0, grown.err
+    assert "the times at context 4096 are extrapolated from those at 64 and 256: they are no measurement" in grown.err
+    assert (grown.json["context"], grown.json["extrapolated_from"]) == (4096, 256)
+    metadata = read_growmap(tmp_path / "tree.pt").metadata
+    assert (metadata["context"], metadata["extrapolated_from"]) == (4096, 256)
+    assert "extrapolated from" in run("inspect", "tree.pt").out
+    between = run("grow", *given[:-1], 100, "--extrapolate", "--format", "json")
+    assert "the latency was not profiled at context 100: the times at 256, the next larger one, are taken" in between.err
+    assert between.json["extrapolated_from"] is None
+    data = json.loads(profiles[1].read_text())
+    profiles[1].write_text(
+        json.dumps(data | {key: [entry for entry in data[key] if entry["context"] == 64] for key in ("target", "draft")})
+    )
+    alone = run("grow", *given, "--extrapolate")
+    assert alone.code == 1
+    assert "profile the latency at two contexts or more" in alone.err
+
+
+def test_the_best_chain_is_recorded_and_shown(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
+    outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
+    assert outcome.code == 0, outcome.err
+    chain = read_growmap(tmp_path / "tree.pt").metadata["best_chain"]
+    assert f"the best chain has depth {chain['depth']}: {chain['expected_tokens_per_step']:.4f} tokens per step" in outcome.out
+    assert "x its tokens per second" in outcome.out
+    assert f"depth {chain['depth']}" in run("inspect", "tree.pt").out
+    untimed = run("grow", "--acceptance", profiles[0], "--size", 5, "--depth", 3, "-o", "untimed.pt")
+    assert "best chain" not in untimed.out
+    assert "best_chain" not in read_growmap(tmp_path / "untimed.pt").metadata
+
+
 def test_a_latency_profile_chooses_the_size(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
     outcome = run("generate", "--acceptance", profiles[0], "--latency", profiles[1], "--context", 100, "--frontier", "--format", "json")
     assert outcome.code == 0, outcome.err

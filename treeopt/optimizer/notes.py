@@ -39,6 +39,21 @@ def notes(result: OptimizationResult, model: LatencyModel, rule: StepRule) -> It
         yield "the tree is the root alone, as it was asked for: nothing is drafted"
 
 
+def other_context(times: LatencyProfile, context: int | None) -> Iterator[str]:
+    """Yield that the times are not measured ones of the context that was asked for."""
+    if context is None or context in times.contexts:
+        return
+    if times.is_extrapolated(context):
+        before, last = times.contexts[-2:]
+        yield (
+            f"the times at context {context} are extrapolated from those at {before} and {last}: they are no measurement, and the intervals "
+            "know nothing of it"
+        )
+    else:
+        taken = min(measured for measured in times.contexts if measured > context)
+        yield f"the latency was not profiled at context {context}: the times at {taken}, the next larger one, are taken"
+
+
 def tellings(result: OptimizationResult, acceptance: AcceptanceProfile) -> Iterator[str]:
     """Yield what cannot be told: whether the tree is faster than plain decoding, or plain decoding than the best tree."""
     chosen, rival = result.certainty.lead, result.rival

@@ -7,7 +7,7 @@ from typing import Any
 
 from treeopt.profiles.drawing import latency
 from treeopt.profiles.intervals import FEWEST
-from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.latency_model import LatencyModel, extrapolated
 from treeopt.profiles.rest import Rest
 from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of, times_of
 from treeopt.profiles.samples import BURST, LatencySample, Pick, check_samples, check_seconds, high_end, low_end, sample_entry, sample_of
@@ -42,6 +42,8 @@ class LatencyProfile(Drawn):
     """Overhead of autoregressive steps, which accept and move nothing. If it is empty, the overhead of tree steps is taken."""
     rules: tuple[RuleLatency, ...] = ()
     """The times of each rule. Older files have none; their rule is `topk` at temperature 0."""
+    extrapolates: bool = False
+    """Whether times at contexts beyond the measured ones are extrapolated from the two largest ones, and not refused. Files do not hold it."""
 
     def __post_init__(self) -> None:
         check_samples("target", "size", self.target)
@@ -74,14 +76,17 @@ class LatencyProfile(Drawn):
     def at_context(self, context: int | None = None, rule: StepRule | None = None, of: Pick = statistics.median) -> LatencyModel:
         """Return the medians at the measured context that equals `context` or is the next larger one; None stands for the smallest.
 
-        `rule` None stands for the first one of the profile, and `of` picks another figure of samples than their median. Raises ProfileError, naming
-        the measured contexts, if none is large enough, and MissingRuleError, naming the rules that the profile holds, if that one is not among them.
+        A profile that `extrapolates` has times at larger contexts too. `rule` None stands for the first one of the profile, and `of` picks another
+        figure of samples than their median. Raises ProfileError, naming the measured contexts, if none is large enough, and MissingRuleError, naming
+        the rules that the profile holds, if that one is not among them.
         """
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
             raise MissingRuleError(
                 f"the latency profile has no times of ({wanted.name}), only of {listed_in_short([f'({rule.name})' for rule in self.held])}"
             )
+        if context is not None and self.is_extrapolated(context):
+            return self._beyond(context, rule, of, of)
         model = self._own(context, of)
         return next((entry.on(model, of) for entry in self.rules if entry.rule == wanted), model)
 
@@ -94,7 +99,24 @@ class LatencyProfile(Drawn):
         counts += [len(seconds) for seconds in (self.overhead_seconds, self.autoregressive_overhead_seconds) if seconds]
         if min([*counts, *(len(sample.seconds) for sample in (*self.target, *self.draft))]) < FEWEST * BURST:
             return None
+        if context is not None and self.is_extrapolated(
+            context
+        ):  # a line is lowest between the upper end of its first point and the lower of its last
+            return self._beyond(context, rule, high_end, low_end), self._beyond(context, rule, low_end, high_end)
         return self.at_context(context, rule, low_end), self.at_context(context, rule, high_end)
+
+    def is_extrapolated(self, context: int) -> bool:
+        """Return whether times at a context are extrapolated."""
+        return self.extrapolates and context > self.contexts[-1]
+
+    def _beyond(self, context: int, rule: StepRule | None, first: Pick, last: Pick) -> LatencyModel:
+        """Return extrapolated times, for which `first` picks of the samples at the second largest context, and `last` of those at the largest."""
+        if len(self.contexts) < 2:
+            raise ProfileError(
+                f"times at context {context} cannot be extrapolated from those at {self.contexts[0]} alone; profile the latency at two contexts or more"
+            )
+        before, largest = self.contexts[-2:]
+        return extrapolated(self.at_context(before, rule, first), self.at_context(largest, rule, last), context)
 
     def _own(self, context: int | None, of: Pick) -> LatencyModel:
         """Return the times of the profile's own keys."""

@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,21 @@ class LatencyModel:
     def draft_table(self, largest: int) -> NDArray[np.float64]:
         """Return draft seconds by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
         return _table(largest, self.draft)
+
+
+def extrapolated(near: LatencyModel, far: LatencyModel, context: int) -> LatencyModel:
+    """Return the times at a context beyond those of two models: each time goes on along the line through both, and never falls.
+
+    Passes grow with the context, because attention reads it; the rest of a step, which does not, is that of the `far` model.
+    """
+    share = (context - far.context) / (far.context - near.context)
+
+    def line(before: tuple[tuple[int, float], ...], last: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        known = [_predict(min(nodes, before[-1][0]), before, "") for nodes, _ in last]
+        return tuple((nodes, seconds + share * max(0.0, seconds - earlier)) for (nodes, seconds), earlier in zip(last, known, strict=True))
+
+    root = line(near.root, far.root) if near.root and far.root else far.root
+    return replace(far, context=context, target=line(near.target, far.target), draft=line(near.draft, far.draft), root=root)
 
 
 def _predict(nodes: int, measured: tuple[tuple[int, float], ...], what: str) -> float:

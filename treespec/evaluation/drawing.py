@@ -5,6 +5,7 @@ from typing import Any
 
 from treespec.decoding.rules import RULES
 from treespec.errors import counted
+from treespec.evaluation.chains import rows_of
 from treespec.evaluation.shares import expected, share_cells, sums
 from treespec.evaluation.verdicts import no_step, verdict
 from treespec.tables import Parts, Table, figures, milliseconds, number
@@ -34,7 +35,7 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
 
 def _speeds(data: Mapping[str, Any]) -> Table:
     spans, baseline, mode = data["intervals_95"], data["baseline"], data["mode"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     if baseline["seconds_per_token"] is not None:
         per_token = milliseconds(baseline["seconds_per_token"], spans["baseline_seconds_per_token"])
         rows.append(("autoregressive", number(baseline["tokens_per_second"], 1), per_token, "1.000", "1.000"))
@@ -48,6 +49,7 @@ def _speeds(data: Mapping[str, Any]) -> Table:
                 number(data["speedup"], 3, spans["speedup"]),
             )
         )
+    rows += rows_of(data)
     title = f"decoding {counted(data['prompts'], 'prompt')}{_drafting(data)}, 95 % intervals over prompts"
     return Table(title, ("", "tokens/s", "ms/token", "tokens/step", "speed-up"), rows)
 

@@ -52,35 +52,36 @@ def difference_interval(
 
 def tokens_per_step(s: Sums) -> Any:
     """Return the tokens of a step, without each prompt's first."""
-    return _ratio(s["tokens"], s["steps"])
+    return ratio(s["tokens"], s["steps"])
 
 
 def seconds_per_step(s: Sums) -> Any:
     """Return the seconds of a step, without prompt passes."""
-    return _ratio(s["seconds"], s["steps"])
+    return ratio(s["seconds"], s["steps"])
 
 
 def seconds_per_token(s: Sums) -> Any:
     """Return the seconds per token after the first."""
-    return _ratio(s["seconds"], s["tokens"])
+    return ratio(s["seconds"], s["tokens"])
 
 
 def baseline_seconds_per_token(s: Sums) -> Any:
     """Return the same of autoregressive decoding."""
-    return _ratio(s["baseline_seconds"], s["baseline_tokens"])
+    return ratio(s["baseline_seconds"], s["baseline_tokens"])
 
 
 def speedup(s: Sums) -> Any:
     """Return the autoregressive seconds per token over those of the tree."""
-    return _ratio(baseline_seconds_per_token(s), seconds_per_token(s))
+    return ratio(baseline_seconds_per_token(s), seconds_per_token(s))
 
 
 def speedup_with_prompts(s: Sums) -> Any:
     """Return the same of whole texts: with the prompt passes, the draft's too, and with each prompt's first token, which comes from them."""
-    alone = _ratio(s["baseline_seconds"] + s["baseline_prompt_seconds"], s["baseline_tokens"] + s["firsts"])
-    return _ratio(alone, _ratio(s["seconds"] + s["prompt_seconds"], s["tokens"] + s["firsts"]))
+    alone = ratio(s["baseline_seconds"] + s["baseline_prompt_seconds"], s["baseline_tokens"] + s["firsts"])
+    return ratio(alone, ratio(s["seconds"] + s["prompt_seconds"], s["tokens"] + s["firsts"]))
 
 
-def _ratio(above: Any, below: Any) -> Any:
+def ratio(above: Any, below: Any) -> Any:
+    """Return a quotient, which is no finite number where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)

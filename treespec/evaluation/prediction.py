@@ -51,6 +51,10 @@ def prediction_of(
     )
     if elsewhere is not None or other is not None:
         return known, tuple(said)
+    if seconds is not None and (largest := growmap.metadata.get("extrapolated_from")) is not None:
+        said.append(
+            f"the growmap's predicted time per step is extrapolated from context {largest} to {growmap.metadata.get('context')}: it is no measurement"
+        )
     return replace(
         known,
         seconds_per_step=seconds,

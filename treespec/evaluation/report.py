@@ -12,7 +12,7 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import RULES
 from treespec.decoding.verifiers import MATCHING
 from treespec.errors import ProfileError, counted
-from treespec.evaluation import figures
+from treespec.evaluation import chains, figures
 from treespec.evaluation.drawing import evaluation
 from treespec.evaluation.gaps import sentences
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
@@ -134,6 +134,11 @@ class EvaluationReport(Drawn):
         )
         return {name: figures.interval_of(self.columns, getattr(figures, name)) if self.results else None for name in wanted}
 
+    @cached_property
+    def beyond_chain(self) -> chains.Beyond | None:
+        """Return what the tree is worth beyond the fastest chain that ran beside it; None if none ran."""
+        return chains.beyond_chains(self.results, self._columns) if self.results else None
+
     @property
     def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
         """Return whether every output equals the autoregressive one, token for token, or differs from it only by ties.
@@ -207,6 +212,8 @@ class EvaluationReport(Drawn):
             "mismatches": self.mismatches,
             "ties": self.ties,
             "largest_tie_gap": max((r.mismatch.logit_gap for r in self.results if r.mismatch is not None and r.mismatch.tie), default=None),
+            "chains": chains.chains_to_json(self.results, self._columns) if self.results else [],
+            "beyond_chain": None if self.beyond_chain is None else asdict(self.beyond_chain),
             "tokens_without_draft": self.undrafted,
             "tokens_cut": self.tokens_cut,
             "texts_cut": sum(r.tokens == self.settings.get("gen_len") for r in self.results),
@@ -224,7 +231,7 @@ class EvaluationReport(Drawn):
                 {key: value for key, value in asdict(r).items() if key != "output" and (key != "pieces" or value)} for r in self.results
             ],
         }
-        data["notes"] = sentences(data)
+        data["notes"] = [*sentences(data), *chains.sentences(data)]
         if any(r.output for r in self.results):
             data["outputs"] = [list(r.output) for r in self.results]
         if any(r.parts for r in self.results):
@@ -282,6 +289,7 @@ def read_report(path: StrPath) -> EvaluationReport:
         provenance=data.get("provenance", provenance_fields),
     )
     data.build(lambda: report.observed)  # whether the ranks are of this tree
+    data.build(lambda: chains.chain_depths(report.results))
     return report
 
 

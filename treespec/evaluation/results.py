@@ -27,6 +27,18 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
+class ChainResult:
+    """The result of one prompt with a chain that ran beside the tree, without its prompt pass."""
+
+    depth: int
+    tokens: int
+    steps: int
+    seconds: float
+    mismatch: Mismatch | None = None
+    """The first difference from the autoregressive output, where outputs are compared."""
+
+
+@dataclass(frozen=True)
 class PromptResult:
     """The result of one prompt, decoded both ways. `seconds` and `baseline_seconds` do not include prompt passes."""
 
@@ -54,6 +66,8 @@ class PromptResult:
     """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
     pieces: tuple[str, ...] = ()
     """The texts of the generated tokens, or of the first of them, if this is one of the sample texts. With `accepted_ranks` they tell who wrote what."""
+    chains: tuple[ChainResult, ...] = ()
+    """The results of the chains that ran beside the tree."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
@@ -65,6 +79,7 @@ class PromptResult:
             output=tuple(found.output),
             pieces=tuple(found.pieces),
             mismatch=_mismatch(found.mismatch),
+            chains=tuple(_chain(chain) for chain in found.chains),
         )
 
 
@@ -96,6 +111,13 @@ def _mismatch(value: Any) -> Mismatch | None:
     return replace(found, tree_token=_token(found.tree_token), baseline_token=_token(found.baseline_token))
 
 
+def _chain(value: Any) -> ChainResult:
+    found = as_dataclass(ChainResult, checked_object(_FIELDS_OF_CHAIN, null=False))(value)
+    return replace(found, mismatch=_mismatch(found.mismatch))
+
+
+_FIELDS_OF_CHAIN = {"depth": natural, "tokens": natural, "steps": natural, "seconds": seconds, "mismatch": _mismatch}
+
 _RESULT = checked_object(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
@@ -107,6 +129,7 @@ _RESULT = checked_object(
         "output": counts,
         "determined": flag,
         "pieces": lambda value: [text(piece) for piece in listed(value)],
+        "chains": lambda value: [_chain(chain) for chain in listed(value)],
         "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
     },
     null=False,

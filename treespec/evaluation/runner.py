@@ -17,10 +17,10 @@ from treespec.decoding.protocol import SlotModel
 from treespec.decoding.sampling import distribution, prompt_generator
 from treespec.decoding.scoring import score
 from treespec.decoding.timing import Timer, now, timer_for
-from treespec.errors import CapacityError, ModelError, counted
+from treespec.errors import CapacityError, ModelError, SettingsError, counted
 from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.report import EvaluationReport
-from treespec.evaluation.results import Mismatch, PromptResult
+from treespec.evaluation.results import ChainResult, Mismatch, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
@@ -33,6 +33,7 @@ from treespec.models.processed import ProcessedModel
 from treespec.models.processors import as_generate, asked_for
 from treespec.models.tree_model import TreeModel
 from treespec.text.characters import Characters
+from treespec.trees.tree import SpeculationTree
 
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
@@ -53,25 +54,29 @@ def evaluate(
     prompts: PromptSet,
     settings: EvaluationSettings,
     *,
+    against: Sequence[SpeculationTree] = (),
     predicted: Prediction | None = None,
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> EvaluationReport:
-    """Decode every prompt with the planned tree and autoregressively (plan None: autoregressively only), interleaved.
+    """Decode every prompt with the planned tree, with the chains `against` it, and autoregressively, interleaved. Plan None: autoregressively only.
 
-    The order of the two alternates from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
+    Which of them comes first changes from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
     finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
     CUDA, steps of both are captured; `notice` is called once if they cannot be, or if the target's generation config asks for logits
     processors, with which both run eagerly. It is also called if torch has more threads on a CPU than there are idle cores.
     Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for non-finite logits.
     """
     for prompt in prompts.prompts:
-        check_fits(pair, plan, prompt.ids, settings)
+        for one in (plan, *against):
+            check_fits(pair, one, prompt.ids, settings)
+    if plan is None and against:
+        raise SettingsError("`against` holds a tree against chains, and there is no tree; pass a plan, or drop `against`")
     note_crowding(pair.target.device.type, notice)
-    run = _Run(pair, plan, settings, notice)
+    run = _Run(pair, plan, settings, notice, against)
     results: list[PromptResult] = []
-    with Journal(journal, _fingerprint(pair, plan, prompts, settings), lambda key, value: PromptResult.from_json(value)) as log:
+    with Journal(journal, _fingerprint(pair, plan, prompts, settings, against), lambda key, value: PromptResult.from_json(value)) as log:
         for index, prompt in enumerate(prompts.prompts):
             results.append(log.piece(str(index), partial(run.prompt, prompt, index), asdict))
             progress("evaluating", index + 1, len(prompts.prompts))
@@ -119,11 +124,18 @@ def check_fits(pair: Target | TargetInfo, plan: Plan | None, prompt: Sequence[in
 
 
 class _Run:
-    """Decodes single prompts both ways and times them."""
+    """Decodes single prompts in all ways and times them."""
 
-    def __init__(self, pair: Target, plan: Plan | None, settings: EvaluationSettings, notice: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        pair: Target,
+        plan: Plan | None,
+        settings: EvaluationSettings,
+        notice: Callable[[str], None] | None,
+        against: Sequence[SpeculationTree] = (),
+    ) -> None:
         self.pair = pair if plan else pair.alone()
-        self.plan, self.settings, self.sampling = plan, settings, settings.sampling
+        self.plan, self.against, self.settings, self.sampling = plan, tuple(against), settings, settings.sampling
         self.device = pair.target.device
         self._warm = False
         self.draft = self.pair.models.get("draft")
@@ -146,25 +158,36 @@ class _Run:
 
     @torch.inference_mode()
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
-        """Decode one prompt both ways, with the tree first if `index` is even. The very first prompt is decoded once more, as a warm-up."""
+        """Decode one prompt in all ways: the tree comes first at index 0, and the way before it at each next one.
+
+        The very first prompt is decoded once more, as a warm-up.
+        """
         if not self._warm:
             self._warm = True
-            self._decode_both(prompt, index)
-        return self._decode_both(prompt, index)
+            self._decode_all(prompt, index)
+        return self._decode_all(prompt, index)
 
-    def _decode_both(self, prompt: Prompt, index: int) -> PromptResult:
+    def _decode_all(self, prompt: Prompt, index: int) -> PromptResult:
         request, target = self.request(prompt), self._target(prompt)
-        decoders = {"baseline": lambda: self._baseline(target, request, index)}
-        if self.plan is not None:
-            decoders["tree"] = lambda: self._tree(target, request, index)
-        order = sorted(decoders, reverse=index % 2 == 0)
-        done = {name: _timed(decoders[name](), self.device) for name in order}
-        base_tokens, _, base_seconds, base_prompt_seconds = done["baseline"]
-        tokens, steps, seconds, prompt_seconds = done.get("tree", done["baseline"])
+        ways: list[Callable[[], Iterator[StepRecord]]] = [lambda: self._baseline(target, request, index)]
+        if (plan := self.plan) is not None:
+            ways.append(lambda: self._tree(target, request, index, plan, self._timer()))
+        ways += [partial(self._tree, target, request, index, chain) for chain in self.against]
+        done = {}
+        for turn in range(len(ways)):
+            way = (turn + 1 - index) % len(ways)
+            done[way] = _timed(ways[way](), self.device)
+        base_tokens, _, base_seconds, base_prompt_seconds = done[0]
+        tokens, steps, seconds, prompt_seconds = done.get(1, done[0])
         determined = self.plan is not None and self._is_determined(target, request, base_tokens)
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):
             parts[name] = parts.get(name, 0.0) + value
+        chains = []
+        for way, chain in enumerate(self.against, 2):
+            own, taken, took, _ = done[way]
+            mismatch = self._mismatch(target, request, own, base_tokens) if determined else None
+            chains.append(ChainResult(chain.depth, len(own), len(taken), took, mismatch))
         return PromptResult(
             row=prompt.row,
             name=prompt.name,
@@ -182,6 +205,7 @@ class _Run:
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
             pieces=self._pieces(request, tokens) if self.plan is not None and index < self.settings.sample_texts else (),
+            chains=tuple(chains),
         )
 
     def _pieces(self, request: Request, tokens: list[int]) -> tuple[str, ...]:
@@ -205,11 +229,9 @@ class _Run:
         timer = None if self.plan else self._timer()
         return decode_autoregressive(target, request, generator, timer, self.engine)
 
-    def _tree(self, target: SlotModel, request: Request, index: int) -> Iterator[StepRecord]:
-        assert self.plan is not None
+    def _tree(self, target: SlotModel, request: Request, index: int, plan: Plan, timer: Timer | None = None) -> Iterator[StepRecord]:
         generator = prompt_generator(self.settings.seed, index, self.device)
-        timer, drafting = self._timer(), self.settings.drafting
-        return decode_speculative(target, self.draft, self.plan, request, generator, timer, drafting, self.engine)
+        return decode_speculative(target, self.draft, plan, request, generator, timer, self.settings.drafting, self.engine)
 
     def _is_determined(self, target: SlotModel, request: Request, tokens: list[int]) -> bool:
         """Return whether every one of these tokens is the only one that the sampling leaves a probability, so that no draw can change them."""
@@ -257,7 +279,18 @@ def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[in
     return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds, started - began
 
 
-def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:
+def _fingerprint(
+    pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings, against: Sequence[SpeculationTree]
+) -> str:
     own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
     where = str(pair.target.device), str(pair.target.dtype), own
-    return fingerprint(pair.describe(), _describe(plan), prompts.fingerprint, asdict(settings), *where, _processing(pair, settings))
+    beside = [chain.depth for chain in against]
+    return fingerprint(
+        pair.describe(),
+        _describe(plan),
+        prompts.fingerprint,
+        asdict(settings),
+        *where,
+        _processing(pair, settings),
+        *([beside] if beside else []),
+    )

@@ -50,6 +50,8 @@ def _figures(data: Mapping[str, Any]) -> Table:
         for key, value in metadata.items()
         if isinstance(value, str | int | float) and key not in ("size", "depth", *_PROMISE)
     ]
+    if chain := metadata.get("best_chain"):
+        others.append(("best chain", f"depth {chain.get('depth')}"))
     known = {**metadata, "expected_tokens_per_step": data["expected_tokens_per_step"]}
     return figures("growmap", [*shape, ("level widths", " ".join(map(str, data["level_widths"]))), *promised(known), *others])
 

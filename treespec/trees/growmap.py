@@ -33,8 +33,9 @@ _METADATA = {
     **dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap"), amount),
     **dict.fromkeys(("temperature", "top_p", "draft_temperature"), amount),
     **dict.fromkeys(("name", "solver", "smoothing", "drafting", "source", "latency_source"), text),
-    **dict.fromkeys(("context", "max_depth"), natural),
+    **dict.fromkeys(("context", "extrapolated_from", "max_depth"), natural),
     "rank_probability": chances,
+    "best_chain": checked_object({"depth": natural, "expected_tokens_per_step": amount, "predicted_seconds_per_step": amount}, null=False),
     "timed_rule": texts,
     "intervals_95": checked_object(
         dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup"), interval)

@@ -232,11 +232,48 @@ def test_prediction_takes_the_next_larger_measured(tmp_path: Path) -> None:
         model.target_seconds(0)
 
 
+def test_times_beyond_the_contexts_go_on_along_a_line_where_it_is_asked_for() -> None:
+    """Attention of a context that is twice as long: at 1024 passes take 4 ms longer than at 256, so at 1792 another 4 ms."""
+
+    def times(context: int, *seconds: float) -> tuple[LatencySample, ...]:
+        return tuple(LatencySample(nodes, context, (value,) * 24) for nodes, value in zip((1, 8), seconds, strict=True))
+
+    target, draft = times(256, 0.010, 0.020) + times(1024, 0.014, 0.024), times(256, 0.001, 0.002) + times(1024, 0.0012, 0.0015)
+    profile = LatencyProfile(target, draft, (0.003,) * 24, extrapolates=True)
+    model = profile.at_context(1792)
+    assert model.context == 1792
+    np.testing.assert_allclose([seconds for _, seconds in model.target], [0.018, 0.028])
+    np.testing.assert_allclose([seconds for _, seconds in model.draft], [0.0014, 0.0015], err_msg="no time falls")
+    assert model.overhead_seconds == 0.003
+    assert profile.at_context(1024) == replace(profile, extrapolates=False).at_context(1024), "measured contexts are left alone"
+    with pytest.raises(ProfileError, match="cannot be extrapolated from those at 256 alone; profile the latency at two contexts or more"):
+        LatencyProfile(times(256, 1, 2), times(256, 1, 2), (0.1,), extrapolates=True).at_context(300)
+
+
+def test_ends_of_extrapolated_times_hold_the_lines_through_all_ends() -> None:
+    def times(context: int, low: float, high: float) -> LatencySample:
+        return LatencySample(4, context, tuple(np.linspace(low, high, 24)))
+
+    target, draft = (times(100, 1.0, 1.2), times(200, 2.0, 2.2)), (times(100, 1.0, 1.0), times(200, 1.0, 1.0))
+    profile = LatencyProfile(target, draft, (0.1,) * 24, extrapolates=True)
+    low, high = profile.ends(300) or (None, None)
+    assert low is not None
+    assert high is not None
+    near, far = target[0].interval, target[1].interval
+    assert near is not None
+    assert far is not None
+    assert low.target_seconds(4) == pytest.approx(2 * far[0] - near[1])
+    assert high.target_seconds(4) == pytest.approx(2 * far[1] - near[0])
+    assert low.target_seconds(4) < profile.at_context(300).target_seconds(4) < high.target_seconds(4)
+
+
 def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
     profile = read_latency(write(tmp_path / "l.json", LATENCY))
     assert profile.contexts == (256, 1024)
     assert [profile.at_context(c).context for c in (None, 1, 256, 257, 1024)] == [256, 256, 256, 1024, 1024]
-    with pytest.raises(ProfileError, match="context 1025 or beyond, only at 256, 1024; profile it there, or ask for at most 1024"):
+    with pytest.raises(
+        ProfileError, match="context 1025 or beyond, only at 256, 1024; profile it there, ask for at most 1024, or pass `extrapolate`"
+    ):
         profile.at_context(1025)
     short_draft = replace(profile, draft=(LatencySample(1, 512, (0.1,)),))
     assert short_draft.at_context(256).draft == ((1, 0.1),)

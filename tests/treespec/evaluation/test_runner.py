@@ -337,8 +337,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=stop)
     decoded: list[int] = []
-    both = runner._Run._decode_both
-    monkeypatch.setattr(runner._Run, "_decode_both", lambda run, prompt, index: (decoded.append(index), both(run, prompt, index))[1])
+    both = runner._Run._decode_all
+    monkeypatch.setattr(runner._Run, "_decode_all", lambda run, prompt, index: (decoded.append(index), both(run, prompt, index))[1])
     report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal)
     assert decoded == [3, 3], "once to warm up"
     assert [r.output for r in report.results] == expected(prompts, 12)

@@ -1,0 +1,135 @@
+"""Results of `benchmarks.audit`: trees end to end, beside replay and predictions from other prompts, and the tree that the profiles picked."""
+
+from typing import Any
+
+from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
+from benchmarks.reporting.run import Data, Kind, Run
+from benchmarks.reporting.verdicts import Check, Goal, verdict
+
+Row = dict[str, Any]
+
+REPLAY = Goal(1, "%")
+"""Largest error of replayed tokens per step, on the prompts that were decoded."""
+HELD = Goal(90, "% of halves", at_most=False)
+SECONDS = Goal(5, "%")
+"""Largest error of predicted seconds per token."""
+CHOICE = Goal(2, "%")
+"""Most that a tree may be faster than the picked one."""
+GRID = ("picked", "best", "grid")
+"""Kinds that are best trees of a size, or of a size and a depth."""
+
+
+def audited(data: Data) -> list[Row]:
+    """Return the rows whose predictions are audited."""
+    return [row for row in data["rows"] if row["audited"]]
+
+
+def lead(row: Row) -> float:
+    """Return how much faster a tree was than the picked one, in percent."""
+    return float(100 * (row["measured"]["over_picked"] - 1))
+
+
+def checks_of(data: Data) -> list[Check]:
+    """Return all figures that have a goal. The halves are those of all audited trees together."""
+    rows = audited(data)
+    halves = [row["splits"] for row in rows]
+    share = 100 * sum(split["held"] for split in halves) / sum(split["splits"] for split in halves)
+    seconds = [abs(row["seconds_per_token_error"]) for row in rows if row["seconds_per_token_error"] is not None]
+    return [
+        Check("largest error of replayed tokens per step", 100 * max(abs(row["replay_error"]) for row in rows), REPLAY),
+        Check("predicted intervals that hold the tokens per step of other prompts", share, HELD, 1),
+        Check("largest error of predicted seconds per token", 100 * max(seconds), SECONDS, 1),
+        Check("lead of the fastest tree over the picked one", max(lead(row) for row in data["rows"]), CHOICE, 1),
+    ]
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{100 * value:+.{digits}f} %"
+
+
+def _predictions(data: Data) -> str:
+    cells = []
+    for row in audited(data):
+        told, found, split = row["predicted"], row["measured"], row["splits"]
+        cells.append(
+            [
+                f"{row['name']} ({row['size']}, {row['depth']})",
+                interval(found["tokens_per_step"], found["tokens_per_step_interval_95"] or [found["tokens_per_step"]] * 2),
+                _percent(row["replay_error"], 2),
+                interval(told["tokens_per_step"], told["tokens_interval_95"]),
+                "yes" if row["inside"] else "no",
+                f"{100 * split['held'] / split['splits']:.0f} %",
+                f"{100 * split['met'] / split['splits']:.0f} %",
+                f"{100 * split['bias']:+.1f} %",
+                f"{1e3 * found['seconds_per_token']:.3f}",
+                _percent(row["seconds_per_token_error"]),
+            ]
+        )
+    columns = ("tree", "tokens per step", "replay", "predicted", "inside", "held", "met", "bias", "ms per token", "predicted")
+    return table(columns, cells)
+
+
+def _choice(data: Data) -> str:
+    cells = []
+    for row in sorted(data["rows"], key=lead, reverse=True):
+        found = row["measured"]
+        ends = found["over_picked_interval_95"]
+        cells.append(
+            [
+                f"{row['name']} ({row['size']}, {row['depth']})",
+                f"{1 / found['seconds_per_token']:.1f}",
+                f"{found['over_picked']:.3f}" if ends is None else interval(found["over_picked"], ends, 3),
+                f"{found['tokens_per_step']:.3f}",
+            ]
+        )
+    return table(("tree", "tokens per second", "x the picked tree", "tokens per step"), cells)
+
+
+def _body(run: Run) -> str:
+    data, settings = run.data, run.data["settings"]
+    checks, rows = checks_of(data), audited(data)
+    best = len([row for row in data["rows"] if row["kind"] in GRID])
+    inside = sum(bool(row["inside"]) for row in rows)
+    drift = data["picked_seconds_per_token"]
+    return parts(
+        origin(data["provenance"], run.command, run.file),
+        paragraph(
+            f"{counted(settings['profiled'], 'prompt')} were profiled, and {settings['prompts']} others decoded, {settings['gen_len']} tokens each, in",
+            f"{counted(settings['rounds'], 'round')}. [predicting.md](predicting.md#the-audit) explains what is held against what. Goals:",
+            f"{verdict(checks[:1])} of replay;",
+            f"{verdict(checks[1:2])}, of {settings['splits']} for each tree;",
+            f"{verdict(checks[2:3])} of seconds per token; {verdict(checks[3:])} faster than the picked tree.",
+            f"The latency profile said: {data['unstable']}." if data["unstable"] else "",
+        ),
+        paragraph(
+            "Predictions: in the columns stand, for each tree (size, depth), the measured tokens per step with their interval, the error of replay",
+            "on the same prompts, what the other prompts predict, and whether that interval holds the measured figure",
+            f"({inside} of {len(rows)}); then of random halves of all prompts the share in which the predicted interval holds what is replayed on",
+            "the other half, the share in which both intervals meet, and the mean error of the prediction; at last the measured milliseconds per",
+            "token and the error of those predicted.",
+        ),
+        _predictions(data),
+        paragraph(
+            f"The choice: all trees, the fastest first, {best} of them best trees of a size and a depth. Speeds are compared with the picked tree in",
+            f"the same group of runs, where it took {1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. The largest of many quotients is",
+            "too large by chance.",
+        ),
+        _choice(data),
+    )
+
+
+def _headlines(data: Data) -> list[str]:
+    fastest = max(data["rows"], key=lead)
+    worst = max(abs(row["replay_error"]) for row in audited(data))
+    return [
+        f"replay is off by at most {100 * worst:.2f} % of the measured tokens per step, on {counted(len(audited(data)), 'tree')}",
+        f"of {counted(len(data['rows']), 'tree')} run end to end, the fastest ({fastest['name']}) is {lead(fastest):+.1f} % beside the picked one",
+    ]
+
+
+def _title(data: Data) -> str:
+    return f"Audit of predictions and of the choice, on {device(data['provenance'])}"
+
+
+AUDIT = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=lambda data: int(data["settings"]["prompts"]))
+"""What a file of `benchmarks.audit` says."""

@@ -1,0 +1,39 @@
+"""The best chain: how deep it is when one token follows the other, without branches, by the same chances, times and objective as trees."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from treeopt.optimizer.frontier import Rows
+from treeopt.optimizer.objective import Objective, seconds_per_token
+from treeopt.profiles.latency_model import LatencyModel
+from treespec.trees.tree import SpeculationTree
+
+
+@dataclass(frozen=True)
+class BestChain:
+    """The chain of least cost, and its predictions."""
+
+    depth: int
+    expected_tokens_per_step: float
+    predicted_seconds_per_step: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+def best_chain(rows: Rows, model: LatencyModel, deepest: int, objective: Objective = seconds_per_token) -> BestChain | None:
+    """Return the chain of depth 1 to `deepest` with the least cost, the shallower of equal ones; None if no depth has a known time.
+
+    `rows` are the chances of ranks by depth of the parent, [depths, ranks]; the last row serves all deeper parents.
+    """
+    deepest = min(deepest, model.largest_size - 1)
+    if deepest < 1:
+        return None
+    first = rows[np.minimum(np.arange(deepest), len(rows) - 1), 0]
+    tokens = 1 + np.cumsum(np.cumprod(first))
+    seconds = np.array([model.step_seconds(SpeculationTree.chain(depth)) for depth in range(1, deepest + 1)])
+    place = int(np.asarray(objective(tokens, seconds)).argmin())
+    return BestChain(place + 1, float(tokens[place]), float(seconds[place]))
