@@ -67,6 +67,7 @@ SLOW = {
     "treeopt/optimizer/test_objective.py::test_choice_against_every_tree": "statistical",
     "treeopt/optimizer/test_replay.py": "parity",
     "treeopt/optimizer/test_replay.py::test_the_steps_are_those_of_decoding": "statistical",
+    "treeopt/profiling/test_dynamic.py": "parity",
     "treeopt/profiling/test_forest.py": "parity",
     "treeopt/profiling/test_journals.py": "loop",
     "treeopt/profiling/test_potential.py::test_sums_are_those_counted_one_by_one": "parity",

@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
 from treeopt.profiles.drawing import acceptance
+from treeopt.profiles.dynamic import DynamicAcceptance, dynamic_acceptance_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
 from treespec.errors import ProfileError, counted
@@ -66,6 +67,8 @@ class AcceptanceProfile(Drawn):
     draws: int | None = None
     prompt_set: dict[str, Any] | None = None
     pair_sha256: str = ""
+    dynamic: DynamicAcceptance | None = None
+    """The steps of dynamic trees on the same texts, if they were counted."""
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -143,6 +146,7 @@ class AcceptanceProfile(Drawn):
             "prompt_positions": list(self.prompt_positions),
             "prompt_set": self.prompt_set,
             "pair_sha256": self.pair_sha256,
+            "dynamic": None if self.dynamic is None else self.dynamic.to_json(),
             "provenance": self.provenance,
         }
         if self.draft_temperature is not None:
@@ -151,7 +155,8 @@ class AcceptanceProfile(Drawn):
 
     def summary(self) -> dict[str, Any]:
         """Return the profile as plain data without its raw sums."""
-        return {key: value for key, value in self.to_json().items() if key not in _RAW}
+        grown = {} if self.dynamic is None else {"dynamic": asdict(self.dynamic.grid)}
+        return {key: value for key, value in self.to_json().items() if key not in _RAW} | grown
 
     def drawing(self, ranks: int | None = None) -> Drawing:
         """Return the chances of the first `ranks` ranks (None: all that a table may have) with standard errors and running sums."""
@@ -195,6 +200,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             prompt_positions=data.get("prompt_positions", counts, []),
             prompt_set=data.optional("prompt_set", checked_object(ROWS)),
             pair_sha256=data.text("pair_sha256", ""),
+            dynamic=data.optional("dynamic", dynamic_acceptance_of),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from treeopt.profiles.drawing import trace
 from treespec.decoding.rules import RULES, TOPK
@@ -57,6 +57,17 @@ class TracedText:
     def drafted(self) -> int:
         """Return the number of its tokens that a draft can propose: those after the first, as far as the draft can read."""
         return self.tokens - 1 if self.draft_reads is None else min(self.tokens - 1, self.draft_reads)
+
+    def room(self, root: NDArray[np.int64], gen_len: int, size: ArrayLike, depth: ArrayLike) -> NDArray[np.int64]:
+        """Return the number of nodes of a step whose root is token `root` of the text; the arguments are broadcast.
+
+        It is the `size` of the plan or more, except close to the last positions of a model: see `treespec.decoding.loop.decode`. `gen_len` is the
+        budget of the text, and `depth` the plan's.
+        """
+        most = gen_len + np.asarray(size)
+        target, draft = (most if reads is None else np.minimum(reads, most) for reads in (self.target_reads, self.draft_reads))
+        found: NDArray[np.int64] = np.maximum(1, np.where(root + depth > draft, np.minimum(target, draft + 1), target) - root)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
