@@ -8,7 +8,7 @@ import click
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt, say
-from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, resolve
+from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, read_named, resolve
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
@@ -62,7 +62,7 @@ def evaluate(
 ) -> None:
     """Run a tree beside autoregressive decoding.
 
-    One of --growmap FILE, --dynamic --size N --depth D, and --mode baseline is required. --draft is required with each but
+    One of --growmap FILE, --budget FILE, --dynamic --size N --depth D, and --mode baseline is required. --draft is required with each but
     --mode baseline.
 
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
@@ -80,7 +80,6 @@ def evaluate(
     from treespec.evaluation.runner import evaluate as run
     from treespec.files.writing import check_writable
     from treespec.models.loading import shape_of
-    from treespec.trees.growmap import read_growmap
 
     gen_len, max_length = settings.gen_len, settings.max_length
     text = (rows.prompt_len or 0) + gen_len
@@ -92,7 +91,7 @@ def evaluate(
             f"pass {enough} or more."
         )
     check_writable(output, SCHEMA)
-    grown = None if plan.growmap is None else read_growmap(plan.growmap)
+    grown = read_named(plan)
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
     if grown is not None:

@@ -19,6 +19,7 @@ from treespec.trees.drawing import MAX_NODES
 _READERS = {
     "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
     "treeopt.latency": ("treeopt.profiles.latency", "read_latency"),
+    "treeopt.budget": ("treespec.decoding.chosen", "read_budget"),
     "treeopt.trace": ("treeopt.profiles.trace", "read_trace"),
     "treeopt.evaluation": ("treespec.evaluation.report", "read_report"),
     "treeopt.potential": ("treeopt.profiles.potential", "read_potential"),
@@ -41,7 +42,7 @@ Shown = tuple[dict[str, Any], Parts]
 )
 @format_option
 def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
-    """Show a growmap, a profile, a trace, a report or a training.json.
+    """Show a growmap, a budget, a profile, a trace, a report or a training.json.
 
     A growmap is a .pt file, or the name of one that comes with treeopt.
     """
@@ -84,7 +85,7 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
         found = getattr(import_module(module), reader)(file)
         return found.summary(), found.drawing()
     raise ProfileError(
-        f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, trace, evaluation, potential or training of treeopt; "
+        f"{file} has the schema {schema!r:.60}, which is no growmap, budget, acceptance, latency, trace, evaluation, potential or training of treeopt; "
         "pass one of these"
     )
 

@@ -12,7 +12,7 @@ from treeopt.cli.help import Command
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
 from treeopt.cli.settings import bundle, wrong_usage
-from treeopt.cli.values import GROWMAP_FILE, POSITIVE
+from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
 from treespec.errors import listed
@@ -21,6 +21,7 @@ from treespec.evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from treespec.decoding.chosen import ChosenBudget
     from treespec.decoding.plans import Plan
     from treespec.evaluation.predicted import Prediction
     from treespec.trees.growmap import GrowMap
@@ -35,8 +36,14 @@ class TreeOptions:
     size: int | None
     depth: int | None
     width: int | None
+    budget: Path | None
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            others = [name for name in ("growmap", "dynamic", "size", "depth", "width") if getattr(self, name)]
+            if others:
+                raise click.UsageError(f"--budget says all about the trees; drop {listed([f'--{name}' for name in others])}, or --budget.")
+            return
         budget = [f"--{name}" for name in ("size", "depth", "width") if getattr(self, name) is not None]
         if budget and not self.dynamic:
             bound = "bounds" if len(budget) == 1 else "bound"
@@ -47,12 +54,12 @@ class TreeOptions:
     @property
     def named(self) -> bool:
         """Whether trees are named."""
-        return self.growmap is not None or self.dynamic
+        return self.growmap is not None or self.dynamic or self.budget is not None
 
     def check(self, drafting: Drafting, draft: str | None) -> None:
         """Raise a usage error for a plan that does not go with the other options."""
         with wrong_usage():
-            if self.dynamic:
+            if self.dynamic or self.budget is not None:
                 drafting.require_kind(DynamicBudget)
             if self.named:
                 require_draft(draft)
@@ -66,15 +73,17 @@ class PlanOptions(TreeOptions):
 
     def __post_init__(self) -> None:
         if self.mode == "baseline" and self.named:
-            extra = "--growmap" if self.growmap is not None else "--dynamic"
+            extra = "--growmap" if self.growmap is not None else "--dynamic" if self.dynamic else "--budget"
             raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
         super().__post_init__()
         if self.mode == "tree" and not self.named:
-            raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
+            raise click.UsageError(
+                "what is to be run? Pass --growmap FILE, --budget FILE, --dynamic --size N --depth D, or --mode baseline."
+            )
 
 
 def plan_options() -> "Callable[[Command], Command]":
-    """Add `--growmap --mode --dynamic --size --depth --width` as `plan`."""
+    """Add `--growmap --mode --dynamic --size --depth --width --budget` as `plan`."""
     mode = click.option(
         "--mode",
         type=click.Choice(["tree", "baseline"]),
@@ -86,7 +95,7 @@ def plan_options() -> "Callable[[Command], Command]":
 
 
 def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions] = TreeOptions) -> "Callable[[Command], Command]":
-    """Add `--growmap`, the `others` and `--dynamic --size --depth --width` as `plan`."""
+    """Add `--growmap`, the `others` and `--dynamic --size --depth --width --budget` as `plan`."""
     return bundle(
         "plan",
         kind,
@@ -105,16 +114,19 @@ def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions
         click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
         click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),
         click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
+        click.option(
+            "--budget", type=INPUT_FILE, help="Budget of dynamic trees that `treeopt grow --dynamic` chose, in place of all of these."
+        ),
         heading="Tree",
     )
 
 
 def resolve(
-    plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, settings: EvaluationSettings
+    plan: PlanOptions, grown: "GrowMap | ChosenBudget | None", models: ModelOptions, settings: EvaluationSettings
 ) -> "tuple[Plan | None, Prediction | None]":
     """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
-    `grown` is the growmap that the options name. If it was made for other models, another sampling or another drafting than those
+    `grown` is the growmap or the chosen budget that the options name. If it was made for other models, another sampling or another drafting than those
     that run, its promise does not hold; if its times were taken on another device, or with other threads, its time per step does not. A line on stderr says so,
     and what does not hold is left out. Raises a usage error for a budget that no tree meets.
     """
@@ -135,17 +147,30 @@ def resolve(
     predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own)
     for sentence in said:
         note(sentence)
-    return grown.tree, predicted
+    return drafted, predicted
 
 
-def planned(plan: TreeOptions, grown: "GrowMap | None") -> "Plan | None":
+def read_named(plan: TreeOptions) -> "GrowMap | ChosenBudget | None":
+    """Return the growmap or the chosen budget that the options name, if they name one. Raises GrowMapError."""
+    if plan.budget is not None:
+        from treespec.decoding.chosen import read_budget
+
+        return read_budget(plan.budget)
+    if plan.growmap is None:
+        return None
+    from treespec.trees.growmap import read_growmap
+
+    return read_growmap(plan.growmap)
+
+
+def planned(plan: TreeOptions, grown: "GrowMap | ChosenBudget | None") -> "Plan | None":
     """Return what to draft, or None if nothing is named. Raises a usage error for a budget that no tree meets.
 
-    `grown` is the growmap that the options name.
+    `grown` is the growmap or the chosen budget that the options name.
     """
     if not plan.dynamic:
-        return None if grown is None else grown.tree
-    size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
+        return None if grown is None else grown.plan
+    size, depth = (grown.plan.size, grown.plan.depth) if grown is not None else (0, 0)
     if depth == 0 and (plan.size is None or plan.depth is None):
         raise click.UsageError("the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth.")
     with wrong_usage():

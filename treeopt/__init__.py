@@ -8,15 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeopt.api import evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+    from treeopt.profiles.dynamic import BudgetGrid
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
+    from treespec.decoding.chosen import ChosenBudget, read_budget
     from treespec.decoding.drafting import Drafting
     from treespec.decoding.plans import DynamicBudget
     from treespec.errors import TreeoptError
@@ -32,7 +34,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcceptanceProfile",
+    "BudgetGrid",
     "ChatOptions",
+    "ChosenBudget",
     "Drafting",
     "DynamicBudget",
     "EvaluationReport",
@@ -46,6 +50,7 @@ __all__ = [
     "Target",
     "Trace",
     "TreeoptError",
+    "choose_budget",
     "evaluate",
     "generate",
     "grow",
@@ -57,6 +62,7 @@ __all__ = [
     "profile_latency",
     "prompts",
     "read_acceptance",
+    "read_budget",
     "read_growmap",
     "read_latency",
     "read_report",
@@ -67,7 +73,9 @@ __all__ = [
 
 _HOME = {
     "AcceptanceProfile": "treeopt.profiles.acceptance",
+    "BudgetGrid": "treeopt.profiles.dynamic",
     "ChatOptions": "treespec.data.slices",
+    "ChosenBudget": "treespec.decoding.chosen",
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
     "EvaluationReport": "treespec.evaluation.report",
@@ -81,6 +89,7 @@ _HOME = {
     "Target": "treespec.models.pairs",
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
+    "choose_budget": "treeopt.api",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
@@ -92,6 +101,7 @@ _HOME = {
     "profile_latency": "treeopt.api",
     "prompts": "treeopt.prompting",
     "read_acceptance": "treeopt.profiles.acceptance",
+    "read_budget": "treespec.decoding.chosen",
     "read_growmap": "treespec.trees.growmap",
     "read_latency": "treeopt.profiles.latency",
     "read_report": "treespec.evaluation.report",

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from treeopt.profiles.drawing import trace
 from treespec.decoding.rules import RULES, TOPK
@@ -31,6 +31,8 @@ _MOST_PLACES = 1 << 26
 """Most places in the matrix of all texts, the shorter ones padded."""
 _MOST_TOKENS = 1 << 31
 """Largest vocabulary."""
+
+Counts = int | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TracedText:
         """Return the number of its tokens that a draft can propose: those after the first, as far as the draft can read."""
         return self.tokens - 1 if self.draft_reads is None else min(self.tokens - 1, self.draft_reads)
 
-    def room(self, root: NDArray[np.int64], gen_len: int, size: ArrayLike, depth: ArrayLike) -> NDArray[np.int64]:
+    def room(self, root: Counts, gen_len: int, size: Counts, depth: Counts) -> NDArray[np.int64]:
         """Return the number of nodes of a step whose root is token `root` of the text; the arguments are broadcast.
 
         It is the `size` of the plan or more, except close to the last positions of a model: see `treespec.decoding.loop.decode`. `gen_len` is the

@@ -126,7 +126,7 @@ def walk(needed: Sizes, said: TracedText, gen_len: int, max_size: int) -> NDArra
     steps = np.zeros(root.shape, dtype=np.uint32)
     for token in range(said.tokens - 1):
         here = root == token
-        room = said.room(np.asarray(token), gen_len, size, depth)
+        room = said.room(token, gen_len, size, depth)
         reach = np.minimum(depth, room - 1)
         accepted = np.zeros_like(root)
         if token < len(needed):
