@@ -311,6 +311,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
         method=settings.method,
         prompt_sums=tuple(tuple(row.sums) for row in rows),
         prompt_positions=tuple(counts),
+        prompt_categories=categories if any(categories := tuple(prompt.category for prompt in prompts)) else (),
         prompt_set=prompts.describe(),
         pair_sha256=pair.sha256,
         provenance=pair.provenance(

@@ -5,6 +5,7 @@ from typing import Any
 
 from treespec.decoding.rules import RULES
 from treespec.errors import counted
+from treespec.evaluation.categories import category_table
 from treespec.evaluation.shares import expected, share_cells, sums
 from treespec.evaluation.verdicts import no_step, verdict
 from treespec.tables import Parts, Table, milliseconds, number
@@ -21,6 +22,8 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     planned = data["mode"] != "baseline"
     if planned:
         drawing += [*_prediction(data), *accepted_ranks(data["observed_acceptance"], data["profiled_acceptance"])]
+    if data["by_category"]:
+        drawing.append(category_table(data["by_category"]))
     if data.get("breakdown"):
         drawing.append(_breakdown(data["breakdown"], data["steps"]))
     if alone := data["tokens_without_draft"]:

@@ -48,6 +48,8 @@ class PromptResult:
     """The last of the steps, each of one token, for which the draft had no positions left. They have no ranks."""
     determined: bool = False
     """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
+    category: str = ""
+    """The kind of task of its row; "" if the data set names none."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
@@ -93,7 +95,7 @@ _RESULT = checked_object(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
-        "name": text,
+        **dict.fromkeys(("name", "category"), text),
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
         "mismatch": _mismatch,
         "output": counts,

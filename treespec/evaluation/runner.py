@@ -173,6 +173,7 @@ class _Run:
             mismatch=self._mismatch(target, request, tokens, base_tokens) if determined else None,
             undrafted=sum(s.alone for s in steps),
             determined=determined,
+            category=prompt.category,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
         )
