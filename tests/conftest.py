@@ -37,6 +37,7 @@ SLOW = {
     "benchmarks/test_inflate.py": "benchmarks",
     "benchmarks/test_offload.py": "benchmarks",
     "benchmarks/test_predictions.py": "benchmarks",
+    "cli/test_budgets.py": "loop",
     "cli/test_demo.py": "loop",
     "cli/test_door.py::test_tables_show_the_first_rows_and_say_how_many_there_are": "loop",
     "cli/test_gguf.py": "loop",
