@@ -23,7 +23,7 @@ from treeopt.cli.settings import (
 )
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
-from treeopt.profiles.dynamic import BudgetGrid
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.samples import BURST
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 

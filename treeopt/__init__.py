@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-    from treeopt.profiles.dynamic import BudgetGrid
+    from treeopt.profiles.budget_grid import BudgetGrid
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
@@ -73,7 +73,7 @@ __all__ = [
 
 _HOME = {
     "AcceptanceProfile": "treeopt.profiles.acceptance",
-    "BudgetGrid": "treeopt.profiles.dynamic",
+    "BudgetGrid": "treeopt.profiles.budget_grid",
     "ChatOptions": "treespec.data.slices",
     "ChosenBudget": "treespec.decoding.chosen",
     "Drafting": "treespec.decoding.drafting",

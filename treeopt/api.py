@@ -14,7 +14,7 @@ from treeopt import growmap_making
 from treeopt.budget_making import make_budget
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.dynamic import BudgetGrid
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import TRACE_SCHEMA
 from treeopt.profiling import acceptance as acceptance_profiling

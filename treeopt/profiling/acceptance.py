@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.dynamic import BudgetGrid, DynamicAcceptance
+from treeopt.profiles.budget_grid import BudgetGrid
+from treeopt.profiles.dynamic import DynamicAcceptance
 from treeopt.profiles.ratio import ratio
 from treeopt.profiles.trace import Trace
 from treeopt.profiling.dynamic import dynamic_steps

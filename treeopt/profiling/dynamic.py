@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from treeopt.profiles.dynamic import BudgetGrid
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.trace import TracedText
 from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.dynamic import DynamicDrafter

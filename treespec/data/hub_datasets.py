@@ -29,7 +29,7 @@ class HubDataset:
     cached_config: str | None = None
     """Name of the configuration in the cache of `datasets`, if it is not among the options."""
     elsewhere: str | None = None
-    """Where it lives, if that is not the hub: `path` is then a reader of `datasets` for its files."""
+    """Place where it lives, if that is not the hub: `path` is then a reader of `datasets` for its files."""
 
     @property
     def call(self) -> str:

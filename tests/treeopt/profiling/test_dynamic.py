@@ -8,7 +8,7 @@ import pytest
 
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles.acceptance import read_acceptance
-from treeopt.profiles.dynamic import BudgetGrid
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.decoding.drafting import Drafting
