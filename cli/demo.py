@@ -8,7 +8,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import device_option, format_option, threads_option
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import Progress, emit, is_there, note
+from treespec.errors import listed
 from treespec.tables import Parts
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ def demo(out: Path, device: str, output_format: str) -> None:
     from treeopt.cli.results import generation_summary
     from treeopt.demo import FILES, run_demo
 
+    earlier = [name for name in FILES if is_there(out / name)]
     with Progress() as progress:
         result = run_demo(out, resolve_device(device), progress, notice=note)
+    if earlier:
+        note(f"wrote {out}, in place of an earlier {listed(earlier)}")
     data = {
         "out": str(out),
         "files": list(FILES),

@@ -19,6 +19,9 @@ _LONGEST = 400
 RUN = "; run: treeopt "
 """The words of a message before a command to run, which is never cut."""
 
+_ANYWHERE = ("--debug", "--quiet")
+"""Options of treeopt itself that may stand anywhere on the line."""
+
 _SYSTEM = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
     errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
@@ -30,17 +33,17 @@ _SYSTEM = {
 class TreeoptGroup(click.Group):
     """A group of commands whose failures are explained in one line on stderr with exit code 1 (usage errors: 2).
 
-    Names of parameters in a message are shown as the command's own options. `--debug` is understood anywhere on the line and lets
-    exceptions through.
+    Names of parameters in a message are shown as the command's own options. `--debug`, which lets exceptions through, and `--quiet` are
+    understood anywhere on the line.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Move `--debug` to the front, so that it may follow the command's own options."""
+        """Move `--debug` and `--quiet` to the front, so that they may follow the command's own options."""
         options, separator, rest = _split(args)
         name_at = next((at for at, word in enumerate(options) if not word.startswith("-")), len(options))
         refuse_empty(ctx, options[: name_at + 1])  # the command looks at its own words
-        if "--debug" in options:
-            options = ["--debug", *(a for a in options if a != "--debug")]
+        first = [option for option in _ANYWHERE if option in options]
+        options = [*first, *(a for a in options if a not in first)]
         try:
             return super().parse_args(ctx, [*options, *separator, *rest])
         except click.UsageError as error:

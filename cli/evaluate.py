@@ -7,11 +7,12 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt, say
-from treeopt.cli.plan import PlanOptions, note_other_chat, plan_options, profiled_rows, read_named, resolve
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
+from treeopt.cli.page import check_page, html_option, write_page
+from treeopt.cli.plan import Named, PlanOptions, note_other_chat, plan_options, profiled_rows, resolve, with_growmaps_settings
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.unused import note_unused
-from treeopt.cli.values import POSITIVE
+from treeopt.cli.values import NATURAL, POSITIVE
 from treespec.errors import counted
 from treespec.evaluation.settings import EvaluationSettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     cls=TreeoptCommand,
     epilog=example("treeopt evaluate --target embedded-target --draft embedded-draft --growmap tree.pt -o report.json"),
 )
+@with_growmaps_settings
 @model_options(draft_required=False)
 @plan_options()
 @prompt_options(num_prompts=16, start_default="0; the row after those that the growmap was profiled on, if they are of the same data set")
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
     ),
     seed_option(EvaluationSettings),
     setting(EvaluationSettings, "save_tokens", help="Keep the generated ids in the report and the JSON."),
+    setting(
+        EvaluationSettings,
+        "sample_texts",
+        type=NATURAL,
+        help="Prompts whose generated text is kept in the report, token by token, for the page of --html; 0 keeps none.",
+    ),
     setting(EvaluationSettings, "breakdown", help="Also time the parts of a step: drafting, target, acceptance, cache, other."),
     processors_option(EvaluationSettings),
     heading="Measurement",
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
         is_flag=True,
         help="Exit with code 1, after everything is written and printed, if an output differs from the baseline's by more than rounding.",
     ),
+    html_option,
 )
 @output_option("report.json")
 @format_option
@@ -57,8 +66,10 @@ def evaluate(
     rows: PromptOptions,
     settings: EvaluationSettings,
     require_lossless: bool,
+    html: Path | None,
     output: Path,
     output_format: str,
+    named: Named,
 ) -> None:
     """Run a tree beside autoregressive decoding.
 
@@ -68,6 +79,8 @@ def evaluate(
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of
     decoding run in turn on each prompt, by the same engine. At temperature 0 the outputs must be equal; --require-lossless makes the
     exit code say so.
+
+    Temperature, top-p, drafting, draft temperature and verifier that are not given are those that the growmap was made for.
     """
     from treeopt.cli.hub import check_hub
     from treeopt.cli.inputs import complete_conversations, info_of, load, note_not_applied, note_rows, read_prompts
@@ -91,7 +104,9 @@ def evaluate(
             f"pass {enough} or more."
         )
     check_writable(output, SCHEMA)
-    grown = read_named(plan)
+    earlier = is_there(output)
+    check_page(html)
+    grown = named.growmap
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
     if grown is not None:
@@ -102,6 +117,8 @@ def evaluate(
     prompts = read_prompts(known, rows, gen_len, profiled=profiled, room=room if room is None or room > 0 else None)
     for prompt in prompts:
         check_fits(known, tree, prompt.ids, settings)
+    if named.taken is not None:
+        note(named.taken)
     note_rows(known, rows, prompts)
     note_not_applied(known, settings.sampling, processed=settings.processors)
     pair = load(known, models)
@@ -111,7 +128,8 @@ def evaluate(
             report = run(pair, tree, prompts, settings, predicted=predicted, journal=journal_of(output), progress=progress, notice=note)
         report.write(output)
         discard_journals(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
+    write_page(html, report, grown, plan.growmap)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

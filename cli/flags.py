@@ -30,3 +30,8 @@ def with_own_flags(message: str) -> str:
 def flag_of(parameter: click.Parameter) -> str | None:
     """Return the first long flag of an option, or None for an argument."""
     return next((flag for flag in parameter.opts if flag.startswith("--")), None)
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Return whether a parameter of the running command was given, on the line or in a file of settings, and is not its default."""
+    return ctx.get_parameter_source(name) in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from treeopt.cli.errors import RUN
+from treeopt.cli.flags import is_given
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import Progress, emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
         type=INPUT_FILE,
         multiple=True,
         help="Acceptance profile, or an acceptance vector of Sequoia (.pt). It may be given several times, such as once for each drafting rule: "
-        "the one with the fastest tree is taken. [required without --sequoia-config]",
+        "the one with the fastest tree is taken. [required without --trace or --sequoia-config]",
+    ),
+    click.option(
+        "--trace",
+        type=INPUT_FILE,
+        help="Trace that `treeopt profile acceptance` wrote, beside one --acceptance of the same pair and sampling or in place of it. Cross-validation over "
+        "its prompts tells whether the chances of ranks by depth, or replay itself, find faster trees. [default: none]",
     ),
     click.option(
         "--latency",
@@ -92,6 +99,7 @@ if TYPE_CHECKING:
 def generate(
     ctx: click.Context,
     acceptance: tuple[Path, ...],
+    trace: Path | None,
     latency: Path | None,
     verifier: str | None,
     context: int | None,
@@ -111,7 +119,7 @@ def generate(
 ) -> None:
     """Grow the best tree and write it as a growmap.
 
-    Required are --acceptance FILE and either --latency FILE, by which the size and the depth that decode fastest are found, or
+    Required are --acceptance FILE (or --trace FILE) and either --latency FILE, by which the size and the depth that decode fastest are found, or
     --size N --depth D, which say them; or --sequoia-config FILE alone. All else has a default. With --dynamic, the budget of dynamic trees
     that decodes fastest is written instead, to budget.json by default. The commands `treeopt grow`
     and `treeopt generate` are the same.
@@ -120,11 +128,11 @@ def generate(
     if dynamic:
         assert latency is not None  # as has been checked
         limits = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
-        _budget(acceptance[0], latency, output if _is_given(ctx, "output") else Path("budget.json"), output_format, context, limits)
+        _budget(acceptance[0], latency, output if is_given(ctx, "output") else Path("budget.json"), output_format, context, limits)
         return
     from treeopt import growmap_making
     from treeopt.cli import tables
-    from treeopt.cli.results import candidates_summary, generation_summary
+    from treeopt.cli.results import candidates_summary, generation_summary, models_summary
     from treespec.files.reading import PipeablePath
     from treespec.trees.growmap import check_growmap_writable
 
@@ -137,14 +145,16 @@ def generate(
         how = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing}
         given = [PipeablePath(path) for path in acceptance]
         times = None if latency is None else PipeablePath(latency)
-        with _naming_the_command(given, times), wrong_usage():
-            found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, **how)
+        known = None if trace is None else PipeablePath(trace)
+        with _naming_the_command(given, times, known), wrong_usage(), Progress() as progress:
+            found = growmap_making.generate_fastest(given, latency=times, verifier=verifier, trace=known, progress=progress, **how)
     made = found[0]
+    earlier = is_there(output)
     made.growmap.write(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     for sentence in growmap_making.notes_of(found):
         note(sentence)
-    data = generation_summary(made.result, frontier=frontier) | candidates_summary(found)
+    data = generation_summary(made.result, frontier=frontier) | candidates_summary(found) | models_summary(made)
     emit(output_format, data, tables.generation(data))
 
 
@@ -160,7 +170,7 @@ def _budget(
 
     check_writable(output, BUDGET_SCHEMA)
     given, times = PipeablePath(acceptance), PipeablePath(latency)
-    with _naming_the_command([given], times), wrong_usage():
+    with _naming_the_command([given], times, None), wrong_usage():
         made = make_budget(given, times, context=context, **limits)
     made.chosen.write(output)
     note(f"wrote {output}")
@@ -170,7 +180,9 @@ def _budget(
 
 
 @contextmanager
-def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None") -> Iterator[None]:
+def _naming_the_command(
+    acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None", trace: "PipeablePath | None"
+) -> Iterator[None]:
     """Put the latency profile and the command to run into the message of rules that the profile lacks. All of them have been read."""
     try:
         yield
@@ -180,8 +192,9 @@ def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "Pipeable
         from treeopt.cli.latency_command import latency_command
         from treeopt.profiles.acceptance import read_acceptance
         from treeopt.profiles.latency import read_latency
+        from treeopt.profiles.trace import read_trace
 
-        models: dict[str, str] = {}
+        models: dict[str, str] = {} if trace is None else dict(read_trace(trace).provenance.get("models") or {})
         for path in reversed(acceptance):
             models |= (read_acceptance(path).provenance or {}).get("models") or {}
         command = latency_command(read_latency(latency), str(latency), error.settings, models)
@@ -190,7 +203,7 @@ def _naming_the_command(acceptance: "Sequence[PipeablePath]", latency: "Pipeable
 
 def _check_usage(ctx: click.Context) -> None:
     """Raise a usage error for options that do not go together."""
-    given = {name for name, value in ctx.params.items() if value is not None and _is_given(ctx, name)}
+    given = {name for name, value in ctx.params.items() if value is not None and is_given(ctx, name)}
     output: Path = ctx.params["output"]
     if "dynamic" in given:
         _check_dynamic(given, len(ctx.params["acceptance"]), output)
@@ -203,12 +216,14 @@ def _check_usage(ctx: click.Context) -> None:
         instead = shlex.quote(str(output.with_suffix(".pt")))
         raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {instead}.")
     if "sequoia_config" in given:
-        others = given & {"acceptance", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
+        others = given & {"acceptance", "trace", "latency", "verifier", "context", "size", "depth", "max_size", "max_depth", "max_branch"}
         if others:
             raise click.UsageError(f"--sequoia-config holds everything itself; drop {_flags(others)}.")
         return
-    if "acceptance" not in given:
-        raise click.UsageError("--acceptance FILE is missing (or --sequoia-config FILE).")
+    if not given & {"acceptance", "trace"}:
+        raise click.UsageError("--acceptance FILE is missing (or --trace FILE, or --sequoia-config FILE).")
+    if "trace" in given and len(ctx.params["acceptance"]) > 1:
+        raise click.UsageError("--trace is of one drafting rule; pass a single --acceptance beside it, or none.")
     exact = given & {"size", "depth"}
     if len(exact) == 1:
         missing = "--depth" if "size" in exact else "--size"
@@ -229,7 +244,7 @@ def _check_usage(ctx: click.Context) -> None:
 
 def _check_dynamic(given: set[str], profiles: int, output: Path) -> None:
     """Raise a usage error for options that do not go with --dynamic."""
-    others = given & {"size", "depth", "max_branch", "solver", "smoothing", "frontier", "sequoia_config", "verifier"}
+    others = given & {"size", "depth", "max_branch", "solver", "smoothing", "frontier", "sequoia_config", "verifier", "trace"}
     if others:
         bounds = "; bound the search with --max-size, --max-depth and --max-width" if others & {"size", "depth", "max_branch"} else ""
         raise click.UsageError(f"--dynamic chooses a budget, not a tree, so it has no use for {_flags(others)}; drop it{bounds}.")
@@ -239,10 +254,6 @@ def _check_dynamic(given: set[str], profiles: int, output: Path) -> None:
         raise click.UsageError(
             f"-o {output} names a growmap, but a budget is JSON; pass -o {shlex.quote(str(output.with_suffix('.json')))}."
         )
-
-
-def _is_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _flags(names: set[str]) -> str:

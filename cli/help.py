@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from treeopt.cli.errors import refuse_empty
+from treeopt.cli.settings_file import settings_option
 
 Command = Callable[..., Any]
 """A function that becomes a command."""
@@ -13,18 +14,31 @@ Command = Callable[..., Any]
 _HEADINGS = "__headings__"
 """Attribute of such a function: the headings of its options, by the options' names."""
 
+_COMMON = "Every command"
+"""Heading of the options that all commands have."""
+_WORDS = "treeopt.words"
+"""Key of a context's meta: the words of the command line behind the command's name."""
+
 
 class TreeoptCommand(click.Command):
-    """A command whose help lists the options under the headings that `under` gave them; the others follow as Options."""
+    """A command whose help lists the options under the headings that `under` gave them; the others follow as Options.
+
+    Every command has `--settings`.
+    """
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.params.append(settings_option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command. Raises a usage error for an empty one."""
         refuse_empty(ctx, args)
+        ctx.meta[_WORDS] = tuple(args)
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each heading, in the order of the options."""
-        headings: dict[str | None, str] = getattr(self.callback, _HEADINGS, {})
+        headings: dict[str | None, str] = {"settings": _COMMON, **getattr(self.callback, _HEADINGS, {})}
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -33,6 +47,12 @@ class TreeoptCommand(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+def words_of(ctx: click.Context) -> tuple[str, ...]:
+    """Return the words of the command line, as they were given, behind the name of a `TreeoptCommand`."""
+    words: tuple[str, ...] = ctx.meta[_WORDS]
+    return words
 
 
 def under(heading: str, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -1,20 +1,24 @@
 """The command `treeopt inspect`: show a growmap, a profile, a trace or a report, or list the growmaps that come with treeopt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
-from treeopt.cli.output import emit
-from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
+from treeopt.cli.output import emit, note
+from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, OUTPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
 from treespec.tables import Parts
 from treespec.trees.drawing import MAX_NODES
+
+if TYPE_CHECKING:
+    from treeopt.pictures.canvas import Canvas
 
 _READERS = {
     "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
@@ -26,8 +30,11 @@ _READERS = {
 }
 """The module and the function that reads a file, by its schema."""
 
-Shown = tuple[dict[str, Any], Parts]
-"""A result as plain data, and its drawing."""
+_PICTURES = {"treeopt.acceptance": "acceptance", "treeopt.latency": "latency", "treeopt.trace": "trace"}
+"""The function of `treeopt.pictures.profiles` that draws a file, by its schema."""
+
+Shown = tuple[dict[str, Any], Parts, "Callable[[], Canvas] | None"]
+"""A result as plain data, its drawing, and what makes its picture; None if there is none."""
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt inspect tree.pt --acceptance acceptance.json"))
@@ -40,18 +47,56 @@ Shown = tuple[dict[str, Any], Parts]
     ),
     click.option("--max-nodes", type=POSITIVE, help=f"Most nodes of a growmap to draw, the likeliest first. [default: {MAX_NODES}]"),
 )
+@under(
+    "Output",
+    click.option("--svg", type=OUTPUT_FILE, help="Picture to write as SVG, of a growmap, a profile or a trace. [default: none]"),
+    click.option("--png", type=OUTPUT_FILE, help="The same picture as PNG. [default: none]"),
+)
 @format_option
-def inspect(file: Path | None, listing: bool, acceptance: Path | None, max_nodes: int | None, output_format: str) -> None:
+def inspect(
+    file: Path | None,
+    listing: bool,
+    acceptance: Path | None,
+    max_nodes: int | None,
+    svg: Path | None,
+    png: Path | None,
+    output_format: str,
+) -> None:
     """Show a growmap, a budget, a profile, a trace, a report or a training.json.
 
-    A growmap is a .pt file, or the name of one that comes with treeopt.
+    A growmap is a .pt file, or the name of one that comes with treeopt. Its picture is the tree, in which the area of a node is the chance
+    that the accepted path goes through it; those of profiles are acceptance by rank and depth, and the staircase of latency.
     """
     if listing:
         _require_growmap("--list shows all of them", acceptance, max_nodes)
     if listing == (file is not None):
         raise click.UsageError("what is to be shown? Pass one of FILE, NAME and --list.")
-    data, drawing = _library() if file is None else _read(file, acceptance, max_nodes)
+    wanted = {kind: path for kind, path in (("svg", svg), ("png", png)) if path is not None}
+    if wanted and listing:
+        raise click.UsageError(f"--{min(wanted)} is for one file, and --list shows all growmaps; drop it.")
+    if svg is not None and svg == png:
+        raise click.UsageError(f"--svg and --png both name {svg}; name two files.")
+    if wanted:
+        from treeopt.pictures.writing import check_replaceable
+
+        for kind, path in wanted.items():
+            check_replaceable(path, kind)
+    data, drawing, picture = _library() if file is None else _read(file, acceptance, max_nodes)
+    if wanted:
+        _write_pictures(wanted, file, picture)
     emit(output_format, data, drawing)
+
+
+def _write_pictures(wanted: Mapping[str, Path], file: Path | None, picture: "Callable[[], Canvas] | None") -> None:
+    """Write the picture of a file in each format. Raises ProfileError for a file of which there is none."""
+    if picture is None:
+        raise ProfileError(f"there is no picture of {file}; pass a growmap, an acceptance profile, a latency profile or a trace")
+    from treeopt.pictures.writing import write
+
+    canvas = picture()
+    for kind, path in wanted.items():
+        write(path, canvas.svg() if kind == "svg" else canvas.png())
+        note(f"wrote {path}")
 
 
 def _require_growmap(found: str, acceptance: Path | None, max_nodes: int | None) -> None:
@@ -66,7 +111,7 @@ def _library() -> Shown:
     from treeopt.growmap_library import folder, shipped
 
     data = results.library_summary(shipped(), folder())
-    return data, tables.library(data)
+    return data, tables.library(data), None
 
 
 def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
@@ -83,7 +128,7 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
     if schema in _READERS:
         module, reader = _READERS[schema]
         found = getattr(import_module(module), reader)(file)
-        return found.summary(), found.drawing()
+        return found.summary(), found.drawing(), partial(_picture, schema, found) if schema in _PICTURES else None
     raise ProfileError(
         f"{file} has the schema {schema!r:.60}, which is no growmap, budget, acceptance, latency, trace, evaluation, potential or training of treeopt; "
         "pass one of these"
@@ -96,7 +141,7 @@ def _training(file: PipeablePath, folder: Path) -> Shown:
 
     record, outcome = read_record(file)
     data = results.training_summary(outcome, record, folder)
-    return data, tables.trained(data)
+    return data, tables.trained(data), None
 
 
 def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None) -> Shown:
@@ -113,7 +158,20 @@ def _growmap(file: PipeablePath, acceptance: Path | None, max_nodes: int | None)
     drawing = list(growmap.drawing(rows, max_nodes=max_nodes or MAX_NODES))
     if rule is not None:
         drawing.append(f"the predicted times are those of ({rule})")
-    return growmap.summary(rows) | {"timed_rule_name": rule}, drawing
+
+    def picture() -> "Canvas":
+        from treeopt.pictures import trees
+
+        return trees.growmap(growmap, rows, max_nodes=max_nodes or trees.MAX_NODES)
+
+    return growmap.summary(rows) | {"timed_rule_name": rule}, drawing, picture
+
+
+def _picture(schema: str, found: Any) -> "Canvas":
+    from treeopt.pictures import profiles
+
+    canvas: Canvas = getattr(profiles, _PICTURES[schema])(found)
+    return canvas
 
 
 def _timed_rule(metadata: Mapping[str, Any]) -> str | None:

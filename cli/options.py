@@ -93,17 +93,17 @@ def check_chat_args(given: Sequence[tuple[str, Any]]) -> None:
         raise click.UsageError(f"--chat-arg {twice} is given twice; drop one.")
 
 
-format_option = under(
-    "Output",
-    click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(["rich", "json"]),
-        default="rich",
-        show_default=True,
-        help="Form of the result on stdout: tables for people, or one JSON object.",
-    ),
+def _format_option(forms: Sequence[str], told: str) -> Callable[[Command], Command]:
+    """Return the option `--format` with these forms."""
+    kind = click.Choice(list(forms))
+    return under("Output", click.option("--format", "output_format", type=kind, default=forms[0], show_default=True, help=told))
+
+
+format_option = _format_option(
+    ("rich", "json", "csv", "markdown"),
+    "Form of the result on stdout: tables for people, one JSON object, or the tables as CSV or Markdown.",
 )
+text_format_option = _format_option(("rich", "json"), "Form of the result on stdout: the text as it is made, or one JSON object.")
 
 device_option = click.option(
     "--device",
@@ -218,6 +218,21 @@ def drafts_options() -> Callable[[Command], Command]:
     )
 
 
+def _known_dataset(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the data set, which is the standard library's source for the embedded target alone. Raises a usage error that names the choices."""
+    if value is not None or ctx.resilient_parsing:
+        return value
+    target = ctx.params.get("target")
+    if target == "embedded-target":
+        return "stdlib"
+    from treespec.data.sources import DATASET_NAMES
+
+    raise click.UsageError(
+        f"--dataset is missing: acceptance depends on the text, and there is none that fits {target}; pass one of {', '.join(DATASET_NAMES)}, "
+        "a data set of the hub as OWNER/NAME, or the path of a file or folder."
+    )
+
+
 def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[Command], Command]:
     """Add `--dataset --num-prompts --prompt-len --whole-prompts --start --end --prompt --chat --system --chat-arg --field --skip-bad-rows` as `rows`."""
     return bundle(
@@ -225,12 +240,11 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
         PromptOptions,
         click.option(
             "--dataset",
-            default="stdlib",
-            show_default=True,
+            callback=_known_dataset,
             metavar="NAME|PATH",
             help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext, mt-bench, spec-bench or speed-bench; another of the "
             "hub as OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME:CONFIG:SPLIT; a .jsonl, .json, .parquet or .txt file; "
-            "a folder saved by `datasets`, or a folder of pictures.",
+            "a folder saved by `datasets`, or a folder of pictures. [default: stdlib for embedded-target; required for other models]",
         ),
         click.option(
             "--num-prompts",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.flags import with_own_flags
+from treeopt.cli.rates import Pace
 from treespec.errors import DatasetError, OutputError
 from treespec.printable import printable
 from treespec.tables import Parts
@@ -43,9 +44,22 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def emit(output_format: str, data: Mapping[str, Any], drawing: Parts) -> None:
-    """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more."""
+    """Print a result: `data` as one JSON object, or its drawing. Raises OutputError if stdout takes no more.
+
+    CSV has the tables of the drawing alone; its sentences go to stderr.
+    """
     if output_format == "json":
         say(json.dumps(_finite(data), allow_nan=False).replace("\x7f", "\\u007f"))
+        return
+    if output_format in ("csv", "markdown"):
+        from treeopt.cli import forms
+
+        text = forms.as_csv(drawing) if output_format == "csv" else forms.as_markdown(drawing)
+        if text:
+            say(text)
+        if output_format == "csv":
+            for sentence in forms.sentences(drawing):  # they are a part of the result: --quiet leaves them
+                say(with_own_flags(sentence), err=True)
         return
     from treeopt.cli.drawing import draw
 
@@ -102,8 +116,9 @@ def ask(marker: str) -> str | None:
 
 
 def note(message: str) -> None:
-    """Print a line for people on stderr, with flags in place of the names of parameters."""
-    say(" ".join(with_own_flags(message).splitlines()), err=True)
+    """Print a line for people on stderr, with flags in place of the names of parameters. With --quiet, there are none."""
+    if not is_quiet():
+        say(" ".join(with_own_flags(message).splitlines()), err=True)
 
 
 class Door(io.TextIOBase):
@@ -218,6 +233,24 @@ def _to_stdout() -> Iterator[None]:
         raise OutputError(f"cannot write to standard output: {reason}") from e
 
 
+def is_quiet() -> bool:
+    """Return whether the running command shows its result and errors alone."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.find_root().params.get("quiet"))
+
+
+def is_there(output: Path | None) -> bool:
+    """Return whether an output stands in the place of an earlier file with content."""
+    from treespec.files.writing import has_content
+
+    return output is not None and has_content(output)
+
+
+def note_written(output: Path, replaced: bool) -> None:
+    """Say on stderr that an output is written, and whether it `replaced` an earlier one."""
+    note(f"wrote {output}" + (", in place of an earlier one" if replaced else ""))
+
+
 def note_doubt(agreed: float, positions: int, vocabulary: int, draft: str = "the draft") -> None:
     """Say on stderr if a draft agreed with the target's choice so rarely that it may be the wrong one."""
     from treespec.evaluation.doubt import is_doubtful
@@ -254,21 +287,27 @@ def discard_journals(output: Path | None) -> None:
 
 
 class Progress:
-    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds."""
+    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds.
+
+    Both say the rate and the time that is left. With --quiet there is neither.
+    """
 
     def __init__(self) -> None:
         self._bars: Any = None
+        self._paces: dict[str, Pace] = {}
+        self._quiet = is_quiet()
         self._tasks: dict[str, Any] = {}
         self._logged: dict[str, float] = {}
-        self._last = ""
+        self._last: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> "Progress":
         """Start the bars where stderr is a terminal."""
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            told = TextColumn("{task.fields[told]}", markup=False)
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), told, TimeElapsedColumn())
             self._bars = Bars(*columns, console=_screen(stderr=True), transient=True)
             self._bars.start()
         return self
@@ -280,14 +319,17 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `what` are done."""
+        if self._quiet:
+            return
+        told = self._paces.setdefault(what, Pace.of(what)).told(done, total)
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(printable(what), total=total)
-            self._bars.update(self._tasks[what], completed=done, total=total)
+                self._tasks[what] = self._bars.add_task(printable(what), total=total, told="")
+            self._bars.update(self._tasks[what], completed=done, total=total, told=told)
             return
-        line, now = f"{what}: {done}/{total}", time.monotonic()
-        if line != self._last and (done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS):
-            self._last, self._logged[what] = line, now
+        line, now = f"{what}: {told}", time.monotonic()
+        if (done, total) != self._last.get(what) and (done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS):
+            self._last[what], self._logged[what] = (done, total), now
             note(line)
 
 

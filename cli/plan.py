@@ -1,5 +1,6 @@
-"""The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, and what the growmap promised."""
+"""The plan of `evaluate`: a growmap's tree, a dynamic tree or no tree for every step, its settings, and what the growmap promised."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,6 +122,39 @@ def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions
     )
 
 
+@dataclass(frozen=True)
+class Named:
+    """The growmap or the budget that the options name, if they name one, and the line that says which settings were taken from it."""
+
+    growmap: "GrowMap | ChosenBudget | None" = None
+    taken: str | None = None
+
+
+_MADE_FOR = ("temperature", "top_p", "drafting", "draft_temperature", "verifier")
+
+
+def with_growmaps_settings(command: Command) -> Command:
+    """Give options that are not on the line the values that the named growmap was made for, and hand the growmap to the command, as `named`.
+
+    So it does with a budget. It stands above the options whose values it completes. Raises GrowMapError for a file that is neither.
+    """
+
+    @functools.wraps(command)
+    def completed(**values: Any) -> Any:
+        grown = read_named(values.get("growmap"), values.get("budget"))
+        if grown is None:
+            return command(**values, named=Named())
+        from treespec.evaluation.made_for import settings_of, taken_line
+
+        ctx = click.get_current_context()
+        given = {name: values[name] for name in _MADE_FOR if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+        taken = settings_of(grown.metadata, given, sampling_alone=values["dynamic"] or values["budget"] is not None)
+        ctx.params.update(taken)  # for those who look at all options
+        return command(**{**values, **taken}, named=Named(grown, taken_line(taken, grown.noun)))
+
+    return completed
+
+
 def resolve(
     plan: PlanOptions, grown: "GrowMap | ChosenBudget | None", models: ModelOptions, settings: EvaluationSettings
 ) -> "tuple[Plan | None, Prediction | None]":
@@ -150,17 +184,17 @@ def resolve(
     return drafted, predicted
 
 
-def read_named(plan: TreeOptions) -> "GrowMap | ChosenBudget | None":
-    """Return the growmap or the chosen budget that the options name, if they name one. Raises GrowMapError."""
-    if plan.budget is not None:
-        from treespec.decoding.chosen import read_budget
+def read_named(growmap: Path | None, budget: Path | None) -> "GrowMap | ChosenBudget | None":
+    """Return the growmap or the chosen budget of these files, if there is one. Raises GrowMapError."""
+    if growmap is not None:
+        from treespec.trees.growmap import read_growmap
 
-        return read_budget(plan.budget)
-    if plan.growmap is None:
+        return read_growmap(growmap)
+    if budget is None:
         return None
-    from treespec.trees.growmap import read_growmap
+    from treespec.decoding.chosen import read_budget
 
-    return read_growmap(plan.growmap)
+    return read_budget(budget)
 
 
 def planned(plan: TreeOptions, grown: "GrowMap | ChosenBudget | None") -> "Plan | None":

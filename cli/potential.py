@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
 from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
 from treeopt.profiling.settings import PotentialSettings
@@ -86,9 +86,10 @@ def potential(
         with Progress() as progress:
             report = measure_potential(target, drafts, prompts, settings, left_out=left_out, journal=journal_of(output), progress=progress)
         if output is not None:
+            earlier = is_there(output)
             report.write(output)
             discard_journals(output)
-            note(f"wrote {output}")
+            note_written(output, earlier)
     for measured in report.drafts:
         agreed = sum(measured.sums["top1_agreement"] or ())
         note_doubt(agreed, sum(report.positions), alone.target.vocabulary_size, f"the draft {measured.draft}")

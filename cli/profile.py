@@ -10,7 +10,7 @@ import click
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, journal_of, note, note_doubt
+from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
 from treeopt.cli.settings import (
     RuleOptions,
     bundle,
@@ -113,6 +113,7 @@ def acceptance(
     check_writable(output, ACCEPTANCE_SCHEMA)
     if trace is not None:
         check_writable(trace, TRACE_SCHEMA)
+    earlier = is_there(output), is_there(trace)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     known = pair_info_of(models)
     prompts = read_prompts(known, rows, gen_len, own_text=own_text)
@@ -136,9 +137,9 @@ def acceptance(
                 measured, traced = trace_acceptance(pair, prompts, settings, dynamic=grid, journal=journal_of(output), progress=progress)
                 write_json_together([(output, measured.to_json()), (trace, traced.to_json())])
         discard_journals(output)
-    for path in (output, trace):
+    for path, replaced in zip((output, trace), earlier, strict=True):
         if path is not None:
-            note(f"wrote {path}")
+            note_written(path, replaced)
     if settings.sampling.temperature <= 1:
         note_doubt(measured.rank_probability[0] * measured.positions, measured.positions, known.target.vocabulary_size)
     emit(output_format, measured.summary(), measured.drawing())
@@ -218,6 +219,7 @@ def latency(
     from treespec.files.writing import check_writable
 
     check_writable(output, LATENCY_SCHEMA)
+    earlier = is_there(output)
     known = pair_info_of(models)
     require_fit(known, settings)
     pair = load(known, models)
@@ -226,7 +228,7 @@ def latency(
             measured = profile_latency(pair, settings, journal=journal_of(output), progress=progress, notice=note)
         measured.write(output)
         discard_journals(output)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     if output_format == "json" and measured.warning is not None:  # the drawing has it
         note(measured.warning)
     emit(output_format, measured.summary(), measured.drawing())

@@ -59,6 +59,11 @@ def candidates_summary(found: "Sequence[Grown]") -> dict[str, Any]:
     return {"rule": rows[0]["rule"], "candidates": rows}
 
 
+def models_summary(made: "Grown") -> dict[str, Any]:
+    """Return the acceptance models that a trace was given for, and the one that was taken; null without a trace."""
+    return {"acceptance_model": None if made.selection is None else made.selection.to_json()}
+
+
 def text_summary(generated: "Generated") -> dict[str, Any]:
     """Return a generated text and its figures, without its ids."""
     return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from treeopt.cli.help import TreeoptCommand, example
-from treeopt.cli.options import ModelOptions, chat_arg_option, check_chat_args, format_option, model_options
+from treeopt.cli.options import ModelOptions, chat_arg_option, check_chat_args, model_options, text_format_option
 from treeopt.cli.output import Telling, ask, emit, note
 from treeopt.cli.plan import TreeOptions, planned, read_named, tree_options
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
@@ -79,7 +79,7 @@ class Asked:
     processors_option(TextSettings),
     heading="Text",
 )
-@format_option
+@text_format_option
 def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSettings, output_format: str) -> None:
     """Decode a prompt to the terminal, as it is made.
 
@@ -97,7 +97,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     from treespec.text.prompts import read_prompt
     from treespec.text.writing import Writer
 
-    drafted = _drafted(plan, read_named(plan), models)
+    drafted = _drafted(plan, read_named(plan.growmap, plan.budget), models)
     known = info_of(models)
     _check_tokenizer(known, asked)
     if drafted is not None:

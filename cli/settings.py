@@ -68,7 +68,7 @@ class RuleOptions:
     drafting: tuple[tuple[str, ...], ...]
     draft_temperature: float | None
     verifier: tuple[tuple[str, ...], ...]
-    dynamic: bool
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         with wrong_usage():
@@ -97,11 +97,9 @@ class RuleOptions:
         return tuple(found)
 
 
-def rule_options() -> Callable[[Command], Command]:
-    """Add `--temperature --top-p --drafting --draft-temperature --verifier --dynamic` as `rules`: the rules of steps to time."""
-    return bundle(
-        "rules",
-        RuleOptions,
+def rule_options(*, dynamic: bool = True) -> Callable[[Command], Command]:
+    """Add `--temperature --top-p --drafting --draft-temperature --verifier` as `rules`, the rules of steps to time, and with `dynamic` `--dynamic`."""
+    options = [
         click.option(
             "--temperature",
             type=number_list,
@@ -142,8 +140,8 @@ def rule_options() -> Callable[[Command], Command]:
             is_flag=True,
             help="Also time steps with dynamic trees, whose levels have the widths of --widths up to 64, or all if none is that narrow.",
         ),
-        heading="Rules",
-    )
+    ]
+    return bundle("rules", RuleOptions, *(options if dynamic else options[:-1]), heading="Rules")
 
 
 def _flat(given: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -17,10 +17,12 @@ def generation(data: Mapping[str, Any]) -> Parts:
     drawing: list[Table | str] = [figures("growmap", [*rows, ("level widths", widths), *promised(data), ("solver", data["solver"])])]
     if len(data.get("candidates", ())) > 1:
         drawing.append(_candidates(data["candidates"]))
+    if data.get("acceptance_model"):
+        drawing += _models(data["acceptance_model"])
     if data["size"] == 1 and data["predicted_seconds_per_step"] is None:
         drawing.append("the tree is the root alone, as it was asked for: nothing is drafted")
     if data["frontier"]:
-        points = [(str(point["size"]), str(point["depth"]), f"{point['expected_tokens_per_step']:.4f}") for point in data["frontier"]]
+        points = [(str(point["size"]), str(point["depth"]), number(point["expected_tokens_per_step"], 4)) for point in data["frontier"]]
         drawing.append(Table("frontier: best expected tokens per step", ("size", "depth bound", "tokens per step"), points))
     return drawing
 
@@ -34,7 +36,7 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
             number(row["draft_temperature"], 2),
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             milliseconds(row["predicted_seconds_per_token"]),
         )
@@ -66,6 +68,29 @@ def budget(data: Mapping[str, Any]) -> Parts:
     ]
 
 
+def _models(found: Mapping[str, Any]) -> Parts:
+    """Draw how the trees of every acceptance model did on prompts held out, a row each."""
+    rows = []
+    for model in found["models"]:
+        tokens, seconds, lead = (model[key] for key in ("held_out_tokens_per_step", "held_out_seconds_per_token", "lead"))
+        rows.append(
+            (
+                model["model"] + (" (taken)" if model["model"] == found["chosen"] else ""),
+                str(model["size"]),
+                str(model["depth"]),
+                number(tokens["mean"], 3, tokens["interval_95"]),
+                "-" if seconds is None else milliseconds(seconds["mean"]),
+                "-" if model is found["models"][0] else number(lead["mean"], 4, lead["interval_95"]),
+            )
+        )
+    title = f"acceptance models, scored on prompts held out: {counted(found['prompts'], 'prompt')} in {counted(found['folds'], 'fold')}"
+    columns = ("model", "size", "depth", "tokens per step", "ms/token", "times as fast as by-rank")
+    return [
+        Table(title, columns, rows, left=("model",)),
+        "in brackets: 95 % intervals over prompts; size and depth are those of the tree for all texts",
+    ]
+
+
 def training(data: Mapping[str, Any]) -> Parts:
     """Draw loss and first-choice acceptance, before and after; for a run that is not finished, draw its settings."""
     if not data["finished"]:
@@ -92,7 +117,7 @@ def library(data: Mapping[str, Any]) -> Parts:
             row["name"],
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             f"{row['temperature']:g}",
             row["drafting"],

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from treeopt.cli.flags import is_given
 from treeopt.cli.output import note
 from treeopt.training.settings import TrainSettings
 from treespec.decoding.rules import RULES
@@ -124,7 +125,7 @@ UNUSED = (
 def unused(ctx: click.Context) -> Iterator[tuple[str, Unused]]:
     """Yield the options that were given to the running command and change nothing, each with its row of the table."""
     for name, value in ctx.params.items():
-        if value is None or ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+        if value is None or not is_given(ctx, name):
             continue
         row = next((row for row in UNUSED if name in row.options and row.when(ctx.params)), None)
         if row is not None:

@@ -15,6 +15,7 @@ from treespec.errors import GrowMapError, SettingsError
 POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.comparing.compare import compare
+    from treeopt.comparing.comparison import Comparison
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
+    from treeopt.tuning.api import tune
+    from treeopt.tuning.result import Tuning
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
     from treespec.decoding.chosen import ChosenBudget, read_budget
@@ -37,6 +41,7 @@ __all__ = [
     "BudgetGrid",
     "ChatOptions",
     "ChosenBudget",
+    "Comparison",
     "Drafting",
     "DynamicBudget",
     "EvaluationReport",
@@ -50,7 +55,9 @@ __all__ = [
     "Target",
     "Trace",
     "TreeoptError",
+    "Tuning",
     "choose_budget",
+    "compare",
     "evaluate",
     "generate",
     "grow",
@@ -69,6 +76,7 @@ __all__ = [
     "read_trace",
     "replay",
     "stream",
+    "tune",
 ]
 
 _HOME = {
@@ -76,6 +84,7 @@ _HOME = {
     "BudgetGrid": "treeopt.profiles.budget_grid",
     "ChatOptions": "treespec.data.slices",
     "ChosenBudget": "treespec.decoding.chosen",
+    "Comparison": "treeopt.comparing.comparison",
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
     "EvaluationReport": "treespec.evaluation.report",
@@ -90,6 +99,8 @@ _HOME = {
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
     "choose_budget": "treeopt.api",
+    "compare": "treeopt.comparing.compare",
+    "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
@@ -108,6 +119,7 @@ _HOME = {
     "read_trace": "treeopt.profiles.trace",
     "replay": "treeopt.optimizer.replay_report",
     "stream": "treespec.text.generation",
+    "tune": "treeopt.tuning.api",
 }
 _NAMED_THERE = {"pair": "pair_of", "replay": "replay_trees"}
 """The names that are others in their modules."""

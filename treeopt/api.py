@@ -6,7 +6,7 @@ command line. Warnings for people are logged.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.latency import LatencyProfile
-from treeopt.profiles.trace import TRACE_SCHEMA
+from treeopt.profiles.trace import TRACE_SCHEMA, Trace
 from treeopt.profiling import acceptance as acceptance_profiling
 from treeopt.profiling import latency as latency_profiling
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
@@ -28,6 +28,7 @@ from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.errors import SettingsError
 from treespec.evaluation import runner
+from treespec.evaluation.made_for import settings_of, taken_line
 from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.report import EvaluationReport
@@ -134,9 +135,10 @@ def profile_latency(
 
 
 def grow(
-    acceptance: AcceptanceProfile | StrPath | Sequence[AcceptanceProfile | StrPath],
+    acceptance: AcceptanceProfile | StrPath | Sequence[AcceptanceProfile | StrPath] | None = None,
     latency: LatencyProfile | StrPath | None = None,
     *,
+    trace: Trace | StrPath | None = None,
     size: int | None = None,
     depth: int | None = None,
     max_size: int | None = None,
@@ -147,6 +149,7 @@ def grow(
     smoothing: str = "none",
     objective: Objective = seconds_per_token,
     verifier: str | None = None,
+    progress: Progress = _silent,
 ) -> GrowMap:
     """Return the best growmap for an acceptance profile: the fastest one by a latency profile, or the best of a `size` and a `depth`.
 
@@ -158,6 +161,9 @@ def grow(
     profiles of the same models, temperature and top-p, such as one for each rule, the one with the fastest tree is taken; its `drafting` is in
     the growmap's metadata.
 
+    A `trace` of the same pair and sampling, in place of the acceptance profile or beside a single one, tells by cross-validation over its prompts
+    whether chances by depth, or replay itself, find faster trees than the chances by rank; its metadata say so under `acceptance_model`.
+
     Raises SettingsError for limits that say too little, MissingRuleError for a latency profile without the times of a rule, ProfileError,
     OptimizerError, GrowMapError.
     """
@@ -165,7 +171,8 @@ def grow(
         raise SettingsError("without a latency profile the size of the tree must be given; pass `latency`, or `size` and `depth`")
     limits = growmap_making.Limits(size, depth, max_size, max_depth, max_branch)
     how: dict[str, Any] = {"context": context, "limits": limits, "solver": solver, "smoothing": smoothing, "objective": objective}
-    found = growmap_making.generate_fastest(_several(acceptance), latency=latency, verifier=verifier, **how)
+    given = () if acceptance is None and trace is not None else _several(acceptance)
+    found = growmap_making.generate_fastest(given, latency=latency, verifier=verifier, trace=trace, progress=progress, **how)
     for sentence in growmap_making.notes_of(found):
         _LOG.warning("%s", sentence)
     return found[0].growmap
@@ -200,30 +207,32 @@ def evaluate(
     *,
     gen_len: int = EvaluationSettings.gen_len,
     max_length: int | None = EvaluationSettings.max_length,
-    temperature: float = Sampling.temperature,
-    top_p: float = Sampling.top_p,
-    drafting: Drafting | str = Drafting(),
+    temperature: float | None = None,
+    top_p: float | None = None,
+    drafting: Drafting | str | None = None,
     seed: int = EvaluationSettings.seed,
     save_tokens: bool = EvaluationSettings.save_tokens,
     breakdown: bool = EvaluationSettings.breakdown,
     processors: bool = EvaluationSettings.processors,
+    sample_texts: int = EvaluationSettings.sample_texts,
     journal: Path | None = None,
     progress: Progress = _silent,
 ) -> EvaluationReport:
     """Decode prompts with a plan and autoregressively, in turn, and return what was measured beside what the growmap promised.
 
     `plan` is a growmap (or its file, or the name of one that comes with treeopt), a budget of `choose_budget`, a `SpeculationTree`, a
-    `DynamicBudget`, another plan
-    whose drafter is known, or None to decode autoregressively only. See `EvaluationSettings` and `profile_acceptance` for the rest.
+    `DynamicBudget`, another plan whose drafter is known, or None to decode autoregressively only. `temperature`, `top_p` and `drafting` that are
+    None are those that a growmap or a budget was made for, and for other plans greedy decoding with the draft's most likely tokens. See
+    `EvaluationSettings` and `profile_acceptance` for the rest.
 
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
-    settings = EvaluationSettings(
-        gen_len, max_length, Sampling(temperature, top_p), drafting_of(drafting), seed, save_tokens, breakdown, processors
-    )
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
+    promising = grown if isinstance(grown, GrowMap | ChosenBudget) else None
+    chosen = _chosen({} if promising is None else promising.metadata, temperature, top_p, drafting)
+    settings = EvaluationSettings(gen_len, max_length, *chosen, seed, save_tokens, breakdown, processors, sample_texts)
     tree = grown.plan if isinstance(grown, GrowMap | ChosenBudget) else grown
-    predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap | ChosenBudget) else None
+    predicted = None if promising is None else _prediction(promising, pair, settings)
     _note_not_applied(pair, settings.sampling, processed=processors)
     room = None if max_length is None else max_length - gen_len - (1 if tree is None else tree.size)
     found = complete(pair, prompt_set(pair, prompts, gen_len), gen_len, progress, room)
@@ -239,6 +248,24 @@ def _several(given: Any) -> tuple[Any, ...]:
     """Return several values as a tuple, and one as a tuple of it; texts and paths are one."""
     one = isinstance(given, str | os.PathLike) or not isinstance(given, Iterable)
     return (given,) if one else tuple(given)
+
+
+def _chosen(
+    metadata: Mapping[str, Any], temperature: float | None, top_p: float | None, drafting: Drafting | str | None
+) -> tuple[Sampling, Drafting]:
+    """Return the sampling and the drafting of a run: what is given, else what a growmap with these metadata was made for, else the defaults."""
+    given: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+    own = None if drafting is None else drafting_of(drafting)
+    if own is not None:
+        given |= {"drafting": own.rule, "draft_temperature": own.temperature, "verifier": own.verifier}
+    known = {name: value for name, value in given.items() if value is not None or (own is not None and name == "draft_temperature")}
+    taken = settings_of(metadata, known)
+    if (said := taken_line(taken)) is not None:
+        _LOG.info("%s", said)
+    named = {"temperature": Sampling.temperature, "top_p": Sampling.top_p, **taken, **known}
+    if own is None:
+        own = Drafting(named.get("drafting", Drafting.rule), named.get("draft_temperature"), named.get("verifier", Drafting.verifier))
+    return Sampling(named["temperature"], named["top_p"]), own
 
 
 def _require_draft(pair: Target) -> None:

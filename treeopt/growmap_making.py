@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from treeopt.optimizer.given import Given, at_one_temperature, each_once, read_times, require_rules, verifiers_of
+from treeopt.optimizer.given import Given, GivenTrace, at_one_temperature, each_once, read_times, require_rules, verifiers_of
 from treeopt.optimizer.notes import busy, doubts, notes, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import OptimizationResult, acceptance_rows, optimize, rule_for
+from treeopt.optimizer.selection import Progress, Selection, select_for, silent
 from treeopt.optimizer.sequoia_config import optimize_config, read_sequoia_config
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.agreement import require_comparable, require_same_models, require_verifier
 from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.trace import Trace
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import SettingsError
 from treespec.files.fields import ROWS
@@ -51,6 +53,8 @@ class Generated:
     """Sentences for people on what the figures rest on."""
     doubts: tuple[str, ...] = ()
     """Sentences on why the times of the rule may be wrong, which count for a choice among several too."""
+    selection: Selection | None = None
+    """The acceptance models that a trace was given for, and which of them was taken."""
 
     @property
     def seconds_per_token(self) -> float:
@@ -64,16 +68,28 @@ def generate_fastest(
     *,
     latency: StrPath | LatencyProfile | None = None,
     verifier: str | None = None,
+    trace: StrPath | Trace | None = None,
+    progress: Progress = silent,
     **how: Any,
 ) -> tuple[Generated, ...]:
     """Return the best growmap for each of several acceptance profiles (rules, draft temperatures), the fastest one first.
 
     For `how` see `generate`. A `verifier` counts for the profiles that it goes with. A profile that is given twice counts once, and one that does not
-    say its temperature is taken for one of the others' temperature and top-p. Raises ProfileError for profiles of different models,
-    temperatures or top-p, and the errors of `generate`; SettingsError for no profile, for several ones without a latency profile, for a
-    verifier that goes with none of them, and for one that accepts other shares of random children than a profile holds.
+    say its temperature is taken for one of the others' temperature and top-p. A `trace` may take the place of the profile, or stand beside a
+    single one; it tells by which acceptance model the tree is chosen (`Selection`).
+
+    Raises ProfileError for profiles of different models, temperatures or top-p and for such a trace, and the errors of `generate`; SettingsError
+    for no profile, for several ones without a latency profile or with a trace, for a verifier that goes with none of them, and for one that
+    accepts other shares of random children than a profile holds.
     """
     sources = [Given.of(given) for given in acceptances]
+    if trace is not None:
+        if len(sources) > 1:
+            raise SettingsError(
+                "`trace` is of one drafting rule, so it goes with one acceptance profile; pass one, or leave `acceptance` out"
+            )
+        traced = GivenTrace.of(trace, sources)
+        sources, how = [traced.beside], {**how, "traced": traced, "progress": progress}
     if not sources:
         raise SettingsError("`acceptance` names no profile; pass one or more")
     if len(sources) > 1 and latency is None:
@@ -82,6 +98,8 @@ def generate_fastest(
     require_comparable([one.profile for one in sources])
     sources, assumed = at_one_temperature(sources)
     times = None if latency is None else read_times(latency)
+    if times is not None and "traced" in how:
+        require_same_models(how["traced"].trace, times[0])
     fitting = verifiers_of(sources, verifier)
     if times is not None and how.get("rule") is None:
         require_rules(sources, fitting, times[0])
@@ -142,8 +160,10 @@ def _generate(
     objective: Objective = seconds_per_token,
     verifier: str | None = None,
     rule: StepRule | None = None,
+    traced: GivenTrace | None = None,
+    progress: Progress = silent,
 ) -> Generated:
-    """See `generate`. `timed` is a latency profile and the SHA-256 of its file."""
+    """See `generate`. `timed` is a latency profile and the SHA-256 of its file, `traced` the trace by which an acceptance model is chosen."""
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
     profile, times = given.profile, None if timed is None else timed[0]
     if rule is None:
@@ -152,12 +172,29 @@ def _generate(
         require_same_models(profile, times)
     limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
     own = None if times is None else rule or rule_for(profile, times, verifier)
-    result = optimize(
-        profile, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing, objective=objective, rule=own
-    )
+
+    def solve(chances: AcceptanceProfile) -> OptimizationResult:
+        return optimize(
+            chances, latency=times, context=context, **vars(limits), solver=solver, smoothing=smoothing, objective=objective, rule=own
+        )
+
+    selection = None
     made_from: dict[str, Any] = {"acceptance_sha256": given.digest}
     said: list[str] = []
     found_doubts: list[str] = []
+    if traced is None:
+        result = solve(profile)
+    else:
+        if objective is not seconds_per_token:
+            raise SettingsError("`trace` tells models apart by seconds per token, not by an `objective`; leave one of the two out")
+        times_at = None if times is None else times.at_context(context, own)
+        selection = select_for(traced.trace, solve, times_at, profile, limits.size, limits.max_branch, progress)
+        ends = None if times is None else times.ends(context, own)
+        result, profile = selection.outcome(solve, profile, times_at, ends)
+        made_from |= {"trace_sha256": traced.digest, "acceptance_model": selection.to_json()}
+        if not given.digest:  # the profile was made of the trace
+            del made_from["acceptance_sha256"]
+        said += [selection.sentence, selection.promise]
     if timed is not None and times is not None and own is not None:
         model = times.at_context(context, own)
         made_from |= {"latency_sha256": timed[1], "context": model.context}
@@ -168,7 +205,9 @@ def _generate(
         said += [*notes(result, model, own), *tellings(result, profile)]
         found_doubts += [*doubts(model, own), *([] if (noisy := busy(times)) is None else [noisy])]
     growmap = _growmap(result, profile, smoothing, made_from, None if times is None else times.provenance or {})
-    return Generated(growmap, result, profile.drafting, profile.draft_temperature, own, given.source, tuple(said), tuple(found_doubts))
+    return Generated(
+        growmap, result, profile.drafting, profile.draft_temperature, own, given.source, tuple(said), tuple(found_doubts), selection
+    )
 
 
 def _within_growmaps(limits: Limits, profile: AcceptanceProfile, largest: int | None) -> Limits:

@@ -69,16 +69,32 @@ def figures(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     return Table(title, ("", ""), tuple(pairs))
 
 
-def number(value: float | None, digits: int, interval: Sequence[float] | None = None) -> str:
-    """Return a number as a cell, with its interval if one is known; `-` for None.
+class Figure(str):
+    """A cell that shows a number, rounded, and holds it whole: `value`, and its `interval` if one is known."""
 
-    >>> number(2.34567, 3, (2, 3)), number(None, 3)
-    ('2.346 [2.000, 3.000]', '-')
+    __slots__ = ("interval", "value")
+    value: float | None
+    interval: tuple[float, float] | None
+
+    def __new__(cls, text: str, value: float | None, interval: Sequence[float] | None = None) -> "Figure":
+        """Return the cell that is shown as this text."""
+        made = super().__new__(cls, text)
+        made.value = value
+        made.interval = None if interval is None else (interval[0], interval[1])
+        return made
+
+
+def number(value: float | None, digits: int, interval: Sequence[float] | None = None, *, sign: bool = False) -> str:
+    """Return a number as a cell, with its interval if one is known; `-` for None. With `sign`, numbers above 0 have one too.
+
+    >>> number(2.34567, 3, (2, 3)), number(None, 3), number(0.5, 1, sign=True)
+    ('2.346 [2.000, 3.000]', '-', '+0.5')
     """
     if value is None:
-        return "-"
-    around = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
-    return f"{value:.{digits}f}{around}"
+        return Figure("-", None)
+    form = f"{'+' if sign else ''}.{digits}f"
+    around = f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""
+    return Figure(f"{value:{form}}{around}", value, interval)
 
 
 def milliseconds(seconds: float | None, interval: Sequence[float] | None = None) -> str:

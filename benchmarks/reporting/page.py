@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.reporting.acceptance_models import ACCEPTANCE_MODELS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
 from benchmarks.reporting.engine import ENGINE
@@ -62,6 +63,7 @@ PAGE = (
     Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
     Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
     Source("replay.json", REPLAY, "python -m benchmarks.replay"),
+    Source("acceptance-models.json", ACCEPTANCE_MODELS, "python -m benchmarks.acceptance_models"),
     Source("engine-h200.json", ENGINE, "python -m benchmarks.engine --prompts 4"),
     Source("decoding-gpu.json", DECODING, "python -m benchmarks.decoding --inflate"),
 )

@@ -67,6 +67,9 @@ def test_all_contracts_are_kept(installed):
         ("treeopt/optimizer/search.py", "import treeopt.profiling.texts", "inside treeopt"),
         ("treeopt/profiling/latency.py", "import rich.table", "click and rich are for the command line only"),
         ("treespec/evaluation/runner.py", "def f():\n    import click", "click and rich are for the command line only"),
+        ("treeopt/optimizer/search.py", "import treeopt.pictures.trees", "inside treeopt"),
+        ("treespec/text/generation.py", "import treespec.evaluation.report", "inside treespec"),
+        ("treeopt/profiles/drawing.py", "def f():\n    import matplotlib", "matplotlib is for treeopt.pictures only"),
         ("treespec/decoding/loop.py", "import datasets", "datasets is for treespec.data.hub_datasets only"),
     ],
 )

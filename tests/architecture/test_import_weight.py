@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow")
+HEAVY = ("torch", "transformers", "datasets", "tokenizers", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
 
 SETTINGS = [
     "treespec.data.slices",
@@ -63,10 +63,14 @@ WITHOUT_HEAVY = [
     "treeopt.optimizer.replay",
     "treeopt.optimizer.replay_report",
     "treeopt.optimizer.search",
+    "treeopt.pictures.canvas",
+    "treeopt.pictures.page",
+    "treeopt.pictures.writing",
     "treeopt.cli.main",
 ]
 HIDDEN = {
-    "torch": ("treeopt.optimizer", "treeopt.profiles"),
+    "matplotlib": ("treeopt.optimizer", "treeopt.pictures", "treeopt.profiles"),
+    "torch": ("treeopt.optimizer", "treeopt.pictures", "treeopt.profiles"),
     "transformers": ("treespec.decoding", "treespec.trees"),
     "triton": ("treespec.decoding", "treespec.data", "treespec.evaluation", "treeopt.profiling"),
 }

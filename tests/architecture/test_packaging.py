@@ -26,7 +26,7 @@ def test_wheel_lacks_no_file_of_the_packages(source, wheel):
     expected = set()
     for folder, package in MAPPED.items():
         for path in (source / folder).rglob("*"):
-            if path.is_file() and path.suffix in {".py", ".json", ".safetensors", ".pt", ".typed"} and "build" not in path.parts:
+            if path.is_file() and path.suffix in {".py", ".json", ".safetensors", ".pt", ".typed", ".html"} and "build" not in path.parts:
                 expected.add(f"{package}/{path.relative_to(source / folder).as_posix()}")
     with zipfile.ZipFile(wheel) as archive:
         missing = expected - set(archive.namelist())

@@ -85,7 +85,8 @@ def test_predicted_times_stand_beside_measured_ones_where_they_hold(run: Any, pa
     assert in_json(outcome)["predicted"]["seconds_per_step"] is None
     assert "the budget was timed with other steps: topk, temperature 0 (this run has: dynamic trees, temperature 0)" in outcome.err
     ChosenBudget(DynamicBudget(4, 2, 2), promise | made_for | {"temperature": 0.6}).write("b.json")
-    outcome = run("evaluate", *models, *texts)
+    assert in_json(run("evaluate", *models, *texts))["temperature"] == 0.6, "it is taken from the budget"
+    outcome = run("evaluate", *models, *texts, "--temperature", 0)
     assert in_json(outcome)["predicted"]["tokens_per_step"] is None
     assert "the budget was made for --temperature 0.6 (this run has 0)" in outcome.err
 

@@ -157,6 +157,15 @@ def test_sequoias_own_files_are_taken(run: Any, tmp_path: Path) -> None:
     assert "drop --depth and --size" in outcome.err
 
 
+def test_inspect_shows_every_figure_as_grow_did(run: Any, profiles: tuple[Path, Path]) -> None:
+    """Names, units and digits are the same."""
+    made = run("grow", "--acceptance", profiles[0], "--latency", profiles[1], "--format", "markdown").out
+    shown = run("inspect", "tree.pt", "--format", "markdown").out.splitlines()
+    rows = [line for line in made.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(rows) >= 7
+    assert [row for row in rows if row not in shown] == []
+
+
 def test_inspect_shows_what_generate_wrote(run: Any, profiles: tuple[Path, Path]) -> None:
     made = run("generate", "--acceptance", profiles[0], "--size", 6, "--depth", 3, "--format", "json").json
     for file in ("tree.pt", "tree.json"):

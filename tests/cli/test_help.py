@@ -34,7 +34,7 @@ def example_of(command: click.Command) -> list[str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_example_is_one_of_the_command_and_is_understood(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("acceptance.json", "latency.json", "trace.json", "tree.pt"):
+    for file in ("acceptance.json", "latency.json", "trace.json", "tree.pt", "report.json", "dynamic.json"):
         Path(file).touch()
     program, *words = example_of(COMMANDS[name])
     assert program == "treeopt"

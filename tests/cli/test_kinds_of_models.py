@@ -34,10 +34,10 @@ def test_adapters_are_checked_before_anything_runs(
 ) -> None:
     monkeypatch.setattr(adapters, "is_installed", lambda *names: False)
     models = ("--target", pair[0], "--draft", pair[1], option)
-    done = run("evaluate", *models, tmp_path / "nowhere", "--dynamic", "--size", 3, "--depth", 2)
+    done = run("evaluate", *models, tmp_path / "nowhere", "--dataset", "stdlib", "--dynamic", "--size", 3, "--depth", 2)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "nowhere, which --adapter or --draft-adapter names" in done.err
-    done = run("profile", "acceptance", *models, _lora(tmp_path / "lora"))
+    done = run("profile", "acceptance", *models, _lora(tmp_path / "lora"), "--dataset", "stdlib")
     assert "has the rank 2, but its weights have at most 0 rows" in done.err
 
 
@@ -55,9 +55,9 @@ def test_a_head_as_draft_is_named(run: Run, pair: tuple[Path, Path], tmp_path: P
     (tmp_path / "head" / "config.json").write_text(json.dumps({"medusa_num_heads": 2}))
     for command in (
         ("profile", "latency"),
-        ("profile", "acceptance"),
-        ("potential",),
-        ("evaluate", "--dynamic", "--size", 3, "--depth", 2),
+        ("profile", "acceptance", "--dataset", "stdlib"),
+        ("potential", "--dataset", "stdlib"),
+        ("evaluate", "--dataset", "stdlib", "--dynamic", "--size", 3, "--depth", 2),
     ):
         done = run(*command, "--target", pair[0], "--draft", tmp_path / "head")
         assert (done.code, done.err.count("\n")) == (1, 1)

@@ -15,7 +15,7 @@ from treeopt.cli import env, output
 from treeopt.cli.errors import explain
 from treespec.errors import ModelError, TreeoptError
 
-COMMANDS = ("demo", "potential", "profile", "generate", "grow", "evaluate", "train-draft", "inspect", "env")
+COMMANDS = ("demo", "potential", "profile", "generate", "grow", "evaluate", "train-draft", "inspect", "compare", "env")
 
 
 def test_help_lists_the_commands_that_work(run: Any) -> None:
@@ -264,7 +264,7 @@ def test_an_unreachable_hub_is_found_out_before_the_slow_imports(arguments: list
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["evaluate", "--target", "~nobody-here/m", "--mode", "baseline"],
+        ["evaluate", "--target", "~nobody-here/m", "--mode", "baseline", "--dataset", "stdlib"],
         ["evaluate", "--target", "embedded-target", "--mode", "baseline", "--dataset", "~nobody-here/m"],
         ["profile", "latency", "--target", "embedded-target", "--draft", "~nobody-here/m"],
         ["potential", "--target", "embedded-target", "--draft", "~nobody-here/m"],

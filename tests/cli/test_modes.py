@@ -71,7 +71,7 @@ def test_sampled_children_from_end_to_end(evaluate: Any, growmap: Path, rule: st
 def test_sampled_children_change_no_greedy_output(evaluate: Any, pair: Pair, growmap: Path, rule: str, heat: float, verifier: str) -> None:
     """At draft temperature 0.001 there are fewer tokens to draw than children: the draft's most likely ones take their places."""
     draft = ["--draft", pair[0]] if heat == 2 else []  # the target as its own draft, so that much is accepted
-    options = ["--drafting", rule, "--verifier", verifier, "--draft-temperature", heat]
+    options = ["--temperature", 0, "--drafting", rule, "--verifier", verifier, "--draft-temperature", heat]
     data = in_json(evaluate("--growmap", growmap, *options, *draft, "--format", "json"))
     assert data["lossless"] == "match"
     assert data["draft_temperature"] == heat
@@ -81,7 +81,7 @@ def test_sampled_children_change_no_greedy_output(evaluate: Any, pair: Pair, gro
 
 
 def test_swor_at_draft_temperature_0_is_topk(evaluate: Any, growmap: Path) -> None:
-    plain = in_json(evaluate("--growmap", growmap, "--temperature", 0.7, "--save-tokens", "--format", "json"))
+    plain = in_json(evaluate("--growmap", growmap, "--temperature", 0.7, "--drafting", "topk", "--save-tokens", "--format", "json"))
     cold = ["--drafting", "swor", "--draft-temperature", 0]
     same = in_json(evaluate("--growmap", growmap, "--temperature", 0.7, *cold, "--save-tokens", "--format", "json"))
     assert same["outputs"] == plain["outputs"]
@@ -89,7 +89,7 @@ def test_swor_at_draft_temperature_0_is_topk(evaluate: Any, growmap: Path) -> No
 
 
 def test_topk_children_are_matched_whatever_the_verifier(evaluate: Any, growmap: Path, run: Any) -> None:
-    plain = ["--growmap", growmap, "--temperature", 0.7, "--save-tokens", "--format", "json"]
+    plain = ["--growmap", growmap, "--temperature", 0.7, "--drafting", "topk", "--save-tokens", "--format", "json"]
     default, matching = (in_json(evaluate(*plain, "--verifier", verifier)) for verifier in ("sequential", "matching"))
     assert matching["outputs"] == default["outputs"]
     assert matching["observed_acceptance"] == default["observed_acceptance"]
@@ -102,7 +102,7 @@ def test_dynamic_trees(evaluate: Any, growmap: Path) -> None:
     assert data["tree"] == {"size": 9, "depth": 3, "width": 4}
     assert data["lossless"] == "match"
     assert data["predicted"] == Prediction().to_json()
-    outcome = evaluate("--growmap", growmap, "--dynamic", "--format", "json")
+    outcome = evaluate("--growmap", growmap, "--dynamic", "--temperature", 0, "--format", "json")
     data = in_json(outcome)
     assert data["tree"] == {"size": 6, "depth": 2, "width": 5}, "size and depth of the growmap, twice the mean level"
     assert data["predicted"] == Prediction().to_json()
@@ -149,7 +149,7 @@ def test_a_promise_for_other_drafting_is_pointed_out(evaluate: Any, growmap: Pat
     assert "made for --drafting swor (this run has topk)" in evaluate(*swor, "--draft-temperature", 0).err
     assert "made for --drafting swor (this run has swr)" in evaluate("--growmap", growmap, "--temperature", 1, "--drafting", "swr").err
     assert "those of sequential acceptance" in evaluate(*swor, "--verifier", "traversal").err
-    outcome = evaluate("--growmap", growmap, "--temperature", 1, "--draft-temperature", 0.5, "--format", "json")
+    outcome = evaluate("--growmap", growmap, "--drafting", "topk", "--draft-temperature", 0.5, "--format", "json")
     assert "made for --drafting swor (this run has topk)" in outcome.err
     assert "--draft-temperature changes nothing" in outcome.err
     assert in_json(outcome)["draft_temperature"] is None

@@ -140,3 +140,18 @@ def test_full_memory_is_known_in_what_libraries_say(error: Exception) -> None:
     made = RuntimeError("Failed to import transformers.x")
     made.__cause__ = MemoryError("memory is full: this process may use 1 MB; raise that limit")
     assert explain(made) == "memory is full: this process may use 1 MB; raise that limit"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("treeopt comp", ["plain,compare"]),
+        ("treeopt evaluate --grow", ["plain,--growmap"]),
+        ("treeopt compare --format ", ["plain,rich", "plain,json", "plain,csv", "plain,markdown"]),
+    ],
+)
+def test_a_shell_can_complete_a_line(words: str, expected: list[str], tmp_path: Path) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1), "_TREEOPT_COMPLETE": "bash_complete"}
+    command = [sys.executable, "-m", "treeopt"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=os.environ | asked, check=False)
+    assert (found.returncode, found.stdout.splitlines(), found.stderr) == (0, expected, "")

@@ -44,8 +44,10 @@ def command_of(path: str) -> click.Command:
 
 
 def values_of(path: str) -> dict[str, Any]:
-    """What a command is given where the models alone are said."""
-    return command_of(path).make_context(path, list(MODELS)).params
+    """What a command is given where the models alone are said, and a data set if it needs one."""
+    command = command_of(path)
+    rows = ["--dataset", "stdlib"] if any(parameter.name == "dataset" for parameter in command.params) else []
+    return command.make_context(path, [*MODELS, *rows]).params
 
 
 @pytest.mark.parametrize(("path", "kind", "called", "without"), SETTINGS)
@@ -80,7 +82,7 @@ def test_choices_and_their_help_come_from_the_tables(path: str, name: str, table
 
 def test_a_new_verifier_is_taken_by_its_name(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matching asks for distinct children, whether they are sampled or not."""
-    start = ["evaluate", *MODELS, "--growmap", "68m_7b-16", "--verifier", "matching"]
+    start = ["evaluate", *MODELS, "--dataset", "stdlib", "--growmap", "68m_7b-16", "--verifier", "matching"]
     refused = run(*start, "--drafting", "swr")
     assert (refused.code, refused.out) == (2, "")
     assert "--verifier matching needs distinct children" in refused.err

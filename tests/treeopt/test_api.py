@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import treeopt
+from tests.reference.ranked import in_turns, ranked
+from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
@@ -91,6 +93,31 @@ def test_a_trace_is_written_beside_the_profile_and_replayed(pair: Any, tmp_path:
     profile.write(tmp_path / "acceptance.json")
     with pytest.raises(OutputError, match="would be overwritten but is no treeopt.trace file"):
         treeopt.profile_acceptance(pair, given, trace=tmp_path / "acceptance.json")
+
+
+def test_a_trace_tells_which_acceptance_model_finds_the_faster_tree(
+    profiles: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    trace = ranked([in_turns(rng, 12) for _ in range(30)])
+    trace.write(tmp_path / "trace.json")
+    grown = treeopt.grow(trace=trace, size=12, depth=4)
+    of_file = treeopt.grow(trace=tmp_path / "trace.json", size=12, depth=4)
+    assert (of_file.tree, of_file.metadata["acceptance_model"]) == (grown.tree, grown.metadata["acceptance_model"])
+    assert grown.metadata["acceptance_model"]["chosen"] in ("by-depth", "replay")
+    assert "the acceptance model" in caplog.text
+    assert treeopt.replay(grown, trace).trees[0].replay.tokens_per_step.mean == pytest.approx(5)
+    told: list[tuple[str, int, int]] = []
+    treeopt.grow(trace=trace, size=12, depth=4, progress=lambda *one: told.append(one))
+    assert told == [("cross-validating", done, 6) for done in range(7)]
+    vector = AcceptanceProfile("unknown", None, None, (0.6, 0.2), 0.1, (), 0, 0)  # taken for one of the trace's rule
+    assert treeopt.grow(vector, trace=trace, size=8, depth=6).metadata["drafting"] == "topk"
+    with pytest.raises(SettingsError, match="`trace` is of one drafting rule"):
+        treeopt.grow([profiles[0], profiles[0]], profiles[1], trace=trace)
+    with pytest.raises(SettingsError, match="leave one of the two out"):
+        treeopt.grow(None, profiles[1], trace=trace, objective=lambda tokens, seconds: seconds)
+    with pytest.raises(SettingsError, match="`trace` is 3, but it must be a Trace or the path of its file"):
+        treeopt.grow(trace=3, size=4, depth=2)  # type: ignore[arg-type]
 
 
 def test_settings_are_those_of_the_command_line(pair: Any) -> None:

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from treeopt.optimizer.replay import require_replayable
 from treeopt.optimizer.search import rule_for
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-from treeopt.profiles.agreement import random_children, require_same_models, require_verifier
+from treeopt.profiles.agreement import random_children, require_same_models, require_trace_of, require_verifier
 from treeopt.profiles.latency import LatencyProfile, read_latency
+from treeopt.profiles.trace import Trace, read_trace
+from treeopt.profiles.traced import acceptance_of
 from treespec.errors import MissingRuleError, SettingsError, listed
 from treespec.files.reading import PipeablePath, StrPath
 from treespec.files.writing import json_text
 
-Profile = TypeVar("Profile", AcceptanceProfile, LatencyProfile)
+Profile = TypeVar("Profile", AcceptanceProfile, LatencyProfile, Trace)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,34 @@ class Given:
         _require_profile(AcceptanceProfile, acceptance=given)
         profile, digest = _read(given, AcceptanceProfile, read_acceptance)
         return cls(profile, digest, None if isinstance(given, AcceptanceProfile) else os.fspath(given))
+
+
+@dataclass(frozen=True, eq=False)
+class GivenTrace:
+    """A trace, the SHA-256 of its file, and the acceptance profile beside it: one that was given, or else that of its own texts."""
+
+    trace: Trace
+    digest: str
+    beside: Given
+
+    @classmethod
+    def of(cls, given: StrPath | Trace, acceptances: Sequence[Given]) -> "GivenTrace":
+        """Return what was given. An acceptance vector, which does not say its rule, is taken for one of the trace's rule.
+
+        Raises SettingsError for anything but a trace or a path; ProfileError for a trace that cannot be replayed, or that is of another pair or
+        sampling than the profile beside it.
+        """
+        _require_profile(Trace, trace=given)
+        trace, digest = _read(given, Trace, read_trace)
+        require_replayable(trace)
+        if not acceptances:
+            return cls(trace, digest, Given(acceptance_of(trace), ""))
+        beside = acceptances[0]
+        require_trace_of(beside.profile, trace)
+        if beside.profile.step_settings() is None:
+            known = replace(beside.profile, drafting=trace.drafting, temperature=trace.temperature, top_p=trace.top_p)
+            beside = replace(beside, profile=known)
+        return cls(trace, digest, beside)
 
 
 def each_once(sources: Sequence[Given]) -> tuple[list[Given], list[str]]:

@@ -27,7 +27,7 @@ class Replay:
     target's own. What stands behind the end of a text means nothing."""
 
     @cached_property
-    def _within(self) -> NDArray[np.bool_]:
+    def within(self) -> NDArray[np.bool_]:
         """bool [longest text - 1, texts]; whether there is such a token."""
         return np.arange(len(self.nodes))[:, None] < self.tokens - 1
 
@@ -41,7 +41,7 @@ class Replay:
     @cached_property
     def steps(self) -> Whole:
         """int64 [texts]; the steps of each text. One that the end of the text cuts counts."""
-        found: Whole = ((self.nodes == 0) & self._within).sum(0) + (self._last > 0)
+        found: Whole = ((self.nodes == 0) & self.within).sum(0) + (self._last > 0)
         return found
 
     @property

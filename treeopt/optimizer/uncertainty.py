@@ -92,9 +92,16 @@ def certainty(
 
     `rows` are the chances that the profile's were turned into, [depths, ranks]; `model` has the times, and `ends` their lower and upper ends.
     """
+    return with_times(None if tree.size == 1 else _tokens_per_step(tree, acceptance, rows), tree, model, ends)
+
+
+def with_times(
+    tokens: Uncertain | None, tree: SpeculationTree, model: LatencyModel | None, ends: tuple[LatencyModel, LatencyModel] | None
+) -> Certainty:
+    """Return how certain the predictions of a tree are, of whose tokens per step this is known. See `certainty`."""
     if tree.size == 1:
         return Certainty()
-    return certainty_of(_tokens_per_step(tree, acceptance, rows), lambda times: times.step_seconds(tree), model, ends)
+    return certainty_of(tokens, lambda times: times.step_seconds(tree), model, ends)
 
 
 def certainty_of(

@@ -59,14 +59,17 @@ def require_comparable(profiles: Sequence[AcceptanceProfile]) -> None:
             )
 
 
-def require_same_models(acceptance: AcceptanceProfile, latency: LatencyProfile) -> None:
-    """Raise ProfileError for an acceptance and a latency profile that name different models. Folders are known by their last part."""
+def require_same_models(acceptance: AcceptanceProfile | Trace, latency: LatencyProfile) -> None:
+    """Raise ProfileError for an acceptance profile or a trace, and a latency profile, that name different models.
+
+    Folders are known by their last part.
+    """
+    what = "trace" if isinstance(acceptance, Trace) else "acceptance profile"
     for role in ("target", "draft"):
         one, other = _model_of(acceptance, role), _model_of(latency, role)
         if one and other and Path(one).name != Path(other).name:
             raise ProfileError(
-                f"the acceptance profile is of the {role} {one}, but the latency profile is of the {role} {other}; "
-                "pass profiles of the same models"
+                f"the {what} is of the {role} {one}, but the latency profile is of the {role} {other}; pass profiles of the same models"
             )
 
 

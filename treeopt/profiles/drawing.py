@@ -31,7 +31,7 @@ def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
         if value == 0 and rank > 0:
             unseen = True
         elif rank < most:
-            rows.append((str(rank), f"{value:.4f}", f"{errors[rank]:.4f}" if rank < len(errors) else "-", f"{total:.4f}"))
+            rows.append((str(rank), number(value, 4), number(errors[rank] if rank < len(errors) else None, 4), number(total, 4)))
     left_out = [] if ranks else _more(len(chances) - most, "rank")
     return [
         Table(title, ("rank", "P(accepted)", "standard error", "cumulative"), rows, left_out=left_out),
@@ -65,7 +65,7 @@ def trace(data: Mapping[str, Any]) -> Parts:
     for rank, count in enumerate(data["rank_counts"]):
         total += count
         if count or rank == 0:
-            rows.append((str(rank), f"{count:,}", *(f"{part / max(1, data['positions']):.4f}" for part in (count, total))))
+            rows.append((str(rank), f"{count:,}", *(number(part / max(1, data["positions"]), 4) for part in (count, total))))
     last = len(data["rank_counts"]) - 1
     sure = f"the draft gave its first choice a mean probability of {number(data['first_choice_probability'], 4)}"
     return [

@@ -22,7 +22,7 @@ class Estimate:
         return {"mean": self.mean, "standard_error": self.standard_error, "interval_95": interval}
 
 
-def estimate(sums: ArrayLike, counts: Sequence[int]) -> Estimate:
+def estimate(sums: ArrayLike, counts: Sequence[float]) -> Estimate:
     """Return the estimate of one mean from its sum and its count in every prompt, both [prompts]. See `ratio`."""
     mean, error = ratio(np.asarray(sums, dtype=np.float64)[:, None], counts)
     if error is None:
@@ -33,7 +33,7 @@ def estimate(sums: ArrayLike, counts: Sequence[int]) -> Estimate:
     return Estimate(float(mean[0]), float(error[0]), (float(mean[0]) - reach, float(mean[0]) + reach))
 
 
-def ratio(sums: NDArray[np.float64], counts: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def ratio(sums: NDArray[np.float64], counts: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return the mean (sum of sums / sum of counts) of every column and its standard error, which is None with fewer than two prompts.
 
     `sums` float64 [prompts, columns], `counts` positions of each prompt, at least one in all. The error is that of the linearised
@@ -46,3 +46,17 @@ def ratio(sums: NDArray[np.float64], counts: Sequence[int]) -> tuple[NDArray[np.
         return mean, None
     residual = sums - weights[:, None] * mean
     return mean, np.sqrt(units / (units - 1) * (residual**2).sum(0)) / total
+
+
+def ratio_difference(sums: ArrayLike, counts: Sequence[int], other_sums: ArrayLike, other_counts: Sequence[int]) -> float:
+    """Return the standard error of the difference of two means per position that were measured on the same prompts, two or more.
+
+    All are [prompts]. What a prompt adds to the one mean is held against what it adds to the other, as `ratio` linearises them, so what
+    makes a prompt easy or hard for both does not count.
+    """
+    effects = []
+    for own, weights in ((sums, counts), (other_sums, other_counts)):
+        column, positions = np.asarray(own, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+        effects.append((column - positions * (column.sum() / positions.sum())) / positions.sum())
+    apart, units = effects[0] - effects[1], len(effects[0])
+    return float(np.sqrt(units / (units - 1) * (apart**2).sum()))

@@ -1,8 +1,8 @@
 """Trace: what the draft said of every token that the target chose, position by position, as versioned JSON. No torch."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -161,6 +161,13 @@ class Trace(Drawn):
         found[place, np.repeat(np.arange(len(drafted)), drafted)] = self.rank
         found.flags.writeable = False
         return found
+
+    def of_texts(self, places: Sequence[int]) -> "Trace":
+        """Return the trace of some of its texts, in the order of these places. Raises ProfileError for no place."""
+        ends = np.cumsum([one.drafted for one in self.texts])
+        spans = [np.arange(ends[place] - self.texts[place].drafted, ends[place]) for place in places]
+        kept = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+        return replace(self, texts=tuple(self.texts[place] for place in places), **{name: getattr(self, name)[kept] for name in _COLUMNS})
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the trace's file."""

@@ -8,7 +8,7 @@ from treespec.errors import counted
 from treespec.evaluation.categories import category_table
 from treespec.evaluation.shares import expected, share_cells, sums
 from treespec.evaluation.verdicts import no_step, verdict
-from treespec.tables import Parts, Table, milliseconds, number
+from treespec.tables import Parts, Table, figures, milliseconds, number
 
 _MOST_RANKS = 6
 """Ranks with a column of their own; the others share one."""
@@ -21,7 +21,7 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     drawing: list[Table | str] = [_speeds(data)]
     planned = data["mode"] != "baseline"
     if planned:
-        drawing += [*_prediction(data), *accepted_ranks(data["observed_acceptance"], data["profiled_acceptance"])]
+        drawing += [*_speedups(data), *_prediction(data), *accepted_ranks(data["observed_acceptance"], data["profiled_acceptance"])]
     if data["by_category"]:
         drawing.append(category_table(data["by_category"]))
     if data.get("breakdown"):
@@ -55,6 +55,15 @@ def _speeds(data: Mapping[str, Any]) -> Table:
     return Table(title, ("", "tokens/s", "ms/token", "tokens/step", "speed-up"), rows)
 
 
+def _speedups(data: Mapping[str, Any]) -> list[Table]:
+    """Draw the speed-up of the steps beside that of whole texts, if the times of prompt passes are known."""
+    if data["speedup_with_prompts"] is None:
+        return []
+    named = {"speedup": "without prompt passes", "speedup_with_prompts": "with them, the draft's too"}
+    rows = [(name, number(data[key], 3, data["intervals_95"][key])) for key, name in named.items()]
+    return [figures("speed-up over autoregressive decoding", rows)]
+
+
 def _drafting(data: Mapping[str, Any]) -> str:
     """Return the words for the way in which children were drafted; they are empty for the draft's most likely tokens."""
     if not (data["drafting"] in RULES and RULES[data["drafting"]].sampled):
@@ -69,14 +78,14 @@ def _prediction(data: Mapping[str, Any]) -> list[Table]:
     if predicted["tokens_per_step"] is None:
         return []
     promised = predicted["intervals_95"]
-    figures: list[tuple[str, str, Any, Callable[..., str]]] = [
+    shown_as: list[tuple[str, str, Any, Callable[..., str]]] = [
         ("tokens per step", "tokens_per_step", data["tokens_per_step"], _three_digits),
         ("ms per step", "seconds_per_step", data["measured_seconds_per_step"], milliseconds),
         ("speed-up", "speedup", data["speedup"], _three_digits),
     ]
     rows = [
         (name, shown(predicted[key], promised[key]), shown(found, measured[key]))
-        for name, key, found, shown in figures
+        for name, key, found, shown in shown_as
         if predicted[key] is not None
     ]
     return [Table("prediction, with 95 % intervals", ("", "predicted", "measured"), rows)]
@@ -119,7 +128,7 @@ def _breakdown(parts: Mapping[str, float], steps: int) -> Table:
     """Draw the seconds in each part of the steps: in all, per step, and as shares of the whole."""
     whole = sum(parts.values())
     rows = [
-        (part, f"{seconds:.3f}", milliseconds(seconds / steps), f"{100 * seconds / whole:.1f} %" if whole else "-")
+        (part, number(seconds, 3), milliseconds(seconds / steps), f"{100 * seconds / whole:.1f} %" if whole else "-")
         for part, seconds in [*parts.items(), ("all", whole)]
     ]
     return Table(f"breakdown of {counted(steps, 'step', form=',')}", ("", "seconds", "ms/step", "share"), rows, totals=1)

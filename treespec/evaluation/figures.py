@@ -30,6 +30,26 @@ def interval_of(columns: dict[str, NDArray[np.float64]], figure: Figure) -> tupl
     return float(low), float(high)
 
 
+def difference_interval(
+    columns: dict[str, NDArray[np.float64]], base: dict[str, NDArray[np.float64]], figure: Figure, *, paired: bool
+) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of a figure less that of `base`; None with fewer than two prompts, or where a figure is none.
+
+    If they are `paired`, prompt i of one is prompt i of the other, and both draw the same prompts; else each draws its own.
+    """
+    if any(len(one.get("steps", ())) < 2 or figure_of(one, figure) is None for one in (columns, base)):
+        return None
+    rng, values = np.random.default_rng(0), []
+    picks = None
+    for one in (columns, base):
+        prompts = len(one["steps"])
+        picks = picks if paired and picks is not None else rng.integers(0, prompts, (_RESAMPLES, prompts))
+        values.append(figure({name: column[picks].sum(1) for name, column in one.items()}))
+    apart = values[0] - values[1]
+    low, high = np.percentile(apart[np.isfinite(apart)], [2.5, 97.5])
+    return float(low), float(high)
+
+
 def tokens_per_step(s: Sums) -> Any:
     """Return the tokens of a step, without each prompt's first."""
     return _ratio(s["tokens"], s["steps"])
@@ -53,6 +73,12 @@ def baseline_seconds_per_token(s: Sums) -> Any:
 def speedup(s: Sums) -> Any:
     """Return the autoregressive seconds per token over those of the tree."""
     return _ratio(baseline_seconds_per_token(s), seconds_per_token(s))
+
+
+def speedup_with_prompts(s: Sums) -> Any:
+    """Return the same of whole texts: with the prompt passes, the draft's too, and with each prompt's first token, which comes from them."""
+    alone = _ratio(s["baseline_seconds"] + s["baseline_prompt_seconds"], s["baseline_tokens"] + s["firsts"])
+    return _ratio(alone, _ratio(s["seconds"] + s["prompt_seconds"], s["tokens"] + s["firsts"]))
 
 
 def _ratio(above: Any, below: Any) -> Any:

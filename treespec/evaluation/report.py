@@ -40,6 +40,9 @@ from treespec.trees.tree import SpeculationTree
 SCHEMA, VERSION = "treeopt.evaluation", 1
 
 
+_COLUMNS = ("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds", "prompt_seconds", "baseline_prompt_seconds", "firsts")
+
+
 @dataclass(frozen=True)
 class EvaluationReport(Drawn):
     """The results of all prompts of one run. `mode` "baseline" means that only autoregressive decoding ran."""
@@ -56,12 +59,24 @@ class EvaluationReport(Drawn):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _columns(self) -> dict[str, NDArray[np.float64]]:
-        """Return per prompt the steps, the seconds and the tokens without the first, which comes from the prompt pass."""
-        rows = [(r.tokens - 1, r.steps, r.seconds, max(0, r.baseline_tokens - 1), r.baseline_seconds) for r in self.results]
-        return dict(
-            zip(("tokens", "steps", "seconds", "baseline_tokens", "baseline_seconds"), np.array(rows, dtype=np.float64).T, strict=True)
-        )
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """Return per prompt [prompts] the steps, the seconds and the tokens without the first (`firsts`), which comes from the prompt pass.
+
+        Seconds of prompt passes that are not known are NaN, and so are the figures that need them. Empty without results.
+        """
+        rows = [
+            (
+                r.tokens - 1,
+                r.steps,
+                r.seconds,
+                max(0, r.baseline_tokens - 1),
+                r.baseline_seconds,
+                r.prompt_seconds,
+                r.baseline_prompt_seconds,
+            )
+            for r in self.results
+        ]
+        return dict(zip(_COLUMNS, np.array([(*row, 1) for row in rows], dtype=np.float64).T, strict=True)) if rows else {}
 
     @property
     def tokens(self) -> int:
@@ -95,14 +110,30 @@ class EvaluationReport(Drawn):
 
     @property
     def speedup(self) -> float | None:
-        """Return the autoregressive seconds per token divided by the tree's."""
+        """Return the autoregressive seconds per token divided by the tree's, without prompt passes."""
         return self._figure(figures.speedup)
+
+    @property
+    def speedup_with_prompts(self) -> float | None:
+        """Return the same with the prompt passes, the draft's included, and with the first tokens; None if their times are not known."""
+        return self._figure(figures.speedup_with_prompts)
+
+    def _prompt_seconds(self, which: str) -> float | None:
+        """Return the mean seconds of the prompt passes of a prompt; None if they are not known."""
+        return self._figure(lambda sums: sums[which] / len(self.results))
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float] | None]:
         """Return 95 % bootstrap intervals over prompts of the figures; None with fewer than two prompts."""
-        wanted = ("tokens_per_step", "seconds_per_step", "seconds_per_token", "baseline_seconds_per_token", "speedup")
-        return {name: figures.interval_of(self._columns, getattr(figures, name)) if self.results else None for name in wanted}
+        wanted = (
+            "tokens_per_step",
+            "seconds_per_step",
+            "seconds_per_token",
+            "baseline_seconds_per_token",
+            "speedup",
+            "speedup_with_prompts",
+        )
+        return {name: figures.interval_of(self.columns, getattr(figures, name)) if self.results else None for name in wanted}
 
     @property
     def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
@@ -148,7 +179,7 @@ class EvaluationReport(Drawn):
         return sum(max(0, sum(len(ranks) + 1 for ranks in r.accepted_ranks) + r.undrafted + 1 - r.tokens) for r in known)
 
     def _figure(self, figure: figures.Figure) -> float | None:
-        return figures.figure_of(self._columns, figure) if self.results else None
+        return figures.figure_of(self.columns, figure) if self.results else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data. Other tools rely on the first keys."""
@@ -162,8 +193,14 @@ class EvaluationReport(Drawn):
             "tokens_per_step": self.tokens_per_step,
             "tokens_per_second": _inverse(spt),
             "seconds_per_token": spt,
-            "baseline": {"tokens_per_second": _inverse(base), "seconds_per_token": base},
+            "baseline": {
+                "tokens_per_second": _inverse(base),
+                "seconds_per_token": base,
+                "prompt_seconds": self._prompt_seconds("baseline_prompt_seconds"),
+            },
             "speedup": self.speedup,
+            "speedup_with_prompts": self.speedup_with_prompts,
+            "prompt_seconds": self._prompt_seconds("prompt_seconds"),
             "intervals_95": self.intervals,
             "predicted": self.predicted.to_json(),
             "measured_seconds_per_step": self.seconds_per_step,
@@ -185,7 +222,9 @@ class EvaluationReport(Drawn):
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
-            "results": [{key: value for key, value in asdict(r).items() if key != "output"} for r in self.results],
+            "results": [
+                {key: value for key, value in asdict(r).items() if key != "output" and (key != "pieces" or value)} for r in self.results
+            ],
         }
         data["notes"] = sentences(data)
         if any(r.output for r in self.results):

@@ -28,7 +28,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class PromptResult:
-    """The result of one prompt, decoded both ways. Seconds do not include prompt passes."""
+    """The result of one prompt, decoded both ways. `seconds` and `baseline_seconds` do not include prompt passes."""
 
     row: int
     name: str
@@ -46,8 +46,14 @@ class PromptResult:
     """Seconds per part of a step, if a breakdown was asked for."""
     undrafted: int = 0
     """The last of the steps, each of one token, for which the draft had no positions left. They have no ranks."""
+    prompt_seconds: float | None = None
+    """Seconds of the prompt passes before the tree's steps: the target's and the draft's. None in older reports; so is the next one."""
+    baseline_prompt_seconds: float | None = None
+    """Seconds of the target's prompt pass before the autoregressive steps."""
     determined: bool = False
     """Whether the temperature left every token of the autoregressive output alone with a probability, so that outputs can be compared."""
+    pieces: tuple[str, ...] = ()
+    """The texts of the generated tokens, or of the first of them, if this is one of the sample texts. With `accepted_ranks` they tell who wrote what."""
     category: str = ""
     """The kind of task of its row; "" if the data set names none."""
 
@@ -59,6 +65,7 @@ class PromptResult:
             found,
             accepted_ranks=tuple(tuple(ranks) for ranks in found.accepted_ranks),
             output=tuple(found.output),
+            pieces=tuple(found.pieces),
             mismatch=_mismatch(found.mismatch),
         )
 
@@ -95,11 +102,13 @@ _RESULT = checked_object(
     {
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
+        **dict.fromkeys(("prompt_seconds", "baseline_prompt_seconds"), lambda value: None if value is None else seconds(value)),
         **dict.fromkeys(("name", "category"), text),
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
         "mismatch": _mismatch,
         "output": counts,
         "determined": flag,
+        "pieces": lambda value: [text(piece) for piece in listed(value)],
         "parts": lambda value: {text(name): seconds(part) for name, part in mapping(value).items()},
     },
     null=False,

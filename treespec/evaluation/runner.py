@@ -32,9 +32,13 @@ from treespec.models.positions import readable, require_room
 from treespec.models.processed import ProcessedModel
 from treespec.models.processors import as_generate, asked_for
 from treespec.models.tree_model import TreeModel
+from treespec.text.characters import Characters
 
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
+
+_SAMPLE_TOKENS = 512
+"""Most tokens of a sample text that a report keeps."""
 
 _COLD = 0.05
 """Highest temperature at which it is looked up whether a single token is left: there, logits must be 5 apart for float32 to leave one."""
@@ -155,8 +159,8 @@ class _Run:
             decoders["tree"] = lambda: self._tree(target, request, index)
         order = sorted(decoders, reverse=index % 2 == 0)
         done = {name: _timed(decoders[name](), self.device) for name in order}
-        base_tokens, _, base_seconds = done["baseline"]
-        tokens, steps, seconds = done.get("tree", done["baseline"])
+        base_tokens, _, base_seconds, base_prompt_seconds = done["baseline"]
+        tokens, steps, seconds, prompt_seconds = done.get("tree", done["baseline"])
         determined = self.plan is not None and self._is_determined(target, request, base_tokens)
         parts: dict[str, float] = {}
         for name, value in (part for step in steps for part in step.parts):
@@ -172,11 +176,23 @@ class _Run:
             accepted_ranks=tuple(s.accepted or () for s in steps if not s.alone),
             mismatch=self._mismatch(target, request, tokens, base_tokens) if determined else None,
             undrafted=sum(s.alone for s in steps),
+            prompt_seconds=prompt_seconds,
+            baseline_prompt_seconds=base_prompt_seconds,
             determined=determined,
             category=prompt.category,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
+            pieces=self._pieces(request, tokens) if self.plan is not None and index < self.settings.sample_texts else (),
         )
+
+    def _pieces(self, request: Request, tokens: list[int]) -> tuple[str, ...]:
+        """Return the texts of the first tokens; none without a tokenizer. A character of several tokens belongs to the last of them."""
+        if self.pair.tokenizer is None:
+            return ()
+        characters = Characters(self.pair.tokenizer, request.prompt)
+        shown = tokens[:_SAMPLE_TOKENS]
+        pieces = [characters.push(token) for token in shown]
+        return (*pieces[:-1], pieces[-1] + characters.end()) if pieces else ()
 
     def _target(self, prompt: Prompt) -> TreeModel | ProcessedModel:
         """Return the target to decode a prompt with: its logits are those that `generate` chooses from."""
@@ -228,13 +244,18 @@ def _describe(plan: Plan | None) -> dict[str, Any] | None:
     return None if plan is None else plan.describe()
 
 
-def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float]:
-    """Run a decoding and return (tokens, steps, seconds). The prompt pass is not timed."""
+def _timed(records: Iterator[StepRecord], device: torch.device) -> tuple[list[int], list[StepRecord], float, float]:
+    """Run a decoding and return (tokens, steps, seconds of the steps, seconds before them).
+
+    The latter are those of the prompt passes, the draft's included, and of the choice of the first token. To make caches and to capture steps
+    is done before and not timed.
+    """
+    began = now(device)
     first = next(records)
     started = now(device)
     steps = list(records)
     seconds = now(device) - started
-    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds
+    return [*first.tokens, *(token for step in steps for token in step.tokens)], steps, seconds, started - began
 
 
 def _fingerprint(pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings) -> str:

@@ -12,6 +12,7 @@ from treespec.decoding.rules import Sampling
 class EvaluationSettings:
     """The settings of an evaluation. `max_length` limits the slots of prompt, generated tokens and tree (None: as many as needed).
 
+    The texts of the first `sample_texts` prompts are kept, token by token.
     With `processors`, tree and baseline pass the logits through the processors that the target's generation config asks for.
     """
 
@@ -23,10 +24,11 @@ class EvaluationSettings:
     save_tokens: bool = False
     breakdown: bool = False
     processors: bool = True
+    sample_texts: int = 3
 
     def __post_init__(self) -> None:
         require_whole(1, gen_len=self.gen_len, **({} if self.max_length is None else {"max_length": self.max_length}))
-        require_whole(0, seed=self.seed)
+        require_whole(0, seed=self.seed, sample_texts=self.sample_texts)
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
 
@@ -42,6 +44,7 @@ class EvaluationSettings:
             "seed": self.seed,
             "save_tokens": self.save_tokens,
             "breakdown": self.breakdown,
+            "sample_texts": self.sample_texts,
             "processors": self.processors,
             "draft_temperature": drafting.sampling(sampling).temperature if drafting.kind.sampled else None,
             "verifier": drafting.verifier,

@@ -13,6 +13,7 @@ NOUNS = {
     "treeopt.evaluation": "a report of an evaluation",
     "treeopt.potential": "a report of a draft's potential",
     "treeopt.training": "the record of a training run",
+    "treeopt.tuning": "the manifest of a tuning run",
     "treeopt.journal": "the journal of unfinished work",
 }
 """A noun for each schema of a JSON file of treeopt."""

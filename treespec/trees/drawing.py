@@ -43,7 +43,7 @@ def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Parts:
 
 def _figures(data: Mapping[str, Any]) -> Table:
     metadata = data["metadata"]
-    named = {"size": "size (root included)", "depth": "depth", "max_branch": "most children"}
+    named = {"size": "size (root included)", "depth": "depth (draft passes per step)", "max_branch": "most children"}
     shape = [(name, str(data[key])) for key, name in named.items()]
     others = [
         (key.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value))

@@ -39,7 +39,12 @@ def test_figures_by_hand() -> None:
     assert REPORT.speedup == pytest.approx(11 / 4)
     data = REPORT.to_json()
     assert data["tokens_per_second"] == pytest.approx(10)
-    assert data["baseline"] == {"tokens_per_second": pytest.approx(40 / 11), "seconds_per_token": pytest.approx(11 / 40)}
+    assert data["baseline"] == {
+        "tokens_per_second": pytest.approx(40 / 11),
+        "seconds_per_token": pytest.approx(11 / 40),
+        "prompt_seconds": None,
+    }
+    assert data["speedup_with_prompts"] is None
     assert data["outputs"] == [[], [4, 5]]
     assert data["breakdown"] == {"drafting": 0.5, "other": 3.5}
     assert data["prompts"] == 2
@@ -230,4 +235,24 @@ def test_intervals_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "interval_of", lambda columns, figure: draws.append(figure) or resample(columns, figure))
     assert report.seconds_per_step == report.to_json()["measured_seconds_per_step"]
     report.to_json()
-    assert len(draws) == 5
+    assert len(draws) == 6
+
+
+def test_the_speedup_with_prompts_is_that_of_whole_texts(tmp_path: Path) -> None:
+    """Both texts of 42 tokens took 4 + 0.5 s with the tree and 11 + 0.2 s without."""
+    passes = ((0.3, 0.15), (0.2, 0.05))
+    results = tuple(replace(r, prompt_seconds=a, baseline_prompt_seconds=b) for r, (a, b) in zip(REPORT.results, passes, strict=True))
+    report = replace(REPORT, results=results)
+    assert report.speedup == REPORT.speedup
+    assert report.speedup_with_prompts == pytest.approx((11.2 / 42) / (4.5 / 42))
+    report.write(tmp_path / "r.json")
+    again = read_report(tmp_path / "r.json")
+    assert again == report
+    data = again.summary()
+    assert (data["prompt_seconds"], data["baseline"]["prompt_seconds"]) == pytest.approx((0.25, 0.1))
+    low, high = data["intervals_95"]["speedup_with_prompts"]
+    assert low <= data["speedup_with_prompts"] <= high
+    assert "with them, the draft's too" in str(again)
+    assert "with them, the draft's too" not in str(REPORT)
+    partly = replace(REPORT, results=(results[0], REPORT.results[1]))
+    assert partly.speedup_with_prompts is None

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,24 @@ def test_a_breakdown_charges_every_part_what_it_took(plan: Plan, drafting: Draft
     assert report.breakdown == parts
     assert list(report.breakdown) == list(parts)
     assert sum(r.seconds for r in report.results) == sum(parts.values())
+
+
+def test_prompt_passes_are_timed_apart_from_steps_the_drafts_with_the_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the prompt passes move: the target's by 3 s, the draft's by 1 s."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.seconds))
+    pair = tiny_pair()
+    for model, cost in ((pair.target, 3.0), (pair.draft, 1.0)):
+
+        def passing(*given: object, prefill: Any = model.prefill, cost: float = cost) -> Tensor:
+            clock.seconds += cost
+            return prefill(*given)
+
+        monkeypatch.setattr(model, "prefill", passing)
+    report = evaluate(pair, TREE, prompt_set(), SETTINGS)
+    assert {(r.prompt_seconds, r.baseline_prompt_seconds) for r in report.results} == {(4.0, 3.0)}
+    assert {(r.seconds, r.baseline_seconds) for r in report.results} == {(0.0, 0.0)}
+    assert report.speedup_with_prompts == pytest.approx(3 / 4)
 
 
 def test_dynamic_trees_draft_nothing_but_the_most_likely_tokens() -> None:

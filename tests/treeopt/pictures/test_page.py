@@ -1,0 +1,155 @@
+"""The page stands alone, escapes what it is given, and a browser shows it."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.treeopt.pictures.conftest import HOSTILE
+from treeopt.pictures.page import page
+from treeopt.pictures.writing import check_replaceable, write
+from treespec.errors import OutputError
+from treespec.printable import printable
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Reader(HTMLParser):
+    """The elements, attributes and text of a page. Fails where elements are not closed in their order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+SECTIONS = ("measured", "prediction", "acceptance", "latency", "speedup", "tree", "prompts", "samples", "commands")
+
+
+@pytest.fixture
+def text(found: dict[str, Any]) -> str:
+    return page(**found, commands=[f"treeopt evaluate --dataset '{HOSTILE}'"])
+
+
+def test_every_section_is_there_and_nothing_from_elsewhere(text: str) -> None:
+    read = Reader(text)
+    assert [name for name in read.ids if name in SECTIONS] == [
+        "measured",
+        "prediction",
+        "acceptance",
+        "latency",
+        "speedup",
+        "prompts",
+        "tree",
+        "samples",
+        "commands",
+    ]
+    assert len(read.ids) == len(set(read.ids))
+    assert not read.tags & {"script", "iframe", "object", "embed", "link", "img", "image", "foreignobject", "form", "base"}
+    for name, value in read.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "action"):
+            assert value.startswith("#")
+    assert "url(" not in re.sub(r"url\(#", "", text)
+    assert "@import" not in text
+
+
+def test_texts_from_outside_are_shown_and_do_nothing(text: str) -> None:
+    assert "<script" not in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    shown = printable(HOSTILE)
+    assert Reader(text).text.count(shown) >= 6
+
+
+def test_the_page_says_what_the_results_say(found: dict[str, Any], text: str) -> None:
+    words = Reader(text).text
+    report = found["report"]
+    low, high = report.intervals["speedup"]
+    assert f"{report.speedup:.2f} x [{low:.2f}, {high:.2f}] over autoregressive decoding: faster" in " ".join(words.split())
+    assert "2.100 [2.000, 2.200]" in words
+    assert "Lossless: all 3 outputs equal those of autoregressive decoding, token for token." in words
+
+
+@pytest.mark.parametrize("given", ["acceptance", "latency", "growmap", "report"])
+def test_a_page_of_one_result_alone_is_whole(found: dict[str, Any], given: str) -> None:
+    assert Reader(page(**{given: found[given]})).text
+
+
+def test_runs_without_a_step_or_a_tree_have_a_page(found: dict[str, Any]) -> None:
+    report = found["report"]
+    nothing = replace(
+        report, results=tuple(replace(r, tokens=1, steps=0, seconds=0.0, accepted_ranks=(), pieces=()) for r in report.results)
+    )
+    assert "No step" in Reader(page(report=nothing)).text
+    alone = replace(report, mode="baseline", tree=None, results=tuple(replace(r, accepted_ranks=(), pieces=()) for r in report.results))
+    assert "tokens per second" in Reader(page(report=alone)).text
+
+
+def test_a_page_replaces_a_page_and_no_other_file(found: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    for _ in range(2):
+        check_replaceable(file, "html")
+        write(file, page(growmap=found["growmap"]))
+    (tmp_path / "mine.html").write_text("<html>my own</html>")
+    with pytest.raises(OutputError, match="would be overwritten but is no page of treeopt"):
+        check_replaceable(tmp_path / "mine.html", "html")
+    with pytest.raises(OutputError, match="its folder does not exist"):
+        check_replaceable(tmp_path / "none" / "page.html", "html")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium to open the page (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_opens_the_page_and_nothing_sticks_out(text: str, tmp_path: Path, width: int) -> None:
+    """A frame of that width is put around the page and measured by a script of the test's own; scripts of the page do not run."""
+    from PIL import Image
+
+    (tmp_path / "page.html").write_text(text)
+    assert BROWSER is not None
+    common = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"]
+    shot = [*common, f"--window-size={max(500, width)},900", f"--screenshot={tmp_path / 'shot.png'}", f"file://{tmp_path / 'page.html'}"]
+    done = subprocess.run(shot, capture_output=True, text=True, timeout=240)
+    assert (tmp_path / "shot.png").exists(), done.stderr
+    assert len(Image.open(tmp_path / "shot.png").convert("RGB").getcolors(1 << 24) or []) > 50
+    measuring = text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'").replace(
+        "</body>",
+        f"<script>document.body.style.width='{width}px';document.title=[...document.querySelectorAll('header,section')]"
+        ".map(e=>e.getBoundingClientRect()).filter(r=>r.right>" + str(width) + "+1||r.height<20).length+' stick out'</script></body>",
+    )
+    (tmp_path / "measured.html").write_text(measuring)
+    done = subprocess.run(
+        [*common, f"--window-size={max(500, width)},900", "--dump-dom", f"file://{tmp_path / 'measured.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert "<title>0 stick out</title>" in done.stdout, re.findall("<title>.*?</title>", done.stdout)[:1]

@@ -1,0 +1,154 @@
+"""The words of the page: its title and headline, how the figures were measured, and what is in doubt."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.trace import Trace
+from treespec.errors import counted
+from treespec.evaluation.report import EvaluationReport
+from treespec.evaluation.verdicts import no_step, verdict
+from treespec.files.provenance import Provenance
+from treespec.tables import milliseconds, number
+from treespec.trees.growmap import GrowMap
+
+Found = AcceptanceProfile | LatencyProfile | GrowMap | EvaluationReport | Trace | None
+"""A result that a page may show."""
+
+
+def title(*results: Found) -> str:
+    """Return the title of a page: the models that some result names."""
+    models: Mapping[str, str] = next((names for result in results if (names := record(result).get("models"))), {})
+    draft, target = models.get("draft"), models.get("target")
+    pair = f"{draft} drafts for {target}" if draft and target else target or draft
+    return f"treeopt: {pair}" if pair else "treeopt"
+
+
+def headline(report: EvaluationReport | None, grown: GrowMap | None, acceptance: AcceptanceProfile | None) -> tuple[str, str, list[str]]:
+    """Return the figure at the head of a page, the words beside it, and the sentences below."""
+    tree = [] if grown is None else [_tree(grown)]
+    if report is not None and not report.steps:
+        return "No step", "was measured", [_sentence(no_step(report.to_json())), *tree]
+    if report is not None and report.mode == "baseline":
+        speed = None if not report.seconds_per_token else 1 / report.seconds_per_token
+        return number(speed, 1), "tokens per second", ["Autoregressive decoding alone: no tree was run."]
+    if report is not None:
+        spans = report.intervals
+        seconds = milliseconds(report.seconds_per_step, spans["seconds_per_step"])
+        per_step = (
+            f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step; "
+            "brackets hold 95 % intervals over prompts."
+        )
+        return *_speedup(report), [per_step, _sentence(verdict(report.to_json())), *tree]
+    if grown is not None:
+        speedup = grown.promise.speedup
+        figure = (
+            ("A tree", "without a predicted speed-up")
+            if speedup is None
+            else (f"{speedup:.2f} x", "predicted over autoregressive decoding")
+        )
+        return *figure, [*tree, "It was not run: these figures are predictions."]
+    if acceptance is not None:
+        profiled = f"Profiled at {counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}."
+        return f"{acceptance.rank_probability[0]:.3f}", "first-choice acceptance", [profiled]
+    return "Latency", "of the passes of a step", []
+
+
+def _speedup(report: EvaluationReport) -> tuple[str, str]:
+    """Return the speed-up and the words beside it."""
+    span, found = report.intervals["speedup"], report.speedup
+    if found is None:
+        return "-", "the speed-up is not known"
+    if span is None:
+        return f"{found:.2f} x", "over autoregressive decoding"
+    told = "faster" if span[0] > 1 else "slower" if span[1] < 1 else "which may be faster or slower"
+    return f"{found:.2f} x", f"[{span[0]:.2f}, {span[1]:.2f}] over autoregressive decoding: {told}"
+
+
+def _tree(grown: GrowMap) -> str:
+    gap = grown.promise.certified_gap
+    said = "" if gap is None else f"; no other fixed tree within the same limits saves more than {100 * gap:.2f} % of the predicted time"
+    return f"The tree has {counted(grown.tree.size, 'node')} and depth {grown.tree.depth}{said}."
+
+
+def facts(
+    acceptance: AcceptanceProfile | None,
+    latency: LatencyProfile | None,
+    grown: GrowMap | None,
+    report: EvaluationReport | None,
+    trace: Trace | None,
+) -> list[tuple[str, str]]:
+    """Return how the figures were measured, as names and values."""
+    main = next((known for result in (report, latency, acceptance, grown) if (known := record(result))), {})
+    rows: list[tuple[str, str | None]] = [(role, name) for role, name in (main.get("models") or {}).items()]
+    rows += [
+        ("device", main.get("gpu") or main.get("cpu")),
+        ("number type", main.get("dtype")),
+        ("threads, cores, load", _joined(main, "threads", "cores", "load_average")),
+    ]
+    if report is not None:
+        settings = report.settings
+        rows += [
+            ("sampling", _sampling(report.temperature, settings.get("top_p"))),
+            ("drafting, verification", None if report.mode == "baseline" else f"{settings.get('drafting')}, {report.verifier}"),
+            (
+                "evaluated on",
+                f"{main.get('dataset') or 'prompts'}: {counted(len(report.results), 'prompt')}, at most {settings.get('gen_len')} tokens each",
+            ),
+            ("decoding steps", None if settings.get("engine") is None else str(settings["engine"])),
+        ]
+    elif acceptance is not None and acceptance.temperature is not None:
+        rows += [("sampling", _sampling(acceptance.temperature, acceptance.top_p)), ("drafting", acceptance.drafting)]
+    if acceptance is not None:
+        data = record(acceptance).get("dataset")
+        where = f" of {data}" if data else ""
+        rows.append(
+            (
+                "acceptance profiled on",
+                f"{counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}{where}",
+            )
+        )
+    if latency is not None:
+        sizes = counted(len({sample.nodes for sample in latency.target}), "tree size")
+        contexts = ", ".join(map(str, latency.contexts))
+        rows.append(("latency profiled at", f"{sizes}, context {contexts}; {record(latency).get('utc') or 'date unknown'}"))
+    if trace is not None:
+        rows.append(("trace of", f"{counted(trace.positions, 'position', form=',')} of {counted(len(trace.texts), 'prompt')}"))
+    if grown is not None and "solver" in grown.metadata:
+        rows.append(("tree found by", f"{grown.metadata['solver']}, smoothing {grown.metadata.get('smoothing', 'none')}"))
+    versions = (("treeopt", "treeopt"), ("torch", "torch"), ("transformers", "transformers"), ("Python", "python"))
+    rows += [
+        ("versions", ", ".join(f"{name} {main[key]}" for name, key in versions if main.get(key)) or None),
+        ("commit", main.get("git_commit")),
+        ("measured at", main.get("utc")),
+    ]
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def warnings(report: EvaluationReport | None, latency: LatencyProfile | None) -> list[str]:
+    """Return the sentences on what the figures do not tell, or may tell wrongly."""
+    said = [] if report is None else list(report.to_json()["notes"])
+    return [*map(_sentence, said), *([] if latency is None or latency.warning is None else [_sentence(latency.warning)])]
+
+
+def record(result: Found) -> Mapping[str, Any]:
+    """Return the provenance of a result; it is empty if none is known, and for traces."""
+    known: Any = getattr(result, "provenance", None)
+    found: Mapping[str, Any] = known.to_json() if isinstance(known, Provenance) else known or {}
+    return found
+
+
+def _sampling(temperature: float, top_p: float | None) -> str:
+    if temperature == 0:
+        return "greedy (temperature 0)"
+    return f"temperature {temperature:g}" + ("" if top_p in (None, 1) else f", top-p {top_p:g}")
+
+
+def _joined(data: Mapping[str, Any], *keys: str) -> str:
+    return ", ".join("-" if data.get(key) is None else str(data[key]) for key in keys)
+
+
+def _sentence(text: str) -> str:
+    """Return a line as a sentence: with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

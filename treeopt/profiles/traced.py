@@ -1,0 +1,43 @@
+"""The acceptance profile of a trace: how often the target's token had each of the draft's ranks, over all positions. No torch."""
+
+import numpy as np
+
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.ratio import ratio
+from treeopt.profiles.trace import Trace
+from treespec.errors import ProfileError
+
+RANKS = 32
+"""Ranks that a profile has where nobody asks for another number."""
+
+
+def acceptance_of(trace: Trace, ranks: int | None = None) -> AcceptanceProfile:
+    """Return the profile of the texts of a trace, of so many ranks (None: 32, or the whole vocabulary if that is smaller).
+
+    The chance of a rank is its share of the positions, which all weigh alike, wherever a step may have stood. Raises ProfileError for a trace
+    without a position.
+    """
+    ranks = min(RANKS, trace.vocabulary_size) if ranks is None else ranks
+    if not trace.positions:
+        raise ProfileError("the trace has no position: every text ended with its first token; profile other prompts")
+    drafted = [one.drafted for one in trace.texts]
+    text = np.repeat(np.arange(len(drafted)), drafted)
+    cells = text * (ranks + 1) + np.minimum(trace.rank.astype(np.int64), ranks)
+    sums = np.bincount(cells, minlength=len(drafted) * (ranks + 1)).reshape(len(drafted), ranks + 1).astype(np.float64)
+    mean, error = ratio(sums, drafted)
+    return AcceptanceProfile(
+        drafting=trace.drafting,
+        temperature=trace.temperature,
+        top_p=trace.top_p,
+        rank_probability=tuple(mean[:-1].tolist()),
+        none_accepted=float(mean[-1]),
+        standard_error=() if error is None else tuple(error[:-1].tolist()),
+        positions=trace.positions,
+        prompts=len(trace.texts),
+        method=trace.method,
+        prompt_sums=tuple(map(tuple, sums[:, :-1].tolist())),
+        prompt_positions=tuple(drafted),
+        provenance=trace.provenance or None,
+        prompt_set=trace.prompt_set or None,
+        pair_sha256=trace.pair_sha256,
+    )

@@ -1,0 +1,136 @@
+"""A tuning run: profile every candidate, choose the fastest, evaluate it. What is finished is in the folder, and is not done again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from treeopt.profiles.acceptance import read_acceptance
+from treeopt.profiles.latency import read_latency
+from treeopt.profiling.acceptance import require_fit
+from treeopt.profiling.latency import require_fit as require_latency_fit
+from treeopt.tuning.folder import FILES, Folder, claimed, versions
+from treeopt.tuning.prompts import Parts, longest_of
+from treeopt.tuning.result import Score, Tuning, doubt
+from treeopt.tuning.settings import TuneSettings
+from treeopt.tuning.stages import Progress, Stages
+from treespec.errors import counted
+from treespec.evaluation.report import read_report
+from treespec.files.load import note_crowding, threads
+from treespec.models.pairs import Pair, PairInfo
+
+_PARTS = ("choose", "profile", "evaluate")
+_STAGES = {"acceptance.json": "profile acceptance", "latency.json": "profile latency", "choice.json": "choose", "report.json": "evaluate"}
+"""The stage that makes a file; all others are of growing."""
+
+
+def tune(
+    pairs: Sequence[Pair],
+    parts: Parts,
+    out: Path,
+    settings: TuneSettings,
+    *,
+    record: Mapping[str, Any],
+    loading: float = 0.0,
+    progress: Progress = lambda what, done, total: None,
+    notice: Callable[[str], None] | None = None,
+) -> Tuning:
+    """Take all stages that are not finished in the folder `out`, and return the result of all of them.
+
+    `pairs` are the drafts beside one target. `record` are the settings as people gave them, which the folder keeps and compares; `loading` is
+    the time that the models took. Raises OutputError, before any work, for a folder of other settings, versions, models, prompts or another
+    machine, and for one that another run is in; else the errors of the stages.
+    """
+    notice = None if notice is None else _once(notice)
+    with claimed(out):
+        folder = Folder(out)
+        for pair in pairs:
+            require_fit_of(pair, parts, settings)
+        run = Stages(pairs, parts, folder, settings, progress, notice)
+        folder.begin(
+            {
+                "settings": record,
+                "versions": versions(),
+                "machine": _machine(pairs[0]),
+                "models": {f"draft {number}": pair.sha256 for number, pair in enumerate(pairs, 1)},
+                "prompts": {what: some.fingerprint for what, some in zip(_PARTS, parts, strict=True) if some is not None},
+            }
+        )
+        note_crowding(pairs[0].target.device.type, notice)
+        scores = run.scores(loading)
+        return _finish(run, scores, run.report(scores[0]), loading)
+
+
+def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) -> None:
+    """Raise CapacityError or ProfileError for prompts or settings that a pair, which need not be loaded, cannot be tuned with."""
+    for candidate in settings.candidates(1):
+        for prompts in parts:
+            if prompts is not None:
+                require_fit(info, prompts, settings.acceptance(candidate))
+    require_latency_fit(info, settings.latency(longest_of(parts)))
+
+
+def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float) -> Tuning:
+    """Record that all is done, and return the result. What is made of the whole result, such as a page, is to be written here."""
+    out, best = run.folder.out, scores[0]
+    seconds: dict[str, float] = {"load": loading} if loading else {}
+    for file, took in run.folder.data["seconds"].items():
+        stage = _STAGES.get(file.rpartition("/")[2], "grow")
+        seconds[stage] = seconds.get(stage, 0.0) + took
+    said = [*best.generated.notes, *best.generated.doubts, doubt(scores), _temperatures(scores), _spent(run)]
+    result = Tuning(
+        out,
+        scores,
+        best.generated.growmap,
+        read_acceptance(out / "acceptance.json"),
+        read_latency(out / "latency.json"),
+        read_report(out / report),
+        tuple(name for name in FILES if (out / name).is_file()),
+        tuple(dict.fromkeys(sentence for sentence in said if sentence is not None)),
+        seconds,
+    )
+    run.folder.finish(
+        chosen=best.summary(),
+        candidates=[score.summary() for score in scores],
+        prompts={
+            what: some.describe() for what, some in zip(_PARTS, (run.choose, run.profile, run.evaluated), strict=True) if some is not None
+        },
+        provenance=run.pairs[best.candidate.draft - 1].provenance(seed=run.settings.seed),
+    )
+    return result
+
+
+def _temperatures(scores: Sequence[Score]) -> str | None:
+    if len({score.candidate.sampling for score in scores}) < 2:
+        return None
+    return "the candidates differ in temperature or top-p, and so do the texts that they write: the fastest was chosen, not the best text"
+
+
+def _spent(run: Stages) -> str | None:
+    found = run.folder.data["notes"].get("allotment")
+    if found is None:
+        return None
+    out = len(run.candidates) - len(found["racing"])
+    left = f"; {counted(out, 'candidate')} {'was' if out == 1 else 'were'} certainly slower and got no more than the pilot" if out else ""
+    return (
+        f"after the pilots, the budget of {run.settings.minutes:g} min was spent on {counted(found['prompts'], 'prompt')} and "
+        f"{found['repetitions']} samples of each latency{left}"
+    )
+
+
+def _once(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a notice that says each sentence once, whatever stage says it."""
+    said: set[str] = set()
+
+    def say(sentence: str) -> None:
+        if sentence not in said:
+            said.add(sentence)
+            notice(sentence)
+
+    return say
+
+
+def _machine(pair: Pair) -> dict[str, Any]:
+    facts = pair.provenance()
+    on_cpu = pair.target.device.type == "cpu"
+    known = {"device": str(pair.target.device), "processor": facts["gpu"] or facts["cpu"], "dtype": facts["dtype"]}
+    return known | ({"threads": threads()} if on_cpu else {})
