@@ -84,7 +84,7 @@ def evaluate(
 ) -> None:
     """Run a tree beside autoregressive decoding.
 
-    One of --growmap FILE, --dynamic --size N --depth D, and --mode baseline is required. --draft is required with each but
+    One of --growmap FILE, --budget FILE, --dynamic --size N --depth D, and --mode baseline is required. --draft is required with each but
     --mode baseline.
 
     The result has the tokens per step, the time per token and the speed-up, beside what the growmap promised. Both ways of

@@ -1,7 +1,7 @@
 """The command `treeopt generate`, also called `treeopt grow`: from profiles to the fastest tree, as a growmap."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +86,15 @@ if TYPE_CHECKING:
     ),
 )
 @under(
+    "Dynamic trees",
+    click.option(
+        "--dynamic",
+        is_flag=True,
+        help="Choose the budget of dynamic trees (size, depth and level width) in place of a tree, by profiles that were both measured with --dynamic.",
+    ),
+    click.option("--max-width", type=POSITIVE, help="Largest level width to consider. [default: the largest in the acceptance profile]"),
+)
+@under(
     "Output",
     click.option("--frontier", is_flag=True, help="Also print the best tree of every size and depth bound."),
     output_option("tree.pt"),
@@ -109,16 +118,24 @@ def generate(
     smoothing: str,
     frontier: bool,
     sequoia_config: Path | None,
+    dynamic: bool,
+    max_width: int | None,
     output: Path,
     output_format: str,
 ) -> None:
     """Grow the best tree and write it as a growmap.
 
     Required are --acceptance FILE (or --trace FILE) and either --latency FILE, by which the size and the depth that decode fastest are found, or
-    --size N --depth D, which say them; or --sequoia-config FILE alone. All else has a default. The commands `treeopt grow`
+    --size N --depth D, which say them; or --sequoia-config FILE alone. All else has a default. With --dynamic, the budget of dynamic trees
+    that decodes fastest is written instead, to budget.json by default. The commands `treeopt grow`
     and `treeopt generate` are the same.
     """
     _check_usage(ctx)
+    if dynamic:
+        assert latency is not None  # as has been checked
+        limits = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
+        _budget(acceptance[0], latency, output if is_given(ctx, "output") else Path("budget.json"), output_format, context, limits)
+        return
     from treeopt import growmap_making
     from treeopt.cli import tables
     from treeopt.cli.results import candidates_summary, generation_summary, models_summary
@@ -148,6 +165,27 @@ def generate(
     emit(output_format, data, tables.generation(data))
 
 
+def _budget(
+    acceptance: Path, latency: Path, output: Path, output_format: str, context: int | None, limits: Mapping[str, int | None]
+) -> None:
+    """Choose the budget of dynamic trees, write it and print it."""
+    from treeopt.budget_making import make_budget
+    from treeopt.cli import tables
+    from treespec.decoding.chosen import BUDGET_SCHEMA
+    from treespec.files.reading import PipeablePath
+    from treespec.files.writing import check_writable
+
+    check_writable(output, BUDGET_SCHEMA)
+    given, times = PipeablePath(acceptance), PipeablePath(latency)
+    with _naming_the_command([given], times, None), wrong_usage():
+        made = make_budget(given, times, context=context, **limits)
+    made.chosen.write(output)
+    note(f"wrote {output}")
+    for sentence in made.notes:
+        note(sentence)
+    emit(output_format, made.summary(), tables.budget(made.summary()))
+
+
 @contextmanager
 def _naming_the_command(
     acceptance: "Sequence[PipeablePath]", latency: "PipeablePath | None", trace: "PipeablePath | None"
@@ -174,6 +212,13 @@ def _check_usage(ctx: click.Context) -> None:
     """Raise a usage error for options that do not go together."""
     given = {name for name, value in ctx.params.items() if value is not None and is_given(ctx, name)}
     output: Path = ctx.params["output"]
+    if "dynamic" in given:
+        _check_dynamic(given, len(ctx.params["acceptance"]), output)
+        return
+    if "max_width" in given:
+        raise click.UsageError(
+            "--max-width bounds dynamic trees; pass --dynamic as well, or drop it (--max-branch bounds the children of a node)."
+        )
     if output.suffix == ".json":
         instead = shlex.quote(str(output.with_suffix(".pt")))
         raise click.UsageError(f"-o {output} names the growmap, and its JSON goes beside it; pass -o {instead}.")
@@ -204,6 +249,20 @@ def _check_usage(ctx: click.Context) -> None:
         raise click.UsageError("--extrapolate is for a --context beyond the measured ones; pass --context N too, or drop it.")
     if "context" in given and "latency" not in given:
         raise click.UsageError("--context picks a context of a latency profile; pass --latency FILE too, or drop it.")
+
+
+def _check_dynamic(given: set[str], profiles: int, output: Path) -> None:
+    """Raise a usage error for options that do not go with --dynamic."""
+    others = given & {"size", "depth", "max_branch", "solver", "smoothing", "frontier", "sequoia_config", "verifier", "trace"}
+    if others:
+        bounds = "; bound the search with --max-size, --max-depth and --max-width" if others & {"size", "depth", "max_branch"} else ""
+        raise click.UsageError(f"--dynamic chooses a budget, not a tree, so it has no use for {_flags(others)}; drop it{bounds}.")
+    if profiles != 1 or "latency" not in given:
+        raise click.UsageError("--dynamic needs one --acceptance FILE and --latency FILE, both measured with --dynamic.")
+    if output.suffix == ".pt" and "output" in given:
+        raise click.UsageError(
+            f"-o {output} names a growmap, but a budget is JSON; pass -o {shlex.quote(str(output.with_suffix('.json')))}."
+        )
 
 
 def _flags(names: set[str]) -> str:

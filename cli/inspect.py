@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _READERS = {
     "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
     "treeopt.latency": ("treeopt.profiles.latency", "read_latency"),
+    "treeopt.budget": ("treespec.decoding.chosen", "read_budget"),
     "treeopt.trace": ("treeopt.profiles.trace", "read_trace"),
     "treeopt.evaluation": ("treespec.evaluation.report", "read_report"),
     "treeopt.potential": ("treeopt.profiles.potential", "read_potential"),
@@ -61,7 +62,7 @@ def inspect(
     png: Path | None,
     output_format: str,
 ) -> None:
-    """Show a growmap, a profile, a trace, a report or a training.json.
+    """Show a growmap, a budget, a profile, a trace, a report or a training.json.
 
     A growmap is a .pt file, or the name of one that comes with treeopt. Its picture is the tree, in which the area of a node is the chance
     that the accepted path goes through it; those of profiles are acceptance by rank and depth, and the staircase of latency.
@@ -129,7 +130,7 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
         found = getattr(import_module(module), reader)(file)
         return found.summary(), found.drawing(), partial(_picture, schema, found) if schema in _PICTURES else None
     raise ProfileError(
-        f"{file} has the schema {schema!r:.60}, which is no growmap, acceptance, latency, trace, evaluation, potential or training of treeopt; "
+        f"{file} has the schema {schema!r:.60}, which is no growmap, budget, acceptance, latency, trace, evaluation, potential or training of treeopt; "
         "pass one of these"
     )
 

@@ -15,6 +15,7 @@ from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.embedded import EMBEDDED
 from treespec.errors import SettingsError
+from treespec.trees.tree import SpeculationTree
 
 if TYPE_CHECKING:
     from treeopt.profiles.latency import LatencyProfile
@@ -38,11 +39,12 @@ def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping
     alone, which then go into a file beside it.
     """
     settings = [_settings(one) for one in missing]
-    wanted = {StepRule.of(*one) for one in settings}
+    mode = DynamicBudget.drafter if any("dynamic" in one for one in missing) else SpeculationTree.drafter
+    wanted = {StepRule.of(*one, mode) for one in settings}
     rules, output = _rules({*held.held, *wanted}, settings), file
     if rules is None:
         output = str(Path(file).with_stem(f"{Path(file).stem}-more"))
-        rules = _rules(wanted, settings) or _rules({StepRule.of(*settings[0])}, settings[:1]) or []
+        rules = _rules(wanted, settings) or _rules({StepRule.of(*settings[0], mode)}, settings[:1]) or []
     known = held.provenance or {}
     words = ["profile", "latency", *_models({**models, **(known.get("models") or {})}), *rules]
     words += ["--context", ",".join(map(str, held.contexts)), *_places(held)]

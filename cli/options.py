@@ -242,8 +242,8 @@ def prompt_options(*, num_prompts: int, start_default: str = "0") -> Callable[[C
             "--dataset",
             callback=_known_dataset,
             metavar="NAME|PATH",
-            help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext or mt-bench; another of the hub as OWNER/NAME, OWNER/NAME:CONFIG or "
-            "OWNER/NAME:CONFIG:SPLIT; a .jsonl, .json, .parquet or .txt file; "
+            help="Data set: stdlib, stdlib-train, cnn, openwebtext, c4, wikitext, mt-bench, spec-bench or speed-bench; another of the "
+            "hub as OWNER/NAME, OWNER/NAME:CONFIG or OWNER/NAME:CONFIG:SPLIT; a .jsonl, .json, .parquet or .txt file; "
             "a folder saved by `datasets`, or a folder of pictures. [default: stdlib for embedded-target; required for other models]",
         ),
         click.option(

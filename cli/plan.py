@@ -13,7 +13,7 @@ from treeopt.cli.help import Command, under
 from treeopt.cli.options import ModelOptions, PromptOptions
 from treeopt.cli.output import note
 from treeopt.cli.settings import bundle, wrong_usage
-from treeopt.cli.values import GROWMAP_FILE, POSITIVE
+from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, POSITIVE
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget, require_draft
 from treespec.errors import listed
@@ -22,6 +22,7 @@ from treespec.evaluation.settings import EvaluationSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from treespec.decoding.chosen import ChosenBudget
     from treespec.decoding.plans import Plan
     from treespec.evaluation.predicted import Prediction
     from treespec.trees.growmap import GrowMap
@@ -36,8 +37,14 @@ class TreeOptions:
     size: int | None
     depth: int | None
     width: int | None
+    budget: Path | None
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            others = [name for name in ("growmap", "dynamic", "size", "depth", "width") if getattr(self, name)]
+            if others:
+                raise click.UsageError(f"--budget says all about the trees; drop {listed([f'--{name}' for name in others])}, or --budget.")
+            return
         budget = [f"--{name}" for name in ("size", "depth", "width") if getattr(self, name) is not None]
         if budget and not self.dynamic:
             bound = "bounds" if len(budget) == 1 else "bound"
@@ -48,12 +55,12 @@ class TreeOptions:
     @property
     def named(self) -> bool:
         """Whether trees are named."""
-        return self.growmap is not None or self.dynamic
+        return self.growmap is not None or self.dynamic or self.budget is not None
 
     def check(self, drafting: Drafting, draft: str | None) -> None:
         """Raise a usage error for a plan that does not go with the other options."""
         with wrong_usage():
-            if self.dynamic:
+            if self.dynamic or self.budget is not None:
                 drafting.require_kind(DynamicBudget)
             if self.named:
                 require_draft(draft)
@@ -67,15 +74,17 @@ class PlanOptions(TreeOptions):
 
     def __post_init__(self) -> None:
         if self.mode == "baseline" and self.named:
-            extra = "--growmap" if self.growmap is not None else "--dynamic"
+            extra = "--growmap" if self.growmap is not None else "--dynamic" if self.dynamic else "--budget"
             raise click.UsageError(f"--mode baseline runs no tree; drop {extra}, or drop --mode baseline to compare both.")
         super().__post_init__()
         if self.mode == "tree" and not self.named:
-            raise click.UsageError("what is to be run? Pass --growmap FILE, --dynamic --size N --depth D, or --mode baseline.")
+            raise click.UsageError(
+                "what is to be run? Pass --growmap FILE, --budget FILE, --dynamic --size N --depth D, or --mode baseline."
+            )
 
 
 def plan_options() -> "Callable[[Command], Command]":
-    """Add `--growmap --mode --dynamic --size --depth --width` as `plan`."""
+    """Add `--growmap --mode --dynamic --size --depth --width --budget` as `plan`."""
     mode = click.option(
         "--mode",
         type=click.Choice(["tree", "baseline"]),
@@ -99,7 +108,7 @@ against_option = under(
 
 
 def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions] = TreeOptions) -> "Callable[[Command], Command]":
-    """Add `--growmap`, the `others` and `--dynamic --size --depth --width` as `plan`."""
+    """Add `--growmap`, the `others` and `--dynamic --size --depth --width --budget` as `plan`."""
     return bundle(
         "plan",
         kind,
@@ -118,15 +127,18 @@ def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions
         click.option("--size", type=POSITIVE, help="Nodes of a dynamic tree, the root included. [default: the growmap's]"),
         click.option("--depth", type=POSITIVE, help="Edges from the root of a dynamic tree, at most. [default: the growmap's]"),
         click.option("--width", type=POSITIVE, help="Nodes kept per level of a dynamic tree. [default: twice the mean level]"),
+        click.option(
+            "--budget", type=INPUT_FILE, help="Budget of dynamic trees that `treeopt grow --dynamic` chose, in place of all of these."
+        ),
         heading="Tree",
     )
 
 
 @dataclass(frozen=True)
 class Named:
-    """The growmap that the options name, if they name one, and the line that says which settings were taken from it."""
+    """The growmap or the budget that the options name, if they name one, and the line that says which settings were taken from it."""
 
-    growmap: "GrowMap | None" = None
+    growmap: "GrowMap | ChosenBudget | None" = None
     taken: str | None = None
 
 
@@ -136,32 +148,31 @@ _MADE_FOR = ("temperature", "top_p", "drafting", "draft_temperature", "verifier"
 def with_growmaps_settings(command: Command) -> Command:
     """Give options that are not on the line the values that the named growmap was made for, and hand the growmap to the command, as `named`.
 
-    It stands above the options whose values it completes. Raises GrowMapError for a file that is no growmap.
+    So it does with a budget. It stands above the options whose values it completes. Raises GrowMapError for a file that is neither.
     """
 
     @functools.wraps(command)
     def completed(**values: Any) -> Any:
-        if values.get("growmap") is None:
+        grown = read_named(values.get("growmap"), values.get("budget"))
+        if grown is None:
             return command(**values, named=Named())
         from treespec.evaluation.made_for import settings_of, taken_line
-        from treespec.trees.growmap import read_growmap
 
         ctx = click.get_current_context()
-        grown = read_growmap(values["growmap"])
         given = {name: values[name] for name in _MADE_FOR if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
-        taken = settings_of(grown.metadata, given, sampling_alone=values["dynamic"])
+        taken = settings_of(grown.metadata, given, sampling_alone=values["dynamic"] or values["budget"] is not None)
         ctx.params.update(taken)  # for those who look at all options
-        return command(**{**values, **taken}, named=Named(grown, taken_line(taken)))
+        return command(**{**values, **taken}, named=Named(grown, taken_line(taken, grown.noun)))
 
     return completed
 
 
 def resolve(
-    plan: PlanOptions, grown: "GrowMap | None", models: ModelOptions, settings: EvaluationSettings
+    plan: PlanOptions, grown: "GrowMap | ChosenBudget | None", models: ModelOptions, settings: EvaluationSettings
 ) -> "tuple[Plan | None, Prediction | None]":
     """Return what to draft and what the growmap promised for it, which is None if nothing was promised.
 
-    `grown` is the growmap that the options name. If it was made for other models, another sampling or another drafting than those
+    `grown` is the growmap or the chosen budget that the options name. If it was made for other models, another sampling or another drafting than those
     that run, its promise does not hold; if its times were taken on another device, or with other threads, its time per step does not. A line on stderr says so,
     and what does not hold is left out. Raises a usage error for a budget that no tree meets.
     """
@@ -182,17 +193,30 @@ def resolve(
     predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own)
     for sentence in said:
         note(sentence)
-    return grown.tree, predicted
+    return drafted, predicted
 
 
-def planned(plan: TreeOptions, grown: "GrowMap | None") -> "Plan | None":
+def read_named(growmap: Path | None, budget: Path | None) -> "GrowMap | ChosenBudget | None":
+    """Return the growmap or the chosen budget of these files, if there is one. Raises GrowMapError."""
+    if growmap is not None:
+        from treespec.trees.growmap import read_growmap
+
+        return read_growmap(growmap)
+    if budget is None:
+        return None
+    from treespec.decoding.chosen import read_budget
+
+    return read_budget(budget)
+
+
+def planned(plan: TreeOptions, grown: "GrowMap | ChosenBudget | None") -> "Plan | None":
     """Return what to draft, or None if nothing is named. Raises a usage error for a budget that no tree meets.
 
-    `grown` is the growmap that the options name.
+    `grown` is the growmap or the chosen budget that the options name.
     """
     if not plan.dynamic:
-        return None if grown is None else grown.tree
-    size, depth = (grown.tree.size, grown.tree.depth) if grown is not None else (0, 0)
+        return None if grown is None else grown.plan
+    size, depth = (grown.plan.size, grown.plan.depth) if grown is not None else (0, 0)
     if depth == 0 and (plan.size is None or plan.depth is None):
         raise click.UsageError("the growmap is the root alone and gives no budget to a dynamic tree; pass --size 2 or more, and --depth.")
     with wrong_usage():

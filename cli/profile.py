@@ -1,7 +1,9 @@
 """The commands `treeopt profile acceptance` and `treeopt profile latency`: measure a pair on this machine."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +23,7 @@ from treeopt.cli.settings import (
 )
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.samples import BURST
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 
@@ -48,6 +51,22 @@ def profile() -> None:
     setting(AcceptanceSettings, "draws", type=POSITIVE, help="Samples of the children of each position, if children are sampled."),
     method="Text to profile on: the target's own continuations, which decoding meets (on-policy), or the data set's (teacher-forced).",
 )
+@under(
+    "Dynamic trees",
+    click.option(
+        "--dynamic",
+        is_flag=True,
+        help="Also count the steps of dynamic trees of many budgets on the same texts, for `treeopt grow --dynamic`. Only the draft runs for it.",
+    ),
+    click.option(
+        "--widths",
+        type=int_list,
+        metavar="N,N,...",
+        help=f"Level widths to grow, one after the other. [default: {','.join(map(str, BudgetGrid.widths))}]",
+    ),
+    click.option("--max-depth", type=POSITIVE, help=f"Largest depth of dynamic trees. [default: {BudgetGrid.max_depth}]"),
+    click.option("--max-size", type=POSITIVE, help=f"Largest size of dynamic trees. [default: {BudgetGrid.max_size}]"),
+)
 @output_option("acceptance.json")
 @under(
     "Output",
@@ -62,6 +81,10 @@ def acceptance(
     models: ModelOptions,
     rows: PromptOptions,
     settings: AcceptanceSettings,
+    dynamic: bool,
+    widths: tuple[int, ...] | None,
+    max_depth: int | None,
+    max_size: int | None,
     output: Path,
     trace: Path | None,
     output_format: str,
@@ -78,6 +101,7 @@ def acceptance(
             raise click.UsageError(f"--trace and -o both name {trace}; give the trace a file of its own.")
         with wrong_usage():
             settings.require_traceable()
+    grid = _grid(dynamic, settings, {"widths": widths, "max_depth": max_depth, "max_size": max_size})
     note_unused()
     check_hub(models, rows.dataset)
     from treeopt.profiles.acceptance import ACCEPTANCE_SCHEMA
@@ -94,6 +118,9 @@ def acceptance(
     known = pair_info_of(models)
     prompts = read_prompts(known, rows, gen_len, own_text=own_text)
     require_fit(known, prompts, settings)
+    if grid is not None:
+        with wrong_usage():
+            grid = grid.of_vocabulary(known.vocabulary_size)
     note_rows(known, rows, prompts)
     if not own_text:
         note_not_applied(known, settings.sampling)
@@ -104,10 +131,10 @@ def acceptance(
             prompts = complete_conversations(pair, prompts, rows, gen_len, output)
         with Progress() as progress:
             if trace is None:
-                measured = profile_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
+                measured = profile_acceptance(pair, prompts, settings, dynamic=grid, journal=journal_of(output), progress=progress)
                 measured.write(output)
             else:
-                measured, traced = trace_acceptance(pair, prompts, settings, journal=journal_of(output), progress=progress)
+                measured, traced = trace_acceptance(pair, prompts, settings, dynamic=grid, journal=journal_of(output), progress=progress)
                 write_json_together([(output, measured.to_json()), (trace, traced.to_json())])
         discard_journals(output)
     for path, replaced in zip((output, trace), earlier, strict=True):
@@ -116,6 +143,19 @@ def acceptance(
     if settings.sampling.temperature <= 1:
         note_doubt(measured.rank_probability[0] * measured.positions, measured.positions, known.target.vocabulary_size)
     emit(output_format, measured.summary(), measured.drawing())
+
+
+def _grid(dynamic: bool, settings: AcceptanceSettings, given: Mapping[str, Any]) -> BudgetGrid | None:
+    """Return the budgets of dynamic trees to measure, None if they are not asked for. Raises a usage error."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if not dynamic:
+        if named:
+            flags = " and ".join("--" + name.replace("_", "-") for name in named)
+            raise click.UsageError(f"{flags} {'is' if len(named) == 1 else 'are'} of dynamic trees; pass --dynamic as well, or drop it.")
+        return None
+    with wrong_usage():
+        settings.require_traceable("dynamic")
+        return BudgetGrid(**named)
 
 
 @profile.command(cls=TreeoptCommand, epilog=example(f"treeopt profile latency {_PAIR} --context 256,1024 -o latency.json"))

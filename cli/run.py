@@ -10,7 +10,7 @@ import click
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, chat_arg_option, check_chat_args, model_options, text_format_option
 from treeopt.cli.output import Telling, ask, emit, note
-from treeopt.cli.plan import TreeOptions, planned, tree_options
+from treeopt.cli.plan import TreeOptions, planned, read_named, tree_options
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.signals import Interrupting, exit_code
 from treeopt.cli.unused import note_unused
@@ -84,7 +84,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     """Decode a prompt to the terminal, as it is made.
 
     The prompt is that of --prompt, or else all of standard input; with --chat there is a conversation. --draft is required with
-    --growmap FILE and with --dynamic --size N --depth D. With a draft alone, a chain of 4 tokens is drafted; without one, the target decodes alone.
+    --growmap FILE, --budget FILE and --dynamic --size N --depth D. With a draft alone, a chain of 4 tokens is drafted; without one, the target decodes alone.
 
     On a terminal, tokens that were accepted from the draft are green. Figures follow on stderr. Ctrl-C ends the answer.
     """
@@ -96,9 +96,8 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     from treeopt.cli.inputs import info_of, load, note_not_applied
     from treespec.text.prompts import read_prompt
     from treespec.text.writing import Writer
-    from treespec.trees.growmap import read_growmap
 
-    drafted = _drafted(plan, None if plan.growmap is None else read_growmap(plan.growmap), models)
+    drafted = _drafted(plan, read_named(plan.growmap, plan.budget), models)
     known = info_of(models)
     _check_tokenizer(known, asked)
     if drafted is not None:

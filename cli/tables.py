@@ -58,6 +58,28 @@ def _candidates(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("the best tree of each acceptance profile, the fastest first", columns, shown, left=("acceptance", "rule"))
 
 
+def budget(data: Mapping[str, Any]) -> Parts:
+    """Draw the chosen budget of dynamic trees and its promise, then the fastest budget of each width."""
+    shape = {"size (root included)": data["size"], "depth (draft passes per step)": data["depth"], "level width": data["width"]}
+    rows = [(name, str(value)) for name, value in shape.items()]
+    widths = [
+        (
+            str(row["width"]),
+            str(row["size"]),
+            str(row["depth"]),
+            f"{row['expected_tokens_per_step']:.4f}",
+            milliseconds(row["predicted_seconds_per_step"]),
+            milliseconds(row["predicted_seconds_per_token"]),
+        )
+        for row in data["by_width"]
+    ]
+    columns = ("width", "size", "depth", "tokens/step", "ms/step", "ms/token")
+    return [
+        figures("dynamic budget", [*rows, *promised(data)]),
+        Table(f"the fastest of {counted(data['compared'], 'budget', form=',')}, by width", columns, widths),
+    ]
+
+
 def _models(found: Mapping[str, Any]) -> Parts:
     """Draw how the trees of every acceptance model did on prompts held out, a row each."""
     rows = []

@@ -8,12 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeopt.api import evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
     from treeopt.comparing.compare import compare
     from treeopt.comparing.comparison import Comparison
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+    from treeopt.profiles.budget_grid import BudgetGrid
     from treeopt.profiles.latency import LatencyProfile, read_latency
     from treeopt.profiles.trace import Trace, read_trace
     from treeopt.prompting import load_prompts, prompts
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from treeopt.tuning.result import Tuning
     from treespec.data.prompts import PromptSet
     from treespec.data.slices import ChatOptions
+    from treespec.decoding.chosen import ChosenBudget, read_budget
     from treespec.decoding.drafting import Drafting
     from treespec.decoding.plans import DynamicBudget
     from treespec.errors import TreeoptError
@@ -36,7 +38,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcceptanceProfile",
+    "BudgetGrid",
     "ChatOptions",
+    "ChosenBudget",
     "Comparison",
     "Drafting",
     "DynamicBudget",
@@ -52,6 +56,7 @@ __all__ = [
     "Trace",
     "TreeoptError",
     "Tuning",
+    "choose_budget",
     "compare",
     "evaluate",
     "generate",
@@ -64,6 +69,7 @@ __all__ = [
     "profile_latency",
     "prompts",
     "read_acceptance",
+    "read_budget",
     "read_growmap",
     "read_latency",
     "read_report",
@@ -75,7 +81,9 @@ __all__ = [
 
 _HOME = {
     "AcceptanceProfile": "treeopt.profiles.acceptance",
+    "BudgetGrid": "treeopt.profiles.budget_grid",
     "ChatOptions": "treespec.data.slices",
+    "ChosenBudget": "treespec.decoding.chosen",
     "Comparison": "treeopt.comparing.comparison",
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
@@ -90,6 +98,7 @@ _HOME = {
     "Target": "treespec.models.pairs",
     "Trace": "treeopt.profiles.trace",
     "TreeoptError": "treespec.errors",
+    "choose_budget": "treeopt.api",
     "compare": "treeopt.comparing.compare",
     "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
@@ -103,6 +112,7 @@ _HOME = {
     "profile_latency": "treeopt.api",
     "prompts": "treeopt.prompting",
     "read_acceptance": "treeopt.profiles.acceptance",
+    "read_budget": "treespec.decoding.chosen",
     "read_growmap": "treespec.trees.growmap",
     "read_latency": "treeopt.profiles.latency",
     "read_report": "treespec.evaluation.report",

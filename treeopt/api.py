@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from treeopt import growmap_making
+from treeopt.budget_making import make_budget
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import TRACE_SCHEMA, Trace
 from treeopt.profiling import acceptance as acceptance_profiling
@@ -20,6 +22,7 @@ from treeopt.profiling import latency as latency_profiling
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treeopt.prompting import Progress, complete, prompt_set
 from treespec.data.prompts import PromptSet
+from treespec.decoding.chosen import ChosenBudget
 from treespec.decoding.drafting import Drafting, drafting_of
 from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
@@ -57,6 +60,7 @@ def profile_acceptance(
     method: str = AcceptanceSettings.method,
     seed: int = AcceptanceSettings.seed,
     batch_size: int | None = AcceptanceSettings.batch_size,
+    dynamic: BudgetGrid | None = None,
     trace: StrPath | None = None,
     journal: Path | None = None,
     progress: Progress = _silent,
@@ -65,7 +69,8 @@ def profile_acceptance(
 
     `prompts` may be a list, as for the function of that name. `temperature` and `top_p` are the target's; `drafting` says how children are
     chosen, by a rule's name ("topk", "swor", "swr") or whole. See `AcceptanceSettings` for the rest. With `journal`, finished batches survive
-    an interruption. `trace` is a file that is written for `replay`: what the draft said of every token that the target chose.
+    an interruption. `dynamic` names budgets of dynamic trees whose steps are counted on the same texts, for `choose_budget`. `trace` is a file
+    that is written for `replay`: what the draft said of every token that the target chose.
 
     Raises SettingsError, CapacityError, ModelError, ProfileError; OutputError for a `trace` that cannot be written.
     """
@@ -79,8 +84,8 @@ def profile_acceptance(
     if method != "teacher-forced":
         found = complete(pair, found, gen_len, progress)
     if trace is None:
-        return acceptance_profiling.profile_acceptance(pair, found, settings, journal=journal, progress=progress)
-    profile, traced = acceptance_profiling.trace_acceptance(pair, found, settings, journal=journal, progress=progress)
+        return acceptance_profiling.profile_acceptance(pair, found, settings, dynamic=dynamic, journal=journal, progress=progress)
+    profile, traced = acceptance_profiling.trace_acceptance(pair, found, settings, dynamic=dynamic, journal=journal, progress=progress)
     traced.write(trace)
     return profile
 
@@ -183,9 +188,31 @@ def grow(
     return found[0].growmap
 
 
+def choose_budget(
+    acceptance: AcceptanceProfile | StrPath,
+    latency: LatencyProfile | StrPath,
+    *,
+    max_size: int | None = None,
+    max_depth: int | None = None,
+    max_width: int | None = None,
+    context: int | None = None,
+) -> ChosenBudget:
+    """Return the budget of dynamic trees that decodes fastest: its `plan`, and what it promises.
+
+    Both profiles were measured with `dynamic`: the steps were counted on the texts of the acceptance profile. The limits bound the search, and
+    `context` picks one of the latency profile's contexts (None: the smallest).
+
+    Raises ProfileError for an acceptance profile without such steps, MissingRuleError for a latency profile without such times, OptimizerError.
+    """
+    made = make_budget(acceptance, latency, context=context, max_size=max_size, max_depth=max_depth, max_width=max_width)
+    for sentence in made.notes:
+        _LOG.warning("%s", sentence)
+    return made.chosen
+
+
 def evaluate(
     pair: Target,
-    plan: GrowMap | Plan | StrPath | None,
+    plan: GrowMap | ChosenBudget | Plan | StrPath | None,
     prompts: PromptSet | Sequence[object],
     *,
     against: str | None = None,
@@ -204,19 +231,20 @@ def evaluate(
 ) -> EvaluationReport:
     """Decode prompts with a plan and autoregressively, in turn, and return what was measured beside what the growmap promised.
 
-    `plan` is a growmap (or its file, or the name of one that comes with treeopt), a `SpeculationTree`, a `DynamicBudget`, another plan
-    whose drafter is known, or None to decode autoregressively only. `temperature`, `top_p` and `drafting` that are None are those that a growmap
-    was made for, and for other plans greedy decoding with the draft's most likely tokens. `against` names chains that run in turn with the tree:
-    "chain", which is the growmap's best one, or "chain:3,5" for chains of these depths; `report.beyond_chain` is what the tree is worth beyond the
-    fastest. See `EvaluationSettings` and `profile_acceptance` for the rest.
+    `plan` is a growmap (or its file, or the name of one that comes with treeopt), a budget of `choose_budget`, a `SpeculationTree`, a
+    `DynamicBudget`, another plan whose drafter is known, or None to decode autoregressively only. `temperature`, `top_p` and `drafting` that are
+    None are those that a growmap or a budget was made for, and for other plans greedy decoding with the draft's most likely tokens. `against`
+    names chains that run in turn with the tree: "chain", which is the growmap's best one, or "chain:3,5" for chains of these depths;
+    `report.beyond_chain` is what the tree is worth beyond the fastest. See `EvaluationSettings` and `profile_acceptance` for the rest.
 
     Raises SettingsError, CapacityError, ModelError, GrowMapError.
     """
     grown = load_growmap(plan) if isinstance(plan, str | os.PathLike) else plan
-    chosen = _chosen(grown.metadata if isinstance(grown, GrowMap) else {}, temperature, top_p, drafting)
+    promising = grown if isinstance(grown, GrowMap | ChosenBudget) else None
+    chosen = _chosen({} if promising is None else promising.metadata, temperature, top_p, drafting)
     settings = EvaluationSettings(gen_len, max_length, *chosen, seed, save_tokens, breakdown, processors, sample_texts)
-    tree = grown.tree if isinstance(grown, GrowMap) else grown
-    predicted = _prediction(grown, pair, settings) if isinstance(grown, GrowMap) else None
+    tree = grown.plan if isinstance(grown, GrowMap | ChosenBudget) else grown
+    predicted = None if promising is None else _prediction(promising, pair, settings)
     _note_not_applied(pair, settings.sampling, processed=processors)
     chains = chains_of(against, grown if isinstance(grown, GrowMap) else None)
     largest = max(1 if one is None else one.size for one in (tree, *chains))
@@ -271,7 +299,7 @@ def _note_not_applied(pair: Target, sampling: Sampling, *, processed: bool = Fal
         _LOG.warning("%s", left)
 
 
-def _prediction(growmap: GrowMap, pair: Target, settings: EvaluationSettings) -> Prediction | None:
+def _prediction(growmap: GrowMap | ChosenBudget, pair: Target, settings: EvaluationSettings) -> Prediction | None:
     """Return what a growmap promises for a run; what of it does not hold is logged."""
     record = pair.provenance()
     names = {role: name.partition("@")[0] for role, name in record["models"].items()}

@@ -107,7 +107,7 @@ def words_of(run: Any, name: str) -> str:
 
 def test_evaluate_says_what_is_required(run: Any) -> None:
     shown = words_of(run, "evaluate")
-    assert "One of --growmap FILE, --dynamic --size N --depth D, and --mode baseline is required." in shown
+    assert "One of --growmap FILE, --budget FILE, --dynamic --size N --depth D, and --mode baseline is required." in shown
     assert "--draft is required with each but --mode baseline." in shown
 
 

@@ -103,12 +103,6 @@ def require_replayable(trace: Trace) -> None:
 
 
 def _room(tree: SpeculationTree, trace: Trace) -> Whole:
-    """Return the number of nodes, the first ones of the tree, of a step whose root is token t of a text, int64 [longest text, texts].
-
-    It is the tree's size or more, except close to the last positions of a model: see `treespec.decoding.loop.decode`.
-    """
-    most = trace.gen_len + tree.size
-    target = np.array([most if one.target_reads is None else min(one.target_reads, most) for one in trace.texts])
-    draft = np.array([most if one.draft_reads is None else min(one.draft_reads, most) for one in trace.texts])
-    root = np.arange(int(trace.tokens.max()))[:, None]
-    return np.maximum(1, np.where(root + tree.depth > draft, np.minimum(target, draft + 1), target) - root)
+    """Return the number of nodes, the first ones of the tree, of a step whose root is token t of a text, int64 [longest text, texts]."""
+    root = np.arange(int(trace.tokens.max()))
+    return np.stack([one.room(root, trace.gen_len, tree.size, tree.depth) for one in trace.texts], axis=1)

@@ -1,6 +1,7 @@
 """The certainty of predictions: from errors of the profiles to 95 % intervals of a tree's tokens and seconds per step and its speed-up."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,9 +101,19 @@ def with_times(
     """Return how certain the predictions of a tree are, of whose tokens per step this is known. See `certainty`."""
     if tree.size == 1:
         return Certainty()
+    return certainty_of(tokens, lambda times: times.step_seconds(tree), model, ends)
+
+
+def certainty_of(
+    tokens: Uncertain | None,
+    step_seconds: Callable[[LatencyModel], float],
+    model: LatencyModel | None = None,
+    ends: tuple[LatencyModel, LatencyModel] | None = None,
+) -> Certainty:
+    """Return how certain `tokens` per step are together with the `step_seconds` of a plan by the times of `model`, whose ends are `ends`."""
     if model is None or ends is None:
         return Certainty(tokens)
-    step = _between(model.step_seconds(tree), ends[0].step_seconds(tree), ends[1].step_seconds(tree))
+    step = _between(*map(step_seconds, (model, *ends)))
     alone = _between(*(times.autoregressive_seconds() for times in (model, *ends)))
     return Certainty(tokens, step, alone)
 

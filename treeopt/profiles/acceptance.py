@@ -3,15 +3,17 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from treeopt.profiles.acceptance_vector import read_vector
+from treeopt.profiles.categories import by_category
 from treeopt.profiles.drawing import acceptance
+from treeopt.profiles.dynamic import DynamicAcceptance, dynamic_acceptance_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
 from treespec.errors import ProfileError, counted
-from treespec.files.fields import ROWS, Fields, checked_object, count, counts, number, numbers, rows
+from treespec.files.fields import ROWS, Fields, checked_object, count, counts, listed, number, numbers, rows, text
 from treespec.files.kinds import schema_of
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, StrPath, read_bytes, read_json
@@ -30,7 +32,7 @@ DRAFTINGS = (*RULES, "unknown")
 _SUM_SLACK = 1e-3
 
 
-_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "pair_sha256", "provenance")
+_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "prompt_categories", "pair_sha256", "provenance")
 """Keys of the file that its summary does without."""
 
 
@@ -66,6 +68,10 @@ class AcceptanceProfile(Drawn):
     draws: int | None = None
     prompt_set: dict[str, Any] | None = None
     pair_sha256: str = ""
+    dynamic: DynamicAcceptance | None = None
+    """The steps of dynamic trees on the same texts, if they were counted."""
+    prompt_categories: tuple[str, ...] = ()
+    """The kind of task of each prompt, "" for none; empty if the data set names none."""
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -106,6 +112,11 @@ class AcceptanceProfile(Drawn):
             raise ProfileError(
                 f"prompt_sums has {counted(len(self.prompt_sums), 'row')}, prompt_positions {len(self.prompt_positions)}; give one of each per prompt"
             )
+        if self.prompt_categories and len(self.prompt_categories) != len(self.prompt_positions):
+            raise ProfileError(
+                f"prompt_categories has {counted(len(self.prompt_categories), 'entry', 'entries')} for "
+                f"{counted(len(self.prompt_positions), 'prompt')}; give one of each prompt"
+            )
         for i, sums in enumerate(self.prompt_sums):
             if len(sums) != ranks or not all(map(math.isfinite, sums)):
                 raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of {counted(ranks, 'rank')}")
@@ -141,8 +152,10 @@ class AcceptanceProfile(Drawn):
             "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
             "prompt_sums": [list(row) for row in self.prompt_sums],
             "prompt_positions": list(self.prompt_positions),
+            "prompt_categories": list(self.prompt_categories),
             "prompt_set": self.prompt_set,
             "pair_sha256": self.pair_sha256,
+            "dynamic": None if self.dynamic is None else self.dynamic.to_json(),
             "provenance": self.provenance,
         }
         if self.draft_temperature is not None:
@@ -151,7 +164,14 @@ class AcceptanceProfile(Drawn):
 
     def summary(self) -> dict[str, Any]:
         """Return the profile as plain data without its raw sums."""
-        return {key: value for key, value in self.to_json().items() if key not in _RAW}
+        grown = {} if self.dynamic is None else {"dynamic": asdict(self.dynamic.grid)}
+        categories = {} if not self.prompt_categories else {"by_category": self.by_category}
+        return {key: value for key, value in self.to_json().items() if key not in _RAW} | grown | categories
+
+    @property
+    def by_category(self) -> list[dict[str, Any]]:
+        """Return the figures of each category of prompts; none if the data set names none."""
+        return by_category(self.prompt_categories, self.prompt_sums, self.prompt_positions)
 
     def drawing(self, ranks: int | None = None) -> Drawing:
         """Return the chances of the first `ranks` ranks (None: all that a table may have) with standard errors and running sums."""
@@ -193,8 +213,10 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             by_depth=data.optional("by_depth", rows),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
+            prompt_categories=data.get("prompt_categories", lambda value: tuple(map(text, listed(value))), []),
             prompt_set=data.optional("prompt_set", checked_object(ROWS)),
             pair_sha256=data.text("pair_sha256", ""),
+            dynamic=data.optional("dynamic", dynamic_acceptance_of),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

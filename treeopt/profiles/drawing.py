@@ -37,7 +37,26 @@ def acceptance(data: Mapping[str, Any], ranks: int | None = None) -> Parts:
         Table(title, ("rank", "P(accepted)", "standard error", "cumulative"), rows, left_out=left_out),
         "cumulative: the chance that the drafted token of this rank, or one of an earlier rank, is accepted",
         f"no rank accepted: {data['none_accepted']:.4f}{'; ranks that were never accepted are not shown' if unseen else ''}",
+        *([] if not data.get("by_category") else [_categories(data["by_category"])]),
     ]
+
+
+def _categories(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Draw the acceptance of each category, a row each."""
+    rows = []
+    for one in found[:_MOST_ROWS]:
+        chances, errors = one["rank_probability"], one["standard_error"]
+        first, error, some = (None, None, None) if chances is None else (chances[0], None if errors is None else errors[0], sum(chances))
+        rows.append(
+            (
+                one["category"] or "-",
+                str(one["prompts"]),
+                f"{one['positions']:,}",
+                *(number(value, 4) for value in (first, error, some)),
+            )
+        )
+    columns = ("category", "prompts", "positions", "first choice accepted", "standard error", "some rank accepted")
+    return Table("acceptance by category", columns, rows, left=("category",), left_out=_more(len(found) - _MOST_ROWS, "category"))
 
 
 def trace(data: Mapping[str, Any]) -> Parts:

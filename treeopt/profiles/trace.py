@@ -32,6 +32,8 @@ _MOST_PLACES = 1 << 26
 _MOST_TOKENS = 1 << 31
 """Largest vocabulary."""
 
+Counts = int | NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class TracedText:
@@ -57,6 +59,17 @@ class TracedText:
     def drafted(self) -> int:
         """Return the number of its tokens that a draft can propose: those after the first, as far as the draft can read."""
         return self.tokens - 1 if self.draft_reads is None else min(self.tokens - 1, self.draft_reads)
+
+    def room(self, root: Counts, gen_len: int, size: Counts, depth: Counts) -> NDArray[np.int64]:
+        """Return the number of nodes of a step whose root is token `root` of the text; the arguments are broadcast.
+
+        It is the `size` of the plan or more, except close to the last positions of a model: see `treespec.decoding.loop.decode`. `gen_len` is the
+        budget of the text, and `depth` the plan's.
+        """
+        most = gen_len + np.asarray(size)
+        target, draft = (most if reads is None else np.minimum(reads, most) for reads in (self.target_reads, self.draft_reads))
+        found: NDArray[np.int64] = np.maximum(1, np.where(root + depth > draft, np.minimum(target, draft + 1), target) - root)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """Measure the acceptance profile of a pair: the ranks of the draft that the target accepts, position by position."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.budget_grid import BudgetGrid
+from treeopt.profiles.dynamic import DynamicAcceptance
 from treeopt.profiles.ratio import ratio
 from treeopt.profiles.trace import Trace
+from treeopt.profiling.dynamic import dynamic_steps
 from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.profiling.texts import Batch, TextSource, chunks, require_drafted, require_positions, require_text
-from treeopt.profiling.tracing import TracedRow, trace_of, traced_row
+from treeopt.profiling.tracing import TracedRow, trace_of, traced_row, traced_text
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
 from treespec.errors import ProfileError, counted
+from treespec.files.columns import column, column_text
 from treespec.files.fields import list_of_length, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
@@ -35,23 +41,33 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Row:
-    """One text: the sum over its positions of the chance of each rank, the number of positions, and what the draft said if that was asked."""
+    """One text: the sum over its positions of the chance of each rank, the number of positions, and what else was asked.
+
+    That is what the draft said of it, and the tokens and the steps of dynamic trees, uint32 [widths, depths, sizes].
+    """
 
     sums: list[float]
     positions: int
     traced: TracedRow | None = None
+    grown: tuple[int, NDArray[np.uint32]] | None = None
 
     def to_json(self) -> list[Any]:
         """Return the row as a journal keeps it."""
-        return [self.sums, self.positions, *([] if self.traced is None else [self.traced.to_json()])]
+        traced = [] if self.traced is None else [self.traced.to_json()]
+        grown = [] if self.grown is None else [[self.grown[0], column_text(self.grown[1], "<u4")]]
+        return [self.sums, self.positions, *traced, *grown]
 
     @classmethod
-    def from_json(cls, ranks: int, value: Any, *, tracing: bool) -> "_Row":
+    def from_json(cls, ranks: int, value: Any, *, tracing: bool, grid: BudgetGrid | None) -> "_Row":
         """Return the row that `to_json` gave. Raises LookupError, TypeError, ValueError."""
-        sums, count, *traced = list_of_length(3 if tracing else 2, value)
+        sums, count, *more = list_of_length(2 + tracing + (grid is not None), value)
         positions = natural(count)
-        found = TracedRow.from_json(positions, traced[0]) if tracing else None
-        return cls(list(numbers(list_of_length(ranks, sums))), positions, found)
+        found = TracedRow.from_json(positions, more[0]) if tracing else None
+        grown = None
+        if grid is not None:
+            tokens, steps = list_of_length(2, more[-1])
+            grown = natural(tokens), column("<u4", math.prod(grid.shape), steps).reshape(grid.shape)
+        return cls(list(numbers(list_of_length(ranks, sums))), positions, found, grown)
 
 
 def profile_acceptance(
@@ -59,6 +75,7 @@ def profile_acceptance(
     prompts: PromptSet,
     settings: AcceptanceSettings,
     *,
+    dynamic: BudgetGrid | None = None,
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> AcceptanceProfile:
@@ -66,10 +83,11 @@ def profile_acceptance(
 
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
     prompts as the independent units (linearised ratio estimator); each prompt's draws are its own, so they are in it.
-    Finished batches survive an interruption in `journal`, which the caller discards once the profile is saved. Raises
-    CapacityError, ModelError (non-finite logits), ProfileError (nothing to measure).
+    With `dynamic`, the steps of dynamic trees of these budgets are counted on the same texts. Finished batches survive an interruption in
+    `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError (non-finite logits), ProfileError (nothing
+    to measure), SettingsError for `dynamic` where steps could not be counted.
     """
-    return _profile(pair, prompts, settings, _measured(pair, prompts, settings, journal, progress, tracing=False))
+    return _measured_profile(pair, prompts, settings, journal, progress, dynamic, tracing=False)[0]
 
 
 def trace_acceptance(
@@ -77,20 +95,49 @@ def trace_acceptance(
     prompts: PromptSet,
     settings: AcceptanceSettings,
     *,
+    dynamic: BudgetGrid | None = None,
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[AcceptanceProfile, Trace]:
     """Measure as `profile_acceptance` does, and also return the trace of the same texts. Raises SettingsError where steps could not be replayed."""
     settings.require_traceable()
-    rows = _measured(pair, prompts, settings, journal, progress, tracing=True)
-    profile = _profile(pair, prompts, settings, rows)
+    profile, rows = _measured_profile(pair, prompts, settings, journal, progress, dynamic, tracing=True)
     traced = [row.traced for row in rows if row.traced is not None]
     return profile, trace_of(pair, prompts, settings, traced, profile.provenance or {})
 
 
+def _measured_profile(
+    pair: Pair,
+    prompts: PromptSet,
+    settings: AcceptanceSettings,
+    journal: Path | None,
+    progress: Progress,
+    dynamic: BudgetGrid | None,
+    *,
+    tracing: bool,
+) -> tuple[AcceptanceProfile, list[_Row]]:
+    """Return the profile, and what it was made from."""
+    if dynamic is not None:
+        settings.require_traceable("dynamic")
+        dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
+    rows = _measured(pair, prompts, settings, journal, progress, dynamic, tracing=tracing)
+    profile = _profile(pair, prompts, settings, rows)
+    if dynamic is None:
+        return profile, rows
+    tokens, steps = zip(*(row.grown for row in rows if row.grown is not None), strict=True)
+    return replace(profile, dynamic=DynamicAcceptance(dynamic, tokens, np.stack(steps, axis=-1))), rows
+
+
 @torch.inference_mode()
 def _measured(
-    pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, journal: Path | None, progress: Progress, *, tracing: bool
+    pair: Pair,
+    prompts: PromptSet,
+    settings: AcceptanceSettings,
+    journal: Path | None,
+    progress: Progress,
+    dynamic: BudgetGrid | None,
+    *,
+    tracing: bool,
 ) -> list[_Row]:
     """Return what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
     require_fit(pair, prompts, settings)
@@ -100,12 +147,12 @@ def _measured(
 
     def read(key: str, value: Any) -> list[_Row]:
         rows = list_of_length(len(batches[int(key)]), value)
-        return [_Row.from_json(settings.max_branch, row, tracing=tracing) for row in rows]
+        return [_Row.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
 
-    with Journal(journal, _fingerprint(pair, prompts, settings, tracing=tracing), read) as log:
+    with Journal(journal, _fingerprint(pair, prompts, settings, dynamic, tracing=tracing), read) as log:
         for number, batch in enumerate(batches):
             on_token = _step_progress(progress, number, len(batches), settings.gen_len)
-            work = partial(_measure, pair, source, batch, settings, on_token, tracing=tracing)
+            work = partial(_measure, pair, source, batch, settings, on_token, dynamic, tracing=tracing)
             rows = log.piece(str(number), work, lambda rows: [row.to_json() for row in rows])
             found.update({index: row for (index, _), row in zip(batch, rows, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
@@ -125,7 +172,14 @@ def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceS
 
 
 def _measure(
-    pair: Pair, source: TextSource, batch: Batch, settings: AcceptanceSettings, on_token: Callable[[int], None], *, tracing: bool
+    pair: Pair,
+    source: TextSource,
+    batch: Batch,
+    settings: AcceptanceSettings,
+    on_token: Callable[[int], None],
+    dynamic: BudgetGrid | None,
+    *,
+    tracing: bool,
 ) -> list[_Row]:
     """Return what was measured on the text of each prompt of a batch."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
@@ -143,11 +197,17 @@ def _measure(
                 logits, chances = (torch.empty(len(rows), 0, width) for width in (pair.target.vocabulary_size, settings.max_branch))
             following = tokens[:, tokens.shape[1] - valid.shape[1] :]
             for place, (row, sums, count) in enumerate(zip(rows, chances.sum(1).tolist(), valid.sum(1).tolist(), strict=True)):
-                said = None
+                said = grown = None
+                length, ended, prompt = texts.lengths[part][place], texts.ended[part][place], batch[row][1]
                 if tracing:
-                    length, ended = texts.lengths[part][place], texts.ended[part][place]
                     said = traced_row(pair, logits[place, :count], following[place, :count], length, eos=ended)
-                found[row] = _Row(sums, count, said)
+                if dynamic is not None:
+                    known = traced_text(pair, prompt, length, eos=ended)
+                    text = tokens[place, len(prompt.ids) : len(prompt.ids) + known.drafted + 1].tolist()
+                    seen = None if pixels is None else pixels[row]
+                    steps = dynamic_steps(pair.draft, pair.vocabulary_size, prompt.ids, text, known, settings.gen_len, dynamic, seen)
+                    grown = length - 1, steps
+                found[row] = _Row(sums, count, said, grown)
     return found
 
 
@@ -252,6 +312,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
         method=settings.method,
         prompt_sums=tuple(tuple(row.sums) for row in rows),
         prompt_positions=tuple(counts),
+        prompt_categories=categories if any(categories := tuple(prompt.category for prompt in prompts)) else (),
         prompt_set=prompts.describe(),
         pair_sha256=pair.sha256,
         provenance=pair.provenance(
@@ -267,6 +328,7 @@ def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) 
     return lambda done: progress("profiling acceptance", number * gen_len + done, batches * gen_len)
 
 
-def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, *, tracing: bool) -> str:
+def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, dynamic: BudgetGrid | None, *, tracing: bool) -> str:
     where = str(pair.target.device), str(pair.target.dtype)
-    return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), *where, *(["trace"] if tracing else []))
+    more = [*(["trace"] if tracing else []), *([] if dynamic is None else [asdict(dynamic)])]
+    return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), *where, *more)

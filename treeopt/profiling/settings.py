@@ -44,17 +44,19 @@ class AcceptanceSettings:
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
 
-    def require_traceable(self) -> None:
-        """Raise SettingsError if steps could not be replayed from a trace of these texts: they must be the target's own, and no child random."""
+    def require_traceable(self, what: str = "trace") -> None:
+        """Raise SettingsError if steps could not be counted on these texts: they must be the target's own, and no child random.
+
+        `what` is the parameter that asks for it.
+        """
         if self.method != METHODS[0]:
             raise SettingsError(
-                f"`trace` keeps what the draft said of the target's own choices, but `method` is {self.method}; pass `method` {METHODS[0]}, "
-                "or leave `trace` out"
+                f"`{what}` counts on the target's own choices, but `method` is {self.method}; pass `method` {METHODS[0]}, or leave `{what}` out"
             )
         if self.drafting.samples(self.sampling):
             raise SettingsError(
-                f"steps can be replayed from a trace where children are the draft's most likely tokens, but `drafting` is {self.drafting.rule}; "
-                f"pass `drafting` {TOPK.name}, or leave `trace` out"
+                f"`{what}` is of steps whose children are the draft's most likely tokens, but `drafting` is {self.drafting.rule}; "
+                f"pass `drafting` {TOPK.name}, or leave `{what}` out"
             )
 
 

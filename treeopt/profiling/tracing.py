@@ -69,7 +69,7 @@ def traced_row(pair: Pair, logits: Tensor, chosen: Tensor, tokens: int, *, eos: 
 
 def trace_of(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[TracedRow], provenance: dict[str, Any]) -> Trace:
     """Return the trace of the rows of all prompts, in their order."""
-    texts = tuple(_text(pair, prompt, row) for prompt, row in zip(prompts, rows, strict=True))
+    texts = tuple(traced_text(pair, prompt, row.tokens, eos=row.eos) for prompt, row in zip(prompts, rows, strict=True))
     return Trace(
         texts=texts,
         rank=np.concatenate([row.rank for row in rows]),
@@ -88,15 +88,16 @@ def trace_of(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
     )
 
 
-def _text(pair: Pair, prompt: Prompt, row: TracedRow) -> TracedText:
+def traced_text(pair: Pair, prompt: Prompt, tokens: int, *, eos: bool) -> TracedText:
+    """Return what a trace says of a text of so many `tokens` behind a prompt, which an EOS ended or the budget."""
     target, draft = (_behind(readable(model, prompt.ids), prompt) for model in (pair.target, pair.draft))
     captured = pair.target.device.type == "cuda" and not (pair.target.eager_reason or pair.draft.eager_reason)
     return TracedText(
         row=prompt.row,
         prompt_sha256=fingerprint(prompt.ids)[:_DIGITS],
         prompt_tokens=len(prompt.ids),
-        tokens=row.tokens,
-        eos=row.eos,
+        tokens=tokens,
+        eos=eos,
         target_reads=None if captured else target,  # the trees of captured steps are never cut
         draft_reads=draft,
     )

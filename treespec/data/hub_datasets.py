@@ -28,12 +28,16 @@ class HubDataset:
     fallback_revision: str | None = None
     cached_config: str | None = None
     """Name of the configuration in the cache of `datasets`, if it is not among the options."""
+    elsewhere: str | None = None
+    """Place where it lives, if that is not the hub: `path` is then a reader of `datasets` for its files."""
 
     @property
     def call(self) -> str:
         """The call that loads it."""
         return f"load_dataset({', '.join([repr(self.path), *(f'{key}={value!r}' for key, value in self.options.items())])})"
 
+
+_SPEC_BENCH = "https://raw.githubusercontent.com/hemingkx/Spec-Bench/main/data/spec_bench/question.jsonl"
 
 HUB_DATASETS = {
     "cnn": HubDataset("abisee/cnn_dailymail", "article", {"name": "3.0.0", "split": "test"}),
@@ -43,6 +47,10 @@ HUB_DATASETS = {
     ),
     "wikitext": HubDataset("Salesforce/wikitext", "text", {"name": "wikitext-2-raw-v1", "split": "test"}),
     "mt-bench": HubDataset("HuggingFaceH4/mt_bench_prompts", "prompt", {"split": "train"}),
+    "spec-bench": HubDataset(
+        "json", "turns", {"data_files": _SPEC_BENCH, "split": "train"}, elsewhere="the repository hemingkx/Spec-Bench"
+    ),
+    "speed-bench": HubDataset("nvidia/SPEED-Bench", "turns", {"name": "qualitative", "split": "test"}),
 }
 
 
@@ -221,9 +229,14 @@ def require_hub(name: str) -> None:
     if entry is None or hub.is_reachable():
         return
     _library(name)
-    if _prepared(entry.path) or _snapshot(entry.path) is not None:
+    if entry.elsewhere is None and (_prepared(entry.path) or _snapshot(entry.path) is not None):
         return
     reason = "offline mode is set (HF_HUB_OFFLINE)" if hub.is_offline() else f"{hub.endpoint()} cannot be reached"
+    if entry.elsewhere is not None:
+        raise DatasetError(
+            f"data set {name} lives in {entry.elsewhere}, but {reason}; where there is a network, download {entry.options['data_files']} and pass "
+            f"that file as `dataset`; or {_REMEDY}"
+        )
     known = f"data set {name} ({entry.path}) lives on the hub, but"
     other = f"there is no file or folder {name}, and as a data set of the hub it cannot be read:"
     raise DatasetError(

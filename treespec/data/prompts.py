@@ -48,6 +48,8 @@ class Prompt:
     """The user's later turns, whose preceding replies are not known."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """The arguments of the chat template."""
+    category: str = ""
+    """The kind of task of its row; "" if the data set names none."""
     row_sha256: str = ""
     """SHA-256 of the content of its row, which tells data sets of one name apart."""
 
@@ -256,6 +258,7 @@ def _prompt(kept: Kept, chat: bool) -> Prompt:
         talk.messages,
         turns,
         talk.arguments,
+        kept.row.category,
         kept.row.sha256,
     )
 

@@ -23,7 +23,13 @@ SYSTEM, ARGUMENTS = ("system", "system_prompt"), ("tools", "chat_template_kwargs
 TEXT_KEYS = ("messages", "text", "prompt", "turns", "article", *CONVERSATIONS[1:], *_REPLIES)
 """Keys that may hold a row's text, in the order in which they are tried."""
 
-COMPANIONS = (*SYSTEM, *ARGUMENTS, *(key for keys in (*_REPLIES.values(), *_MORE.values()) for key in keys))
+CATEGORY = "category"
+"""Key that names the kind of task of a row, by which benchmarks report."""
+
+UNFETCHED = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE"
+"""The beginning of what SPEED-Bench has in the place of texts that its licence leaves out."""
+
+COMPANIONS = (CATEGORY, *SYSTEM, *ARGUMENTS, *(key for keys in (*_REPLIES.values(), *_MORE.values()) for key in keys))
 """Keys whose values belong to a row's text, whichever key holds that."""
 
 KEYS = ("image", "input_ids", *TEXT_KEYS)
@@ -50,6 +56,8 @@ class Row:
     left_out: Mapping[str, int] = field(default_factory=dict)
     image: Path | None = None
     unread: tuple[str, ...] = ()
+    category: str = ""
+    """The kind of task that the row names under `category`; "" if it names none."""
 
     @property
     def sha256(self) -> str:
@@ -97,15 +105,17 @@ def row_of(record: object, *, name: str, keys: Sequence[str] = KEYS) -> Row:
     key = next((key for key in there if record[key] is not None), there[0] if there else None)
     if key is None:
         raise _lacking(record, name, keys)
+    named = record.get(CATEGORY)
+    category = named if isinstance(named, str) and key != CATEGORY else ""
     if key == "image" and len(keys) > 1:
-        return _picture_row(record, name, keys)
+        return replace(_picture_row(record, name, keys), category=category)
     value = record[key]
     if key == "input_ids":
         if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
             raise DatasetError(f'{name}: "input_ids" must be a list of whole numbers; {_first_wrong(value)}')
-        return Row(name, ids=tuple(value))
+        return Row(name, ids=tuple(value), category=category)
     beside = {key: record[key] for key in (*SYSTEM, *ARGUMENTS) if record.get(key)}
-    return replace(_text_row(record, key, name, own_keys=keys == KEYS), beside=beside)
+    return replace(_text_row(record, key, name, own_keys=keys == KEYS), beside=beside, category=category)
 
 
 def _text_row(record: Mapping[Any, Any], key: str, name: str, *, own_keys: bool) -> Row:
@@ -121,6 +131,11 @@ def _text_row(record: Mapping[Any, Any], key: str, name: str, *, own_keys: bool)
         reply = _said(record, _REPLIES.get(key, ())) if own_keys else None
         return replace(row, reply=reply and _require_text(reply, where))
     if isinstance(value, list | tuple) and value and all(isinstance(turn, str) for turn in value):
+        if any(turn.startswith(UNFETCHED) for turn in value):
+            raise DatasetError(
+                f"{where} has a placeholder in the place of its text, which is not on the hub; prepare the data set by NVIDIA's prepare_data.py "
+                "(Model-Optimizer, examples/specdec_bench) and name the file that it writes"
+            )
         text = _require_text("\n".join(value), where)
         return Row(name, text=text, messages=({"role": "user", "content": value[0]},), turns=tuple(value[1:]))
     wanted = "a string, a list of strings or a list of messages"

@@ -77,7 +77,7 @@ def with_replies(
                     too_long += left
                     progress("writing replies", done := done + left, total)
                     break
-                found.append(Prompt(prompt.row, name, ids, messages=messages, arguments=last.arguments, row_sha256=prompt.row_sha256))
+                found.append(replace(last, name=name, ids=ids, messages=messages, turns=(), continuation=()))
                 progress("writing replies", done := done + 1, total)
     return replace(prompts, prompts=tuple(found), too_long=too_long, bad=tuple(bad))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from treespec.decoding.rules import RULES
 from treespec.errors import counted
+from treespec.evaluation.categories import category_table
 from treespec.evaluation.chains import rows_of
 from treespec.evaluation.shares import expected, share_cells, sums
 from treespec.evaluation.verdicts import no_step, verdict
@@ -22,6 +23,8 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     planned = data["mode"] != "baseline"
     if planned:
         drawing += [*_speedups(data), *_prediction(data), *accepted_ranks(data["observed_acceptance"], data["profiled_acceptance"])]
+    if data["by_category"]:
+        drawing.append(category_table(data["by_category"]))
     if data.get("breakdown"):
         drawing.append(_breakdown(data["breakdown"], data["steps"]))
     if alone := data["tokens_without_draft"]:

@@ -43,12 +43,12 @@ def settings_of(metadata: Mapping[str, Any], given: Mapping[str, Any] | None = N
     return {name: value for name, value in made.items() if name not in given and value is not None and value != _DEFAULTS[name]}
 
 
-def taken_line(taken: Mapping[str, Any]) -> str | None:
-    """Return the line that says which settings come from the growmap; None if none do."""
+def taken_line(taken: Mapping[str, Any], noun: str = "growmap") -> str | None:
+    """Return the line that says which settings come from the growmap, or what `noun` names; None if none do."""
     if not taken:
         return None
     values = [f"`{name}` {value if isinstance(value, str) else f'{value:g}'}" for name, value in taken.items()]
-    return f"taken from the growmap: {listed(values)}"
+    return f"taken from the {noun}: {listed(values)}"
 
 
 def _verifier(metadata: Mapping[str, Any], rule: str) -> str | None:

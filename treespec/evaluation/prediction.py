@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from treespec.decoding.chosen import ChosenBudget
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, TOPK, Sampling
 from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
@@ -16,9 +17,14 @@ from treespec.trees.growmap import GrowMap
 
 
 def prediction_of(
-    growmap: GrowMap, models: Mapping[str, str], device: str | None, sampling: Sampling, drafting: Drafting, threads: int | None = None
+    growmap: GrowMap | ChosenBudget,
+    models: Mapping[str, str],
+    device: str | None,
+    sampling: Sampling,
+    drafting: Drafting,
+    threads: int | None = None,
 ) -> tuple[Prediction | None, tuple[str, ...]]:
-    """Return what a growmap promises for a run of static trees, and sentences that say what of it does not hold there and is left out.
+    """Return what a growmap, or a chosen budget, promises for a run of its trees, and sentences that say what of it does not hold there and is left out.
 
     `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown);
     `threads` are those that torch has on a processor.
@@ -26,26 +32,27 @@ def prediction_of(
     a verifier of sampled children that accepts other shares than residual chains do; for
     another device or other threads, or steps of another rule than those that were timed, it has no time per step.
     """
-    promised = growmap.promise
+    promised, made = growmap.promise, growmap.noun
     others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
     if others:
-        return None, (f"the growmap was made for {listed(others)}: its prediction does not hold here and is not shown",)
-    if drafting.samples(sampling) and drafting.verifier not in AT_LEAST_SEQUENTIAL:
+        return None, (f"the {made} was made for {listed(others)}: its prediction does not hold here and is not shown",)
+    sampled = growmap.plan.sampled and drafting.samples(sampling)
+    if sampled and drafting.verifier not in AT_LEAST_SEQUENTIAL:
         return None, (
-            f"the growmap's prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares of sampled children: "
+            f"the {made}'s prediction is for {Drafting.verifier} verification, and {drafting.verifier} accepts other shares of sampled children: "
             "it does not hold here and is not shown",
         )
     said = []
-    if promised.tokens_per_step is not None and drafting.samples(sampling):
+    if promised.tokens_per_step is not None and sampled and isinstance(growmap, GrowMap):
         note = traversal_note(drafting.verifier, growmap.tree)
         said += [] if note is None else [f"the predicted tokens per step are {note}"]
     seconds = promised.seconds_per_step
     elsewhere = None if seconds is None else _other_device(growmap.provenance, device) or _other_threads(growmap.provenance, threads)
-    other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting))
+    other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting, growmap.plan.drafter))
     if elsewhere is not None:
-        said.append(f"the growmap was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
+        said.append(f"the {made} was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
     elif other is not None:
-        said.append(f"the growmap was timed with other steps: {other}: its predicted time per step does not hold here and is not shown")
+        said.append(f"the {made} was timed with other steps: {other}: its predicted time per step does not hold here and is not shown")
     known = Prediction(
         promised.tokens_per_step, rank_probability=promised.rank_probability, tokens_per_step_interval=promised.tokens_per_step_interval
     )

@@ -13,6 +13,7 @@ from treespec.decoding.rules import RULES
 from treespec.decoding.verifiers import MATCHING
 from treespec.errors import ProfileError, counted
 from treespec.evaluation import chains, figures
+from treespec.evaluation.categories import by_category
 from treespec.evaluation.drawing import evaluation
 from treespec.evaluation.gaps import sentences
 from treespec.evaluation.observed import DepthAcceptance, accepted_by_depth
@@ -224,6 +225,7 @@ class EvaluationReport(Drawn):
             "tree": self.tree,
             "profiled_acceptance": self.predicted.rank_probability,
             "observed_acceptance": [asdict(row) for row in self.observed],
+            "by_category": by_category([r.category for r in self.results], self._columns) if self.results else [],
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,

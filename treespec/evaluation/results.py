@@ -68,6 +68,8 @@ class PromptResult:
     """The texts of the generated tokens, or of the first of them, if this is one of the sample texts. With `accepted_ranks` they tell who wrote what."""
     chains: tuple[ChainResult, ...] = ()
     """The results of the chains that ran beside the tree."""
+    category: str = ""
+    """The kind of task of its row; "" if the data set names none."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "PromptResult":
@@ -123,7 +125,7 @@ _RESULT = checked_object(
         **dict.fromkeys(("row", "tokens", "steps", "baseline_tokens", "undrafted"), natural),
         **dict.fromkeys(("seconds", "baseline_seconds"), seconds),
         **dict.fromkeys(("prompt_seconds", "baseline_prompt_seconds"), lambda value: None if value is None else seconds(value)),
-        "name": text,
+        **dict.fromkeys(("name", "category"), text),
         "accepted_ranks": lambda value: [_ranks(ranks) for ranks in listed(value)],
         "mismatch": _mismatch,
         "output": counts,

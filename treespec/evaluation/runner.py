@@ -202,6 +202,7 @@ class _Run:
             prompt_seconds=prompt_seconds,
             baseline_prompt_seconds=base_prompt_seconds,
             determined=determined,
+            category=prompt.category,
             output=tuple(tokens) if self.settings.save_tokens else (),
             parts=parts,
             pieces=self._pieces(request, tokens) if self.plan is not None and index < self.settings.sample_texts else (),

@@ -9,6 +9,7 @@ NOUNS = {
     "treeopt.latency": "a latency profile",
     "treeopt.trace": "a trace",
     "treeopt.growmap": "the description of a growmap",
+    "treeopt.budget": "a budget of dynamic trees",
     "treeopt.evaluation": "a report of an evaluation",
     "treeopt.potential": "a report of a draft's potential",
     "treeopt.training": "the record of a training run",

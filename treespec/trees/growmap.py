@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from treespec.errors import GrowMapError, TreeError
 from treespec.files.fields import ROWS, Fields, amount, chances, checked_object, interval, natural, text, texts
@@ -64,9 +64,21 @@ class Promise:
     speedup_interval: tuple[float, float] | None = None
 
 
+def promise_of(metadata: Mapping[str, Any]) -> Promise:
+    """Return what metadata promise."""
+    rows = metadata.get("rank_probability")
+    figures = ("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup")
+    tokens, seconds, speedup = (metadata.get(name) for name in figures)
+    ends: Mapping[str, Any] = metadata.get("intervals_95") or {}
+    intervals = [None if ends.get(name) is None else interval(ends[name]) for name in figures]
+    return Promise(tokens, seconds, speedup, metadata.get("certified_gap"), None if rows is None else tuple(map(tuple, rows)), *intervals)
+
+
 @dataclass(frozen=True)
 class GrowMap(Drawn):
     """A tree, its metadata (plain JSON: expected tokens per step, predicted seconds, ...) and the provenance of both."""
+
+    noun: ClassVar[str] = "growmap"
 
     tree: SpeculationTree
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -75,12 +87,12 @@ class GrowMap(Drawn):
     @property
     def promise(self) -> Promise:
         """Return what its metadata promise."""
-        known, rows = self.metadata, self.metadata.get("rank_probability")
-        figures = ("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup")
-        tokens, seconds, speedup = (known.get(name) for name in figures)
-        ends: Mapping[str, Any] = known.get("intervals_95") or {}
-        intervals = [None if ends.get(name) is None else interval(ends[name]) for name in figures]
-        return Promise(tokens, seconds, speedup, known.get("certified_gap"), None if rows is None else tuple(map(tuple, rows)), *intervals)
+        return promise_of(self.metadata)
+
+    @property
+    def plan(self) -> SpeculationTree:
+        """Return the plan to decode by, which is the tree itself."""
+        return self.tree
 
     def __repr__(self) -> str:
         promise = self.promise
@@ -148,7 +160,7 @@ def read_growmap(path: StrPath) -> GrowMap:
     sidecar = PipeablePath(sidecar_path(path))
     if os.path.exists(sidecar) and not is_special(sidecar) and Path(sidecar) != Path(path) and _is_sidecar(sidecar):
         return _with_sidecar(path, sidecar, tree)
-    return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", _metadata, {}))
+    return GrowMap(tree, Fields(path, content, GrowMapError).get("treeopt", metadata_of, {}))
 
 
 def read_sidecar(path: StrPath) -> GrowMap:
@@ -228,10 +240,10 @@ def _with_sidecar(path: PipeablePath, sidecar: PipeablePath, tree: SpeculationTr
 def _described(sidecar: StrPath, content: Mapping[str, Any], tree: SpeculationTree) -> GrowMap:
     """Return the growmap of a tree with the metadata and the provenance of its sidecar's content."""
     data = Fields(sidecar, content, GrowMapError)
-    return GrowMap(tree, data.get("metadata", _metadata, {}), data.optional("provenance", Provenance.from_json))
+    return GrowMap(tree, data.get("metadata", metadata_of, {}), data.optional("provenance", Provenance.from_json))
 
 
-def _metadata(value: Any) -> dict[str, Any]:
+def metadata_of(value: Any) -> dict[str, Any]:
     """Return metadata, which anyone may have written: known ones are checked by their readers, and the others must be plain JSON."""
     found = checked_object(_METADATA)(value)
     json_text({text(key): item for key, item in found.items()})

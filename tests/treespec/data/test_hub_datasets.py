@@ -93,6 +93,38 @@ def mt_bench(folder: Path) -> None:
     )
 
 
+PLACEHOLDER = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"
+
+
+def spec_bench(folder: Path) -> None:
+    """One file of lines; only some of them have references."""
+    rows = [
+        {"question_id": 81, "category": "writing", "turns": ["Compose a post.", "Rewrite it."]},
+        {"question_id": 265, "category": "summarization", "turns": ["Summarize: news"], "reference": ["short"]},
+        {"question_id": 345, "category": "rag", "turns": ["Who wrote it?"], "reference": ["nobody"]},
+    ]
+    (folder / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def speed_bench(folder: Path) -> None:
+    for config in ("qualitative", "throughput_1k"):
+        write_parquet(
+            folder / config / "test-00000-of-00001.parquet",
+            question_id=["a", "b", "c"],
+            category=["coding", "math", "coding"],
+            sub_category=[None, None, None],
+            turns=[[f"{config} code", "more"], [PLACEHOLDER], [f"{config} again"]],
+            source=["s", "s", "s"],
+            src_id=["1", "2", "3"],
+            difficulty=[None, None, None],
+            multiturn=[True, False, False],
+        )
+    lines = ["---", "configs:"]
+    for config in ("qualitative", "throughput_1k"):
+        lines += [f"- config_name: {config}", "  data_files:", "  - split: test", f"    path: {config}/test-*"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]), encoding="utf-8")
+
+
 LAYOUTS: dict[tuple[str, str | None], Callable[[Path], None]] = {
     ("abisee/cnn_dailymail", None): cnn,
     ("allenai/c4", None): c4,
@@ -100,12 +132,17 @@ LAYOUTS: dict[tuple[str, str | None], Callable[[Path], None]] = {
     ("Skylion007/openwebtext", None): script,
     ("Skylion007/openwebtext", "refs/convert/parquet"): openwebtext,
     ("HuggingFaceH4/mt_bench_prompts", None): mt_bench,
+    ("json", None): spec_bench,
+    ("nvidia/SPEED-Bench", None): speed_bench,
 }
 
 
 @pytest.fixture
 def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's repositories as folders: `datasets` gets the folder in place of the id, and every other option as it is."""
+    """The hub's repositories as folders: `datasets` gets the folder in place of the id, and every other option as it is.
+
+    A file from elsewhere is read from a folder too, by the reader that is named.
+    """
     load, root = datasets.load_dataset, tmp_path / "hub"
 
     def load_local(path: str, *, revision: str | None = None, **options: Any) -> Any:
@@ -113,6 +150,9 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if not folder.exists():
             folder.mkdir(parents=True)
             LAYOUTS[path, revision](folder)
+        if path == "json":
+            assert options["data_files"].startswith("https://")
+            return load(path, **options | {"data_files": str(folder / options["data_files"].rpartition("/")[2])})
         return load(str(folder), **options)
 
     monkeypatch.setattr(datasets, "load_dataset", load_local)
@@ -129,6 +169,7 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("wikitext", ["", " = wikitext-2-raw-v1 = \n", " test of wikitext-2-raw-v1 \n"]),
         ("openwebtext", [f"page {shard} {i}" for shard in range(2) for i in range(2)]),
         ("mt-bench", ["Write a post.\nShorten it.", "Draft a mail.\nJudge it."]),
+        ("spec-bench", ["Compose a post.\nRewrite it.", "Summarize: news", "Who wrote it?"]),
     ],
 )
 def test_rows_come_from_the_right_files_split_and_column(local_hub: Path, name: str, texts: list[str]) -> None:
@@ -139,6 +180,49 @@ def test_rows_come_from_the_right_files_split_and_column(local_hub: Path, name: 
 
 def test_every_public_data_set_is_laid_out_here() -> None:
     assert {entry.path for entry in HUB_DATASETS.values()} == {path for path, _ in LAYOUTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "categories"),
+    [
+        ("cnn", ["", "", ""]),
+        ("mt-bench", ["writing", "writing"]),
+        ("spec-bench", ["writing", "summarization", "rag"]),
+        ("speed-bench", ["coding", "coding"]),
+    ],
+)
+def test_prompts_have_the_categories_of_their_rows(local_hub: Path, name: str, categories: list[str]) -> None:
+    prompts = load_prompts(name, Letters(), num_prompts=3, prompt_len=4, skip_bad_rows=True)
+    assert [prompt.category for prompt in prompts] == categories
+
+
+def test_texts_that_speed_bench_leaves_out_are_bad_rows_with_the_way_to_get_them(local_hub: Path) -> None:
+    with pytest.raises(DatasetError, match=r"^speed-bench, row 1: \"turns\" has a placeholder .*prepare_data\.py .* name the file"):
+        load_prompts("speed-bench", Letters(), num_prompts=3, prompt_len=4)
+    prompts = load_prompts("nvidia/SPEED-Bench:throughput_1k:test", Letters(), num_prompts=3, prompt_len=4, skip_bad_rows=True)
+    assert ([prompt.row for prompt in prompts], [row.name for row in prompts.bad]) == (
+        [0, 2],
+        ["nvidia/SPEED-Bench:throughput_1k:test, row 1"],
+    )
+    assert next(iter(open_rows("speed-bench")[1])).turns == ("more",)
+
+
+def test_the_same_rows_come_from_files_with_their_categories(local_hub: Path) -> None:
+    list(open_rows("speed-bench")[1])  # writes the layouts
+    list(open_rows("spec-bench")[1])
+    table = next(local_hub.glob("nvidia*/qualitative/*.parquet"))
+    lines = next(local_hub.glob("json*/question.jsonl"))
+    for path, categories in ((table, ["coding", "coding"]), (lines, ["writing", "summarization", "rag"])):
+        prompts = load_prompts(str(path), Letters(), num_prompts=3, prompt_len=4, skip_bad_rows=True)
+        assert [prompt.category for prompt in prompts] == categories
+
+
+def test_without_a_network_the_file_of_spec_bench_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    with pytest.raises(
+        DatasetError, match=r"lives in the repository hemingkx/Spec-Bench, but .*download https://.*question\.jsonl and pass"
+    ):
+        require_hub("spec-bench")
 
 
 def test_blank_rows_are_too_short(local_hub: Path) -> None:

@@ -11,7 +11,7 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.timing import Timer
 from treespec.kernels import dispatch
-from treespec.trees.growth import GrowthShape
+from treespec.trees.growth import Growth, GrowthShape
 from treespec.trees.placement import Prefix
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -36,15 +36,22 @@ class DynamicDrafter(ModelDrafter):
         size, depth = min(self.budget.size, room), min(self.budget.depth, room - 1)
         if depth == 0:
             return Proposal(self._root, last[1:], torch.empty(0, device=last.device), offsets=self._root.depths)
-        shape = self._shape(depth)
-        growth = dispatch.begin_growth(last[1:], shape)
+        growth = self.begin_growth(last, depth)
         for level in range(depth):
-            nodes = shape.level(level)
-            read = self.draft.forward(growth.tokens[nodes] if level else last, growth.layout(level).behind(prefix))
-            dispatch.grow_level(read[nodes.start - nodes.stop :, : self.vocabulary], growth, level)
+            self.grow(growth, level, last, prefix)
             timer.mark("drafting")
         grown = dispatch.best_nodes(growth, size)
         return Proposal(grown.tree, grown.tokens, growth.largest, offsets=grown.ids)
+
+    def begin_growth(self, last: Tensor, depth: int) -> Growth:
+        """Return a growth of `depth` levels below the committed tokens `last` int64 [2], none of which is drafted yet."""
+        return dispatch.begin_growth(last[1:], self._shape(depth))
+
+    def grow(self, growth: Growth, level: int, last: Tensor, prefix: Prefix) -> None:
+        """Read the nodes at a `level` after `prefix`, which end the growth so far, and draft the level below them."""
+        nodes = growth.shape.level(level)
+        read = self.draft.forward(growth.tokens[nodes] if level else last, growth.layout(level).behind(prefix))
+        dispatch.grow_level(read[nodes.start - nodes.stop :, : self.vocabulary], growth, level)
 
     def _shape(self, depth: int) -> GrowthShape:
         if depth not in self._shapes:
