@@ -9,6 +9,7 @@ import click
 
 from treeopt import __version__
 from treeopt.cli.compare import compare
+from treeopt.cli.convert import convert
 from treeopt.cli.demo import demo
 from treeopt.cli.env import env
 from treeopt.cli.errors import TreeoptGroup
@@ -75,7 +76,7 @@ def main(debug: bool, quiet: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, compare, env):
+for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, convert, compare, env):
     main.add_command(command)
 
 same = copy(generate)
