@@ -37,7 +37,7 @@ class Export(Drawn):
     @property
     def text(self) -> str:
         """All that is to paste, each part under its title in a comment."""
-        return "\n\n".join(f"# {title}\n{text}" for title, text in self.pastes) + "\n"
+        return "\n\n".join([f"{HEAD}{self.engine}", *(f"# {title}\n{text}" for title, text in self.pastes)]) + "\n"
 
     def summary(self) -> dict[str, Any]:
         """Return the export as plain data."""
