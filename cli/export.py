@@ -14,7 +14,7 @@ NAMES = ["sglang", "tensorrt-llm", "vllm", "llama.cpp", "transformers"]
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt export --to sglang --acceptance acceptance.json --latency latency.json"))
-@click.option("--to", type=click.Choice(NAMES), required=True, help="Engine that takes the numbers.")
+@under("Engine", click.option("--to", type=click.Choice(NAMES), required=True, help="Engine that takes the numbers."))
 @under(
     "Profiles",
     click.option("--acceptance", type=INPUT_FILE, required=True, help="Acceptance profile, or an acceptance vector of Sequoia (.pt)."),

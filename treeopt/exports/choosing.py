@@ -17,7 +17,7 @@ from treespec.trees.tree import SpeculationTree
 
 @dataclass(frozen=True)
 class Setting:
-    """What to set for a batch size: `size` nodes, the root included, `depth` edges and `width` expanded nodes per level. Size 1 is no speculation.
+    """The setting for a batch size: `size` nodes, the root included, `depth` edges and `width` expanded nodes per level. Size 1 is no speculation.
 
     `expected` is what it should give, with its intervals; `tree` is the fixed tree that the expectation is of.
     """
@@ -100,4 +100,4 @@ KINDS: Mapping[str, Callable[[AcceptanceProfile, LatencyProfile, int | None], Se
     "dynamic tree": dynamic,
     "fixed tree": fixed,
 }
-"""What an engine can be told, by name."""
+"""The kinds of settings that engines take: functions that choose one, by name."""

@@ -20,7 +20,7 @@ Paste = tuple[str, str]
 
 @dataclass(frozen=True)
 class Told:
-    """What the words of an engine are made of: the settings by batch size, ascending, those of chains too, and the draft's name."""
+    """The material of an engine's words: the settings by batch size, ascending, those of chains too, and the draft's name."""
 
     settings: Sequence[Setting]
     chains: Sequence[Setting]

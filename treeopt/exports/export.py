@@ -20,7 +20,7 @@ from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, numbe
 HEAD = "# treeopt export to "
 """The beginning of an export in a file."""
 _UNNAMED = "DRAFT"
-"""What stands for the draft's name where the profile does not say it."""
+"""The word that stands for the draft's name where the profile does not say it."""
 
 
 @dataclass(frozen=True)

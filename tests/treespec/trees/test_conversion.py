@@ -86,7 +86,7 @@ def test_a_gap_is_named_with_the_path(tree, data):
     if not inner:
         return
     gone = data.draw(st.sampled_from(inner))
-    with pytest.raises(ValueError, match="is missing; add it") as caught:
+    with pytest.raises(GrowMapError, match="is missing; add it") as caught:
         tree_of_choices(str([list(path) for path in tree.paths if path != gone]))
     assert f"{list(gone)} is missing" in str(caught.value)
 

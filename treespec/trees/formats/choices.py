@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from treespec.errors import counted
+from treespec.errors import GrowMapError, counted
 from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE
 from treespec.trees.limits import MAX_SIZE
 from treespec.trees.tree import SpeculationTree
@@ -42,29 +42,29 @@ def tuples_text(tree: SpeculationTree) -> str:
 def tree_of_choices(text: str) -> SpeculationTree:
     """Return the tree of choices in any order. A string may stand in quotation marks, as it does in a configuration.
 
-    Raises ValueError with what is wrong and the path that it is about: a path twice, without its parent, or without its elder sibling.
+    Raises GrowMapError with what is wrong and the path that it is about: a path twice, without its parent, or without its elder sibling.
     """
     return _tree(_parsed(text))
 
 
 def _parsed(text: str) -> list[Path]:
-    """Return the paths that a text lists. Raises ValueError for any other text."""
+    """Return the paths that a text lists. Raises GrowMapError for any other text."""
     body = text.strip()
     if len(body) > 1 and body[0] == body[-1] and body[0] in "\"'":
         body = body[1:-1].strip()
     if not (body.startswith("[") and body.endswith("]")) or len(body) < 2:
-        raise ValueError("it is no list of paths in brackets, such as [[0], [1], [0, 0]]")
+        raise GrowMapError("it is no list of paths in brackets, such as [[0], [1], [0, 0]]")
     paths: list[Path] = []
     at, end, ranks, comma = 1, len(body) - 1, 0, ","
     while found := _PATH.match(body, at, end):
         if not comma:
-            raise ValueError(f"a comma is missing before {_short(found[0].strip())}")
+            raise GrowMapError(f"a comma is missing before {_short(found[0].strip())}")
         paths.append(_ranks(found[1] if found[2] is None else found[2]))
         at, comma, ranks = found.end(), found[3], ranks + len(paths[-1])
         if len(paths) >= MAX_SIZE or ranks > _MOST_RANKS:
-            raise ValueError(f"it lists more than {MAX_SIZE - 1:,} paths, or more than {_MOST_RANKS:,} ranks; use a smaller tree")
+            raise GrowMapError(f"it lists more than {MAX_SIZE - 1:,} paths, or more than {_MOST_RANKS:,} ranks; use a smaller tree")
     if rest := body[at:end].strip():
-        raise ValueError(f"{_short(rest)} stands where a path is due, such as [0, 1] or (0, 1)")
+        raise GrowMapError(f"{_short(rest)} stands where a path is due, such as [0, 1] or (0, 1)")
     return paths
 
 
@@ -74,26 +74,26 @@ def _ranks(inside: str) -> Path:
     if len(parts) > 1 and not parts[-1].strip():  # a comma may follow the last one
         parts.pop()
     if not "".join(parts).strip():
-        raise ValueError("a path is empty: it would be the root, which choices leave out")
+        raise GrowMapError("a path is empty: it would be the root, which choices leave out")
     found = [_RANK.fullmatch(part) for part in parts]
     for part, rank in zip(parts, found, strict=True):
         if rank is None:
-            raise ValueError(f"{_short(part.strip())} stands where a rank is due: a whole number from 0 on")
+            raise GrowMapError(f"{_short(part.strip())} stands where a rank is due: a whole number from 0 on")
     return tuple(int(rank[1]) for rank in found if rank is not None)
 
 
 def _tree(paths: Sequence[Path]) -> SpeculationTree:
-    """Return the tree of paths that must be all there. Raises ValueError."""
+    """Return the tree of paths that must be all there. Raises GrowMapError."""
     order = [(), *sorted(paths, key=lambda path: (len(path), path))]
     index = {path: node for node, path in enumerate(order)}
     if len(index) < len(order):
         twice = next(path for path, after in pairwise(order) if path == after)
-        raise ValueError(f"path {_named(twice)} is there twice; keep one")
+        raise GrowMapError(f"path {_named(twice)} is there twice; keep one")
     for path in order[1:]:  # the shallow ones first, so that the first gap is named
         if path[:-1] not in index:
-            raise ValueError(f"path {_named(path)} has no parent: {_named(path[:-1])} is missing; add it")
+            raise GrowMapError(f"path {_named(path)} has no parent: {_named(path[:-1])} is missing; add it")
         if path[-1] and (elder := (*path[:-1], path[-1] - 1)) not in index:
-            raise ValueError(f"path {_named(path)} has no elder sibling: {_named(elder)} is missing; add it, or lower the rank")
+            raise GrowMapError(f"path {_named(path)} has no elder sibling: {_named(elder)} is missing; add it, or lower the rank")
     return SpeculationTree((-1, *(index[path[:-1]] for path in order[1:])))
 
 

@@ -50,9 +50,10 @@ def read_tree(path: PipeablePath) -> SpeculationTree | None:
         return tree_of(path, read_object(path, "tree in JSON", error=GrowMapError))
     if form is None:
         return None
+    data = read_bytes(path, limit=MAX_BYTES, error=GrowMapError)
     try:
-        return tree_of_choices(read_bytes(path, limit=MAX_BYTES, error=GrowMapError).decode("utf-8-sig"))
+        return tree_of_choices(data.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
         raise GrowMapError(f"{path} is no tree: it is not text in UTF-8; copy or make it again") from e
-    except ValueError as e:
+    except GrowMapError as e:
         raise GrowMapError(f"{path}: {e}") from e
