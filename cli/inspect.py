@@ -63,8 +63,9 @@ def inspect(
 ) -> None:
     """Show a growmap, a profile, a trace, a report or a training.json.
 
-    A growmap is a .pt file, the name of one that comes with treeopt, or a tree in a format that `treeopt convert` reads. Its picture is the tree, in which the area of a node is the chance
-    that the accepted path goes through it; those of profiles are acceptance by rank and depth, and the staircase of latency.
+    A growmap is a .pt file, the name of one that comes with treeopt, or a tree in a format that `treeopt convert` reads. Its picture is the
+    tree, in which the area of a node is the chance that the accepted path goes through it; those of profiles are acceptance by rank and
+    depth, and the staircase of latency.
     """
     if listing:
         _require_growmap("--list shows all of them", acceptance, max_nodes)
