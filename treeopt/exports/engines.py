@@ -161,7 +161,7 @@ def _transformers(told: Told) -> list[Paste]:
 
 _GROWN = (
     "expected tokens are those of the fixed tree of this budget, as if the draft were equally sure everywhere: "
-    "trees that follow the draft's confidence accept at least as many as a rule, but no profile says how many"
+    "trees that follow the draft's confidence usually accept more, and no profile says how many"
 )
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 
@@ -198,7 +198,7 @@ ENGINES: Mapping[str, Engine] = {
             _llama_cpp,
             (_CHAIN, "--draft-p-min 0 keeps it from stopping early where the draft is unsure, which no profile predicts"),
         ),
-        Engine("transformers", "fixed tree", _transformers, ("nothing: it runs the tree itself, one sequence at a time",), own_times=True),
+        Engine("transformers", "fixed tree", _transformers, (), own_times=True),
     )
 }
 """The engines by name."""

@@ -22,12 +22,13 @@ from treespec.files.writing import check_writable, has_content, is_special, json
 from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.drawing import MAX_NODES, growmap
 from treespec.trees.formats.sequoia import content_of, tree_of
-from treespec.trees.formats.text import MAX_BYTES as MAX_FILE_BYTES
-from treespec.trees.formats.text import read_tree
+from treespec.trees.formats.text import MAX_BYTES, read_tree
 from treespec.trees.tree import SpeculationTree
 
 SCHEMA = "treeopt.growmap"
 VERSION = 1
+
+MAX_FILE_BYTES = MAX_BYTES
 
 _METADATA = {
     **dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap"), amount),
