@@ -64,8 +64,9 @@ def inspect(
 ) -> None:
     """Show a growmap, a budget, a profile, a trace, a report or a training.json.
 
-    A growmap is a .pt file, or the name of one that comes with treeopt. Its picture is the tree, in which the area of a node is the chance
-    that the accepted path goes through it; those of profiles are acceptance by rank and depth, and the staircase of latency.
+    A growmap is a .pt file, the name of one that comes with treeopt, or a tree in a format that `treeopt convert` reads. Its picture is the
+    tree, in which the area of a node is the chance that the accepted path goes through it; those of profiles are acceptance by rank and
+    depth, and the staircase of latency.
     """
     if listing:
         _require_growmap("--list shows all of them", acceptance, max_nodes)
@@ -121,7 +122,7 @@ def _read(path: Path, acceptance: Path | None, max_nodes: int | None) -> Shown:
         _require_growmap(f"{file} is an acceptance vector", acceptance, max_nodes)
         schema = "treeopt.acceptance"
     if schema is None or schema == "treeopt.growmap":
-        return _growmap(file if schema is None else PipeablePath(path.with_suffix(".pt")), acceptance, max_nodes)
+        return _growmap(file, acceptance, max_nodes)
     _require_growmap(f"{file} has the schema {schema!r:.60}", acceptance, max_nodes)
     if schema == "treeopt.training":
         return _training(file, path.parent)
@@ -189,17 +190,26 @@ def _timed_rule(metadata: Mapping[str, Any]) -> str | None:
 def _is_vector(file: PipeablePath) -> bool:
     """Return whether a .pt file holds one tensor, as acceptance vectors of Sequoia do. Raises GrowMapError for a file that is none."""
     from treespec.files.pt import load_pt
+    from treespec.trees.formats.text import text_format
     from treespec.trees.growmap import MAX_FILE_BYTES
 
+    if text_format(file) is not None:
+        return False
     return type(load_pt(file, limit=MAX_FILE_BYTES, error=GrowMapError)).__name__ == "Tensor"
 
 
 def _schema_of(file: PipeablePath) -> str | None:
-    """Return the schema that a JSON file states, or None for a .pt file. Raises ProfileError for JSON without a schema."""
+    """Return the schema that a JSON file states, or None for a tree in another format. Raises ProfileError for JSON that is neither."""
     data = read_bytes(file, limit=MAX_JSON_BYTES, error=ProfileError)
-    if data.startswith(b"PK") or (data.lstrip()[:1] not in (b"{", b"[") and Path(file).suffix.lower() != ".json"):
+    if data.startswith(b"PK") or (data.lstrip()[:1] != b"{" and Path(file).suffix.lower() != ".json"):
         return None
-    schema = None if data.lstrip()[:1] == b"[" else read_object(file, "JSON file", error=ProfileError).get("schema")
+    from treespec.trees.formats.text import text_format
+
+    if text_format(file) is not None:
+        return None
+    schema = read_object(file, "JSON file", error=ProfileError).get("schema")
     if not isinstance(schema, str):
-        raise ProfileError(f'{file} is JSON without a "schema"; inspect reads growmaps, profiles and reports of treeopt')
+        raise ProfileError(
+            f'{file} is JSON without a "schema"; inspect reads growmaps, trees in other formats, profiles and reports of treeopt'
+        )
     return schema

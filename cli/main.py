@@ -9,10 +9,12 @@ import click
 
 from treeopt import __version__
 from treeopt.cli.compare import compare
+from treeopt.cli.convert import convert
 from treeopt.cli.demo import demo
 from treeopt.cli.env import env
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.evaluate import evaluate
+from treeopt.cli.export import export
 from treeopt.cli.generate import generate
 from treeopt.cli.help import example
 from treeopt.cli.inspect import inspect
@@ -75,7 +77,7 @@ def main(debug: bool, quiet: bool) -> None:
     warnings.simplefilter("ignore")
 
 
-for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, compare, env):
+for command in (demo, tune, potential, profile, replay, evaluate, run, train_draft, inspect, export, convert, compare, env):
     main.add_command(command)
 
 same = copy(generate)

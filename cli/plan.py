@@ -116,7 +116,8 @@ def tree_options(*others: "Callable[[Command], Command]", kind: type[TreeOptions
             "--growmap",
             type=GROWMAP_FILE,
             metavar="FILE|NAME",
-            help="Growmap to run (.pt), or the name of one that comes with treeopt (treeopt inspect --list shows them).",
+            help="Growmap to run (.pt), or the name of one that comes with treeopt (treeopt inspect --list shows them); "
+            "trees in the formats of `treeopt convert` are taken too.",
         ),
         *others,
         click.option(

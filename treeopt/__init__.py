@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
     from treeopt.comparing.compare import compare
     from treeopt.comparing.comparison import Comparison
+    from treeopt.exports.export import Export, export
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
     from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -45,6 +46,7 @@ __all__ = [
     "Drafting",
     "DynamicBudget",
     "EvaluationReport",
+    "Export",
     "Generated",
     "GrowMap",
     "LatencyProfile",
@@ -59,6 +61,7 @@ __all__ = [
     "choose_budget",
     "compare",
     "evaluate",
+    "export",
     "generate",
     "grow",
     "load_pair",
@@ -88,6 +91,7 @@ _HOME = {
     "Drafting": "treespec.decoding.drafting",
     "DynamicBudget": "treespec.decoding.plans",
     "EvaluationReport": "treespec.evaluation.report",
+    "Export": "treeopt.exports.export",
     "Generated": "treespec.text.generated",
     "GrowMap": "treespec.trees.growmap",
     "LatencyProfile": "treeopt.profiles.latency",
@@ -102,6 +106,7 @@ _HOME = {
     "compare": "treeopt.comparing.compare",
     "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
+    "export": "treeopt.exports.export",
     "generate": "treespec.text.generation",
     "grow": "treeopt.api",
     "load_pair": "treespec.models.pairs",

@@ -22,8 +22,8 @@ from treespec.errors import SettingsError
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
 from treespec.files.reading import PipeablePath, StrPath
+from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE, refuse_size
 from treespec.trees.growmap import GrowMap
-from treespec.trees.sequoia_file import MAX_GROWMAP_SIZE, refuse_size
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from treeopt.comparing.comparison import Comparison, labels
@@ -15,6 +14,7 @@ from treespec.errors import GrowMapError, ProfileError, SettingsError, listed
 from treespec.evaluation.report import EvaluationReport
 from treespec.files.kinds import NOUNS, schema_of
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, StrPath, read_bytes
+from treespec.trees.formats.text import text_format
 from treespec.trees.growmap import MAX_FILE_BYTES, GrowMap, read_growmap
 from treespec.trees.library import find_growmap
 
@@ -78,11 +78,13 @@ def _read(path: StrPath) -> Any:
         module, reader = _READERS[schema]
         return getattr(import_module(module), reader)(file)
     if schema == "treeopt.growmap":
-        return read_growmap(PipeablePath(Path(file).with_suffix(".pt")))
+        return read_growmap(file)
     if schema is not None:
         raise ProfileError(
             f"{path} is {NOUNS.get(schema, f'a file of the schema {schema}')}, but compared are {_TAKEN}; pass files of one of these kinds"
         )
+    if text_format(file) is not None:
+        return read_growmap(file)
     if not data.startswith(b"PK"):
         raise ProfileError(f"{path} is no file of treeopt that can be compared; pass {_TAKEN}")
     try:

@@ -58,7 +58,7 @@ def of_acceptance(profile: AcceptanceProfile) -> Conditions:
 def of_latency(profile: LatencyProfile) -> Conditions:
     """Return the conditions of a latency profile, to which texts and sampling do not matter."""
     record = profile.provenance or {}
-    return {**_models(record), **_machine(record)}
+    return {**_models(record), **_machine(record), "engine": profile.engine, "batch": profile.batch}
 
 
 def of_growmap(growmap: GrowMap) -> Conditions:

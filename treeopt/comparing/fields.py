@@ -5,6 +5,8 @@ FIELDS = {
     "draft": "the draft decides what is accepted and how long drafting takes",
     "weights": "models of the same names have other weights",
     "device": "times are those of one GPU or processor",
+    "engine": "times are those of one engine",
+    "batch": "a pass over several sequences takes other times",
     "threads": "times on a processor are those of so many threads",
     "dtype": "times and outputs are those of one number type",
     "offloaded": "offloaded passes take other times",

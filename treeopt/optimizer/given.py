@@ -9,7 +9,7 @@ from typing import TypeVar
 from treeopt.optimizer.replay import require_replayable
 from treeopt.optimizer.search import rule_for
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
-from treeopt.profiles.agreement import random_children, require_same_models, require_trace_of, require_verifier
+from treeopt.profiles.agreement import random_children, require_own_times, require_same_models, require_trace_of, require_verifier
 from treeopt.profiles.latency import LatencyProfile, read_latency
 from treeopt.profiles.trace import Trace, read_trace
 from treeopt.profiles.traced import acceptance_of
@@ -134,9 +134,11 @@ def require_rules(sources: Sequence[Given], verifiers: Sequence[str | None], tim
 
 
 def read_times(latency: StrPath | LatencyProfile) -> tuple[LatencyProfile, str]:
-    """Return a latency profile and the SHA-256 of its file. Raises SettingsError for anything but a profile or a path, ProfileError."""
+    """Return a latency profile and the SHA-256 of its file. Raises SettingsError for anything but a profile or a path, ProfileError for another engine's."""
     _require_profile(LatencyProfile, latency=latency)
-    return _read(latency, LatencyProfile, read_latency)
+    profile, digest = _read(latency, LatencyProfile, read_latency)
+    require_own_times(profile)
+    return profile, digest
 
 
 def _require_profile(kind: type, **values: object) -> None:

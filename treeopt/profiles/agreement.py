@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES
@@ -71,6 +71,15 @@ def require_same_models(acceptance: AcceptanceProfile | Trace, latency: LatencyP
             raise ProfileError(
                 f"the {what} is of the {role} {one}, but the latency profile is of the {role} {other}; pass profiles of the same models"
             )
+
+
+def require_own_times(latency: LatencyProfile) -> None:
+    """Raise ProfileError for times of another engine: a growmap runs in treeopt."""
+    if latency.engine != OWN_ENGINE:
+        raise ProfileError(
+            f"the latency profile was measured in {latency.engine}, but a growmap runs in treeopt; pass one of `treeopt profile latency`, "
+            f"or make the numbers of {latency.engine} with `treeopt export`"
+        )
 
 
 def require_trace_of(profile: AcceptanceProfile, trace: Trace) -> None:

@@ -84,7 +84,9 @@ def latency(data: Mapping[str, Any]) -> Parts:
     """Draw median milliseconds of target passes and draft levels with their intervals, a column per context, and a warning of unstable times."""
     rests: Parts = [_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []
     warning = [] if data["warning"] is None else [data["warning"]]
+    elsewhere = [f"measured in {data['engine']} with {counted(data['batch'], 'sequence')} per pass"] if "engine" in data else []
     return [
+        *elsewhere,
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
         f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",

@@ -15,7 +15,7 @@ from treeopt.profiles.stability import Point, warning
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import MissingRuleError, ProfileError, listed_in_short
 from treespec.errors import listed as listed_of
-from treespec.files.fields import Fields, listed, numbers
+from treespec.files.fields import Fields, count, listed, numbers
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
@@ -23,6 +23,8 @@ from treespec.tables import Drawing, Drawn, in_short
 
 LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
+OWN_ENGINE = "treeopt"
+"""The engine of times that treeopt has measured on itself, which files do not name."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class LatencyProfile(Drawn):
     """Overhead of autoregressive steps, which accept and move nothing. If it is empty, the overhead of tree steps is taken."""
     rules: tuple[RuleLatency, ...] = ()
     """The times of each rule. Older files have none; their rule is `topk` at temperature 0."""
+    engine: str = OWN_ENGINE
+    """The engine that was measured. Times of others are for `treeopt.exports` only."""
+    batch: int = 1
+    """Sequences in each pass. Tree sizes and level widths are those of one of them."""
     extrapolates: bool = False
     """Whether times at contexts beyond the measured ones are extrapolated from the two largest ones, and not refused. Files do not hold it."""
 
@@ -51,6 +57,9 @@ class LatencyProfile(Drawn):
         check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
         if self.autoregressive_overhead_seconds:
             check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
+        if self.batch < 1 or (self.batch > 1 and self.engine == OWN_ENGINE):
+            remedy = "give 1 or more" if self.batch < 1 else "name the engine that was measured as engine"
+            raise ProfileError(f"batch is {self.batch}, but {'it counts sequences' if self.batch < 1 else 'treeopt decodes one'}; {remedy}")
         held = [entry.rule for entry in self.rules]
         twice = next((rule for place, rule in enumerate(held) if rule in held[:place]), None)
         if twice is not None:
@@ -159,6 +168,8 @@ class LatencyProfile(Drawn):
             data["autoregressive_overhead_seconds"] = list(self.autoregressive_overhead_seconds)
         if self.rules:
             data["rules"] = [entry.to_json() for entry in self.rules]
+        if self.engine != OWN_ENGINE:
+            data |= {"engine": self.engine, "batch": self.batch}
         return data if self.provenance is None else data | {"provenance": self.provenance}
 
     def summary(self) -> dict[str, Any]:
@@ -169,6 +180,7 @@ class LatencyProfile(Drawn):
             "overhead_seconds": statistics.median(self.overhead_seconds),
             "rules": [self._rule_summary(rule) for rule in self.held],
             "warning": self.warning,
+            **({} if self.engine == OWN_ENGINE else {"engine": self.engine, "batch": self.batch}),
         }
 
     def _rule_summary(self, rule: StepRule) -> dict[str, Any]:
@@ -211,6 +223,8 @@ def read_latency(path: StrPath) -> LatencyProfile:
             overhead_seconds=data.get("overhead_seconds", numbers),
             autoregressive_overhead_seconds=data.get("autoregressive_overhead_seconds", numbers, []),
             rules=data.get("rules", lambda value: tuple(rule_latency_of(entry) for entry in listed(value)), []),
+            engine=data.text("engine", OWN_ENGINE),
+            batch=data.get("batch", count, 1),
             provenance=data.optional("provenance", provenance_fields),
         )
     )

@@ -21,13 +21,14 @@ from treespec.files.reading import PipeablePath, StrPath, is_json_of, read_bytes
 from treespec.files.writing import check_writable, has_content, is_special, json_text, refuse_to_replace, write_together
 from treespec.tables import Drawing, Drawn, in_short
 from treespec.trees.drawing import MAX_NODES, growmap
-from treespec.trees.sequoia_file import content_of, tree_of
+from treespec.trees.formats.sequoia import content_of, tree_of
+from treespec.trees.formats.text import MAX_BYTES, read_tree
 from treespec.trees.tree import SpeculationTree
 
 SCHEMA = "treeopt.growmap"
 VERSION = 1
 
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = MAX_BYTES
 
 _METADATA = {
     **dict.fromkeys(("expected_tokens_per_step", "predicted_seconds_per_step", "predicted_speedup", "certified_gap"), amount),
@@ -130,31 +131,43 @@ class GrowMap(Drawn):
         sidecar = sidecar_path(path)
         if is_special(sidecar) or (has_content(sidecar) and not is_json_of(sidecar, SCHEMA)):
             refuse_to_replace(sidecar, "growmap's sidecar")
-        metadata = json.loads(json.dumps(dict(self.metadata)))
+        description = self.to_json()
+        metadata = json.loads(json.dumps(description["metadata"]))
         data = dump_pt(content_of(self.tree) | ({"treeopt": metadata} if metadata else {}))
-        description = {
+        text = described_text(path, description | {"sha256": hashlib.sha256(data).hexdigest()})
+        write_together([(path, data)] if is_special(path) else [(path, data), (sidecar, text.encode() + b"\n")])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its description, which holds all that it is, as plain data."""
+        return {
             "schema": SCHEMA,
             "version": VERSION,
             "parents": list(self.tree.parents),
-            "metadata": metadata,
+            "metadata": dict(self.metadata),
             "provenance": None if self.provenance is None else self.provenance.to_json(),
-            "sha256": hashlib.sha256(data).hexdigest(),
         }
-        try:
-            text = json_text(description)
-        except ValueError as e:
-            raise GrowMapError(f"cannot write {path}: its metadata hold a number that is not finite ({e})") from e
-        write_together([(path, data)] if is_special(path) else [(path, data), (sidecar, text.encode() + b"\n")])
+
+
+def described_text(path: StrPath, description: Mapping[str, Any]) -> str:
+    """Return the JSON of a growmap's description, to be written to `path`. Raises GrowMapError for numbers that are not finite."""
+    try:
+        return json_text(description)
+    except ValueError as e:
+        raise GrowMapError(f"cannot write {path}: its metadata hold a number that is not finite ({e})") from e
 
 
 def read_growmap(path: StrPath) -> GrowMap:
-    """Read a growmap in Sequoia's format, written by treeopt or by any other tool.
+    """Read a growmap in Sequoia's format, written by treeopt or by any other tool, or a tree in any other format of `trees.conversion`.
 
-    Nothing in the file is run or believed: the tree is rebuilt from `Successors`, and every other field must say the
-    same. A sidecar, if there is one, must belong to this very file. Raises GrowMapError.
+    Nothing in the file is run or believed: in Sequoia's format the tree is rebuilt from `Successors`, and every other field must say the
+    same. A sidecar, if there is one, must belong to this very file. What the file is, is seen from its content. Raises GrowMapError.
     """
     path = path if isinstance(path, PipeablePath) else PipeablePath(path)  # it is read once
+    if schema_of(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError)) == SCHEMA:
+        return _read_description(path)
     _refuse_other_kind(path)
+    if (found := read_tree(path)) is not None:
+        return GrowMap(found)
     content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError)
     tree = tree_of(path, content)
     sidecar = PipeablePath(sidecar_path(path))
@@ -168,7 +181,11 @@ def read_sidecar(path: StrPath) -> GrowMap:
 
     Raises GrowMapError.
     """
-    sidecar = sidecar_path(path)
+    return _read_description(sidecar_path(path))
+
+
+def _read_description(sidecar: StrPath) -> GrowMap:
+    """Return the growmap of a description, from nothing but that file. Raises GrowMapError."""
     content = read_json(sidecar, schema=SCHEMA, version=VERSION, error=GrowMapError)
     parents = content.get("parents")
     if not isinstance(parents, list) or not all(type(parent) is int for parent in parents):
@@ -205,12 +222,8 @@ def sidecar_path(path: StrPath) -> Path:
 
 
 def _refuse_other_kind(path: PipeablePath) -> None:
-    """Raise GrowMapError for a JSON file of treeopt, with the file to pass in its place."""
+    """Raise GrowMapError for a JSON file of treeopt that is no growmap, with the file to pass in its place."""
     schema = schema_of(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
-    if schema == SCHEMA:
-        growmap = Path(path).with_suffix(".pt")
-        remedy = f"pass {growmap}" if growmap.exists() else f"{growmap} is not there: copy it too, or make the growmap again"
-        raise GrowMapError(f"{path} describes a growmap, which is in the .pt file beside it; {remedy}")
     if schema in NOUNS:
         remedy = "`treeopt grow` makes one of it" if schema == "treeopt.acceptance" else "pass the .pt file that `treeopt grow` wrote"
         raise GrowMapError(f"{path} is {NOUNS[schema]}, but a growmap is needed; {remedy}")

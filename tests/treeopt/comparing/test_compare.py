@@ -232,6 +232,8 @@ OTHER: dict[str, tuple[Any, Any, str, str]] = {
     "draft": (times(), times(provenance={**RECORD, "models": {"target": "org/big", "draft": "tiny"}}), "small", "tiny"),
     "weights": (profile(), profile(pair_sha256="ef" * 32), "cdcdcdcdcdcd", "efefefefefef"),
     "device": (times(), times(provenance={**RECORD, "gpu": "GPU two"}), "GPU one", "GPU two"),
+    "engine": (times(), times(engine="vllm"), "treeopt", "vllm"),
+    "batch": (times(engine="vllm"), times(engine="vllm", batch=4), "1", "4"),
     "threads": (
         report(provenance={**RECORD, "gpu": None, "threads": 2}),
         report(provenance={**RECORD, "gpu": None, "threads": 4}),

@@ -111,13 +111,12 @@ def test_files_of_ours_are_told_which_to_pass(tmp_path, read, content, words):
     assert words in str(caught.value)
 
 
-def test_the_description_of_a_growmap_names_the_growmap(tmp_path):
-    GrowMap(TREE).write(tmp_path / "t.pt")
-    with pytest.raises(GrowMapError, match=r"t\.json describes a growmap, which is in the \.pt file beside it; pass .*t\.pt$"):
-        read_growmap(tmp_path / "t.json")
+def test_the_description_of_a_growmap_is_read_from_nothing_but_itself(tmp_path):
+    GrowMap(TREE, {"name": "three"}).write(tmp_path / "t.pt")
     (tmp_path / "t.pt").unlink()
-    with pytest.raises(GrowMapError, match=r"t\.pt is not there: copy it too, or make the growmap again"):
-        read_growmap(tmp_path / "t.json")
+    found = read_growmap(tmp_path / "t.json")
+    assert found.tree == TREE
+    assert found.metadata == {"name": "three"}
 
 
 # -- what unfolds -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from treespec.errors import GrowMapError, OutputError
 from treespec.files.provenance import Provenance
+from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE
 from treespec.trees.growmap import (
     MAX_FILE_BYTES,
     GrowMap,
@@ -23,7 +24,6 @@ from treespec.trees.growmap import (
     read_sidecar,
     sidecar_path,
 )
-from treespec.trees.sequoia_file import MAX_GROWMAP_SIZE
 from treespec.trees.tree import SpeculationTree
 
 TREE = SpeculationTree.from_branches([[3], [2, 1, 0], [1, 0, 0]])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MAX_GROWMAP_SIZE = 2048
 """Largest tree size that a growmap file may hold: the format stores size x size integers of 8 bytes (32 MiB here)."""
 
-_KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
+KEYS = ("roots", "branches", "Successors", "mask", "depth", "size")
 
 
 def content_of(tree: SpeculationTree) -> dict[str, Any]:
@@ -31,12 +31,18 @@ def content_of(tree: SpeculationTree) -> dict[str, Any]:
     }
 
 
+def lists_of(tree: SpeculationTree) -> dict[str, Any]:
+    """Return the same in plain lists and numbers. Raises GrowMapError for a tree that is too large."""
+    refuse_size(tree.size, "this tree")
+    return {**_derived(tree), "mask": tree.ancestor_mask.astype("int64").tolist(), "depth": list(tree.depths), "size": tree.size}
+
+
 def tree_of(path: StrPath, content: Any) -> SpeculationTree:
     """Return the tree of a loaded file, after every claim in it was compared with `Successors`. Raises GrowMapError."""
     if not isinstance(content, dict):
         vector = "; `treeopt grow` makes one of an acceptance vector" if type(content).__name__ == "Tensor" else ""
-        raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(_KEYS)}{vector}")
-    if missing := [key for key in _KEYS if key not in content]:
+        raise GrowMapError(f"{path} holds a {type(content).__name__}, but a growmap is a dict with the keys {', '.join(KEYS)}{vector}")
+    if missing := [key for key in KEYS if key not in content]:
         raise GrowMapError(f"{path} is no growmap: it lacks {', '.join(missing)}")
     size = _exact(content["size"])
     size = size[0] if isinstance(size, list) and len(size) == 1 else size

@@ -1,0 +1,49 @@
+"""The command `convert`, and what other commands take beside growmaps."""
+
+import pytest
+
+from treeopt.cli.convert import NAMES
+from treespec.trees.conversion import FORMATS
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
+
+TREE = SpeculationTree.from_branches([[2], [1, 0]])
+
+
+def test_the_command_knows_every_format():
+    assert list(FORMATS) == NAMES
+
+
+def test_a_growmap_is_converted_and_shown(tmp_path, run):
+    GrowMap(TREE, {"name": "mine"}).write(tmp_path / "tree.pt")
+    done = run("convert", "tree.pt", "choices.json", "--to", "medusa", "--format", "json")
+    assert done.code == 0, done.err
+    assert done.json == {
+        "output": "choices.json",
+        "to": "medusa",
+        "size": 4,
+        "depth": 2,
+        "left_behind": "Medusa's choices hold the tree alone: the growmap's metadata stay behind",
+    }
+    assert (tmp_path / "choices.json").read_text() == "[[0], [1], [0, 0]]\n"
+    shown = run("inspect", "choices.json", "--format", "json")
+    assert shown.json["paths"] == [[0], [1], [0, 0]]
+    assert run("inspect", "tree.json", "--format", "json").json["metadata"] == {"name": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("tree.pt", "out"), 2, "the name out does not say the format to write; pass --to sequoia or json"),
+        (("gap.json", "out.pt"), 1, "gap.json: path [1, 0] has no parent: [1] is missing; add it"),
+        (("config.json", "out.pt"), 1, "config.json is JSON, but"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(tmp_path, run, arguments, code, words):
+    GrowMap(TREE).write(tmp_path / "tree.pt")
+    (tmp_path / "gap.json").write_text("[[0], [1, 0]]")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    done = run("convert", *arguments)
+    assert done.code == code
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1 or code == 2

@@ -1,0 +1,65 @@
+"""The command `export`."""
+
+import json
+import shlex
+
+import pytest
+
+from treeopt.cli.export import NAMES
+from treeopt.exports.engines import ENGINES
+
+
+def test_the_command_knows_every_engine():
+    assert list(ENGINES) == NAMES
+
+
+@pytest.fixture
+def measured(profiles, tmp_path):
+    """Two latency profiles of vLLM, of batch sizes 1 and 4."""
+    _, latency = profiles
+    data = json.loads(latency.read_text()) | {"engine": "vllm"}
+    for batch in (1, 4):
+        (tmp_path / f"l{batch}.json").write_text(json.dumps(data | {"batch": batch}))
+    return tmp_path
+
+
+def test_numbers_are_printed_and_written(profiles, measured, run):
+    words = ["export", "--to", "vllm", "--acceptance", profiles[0], "--latency", "l4.json", "--latency", "l1.json", "-o", "vllm.txt"]
+    done = run(*words, "--format", "json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert [row["batch"] for row in found["batches"]] == [1, 4]
+    text = found["paste"][0]["text"]
+    config = json.loads(shlex.split(text)[1])
+    assert config["num_speculative_tokens"] == found["batches"][0]["depth"] > 0
+    assert text in (measured / "vllm.txt").read_text()
+    shown = run(*words)
+    assert shown.code == 0, shown.err
+    assert text in shown.out
+    assert "lossy: " in shown.out
+    (measured / "vllm.txt").write_text("mine")
+    refused = run(*words)
+    assert refused.code == 1
+    assert "vllm.txt would be overwritten but is no export" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--to", "sglang"), 1, "l1.json was measured in vllm, but the numbers are for sglang; pass times of sglang"),
+        (("--to", "vllm", "--batch", "1,8"), 2, "--batch 8 was not measured, only 1: each needs a --latency profile of its own"),
+        (("--to", "vllm", "--context", "9999"), 1, "9999"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(profiles, measured, run, words, code, said):
+    done = run("export", *words, "--acceptance", profiles[0], "--latency", "l1.json")
+    assert done.code == code
+    assert said in done.err
+    assert len([line for line in done.err.splitlines() if "measured" in line or said in line]) == 1
+
+
+def test_times_of_another_engine_are_shown_and_grow_refuses_them(profiles, measured, run):
+    assert run("inspect", "l4.json", "--format", "json").json["batch"] == 4
+    done = run("grow", "--acceptance", profiles[0], "--latency", "l4.json", "-o", "t.pt")
+    assert done.code == 1
+    assert "was measured in vllm, but a growmap runs in treeopt" in done.err

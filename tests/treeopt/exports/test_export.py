@@ -1,0 +1,245 @@
+"""Every export is parsed as its engine documents it, and holds the best numbers of the profiles."""
+
+import ast
+import json
+import re
+import shlex
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from treeopt.exports.choosing import chain, dynamic, fixed
+from treeopt.exports.engines import ENGINES, ranges
+from treeopt.exports.export import HEAD, export
+from treeopt.growmap_making import generate
+from treeopt.optimizer.search import optimize
+from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.latency import LatencyProfile, read_latency
+from treeopt.profiles.samples import LatencySample
+from treespec.errors import ProfileError, SettingsError
+from treespec.trees.tree import SpeculationTree
+
+P = (0.55, 0.18, 0.09, 0.04)
+ACCEPTANCE = AcceptanceProfile("topk", 0.0, 1.0, P, 0.14, (0.01, 0.01, 0.005, 0.004), 4000, 40)
+SIZES, WIDTHS = (1, 2, 4, 8, 16, 32), (1, 4, 16)
+
+
+def times(engine="sglang", batch=1, samples=24, names=None):
+    """Times of an engine: a pass costs a fixed part, and more the more tokens it reads in all."""
+
+    def many(seconds):
+        return tuple(seconds * (1 + 0.01 * np.sin(np.arange(samples))))
+
+    return LatencyProfile(
+        tuple(LatencySample(n, 256, many(0.010 + 0.0001 * batch * n)) for n in SIZES),
+        tuple(LatencySample(w, 256, many(0.0006 + 0.00001 * batch * w)) for w in WIDTHS),
+        many(0.0003),
+        {"models": names} if names else None,
+        engine=engine,
+        batch=batch,
+    )
+
+
+def options(text):
+    """The options of a command line as SGLang and llama.cpp read them: --name value."""
+    words = shlex.split(text.replace("\\\n", " "))
+    assert all(word.startswith("--") for word in words[::2])
+    return {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def yaml(text):
+    """The YAML that these exports use: mappings by two spaces, whose scalars are JSON, and whose keys may be whole numbers."""
+    top: dict = {}
+    stack = [(-1, top)]
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        key, _, value = line.strip().partition(":")
+        while stack[-1][0] >= indent:
+            stack.pop()
+        key = int(key) if key.isdigit() else key
+        if value.strip():
+            stack[-1][1][key] = json.loads(value)
+        else:
+            stack[-1][1][key] = {}
+            stack.append((indent, stack[-1][1][key]))
+    return top
+
+
+def test_sglang_takes_three_numbers_and_a_page_size():
+    found = export("sglang", ACCEPTANCE, [times(batch=1), times(batch=16)])
+    assert [setting.batch for setting in found.settings] == [1, 16]
+    for setting, (title, text) in zip(found.settings, found.pastes, strict=True):
+        assert title.endswith(f"batch {setting.batch}")
+        read = options(text)
+        steps, topk, nodes = (int(read[f"speculative-{name}"]) for name in ("num-steps", "eagle-topk", "num-draft-tokens"))
+        assert (steps, topk, nodes) == (setting.depth, setting.width, setting.size)
+        assert steps + 1 <= nodes <= 1 + steps * topk
+        assert (topk > 1) == (read.get("page-size") == "1")
+        assert topk > 1 or nodes == steps + 1
+        assert read["speculative-algorithm"] in ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM", "DFLASH")
+        assert read["speculative-draft-model-path"] == "DRAFT"
+    small, large = found.settings
+    assert large.size < small.size, "a larger batch has less to spare"
+
+
+def test_tensorrt_llm_takes_yaml_within_its_limits():
+    found = export("tensorrt-llm", ACCEPTANCE, [times("tensorrt-llm", batch) for batch in (8, 1)])
+    *trees, (_, whole) = found.pastes
+    for setting, (_, text) in zip(found.settings, trees, strict=True):
+        read = yaml(text)
+        assert read.keys() == {"speculative_config"}
+        config = read["speculative_config"]
+        assert config["decoding_type"] == "Eagle3"
+        assert config["speculative_model"] == "DRAFT"
+        assert config["use_dynamic_tree"] is True
+        deep, total, topk = (config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK"))
+        assert deep <= total <= topk * deep
+        assert (deep, topk, total) == (setting.depth, setting.width, setting.size - 1)
+    config = yaml(whole)["speculative_config"]
+    lengths = {batch: chain(ACCEPTANCE, times("tensorrt-llm", batch), None).depth for batch in (1, 8)}
+    assert config["decoding_type"] == "DraftTarget"
+    assert config["draft_len_schedule"] == lengths
+    assert config["max_draft_len"] == max(lengths.values())
+
+
+def test_vllm_takes_json_with_a_schedule_and_rates():
+    batches = (1, 8, 64, 512)
+    found = export("vllm", ACCEPTANCE, [times("vllm", batch) for batch in batches])
+    (_, served), (_, tested) = found.pastes
+    config = json.loads(options(served)["speculative-config"])
+    lengths = [setting.depth for setting in found.settings]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] > lengths[-1] == 0
+    assert config["method"] == "draft_model"
+    assert config["num_speculative_tokens"] == lengths[0]
+    spans = config["num_speculative_tokens_per_batch_size"]
+    assert spans[0][0] == 1
+    assert all(first <= last for first, last, _ in spans)
+    assert all(after[0] == before[1] + 1 for before, after in pairwise(spans))
+    at = {batch: next(length for first, last, length in spans if first <= batch <= last) for batch in batches}
+    assert list(at.values()) == lengths
+    load = json.loads(options(tested)["speculative-config"])
+    assert load["rejection_sample_method"] == "synthetic"
+    rates = load["synthetic_acceptance_rates"]
+    assert len(rates) == load["num_speculative_tokens"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates == pytest.approx([P[0] ** (at + 1) for at in range(len(rates))], abs=1e-6)
+    assert 1 + sum(rates) == pytest.approx(found.settings[0].tokens_per_step, abs=1e-4)
+
+
+def test_llama_cpp_takes_the_length_of_a_chain():
+    found = export("llama.cpp", ACCEPTANCE, times("llama.cpp"))
+    read = options(found.pastes[0][1])
+    best = optimize(ACCEPTANCE, latency=times("llama.cpp"), max_branch=1)
+    assert best.tree == SpeculationTree.chain(best.tree.depth)
+    assert int(read["draft-max"]) == int(read["draft-min"]) == best.tree.depth == found.settings[0].depth
+    assert found.settings[0].speedup == pytest.approx(best.predicted_speedup)
+
+
+def test_transformers_takes_python_that_holds_the_best_tree():
+    found = export("transformers", ACCEPTANCE, times("treeopt"))
+    code = found.pastes[0][1]
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    keywords = {keyword.arg for call in calls for keyword in call.keywords}
+    assert {"custom_generate", "draft", "growmap"} <= keywords
+    scope: dict = {}
+    exec(code.partition("output =")[0], scope)
+    best = generate(ACCEPTANCE, latency=times("treeopt"))
+    assert scope["growmap"].tree == best.growmap.tree
+    assert found.settings[0].certainty == best.result.certainty
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("to", ENGINES)
+def test_where_speculation_does_not_pay_nothing_is_to_be_set(to):
+    useless = AcceptanceProfile("topk", 0.0, 1.0, (0.001,), 0.999, (), 100, 2)
+    found = export(to, useless, times("treeopt"))
+    assert [setting.size for setting in found.settings] == [1]
+    assert all(text.startswith("# speculation does not pay") and "\n" not in text for _, text in found.pastes)
+    assert found.settings[0].speedup == 1.0
+
+
+def test_what_is_expected_comes_with_intervals_where_the_profiles_have_them():
+    for choose in (chain, dynamic, fixed):
+        setting = choose(ACCEPTANCE, times(), None)
+        for name, (low, high) in setting.certainty.intervals.items():
+            assert low < setting.to_json()[name] < high
+        assert len(setting.certainty.intervals) == 3
+        assert choose(ACCEPTANCE, times(samples=3), None).certainty.intervals.keys() == {"expected_tokens_per_step"}
+
+
+def test_a_dynamic_budget_gives_no_more_than_the_best_fixed_tree_and_no_less_than_the_best_chain():
+    per_token = {kind: choose(ACCEPTANCE, times(), None) for kind, choose in (("chain", chain), ("dynamic", dynamic), ("fixed", fixed))}
+    cost = {kind: setting.seconds_per_step / setting.tokens_per_step for kind, setting in per_token.items()}
+    assert cost["dynamic"] <= cost["chain"] * (1 + 1e-12)
+    assert cost["fixed"] < cost["chain"]
+
+
+def test_times_of_treeopt_are_taken_and_said_to_be_none_of_the_engines():
+    found = export("sglang", ACCEPTANCE, times("treeopt"))
+    assert any("the times are those of treeopt with one sequence, and not those of sglang" in note for note in found.notes)
+    assert not any("the times are" in note for note in export("sglang", ACCEPTANCE, times()).notes)
+    assert found.text.startswith(HEAD + "sglang")
+    for title, text in found.pastes:
+        assert f"# {title}\n{text}\n" in found.text
+
+
+@pytest.mark.parametrize(
+    ("to", "latencies", "batch", "error", "words"),
+    [
+        ("sglang", [times("vllm")], None, ProfileError, "was measured in vllm, but the numbers are for sglang; pass times of sglang"),
+        ("sglang", [times(), times(batch=4)], (1, 8), SettingsError, "`batch` 8 was not measured, only 1 and 4: each needs"),
+        ("sglang", [times(), times()], None, ProfileError, "is of batch size 1, and so is another one"),
+        ("sglang", [times("treeopt"), times(batch=4)], None, ProfileError, "pass times of one engine"),
+        ("transformers", [times("treeopt")], (4,), SettingsError, "decodes the prompts of a batch one by one"),
+        ("sglang", [], None, SettingsError, "`latency` names no profile"),
+        ("mlc", [times()], None, SettingsError, "`to` is 'mlc', but it must be one of sglang"),
+        ("sglang", [times()], (), SettingsError, "`batch` names no batch size"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(to, latencies, batch, error, words):
+    with pytest.raises(error) as caught:
+        export(to, ACCEPTANCE, latencies, batch=batch)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_profiles_of_other_models_are_refused_and_the_draft_is_named():
+    named = AcceptanceProfile(
+        "topk", 0.0, 1.0, P, 0.1, (), 100, 2, provenance={"models": {"draft": "me/small draft@abc", "target": "me/big"}}
+    )
+    with pytest.raises(ProfileError, match="pass profiles of the same models"):
+        export("sglang", named, times(names={"draft": "other", "target": "big"}))
+    read = options(export("sglang", named, times()).pastes[0][1])
+    assert read["speculative-draft-model-path"] == "me/small draft"
+
+
+def test_batch_sizes_between_two_take_the_larger_ones_length():
+    settings = export("vllm", ACCEPTANCE, [times("vllm", batch) for batch in (2, 4, 64)]).settings
+    lengths = [setting.depth for setting in settings]
+    found = ranges(settings)
+    assert [next(length for first, last, length in found if first <= batch <= last) for batch in (1, 2, 3, 4, 5, 64)] == [
+        lengths[0],
+        lengths[0],
+        lengths[1],
+        lengths[1],
+        lengths[2],
+        lengths[2],
+    ]
+
+
+def test_the_file_keeps_the_engine_and_the_batch_size(tmp_path):
+    times("vllm", 4).write(tmp_path / "l.json")
+    found = read_latency(tmp_path / "l.json")
+    assert (found.engine, found.batch) == ("vllm", 4)
+    assert found == times("vllm", 4)
+    assert "measured in vllm with 4 sequences per pass" in str(found)
+    with pytest.raises(
+        ProfileError, match=re.escape("was measured in vllm, but a growmap runs in treeopt; pass one of `treeopt profile latency`")
+    ):
+        generate(ACCEPTANCE, latency=tmp_path / "l.json")
+    with pytest.raises(ProfileError, match="batch is 2, but treeopt decodes one"):
+        times("treeopt", 2)
+    with pytest.raises(ProfileError, match="batch is 0, but it counts sequences"):
+        times("vllm", 0)

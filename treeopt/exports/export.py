@@ -1,0 +1,165 @@
+"""An export: the numbers of an engine for every batch size, ready to paste, with what they should give and what is lost."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treeopt.exports.choosing import KINDS, Setting, chain
+from treeopt.exports.engines import ENGINES, Engine, Paste, Told
+from treeopt.optimizer.search import acceptance_rows
+from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.profiles.agreement import require_same_models
+from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
+from treespec.checks import require_whole
+from treespec.decoding.rules import TOPK
+from treespec.errors import ProfileError, SettingsError, listed_in_short
+from treespec.files.reading import StrPath
+from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
+
+HEAD = "# treeopt export to "
+"""The beginning of an export in a file."""
+_UNNAMED = "DRAFT"
+"""The word that stands for the draft's name where the profile does not say it."""
+
+
+@dataclass(frozen=True)
+class Export(Drawn):
+    """The settings of an engine by batch size, text that is ready to paste, and sentences on what is `lossy` and what the numbers rest on."""
+
+    engine: str
+    kind: str
+    settings: tuple[Setting, ...]
+    pastes: tuple[Paste, ...]
+    lossy: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All that is to paste, each part under its title in a comment."""
+        return "\n\n".join([f"{HEAD}{self.engine}", *(f"# {title}\n{text}" for title, text in self.pastes)]) + "\n"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the export as plain data."""
+        return {
+            "engine": self.engine,
+            "kind": self.kind,
+            "batches": [setting.to_json() for setting in self.settings],
+            "paste": [{"title": title, "text": text} for title, text in self.pastes],
+            "lossy": list(self.lossy),
+            "notes": list(self.notes),
+        }
+
+    def drawing(self) -> Drawing:
+        """Return a table of the settings with what they should give, the text to paste, and what is lost."""
+        rows = []
+        for setting in self.settings:
+            ends = setting.certainty.intervals
+            expected = (
+                number(setting.tokens_per_step, 3, ends.get("expected_tokens_per_step")),
+                milliseconds(setting.seconds_per_step, ends.get("predicted_seconds_per_step")),
+                number(setting.speedup, 3, ends.get("predicted_speedup")),
+            )
+            rows.append((*map(str, (setting.batch, setting.size, setting.depth, setting.width)), *expected))
+        columns = ("batch", "size", "depth", "width", "tokens per step", "ms per step", "speed-up, x")
+        table = Table(f"{self.engine}: the best {self.kind} [95 % interval]", columns, rows, left=())
+        return Drawing(
+            (
+                table,
+                *(f"{title}:\n{text}\n" for title, text in self.pastes),
+                *(f"lossy: {sentence}" for sentence in self.lossy),
+                *self.notes,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return in_short(self, engine=self.engine, kind=self.kind, batches=tuple(setting.batch for setting in self.settings))
+
+
+def export(
+    to: str,
+    acceptance: StrPath | AcceptanceProfile,
+    latency: StrPath | LatencyProfile | Sequence[StrPath | LatencyProfile],
+    *,
+    batch: Sequence[int] | None = None,
+    context: int | None = None,
+) -> Export:
+    """Return the numbers for the engine `to` from an acceptance profile and latency profiles, one for each batch size.
+
+    Each is a profile or its file. `batch` are the batch sizes that are wanted, of those measured (None: all of them), and `context` picks
+    the latencies (see `LatencyProfile.at_context`). Times of treeopt itself are taken too, and said to be none of the engine's.
+
+    Raises SettingsError for an unknown engine and for batch sizes that were not measured, ProfileError for times of another engine, two
+    profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does.
+    """
+    if to not in ENGINES:
+        raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
+    engine = ENGINES[to]
+    profile = acceptance if isinstance(acceptance, AcceptanceProfile) else read_acceptance(acceptance)
+    one = isinstance(latency, str | os.PathLike | LatencyProfile)
+    times = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
+    wanted = _wanted(engine, list(times), batch)
+    settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
+    chains = [chain(profile, times[size], context) for size in wanted]
+    named = ((profile.provenance or {}).get("models") or {}).get("draft")
+    draft = _UNNAMED if named is None else str(named).partition("@")[0]
+    pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile)))
+    said = tuple(_notes(engine, profile, [times[size] for size in wanted], draft))
+    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), tuple(engine.lossy), said)
+
+
+def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]) -> dict[int, LatencyProfile]:
+    """Return the profiles by batch size, ascending. Raises ProfileError, SettingsError."""
+    found: dict[int, LatencyProfile] = {}
+    for source in given:
+        named = "the latency profile" if isinstance(source, LatencyProfile) else str(source)
+        times = source if isinstance(source, LatencyProfile) else read_latency(source)
+        if times.engine not in (engine.name, OWN_ENGINE):
+            raise ProfileError(
+                f"{named} was measured in {times.engine}, but the numbers are for {engine.name}; pass times of {engine.name}"
+            )
+        if times.batch in found:
+            raise ProfileError(
+                f"{named} is of batch size {times.batch}, and so is another one; pass one latency profile for each batch size"
+            )
+        if len({times.engine, *(other.engine for other in found.values())}) > 1:
+            raise ProfileError(f"{named} was measured in {times.engine}, another one was not; pass times of one engine")
+        require_same_models(acceptance, times)
+        found[times.batch] = times
+    if not found:
+        raise SettingsError("`latency` names no profile; pass one or more")
+    return dict(sorted(found.items()))
+
+
+def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None) -> list[int]:
+    """Return the batch sizes to export, ascending. Raises SettingsError for one that was not measured."""
+    wanted = sorted(set(measured if batch is None else batch))
+    if not wanted:
+        raise SettingsError("`batch` names no batch size; leave it out for all that were measured")
+    for size in wanted:
+        require_whole(1, batch=size)
+    if engine.own_times and wanted != [1]:
+        raise SettingsError(
+            f"`batch` is {wanted[-1]}, but {engine.name} decodes the prompts of a batch one by one; pass 1, or leave it out"
+        )
+    for size in wanted:
+        if size not in measured:
+            have = listed_in_short([str(one) for one in measured])
+            raise SettingsError(
+                f"`batch` {size} was not measured, only {have}: each needs a `latency` profile of its own; measure it in {engine.name}, or drop it"
+            )
+    return wanted
+
+
+def _notes(engine: Engine, acceptance: AcceptanceProfile, times: Sequence[LatencyProfile], draft: str) -> list[str]:
+    said = []
+    if not engine.own_times and any(one.engine == OWN_ENGINE for one in times):
+        said.append(
+            f"the times are those of treeopt with one sequence, and not those of {engine.name}: acceptance holds there too, but the best numbers "
+            "may be others; docs/serving.md tells how to measure there"
+        )
+    if acceptance.drafting not in (TOPK.name, "unknown") and not engine.own_times:
+        said.append(f"the acceptance profile is of {acceptance.drafting}: it holds where {engine.name} draws its drafts at random too")
+    if draft == _UNNAMED and engine.kind != "fixed tree":
+        said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {_UNNAMED}")
+    return said
