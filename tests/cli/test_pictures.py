@@ -65,9 +65,9 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(run: Any, tree: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_a_page_that_cannot_be_written_is_refused_before_any_work(run: Any, pair: Pair, tree: Path, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(run: Any, pair: Pair, rows: Path, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.html").write_text("<html>my own</html>")
-    models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--growmap", tree]
+    models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--growmap", tree, "--dataset", rows]
     for path, said in (("none/page.html", "its folder does not exist"), ("mine.html", "is no page of treeopt")):
         done = run("evaluate", *models, "--html", path)
         assert done.code == 1
