@@ -88,7 +88,7 @@ def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float)
     for file, took in run.folder.data["seconds"].items():
         stage = _STAGES.get(file.rpartition("/")[2], "grow")
         seconds[stage] = seconds.get(stage, 0.0) + took
-    said = [*best.generated.notes, *best.generated.doubts, doubt(scores), _temperatures(scores), _spent(run)]
+    said = [*best.generated.notes, *best.generated.doubts, doubt(scores), _temperatures(scores), _spent(run, loading)]
     result = Tuning(
         out,
         scores,
@@ -138,15 +138,22 @@ def _temperatures(scores: Sequence[Score]) -> str | None:
     return "the candidates differ in temperature or top-p, and so do the texts that they write: the fastest was chosen, not the best text"
 
 
-def _spent(run: Stages) -> str | None:
+def _spent(run: Stages, loading: float) -> str | None:
     found = run.folder.data["notes"].get("allotment")
     if found is None:
         return None
     out = len(run.candidates) - len(found["racing"])
     left = f"; {counted(out, 'candidate')} {'was' if out == 1 else 'were'} certainly slower and got no more than the pilot" if out else ""
+    minutes = (run.folder.spent + loading) / 60
+    assert run.settings.minutes is not None
+    over = (
+        f"; with {minutes:.1f} min the run was longer: pilots and evaluation alone take that here"
+        if minutes > 1.1 * run.settings.minutes
+        else ""
+    )
     return (
         f"after the pilots, the budget of {run.settings.minutes:g} min was spent on {counted(found['prompts'], 'prompt')} and "
-        f"{found['repetitions']} samples of each latency{left}"
+        f"{found['repetitions']} samples of each latency{left}{over}"
     )
 
 
