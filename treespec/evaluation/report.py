@@ -138,7 +138,7 @@ class EvaluationReport(Drawn):
     @cached_property
     def beyond_chain(self) -> chains.Beyond | None:
         """Return what the tree is worth beyond the fastest chain that ran beside it; None if none ran."""
-        return chains.beyond_chains(self.results, self._columns) if self.results else None
+        return chains.beyond_chains(self.results, self.columns) if self.results else None
 
     @property
     def lossless(self) -> Literal["match", "ties", "mismatch", "not-applicable"]:
@@ -213,7 +213,7 @@ class EvaluationReport(Drawn):
             "mismatches": self.mismatches,
             "ties": self.ties,
             "largest_tie_gap": max((r.mismatch.logit_gap for r in self.results if r.mismatch is not None and r.mismatch.tie), default=None),
-            "chains": chains.chains_to_json(self.results, self._columns) if self.results else [],
+            "chains": chains.chains_to_json(self.results, self.columns) if self.results else [],
             "beyond_chain": None if self.beyond_chain is None else asdict(self.beyond_chain),
             "tokens_without_draft": self.undrafted,
             "tokens_cut": self.tokens_cut,
@@ -225,7 +225,7 @@ class EvaluationReport(Drawn):
             "tree": self.tree,
             "profiled_acceptance": self.predicted.rank_probability,
             "observed_acceptance": [asdict(row) for row in self.observed],
-            "by_category": by_category([r.category for r in self.results], self._columns) if self.results else [],
+            "by_category": by_category([r.category for r in self.results], self.columns) if self.results else [],
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
