@@ -225,7 +225,7 @@ class EvaluationReport(Drawn):
             "tree": self.tree,
             "profiled_acceptance": self.predicted.rank_probability,
             "observed_acceptance": [asdict(row) for row in self.observed],
-            "by_category": by_category([r.category for r in self.results], self._columns) if self.results else [],
+            "by_category": by_category([r.category for r in self.results], self.columns) if self.results else [],
             "prompt_set": self.prompts,
             "settings": self.settings,
             "provenance": self.provenance,
