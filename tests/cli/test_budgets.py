@@ -127,7 +127,7 @@ def test_options_of_budgets_go_alone(run: Any, profiles: tuple[Path, Path], tmp_
         "--max-width bounds dynamic trees; pass --dynamic",
         2,
     )
-    models = ("--target", "t", "--draft", "d")
+    models = ("--target", "t", "--draft", "d", "--dataset", "stdlib")
     refused(run("profile", "acceptance", *models, "--widths", "2,4"), "--widths is of dynamic trees; pass --dynamic as well", 2)
     teacher = run("profile", "acceptance", *models, "--dynamic", "--method", "teacher-forced")
     refused(teacher, "--dynamic counts on the target's own choices", 2)
@@ -139,7 +139,7 @@ def test_options_of_budgets_go_alone(run: Any, profiles: tuple[Path, Path], tmp_
 
 
 def test_files_that_hold_no_budget_are_refused(run: Any, pair: Pair, profiles: tuple[Path, Path]) -> None:
-    models = ("--target", pair[0], "--draft", pair[1])
+    models = ("--target", pair[0], "--draft", pair[1], "--dataset", "stdlib")
     refused(run("evaluate", *models, "--budget", profiles[0]), "is an acceptance profile")
     content = {"schema": "treeopt.budget", "version": 1, "size": 3, "depth": 4, "width": 2}
     Path("bad.json").write_text(json.dumps(content))

@@ -1,18 +1,14 @@
 """A tuning run: profile every candidate, choose the fastest, evaluate it. What is finished is in the folder, and is not done again."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from treeopt.pictures.page import page
-from treeopt.pictures.writing import write
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
-from treeopt.profiles.trace import read_trace
 from treeopt.profiling.acceptance import require_fit
 from treeopt.profiling.latency import require_fit as require_latency_fit
-from treeopt.tuning.folder import FILES, PAGE, SETTINGS, Folder, claimed, versions
+from treeopt.tuning.folder import FILES, Folder, claimed, versions
 from treeopt.tuning.prompts import Parts, longest_of
 from treeopt.tuning.result import Score, Tuning, doubt
 from treeopt.tuning.settings import TuneSettings
@@ -21,16 +17,9 @@ from treespec.errors import counted
 from treespec.evaluation.report import read_report
 from treespec.files.load import note_crowding, threads
 from treespec.models.pairs import Pair, PairInfo
-from treespec.trees.growmap import GrowMap
 
 _PARTS = ("choose", "profile", "evaluate")
-_STAGES = {
-    "acceptance.json": "profile acceptance",
-    "latency.json": "profile latency",
-    "choice.json": "choose",
-    "report.json": "evaluate",
-    PAGE: "page",
-}
+_STAGES = {"acceptance.json": "profile acceptance", "latency.json": "profile latency", "choice.json": "choose", "report.json": "evaluate"}
 """The stage that makes a file; all others are of growing."""
 
 
@@ -81,9 +70,8 @@ def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) 
 
 
 def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float) -> Tuning:
-    """Write the page of the whole result, record that all is done, and return the result."""
+    """Record that all is done, and return the result. What is made of the whole result, such as a page, is to be written here."""
     out, best = run.folder.out, scores[0]
-    _write_page(run.folder, report, best.generated.growmap)
     seconds: dict[str, float] = {"load": loading} if loading else {}
     for file, took in run.folder.data["seconds"].items():
         stage = _STAGES.get(file.rpartition("/")[2], "grow")
@@ -109,27 +97,6 @@ def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float)
         provenance=run.pairs[best.candidate.draft - 1].provenance(seed=run.settings.seed),
     )
     return result
-
-
-def _write_page(folder: Folder, report: str, growmap: GrowMap) -> None:
-    """Write the page of the result as a stage of its own, made of the files that it shows."""
-    out = folder.out
-    shown = [name for name in ("acceptance.json", "latency.json", "trace.json", "tree.pt", report) if name in folder.data["files"]]
-    given = folder.data["made_with"].get("settings", {})
-    again = [shlex.join(["treeopt", "tune", "--settings", str(out / SETTINGS)])] if "target" in given else []
-
-    def make(journal: Path) -> None:
-        found = page(
-            acceptance=read_acceptance(out / "acceptance.json"),
-            latency=read_latency(out / "latency.json"),
-            growmap=growmap,
-            report=read_report(out / report),
-            trace=read_trace(out / "trace.json") if "trace.json" in shown else None,
-            commands=again,
-        )
-        write(out / PAGE, found)
-
-    folder.stage([PAGE], shown, make)
 
 
 def _temperatures(scores: Sequence[Score]) -> str | None:
