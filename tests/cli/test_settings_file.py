@@ -61,7 +61,7 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(run: Any, text: str, said: str) -> None:
-    outcome = run("evaluate", "--target", "t", "--settings", write(text))
+    outcome = run("evaluate", "--target", "t", "--dataset", "stdlib", "--settings", write(text))
     assert outcome.code == 2
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1

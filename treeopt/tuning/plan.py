@@ -19,7 +19,7 @@ _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 _LAYER_SECONDS = {"cpu": 2.5e-4}
 _CAPTURED_LAYER_SECONDS = 2e-5
-"""Time of a layer beside its weights, measured on one core and on an H200; other devices are taken for GPUs."""
+"""Time of a layer beside its weights: on a CPU core, and captured on an H200, where a token of 32 layers takes 3.58 ms and reading them 2.92."""
 
 _START_SECONDS = 6.0
 _READ_BYTES = 5e8
