@@ -108,6 +108,7 @@ def evaluate(
     from treespec.evaluation.runner import evaluate as run
     from treespec.files.writing import check_writable
     from treespec.models.loading import shape_of
+    from treespec.trees.growmap import GrowMap
 
     gen_len, max_length = settings.gen_len, settings.max_length
     text = (rows.prompt_len or 0) + gen_len
@@ -122,8 +123,9 @@ def evaluate(
     earlier = is_there(output)
     check_page(html)
     grown = named.growmap
+    growmap = grown if isinstance(grown, GrowMap) else None
     with wrong_usage():
-        chains = chains_of(against, grown)
+        chains = chains_of(against, growmap)
     tree, predicted = resolve(plan, grown, models, settings)
     profiled = None if grown is None else profiled_rows(grown.metadata)
     if grown is not None:
@@ -155,7 +157,7 @@ def evaluate(
         report.write(output)
         discard_journals(output)
     note_written(output, earlier)
-    write_page(html, report, grown, plan.growmap)
+    write_page(html, report, growmap, plan.growmap)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

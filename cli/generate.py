@@ -133,8 +133,8 @@ def generate(
     _check_usage(ctx)
     if dynamic:
         assert latency is not None  # as has been checked
-        limits = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
-        _budget(acceptance[0], latency, output if is_given(ctx, "output") else Path("budget.json"), output_format, context, limits)
+        bounds = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
+        _budget(acceptance[0], latency, output if is_given(ctx, "output") else Path("budget.json"), output_format, context, bounds)
         return
     from treeopt import growmap_making
     from treeopt.cli import tables
