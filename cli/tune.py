@@ -1,12 +1,13 @@
 """The command `treeopt tune`: from models and a data set to the fastest tree and its report, in one process."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import click
 
-from treeopt.cli.help import TreeoptCommand, example, under
+from treeopt.cli.help import TreeoptCommand, example, under, words_of
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, prompt_options
 from treeopt.cli.output import REPLIES, Progress, discard_journals, emit, note, note_doubt
 from treeopt.cli.settings import RuleOptions, bundle, rule_options, seed_option, setting, wrong_usage
@@ -150,8 +151,9 @@ def tune(
         replies = make_folder(output) / REPLIES
         prompts = complete_conversations(pairs[0], prompts, rows, settings.gen_len, replies)
         parts = divided(prompts, rows.num_prompts, settings, len(known))
+    again = shlex.join([*ctx.command_path.split(), *words_of(ctx)])
     with Progress() as progress:
-        result = run(pairs, parts, output, settings, record=record, loading=loading, progress=progress, notice=note)
+        result = run(*(pairs, parts, output, settings), record=record, loading=loading, commands=[again], progress=progress, notice=note)
     discard_journals(output / REPLIES)
     if result.chosen.candidate.sampling.temperature <= 1:
         note_doubt(*result.report.first_choices, alone.target.vocabulary_size)

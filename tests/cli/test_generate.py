@@ -270,7 +270,8 @@ def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Pa
     [
         ("x.pt", b"not a zip archive", "is a text, but a .pt file"),
         ("x.json", b"{", "no valid JSON"),
-        ("x.json", b"[]", 'JSON without a "schema"'),
+        ("x.json", b"{}", 'JSON without a "schema"'),
+        ("x.json", b"7", "it holds a JSON int, not an object"),
         ("x.json", b'{"schema": "other.thing", "version": 1}', "schema 'other.thing'"),
     ],
 )

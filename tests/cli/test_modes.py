@@ -162,7 +162,7 @@ def test_a_revision_of_what_is_not_on_the_hub_is_said_to_change_nothing(evaluate
     for option, folder in (("--revision main", pair[0]), ("--draft-revision v2", pair[1])):
         assert f"{option} changes nothing: {folder} is not on the hub\n" in outcome.err
     latency = ["profile", "latency", "--sizes", 1, "--widths", 1, "--contexts", 4, "--repetitions", 1, "--draft", "embedded-draft"]
-    for command in (latency, ["potential", "--draft", "d"], ["train-draft", "--config", "llama-68m"]):
+    for command in (latency, ["potential", "--draft", "d", "--dataset", "stdlib"], ["train-draft", "--config", "llama-68m"]):
         assert f"--revision main changes nothing: {pair[0]} is" in run(*command, "--target", pair[0], "--revision", "main").err
     outcome = run("train-draft", "--target", pair[0], "--config", "none", "--draft-revision", "v2")
     assert "--draft-revision v2 changes nothing: there is no --draft\n" in outcome.err

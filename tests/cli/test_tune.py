@@ -29,9 +29,13 @@ def test_a_whole_run_and_its_settings_given_back(run: Any, words: list[object], 
         "tree.pt",
         "tree.json",
         "report.json",
+        "page.html",
         "settings.toml",
         "manifest.json",
     ]
+    shown = Path("out/page.html").read_text()
+    assert "treeopt tune --target" in shown
+    assert "Latency staircase" in shown
     assert data["evaluation"]["lossless"] == "match"
     assert data["evaluation"]["prompts"] == 2
     assert "profiling acceptance: " in outcome.err

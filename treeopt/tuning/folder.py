@@ -17,8 +17,8 @@ from treespec.files.toml import toml_text
 from treespec.files.writing import check_writable, make_folder, write_bytes, write_json, write_together
 
 TUNING_SCHEMA, VERSION = "treeopt.tuning", 1
-MANIFEST, SETTINGS = "manifest.json", "settings.toml"
-FILES = ("acceptance.json", "latency.json", "trace.json", "tree.pt", "tree.json", "report.json", SETTINGS, MANIFEST)
+MANIFEST, SETTINGS, PAGE = "manifest.json", "settings.toml", "page.html"
+FILES = ("acceptance.json", "latency.json", "trace.json", "tree.pt", "tree.json", "report.json", PAGE, SETTINGS, MANIFEST)
 """The files of a whole run. There is no trace where steps cannot be replayed."""
 
 _REMEDY = "pass another `output`, or remove that folder"

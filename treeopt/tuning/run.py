@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from treeopt.pictures.page import page
+from treeopt.pictures.writing import write
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
+from treeopt.profiles.trace import read_trace
 from treeopt.profiling.acceptance import require_fit
 from treeopt.profiling.latency import require_fit as require_latency_fit
-from treeopt.tuning.folder import FILES, Folder, claimed, versions
+from treeopt.tuning.folder import FILES, PAGE, Folder, claimed, versions
 from treeopt.tuning.prompts import Parts, longest_of
 from treeopt.tuning.result import Score, Tuning, doubt
 from treeopt.tuning.settings import TuneSettings
@@ -17,9 +20,16 @@ from treespec.errors import counted
 from treespec.evaluation.report import read_report
 from treespec.files.load import note_crowding, threads
 from treespec.models.pairs import Pair, PairInfo
+from treespec.trees.growmap import GrowMap
 
 _PARTS = ("choose", "profile", "evaluate")
-_STAGES = {"acceptance.json": "profile acceptance", "latency.json": "profile latency", "choice.json": "choose", "report.json": "evaluate"}
+_STAGES = {
+    "acceptance.json": "profile acceptance",
+    "latency.json": "profile latency",
+    "choice.json": "choose",
+    "report.json": "evaluate",
+    PAGE: "page",
+}
 """The stage that makes a file; all others are of growing."""
 
 
@@ -31,14 +41,16 @@ def tune(
     *,
     record: Mapping[str, Any],
     loading: float = 0.0,
+    commands: Sequence[str] = (),
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> Tuning:
     """Take all stages that are not finished in the folder `out`, and return the result of all of them.
 
     `pairs` are the drafts beside one target. `record` are the settings as people gave them, which the folder keeps and compares; `loading` is
-    the time that the models took. Raises OutputError, before any work, for a folder of other settings, versions, models, prompts or another
-    machine, and for one that another run is in; else the errors of the stages.
+    the time that the models took, and `commands` are the lines by which people make it again, for the page. Raises OutputError, before any
+    work, for a folder of other settings, versions, models, prompts or another machine, and for one that another run is in; else the errors of
+    the stages.
     """
     notice = None if notice is None else _once(notice)
     with claimed(out):
@@ -57,7 +69,7 @@ def tune(
         )
         note_crowding(pairs[0].target.device.type, notice)
         scores = run.scores(loading)
-        return _finish(run, scores, run.report(scores[0]), loading)
+        return _finish(run, scores, run.report(scores[0]), loading, commands)
 
 
 def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) -> None:
@@ -69,9 +81,10 @@ def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) 
     require_latency_fit(info, settings.latency(longest_of(parts)))
 
 
-def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float) -> Tuning:
-    """Record that all is done, and return the result. What is made of the whole result, such as a page, is to be written here."""
+def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float, commands: Sequence[str]) -> Tuning:
+    """Write the page of the whole result, record that all is done, and return the result."""
     out, best = run.folder.out, scores[0]
+    _write_page(run.folder, report, best.generated.growmap, commands)
     seconds: dict[str, float] = {"load": loading} if loading else {}
     for file, took in run.folder.data["seconds"].items():
         stage = _STAGES.get(file.rpartition("/")[2], "grow")
@@ -97,6 +110,25 @@ def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float)
         provenance=run.pairs[best.candidate.draft - 1].provenance(seed=run.settings.seed),
     )
     return result
+
+
+def _write_page(folder: Folder, report: str, growmap: GrowMap, commands: Sequence[str]) -> None:
+    """Write the page of the result as a stage of its own, made of the files that it shows."""
+    out = folder.out
+    shown = [name for name in ("acceptance.json", "latency.json", "trace.json", "tree.pt", report) if name in folder.data["files"]]
+
+    def make(journal: Path) -> None:
+        found = page(
+            acceptance=read_acceptance(out / "acceptance.json"),
+            latency=read_latency(out / "latency.json"),
+            growmap=growmap,
+            report=read_report(out / report),
+            trace=read_trace(out / "trace.json") if "trace.json" in shown else None,
+            commands=commands,
+        )
+        write(out / PAGE, found)
+
+    folder.stage([PAGE], shown, make)
 
 
 def _temperatures(scores: Sequence[Score]) -> str | None:
