@@ -62,6 +62,7 @@ def tree_attention(
     depths: Tensor | None = None,
     cap: float | None = None,
     splits: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return softmax(scale query keys^T) values over the slots that each node sees: [n, heads, dim], contiguous, in query's dtype.
 
@@ -70,14 +71,15 @@ def tree_attention(
     committed and seen by all nodes. `visible` bool [n, m], or its bits from `pack`, says which of the m slots after them each node sees.
     Slots after these are not read. With a `window`, node i is at position length + depths[i] (int64 [n]) and sees the committed slots less
     than `window` positions before it; `visible` is used as it is. With a `cap`, scaled scores s become cap tanh(s / cap). A node that sees
-    nothing gets zeros. No host synchronisation.
+    nothing gets zeros. With `out` [n or more, heads, dim], contiguous, its first n rows are written and all of it is returned. No host
+    synchronisation.
 
     Rule: length + m <= capacity. Only the device knows the length, so the host cannot check it here; `CacheBudget.allocate` makes caches that
     hold a whole tree after the last slot that counts, and `TreeModel` checks the passes whose length it knows. With TRITON_DEBUG=1 the kernel
     asserts it.
 
-    Raises ValueError if keys and values have different shapes, if a last dimension is not contiguous, if the scale is not positive, or if
-    there is a window without depths.
+    Raises ValueError if keys and values have different shapes, if a last dimension is not contiguous, if the scale is not positive, if
+    there is a window without depths, or if `out` is too small or not contiguous.
     """
     heads, n, dim = query.shape
     kv_heads, capacity, _ = keys.shape
@@ -103,7 +105,10 @@ def tree_attention(
     short = plan.short if splits == 1 else None
     overlap = overlaps(query.device)
     prefetches = overlap and splits == 1 and window is None and keys.element_size() == 2
-    out = torch.empty(n, heads, dim, dtype=query.dtype, device=query.device)
+    if out is None:
+        out = torch.empty(n, heads, dim, dtype=query.dtype, device=query.device)
+    elif out.shape[0] < n or out.shape[1:] != (heads, dim) or out.dtype != query.dtype or not out.is_contiguous():
+        raise ValueError(f"`out` is {out.dtype} {list(out.shape)}; pass a contiguous {query.dtype} [{n} or more, {heads}, {dim}]")
     partial, logs = None, None
     if splits > 1:
         partial = torch.empty(splits, n, heads, dim, dtype=torch.float32, device=query.device)

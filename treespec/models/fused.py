@@ -2,11 +2,12 @@
 
 The steps of a layer are: norm and Q, K, V in one product with rotary positions and stored K/V; tree attention; the output product with the
 residual; norm, gate and up in one product with the activation; the down product with the residual. Up to `product.LARGEST` rows, the
-products are those of `kernels.linear` and `kernels.qkv`; for more rows, cuBLAS multiplies, and single launches in between do the rest.
-Stacked weights replace the originals, which become views of them.
+products are those of `kernels.linear` and `kernels.qkv`; for more rows, cuBLAS multiplies, and single launches in between do the rest; captured
+passes are padded to numbers of rows for which cuBLAS is fast (`row_counts`). Stacked weights replace the originals, which become views of them.
 """
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from treespec.kernels.pointwise import add_norm, gate, move_rows
 from treespec.kernels.product import LARGEST, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.kernels.rotary import rotate_and_store
+from treespec.models.row_counts import RowCounts
 from treespec.models.support import outside_fused
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
@@ -32,6 +34,10 @@ _ROTATED_APART = 16
 """Up to this many rows, rotating queries and keys in a separate launch is faster than in a large product (benchmarks/log/launches.md)."""
 _TILE, _LONGEST_INNER = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension above which too few tiles leave much of the device idle."""
+_PADDED_BYTES = 64_000_000
+"""Weights of a layer from which on numbers of rows are timed: products of smaller ones take hardly longer than their launches."""
+_TIMED_LAYERS, _TIMED_ROUNDS = 6, 3
+"""Layers whose products are timed one after another, so that their weights are read from memory, and the rounds of it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class _Layer:
     down: _Product
     scale: float
     window: int | None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights of its products."""
+        return sum(product.weight.nbytes for product in (self.qkv, self.out, self.gate_up, self.down))
 
 
 def refusal(module: PreTrainedModel) -> str | None:
@@ -85,6 +96,8 @@ class FusedDecoder:
         self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
+        self._row_counts = RowCounts(self._product_seconds)
+        self._padded = module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
         self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -156,31 +169,64 @@ class FusedDecoder:
         keep: Tensor | None,
         table: Tensor,
     ) -> Tensor:
-        x = F.embedding(tokens, table)
+        count = tokens.shape[0]
+        rows = self._row_counts.of(count) if self._padded and place.prefix.known is None else count
+        x = F.embedding(tokens if rows == count else F.pad(tokens, (0, rows - count)), table)
+        room = None if rows == count else x.new_zeros(rows, self.layers[0].out.weight.shape[1])
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x, normed = add_norm(x, layer.before, delta)
             keys, values = cache.rows(index)
             qkv = F.linear(normed, layer.qkv.weight, layer.qkv.bias)
-            query = rotate_and_store(qkv, *self._where(place, keys, values), layer.heads)
-            seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge)
+            query = rotate_and_store(qkv[:count], *self._where(place, keys, values), layer.heads)
+            seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge, room)
             x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
             inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias))
             delta = _summands(inner, layer.down)
         if keep is not None and delta is not None:
             x, delta = x.index_select(0, keep), delta.index_select(-2, keep)
-        return F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
+        logits = F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
+        return logits[:count] if keep is None else logits
 
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return (length, depths, offsets, cos, sin, keys, values): the positions of the nodes and the places for their keys and values."""
         assert self._tables is not None
         return (place.prefix.length, place.depths, place.offsets, *self._tables, keys, values)
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, seen: Ancestors) -> Tensor:
-        """Return tree attention of query [q, heads, dim] over the stored keys and values: [q, heads dim]."""
+    def _attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, layer: _Layer, place: Placement, seen: Ancestors, room: Tensor | None = None
+    ) -> Tensor:
+        """Return tree attention of query [q, heads, dim] over the stored keys and values: [q, heads dim], or the first rows of `room`."""
         return tree_attention(
-            query.transpose(0, 1), keys, values, place.prefix.length, seen, scale=layer.scale, window=layer.window, depths=place.depths
+            *(query.transpose(0, 1), keys, values, place.prefix.length, seen),
+            scale=layer.scale,
+            window=layer.window,
+            depths=place.depths,
+            out=None if room is None else room.view(room.shape[0], *query.shape[1:]),
         ).flatten(1)
+
+    def _product_seconds(self, counts: Sequence[int]) -> list[float]:
+        """Return the seconds that the products of `_TIMED_LAYERS` layers take for each number of rows. Waits for the device."""
+        layers = self.layers[:_TIMED_LAYERS]
+        inputs = [
+            [x.new_ones(rows, product.weight.shape[1]) for product in (layers[0].qkv, layers[0].out, layers[0].gate_up, layers[0].down)]
+            for rows, x in ((rows, self.embedding) for rows in counts)
+        ]
+        taken: list[list[tuple[Any, Any]]] = [[] for _ in counts]
+        for turn in range(1 + _TIMED_ROUNDS):  # the first finds cuBLAS's kernels
+            for (states, mixed, normed, inner), events in zip(inputs, taken, strict=True):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()
+                for layer in layers:
+                    F.linear(states, layer.qkv.weight, layer.qkv.bias)
+                    F.linear(mixed, layer.out.weight, layer.out.bias)
+                    F.linear(normed, layer.gate_up.weight, layer.gate_up.bias)
+                    _summands(inner, layer.down)
+                end.record()
+                if turn:
+                    events.append((start, end))
+        torch.cuda.synchronize(self.embedding.device)
+        return [statistics.median(start.elapsed_time(end) / 1e3 for start, end in events) for events in taken]
 
 
 def _places(module: nn.Module) -> Iterator[tuple[str, tuple[int, torch.Size, torch.dtype]]]:

@@ -473,3 +473,17 @@ def test_no_tree_needs_another_compilation(device: str, monkeypatch: pytest.Monk
     for size in (2, 3, 5, 8):  # of 2 query heads per K/V head: 16 rows for all
         a_case(device, random_tree(size, 6), 100 + size).run(splits=3)
     assert compiled == []
+
+
+def test_the_first_rows_of_given_memory(device: str) -> None:
+    """`out` gets the result in its first rows; what lies behind is left as it is."""
+    case = a_case(device, TREES["random"], 37)
+    n, heads, dim = case.query.shape[1], case.query.shape[0], case.query.shape[2]
+    room = torch.full((n + 3, heads, dim), 7.0, dtype=case.query.dtype, device=device)
+    found = case.run(out=room)
+    assert found is room
+    assert torch.equal(found[:n], case.run())
+    assert bool((found[n:] == 7).all())
+    for wrong in (room[: n - 1], room.double(), room.transpose(1, 2), room[:, :1]):
+        with pytest.raises(ValueError, match=f"pass a contiguous .* \\[{n} or more"):
+            case.run(out=wrong)

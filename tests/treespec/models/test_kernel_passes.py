@@ -90,6 +90,43 @@ def test_wide_and_narrow_passes_agree(family: str, tiny_module: Build, device: s
         assert largest(model.forward(nodes, known, keep), exact[keep]) < 1e-4
 
 
+@pytest.mark.parametrize(("family", "keep"), [("llama", None), ("qwen3-sliding", [3, 0])])
+def test_padded_passes(family: str, keep: list[int] | None, tiny_module: Build, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes whose length only the device knows are computed with more rows where those are faster: the same logits and stored keys."""
+    monkeypatch.setattr("treespec.models.fused.LARGEST", 4)
+    model, nodes = TreeModel(tiny_module(family).to(device), kernels=True), ids(TREE.size, 3, device)
+    rows = None if keep is None else torch.tensor(keep, device=device)
+    model.allocate(PROMPT + TREE.size)
+    model.prefill(ids(PROMPT, 1, device))
+    assert model._cache is not None
+    exact, storages = model.forward(nodes, place(PROMPT, device), rows), list(model._cache.storages.values())
+    stored = [storage.clone() for storage in storages]
+    asked: list[int] = []
+
+    class Padded:
+        def of(self, rows: int) -> int:
+            asked.append(rows)
+            return rows + 10
+
+    monkeypatch.setattr(model.decoder, "_padded", True)
+    monkeypatch.setattr(model.decoder, "_row_counts", Padded())
+    found = model.forward(nodes, place(PROMPT, device), rows)
+    assert asked == [TREE.size]
+    assert found.shape == exact.shape
+    assert largest(found, exact) < 1e-4
+    assert all(largest(now, before) < 1e-4 for now, before in zip(storages, stored, strict=True))
+
+
+@pytest.mark.gpu
+def test_rows_are_timed_on_the_model_s_own_weights(tiny_module: Build) -> None:
+    decoder = TreeModel(tiny_module("llama").to("cuda"), kernels=True).decoder
+    assert isinstance(decoder, FusedDecoder)
+    seconds = decoder._product_seconds([70, 72, 80])
+    assert len(seconds) == 3
+    assert all(0 < taken < 1 for taken in seconds)
+    assert decoder._row_counts.of(70) in range(70, 111)
+
+
 @pytest.mark.parametrize("keep", [None, [3, 0]])
 def test_deep_products_in_halves(keep: list[int] | None, tiny_module: Build, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What wide passes do with inner dimensions beyond 8,192: the same logits, from two products that the next norm adds up."""
