@@ -36,7 +36,7 @@ _TILE, _LONGEST_INNER = 128, 8192
 """Rows and columns of cuBLAS's usual tiles; the inner dimension above which too few tiles leave much of the device idle."""
 _PADDED_BYTES = 64_000_000
 """Weights of a layer from which on numbers of rows are timed: products of smaller ones take hardly longer than their launches."""
-_TIMED_LAYERS, _TIMED_ROUNDS = 6, 3
+_TIMED_LAYERS, _TIMED_ROUNDS = 8, 5
 """Layers whose products are timed one after another, so that their weights are read from memory, and the rounds of it."""
 
 
@@ -207,10 +207,13 @@ class FusedDecoder:
 
     def _product_seconds(self, counts: Sequence[int]) -> list[float]:
         """Return the seconds that the products of `_TIMED_LAYERS` layers take for each number of rows. Waits for the device."""
-        layers = self.layers[:_TIMED_LAYERS]
+        layers, like = self.layers[:_TIMED_LAYERS], self.embedding
+        products = (layers[0].qkv, layers[0].out, layers[0].gate_up, layers[0].down)
+        inner_sizes = [product.weight.shape[1] for product in products]
+        # random numbers, because products of equal ones are faster; from a stream of their own, so that nothing else is drawn otherwise
+        stream = torch.Generator(like.device).manual_seed(0)
         inputs = [
-            [x.new_ones(rows, product.weight.shape[1]) for product in (layers[0].qkv, layers[0].out, layers[0].gate_up, layers[0].down)]
-            for rows, x in ((rows, self.embedding) for rows in counts)
+            [torch.randn(rows, size, generator=stream, dtype=like.dtype, device=like.device) for size in inner_sizes] for rows in counts
         ]
         taken: list[list[tuple[Any, Any]]] = [[] for _ in counts]
         for turn in range(1 + _TIMED_ROUNDS):  # the first finds cuBLAS's kernels
@@ -225,7 +228,7 @@ class FusedDecoder:
                 end.record()
                 if turn:
                     events.append((start, end))
-        torch.cuda.synchronize(self.embedding.device)
+        torch.cuda.synchronize(like.device)
         return [statistics.median(start.elapsed_time(end) / 1e3 for start, end in events) for events in taken]
 
 

@@ -13,14 +13,14 @@ LARGEST_PADDED = 512
 """Passes of more rows are never padded."""
 _MULTIPLE, _REACH = 8, 40
 """Larger numbers of rows are tried that are multiples of the one and at most the other above."""
-_WORTH = 0.985
+_WORTH = 0.975
 """A larger number is taken if its products take at most this part of the seconds."""
 _SAME = 1.005
-"""Of numbers within this factor of the fastest, the smallest is taken."""
+"""The smallest of the numbers within this factor of the fastest is taken."""
 
 
 class RowCounts:
-    """For each number of rows, the number that is computed instead. `seconds` times the products of a layer for several numbers of rows."""
+    """The number of rows that is computed for each number that is asked for. `seconds` times the products for several numbers of rows."""
 
     def __init__(self, seconds: Callable[[Sequence[int]], list[float]]) -> None:
         self._seconds = seconds
@@ -37,10 +37,9 @@ class RowCounts:
         return self._chosen[rows]
 
     def _fastest(self, rows: int) -> int:
-        larger = range((rows // _MULTIPLE + 1) * _MULTIPLE, rows + _REACH + 1, _MULTIPLE)
-        counts = [rows, *larger]
+        counts: list[int] = [rows, *range((rows // _MULTIPLE + 1) * _MULTIPLE, rows + _REACH + 1, _MULTIPLE)]
         seconds = self._seconds(counts)
         limit = min(seconds) * _SAME
         if limit > seconds[0] * _WORTH:
             return rows
-        return next(count for count, taken in zip(counts, seconds, strict=True) if taken <= limit)
+        return counts[next(place for place, taken in enumerate(seconds) if taken <= limit)]
