@@ -20,12 +20,7 @@ tests() {
 }
 
 loop() {
-    local pair="--target $work/target --draft $work/draft --device cuda --dtype float16"
-    python3 -m benchmarks.inflate --out "$work" &&
-        python3 -m treeopt profile acceptance $pair --dataset stdlib --num-prompts 64 -o "$out/acceptance.json" &&
-        python3 -m treeopt profile latency $pair --context 256,1024 -o "$out/latency.json" &&
-        python3 -m treeopt generate --acceptance "$out/acceptance.json" --latency "$out/latency.json" --context 256 -o "$out/tree.pt" &&
-        python3 -m treeopt evaluate $pair --growmap "$out/tree.pt" --dataset stdlib --num-prompts 12 --breakdown -o "$out/report.json"
+    python3 -m benchmarks.loop --folder "$work" --out "$out/loop-gpu.json"
 }
 
 decoding() {

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pstats
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,8 @@ from treespec.files.writing import write_json
 ROOT = Path(__file__).parents[1]
 PROFILED, EVALUATED, GEN_LEN, CONTEXT = 200, 12, 128, 192
 IN_ONE = 100
-"""Prompts whose acceptance is profiled where all runs in one process."""
-COMMANDS = ("profile acceptance", "profile latency", "grow", "evaluate", "in one process")
+"""Prompts whose acceptance is profiled where all runs in one process, as in `tune`."""
+COMMANDS = ("profile acceptance", "profile latency", "grow", "evaluate", "in one process", "tune")
 
 
 def arguments_of(command: str, pair: list[str], out: Path) -> list[str]:
@@ -43,6 +44,7 @@ def arguments_of(command: str, pair: list[str], out: Path) -> list[str]:
             *(*pair, *data, "--growmap", str(out / "tree.pt"), "--num-prompts", str(EVALUATED), "--start", str(PROFILED)),
             *("-o", str(out / "report.json")),
         ],
+        "tune": [*pair, *data, "--num-prompts", str(IN_ONE), "-o", str(out / "tuned")],
     }
     if command == "in one process":
         return ["-m", "benchmarks.loop", "--here", *pair]
@@ -182,8 +184,10 @@ def measure(options: argparse.Namespace, work: Path) -> None:
     for state in ("alone",) if options.small else ("empty cache", "filled cache"):
         runs[state] = {}
         for command in options.commands:
-            for written in out.glob("*") if command == "profile acceptance" else ():
+            for written in out.glob("*.json") if command == "profile acceptance" else ():
                 written.unlink()  # commands go on with what is there
+            if command == "tune":
+                shutil.rmtree(out / "tuned", ignore_errors=True)
             runs[state][command] = timed(command, pair, out, cache)
             print(f"{state}: {command} {runs[state][command]['seconds']:.1f} s", file=sys.stderr, flush=True)
             if options.out:

@@ -9,6 +9,7 @@ from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
 from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.growth import GROWTH
+from benchmarks.reporting.loop import LOOP
 from benchmarks.reporting.markdown import link, paragraph
 from benchmarks.reporting.offload import OFFLOAD
 from benchmarks.reporting.optimizer import OPTIMIZER
@@ -52,6 +53,7 @@ PAGE = (
     Source("rules-h200.json", RULES, "python -m benchmarks.rules"),
     Source("predictions-7b-h200.json", PREDICTIONS, "python -m benchmarks.predictions --inflate"),
     Source("predictions-small-h200.json", PREDICTIONS, "python -m benchmarks.predictions --small"),
+    Source("loop-h200.json", LOOP, 'python -m benchmarks.loop --folder "$work"'),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),

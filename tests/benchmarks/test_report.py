@@ -234,6 +234,9 @@ def missed_by_hand(known: dict[str, Any]) -> list[str]:
     for size in ("7b", "small"):
         rows = known[f"predictions-{size}-h200.json"]["rows"]
         found += sorted({row["name"] for row in rows if abs(row["error"]) > 0.05})
+    commands = known["loop-h200.json"]["runs"]["filled cache"]
+    limits = {"profile acceptance": 25, "profile latency": 40, "evaluate": 18, "in one process": 75, "tune": 90}
+    found += [command for command, limit in limits.items() if command in commands and commands[command]["seconds"] > limit]
     return found
 
 
