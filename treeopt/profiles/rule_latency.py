@@ -30,7 +30,8 @@ class RuleLatency:
 
     - `draft`: draft passes with the choice of children by this rule, by level width; `root`: those of the root's level, by the level width of
       dynamic trees, which choose as many children of it.
-    - `steps`: whole steps. What they take beside passes is fitted as a `Rest`. `GREEDY` needs none: its rest is the profile's overhead.
+    - `steps`: whole steps. What they take beside passes is fitted as a `Rest`. `GREEDY` may have none, as in older files: its rest is the profile's
+      overhead then.
 
     Raises ProfileError.
     """

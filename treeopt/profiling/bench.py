@@ -23,7 +23,8 @@ Sample = tuple[float, float, float, float]
 
 _WARM_UP = 2
 _IN_A_ROW = 3
-_AMPLE = 1 << 30
+AMPLE = 1 << 30
+"""Positions, or slots, of which there are always enough."""
 
 BEYOND = (1 + _IN_A_ROW) * (DEEPEST + 1)
 """Positions that steps of typical trees take behind the context, at most."""
@@ -55,10 +56,11 @@ def width_cell(context: int, rule: StepRule, settings: LatencySettings, width: i
     return Cell(context, StepSpec(level_of(width, sampled=rule.levels != GREEDY.levels), sampling, drafting), rule.levels, width)
 
 
-def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int) -> list[Cell]:
+def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int, positions: int = AMPLE) -> list[Cell]:
     """Return the cells of settings at the sizes and widths of a grid.
 
-    Draft levels are measured once for all rules that draft alike, autoregressive steps once for all whose target chooses alike.
+    Draft levels are measured once for all rules that draft alike, autoregressive steps once for all whose target chooses alike. Whole steps are
+    of trees for whose steps the models' `positions` suffice.
     """
     cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
@@ -70,11 +72,10 @@ def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int) -> list[Cel
             if rule.alone not in alone:
                 alone.add(rule.alone)
                 cells.append(Cell(context, StepSpec(None, sampling), rule.alone))
-            if rule == GREEDY:
-                continue
             dynamic, widths = rule.mode == DynamicBudget.drafter, grid.widths[rule.levels]
             plans = typical_budgets(grid.sizes, widths) if dynamic else typical_trees(grid.sizes, max(widths), vocabulary)
-            cells += [Cell(context, StepSpec(plan, sampling, drafting), rule, whole=True) for plan in plans]
+            fitting = [plan for plan in plans if context + (1 + _IN_A_ROW) * (plan.depth + 1) <= positions]
+            cells += [Cell(context, StepSpec(plan, sampling, drafting), rule, whole=True) for plan in fitting]
     return cells
 
 
@@ -115,7 +116,7 @@ class Bench:
         for _ in range(_WARM_UP + BURST):
             self._begin(steps, cell)
             started = now(self.device)
-            steps.launch(_AMPLE)
+            steps.launch(AMPLE)
             parts = steps.read(cell.context)[2]
             found.append(_sample(parts, now(self.device) - started))
         return found[_WARM_UP:]
@@ -131,7 +132,7 @@ class Bench:
         parts = []
         for _ in range(_WARM_UP + BURST):
             self._begin(steps, cell)
-            steps.launch(_AMPLE)
+            steps.launch(AMPLE)
             parts.append(steps.read(cell.context)[2])
         self._begin(steps, cell)
         whole = steps.seconds(_IN_A_ROW)

@@ -11,7 +11,7 @@ import torch
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.samples import BURST, LatencySample
-from treeopt.profiling.bench import BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
+from treeopt.profiling.bench import AMPLE, BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
 from treeopt.profiling.grid import Grid, search
 from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.plans import DynamicBudget
@@ -44,15 +44,16 @@ def profile_latency(
     impossible, and on a CPU if torch has more threads than there are idle cores. Sizes and widths that the settings leave open are found by
     bisection at the longest context (`grid.needed`). Size 1 is an autoregressive step, other sizes are a root with its children, and widths are
     the second level of as many chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its
-    overhead. Of every rule beside `topk` at temperature 0, whole steps of some typical trees are timed, to which `Rest` is fitted. Cells take
-    turns in short bursts, so that drift of the machine's speed hits all alike and every step finds caches as warm as in decoding.
-    Finished rounds survive an interruption in `journal`, which the caller discards once the profile is saved. Raises CapacityError,
-    ModelError, ProfileError.
+    overhead. Of every rule, whole steps of some typical trees are timed too, to which `Rest` is fitted. Cells take turns in short bursts, so that
+    drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Finished rounds survive an interruption in
+    `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError, ProfileError.
     """
     require_fit(pair, settings)
     note_crowding(pair.target.device.type, notice)
-    whole = Grid.of(settings, pair.target.device.type, pair.vocabulary_size)
-    bench = Bench(pair, cells_of(settings, whole, pair.vocabulary_size), settings, notice)
+    vocabulary = pair.vocabulary_size
+    whole = Grid.of(settings, pair.target.device.type, vocabulary)
+    positions = min((model.max_positions for model in pair.models.values() if model.max_positions is not None), default=AMPLE)
+    bench = Bench(pair, cells_of(settings, whole, vocabulary, positions), settings, notice)
     bursts = -(-settings.repetitions // BURST)
     rounds: list[list[list[Sample]]] = []
     explored: dict[Cell, list[Sample]] = {}
@@ -60,7 +61,7 @@ def profile_latency(
 
     def begin(sizes: Sequence[int], *widths: Sequence[int]) -> None:
         grid = Grid(tuple(sizes), dict(zip(whole.widths, map(tuple, widths), strict=True)))
-        cells[:] = cells_of(settings, grid, pair.vocabulary_size)
+        cells[:] = cells_of(settings, grid, vocabulary, positions)
 
     def read(key: str, value: Any) -> Any:
         if key == _GRID:  # before all rounds, which mean nothing without it
@@ -143,7 +144,7 @@ class _Raw:
 
     def targets(self) -> tuple[LatencySample, ...]:
         """Return the target passes of stars."""
-        stars = [(cell, samples) for cell, samples in self._cells if cell.rule == GREEDY and cell.width is None]
+        stars = [(cell, samples) for cell, samples in self._cells if cell.rule == GREEDY and cell.width is None and not cell.whole]
         return tuple(
             LatencySample(1 if cell.spec.plan is None else cell.spec.plan.size, cell.context, tuple(s[2] for s in samples))
             for cell, samples in stars
@@ -191,8 +192,6 @@ def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: l
 
 def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
     """Return the times of a rule, without those that are the profile's own."""
-    if rule == GREEDY:
-        return RuleLatency(rule)
     dynamic = rule.mode == DynamicBudget.drafter
     return RuleLatency(
         rule,

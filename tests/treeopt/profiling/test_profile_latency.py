@@ -193,8 +193,8 @@ def test_every_rule_is_timed_once_and_greedy_steps_always_are(monkeypatch: pytes
     names += ["swor, traversal, temperature above 0", "swr, sequential, temperature above 0", "dynamic trees, temperature above 0"]
     assert [rule.name for rule in RULES.rules] == names
     plain = cells_of(SETTINGS, 30)
-    assert [cell.spec.plan.size for cell in plain if cell.spec.plan is not None and cell.width is None] == [2, 5, 2, 5]
-    assert not any(cell.whole for cell in plain), "the default measures what it always has"
+    assert [cell.spec.plan.size for cell in plain if cell.spec.plan is not None and cell.width is None and not cell.whole] == [2, 5, 2, 5]
+    assert {cell.rule for cell in plain if cell.whole} == {GREEDY}
     assert plain == cells_of(replace(SETTINGS, samplings=(Sampling(),), draftings=(Drafting("swor"),)), 30), "at 0 they are the same"
 
 
@@ -209,12 +209,12 @@ def test_dynamic_levels_are_of_the_widths_that_are_asked_for() -> None:
 def test_the_times_of_every_rule_are_kept_raw_and_predict_its_steps(tmp_path: Path) -> None:
     profile = profile_latency(tiny_pair(), RULES)
     assert profile.held == tuple(RULES.rules)
-    for entry in profile.rules[1:]:
+    for entry in profile.rules:
         assert entry.steps, entry.rule.name
         assert all(len(step.seconds) == bench.BURST for step in entry.steps)
         assert bool(entry.root) == (entry.rule.mode == "dynamic")
         assert bool(entry.draft) == (entry.rule.drafting != "topk" or entry.rule.mode == "dynamic"), "topk's levels are the profile's own"
-        assert len(entry.autoregressive_overhead_seconds) == bench.BURST
+        assert len(entry.autoregressive_overhead_seconds) == (0 if entry.rule == GREEDY else bench.BURST), "greedy ones are the profile's own"
     profile.write(tmp_path / "latency.json")
     assert read_latency(tmp_path / "latency.json") == profile
     tree = SpeculationTree.from_branches([[2], [1, 1]])
@@ -281,9 +281,27 @@ def test_shapes_are_typical_and_within_what_is_measured() -> None:
 @pytest.mark.parametrize("widths", [(1,), (2,), (1, 3)])
 def test_few_sizes_and_widths_are_enough_for_every_rule(sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
     found = {cell.rule for cell in cells_of(replace(RULES, sizes=sizes, widths=widths), 100) if cell.whole}
-    assert found == set(RULES.rules) - {GREEDY}
+    assert found == set(RULES.rules)
     with pytest.raises(ProfileError, match=r"`sizes` is 1, but steps of \(topk, temperature above 0\) are timed with trees"):
         profile_latency(tiny_pair(), replace(RULES, sizes=(1,)))
+
+
+def test_whole_greedy_steps_are_of_trees_that_the_models_have_positions_for() -> None:
+    """A step goes on for a few steps behind the context, so deep trees do not fit behind a long one; then the overhead stands for the rest."""
+    settings = replace(SETTINGS, sizes=(1, 2, 8, 64), widths=(1, 8, 32), contexts=(200,))
+    depths = [
+        {
+            cell.spec.plan.depth
+            for cell in bench.cells_of(settings, grid.Grid.of(settings, "cpu", 100), 100, most)
+            if cell.whole and cell.spec.plan
+        }
+        for most in (1000, 220, 208, 202)
+    ]
+    assert max(depths[0]) > 2
+    assert (depths[1], depths[2], depths[3]) == ({1, 4}, {1}, set())
+    profile = profile_latency(tiny_pair(), replace(SETTINGS, contexts=(252,)))
+    assert profile.rules[0].steps == ()
+    assert profile.at_context(252).rest is None
 
 
 @pytest.mark.gpu
