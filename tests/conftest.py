@@ -13,8 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-gc.set_threshold(50_000, 20, 100)  # as in `treeopt.cli.process`: what is imported and collected stays, and looks for garbage in it take long
-
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -23,6 +21,8 @@ from treespec.files import load
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be chosen before kernels are imported
+
+gc.set_threshold(50_000, 20, 100)  # as in `treeopt.cli.process`: what is imported and collected stays
 
 TESTS = Path(__file__).parent
 

@@ -214,7 +214,9 @@ def test_the_times_of_every_rule_are_kept_raw_and_predict_its_steps(tmp_path: Pa
         assert all(len(step.seconds) == bench.BURST for step in entry.steps)
         assert bool(entry.root) == (entry.rule.mode == "dynamic")
         assert bool(entry.draft) == (entry.rule.drafting != "topk" or entry.rule.mode == "dynamic"), "topk's levels are the profile's own"
-        assert len(entry.autoregressive_overhead_seconds) == (0 if entry.rule == GREEDY else bench.BURST), "greedy ones are the profile's own"
+        assert len(entry.autoregressive_overhead_seconds) == (0 if entry.rule == GREEDY else bench.BURST), (
+            "greedy ones are the profile's own"
+        )
     profile.write(tmp_path / "latency.json")
     assert read_latency(tmp_path / "latency.json") == profile
     tree = SpeculationTree.from_branches([[2], [1, 1]])
