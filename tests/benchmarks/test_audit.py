@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import audit, audit_figures
+from benchmarks import audit, audit_figures, audit_picture
 from benchmarks.audit_figures import PICKED, Candidate, candidates, joined, measured, once, profile_of, rank_counts, splits, spread
 from benchmarks.reporting.audit import AUDIT, checks_of
 from benchmarks.reporting.run import Run
@@ -160,3 +160,20 @@ def test_the_page_judges_each_goal() -> None:
     assert text.index("best of 8 (8, 2) | 200.0") < text.index(f"{PICKED} (8, 2) | 200.0"), "the fastest comes first"
     assert "of 2 trees run end to end, the fastest (best of 8) is +3.0 % beside the picked one" in AUDIT.headlines(bad)[1]
     assert AUDIT.prompts(bad) == 16
+
+
+def test_the_picture_shows_every_tree_and_every_kind_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = data(
+        row(PICKED, 1.0) | {"kind": "picked"}, row("best of 8", 1.015), row("2-ary", 0.8, audited=False) | {"kind": "k-ary", "size": 64}
+    )
+    figure, _ = audit_picture.picture(shown)._figure()
+    predictions, speeds = figure.axes
+    assert [text.get_text() for text in predictions.get_legend().get_texts()] == ["best of a size", "the picked tree"]
+    assert [text.get_text() for text in speeds.get_legend().get_texts()] == ["best of a size", "k-ary", "the picked tree"]
+    drawn_points = {(float(x), float(y)) for line in speeds.lines for x, y in line.get_xydata() if line.get_marker() != "None"}
+    assert drawn_points == {(8, 1.0), (8, 1.015), (64, 0.8)}
+    (tmp_path / "a.json").write_text(json.dumps(shown))
+    for name, sign in (("a.svg", b"<svg"), ("a.png", b"\x89PNG")):
+        monkeypatch.setattr("sys.argv", ["audit_picture", str(tmp_path / "a.json"), str(tmp_path / name)])
+        audit_picture.main()
+        assert sign in (tmp_path / name).read_bytes()[:1024]
