@@ -1,5 +1,6 @@
 """Every export is parsed as its engine documents it, and holds the best numbers of the profiles."""
 
+import argparse
 import ast
 import json
 import re
@@ -9,7 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from tests.reference.pairs import tiny_pair
 from treeopt.budget_making import make_budget
 from treeopt.exports.budgets import seconds
 from treeopt.exports.choosing import chain, dynamic, fixed
@@ -51,29 +55,29 @@ def times(engine="sglang", batch=1, samples=24, names=None):
     )
 
 
-def options(text):
-    """The options of a command line as SGLang and llama.cpp read them: --name value."""
-    words = shlex.split(text.replace("\\\n", " "))
-    assert all(word.startswith("--") for word in words[::2])
-    return {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+OPTIONS = {
+    "sglang": {
+        "speculative-algorithm": ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM", "DFLASH"),
+        "speculative-draft-model-path": str,
+        "speculative-num-steps": int,
+        "speculative-eagle-topk": int,
+        "speculative-num-draft-tokens": int,
+        "page-size": int,
+    },
+    "vllm": {"speculative-config": json.loads},
+    "llama.cpp": {"model-draft": str, "draft-max": int, "draft-min": int, "draft-p-min": float},
+}
+"""The options that engines document, with what parses their values."""
 
 
-def yaml(text):
-    """The YAML that these exports use: mappings by two spaces, whose scalars are JSON, and whose keys may be whole numbers."""
-    top: dict = {}
-    stack = [(-1, top)]
-    for line in text.splitlines():
-        indent = len(line) - len(line.lstrip())
-        key, _, value = line.strip().partition(":")
-        while stack[-1][0] >= indent:
-            stack.pop()
-        key = int(key) if key.isdigit() else key
-        if value.strip():
-            stack[-1][1][key] = json.loads(value)
-        else:
-            stack[-1][1][key] = {}
-            stack.append((indent, stack[-1][1][key]))
-    return top
+def options(engine, text):
+    """The options of a command line as the engine reads them: anything that it does not know, or a value of another type, ends the test."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    for name, kind in OPTIONS[engine].items():
+        parser.add_argument(f"--{name}", dest=name, **({"choices": kind} if isinstance(kind, tuple) else {"type": kind}))
+    found, unknown = parser.parse_known_args(shlex.split(text.replace("\\\n", " ")))
+    assert unknown == []
+    return {name: value for name, value in vars(found).items() if value is not None}
 
 
 def test_sglang_takes_three_numbers_and_a_page_size():
@@ -81,13 +85,13 @@ def test_sglang_takes_three_numbers_and_a_page_size():
     assert [setting.batch for setting in found.settings] == [1, 16]
     for setting, (title, text) in zip(found.settings, found.pastes, strict=True):
         assert title.endswith(f"batch {setting.batch}")
-        read = options(text)
-        steps, topk, nodes = (int(read[f"speculative-{name}"]) for name in ("num-steps", "eagle-topk", "num-draft-tokens"))
+        read = options("sglang", text)
+        steps, topk, nodes = (read[f"speculative-{name}"] for name in ("num-steps", "eagle-topk", "num-draft-tokens"))
         assert (steps, topk, nodes) == (setting.depth, setting.width, setting.size)
         assert steps + 1 <= nodes <= 1 + steps * topk
-        assert (topk > 1) == (read.get("page-size") == "1")
+        assert (topk > 1) == (read.get("page-size") == 1)
         assert topk > 1 or nodes == steps + 1
-        assert read["speculative-algorithm"] in ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM", "DFLASH")
+        assert read["speculative-algorithm"] == "STANDALONE", "the draft is a model of its own"
         assert read["speculative-draft-model-path"] == "DRAFT"
     small, large = found.settings
     assert large.size < small.size, "a larger batch has less to spare"
@@ -97,7 +101,7 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
     found = export("tensorrt-llm", ACCEPTANCE, [times("tensorrt-llm", batch) for batch in (8, 1)])
     *trees, (_, whole) = found.pastes
     for setting, (_, text) in zip(found.settings, trees, strict=True):
-        read = yaml(text)
+        read = yaml.safe_load(text)
         assert read.keys() == {"speculative_config"}
         config = read["speculative_config"]
         assert config["decoding_type"] == "Eagle3"
@@ -106,7 +110,7 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
         deep, total, topk = (config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK"))
         assert deep <= total <= topk * deep
         assert (deep, topk, total) == (setting.depth, setting.width, setting.size - 1)
-    config = yaml(whole)["speculative_config"]
+    config = yaml.safe_load(whole)["speculative_config"]
     lengths = {batch: chain(ACCEPTANCE, times("tensorrt-llm", batch), None).depth for batch in (1, 8)}
     assert config["decoding_type"] == "DraftTarget"
     assert config["draft_len_schedule"] == lengths
@@ -117,7 +121,7 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
     batches = (1, 8, 64, 512)
     found = export("vllm", ACCEPTANCE, [times("vllm", batch) for batch in batches])
     (_, served), (_, tested) = found.pastes
-    config = json.loads(options(served)["speculative-config"])
+    config = options("vllm", served)["speculative-config"]
     lengths = [setting.depth for setting in found.settings]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] > lengths[-1] == 0
@@ -129,7 +133,7 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
     assert all(after[0] == before[1] + 1 for before, after in pairwise(spans))
     at = {batch: next(length for first, last, length in spans if first <= batch <= last) for batch in batches}
     assert list(at.values()) == lengths
-    load = json.loads(options(tested)["speculative-config"])
+    load = options("vllm", tested)["speculative-config"]
     assert load["rejection_sample_method"] == "synthetic"
     rates = load["synthetic_acceptance_rates"]
     assert len(rates) == load["num_speculative_tokens"]
@@ -140,10 +144,10 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
 
 def test_llama_cpp_takes_the_length_of_a_chain():
     found = export("llama.cpp", ACCEPTANCE, times("llama.cpp"))
-    read = options(found.pastes[0][1])
+    read = options("llama.cpp", found.pastes[0][1])
     best = optimize(ACCEPTANCE, latency=times("llama.cpp"), max_branch=1)
     assert best.tree == SpeculationTree.chain(best.tree.depth)
-    assert int(read["draft-max"]) == int(read["draft-min"]) == best.tree.depth == found.settings[0].depth
+    assert read["draft-max"] == read["draft-min"] == best.tree.depth == found.settings[0].depth
     assert found.settings[0].speedup == pytest.approx(best.predicted_speedup)
 
 
@@ -159,6 +163,35 @@ def test_transformers_takes_python_that_holds_the_best_tree():
     assert scope["growmap"].tree == best.growmap.tree
     assert found.settings[0].intervals == best.result.certainty.intervals
     assert found.notes == ()
+
+
+@torch.inference_mode()
+def test_the_python_for_transformers_runs_as_it_stands_and_gives_the_models_own_text():
+    pair = tiny_pair()
+    scope = {
+        "model": pair.target.module,
+        "draft": pair.draft.module,
+        "inputs": {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 9},
+    }
+    exec(export("transformers", ACCEPTANCE, times("treeopt")).pastes[0][1], scope)
+    assert scope["output"].tolist() == scope["model"].generate(**scope["inputs"]).tolist()
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm"])
+def test_a_budget_of_width_1_is_a_chain(engine):
+    """With a top-k of 1 SGLang wants steps + 1 tokens and no page size, and TensorRT-LLM no dynamic tree."""
+    sure = AcceptanceProfile("topk", 0.0, 1.0, (0.9,), 0.1, (), 100, 2)
+    found = export(engine, sure, times(engine))
+    (setting,) = found.settings
+    assert setting.width == 1
+    assert setting.size == setting.depth + 1 > 2
+    if engine == "sglang":
+        read = options("sglang", found.pastes[0][1])
+        assert "page-size" not in read
+        assert read["speculative-num-draft-tokens"] == read["speculative-num-steps"] + 1 == setting.size
+    else:
+        config = yaml.safe_load(found.pastes[0][1])["speculative_config"]
+        assert config == {"decoding_type": "Eagle3", "max_draft_len": setting.depth, "speculative_model": "DRAFT"}
 
 
 @pytest.mark.parametrize("to", ENGINES)
@@ -221,7 +254,7 @@ def test_profiles_of_other_models_are_refused_and_the_draft_is_named():
     )
     with pytest.raises(ProfileError, match="pass profiles of the same models"):
         export("sglang", named, times(names={"draft": "other", "target": "big"}))
-    read = options(export("sglang", named, times()).pastes[0][1])
+    read = options("sglang", export("sglang", named, times()).pastes[0][1])
     assert read["speculative-draft-model-path"] == "me/small draft"
 
 
@@ -322,15 +355,15 @@ def test_a_chosen_budget_is_exported_with_its_promise(tmp_path):
     chosen().write(tmp_path / "budget.json")
     for budget in (chosen(), tmp_path / "budget.json"):
         found = export("sglang", budget=budget)
-        read = options(found.pastes[0][1])
-        assert [read[f"speculative-{name}"] for name in ("num-steps", "eagle-topk", "num-draft-tokens")] == ["4", "6", "12"]
+        read = options("sglang", found.pastes[0][1])
+        assert [read[f"speculative-{name}"] for name in ("num-steps", "eagle-topk", "num-draft-tokens")] == [4, 6, 12]
         assert read["speculative-draft-model-path"] == "me/small"
         (setting,) = found.settings
         assert (setting.batch, setting.tokens_per_step, setting.seconds_per_step, setting.speedup) == (1, 2.8, 0.02, 1.4)
         assert setting.intervals == {"expected_tokens_per_step": [2.5, 3.1]}
         assert any("the times are those of treeopt" in note for note in found.notes)
         assert "2.800" in str(found)
-    config = yaml(export("tensorrt-llm", budget=chosen()).pastes[0][1])["speculative_config"]
+    config = yaml.safe_load(export("tensorrt-llm", budget=chosen()).pastes[0][1])["speculative_config"]
     limits = [config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK")]
     assert limits == [4, 11, 6]
     assert len(export("tensorrt-llm", budget=chosen()).pastes) == 1, "nothing is known of chains"
