@@ -274,22 +274,32 @@ def convert(tree: GrowMap | SpeculationTree | StrPath | Sequence[Sequence[int]],
     elif isinstance(tree, GrowMap):
         growmap = tree
     else:
-        growmap = GrowMap(tree if isinstance(tree, SpeculationTree) else _of_choices(tree))
+        growmap = GrowMap(_of_choices(tree) if isinstance(tree, Sequence) else _static(tree))
     write_as(growmap, output, form)
     if (lost := left_behind(growmap, form)) is not None:
         _LOG.warning("%s", lost)
     return growmap
 
 
-def _of_choices(choices: Sequence[Sequence[int]]) -> SpeculationTree:
-    """Return the tree of a list of choices. Raises SettingsError for something else, GrowMapError for choices that are no tree."""
+def _of_choices(choices: Sequence[Any]) -> SpeculationTree:
+    """Return the tree of a list of choices. Raises SettingsError for another list, GrowMapError for choices that are no tree."""
     try:
         paths = [[index(rank) for rank in path] for path in choices]
     except TypeError as e:
-        raise SettingsError(
-            f"`tree` is {choices!r:.60}, but it must be a tree, a file or a list of choices such as [[0], [1], [0, 0]]"
-        ) from e
+        raise _no_tree(choices) from e
     return tree_of_choices(str(paths))
+
+
+def _static(plan: Plan) -> SpeculationTree:
+    """Return the tree of a plan that stays the same. Raises SettingsError for anything else."""
+    described = plan.describe() if hasattr(plan, "describe") else {}
+    if "parents" not in described:
+        raise _no_tree(plan)
+    return SpeculationTree(tuple(described["parents"]))
+
+
+def _no_tree(given: object) -> SettingsError:
+    return SettingsError(f"`tree` is {given!r:.60}, but it must be a tree, a file or a list of choices such as [[0], [1], [0, 0]]")
 
 
 def _tuple(values: Any) -> Any:

@@ -117,7 +117,7 @@ def _counted(acceptance: AcceptanceProfile, latency: LatencyProfile, context: in
 
 
 def promised(budget: ChosenBudget) -> Setting:
-    """Return the setting of a budget that `grow --dynamic` chose, with what it promises. Raises ProfileError for one that promises nothing."""
+    """Return the setting of a budget that was chosen before, with what it promises. Raises ProfileError for one that promises nothing."""
     promise, given = budget.promise, budget.metadata.get("intervals_95") or {}
     tokens, seconds, speedup = promise.tokens_per_step, promise.seconds_per_step, promise.speedup
     if not tokens or not seconds or not speedup:

@@ -164,12 +164,12 @@ GUESSED = (
     "expected tokens are those of the fixed tree of this budget, as if the draft were equally sure everywhere: "
     "trees that follow the draft's confidence usually accept more; an acceptance profile that counts the steps of dynamic trees says how many"
 )
-"""What is lost where tokens per step are guessed."""
+"""The loss where tokens per step are guessed."""
 COUNTED = (
     "expected tokens were counted with treeopt's dynamic trees, which keep the best nodes of each level: the engine ranks all children of a level, "
     "so that its trees of the same numbers differ a little"
 )
-"""What is lost where they were counted."""
+"""The loss where they were counted."""
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 
 ENGINES: Mapping[str, Engine] = {

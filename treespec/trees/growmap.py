@@ -225,7 +225,7 @@ _REMEDIES = {
     "treeopt.acceptance": "`treeopt grow` makes one of it",
     "treeopt.budget": "pass it as `budget` where one is taken, and here the .pt file that `treeopt grow` wrote",
 }
-"""What to do with files that are no growmap, by schema."""
+"""Remedies for files that are no growmap, by schema."""
 
 
 def _refuse_other_kind(path: PipeablePath) -> None:
