@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import PromptSet, load_prompts
 from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.plans import Plan
 from treespec.decoding.timing import now
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
@@ -45,7 +46,7 @@ Measured = dict[str, list[list[float]]]
 """For each name, and each prompt: tokens without the first, steps, and median seconds over the rounds."""
 
 
-def decode(pair: Pair, tree: SpeculationTree | None, ids: tuple[int, ...], gen_len: int, engine: Engine | None) -> tuple[int, int, float]:
+def decode(pair: Pair, tree: Plan | None, ids: tuple[int, ...], gen_len: int, engine: Engine | None) -> tuple[int, int, float]:
     """Decode one text and return its tokens without the first, its steps and its seconds without the prompt pass."""
     request = Request(ids, gen_len, pair.eos_token_ids)
     if tree is None:
@@ -58,11 +59,14 @@ def decode(pair: Pair, tree: SpeculationTree | None, ids: tuple[int, ...], gen_l
     return sum(len(step.tokens) for step in steps), len(steps), now(pair.target.device) - started
 
 
-def run_group(pair: Pair, trees: dict[str, SpeculationTree | None], prompts: PromptSet, gen_len: int, rounds: int) -> Measured:
-    """Decode every prompt with every tree, in an order that rotates; the first prompt is decoded once more before, as a warm-up."""
+def run_group(pair: Pair, trees: Mapping[str, Plan | None], prompts: PromptSet, gen_len: int, rounds: int) -> Measured:
+    """Decode every prompt with every tree, in an order that rotates; the first prompt is decoded once more before, as a warm-up.
+
+    The warm-up begins with the tree of most candidates: a cache that grew later would have the steps before it captured anew.
+    """
     engine = Engine(pair.target, pair.draft, _say) if pair.target.device.type == "cuda" else None
     names = list(trees)
-    for name in names:
+    for name in sorted(names, key=lambda name: -_candidates(trees[name])):
         decode(pair, trees[name], prompts.prompts[0].ids, gen_len, engine)
     found: Measured = {name: [] for name in names}
     for place, prompt in enumerate(prompts):
@@ -75,6 +79,10 @@ def run_group(pair: Pair, trees: dict[str, SpeculationTree | None], prompts: Pro
             tokens, steps, _ = several[0]
             found[name].append([tokens, steps, statistics.median(seconds for _, _, seconds in several)])
     return found
+
+
+def _candidates(plan: Plan | None) -> int:
+    return 1 if plan is None else plan.candidates
 
 
 def groups_of(known: Sequence[Candidate]) -> list[list[Candidate]]:

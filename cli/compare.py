@@ -1,4 +1,4 @@
-"""The command `treeopt compare`: growmaps, profiles or reports side by side, with their differences."""
+"""The command `treeopt compare`: growmaps, budgets, profiles or reports side by side, with their differences."""
 
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from treeopt.comparing.fields import FIELDS
 )
 @format_option
 def compare(things: tuple[Path, ...], across: tuple[tuple[str, ...], ...], output_format: str) -> None:
-    """Hold growmaps, profiles or reports of evaluations against one another.
+    """Hold growmaps, budgets, profiles or reports of evaluations against one another.
 
     All are of one kind. The first is what the others are compared with: each difference is of the other less the first, with its 95 %
-    interval, taken prompt by prompt where all prompts are the same. A growmap is a .pt file, or the name of one that comes with treeopt.
+    interval, taken prompt by prompt where all prompts are the same. A growmap is a .pt file, or the name of one that comes with treeopt; a budget
+    is what `treeopt grow --dynamic` wrote.
     """
     from treeopt.comparing.compare import compare as run
     from treeopt.growmap_library import folder

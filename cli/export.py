@@ -17,13 +17,20 @@ NAMES = ["sglang", "tensorrt-llm", "vllm", "llama.cpp", "transformers"]
 @under("Engine", click.option("--to", type=click.Choice(NAMES), required=True, help="Engine that takes the numbers."))
 @under(
     "Profiles",
-    click.option("--acceptance", type=INPUT_FILE, required=True, help="Acceptance profile, or an acceptance vector of Sequoia (.pt)."),
+    click.option(
+        "--acceptance",
+        type=INPUT_FILE,
+        help="Acceptance profile, best one with --dynamic for an engine that grows trees, or an acceptance vector of Sequoia (.pt). "
+        "[required without --budget]",
+    ),
     click.option(
         "--latency",
         type=INPUT_FILE,
         multiple=True,
-        required=True,
-        help="Latency profile, best one that was measured in that engine; given once for each batch size.",
+        help="Latency profile, best one that was measured in that engine; given once for each batch size. [required without --budget]",
+    ),
+    click.option(
+        "--budget", type=INPUT_FILE, help="Budget that `treeopt grow --dynamic` chose, in the place of both profiles. [default: none]"
     ),
     click.option("--batch", type=int_list, metavar="N,...", help="Batch sizes to export. [default: all that were measured]"),
     click.option("--context", type=POSITIVE, help="Context of the latency profiles. [default: the smallest measured]"),
@@ -32,8 +39,9 @@ NAMES = ["sglang", "tensorrt-llm", "vllm", "llama.cpp", "transformers"]
 @format_option
 def export(
     to: str,
-    acceptance: Path,
+    acceptance: Path | None,
     latency: tuple[Path, ...],
+    budget: Path | None,
     batch: tuple[int, ...] | None,
     context: int | None,
     output: Path | None,
@@ -54,7 +62,7 @@ def export(
                 if file.read(len(HEAD)) != HEAD.encode():
                     refuse_to_replace(output, "export")
     with wrong_usage():
-        found = export_to(to, acceptance, latency, batch=batch, context=context)
+        found = export_to(to, acceptance, latency, budget=budget, batch=batch, context=context)
     if output is not None:
         write_bytes(output, found.text.encode())
         note(f"wrote {output}")

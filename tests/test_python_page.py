@@ -29,6 +29,9 @@ def test_the_page_runs(page: dict[str, Any]) -> None:
     assert page["report"].predicted.tokens_per_step == page["growmap"].promise.tokens_per_step
     assert [one.replay.tree for one in page["replayed"].trees] == [page["growmap"].tree, treeopt.SpeculationTree.chain(4)]
     assert page["trace"].positions == page["acceptance"].positions
+    assert page["again"].tree == page["growmap"].tree
+    assert page["small"].tree.paths == ((0,), (1,), (0, 0))
+    assert page["numbers"].text in page["printed"]
     assert page["written"].text and "\n\n" not in page["written"].text
     assert page["printed"].endswith("True\n"), "generate and tree_generate give the same tokens"
 

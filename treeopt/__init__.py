@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.api import choose_budget, convert, evaluate, grow, profile_acceptance, profile_latency
     from treeopt.comparing.compare import compare
     from treeopt.comparing.comparison import Comparison
     from treeopt.exports.export import Export, export
@@ -60,6 +60,7 @@ __all__ = [
     "Tuning",
     "choose_budget",
     "compare",
+    "convert",
     "evaluate",
     "export",
     "generate",
@@ -104,6 +105,7 @@ _HOME = {
     "TreeoptError": "treespec.errors",
     "choose_budget": "treeopt.api",
     "compare": "treeopt.comparing.compare",
+    "convert": "treeopt.api",
     "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
     "export": "treeopt.exports.export",

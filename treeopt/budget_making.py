@@ -39,16 +39,22 @@ class MadeBudget:
 
 
 def make_budget(
-    acceptance: StrPath | AcceptanceProfile, latency: StrPath | LatencyProfile, *, context: int | None = None, **limits: int | None
+    acceptance: StrPath | AcceptanceProfile,
+    latency: StrPath | LatencyProfile,
+    *,
+    context: int | None = None,
+    max_size: int | None = None,
+    max_depth: int | None = None,
+    max_width: int | None = None,
 ) -> MadeBudget:
     """Return the dynamic budget that decodes fastest by two profiles, each given as it is or as its file.
 
-    For `limits` and errors see `choose_budget`; also raises ProfileError for files that cannot be used and for profiles of different models.
+    For the limits and errors see `choose_budget`; also raises ProfileError for files that cannot be used and for profiles of different models.
     """
     given = Given.of(acceptance)
     profile, (times, digest) = given.profile, read_times(latency)
     require_same_models(profile, times)
-    choice = choose_budget(profile, times, context=context, **limits)
+    choice = choose_budget(profile, times, context=context, max_size=max_size, max_depth=max_depth, max_width=max_width)
     model = times.at_context(context, choice.rule)
     rows, best = profile.prompt_set or {}, choice.best
     metadata = {

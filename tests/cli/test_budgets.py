@@ -11,6 +11,8 @@ from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import StepRule
 from treespec.files.provenance import Provenance
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
 
 DYNAMIC = StepRule("dynamic")
 Pair = tuple[Path, Path]
@@ -146,3 +148,40 @@ def test_files_that_hold_no_budget_are_refused(run: Any, pair: Pair, profiles: t
     refused(run("evaluate", *models, "--budget", "bad.json"), "bad.json holds no budget: --size 3 is too small for depth 4")
     Path("bad.json").write_text(json.dumps(content | {"depth": "4"}))
     refused(run("evaluate", *models, "--budget", "bad.json"), "has a 'depth' that cannot be")
+
+
+def test_a_budget_and_a_growmap_are_told_apart_in_a_line(run: Any, pair: Pair) -> None:
+    models = ("--target", pair[0], "--draft", pair[1], "--dataset", "stdlib")
+    ChosenBudget(DynamicBudget(4, 2, 2)).write("b.json")
+    GrowMap(SpeculationTree.chain(2)).write("t.pt")
+    wanted = "b.json is a budget of dynamic trees, but a growmap is needed; pass it as"
+    for words in (("evaluate", *models, "--growmap"), ("run", *models[:4], "--prompt", "x", "--growmap")):
+        refused(run(*words, "b.json"), f"{wanted} --budget where one is taken, and here the .pt file that `treeopt grow` wrote")
+    refused(run("convert", "b.json", "o.txt", "--to", "vllm"), wanted)
+    for words in (("evaluate", *models), ("run", *models[:4], "--prompt", "x"), ("export", "--to", "sglang")):
+        refused(
+            run(*words, "--budget", "t.json"),
+            "t.json is the description of a growmap, but a budget of dynamic trees is needed; `treeopt grow` with",
+        )
+        refused(
+            run(*words, "--budget", "t.pt"), "t.pt is a file of torch.save, but a budget of dynamic trees is needed; `treeopt grow` with"
+        )
+    refused(run("compare", "b.json", "t.pt"), "b.json is a budget of dynamic trees and t.pt is a growmap, which have no figures in common")
+    assert in_json(run("compare", "b.json", "b.json", "--format", "json"))["kind"] == "budget"
+
+
+def test_a_chosen_budget_and_its_profiles_give_the_same_export(run: Any, counted: Path, timed: Path) -> None:
+    data = in_json(run("grow", "--dynamic", "--acceptance", counted, "--latency", timed, "--format", "json", "-o", "b.json"))
+    exports = [
+        in_json(run("export", "--to", "sglang", *words, "--format", "json"))
+        for words in (("--budget", "b.json"), ("--acceptance", counted, "--latency", timed))
+    ]
+    assert exports[0]["batches"] == exports[1]["batches"]
+    assert exports[0]["lossy"] == exports[1]["lossy"]
+    assert exports[0]["paste"] == exports[1]["paste"]
+    (batch,) = exports[0]["batches"]
+    if data["predicted_speedup"] > 1:
+        assert {key: batch[key] for key in ("size", "depth", "width")} == {key: data[key] for key in ("size", "depth", "width")}
+        assert batch["expected_tokens_per_step"] == data["expected_tokens_per_step"]
+    else:
+        assert batch["size"] == 1

@@ -36,14 +36,34 @@ def test_a_growmap_is_converted_and_shown(tmp_path, run):
     [
         (("tree.pt", "out"), 2, "the name out does not say the format to write; pass --to sequoia or json"),
         (("gap.json", "out.pt"), 1, "gap.json: path [1, 0] has no parent: [1] is missing; add it"),
+        (("young.json", "out.pt"), 1, "young.json: path [0, 1] has no elder sibling: [0, 0] is missing; add it, or lower the rank"),
         (("config.json", "out.pt"), 1, "config.json is JSON, but"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line(tmp_path, run, arguments, code, words):
     GrowMap(TREE).write(tmp_path / "tree.pt")
     (tmp_path / "gap.json").write_text("[[0], [1, 0]]")
+    (tmp_path / "young.json").write_text("[(0,), (0, 1)]")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     done = run("convert", *arguments)
     assert done.code == code
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1 or code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect",),
+        ("compare", "tree.pt"),
+        ("evaluate", "--target", "embedded-target", "--draft", "embedded-draft", "--dataset", "stdlib", "--growmap"),
+        ("run", "--target", "embedded-target", "--draft", "embedded-draft", "--prompt", "x", "--growmap"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_gap_in_choices_is_named_wherever_a_tree_is_taken(tmp_path, run, words):
+    GrowMap(TREE).write(tmp_path / "tree.pt")
+    (tmp_path / "gap.json").write_text("[[0], [1, 0]]")
+    done = run(*words, "gap.json")
+    assert done.code == 1
+    assert done.err.strip() == "error: gap.json: path [1, 0] has no parent: [1] is missing; add it"

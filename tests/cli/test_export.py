@@ -7,6 +7,8 @@ import pytest
 
 from treeopt.cli.export import NAMES
 from treeopt.exports.engines import ENGINES
+from treespec.decoding.chosen import ChosenBudget
+from treespec.decoding.plans import DynamicBudget
 
 
 def test_the_command_knows_every_engine():
@@ -18,6 +20,7 @@ def measured(profiles, tmp_path):
     """Two latency profiles of vLLM, of batch sizes 1 and 4."""
     _, latency = profiles
     data = json.loads(latency.read_text()) | {"engine": "vllm"}
+    ChosenBudget(DynamicBudget(4, 2, 2)).write(tmp_path / "b.json")
     for batch in (1, 4):
         (tmp_path / f"l{batch}.json").write_text(json.dumps(data | {"batch": batch}))
     return tmp_path
@@ -49,6 +52,11 @@ def test_numbers_are_printed_and_written(profiles, measured, run):
         (("--to", "sglang"), 1, "l1.json was measured in vllm, but the numbers are for sglang; pass times of sglang"),
         (("--to", "vllm", "--batch", "1,8"), 2, "--batch 8 was not measured, only 1: each needs a --latency profile of its own"),
         (("--to", "vllm", "--context", "9999"), 1, "9999"),
+        (
+            ("--to", "sglang", "--budget", "b.json"),
+            2,
+            "--budget stands in the place of profiles; pass it alone, or --acceptance and --latency",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(profiles, measured, run, words, code, said):
@@ -56,6 +64,12 @@ def test_what_does_not_go_together_is_one_line(profiles, measured, run, words, c
     assert done.code == code
     assert said in done.err
     assert len([line for line in done.err.splitlines() if "measured" in line or said in line]) == 1
+
+
+def test_profiles_or_a_budget_are_needed(run):
+    done = run("export", "--to", "sglang")
+    assert done.code == 2
+    assert "the numbers come from profiles; pass --acceptance and --latency, or a --budget" in done.err
 
 
 def test_times_of_another_engine_are_shown_and_grow_refuses_them(profiles, measured, run):

@@ -20,8 +20,9 @@ from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step_rule import StepRule
-from treespec.errors import DatasetError, MissingRuleError, OutputError, ProfileError, SettingsError, TreeoptError
+from treespec.errors import DatasetError, GrowMapError, MissingRuleError, OutputError, ProfileError, SettingsError, TreeoptError
 from treespec.models.locating import folder_of
+from treespec.trees.library import folder as folder_of_growmaps
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,46 @@ def test_settings_are_those_of_the_command_line(pair: Any) -> None:
     }
     with pytest.raises(SettingsError, match="`temperature`"):
         treeopt.evaluate(pair, tree, given, temperature=-1)
+
+
+def test_trees_are_converted_from_objects_files_names_and_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    growmap = treeopt.read_growmap(folder_of_growmaps() / "68m_7b-16.pt")
+    for given in (growmap, growmap.tree, "68m_7b-16", folder_of_growmaps() / "68m_7b-16.pt", [list(path) for path in growmap.tree.paths]):
+        out = tmp_path / f"{type(given).__name__}-{len(list(tmp_path.iterdir()))}.txt"
+        assert treeopt.convert(given, out, "vllm").tree == growmap.tree
+        assert ast.literal_eval(out.read_text()) == list(growmap.tree.paths)
+        assert treeopt.read_growmap(out).tree == growmap.tree
+    assert "vLLM's string holds the tree alone: the growmap's metadata and provenance stay behind" in caplog.text
+    assert treeopt.convert([np.array([0]), (np.int64(0), 0)], tmp_path / "chain.pt").tree == treeopt.SpeculationTree.chain(2)
+    assert treeopt.read_growmap(tmp_path / "chain.pt").tree.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "to", "error", "said"),
+    [
+        ([[0], [1, 0]], "o", "medusa", GrowMapError, "path [1, 0] has no parent: [1] is missing; add it"),
+        ([[0], [2]], "o", "medusa", GrowMapError, "path [2] has no elder sibling: [1] is missing; add it, or lower the rank"),
+        ([0, 1], "o", "medusa", SettingsError, "`tree` is [0, 1], but it must be a tree, a file or a list of choices"),
+        ([["0"]], "o", "medusa", SettingsError, "`tree` is [['0']], but it must be"),
+        (7, "o", "medusa", SettingsError, "`tree` is 7, but it must be"),
+        (
+            treeopt.DynamicBudget(4, 2, 2),
+            "o",
+            "medusa",
+            SettingsError,
+            "`tree` is DynamicBudget(size=4, depth=2, width=2), but it must be a tree",
+        ),
+        ([[0]], "o", None, SettingsError, "the name o does not say the format to write; pass `to` sequoia"),
+        ([[0]], "o", "eagle3", SettingsError, "`to` is 'eagle3', but it must be one of sequoia"),
+        ("none-such", "o", "vllm", GrowMapError, "there is no file none-such"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line(tmp_path: Path, given: Any, name: str, to: Any, error: type[TreeoptError], said: str) -> None:
+    with pytest.raises(error) as caught:
+        treeopt.convert(given, tmp_path / name, to)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tree_needs_a_latency_or_its_size(profiles: Any) -> None:

@@ -10,6 +10,7 @@ from treeopt.comparing.conditions import OF, require_comparable
 from treeopt.comparing.kinds import KINDS, Kind
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import LatencyProfile
+from treespec.decoding.chosen import ChosenBudget
 from treespec.errors import GrowMapError, ProfileError, SettingsError, listed
 from treespec.evaluation.report import EvaluationReport
 from treespec.files.kinds import NOUNS, schema_of
@@ -18,22 +19,23 @@ from treespec.trees.formats.text import text_format
 from treespec.trees.growmap import MAX_FILE_BYTES, GrowMap, read_growmap
 from treespec.trees.library import find_growmap
 
-Thing = GrowMap | AcceptanceProfile | LatencyProfile | EvaluationReport
+Thing = GrowMap | ChosenBudget | AcceptanceProfile | LatencyProfile | EvaluationReport
 
 _READERS = {
     "treeopt.acceptance": ("treeopt.profiles.acceptance", "read_acceptance"),
     "treeopt.latency": ("treeopt.profiles.latency", "read_latency"),
+    "treeopt.budget": ("treespec.decoding.chosen", "read_budget"),
     "treeopt.evaluation": ("treespec.evaluation.report", "read_report"),
 }
 
-_TAKEN = "growmaps, acceptance profiles, latency profiles or reports of evaluations"
+_TAKEN = "growmaps, budgets of dynamic trees, acceptance profiles, latency profiles or reports of evaluations"
 
 
 def compare(*things: Thing | StrPath, across: Collection[str] = ()) -> Comparison:
     """Return things of one kind side by side, with the differences of all others from the first.
 
-    They are growmaps (or names of those that come with treeopt), acceptance profiles, latency profiles or reports of evaluations, as objects
-    or files. Where all the prompts are the same, differences are taken prompt by prompt. `across` names fields that may differ, such as
+    They are growmaps (or names of those that come with treeopt), budgets of dynamic trees, acceptance profiles, latency profiles or reports of
+    evaluations, as objects or files. Where all the prompts are the same, differences are taken prompt by prompt. `across` names fields that may differ, such as
     "device" or "temperature" (see `treeopt.comparing.fields`): without it, things that must not be mixed are refused.
 
     Raises SettingsError for fewer than two things and for an unknown field, ProfileError for things that are not of one kind or differ in a field,

@@ -66,7 +66,7 @@ class Comparison(Drawn):
     """Things of one `kind` beside one another, by their `names`."""
 
     kind: str
-    """"growmap", "acceptance", "latency" or "evaluation"."""
+    """"growmap", "budget", "acceptance", "latency" or "evaluation"."""
     names: tuple[str, ...]
     figures: tuple[Compared, ...]
     differ: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from typing import Any
 from treeopt.comparing.fields import FIELDS
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
+from treespec.decoding.chosen import ChosenBudget
 from treespec.decoding.rules import RULES
 from treespec.errors import ProfileError, SettingsError
 from treespec.evaluation.report import EvaluationReport
@@ -61,8 +62,8 @@ def of_latency(profile: LatencyProfile) -> Conditions:
     return {**_models(record), **_machine(record), "engine": profile.engine, "batch": profile.batch}
 
 
-def of_growmap(growmap: GrowMap) -> Conditions:
-    """Return the conditions of what a growmap promises. Its times are those of a device, if it has any."""
+def of_promise(growmap: GrowMap | ChosenBudget) -> Conditions:
+    """Return the conditions of what a growmap or a budget promises. Its times are those of a device, if it has any."""
     record = {} if growmap.provenance is None else growmap.provenance.to_json()
     known = growmap.metadata
     timed = known.get("predicted_seconds_per_step") is not None
@@ -79,7 +80,8 @@ OF: Mapping[type, Callable[[Any], Conditions]] = {
     EvaluationReport: of_report,
     AcceptanceProfile: of_acceptance,
     LatencyProfile: of_latency,
-    GrowMap: of_growmap,
+    GrowMap: of_promise,
+    ChosenBudget: of_promise,
 }
 """The function that returns the conditions of a thing, by its type."""
 

@@ -12,10 +12,11 @@ from treeopt.profiles.intervals import Interval, difference, of_mean
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.ratio import ratio_difference
 from treeopt.profiles.samples import interval_of
+from treespec.decoding.chosen import ChosenBudget
 from treespec.errors import counted, listed
 from treespec.evaluation import figures
 from treespec.evaluation.report import EvaluationReport
-from treespec.trees.growmap import GrowMap
+from treespec.trees.growmap import GrowMap, Promise
 
 Found = tuple[tuple[Compared, ...], tuple[bool, ...], tuple[str, ...]]
 """Figures, whether each of the others is paired with the first by prompt (empty: there are no prompts), and sentences on how they are to be read."""
@@ -191,9 +192,26 @@ _PROMISE = {
 
 def _growmaps(growmaps: Sequence[GrowMap]) -> Found:
     """Return the shapes of growmaps and what they promise. Intervals of differences are those of independent figures."""
-    promises = [growmap.promise for growmap in growmaps]
     shapes = (("size", "size (root included)"), ("depth", "depth"), ("max_branch", "most children"))
     found = [_compared(key, Form(name, 0), [Estimated(float(getattr(growmap.tree, key))) for growmap in growmaps]) for key, name in shapes]
+    promised, notes = _promised([growmap.promise for growmap in growmaps], "growmaps")
+    paths = [set(growmap.tree.paths) for growmap in growmaps]
+    shared = [str(len(own & paths[0])) for own in paths[1:]]
+    shape = f"of the {counted(len(paths[0]), 'path')} of the first tree, {listed(shared)} are in the others, in their order"
+    return (*found, *promised), (), (shape, *notes)
+
+
+def _budgets(budgets: Sequence[ChosenBudget]) -> Found:
+    """Return the limits of budgets and what they promise. Intervals of differences are those of independent figures."""
+    limits = (("size", "size (root included)"), ("depth", "depth"), ("width", "level width"))
+    found = [_compared(key, Form(name, 0), [Estimated(float(getattr(one.plan, key))) for one in budgets]) for key, name in limits]
+    promised, notes = _promised([one.promise for one in budgets], "budgets")
+    return (*found, *promised), (), notes
+
+
+def _promised(promises: Sequence[Promise], things: str) -> tuple[list[Compared], tuple[str, ...]]:
+    """Return what is promised, as far as anything promises it, and a sentence on intervals if there are any."""
+    found = []
     for key, (form, attribute) in _PROMISE.items():
         values = [Estimated(getattr(promise, attribute), getattr(promise, f"{attribute}_interval")) for promise in promises]
         if any(value.value is not None for value in values):
@@ -204,14 +222,10 @@ def _growmaps(growmaps: Sequence[GrowMap]) -> Found:
     gaps = [Estimated(promise.certified_gap) for promise in promises]
     if any(value.value is not None for value in gaps):
         found.append(_compared("certified_gap", Form("certified gap to the best tree, %", 2, 100), gaps))
-    paths = [set(growmap.tree.paths) for growmap in growmaps]
-    shared = [str(len(own & paths[0])) for own in paths[1:]]
-    notes = [f"of the {counted(len(paths[0]), 'path')} of the first tree, {listed(shared)} are in the others, in their order"]
-    if any(one.interval is not None for figure in found for one in figure.differences):
-        notes.append(
-            "intervals of differences take the promises as independent: of growmaps that are made from the same profiles, they are too wide"
-        )
-    return tuple(found), (), tuple(notes)
+    if not any(one.interval is not None for figure in found for one in figure.differences):
+        return found, ()
+    note = f"intervals of differences take the promises as independent: of {things} that are made from the same profiles, they are too wide"
+    return found, (note,)
 
 
 def _described_report(report: EvaluationReport) -> dict[str, Any]:
@@ -237,7 +251,7 @@ def _described_latency(profile: LatencyProfile) -> dict[str, Any]:
     return {"contexts": contexts, "rules": rules, **_software(profile.provenance or {})}
 
 
-def _described_growmap(growmap: GrowMap) -> dict[str, Any]:
+def _described_promise(growmap: GrowMap | ChosenBudget) -> dict[str, Any]:
     record = {} if growmap.provenance is None else growmap.provenance.to_json()
     known = ("solver", "smoothing", "drafting", "draft_temperature", "context", "profiled_start", "profiled_end")
     return {**{key: growmap.metadata.get(key) for key in known}, **_software(record)}
@@ -255,7 +269,8 @@ def _software(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KINDS: Mapping[type, Kind] = {
-    GrowMap: Kind("growmap", "a growmap", _growmaps, _described_growmap),
+    GrowMap: Kind("growmap", "a growmap", _growmaps, _described_promise),
+    ChosenBudget: Kind("budget", "a budget of dynamic trees", _budgets, _described_promise),
     AcceptanceProfile: Kind("acceptance", "an acceptance profile", _acceptances, _described_acceptance),
     LatencyProfile: Kind("latency", "a latency profile", _latencies, _described_latency),
     EvaluationReport: Kind("evaluation", "a report of an evaluation", _reports, _described_report),

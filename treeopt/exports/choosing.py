@@ -1,16 +1,20 @@
 """The numbers for one batch size: the best chain, dynamic budget or fixed tree, by the prediction of its seconds per token."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from treeopt.exports import budgets
+from treeopt.optimizer.budgets import choose_budget, dynamic_seconds, rule_of_dynamic_trees
 from treeopt.optimizer.search import acceptance_rows, optimize, rule_for
-from treeopt.optimizer.uncertainty import Certainty, certainty
+from treeopt.optimizer.uncertainty import certainty, certainty_of
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.intervals import Uncertain
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile
+from treeopt.profiles.latency_model import LatencyModel
+from treespec.decoding.chosen import ChosenBudget
+from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import StepRule
+from treespec.errors import ProfileError
 from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE
 from treespec.trees.tree import SpeculationTree
 
@@ -19,18 +23,20 @@ from treespec.trees.tree import SpeculationTree
 class Setting:
     """The setting for a batch size: `size` nodes, the root included, `depth` edges and `width` expanded nodes per level. Size 1 is no speculation.
 
-    `expected` is what it should give, with its intervals; `tree` is the fixed tree that the expectation is of.
+    `tree` is the fixed tree that the expectation is of; None where the steps of dynamic trees were `counted`.
     """
 
     batch: int
     size: int
     depth: int
     width: int
-    tree: SpeculationTree
+    tree: SpeculationTree | None
     tokens_per_step: float
     seconds_per_step: float
     speedup: float
-    certainty: Certainty
+    intervals: Mapping[str, Sequence[float]]
+    """The ends of the 95 % intervals that are known, by the names that results have for the figures."""
+    counted: bool = False
 
     @property
     def speculates(self) -> bool:
@@ -47,7 +53,8 @@ class Setting:
             "expected_tokens_per_step": self.tokens_per_step,
             "predicted_seconds_per_step": self.seconds_per_step,
             "predicted_speedup": self.speedup,
-            "intervals_95": self.certainty.intervals,
+            "intervals_95": dict(self.intervals),
+            "counted": self.counted,
         }
 
 
@@ -64,7 +71,7 @@ def fixed(acceptance: AcceptanceProfile, latency: LatencyProfile, context: int |
     assert found.predicted_speedup is not None
     tree = found.tree
     expected = found.expected_tokens_per_step, found.predicted_seconds_per_step, found.predicted_speedup
-    return Setting(latency.batch, tree.size, tree.depth, max(tree.level_widths[1:], default=0), tree, *expected, found.certainty)
+    return Setting(latency.batch, tree.size, tree.depth, max(tree.level_widths[1:], default=0), tree, *expected, found.certainty.intervals)
 
 
 def chain(acceptance: AcceptanceProfile, latency: LatencyProfile, context: int | None) -> Setting:
@@ -73,26 +80,64 @@ def chain(acceptance: AcceptanceProfile, latency: LatencyProfile, context: int |
 
 
 def dynamic(acceptance: AcceptanceProfile, latency: LatencyProfile, context: int | None) -> Setting:
-    """Return the budget of dynamic trees that decodes fastest, which may be none at all. Raises OptimizerError, ProfileError."""
+    """Return the budget of dynamic trees that decodes fastest, which may be none at all. Raises OptimizerError, ProfileError.
+
+    Where the acceptance profile has counted the steps of dynamic trees, it is the best of the budgets that were counted. Else their tokens are
+    guessed from the chances of ranks (`budgets`).
+    """
+    if acceptance.dynamic is not None:
+        return _counted(acceptance, latency, context)
     rule, rows = _rule(acceptance, latency), acceptance_rows(acceptance)
-    model, ends = latency.at_context(context, rule), latency.ends(context, rule)
-    alone = model.autoregressive_seconds()
+    model = latency.at_context(context, rule)
     found = budgets.best_budget(rows, model)
-    if found is None or found.seconds_per_step / found.tokens_per_step >= alone:
-        return Setting(latency.batch, 1, 0, 0, SpeculationTree((-1,)), 1.0, alone, 1.0, Certainty())
-    tokens = certainty(found.tree, acceptance, rows).tokens_per_step
-    sure = Certainty(tokens)
-    if ends is not None:
-        took = [budgets.seconds(times, found.size, found.depth, found.width) for times in ends]
-        slow = [times.autoregressive_seconds() for times in ends]
-        sure = Certainty(tokens, _between(found.seconds_per_step, *took), _between(alone, *slow))
-    speedup = alone * found.tokens_per_step / found.seconds_per_step
+    if found is None or found.seconds_per_step / found.tokens_per_step >= model.autoregressive_seconds():
+        return _none(latency.batch, model.autoregressive_seconds())
+    sure = certainty_of(
+        certainty(found.tree, acceptance, rows).tokens_per_step,
+        lambda times: budgets.seconds(times, found.size, found.depth, found.width),
+        model,
+        latency.ends(context, rule),
+    )
+    speedup = model.autoregressive_seconds() * found.tokens_per_step / found.seconds_per_step
     expected = found.tokens_per_step, found.seconds_per_step, speedup
-    return Setting(latency.batch, found.size, found.depth, found.width, found.tree, *expected, sure)
+    return Setting(latency.batch, found.size, found.depth, found.width, found.tree, *expected, sure.intervals)
 
 
-def _between(value: float, low: float, high: float) -> Uncertain:
-    return Uncertain(value, min(low, value), max(high, value))
+def _counted(acceptance: AcceptanceProfile, latency: LatencyProfile, context: int | None) -> Setting:
+    """Return the fastest of the budgets whose steps were counted: by the times of dynamic trees, or by those of passes where there are no others."""
+    rule, step_seconds = rule_of_dynamic_trees(acceptance), dynamic_seconds
+    if latency.engine != OWN_ENGINE or rule not in latency.held:
+        rule, step_seconds = _rule(acceptance, latency), _pass_seconds
+    choice = choose_budget(acceptance, latency, context=context, rule=rule, step_seconds=step_seconds)
+    best = choice.best
+    if best.predicted_speedup <= 1:
+        return _none(latency.batch, latency.at_context(context, rule).autoregressive_seconds())
+    expected = best.expected_tokens_per_step, best.predicted_seconds_per_step, best.predicted_speedup
+    return Setting(latency.batch, *_limits(best.budget), None, *expected, choice.certainty.intervals, counted=True)
+
+
+def promised(budget: ChosenBudget) -> Setting:
+    """Return the setting of a budget that was chosen before, with what it promises. Raises ProfileError for one that promises nothing."""
+    promise, given = budget.promise, budget.metadata.get("intervals_95") or {}
+    tokens, seconds, speedup = promise.tokens_per_step, promise.seconds_per_step, promise.speedup
+    if not tokens or not seconds or not speedup:
+        raise ProfileError("the budget does not say its tokens and seconds per step and its speed-up; make one from two profiles")
+    if speedup <= 1:
+        return _none(1, speedup * seconds / tokens)
+    return Setting(1, *_limits(budget.plan), None, tokens, seconds, speedup, given, counted=True)
+
+
+def _limits(budget: DynamicBudget) -> tuple[int, int, int]:
+    return budget.size, budget.depth, budget.width
+
+
+def _pass_seconds(model: LatencyModel, budget: DynamicBudget) -> float:
+    return budgets.seconds(model, *_limits(budget))
+
+
+def _none(batch: int, alone: float) -> Setting:
+    """Return the setting without speculation, where a step takes so many seconds."""
+    return Setting(batch, 1, 0, 0, SpeculationTree((-1,)), 1.0, alone, 1.0, {})
 
 
 KINDS: Mapping[str, Callable[[AcceptanceProfile, LatencyProfile, int | None], Setting]] = {

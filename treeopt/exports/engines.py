@@ -84,7 +84,7 @@ def _tensorrt_llm(told: Told) -> list[Paste]:
             **(tree if setting.width > 1 else {}),
         }
         found.append((_batch("YAML for an EAGLE-3 head", told, setting), _yaml(words)))
-    longest = max(chain.depth for chain in told.chains)
+    longest = max((chain.depth for chain in told.chains), default=0)
     if longest:
         words = {"decoding_type": "DraftTarget", "max_draft_len": longest, "speculative_model": told.draft}
         schedule = {chain.batch: chain.depth for chain in told.chains} if len(told.chains) > 1 else None
@@ -149,6 +149,7 @@ def _transformers(told: Told) -> list[Paste]:
     (setting,) = told.settings
     if not setting.speculates:
         return [("Python", "# speculation does not pay: call model.generate as it is")]
+    assert setting.tree is not None  # it is a fixed one
     lines = [
         "from treespec import GrowMap, SpeculationTree",
         "from treespec.integrations.transformers import tree_generate",
@@ -159,10 +160,16 @@ def _transformers(told: Told) -> list[Paste]:
     return [("Python, where model and draft are modules that you have loaded", "\n".join(lines))]
 
 
-_GROWN = (
+GUESSED = (
     "expected tokens are those of the fixed tree of this budget, as if the draft were equally sure everywhere: "
-    "trees that follow the draft's confidence usually accept more, and no profile says how many"
+    "trees that follow the draft's confidence usually accept more; an acceptance profile that counts the steps of dynamic trees says how many"
 )
+"""The loss where tokens per step are guessed."""
+COUNTED = (
+    "expected tokens were counted with treeopt's dynamic trees, which keep the best nodes of each level: the engine ranks all children of a level, "
+    "so that its trees of the same numbers differ a little"
+)
+"""The loss where they were counted."""
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 
 ENGINES: Mapping[str, Engine] = {
@@ -172,14 +179,13 @@ ENGINES: Mapping[str, Engine] = {
             "sglang",
             "dynamic tree",
             _sglang,
-            (_GROWN, "one server has one setting: of several batch sizes, take the one that it serves most"),
+            ("one server has one setting: of several batch sizes, take the one that it serves most",),
         ),
         Engine(
             "tensorrt-llm",
             "dynamic tree",
             _tensorrt_llm,
             (
-                _GROWN,
                 "it grows trees with EAGLE-3 heads only: the tree's numbers are for a head that is accepted as often as the profiled draft; "
                 "a whole draft model runs as a chain",
                 "in draft_len_schedule a batch size is the largest that its length is for (TensorRT-LLM 1.4; before, it was the smallest), "

@@ -1,17 +1,20 @@
 """An export: the numbers of an engine for every batch size, ready to paste, with what they should give and what is lost."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from treeopt.exports.choosing import KINDS, Setting, chain
-from treeopt.exports.engines import ENGINES, Engine, Paste, Told
+import numpy as np
+
+from treeopt.exports.choosing import KINDS, Setting, chain, promised
+from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, Engine, Paste, Told
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
 from treespec.checks import require_whole
+from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
 from treespec.errors import ProfileError, SettingsError, listed_in_short
 from treespec.files.reading import StrPath
@@ -21,6 +24,8 @@ HEAD = "# treeopt export to "
 """The beginning of an export in a file."""
 _UNNAMED = "DRAFT"
 """The word that stands for the draft's name where the profile does not say it."""
+_GROWING = "dynamic tree"
+"""The kind of the settings of engines that grow trees."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Export(Drawn):
         """Return a table of the settings with what they should give, the text to paste, and what is lost."""
         rows = []
         for setting in self.settings:
-            ends = setting.certainty.intervals
+            ends = setting.intervals
             expected = (
                 number(setting.tokens_per_step, 3, ends.get("expected_tokens_per_step")),
                 milliseconds(setting.seconds_per_step, ends.get("predicted_seconds_per_step")),
@@ -78,9 +83,10 @@ class Export(Drawn):
 
 def export(
     to: str,
-    acceptance: StrPath | AcceptanceProfile,
-    latency: StrPath | LatencyProfile | Sequence[StrPath | LatencyProfile],
+    acceptance: StrPath | AcceptanceProfile | None = None,
+    latency: StrPath | LatencyProfile | Sequence[StrPath | LatencyProfile] = (),
     *,
+    budget: StrPath | ChosenBudget | None = None,
     batch: Sequence[int] | None = None,
     context: int | None = None,
 ) -> Export:
@@ -89,23 +95,59 @@ def export(
     Each is a profile or its file. `batch` are the batch sizes that are wanted, of those measured (None: all of them), and `context` picks
     the latencies (see `LatencyProfile.at_context`). Times of treeopt itself are taken too, and said to be none of the engine's.
 
+    For an engine that grows dynamic trees, an acceptance profile that has counted their steps gives the best budget of those counted. A
+    `budget` that was chosen before, or its file, can take the place of both profiles.
+
     Raises SettingsError for an unknown engine and for batch sizes that were not measured, ProfileError for times of another engine, two
-    profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does.
+    profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does, GrowMapError for a
+    file that is no budget.
     """
     if to not in ENGINES:
         raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
     engine = ENGINES[to]
+    if budget is not None:
+        if acceptance is not None or latency or context is not None:
+            raise SettingsError("`budget` stands in the place of profiles; pass it alone, or `acceptance` and `latency` without it")
+        return _of_budget(engine, budget if isinstance(budget, ChosenBudget) else read_budget(budget), batch)
+    if acceptance is None:
+        raise SettingsError("the numbers come from profiles; pass `acceptance` and `latency`, or a `budget`")
     profile = acceptance if isinstance(acceptance, AcceptanceProfile) else read_acceptance(acceptance)
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
     times = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
     settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
     chains = [chain(profile, times[size], context) for size in wanted]
-    named = ((profile.provenance or {}).get("models") or {}).get("draft")
-    draft = _UNNAMED if named is None else str(named).partition("@")[0]
+    draft = _draft_of(profile.provenance)
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile)))
-    said = tuple(_notes(engine, profile, [times[size] for size in wanted], draft))
-    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), tuple(engine.lossy), said)
+    said = _notes(engine, profile.drafting, [times[size].engine for size in wanted], draft)
+    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), _lossy(engine, counted=profile.dynamic is not None), said)
+
+
+def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None) -> Export:
+    """Return the numbers of a budget that was chosen before. Raises SettingsError, ProfileError."""
+    if engine.kind != _GROWING:
+        growing = " or ".join(name for name, known in ENGINES.items() if known.kind == _GROWING)
+        raise SettingsError(
+            f"`budget` is of dynamic trees, but {engine.name} takes a {engine.kind}; pass `acceptance` and `latency`, or `to` {growing}"
+        )
+    _wanted(engine, [1], batch)
+    setting = promised(budget)
+    draft = _draft_of(None if budget.provenance is None else budget.provenance.to_json())
+    pastes = engine.words(Told([setting], [], draft, np.empty((0, 0))))
+    said = _notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft)
+    return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, counted=True), said)
+
+
+def _lossy(engine: Engine, *, counted: bool) -> tuple[str, ...]:
+    """Return the sentences on what is lost, with what the expected tokens of dynamic trees are."""
+    grown = [COUNTED if counted else GUESSED] if engine.kind == _GROWING else []
+    return (*grown, *engine.lossy)
+
+
+def _draft_of(provenance: Mapping[str, Any] | None) -> str:
+    """Return the name of the draft without its revision."""
+    named = ((provenance or {}).get("models") or {}).get("draft")
+    return _UNNAMED if named is None else str(named).partition("@")[0]
 
 
 def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]) -> dict[int, LatencyProfile]:
@@ -151,15 +193,15 @@ def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None
     return wanted
 
 
-def _notes(engine: Engine, acceptance: AcceptanceProfile, times: Sequence[LatencyProfile], draft: str) -> list[str]:
+def _notes(engine: Engine, drafting: str, timed_in: Sequence[str], draft: str) -> tuple[str, ...]:
     said = []
-    if not engine.own_times and any(one.engine == OWN_ENGINE for one in times):
+    if not engine.own_times and OWN_ENGINE in timed_in:
         said.append(
             f"the times are those of treeopt with one sequence, and not those of {engine.name}: acceptance holds there too, but the best numbers "
             "may be others; docs/serving.md tells how to measure there"
         )
-    if acceptance.drafting not in (TOPK.name, "unknown") and not engine.own_times:
-        said.append(f"the acceptance profile is of {acceptance.drafting}: it holds where {engine.name} draws its drafts at random too")
+    if drafting not in (TOPK.name, "unknown") and not engine.own_times:
+        said.append(f"the acceptance profile is of {drafting}: it holds where {engine.name} draws its drafts at random too")
     if draft == _UNNAMED and engine.kind != "fixed tree":
         said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {_UNNAMED}")
-    return said
+    return tuple(said)

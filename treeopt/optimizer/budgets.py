@@ -1,6 +1,6 @@
 """The choice of a dynamic budget: of those that were measured, the one with the most expected tokens per second. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,15 @@ class BudgetChoice:
     context: int
 
 
+StepSeconds = Callable[[LatencyModel, DynamicBudget], float]
+"""The seconds of a step with a budget, by the times of a model."""
+
+
+def dynamic_seconds(model: LatencyModel, budget: DynamicBudget) -> float:
+    """Return the seconds of a step of treeopt. Raises ProfileError beyond what was measured, and for times of another rule."""
+    return model.dynamic_seconds(budget.size, budget.depth, budget.width)
+
+
 def choose_budget(
     acceptance: AcceptanceProfile,
     latency: LatencyProfile,
@@ -58,17 +67,20 @@ def choose_budget(
     max_size: int | None = None,
     max_depth: int | None = None,
     max_width: int | None = None,
+    rule: StepRule | None = None,
+    step_seconds: StepSeconds = dynamic_seconds,
 ) -> BudgetChoice:
     """Return the dynamic budget that decodes fastest, by steps that were counted and times that were measured. None is no limit.
 
     Compared are all budgets of the acceptance profile's `dynamic` whose size and width the latency profile reaches; of equally fast ones, the first
-    by width, depth and size is taken. `context` picks the latencies (see `LatencyProfile.at_context`).
+    by width, depth and size is taken. `context` picks the latencies (see `LatencyProfile.at_context`), and `step_seconds` makes seconds of those
+    of `rule` (None: that of dynamic trees at the acceptance profile's sampling).
 
     Raises ProfileError for an acceptance profile without `dynamic`, MissingRuleError for a latency profile without the times of dynamic trees,
     OptimizerError for limits that no budget meets.
     """
     grown = require_dynamic(acceptance)
-    rule = dynamic_rule(acceptance, latency)
+    rule = dynamic_rule(acceptance, latency) if rule is None else rule
     model = latency.at_context(context, rule)
     named = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
     for name, value in named.items():
@@ -76,7 +88,7 @@ def choose_budget(
             raise OptimizerError(f"{name} is {value}, but it must be 1 or more")
     bounds = max_size or model.largest_size, max_depth or grown.grid.max_depth, max_width or max(grown.grid.widths)
     found = [
-        _priced(budget, grown, model)
+        _priced(budget, grown, model, step_seconds)
         for budget in grown.budgets()
         if budget.size <= min(bounds[0], model.largest_size)
         and budget.depth <= bounds[1]
@@ -93,7 +105,7 @@ def choose_budget(
     best = ordered[0]
     figures = certainty_of(
         _tokens(best.budget, grown),
-        lambda times: times.dynamic_seconds(**best.budget.describe()),
+        lambda times: step_seconds(times, best.budget),
         model,
         latency.ends(context, rule),
     )
@@ -113,10 +125,18 @@ def require_dynamic(acceptance: AcceptanceProfile) -> DynamicAcceptance:
     return acceptance.dynamic
 
 
+def rule_of_dynamic_trees(acceptance: AcceptanceProfile) -> StepRule:
+    """Return the rule of dynamic trees at a profile's sampling."""
+    return StepRule.of(_sampling(acceptance), Drafting(), DynamicBudget.drafter)
+
+
+def _sampling(acceptance: AcceptanceProfile) -> Sampling:
+    return Sampling(acceptance.temperature or 0.0, 1.0 if acceptance.top_p is None else acceptance.top_p)
+
+
 def dynamic_rule(acceptance: AcceptanceProfile, latency: LatencyProfile) -> StepRule:
     """Return the rule of dynamic trees at a profile's sampling. Raises MissingRuleError if the latency profile has no times of it."""
-    sampling = Sampling(acceptance.temperature or 0.0, 1.0 if acceptance.top_p is None else acceptance.top_p)
-    rule = StepRule.of(sampling, Drafting(), DynamicBudget.drafter)
+    sampling, rule = _sampling(acceptance), rule_of_dynamic_trees(acceptance)
     if rule not in latency.held:
         wanted: Mapping[str, str] = {
             "temperature": repr(sampling.temperature) if sampling.temperature else "0",
@@ -130,12 +150,12 @@ def dynamic_rule(acceptance: AcceptanceProfile, latency: LatencyProfile) -> Step
 
 def _widest(model: LatencyModel) -> int:
     """Return the largest level width with known times."""
-    return min(model.largest_width, model.root[-1][0])
+    return min(model.largest_width, model.root[-1][0]) if model.root else model.largest_width
 
 
-def _priced(budget: DynamicBudget, grown: DynamicAcceptance, model: LatencyModel) -> PricedBudget:
+def _priced(budget: DynamicBudget, grown: DynamicAcceptance, model: LatencyModel, step_seconds: StepSeconds) -> PricedBudget:
     tokens = sum(grown.tokens) / int(grown.steps_of(budget).sum())
-    seconds = model.dynamic_seconds(**budget.describe())
+    seconds = step_seconds(model, budget)
     return PricedBudget(budget, tokens, seconds, model.autoregressive_seconds() * tokens / seconds)
 
 

@@ -119,6 +119,7 @@ _WRITERS = {
     "treeopt.acceptance": "`treeopt profile acceptance`",
     "treeopt.latency": "`treeopt profile latency`",
     "treeopt.trace": "`treeopt profile acceptance` with `trace`",
+    "treeopt.budget": "`treeopt grow` with `dynamic`",
 }
 """The commands that write files of some schemas."""
 

@@ -221,11 +221,18 @@ def sidecar_path(path: StrPath) -> Path:
     return path.with_suffix(".json")
 
 
+_REMEDIES = {
+    "treeopt.acceptance": "`treeopt grow` makes one of it",
+    "treeopt.budget": "pass it as `budget` where one is taken, and here the .pt file that `treeopt grow` wrote",
+}
+"""Remedies for files that are no growmap, by schema."""
+
+
 def _refuse_other_kind(path: PipeablePath) -> None:
     """Raise GrowMapError for a JSON file of treeopt that is no growmap, with the file to pass in its place."""
     schema = schema_of(read_bytes(path, limit=MAX_FILE_BYTES, error=GrowMapError))
     if schema in NOUNS:
-        remedy = "`treeopt grow` makes one of it" if schema == "treeopt.acceptance" else "pass the .pt file that `treeopt grow` wrote"
+        remedy = _REMEDIES.get(schema, "pass the .pt file that `treeopt grow` wrote")
         raise GrowMapError(f"{path} is {NOUNS[schema]}, but a growmap is needed; {remedy}")
 
 

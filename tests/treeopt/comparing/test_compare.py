@@ -15,6 +15,8 @@ from treeopt.profiles.intervals import difference, of_mean
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.ratio import ratio, ratio_difference
 from treeopt.profiles.samples import LatencySample
+from treespec.decoding.chosen import ChosenBudget
+from treespec.decoding.plans import DynamicBudget
 from treespec.errors import ProfileError, SettingsError, TreeoptError
 from treespec.evaluation import figures
 from treespec.evaluation.report import EvaluationReport
@@ -101,7 +103,13 @@ def grown(size: int = 3, **changes: Any) -> GrowMap:
     return GrowMap(SpeculationTree.chain(size - 1), metadata, Provenance.from_json(RECORD))
 
 
-THINGS = {"evaluation": report(), "acceptance": profile(), "latency": times(), "growmap": grown()}
+def budget(size: int = 8, **changes: Any) -> ChosenBudget:
+    """A budget that promises what a growmap does."""
+    growmap = grown(size, **changes)
+    return ChosenBudget(DynamicBudget(size, 2, 4), growmap.metadata, growmap.provenance)
+
+
+THINGS: dict[str, Any] = {"evaluation": report(), "acceptance": profile(), "latency": times(), "growmap": grown(), "budget": budget()}
 
 
 def figure(found: treeopt.Comparison, key: str, **at: int) -> dict[str, Any]:
@@ -225,6 +233,21 @@ def test_growmaps_are_held_against_each_other() -> None:
     )
     assert figure(found, "predicted_seconds_per_token")["values"] == pytest.approx([0.03 / 2.3, 0.05 / 2.5])
     assert "of the 2 paths of the first tree, 2 are in the others, in their order" in found.notes
+
+
+def test_budgets_are_held_against_each_other_and_not_against_growmaps(tmp_path: Path) -> None:
+    found = treeopt.compare(budget(8), budget(9, drafting="topk", context=64))
+    assert found.kind == "budget"
+    assert [figure(found, key)["differences"] for key in ("size", "depth", "width")] == [[1], [0], [0]]
+    assert figure(found, "expected_tokens_per_step")["values"] == pytest.approx([2.8, 2.9])
+    assert figure(found, "predicted_seconds_per_token")["values"] == pytest.approx([0.08 / 2.8, 0.09 / 2.9])
+    assert found.differ == {"context": (None, 64)}
+    assert any("of budgets that are made from the same profiles, they are too wide" in note for note in found.notes)
+    budget().write(tmp_path / "budget.json")
+    with pytest.raises(ProfileError, match=r"budget.json is a budget of dynamic trees and B is a growmap, which have no figures in common"):
+        treeopt.compare(tmp_path / "budget.json", grown())
+    with pytest.raises(ProfileError, match="A and B differ in temperature: 0 and 0.6"):
+        treeopt.compare(budget(), budget(temperature=0.6))
 
 
 OTHER: dict[str, tuple[Any, Any, str, str]] = {

@@ -1,23 +1,37 @@
 """Every export is parsed as its engine documents it, and holds the best numbers of the profiles."""
 
+import argparse
 import ast
 import json
 import re
 import shlex
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from tests.reference.pairs import tiny_pair
+from treeopt.budget_making import make_budget
+from treeopt.exports.budgets import seconds
 from treeopt.exports.choosing import chain, dynamic, fixed
-from treeopt.exports.engines import ENGINES, ranges
+from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, ranges
 from treeopt.exports.export import HEAD, export
 from treeopt.growmap_making import generate
 from treeopt.optimizer.search import optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.budget_grid import BudgetGrid
+from treeopt.profiles.dynamic import DynamicAcceptance
 from treeopt.profiles.latency import LatencyProfile, read_latency
+from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.samples import LatencySample
+from treespec.decoding.chosen import ChosenBudget
+from treespec.decoding.plans import DynamicBudget
+from treespec.decoding.step_rule import StepRule
 from treespec.errors import ProfileError, SettingsError
+from treespec.files.provenance import Provenance
 from treespec.trees.tree import SpeculationTree
 
 P = (0.55, 0.18, 0.09, 0.04)
@@ -41,29 +55,29 @@ def times(engine="sglang", batch=1, samples=24, names=None):
     )
 
 
-def options(text):
-    """The options of a command line as SGLang and llama.cpp read them: --name value."""
-    words = shlex.split(text.replace("\\\n", " "))
-    assert all(word.startswith("--") for word in words[::2])
-    return {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+OPTIONS = {
+    "sglang": {
+        "speculative-algorithm": ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM", "DFLASH"),
+        "speculative-draft-model-path": str,
+        "speculative-num-steps": int,
+        "speculative-eagle-topk": int,
+        "speculative-num-draft-tokens": int,
+        "page-size": int,
+    },
+    "vllm": {"speculative-config": json.loads},
+    "llama.cpp": {"model-draft": str, "draft-max": int, "draft-min": int, "draft-p-min": float},
+}
+"""The options that engines document, with what parses their values."""
 
 
-def yaml(text):
-    """The YAML that these exports use: mappings by two spaces, whose scalars are JSON, and whose keys may be whole numbers."""
-    top: dict = {}
-    stack = [(-1, top)]
-    for line in text.splitlines():
-        indent = len(line) - len(line.lstrip())
-        key, _, value = line.strip().partition(":")
-        while stack[-1][0] >= indent:
-            stack.pop()
-        key = int(key) if key.isdigit() else key
-        if value.strip():
-            stack[-1][1][key] = json.loads(value)
-        else:
-            stack[-1][1][key] = {}
-            stack.append((indent, stack[-1][1][key]))
-    return top
+def options(engine, text):
+    """The options of a command line as the engine reads them: anything that it does not know, or a value of another type, ends the test."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    for name, kind in OPTIONS[engine].items():
+        parser.add_argument(f"--{name}", dest=name, **({"choices": kind} if isinstance(kind, tuple) else {"type": kind}))
+    found, unknown = parser.parse_known_args(shlex.split(text.replace("\\\n", " ")))
+    assert unknown == []
+    return {name: value for name, value in vars(found).items() if value is not None}
 
 
 def test_sglang_takes_three_numbers_and_a_page_size():
@@ -71,13 +85,13 @@ def test_sglang_takes_three_numbers_and_a_page_size():
     assert [setting.batch for setting in found.settings] == [1, 16]
     for setting, (title, text) in zip(found.settings, found.pastes, strict=True):
         assert title.endswith(f"batch {setting.batch}")
-        read = options(text)
-        steps, topk, nodes = (int(read[f"speculative-{name}"]) for name in ("num-steps", "eagle-topk", "num-draft-tokens"))
+        read = options("sglang", text)
+        steps, topk, nodes = (read[f"speculative-{name}"] for name in ("num-steps", "eagle-topk", "num-draft-tokens"))
         assert (steps, topk, nodes) == (setting.depth, setting.width, setting.size)
         assert steps + 1 <= nodes <= 1 + steps * topk
-        assert (topk > 1) == (read.get("page-size") == "1")
+        assert (topk > 1) == (read.get("page-size") == 1)
         assert topk > 1 or nodes == steps + 1
-        assert read["speculative-algorithm"] in ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM", "DFLASH")
+        assert read["speculative-algorithm"] == "STANDALONE", "the draft is a model of its own"
         assert read["speculative-draft-model-path"] == "DRAFT"
     small, large = found.settings
     assert large.size < small.size, "a larger batch has less to spare"
@@ -87,7 +101,7 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
     found = export("tensorrt-llm", ACCEPTANCE, [times("tensorrt-llm", batch) for batch in (8, 1)])
     *trees, (_, whole) = found.pastes
     for setting, (_, text) in zip(found.settings, trees, strict=True):
-        read = yaml(text)
+        read = yaml.safe_load(text)
         assert read.keys() == {"speculative_config"}
         config = read["speculative_config"]
         assert config["decoding_type"] == "Eagle3"
@@ -96,7 +110,7 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
         deep, total, topk = (config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK"))
         assert deep <= total <= topk * deep
         assert (deep, topk, total) == (setting.depth, setting.width, setting.size - 1)
-    config = yaml(whole)["speculative_config"]
+    config = yaml.safe_load(whole)["speculative_config"]
     lengths = {batch: chain(ACCEPTANCE, times("tensorrt-llm", batch), None).depth for batch in (1, 8)}
     assert config["decoding_type"] == "DraftTarget"
     assert config["draft_len_schedule"] == lengths
@@ -107,7 +121,7 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
     batches = (1, 8, 64, 512)
     found = export("vllm", ACCEPTANCE, [times("vllm", batch) for batch in batches])
     (_, served), (_, tested) = found.pastes
-    config = json.loads(options(served)["speculative-config"])
+    config = options("vllm", served)["speculative-config"]
     lengths = [setting.depth for setting in found.settings]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] > lengths[-1] == 0
@@ -119,7 +133,7 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
     assert all(after[0] == before[1] + 1 for before, after in pairwise(spans))
     at = {batch: next(length for first, last, length in spans if first <= batch <= last) for batch in batches}
     assert list(at.values()) == lengths
-    load = json.loads(options(tested)["speculative-config"])
+    load = options("vllm", tested)["speculative-config"]
     assert load["rejection_sample_method"] == "synthetic"
     rates = load["synthetic_acceptance_rates"]
     assert len(rates) == load["num_speculative_tokens"]
@@ -130,10 +144,10 @@ def test_vllm_takes_json_with_a_schedule_and_rates():
 
 def test_llama_cpp_takes_the_length_of_a_chain():
     found = export("llama.cpp", ACCEPTANCE, times("llama.cpp"))
-    read = options(found.pastes[0][1])
+    read = options("llama.cpp", found.pastes[0][1])
     best = optimize(ACCEPTANCE, latency=times("llama.cpp"), max_branch=1)
     assert best.tree == SpeculationTree.chain(best.tree.depth)
-    assert int(read["draft-max"]) == int(read["draft-min"]) == best.tree.depth == found.settings[0].depth
+    assert read["draft-max"] == read["draft-min"] == best.tree.depth == found.settings[0].depth
     assert found.settings[0].speedup == pytest.approx(best.predicted_speedup)
 
 
@@ -147,8 +161,37 @@ def test_transformers_takes_python_that_holds_the_best_tree():
     exec(code.partition("output =")[0], scope)
     best = generate(ACCEPTANCE, latency=times("treeopt"))
     assert scope["growmap"].tree == best.growmap.tree
-    assert found.settings[0].certainty == best.result.certainty
+    assert found.settings[0].intervals == best.result.certainty.intervals
     assert found.notes == ()
+
+
+@torch.inference_mode()
+def test_the_python_for_transformers_runs_as_it_stands_and_gives_the_models_own_text():
+    pair = tiny_pair()
+    scope = {
+        "model": pair.target.module,
+        "draft": pair.draft.module,
+        "inputs": {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 9},
+    }
+    exec(export("transformers", ACCEPTANCE, times("treeopt")).pastes[0][1], scope)
+    assert scope["output"].tolist() == scope["model"].generate(**scope["inputs"]).tolist()
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm"])
+def test_a_budget_of_width_1_is_a_chain(engine):
+    """With a top-k of 1 SGLang wants steps + 1 tokens and no page size, and TensorRT-LLM no dynamic tree."""
+    sure = AcceptanceProfile("topk", 0.0, 1.0, (0.9,), 0.1, (), 100, 2)
+    found = export(engine, sure, times(engine))
+    (setting,) = found.settings
+    assert setting.width == 1
+    assert setting.size == setting.depth + 1 > 2
+    if engine == "sglang":
+        read = options("sglang", found.pastes[0][1])
+        assert "page-size" not in read
+        assert read["speculative-num-draft-tokens"] == read["speculative-num-steps"] + 1 == setting.size
+    else:
+        config = yaml.safe_load(found.pastes[0][1])["speculative_config"]
+        assert config == {"decoding_type": "Eagle3", "max_draft_len": setting.depth, "speculative_model": "DRAFT"}
 
 
 @pytest.mark.parametrize("to", ENGINES)
@@ -163,10 +206,10 @@ def test_where_speculation_does_not_pay_nothing_is_to_be_set(to):
 def test_what_is_expected_comes_with_intervals_where_the_profiles_have_them():
     for choose in (chain, dynamic, fixed):
         setting = choose(ACCEPTANCE, times(), None)
-        for name, (low, high) in setting.certainty.intervals.items():
+        for name, (low, high) in setting.intervals.items():
             assert low < setting.to_json()[name] < high
-        assert len(setting.certainty.intervals) == 3
-        assert choose(ACCEPTANCE, times(samples=3), None).certainty.intervals.keys() == {"expected_tokens_per_step"}
+        assert len(setting.intervals) == 3
+        assert choose(ACCEPTANCE, times(samples=3), None).intervals.keys() == {"expected_tokens_per_step"}
 
 
 def test_a_dynamic_budget_gives_no_more_than_the_best_fixed_tree_and_no_less_than_the_best_chain():
@@ -211,7 +254,7 @@ def test_profiles_of_other_models_are_refused_and_the_draft_is_named():
     )
     with pytest.raises(ProfileError, match="pass profiles of the same models"):
         export("sglang", named, times(names={"draft": "other", "target": "big"}))
-    read = options(export("sglang", named, times()).pastes[0][1])
+    read = options("sglang", export("sglang", named, times()).pastes[0][1])
     assert read["speculative-draft-model-path"] == "me/small draft"
 
 
@@ -243,3 +286,122 @@ def test_the_file_keeps_the_engine_and_the_batch_size(tmp_path):
         times("treeopt", 2)
     with pytest.raises(ProfileError, match="batch is 0, but it counts sequences"):
         times("vllm", 0)
+
+
+def counted(steps=None):
+    """A profile whose dynamic trees took so many steps for 4000 tokens of each of two prompts; budgets that are not named took one for each token."""
+    grid = BudgetGrid((2, 4), 3, 9)
+    found = np.where(grid.met[..., None], 4000, 0).repeat(2, axis=-1).astype(np.uint32)
+    for (size, depth, width), each in (steps or {}).items():
+        found[grid.widths.index(width), depth - 1, size - 1] = each
+    return replace(ACCEPTANCE, dynamic=DynamicAcceptance(grid, (4000, 4000), found))
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tensorrt-llm"])
+def test_counted_steps_decide_where_there_are_any(engine):
+    """The best budget is the one that was counted, though the chances of ranks say another one."""
+    profile = counted({(5, 2, 4): (1600, 1500), (9, 3, 4): (1590, 1500), (9, 3, 2): (4000, 4000)} | {(4, 2, 2): (2500, 2500)})
+    guessed, found = (export(engine, one, times(engine)) for one in (ACCEPTANCE, profile))
+    (setting,) = found.settings
+    assert (setting.size, setting.depth, setting.width) == (5, 2, 4)
+    assert setting.tokens_per_step == pytest.approx(8000 / 3100)
+    assert setting.to_json()["counted"] is True
+    model = times(engine).at_context(None)
+    assert setting.seconds_per_step == pytest.approx(seconds(model, 5, 2, 4))
+    assert setting.speedup == pytest.approx(model.autoregressive_seconds() * setting.tokens_per_step / setting.seconds_per_step)
+    for name, (low, high) in setting.intervals.items():
+        assert low < setting.to_json()[name] < high
+    assert len(setting.intervals) == 3
+    assert guessed.settings[0].size > 9
+    assert not guessed.settings[0].counted
+    assert found.lossy == (COUNTED, *guessed.lossy[1:])
+    assert guessed.lossy[0] == GUESSED
+
+
+def test_counted_steps_that_do_not_pay_leave_speculation_out():
+    found = export("sglang", counted(), times())
+    assert [(setting.size, setting.speedup) for setting in found.settings] == [(1, 1.0)]
+    assert found.pastes[0][1].startswith("# speculation does not pay")
+
+
+def test_times_of_dynamic_trees_are_taken_where_the_steps_are_treeopts():
+    """The export has the very budget and promise of `grow --dynamic`."""
+    own = times("treeopt")
+    rule = StepRule("dynamic")
+    steps = tuple(
+        StepSample(DynamicBudget(*limits), 256, (0.0112 + 0.0001 * limits[0],))
+        for limits in ((2, 1, 2), (4, 3, 2), (8, 2, 4), (8, 4, 2), (8, 1, 8))
+    )
+    held = RuleLatency(rule, own.draft, own.draft, (0.0002,), steps)
+    both = replace(own, rules=(RuleLatency(StepRule()), held))
+    profile = counted({(5, 2, 4): (1600, 1500), (9, 3, 4): (1590, 1500)})
+    (setting,) = export("sglang", profile, both).settings
+    made = make_budget(profile, both)
+    assert (setting.size, setting.depth, setting.width) == (made.chosen.plan.size, made.chosen.plan.depth, made.chosen.plan.width)
+    assert setting.seconds_per_step == made.choice.best.predicted_seconds_per_step
+    again = export("sglang", budget=made.chosen)
+    assert again.settings[0].to_json() == setting.to_json()
+    assert again.lossy == export("sglang", profile, both).lossy
+
+
+def chosen(speedup=1.4, **more):
+    promise = {"expected_tokens_per_step": 2.8, "predicted_seconds_per_step": 0.02, "predicted_speedup": speedup}
+    known = {"intervals_95": {"expected_tokens_per_step": [2.5, 3.1]}, "drafting": "topk", "temperature": 0.0}
+    record = Provenance.collect(models={"target": "me/big", "draft": "me/small@abc"})
+    return ChosenBudget(DynamicBudget(12, 4, 6), promise | known | more, record)
+
+
+def test_a_chosen_budget_is_exported_with_its_promise(tmp_path):
+    chosen().write(tmp_path / "budget.json")
+    for budget in (chosen(), tmp_path / "budget.json"):
+        found = export("sglang", budget=budget)
+        read = options("sglang", found.pastes[0][1])
+        assert [read[f"speculative-{name}"] for name in ("num-steps", "eagle-topk", "num-draft-tokens")] == [4, 6, 12]
+        assert read["speculative-draft-model-path"] == "me/small"
+        (setting,) = found.settings
+        assert (setting.batch, setting.tokens_per_step, setting.seconds_per_step, setting.speedup) == (1, 2.8, 0.02, 1.4)
+        assert setting.intervals == {"expected_tokens_per_step": [2.5, 3.1]}
+        assert any("the times are those of treeopt" in note for note in found.notes)
+        assert "2.800" in str(found)
+    config = yaml.safe_load(export("tensorrt-llm", budget=chosen()).pastes[0][1])["speculative_config"]
+    limits = [config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK")]
+    assert limits == [4, 11, 6]
+    assert len(export("tensorrt-llm", budget=chosen()).pastes) == 1, "nothing is known of chains"
+    slow = export("sglang", budget=chosen(0.9))
+    assert [(setting.size, setting.speedup) for setting in slow.settings] == [(1, 1.0)]
+    assert slow.settings[0].seconds_per_step == pytest.approx(0.9 * 0.02 / 2.8)
+
+
+@pytest.mark.parametrize(
+    ("to", "given", "error", "words"),
+    [
+        (
+            "vllm",
+            {"budget": chosen()},
+            SettingsError,
+            "`budget` is of dynamic trees, but vllm takes a chain; pass `acceptance` and `latency`, or `to` sglang or t",
+        ),
+        ("transformers", {"budget": chosen()}, SettingsError, "but transformers takes a fixed tree"),
+        (
+            "sglang",
+            {"budget": chosen(), "acceptance": ACCEPTANCE},
+            SettingsError,
+            "`budget` stands in the place of profiles; pass it alone",
+        ),
+        ("sglang", {"budget": chosen(), "latency": [times()]}, SettingsError, "`budget` stands in the place of profiles; pass it alone"),
+        ("sglang", {"budget": chosen(), "batch": (1, 8)}, SettingsError, "`batch` 8 was not measured, only 1"),
+        (
+            "sglang",
+            {"budget": ChosenBudget(DynamicBudget(4, 2, 2))},
+            ProfileError,
+            "the budget does not say its tokens and seconds per step",
+        ),
+        ("sglang", {}, SettingsError, "pass `acceptance` and `latency`, or a `budget`"),
+        ("sglang", {"latency": [times()]}, SettingsError, "pass `acceptance` and `latency`, or a `budget`"),
+    ],
+)
+def test_what_does_not_go_with_a_budget_is_one_line(to, given, error, words):
+    with pytest.raises(error) as caught:
+        export(to, **given)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
