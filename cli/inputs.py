@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import ModelOptions, PromptOptions
-from treeopt.cli.output import REPLIES, Progress, journal_of, note
+from treeopt.cli.output import REPLIES, journal_of, note
+from treeopt.cli.progress import Progress
 from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 

@@ -6,7 +6,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
 from treeopt.profiling.settings import PotentialSettings

@@ -18,7 +18,8 @@ from treeopt.cli.options import (
     skip_bad_rows_option,
     threads_option,
 )
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import emit, note
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name

@@ -9,7 +9,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under, words_of
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, prompt_options
-from treeopt.cli.output import REPLIES, Progress, discard_journals, emit, note, note_doubt
+from treeopt.cli.output import REPLIES, discard_journals, emit, note, note_doubt
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import RuleOptions, bundle, rule_options, seed_option, setting, wrong_usage
 from treeopt.cli.settings_file import recorded_settings
 from treeopt.cli.unused import note_unused

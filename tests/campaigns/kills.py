@@ -262,7 +262,7 @@ def start(words: tuple[str, ...], folder: Path) -> int:
 
 def report_work() -> None:
     """Have this process write what it does into file 3: pieces of work that it begins and keeps, and training steps."""
-    from treeopt.cli.output import Progress
+    from treeopt.cli.progress import Progress
     from treespec.files.journal import Journal
 
     piece, put = Journal.piece, Journal.put_all
