@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.intervals import of_mean
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import counted
@@ -124,6 +125,40 @@ def facts(
         ("measured at", main.get("utc")),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def categories(acceptance: AcceptanceProfile | None, report: EvaluationReport | None) -> dict[str, list[Any]]:
+    """Return the `heads` and `rows` of the table of categories: what was measured on each, and profiled. It is empty where there is one or none."""
+    measured = [] if report is None or report.mode == "baseline" else report.to_json()["by_category"]
+    profiled = [] if acceptance is None else acceptance.by_category
+    by_name = [{row["category"]: row for row in rows} for rows in (measured, profiled)]
+    names = list(dict.fromkeys(name for rows in by_name for name in rows))
+    if len(names) < 2:
+        return {}
+    heads, rows = ["category"], [[name or "-"] for name in names]
+    if measured:
+        heads += ["prompts", "tokens per step", "speed-up"]
+        for row, name in zip(rows, names, strict=True):
+            found = by_name[0].get(name)
+            figures = ("tokens_per_step", "speedup")
+            row += (
+                ["-"] * 3 if found is None else [str(found["prompts"]), *(number(found[f], 2, found["intervals_95"][f]) for f in figures)]
+            )
+    if profiled:
+        heads += ["prompts profiled", "first choice accepted"]
+        for row, name in zip(rows, names, strict=True):
+            found = by_name[1].get(name)
+            row += ["-"] * 2 if found is None else [str(found["prompts"]), _first_choice(found)]
+    return {"heads": heads, "rows": rows}
+
+
+def _first_choice(category: Mapping[str, Any]) -> str:
+    """Return the acceptance of the draft's first choice in a category, with its interval if it has more than one prompt."""
+    chances, errors = category["rank_probability"], category["standard_error"]
+    if chances is None:
+        return "-"
+    low, high = (0.0, 1.0) if errors is None else of_mean(chances[0], errors[0], category["prompts"])
+    return number(chances[0], 2, None if errors is None else (max(0.0, low), min(1.0, high)))
 
 
 def warnings(report: EvaluationReport | None, latency: LatencyProfile | None) -> list[str]:
