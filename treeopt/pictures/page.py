@@ -12,6 +12,7 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import TreeoptError, counted
+from treespec.evaluation.drawing import speeds
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
 from treespec.printable import printable
@@ -46,7 +47,10 @@ def page(
     results = [] if report is None or report.mode == "baseline" else [result for result in report.results if result.steps]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["printable"] = lambda text: printable(str(text))
-    environment.filters["sentence"] = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(str(text))))))
+    environment.filters["figure"] = lambda text: text.replace(", ", ",\u00a0")  # lines end before intervals and not in them
+    environment.filters["sentence"] = lambda text: Markup(
+        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(facts.sentence(text)))))
+    )
     environment.globals["number"] = number
     template = environment.from_string(files("treeopt.pictures").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
@@ -56,6 +60,10 @@ def page(
         headline={"figure": figure, "rest": rest, "lines": lines},
         warnings=facts.warnings(report, latency),
         facts=facts.facts(acceptance, latency, growmap, report, trace),
+        speeds=None if report is None or not report.steps else speeds(report.summary()),
+        errors=acceptance is not None and bool(acceptance.standard_error),
+        observed=report is not None and bool(report.observed),
+        of_all=report is not None and any(row.offered is None for row in report.observed),
         pairs=[] if report is None else evaluations.pairs(report),
         pictures={name: Markup(element) for name, element in drawn.items()},
         tree_size=0 if (shown := _tree(growmap, report)) is None else shown.tree.size,
@@ -116,7 +124,7 @@ def _bars(results: Sequence[PromptResult]) -> list[dict[str, Any]]:
     return [
         {
             "name": result.name,
-            "title": f"row {result.row}: {counted(result.tokens, 'token')} in {counted(result.steps, 'step')}"
+            "title": f"{result.name} (row {result.row}): {counted(result.tokens, 'token')} in {counted(result.steps, 'step')}"
             + (f"; category {result.category}" if result.category else ""),
             "value": rate,
             "share": round(100 * rate / max(rates), 1),
