@@ -39,16 +39,7 @@ def potential(
     likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import (
-        complete_conversations,
-        info_of,
-        load,
-        note_not_applied,
-        note_rows,
-        note_stored,
-        read_prompts,
-        resolve_device,
-    )
+    from treeopt.cli.inputs import complete_conversations, info_of, load_several, note_not_applied, note_rows, read_prompts
 
     note_unused()
     for draft in models.drafts:
@@ -57,7 +48,6 @@ def potential(
     from treeopt.profiling.potential import measure_potential, require_fit, without_room
     from treespec.files.writing import check_writable
     from treespec.models.info import drafts_of
-    from treespec.models.pairs import load_drafts
 
     if output is not None:
         check_writable(output, SCHEMA)
@@ -75,12 +65,7 @@ def potential(
     note_rows(alone, rows, prompts)
     if not own_text:
         note_not_applied(alone, settings.sampling)
-    target = load(alone, models.with_draft(None))
-    for info in known:
-        note_stored("draft", info.name, info.quantization)
-    drafts = load_drafts(target, known, device=resolve_device(models.device), dtype=models.dtype)
-    for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
-        note(sentence)
+    target, drafts = load_several(alone, known, models)
     with claimed(output):
         if not own_text:
             prompts = complete_conversations(target, prompts, rows, gen_len, output)
