@@ -104,12 +104,12 @@ def tune(
     from treespec.models.info import drafts_of
     from treespec.models.pairs import Pair, PairInfo
 
-    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output"}
+    if settings.minutes is not None and not is_given(ctx, "num_prompts"):
+        rows = replace(rows, num_prompts=_MOST_ROWS)
+    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output"} | {"num_prompts": rows.num_prompts}
     folder = Folder(output)
     folder.compare("settings", record)
     folder.compare("versions", versions())
-    if settings.minutes is not None and not is_given(ctx, "num_prompts"):
-        rows = replace(rows, num_prompts=_MOST_ROWS)
     started = perf_counter()
     alone = info_of(models.with_draft(None))
     known, left_out = drafts_of(alone.target, models.drafts)

@@ -36,7 +36,10 @@ class Folder:
         self.data: dict[str, Any] = {}
         path = out / MANIFEST
         if path.is_file():
-            self.data = read_json(path, schema=TUNING_SCHEMA, version=VERSION, error=OutputError)
+            try:
+                self.data = read_json(path, schema=TUNING_SCHEMA, version=VERSION, error=OutputError)
+            except OutputError as e:
+                raise OutputError(f"{str(e).partition(';')[0]}; {_REMEDY}") from e
             try:
                 for key in ("made_with", "files", "seconds"):
                     mapping(self.data[key])
