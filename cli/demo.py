@@ -8,7 +8,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import device_option, format_option, threads_option
-from treeopt.cli.output import Progress, emit, is_there, note
+from treeopt.cli.output import emit, is_there, note
+from treeopt.cli.progress import Progress
 from treespec.errors import listed
 from treespec.tables import Parts
 

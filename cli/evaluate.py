@@ -7,7 +7,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
+from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
 from treeopt.cli.page import check_page, html_option, write_page
 from treeopt.cli.plan import (
     Named,
@@ -19,6 +19,7 @@ from treeopt.cli.plan import (
     resolve,
     with_growmaps_settings,
 )
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting, wrong_usage
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE

@@ -12,7 +12,8 @@ from treeopt.cli.errors import RUN
 from treeopt.cli.flags import is_given
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import Progress, emit, is_there, note, note_written
+from treeopt.cli.output import emit, is_there, note, note_written
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE
 from treespec.decoding.verifiers import VERIFIERS

@@ -5,8 +5,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from treeopt.cli.options import ModelOptions, PromptOptions
-from treeopt.cli.output import REPLIES, Progress, journal_of, note
+from treeopt.cli.options import DraftsOptions, ModelOptions, PromptOptions
+from treeopt.cli.output import REPLIES, journal_of, note
+from treeopt.cli.progress import Progress
 from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from treespec.data.prompts import PromptSet
     from treespec.data.rows import BadRow
     from treespec.decoding.rules import Sampling
+    from treespec.models.info import ModelInfo
     from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
+    from treespec.models.tree_model import TreeModel
 
 _BAD_ROWS_SHOWN = 10
 """Number of bad rows that are named; more are only counted on stderr."""
@@ -81,6 +84,19 @@ def load(known: "TargetInfo", models: ModelOptions) -> "Target":
     for sentence in loaded.notes:
         note(sentence)
     return loaded
+
+
+def load_several(known: "TargetInfo", drafts: "Sequence[ModelInfo]", models: DraftsOptions) -> "tuple[Target, tuple[TreeModel, ...]]":
+    """Load a target and the drafts that go with it, as `load` does."""
+    from treespec.models.pairs import load_drafts
+
+    target = load(known, models.with_draft(None))
+    for info in drafts:
+        note_stored("draft", info.name, info.quantization)
+    loaded = load_drafts(target, drafts, device=resolve_device(models.device), dtype=models.dtype)
+    for sentence in (sentence for draft in loaded for sentence in draft.loaded.notes):
+        note(sentence)
+    return target, loaded
 
 
 def note_stored(role: str, name: str, quantization: str | None) -> None:

@@ -141,6 +141,12 @@ def output_option(default: str | None) -> Callable[[Command], Command]:
     return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=whole))
 
 
+def folder_option(default: str, told: str) -> Callable[[Command], Command]:
+    """Return the option `-o FOLDER` with its default and its help."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=told))
+
+
 _target = click.option(
     "--target", required=True, metavar="MODEL", help="Folder, GGUF file or hub id of the target; embedded-target comes with treeopt."
 )

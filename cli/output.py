@@ -1,4 +1,4 @@
-"""Printing: results on stdout as tables or as one JSON object, notes and progress on stderr.
+"""Printing: results on stdout as tables or as one JSON object, notes on stderr.
 
 This is the only door to the terminal. Whatever goes through it, from files, names or libraries, leaves as plain text (`printable`).
 """
@@ -9,17 +9,14 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from treeopt.cli.flags import with_own_flags
-from treeopt.cli.rates import Pace
 from treespec.errors import DatasetError, OutputError
 from treespec.printable import printable
 from treespec.tables import Parts
@@ -29,9 +26,6 @@ if TYPE_CHECKING:
 
 REPLIES = "replies"
 """The part of a command's work that writes the target's replies in conversations."""
-
-_LOG_SECONDS = 10.0
-"""Shortest time between two lines of a stage's progress if stderr is no terminal."""
 
 
 def say(text: str, *, err: bool = False) -> None:
@@ -64,14 +58,14 @@ def emit(output_format: str, data: Mapping[str, Any], drawing: Parts) -> None:
     from treeopt.cli.drawing import draw
 
     with _to_stdout():
-        draw(_screen(), drawing)
+        draw(screen(), drawing)
 
 
 class Telling:
     """A text on stdout that is shown piece by piece, as it is made. On a terminal, some pieces have another style."""
 
     def __init__(self) -> None:
-        self._screen = _screen()
+        self._screen = screen()
         self._begun = False
 
     @property
@@ -197,7 +191,7 @@ def doors() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _screen(*, stderr: bool = False) -> "Console":
+def screen(*, stderr: bool = False) -> "Console":
     """Return rich's console on stdout or stderr. Its own colours and bars pass; whatever it is given to show is plain text without markup."""
     from rich.console import Console
     from rich.segment import Segment
@@ -214,10 +208,10 @@ def _screen(*, stderr: bool = False) -> "Console":
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     stream = sys.stderr if stderr else sys.stdout
-    screen = Screen(file=stream.stream if isinstance(stream, Door) else stream, markup=False, emoji=False)
-    if not stderr and not screen.is_terminal:
-        screen.width = 110
-    return screen
+    console = Screen(file=stream.stream if isinstance(stream, Door) else stream, markup=False, emoji=False)
+    if not stderr and not console.is_terminal:
+        console.width = 110
+    return console
 
 
 @contextmanager
@@ -284,53 +278,6 @@ def discard_journals(output: Path | None) -> None:
 
     for part in ("", REPLIES):
         discard(journal_of(output, part))
-
-
-class Progress:
-    """A progress callback `(what, done, total)`. It draws bars on a terminal, else it prints a line at a stage's end and every ten seconds.
-
-    Both say the rate and the time that is left. With --quiet there is neither.
-    """
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-        self._paces: dict[str, Pace] = {}
-        self._quiet = is_quiet()
-        self._tasks: dict[str, Any] = {}
-        self._logged: dict[str, float] = {}
-        self._last: dict[str, tuple[int, int]] = {}
-
-    def __enter__(self) -> "Progress":
-        """Start the bars where stderr is a terminal."""
-        if sys.stderr.isatty() and not self._quiet:
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bars
-
-            told = TextColumn("{task.fields[told]}", markup=False)
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), told, TimeElapsedColumn())
-            self._bars = Bars(*columns, console=_screen(stderr=True), transient=True)
-            self._bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop the bars."""
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Report that `done` of `total` units of `what` are done."""
-        if self._quiet:
-            return
-        told = self._paces.setdefault(what, Pace.of(what)).told(done, total)
-        if self._bars is not None:
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(printable(what), total=total, told="")
-            self._bars.update(self._tasks[what], completed=done, total=total, told=told)
-            return
-        line, now = f"{what}: {told}", time.monotonic()
-        if (done, total) != self._last.get(what) and (done >= total or now - self._logged.setdefault(what, now) >= _LOG_SECONDS):
-            self._last[what], self._logged[what] = (done, total), now
-            note(line)
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,8 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
 from treeopt.profiling.settings import PotentialSettings
@@ -38,16 +39,7 @@ def potential(
     likely tokens, and the tokens per step that these imply for single chains.
     """
     from treeopt.cli.hub import check_hub
-    from treeopt.cli.inputs import (
-        complete_conversations,
-        info_of,
-        load,
-        note_not_applied,
-        note_rows,
-        note_stored,
-        read_prompts,
-        resolve_device,
-    )
+    from treeopt.cli.inputs import complete_conversations, info_of, load_several, note_not_applied, note_rows, read_prompts
 
     note_unused()
     for draft in models.drafts:
@@ -56,7 +48,6 @@ def potential(
     from treeopt.profiling.potential import measure_potential, require_fit, without_room
     from treespec.files.writing import check_writable
     from treespec.models.info import drafts_of
-    from treespec.models.pairs import load_drafts
 
     if output is not None:
         check_writable(output, SCHEMA)
@@ -74,12 +65,7 @@ def potential(
     note_rows(alone, rows, prompts)
     if not own_text:
         note_not_applied(alone, settings.sampling)
-    target = load(alone, models.with_draft(None))
-    for info in known:
-        note_stored("draft", info.name, info.quantization)
-    drafts = load_drafts(target, known, device=resolve_device(models.device), dtype=models.dtype)
-    for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
-        note(sentence)
+    target, drafts = load_several(alone, known, models)
     with claimed(output):
         if not own_text:
             prompts = complete_conversations(target, prompts, rows, gen_len, output)

@@ -10,7 +10,8 @@ import click
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import Progress, claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import (
     RuleOptions,
     bundle,

@@ -13,12 +13,14 @@ from treeopt.cli.options import (
     device_option,
     draft_revision_option,
     end_option,
+    folder_option,
     format_option,
     revision_option,
     skip_bad_rows_option,
     threads_option,
 )
-from treeopt.cli.output import Progress, emit, note
+from treeopt.cli.output import emit, note
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
@@ -145,18 +147,8 @@ def train_options() -> Callable[[Command], Command]:
 @train_options()
 @under("Models", device_option, threads_option)
 @under("Training", click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the folder, if there is one."))
-@under(
-    "Output",
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(file_okay=False, path_type=Path),
-        default="draft",
-        show_default=True,
-        help="Folder to write the draft into.",
-    ),
-    format_option,
-)
+@folder_option("draft", "Folder to write the draft into.")
+@format_option
 def train_draft(
     sources: TrainSources,
     settings: TrainSettings,

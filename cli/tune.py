@@ -8,8 +8,9 @@ from time import perf_counter
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under, words_of
-from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, prompt_options
-from treeopt.cli.output import REPLIES, Progress, discard_journals, emit, note, note_doubt
+from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, folder_option, format_option, prompt_options
+from treeopt.cli.output import REPLIES, discard_journals, emit, note, note_doubt
+from treeopt.cli.progress import Progress
 from treeopt.cli.settings import RuleOptions, bundle, rule_options, seed_option, setting, wrong_usage
 from treeopt.cli.settings_file import recorded_settings
 from treeopt.cli.unused import note_unused
@@ -55,16 +56,9 @@ _MOST_ROWS = 256
     ),
     heading="Measurement",
 )
+@folder_option("tuned", "Folder to write. The same command goes on with what is unfinished in it.")
 @under(
     "Output",
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(file_okay=False, path_type=Path),
-        default="tuned",
-        show_default=True,
-        help="Folder to write. The same command goes on with what is unfinished in it.",
-    ),
     click.option("--dry-run", is_flag=True, help="Print the plan, with rough estimates of the time and the memory; no weight is read."),
 )
 @format_option
@@ -92,10 +86,9 @@ def tune(
     from treeopt.cli.inputs import (
         complete_conversations,
         info_of,
-        load,
+        load_several,
         note_not_applied,
         note_rows,
-        note_stored,
         read_prompts,
         resolve_device,
     )
@@ -109,14 +102,14 @@ def tune(
     from treeopt.tuning.run import require_fit_of
     from treeopt.tuning.run import tune as run
     from treespec.models.info import drafts_of
-    from treespec.models.pairs import Pair, PairInfo, load_drafts
+    from treespec.models.pairs import Pair, PairInfo
 
-    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output"}
+    if settings.minutes is not None and not is_given(ctx, "num_prompts"):
+        rows = replace(rows, num_prompts=_MOST_ROWS)
+    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output"} | {"num_prompts": rows.num_prompts}
     folder = Folder(output)
     folder.compare("settings", record)
     folder.compare("versions", versions())
-    if settings.minutes is not None and not is_given(ctx, "num_prompts"):
-        rows = replace(rows, num_prompts=_MOST_ROWS)
     started = perf_counter()
     alone = info_of(models.with_draft(None))
     known, left_out = drafts_of(alone.target, models.drafts)
@@ -128,8 +121,7 @@ def tune(
     parts = divided(prompts, rows.num_prompts, settings, len(known))
     for info in known:
         require_fit_of(PairInfo(alone.target, info), parts, settings)
-    device = resolve_device(models.device)
-    plan = plan_of(alone.target, known, parts, settings, device=device, dtype=models.dtype)
+    plan = plan_of(alone.target, known, parts, settings, device=resolve_device(models.device), dtype=models.dtype)
     plan.require_minutes()
     note_rows(alone, replace(rows, num_prompts=wanted), prompts)
     for sampling in settings.samplings:
@@ -137,12 +129,7 @@ def tune(
     if dry_run:
         emit(output_format, plan.summary(), plan.drawing())
         return
-    target = load(alone, models.with_draft(None))
-    for info in known:
-        note_stored("draft", info.name, info.quantization)
-    drafts = load_drafts(target, known, device=device, dtype=models.dtype)
-    for sentence in (sentence for draft in drafts for sentence in draft.loaded.notes):
-        note(sentence)
+    target, drafts = load_several(alone, known, models)
     pairs = [Pair(target.target, target.tokenizer, target.eos_token_ids, target.pictures, draft=draft) for draft in drafts]
     loading = perf_counter() - started
     if any(prompt.turns for prompt in prompts):

@@ -125,11 +125,21 @@ UNUSED = (
 def unused(ctx: click.Context) -> Iterator[tuple[str, Unused]]:
     """Yield the options that were given to the running command and change nothing, each with its row of the table."""
     for name, value in ctx.params.items():
-        if value is None or not is_given(ctx, name):
+        if value is None or not _is_chosen(ctx, name):
             continue
         row = next((row for row in UNUSED if name in row.options and row.when(ctx.params)), None)
         if row is not None:
             yield name, row
+
+
+def _is_chosen(ctx: click.Context, name: str) -> bool:
+    """Return whether an option was given; a file of settings may hold all options, so of it only other values than the defaults count."""
+    if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT_MAP:
+        return is_given(ctx, name)
+    option = next(one for one in ctx.command.params if one.name == name)
+    if not isinstance(option.default, bool | int | float | str | tuple | list):  # it has none
+        return True
+    return bool(ctx.params[name] != option.type_cast_value(ctx, option.default))
 
 
 def note_unused() -> None:

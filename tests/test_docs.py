@@ -242,10 +242,11 @@ def test_pages_are_read_as_they_are_written() -> None:
     (pair,) = [block for block in SHELL if block.page == "README.md" and block.text.startswith("pair=")]
     assert pair.reason
     assert [words[:2] for words in pair.commands] == [
+        ["treeopt", "tune"],
         ["treeopt", "profile"],
         ["treeopt", "profile"],
         ["treeopt", "grow"],
         ["treeopt", "evaluate"],
     ]
-    assert pair.commands[0][3:5] == ["--draft", "JackFram/llama-68m"]
+    assert pair.commands[0][4:6] == ["--draft", "JackFram/llama-68m"]
     assert "inspect --list" in inline("README.md")

@@ -3,7 +3,8 @@
 Each command runs once undisturbed, which tells how long it takes, what it prints, and what it leaves. Then rounds follow: it is killed two times
 to three at random moments, and in the end let run. The campaign checks that
 
-- the last run's result and its folder are those of the undisturbed run, but for times;
+- the last run's result and its folder are those of the undisturbed run, but for times and for what they decide: `tune` may choose another tree,
+  if by the profiles of the undisturbed run it is as fast within the interval;
 - no more than one batch is done again: no piece of work that a journal kept, and no more training steps than lie between checkpoints;
 - nothing else is left behind.
 
@@ -39,6 +40,8 @@ class Command:
 
     words: tuple[str, ...]
     again: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+    """Files that hold what times decided, by the ends of their paths: that they are there is compared, and the choice apart (`choice`)."""
 
 
 COMMANDS = {
@@ -92,6 +95,20 @@ COMMANDS = {
         ),
         again=("--resume",),
     ),
+    "tune": Command(
+        (
+            *("tune", *PAIR, *TEXTS, "--temperature", "0,0.6", "--num-prompts", "8", "--choose-prompts", "4", "--evaluate-prompts", "4"),
+            *("--gen-len", "12", "--batch-size", "2", "--sizes", "1,2,4,8", "--widths", "1,2,4", "--repetitions", "24", "-o", "tuned"),
+        ),
+        chosen=(
+            "tree.pt",
+            "tree.json",
+            "report.json",
+            "page.html",
+            "manifest.json",
+            *(f"tuned/{file}.json" for file in ("acceptance", "trace")),
+        ),
+    ),
     "grow": Command(("grow", "--acceptance", "68m_7b.acceptance.json", "--latency", "68m_7b-l40.latency.json", "-o", "tree.pt")),
 }
 
@@ -106,6 +123,8 @@ class Found:
     steps: int = 0
     """Most training steps that were done again after one kill."""
     faults: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+    """What each round chose, in words."""
 
 
 def main() -> None:
@@ -125,8 +144,8 @@ def main() -> None:
         seconds = time.monotonic() - began
         lost = f"at most {found.lost} pieces and {found.steps} training steps lost by one"
         print(f"{name}: {found.kills} kills, {lost}, {len(found.faults)} faults, {seconds:.0f} s")
-        for fault in found.faults:
-            print(f"  {fault}")
+        for line in (*found.faults, *(f"chose {chose} ({found.choices.count(chose)} rounds)" for chose in dict.fromkeys(found.choices))):
+            print(f"  {line}")
         sys.stdout.flush()
     print(f"{kills} kills in all, {faults} faults")
     sys.exit(1 if faults else 0)
@@ -134,13 +153,16 @@ def main() -> None:
 
 def import_all() -> None:
     """Load what the commands load, before they are forked off."""
+    import jinja2  # noqa: F401
+    import matplotlib.figure  # noqa: F401
     import torch
     import transformers  # noqa: F401
 
     import treeopt.profiling.acceptance
     import treeopt.profiling.latency
     import treeopt.profiling.potential
-    import treeopt.training.train  # noqa: F401
+    import treeopt.training.train
+    import treeopt.tuning.run  # noqa: F401
     import treespec.evaluation.runner  # noqa: F401
     from treeopt.cli import main, tables  # noqa: F401
 
@@ -155,7 +177,7 @@ def campaign(command: Command, folder: Path, kills: int, draws: random.Random) -
     if end(start(command.words, whole)) != 0:
         found.faults.append(f"the undisturbed run failed: {said(whole)}")
         return found
-    seconds, expected = time.monotonic() - began, results(whole)
+    seconds, expected = time.monotonic() - began, results(whole, command.chosen)
     number = 0
     while found.kills < kills and not found.faults and number < 20 * kills:
         number += 1
@@ -187,9 +209,13 @@ def campaign(command: Command, folder: Path, kills: int, draws: random.Random) -
         else:
             if end(start(command.words + (command.again if (place / "draft" / "training.json").exists() else ()), place)) != 0:
                 found.faults.append(f"the last run failed: {said(place)}")
-        seen = results(place)
+        seen = results(place, command.chosen)
         if seen != expected:
             found.faults.append(f"another result: {'; '.join(differences(expected, seen))}")
+        elif command.chosen:
+            chose, good = choice(whole / "tuned", place / "tuned")
+            found.choices.append(chose)
+            found.faults += [] if good else [f"another choice: {chose}"]
         shutil.rmtree(place)
     if found.kills < kills:
         found.faults.append(f"stopped after {number} rounds")
@@ -236,7 +262,7 @@ def start(words: tuple[str, ...], folder: Path) -> int:
 
 def report_work() -> None:
     """Have this process write what it does into file 3: pieces of work that it begins and keeps, and training steps."""
-    from treeopt.cli.output import Progress
+    from treeopt.cli.progress import Progress
     from treespec.files.journal import Journal
 
     piece, put = Journal.piece, Journal.put_all
@@ -300,9 +326,32 @@ def progress(folder: Path) -> list[tuple[str, str]]:
     return [(what, key) for what, _, key in (line.partition("\t") for line in lines)]
 
 
-def results(folder: Path) -> dict[str, Any]:
-    """Return what a run left, by the path of the file: JSON without times, tensors, and the size of other files."""
-    return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+def results(folder: Path, chosen: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a run left, by the path of the file: JSON without times, tensors, and the size of other files; nothing of those `chosen` by times."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): None if str(path).endswith(chosen) else content(path) for path in paths}
+
+
+def choice(whole: Path, place: Path) -> tuple[str, bool]:
+    """Return what a run of `tune` chose, in words, and whether it is as good a choice as that of an undisturbed run.
+
+    The tree is timed by the profiles of the undisturbed run. It is as good if it is no slower than the 95 % interval of that run's own.
+    """
+    from treeopt.optimizer.search import acceptance_rows
+    from treeopt.profiles.acceptance import read_acceptance
+    from treeopt.profiles.latency import read_latency
+    from treespec.trees.growmap import read_growmap
+
+    expected, seen = (json.loads((folder / "manifest.json").read_text()) for folder in (whole, place))
+    if not seen["finished"]:
+        return "nothing: the manifest says that the run is not finished", False
+    best, now = expected["chosen"], seen["chosen"]
+    tree, candidate = read_growmap(place / "tree.pt").tree, f"candidates/{now['draft']}/{now['drafting']}-t{now['temperature']:g}"
+    rows = acceptance_rows(read_acceptance(whole / candidate / "choice.json"))
+    seconds = read_latency(whole / "latency.json").at_context(None).step_seconds(tree)
+    speed, (low, high) = sum(tree.path_probabilities(rows[: max(1, tree.depth)].tolist())) / seconds, best["interval_95"]
+    said = f"{now['name']}, size {tree.size}, depth {tree.depth}: {speed:.1f} tokens/s, the undisturbed run's has the interval {low:.1f} to {high:.1f}"
+    return said, speed >= low
 
 
 def content(path: Path) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from treeopt.cli import output
 from treeopt.cli.output import Door, doors
+from treeopt.cli.progress import Progress
 from treespec.printable import printable
 
 CLI = Path(__file__).parents[2] / "cli"
@@ -124,7 +125,7 @@ def test_progress_shows_names_as_they_are(terminal: bool, monkeypatch: pytest.Mo
     stream = io.StringIO()
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", stream)
-    with doors(), output.Progress() as progress:
+    with doors(), Progress() as progress:
         progress("[red]a\x1b]0;t\x07", 1, 1)
         output.note("b\x9b31m")
         print("c\u202e", file=sys.stderr)

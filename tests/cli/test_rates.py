@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from treeopt.cli import output
+from treeopt.cli import progress
 from treeopt.cli.rates import UNITS, Pace, duration
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_quiet_leaves_results_and_errors(at: str, run: Any, profiles: tuple[Path
 
 def test_quiet_progress_tells_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for quiet, told in ((False, "evaluating: 1/1 prompt\n"), (True, "")):
-        monkeypatch.setattr(output, "is_quiet", lambda quiet=quiet: quiet)
-        with output.Progress() as progress:
-            progress("evaluating", 1, 1)
+        monkeypatch.setattr(progress, "is_quiet", lambda quiet=quiet: quiet)
+        with progress.Progress() as shown:
+            shown("evaluating", 1, 1)
         assert capsys.readouterr().err == told

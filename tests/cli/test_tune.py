@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from treespec.errors import SettingsError
+from treespec.files.toml import toml_text
+
 Pair = tuple[Path, Path]
 
 
@@ -94,6 +97,32 @@ def test_other_settings_are_refused_before_models_are_loaded(
     manifest["made_with"]["versions"]["torch"] = "2.0"
     Path("out/manifest.json").write_text(json.dumps(manifest))
     assert "error: out was made with torch 2.0, but this run has" in run("tune", *words, "-o", "out").err
+    Path("out/manifest.json").write_text(json.dumps(manifest | {"version": 7}))
+    older = run("tune", *words, "-o", "out")
+    assert older.code == 1
+    assert older.err.endswith("version 7, but this treeopt reads version 1; pass another --output, or remove that folder\n")
+
+
+def test_settings_given_back_say_nothing_of_defaults_and_name_the_rows_of_a_budget(
+    run: Any, words: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(*given: Any, record: dict[str, Any], **more: Any) -> None:
+        seen.append(record)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr("treeopt.tuning.run.tune", stop)
+    at = words.index("--num-prompts")
+    line = [*words[:at], *words[at + 2 :], "--minutes", 60]
+    assert run("tune", *line).err.endswith("error: enough\n")
+    Path("s.toml").write_text(toml_text(seen[0]))
+    again = run("tune", "--settings", "s.toml")
+    assert again.err.endswith("error: enough\n")
+    assert "changes nothing" not in again.err
+    assert seen[0]["num_prompts"] == 256, "as many as the budget may take, and not the default"
+    assert seen[1] == seen[0]
+    assert "--draws changes nothing" in run("tune", *line, "--draws", 9).err
 
 
 @pytest.mark.parametrize(

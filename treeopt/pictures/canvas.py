@@ -100,9 +100,7 @@ class Canvas:
         text = text.replace("'DejaVu Sans', sans-serif", _FONTS).replace("'DejaVu Sans'", _FONTS)
         text = re.sub(r'\s*<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)  # it would hold for the whole page
         width, height = (f"{72 * inches:g}" for inches in self._size)
-        shape = (
-            f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(self.alt)}" style="{_JOINS}"'
-        )
+        shape = f'viewBox="0 0 {width} {height}" width="{width}pt" height="{height}pt" role="img" aria-label="{escape(self.alt)}" style="{_JOINS}"'
         return re.sub(
             r"<svg\b[^>]*>", f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {shape}>', text, count=1
         )

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.intervals import of_mean
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import counted
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.verdicts import no_step, verdict
 from treespec.files.provenance import Provenance
-from treespec.tables import milliseconds, number
+from treespec.tables import Table, milliseconds, number
 from treespec.trees.growmap import GrowMap
 
 Found = AcceptanceProfile | LatencyProfile | GrowMap | EvaluationReport | Trace | None
@@ -27,20 +28,19 @@ def title(*results: Found) -> str:
 
 def headline(report: EvaluationReport | None, grown: GrowMap | None, acceptance: AcceptanceProfile | None) -> tuple[str, str, list[str]]:
     """Return the figure at the head of a page, the words beside it, and the sentences below."""
-    tree = [] if grown is None else [_tree(grown)]
+    tree = [_tree(grown)] if grown is not None else [] if report is None or report.mode == "tree" else _budget(report)
     if report is not None and not report.steps:
-        return "No step", "was measured", [_sentence(no_step(report.to_json())), *tree]
+        return "No step", "was measured", [no_step(report.to_json()), *tree]
     if report is not None and report.mode == "baseline":
         speed = None if not report.seconds_per_token else 1 / report.seconds_per_token
-        return number(speed, 1), "tokens per second", ["Autoregressive decoding alone: no tree was run."]
+        per_token = f"{milliseconds(report.seconds_per_token, report.intervals['seconds_per_token'])} ms per token."
+        return number(speed, 1), "tokens per second", [per_token, "Autoregressive decoding alone: no tree was run."]
     if report is not None:
         spans = report.intervals
         seconds = milliseconds(report.seconds_per_step, spans["seconds_per_step"])
-        per_step = (
-            f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step; "
-            "brackets hold 95 % intervals over prompts."
-        )
-        return *_speedup(report), [per_step, _sentence(verdict(report.to_json())), *tree]
+        brackets = "" if spans["tokens_per_step"] is None else "; brackets hold 95 % intervals over prompts"
+        per_step = f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step{brackets}."
+        return *_speedup(report), [*_with_prompts(report), per_step, verdict(report.to_json()), *tree]
     if grown is not None:
         speedup = grown.promise.speedup
         figure = (
@@ -66,10 +66,33 @@ def _speedup(report: EvaluationReport) -> tuple[str, str]:
     return f"{found:.2f} x", f"[{span[0]:.2f}, {span[1]:.2f}] over autoregressive decoding: {told}"
 
 
+def _with_prompts(report: EvaluationReport) -> list[str]:
+    """Return the sentence on the speed-up of whole texts, if the times of prompt passes are known."""
+    found = report.speedup_with_prompts
+    if found is None:
+        return []
+    return [f"With the prompt passes, the draft's too, it is {number(found, 2, report.intervals['speedup_with_prompts'])} x."]
+
+
+def _budget(report: EvaluationReport) -> list[str]:
+    """Return the sentence on trees that are grown anew for every step."""
+    known = report.tree or {}
+    if not {"size", "depth", "width"} <= known.keys():
+        return []
+    return [
+        f"A tree is grown for every step: {counted(known['size'], 'node')}, depth {known['depth']}, and at most {known['width']} nodes of a level get children."
+    ]
+
+
 def _tree(grown: GrowMap) -> str:
-    gap = grown.promise.certified_gap
+    tree, gap = grown.tree, grown.promise.certified_gap
+    if tree.size == 1:
+        return "The tree is the root alone: nothing is drafted, and every step is an autoregressive one."
+    shape = (
+        f"is a chain of depth {tree.depth}" if tree.size == tree.depth + 1 else f"has {counted(tree.size, 'node')} and depth {tree.depth}"
+    )
     said = "" if gap is None else f"; no other fixed tree within the same limits saves more than {100 * gap:.2f} % of the predicted time"
-    return f"The tree has {counted(grown.tree.size, 'node')} and depth {grown.tree.depth}{said}."
+    return f"The tree {shape}{said}."
 
 
 def facts(
@@ -112,7 +135,7 @@ def facts(
     if latency is not None:
         sizes = counted(len({sample.nodes for sample in latency.target}), "tree size")
         contexts = ", ".join(map(str, latency.contexts))
-        rows.append(("latency profiled at", f"{sizes}, context {contexts}; {record(latency).get('utc') or 'date unknown'}"))
+        rows.append(("latency profiled at", f"{sizes}, context {contexts}; {_date(record(latency)) or 'date unknown'}"))
     if trace is not None:
         rows.append(("trace of", f"{counted(trace.positions, 'position', form=',')} of {counted(len(trace.texts), 'prompt')}"))
     if grown is not None and "solver" in grown.metadata:
@@ -120,16 +143,50 @@ def facts(
     versions = (("treeopt", "treeopt"), ("torch", "torch"), ("transformers", "transformers"), ("Python", "python"))
     rows += [
         ("versions", ", ".join(f"{name} {main[key]}" for name, key in versions if main.get(key)) or None),
-        ("commit", main.get("git_commit")),
-        ("measured at", main.get("utc")),
+        ("commit", str(main.get("git_commit") or "")[:16]),
+        ("date", _date(main)),
     ]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def categories(acceptance: AcceptanceProfile | None, report: EvaluationReport | None) -> Table | None:
+    """Return the table of categories: what was measured on each, and profiled. It is None where there is one category or none."""
+    measured = [] if report is None or report.mode == "baseline" else report.to_json()["by_category"]
+    profiled = [] if acceptance is None else acceptance.by_category
+    by_name = [{row["category"]: row for row in rows} for rows in (measured, profiled)]
+    names = list(dict.fromkeys(name for rows in by_name for name in rows))
+    if len(names) < 2:
+        return None
+    heads, rows = ["category"], [[name or "-"] for name in names]
+    if measured:
+        heads += ["prompts", "tokens per step", "speed-up"]
+        for row, name in zip(rows, names, strict=True):
+            found = by_name[0].get(name)
+            figures = ("tokens_per_step", "speedup")
+            row += (
+                ["-"] * 3 if found is None else [str(found["prompts"]), *(number(found[f], 2, found["intervals_95"][f]) for f in figures)]
+            )
+    if profiled:
+        heads += ["prompts profiled", "first choice accepted"]
+        for row, name in zip(rows, names, strict=True):
+            found = by_name[1].get(name)
+            row += ["-"] * 2 if found is None else [str(found["prompts"]), _first_choice(found)]
+    return Table("by category", heads, rows)
+
+
+def _first_choice(category: Mapping[str, Any]) -> str:
+    """Return the acceptance of the draft's first choice in a category, with its interval if it has more than one prompt."""
+    chances, errors = category["rank_probability"], category["standard_error"]
+    if chances is None:
+        return "-"
+    low, high = (0.0, 1.0) if errors is None else of_mean(chances[0], errors[0], category["prompts"])
+    return number(chances[0], 2, None if errors is None else (max(0.0, low), min(1.0, high)))
 
 
 def warnings(report: EvaluationReport | None, latency: LatencyProfile | None) -> list[str]:
     """Return the sentences on what the figures do not tell, or may tell wrongly."""
     said = [] if report is None else list(report.to_json()["notes"])
-    return [*map(_sentence, said), *([] if latency is None or latency.warning is None else [_sentence(latency.warning)])]
+    return [*said, *([] if latency is None or latency.warning is None else [latency.warning])]
 
 
 def record(result: Found) -> Mapping[str, Any]:
@@ -137,6 +194,12 @@ def record(result: Found) -> Mapping[str, Any]:
     known: Any = getattr(result, "provenance", None)
     found: Mapping[str, Any] = known.to_json() if isinstance(known, Provenance) else known or {}
     return found
+
+
+def _date(data: Mapping[str, Any]) -> str | None:
+    """Return when a result was measured, to the minute."""
+    utc = data.get("utc")
+    return f"{utc[:16].replace('T', ' ')} UTC" if isinstance(utc, str) and utc.endswith("+00:00") else utc
 
 
 def _sampling(temperature: float, top_p: float | None) -> str:
@@ -149,6 +212,6 @@ def _joined(data: Mapping[str, Any], *keys: str) -> str:
     return ", ".join("-" if data.get(key) is None else str(data[key]) for key in keys)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """Return a line as a sentence: with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

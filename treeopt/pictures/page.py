@@ -1,5 +1,6 @@
 """One self-contained page of HTML that shows all that is known of a run: no network, no scripts, and every text from outside escaped."""
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -11,6 +12,7 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import TreeoptError, counted
+from treespec.evaluation.drawing import speeds
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
 from treespec.printable import printable
@@ -38,13 +40,17 @@ def page(
     The speed-up over size and depth needs both profiles, the sample texts a report that holds some (`sample_texts` of its settings).
     """
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     drawn, said = _pictures(acceptance, latency, growmap, report, trace)
     figure, rest, lines = facts.headline(report, growmap, acceptance)
     results = [] if report is None or report.mode == "baseline" else [result for result in report.results if result.steps]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["printable"] = lambda text: printable(str(text))
+    environment.filters["figure"] = lambda text: text.replace(", ", ",\u00a0")  # lines end before intervals and not in them
+    environment.filters["sentence"] = lambda text: Markup(
+        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(facts.sentence(text)))))
+    )
     environment.globals["number"] = number
     template = environment.from_string(files("treeopt.pictures").joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
@@ -54,11 +60,16 @@ def page(
         headline={"figure": figure, "rest": rest, "lines": lines},
         warnings=facts.warnings(report, latency),
         facts=facts.facts(acceptance, latency, growmap, report, trace),
+        speeds=None if report is None or not report.steps else speeds(report.summary()),
+        errors=acceptance is not None and bool(acceptance.standard_error),
+        observed=report is not None and bool(report.observed),
+        of_all=report is not None and any(row.offered is None for row in report.observed),
         pairs=[] if report is None else evaluations.pairs(report),
         pictures={name: Markup(element) for name, element in drawn.items()},
         tree_size=0 if (shown := _tree(growmap, report)) is None else shown.tree.size,
         bars=_bars(results[:_MOST_PROMPTS]),
         bars_left_out=_left_out(len(results) - _MOST_PROMPTS),
+        categories=facts.categories(acceptance, report),
         samples=[_sample(result) for result in results if result.pieces],
         commands=commands,
         command_notes=command_notes,
@@ -113,7 +124,8 @@ def _bars(results: Sequence[PromptResult]) -> list[dict[str, Any]]:
     return [
         {
             "name": result.name,
-            "title": f"row {result.row}: {counted(result.tokens, 'token')} in {counted(result.steps, 'step')}",
+            "title": f"{result.name} (row {result.row}): {counted(result.tokens, 'token')} in {counted(result.steps, 'step')}"
+            + (f"; category {result.category}" if result.category else ""),
             "value": rate,
             "share": round(100 * rate / max(rates), 1),
         }

@@ -87,7 +87,7 @@ def profile_acceptance(
     `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError (non-finite logits), ProfileError (nothing
     to measure), SettingsError for `dynamic` where steps could not be counted.
     """
-    return _measured_profile(pair, prompts, settings, journal, progress, dynamic, tracing=False)[0]
+    return _measured(pair, prompts, settings, journal, progress, dynamic, tracing=False)[0]
 
 
 def trace_acceptance(
@@ -101,31 +101,9 @@ def trace_acceptance(
 ) -> tuple[AcceptanceProfile, Trace]:
     """Measure as `profile_acceptance` does, and also return the trace of the same texts. Raises SettingsError where steps could not be replayed."""
     settings.require_traceable()
-    profile, rows = _measured_profile(pair, prompts, settings, journal, progress, dynamic, tracing=True)
+    profile, rows = _measured(pair, prompts, settings, journal, progress, dynamic, tracing=True)
     traced = [row.traced for row in rows if row.traced is not None]
     return profile, trace_of(pair, prompts, settings, traced, profile.provenance or {})
-
-
-def _measured_profile(
-    pair: Pair,
-    prompts: PromptSet,
-    settings: AcceptanceSettings,
-    journal: Path | None,
-    progress: Progress,
-    dynamic: BudgetGrid | None,
-    *,
-    tracing: bool,
-) -> tuple[AcceptanceProfile, list[_Row]]:
-    """Return the profile, and what it was made from."""
-    if dynamic is not None:
-        settings.require_traceable("dynamic")
-        dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
-    rows = _measured(pair, prompts, settings, journal, progress, dynamic, tracing=tracing)
-    profile = _profile(pair, prompts, settings, rows)
-    if dynamic is None:
-        return profile, rows
-    tokens, steps = zip(*(row.grown for row in rows if row.grown is not None), strict=True)
-    return replace(profile, dynamic=DynamicAcceptance(dynamic, tokens, np.stack(steps, axis=-1))), rows
 
 
 @torch.inference_mode()
@@ -138,8 +116,11 @@ def _measured(
     dynamic: BudgetGrid | None,
     *,
     tracing: bool,
-) -> list[_Row]:
-    """Return what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
+) -> tuple[AcceptanceProfile, list[_Row]]:
+    """Return the profile, and what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
+    if dynamic is not None:
+        settings.require_traceable("dynamic")
+        dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
     require_fit(pair, prompts, settings)
     found: dict[int, _Row] = {}
     source = TextSource(pair, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
@@ -156,7 +137,12 @@ def _measured(
             rows = log.piece(str(number), work, lambda rows: [row.to_json() for row in rows])
             found.update({index: row for (index, _), row in zip(batch, rows, strict=True)})
             progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
-    return [found[index] for index in sorted(found)]
+    measured = [found[index] for index in sorted(found)]
+    profile = _profile(pair, prompts, settings, measured)
+    if dynamic is None:
+        return profile, measured
+    tokens, steps = zip(*(row.grown for row in measured if row.grown is not None), strict=True)
+    return replace(profile, dynamic=DynamicAcceptance(dynamic, tokens, np.stack(steps, axis=-1))), measured
 
 
 def require_fit(pair: Pair | PairInfo, prompts: PromptSet, settings: AcceptanceSettings) -> None:

@@ -36,7 +36,10 @@ class Folder:
         self.data: dict[str, Any] = {}
         path = out / MANIFEST
         if path.is_file():
-            self.data = read_json(path, schema=TUNING_SCHEMA, version=VERSION, error=OutputError)
+            try:
+                self.data = read_json(path, schema=TUNING_SCHEMA, version=VERSION, error=OutputError)
+            except OutputError as e:
+                raise OutputError(f"{str(e).partition(';')[0]}; {_REMEDY}") from e
             try:
                 for key in ("made_with", "files", "seconds"):
                     mapping(self.data[key])
@@ -80,11 +83,12 @@ class Folder:
         `make` gets the path of a journal, writes the files, and is not called again once they are recorded. Raises OutputError for a
         finished file that was changed since.
         """
+        journal = self.out / f"{files[0]}.journal"
         if self._finished(files, made_of):
+            discard(journal)  # a kill may have left it behind
             return False
         for name in files:
             make_folder((self.out / name).parent)
-        journal = self.out / f"{files[0]}.journal"
         started = perf_counter()
         make(journal)
         sources = {name: self.data["files"][name]["sha256"] for name in made_of}

@@ -19,7 +19,7 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     """Draw an evaluation from its summary: the tree beside autoregressive decoding, predictions beside measurements, and the verdict."""
     if not data["steps"]:
         return [no_step(data)]
-    drawing: list[Table | str] = [_speeds(data)]
+    drawing: list[Table | str] = [speeds(data)]
     planned = data["mode"] != "baseline"
     if planned:
         drawing += [*_speedups(data), *_prediction(data), *accepted_ranks(data["observed_acceptance"], data["profiled_acceptance"])]
@@ -36,7 +36,8 @@ def evaluation(data: Mapping[str, Any]) -> Parts:
     return [*drawing, *data["notes"], verdict(data)] if planned else drawing
 
 
-def _speeds(data: Mapping[str, Any]) -> Table:
+def speeds(data: Mapping[str, Any]) -> Table:
+    """Draw the speeds of autoregressive decoding, of the tree, and of the chains that ran beside them, from a summary."""
     spans, baseline, mode = data["intervals_95"], data["baseline"], data["mode"]
     rows: list[tuple[str, ...]] = []
     if baseline["seconds_per_token"] is not None:

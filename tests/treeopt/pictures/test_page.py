@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from tests.treeopt.pictures.conftest import HOSTILE
+from treeopt.pictures import facts
 from treeopt.pictures.page import page
 from treeopt.pictures.writing import check_replaceable, write
 from treespec.errors import OutputError
+from treespec.evaluation.drawing import speeds
 from treespec.printable import printable
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -92,10 +96,10 @@ def test_texts_from_outside_are_shown_and_do_nothing(text: str) -> None:
 
 
 def test_the_page_says_what_the_results_say(found: dict[str, Any], text: str) -> None:
-    words = Reader(text).text
+    words = " ".join(Reader(text).text.split())
     report = found["report"]
     low, high = report.intervals["speedup"]
-    assert f"{report.speedup:.2f} x [{low:.2f}, {high:.2f}] over autoregressive decoding: faster" in " ".join(words.split())
+    assert f"{report.speedup:.2f} x [{low:.2f}, {high:.2f}] over autoregressive decoding: faster" in words
     assert "2.100 [2.000, 2.200]" in words
     assert "Lossless: all 3 outputs equal those of autoregressive decoding, token for token." in words
 
@@ -113,6 +117,67 @@ def test_runs_without_a_step_or_a_tree_have_a_page(found: dict[str, Any]) -> Non
     assert "No step" in Reader(page(report=nothing)).text
     alone = replace(report, mode="baseline", tree=None, results=tuple(replace(r, accepted_ranks=(), pieces=()) for r in report.results))
     assert "tokens per second" in Reader(page(report=alone)).text
+
+
+def test_speeds_are_those_of_the_terminal_and_words_of_the_library_are_marked(found: dict[str, Any]) -> None:
+    report = found["report"]
+    text = page(report=report, missing=["left out for `gen_len` and `<b>`"])
+    assert [cell in text for row in speeds(report.summary()).rows for cell in row if "[" not in cell] == [True] * 6
+    low, high = report.intervals["tokens_per_step"]
+    assert f"{report.tokens_per_step:.3f} [{low:.3f},\N{NO-BREAK SPACE}{high:.3f}]" in text
+    assert "Left out for <code>gen_len</code> and <code>&lt;b&gt;</code>." in text
+
+
+def test_several_categories_have_a_table_and_one_has_none(found: dict[str, Any]) -> None:
+    report, acceptance = found["report"], found["acceptance"]
+    assert 'id="categories"' not in page(**found)
+    kinds = ("code", "", "code")
+    report = replace(report, results=tuple(replace(r, category=kind) for r, kind in zip(report.results, kinds, strict=True)))
+    table = facts.categories(None, report)
+    assert table is not None
+    assert [row[:2] for row in table.rows] == [["code", "2"], ["-", "1"]]
+    assert "[" in table.rows[0][2]
+    assert "[" not in table.rows[1][2], "one prompt has no interval"
+    profiled = replace(
+        acceptance,
+        prompts=3,
+        positions=30,
+        rank_probability=(0.5, 0.2),
+        standard_error=(0.1, 0.1),
+        none_accepted=0.3,
+        by_depth=None,
+        prompt_sums=((8, 1), (2, 2), (5, 3)),
+        prompt_positions=(10, 10, 10),
+        prompt_categories=("code", "code", "maths"),
+    )
+    table = facts.categories(profiled, report)
+    assert table is not None
+    assert [(row[0], *row[-2:]) for row in table.rows] == [("code", "2", "0.50 [0.00, 1.00]"), ("-", "-", "-"), ("maths", "1", "0.50")]
+    assert 'id="categories"' in page(report=report, acceptance=profiled)
+    assert facts.categories(profiled, replace(report, mode="baseline")) is not None, "what was profiled"
+    one = replace(report, results=tuple(replace(r, category="code") for r in report.results))
+    assert facts.categories(None, one) is None
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (SpeculationTree((-1,)), "The tree is the root alone: nothing is drafted, and every step is an autoregressive one."),
+        (SpeculationTree.chain(4), "The tree is a chain of depth 4."),
+        (SpeculationTree.k_ary(2, 2), "The tree has 7 nodes and depth 2."),
+    ],
+)
+def test_the_shape_of_the_tree_is_said(tree: SpeculationTree, said: str) -> None:
+    assert said in Reader(page(growmap=GrowMap(tree))).text
+
+
+def test_dynamic_trees_are_described_by_their_budget(found: dict[str, Any]) -> None:
+    static = replace(found["report"], results=10 * found["report"].results)
+    report = replace(static, mode="dynamic", tree={"size": 8, "depth": 4, "width": 3})
+    words = Reader(page(report=report)).text
+    assert "A tree is grown for every step: 8 nodes, depth 4, and at most 3 nodes of a level get children." in words
+    assert "whether or not they had a child of that rank" in words
+    assert "Observed shares are those of the nodes that decoding visited; fewer" in Reader(page(report=static)).text
 
 
 def test_a_page_replaces_a_page_and_no_other_file(found: dict[str, Any], tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_manifest_of_another_version_and_folders_of_others_are_refused(tmp_pat
     with pytest.raises(OutputError, match=r"holds tree.pt, but no manifest.json: no run of this kind made it; pass another `output`"):
         Folder(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": "treeopt.tuning", "version": 2}))
-    with pytest.raises(OutputError, match="version 2, but this treeopt reads version 1"):
+    with pytest.raises(OutputError, match="version 2, but this treeopt reads version 1; pass another `output`, or remove that folder$"):
         Folder(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": "treeopt.tuning", "version": 1}))
     with pytest.raises(OutputError, match="is damaged"):
