@@ -142,6 +142,7 @@ SLOW = {
     "treespec/models/test_wrappers.py": "parity",
     "treespec/models/test_wrappers.py::test_kernels_run_the_text_inside": "interpreted",
     "treespec/text/test_generation.py": "parity",
+    "treespec/trees/test_conversion.py::test_choices_of_too_many_ranks_are_refused": "limits",
     "treespec/trees/test_growmap.py::test_round_trip": "library",
     "treespec/trees/test_growmap.py::test_the_largest_tree_goes_both_ways": "limits",
 }
