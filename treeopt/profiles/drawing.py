@@ -82,14 +82,16 @@ def trace(data: Mapping[str, Any]) -> Parts:
 
 def latency(data: Mapping[str, Any]) -> Parts:
     """Draw median milliseconds of target passes and draft levels with their intervals, a column per context, and a warning of unstable times."""
-    rests: Parts = [_rests(data["rules"]), *_READ_RESTS] if len(data["rules"]) > 1 else []
+    rules = data["rules"]
+    fitted = len(rules) > 1 or any(seconds for part, seconds in rules[0]["rest_seconds"].items() if part != "step")
+    overhead = f"overhead per step: {milliseconds(data['overhead_seconds'])} ms"
+    rests: Parts = [_rests(rules), *_READ_RESTS] if fitted else [overhead]
     warning = [] if data["warning"] is None else [data["warning"]]
     elsewhere = [f"measured in {data['engine']} with {counted(data['batch'], 'sequence')} per pass"] if "engine" in data else []
     return [
         *elsewhere,
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
-        f"overhead per step: {milliseconds(data['overhead_seconds'])} ms",
         *rests,
         *warning,
     ]
