@@ -32,6 +32,7 @@ def convert(tree: Path, output: Path, to: str | None, output_format: str) -> Non
     IN is a growmap (.pt), its JSON, UMbreLLa's JSON, a list of choices or vLLM's string, or the name of a growmap that comes with treeopt;
     which of them it is, is seen.
     """
+    from treespec.errors import counted
     from treespec.trees.conversion import FORMATS, format_for, left_behind, write_as
     from treespec.trees.growmap import read_growmap
 
@@ -44,4 +45,8 @@ def convert(tree: Path, output: Path, to: str | None, output_format: str) -> Non
     if lost is not None:
         note(lost)
     data = {"output": str(output), "to": form, "size": growmap.tree.size, "depth": growmap.tree.depth, "left_behind": lost}
-    emit(output_format, data, [f"{output}: a tree of {growmap.tree.size} nodes and depth {growmap.tree.depth}, as {FORMATS[form]}"])
+    emit(
+        output_format,
+        data,
+        [f"{output}: a tree of {counted(growmap.tree.size, 'node')} and depth {growmap.tree.depth}, as {FORMATS[form]}"],
+    )

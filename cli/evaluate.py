@@ -128,7 +128,7 @@ def evaluate(
     with wrong_usage():
         chains = chains_of(against, growmap)
     tree, predicted = resolve(plan, grown, models, settings)
-    profiled = None if grown is None else profiled_rows(grown.metadata)
+    profiled = None if grown is None else profiled_rows(grown.metadata, "budget" if growmap is None else "growmap")
     if grown is not None:
         note_other_chat(grown.metadata, rows)
 

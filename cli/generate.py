@@ -135,7 +135,8 @@ def generate(
     if dynamic:
         assert latency is not None  # as has been checked
         bounds = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
-        _budget(acceptance[0], latency, output if is_given(ctx, "output") else Path("budget.json"), output_format, context, bounds)
+        written = output if is_given(ctx, "output") else Path("budget.json")
+        _budget(acceptance[0], latency, written, output_format, bounds, context=context, extrapolate=extrapolate)
         return
     from treeopt import growmap_making
     from treeopt.cli import tables
@@ -167,7 +168,14 @@ def generate(
 
 
 def _budget(
-    acceptance: Path, latency: Path, output: Path, output_format: str, context: int | None, limits: Mapping[str, int | None]
+    acceptance: Path,
+    latency: Path,
+    output: Path,
+    output_format: str,
+    limits: Mapping[str, int | None],
+    *,
+    context: int | None,
+    extrapolate: bool,
 ) -> None:
     """Choose the budget of dynamic trees, write it and print it."""
     from treeopt.budget_making import make_budget
@@ -179,7 +187,7 @@ def _budget(
     check_writable(output, BUDGET_SCHEMA)
     given, times = PipeablePath(acceptance), PipeablePath(latency)
     with _naming_the_command([given], times, None), wrong_usage():
-        made = make_budget(given, times, context=context, **limits)
+        made = make_budget(given, times, context=context, extrapolate=extrapolate, **limits)
     made.chosen.write(output)
     note(f"wrote {output}")
     for sentence in made.notes:

@@ -230,7 +230,7 @@ def _read(rows: PromptOptions, profiled: "ProfiledRows | None", read: "Callable[
             remedy = f"--end {rows.end} leaves none behind row {profiled.end - 1}"
         else:
             remedy = f"no usable one lies behind row {profiled.end - 1}"
-        said = f"of {counted(len(prompts), _kind(rows))}, {counted(shared, 'is a row', 'are rows')} that the growmap was profiled on"
+        said = f"of {counted(len(prompts), _kind(rows))}, {counted(shared, 'is a row', 'are rows')} that the {profiled.of} was profiled on"
         note(f"{said}, which flatters it: {remedy}")
     return prompts
 
@@ -258,7 +258,7 @@ def _behind(profiled: "ProfiledRows", rows: PromptOptions, read: "Callable[..., 
     except NoPromptError:
         return None
     note(
-        f"the growmap was profiled on rows {profiled.start} to {profiled.end - 1} of {profiled.dataset}: rows from {profiled.end} on are used"
+        f"the {profiled.of} was profiled on rows {profiled.start} to {profiled.end - 1} of {profiled.dataset}: rows from {profiled.end} on are used"
     )
     return prompts
 

@@ -250,7 +250,7 @@ def _in_short(value: object) -> str:
 
 @dataclass(frozen=True)
 class ProfiledRows:
-    """The rows `start` to `end` - 1 of a data set, on which a growmap's acceptance was profiled."""
+    """The rows `start` to `end` - 1 of a data set, on which the acceptance of a growmap or a budget was profiled."""
 
     dataset: str
     start: int
@@ -258,11 +258,14 @@ class ProfiledRows:
     row: int = 0
     """One of these rows; `row_sha256` is the SHA-256 of its content, if the growmap has it."""
     row_sha256: str | None = None
+    of: str = "growmap"
+    """The word for what was made of them."""
 
 
-def profiled_rows(metadata: Mapping[str, Any]) -> ProfiledRows | None:
-    """Return the profiled rows that a growmap's metadata name, or None if they name none."""
+def profiled_rows(metadata: Mapping[str, Any], of: str = "growmap") -> ProfiledRows | None:
+    """Return the profiled rows that the metadata of a growmap or a budget (`of`) name, or None if they name none."""
     dataset, start, end, row, digest = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end", "row", "row_sha256"))
     if dataset is None or start is None or end is None or start >= end:
         return None
-    return ProfiledRows(dataset, start, end) if row is None or digest is None else ProfiledRows(dataset, start, end, row, digest)
+    known = (0, None) if row is None or digest is None else (row, digest)
+    return ProfiledRows(dataset, start, end, *known, of)

@@ -200,15 +200,18 @@ def choose_budget(
     max_depth: int | None = None,
     max_width: int | None = None,
     context: int | None = None,
+    extrapolate: bool = False,
 ) -> ChosenBudget:
     """Return the budget of dynamic trees that decodes fastest: its `plan`, and what it promises.
 
     Both profiles were measured with `dynamic`: the steps were counted on the texts of the acceptance profile. The limits bound the search, and
-    `context` picks one of the latency profile's contexts (None: the smallest).
+    `context` picks one of the latency profile's contexts (None: the smallest, else the next larger one); with `extrapolate`, it may also lie
+    beyond them.
 
     Raises ProfileError for an acceptance profile without such steps, MissingRuleError for a latency profile without such times, OptimizerError.
     """
-    made = make_budget(acceptance, latency, context=context, max_size=max_size, max_depth=max_depth, max_width=max_width)
+    limits = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
+    made = make_budget(acceptance, latency, context=context, extrapolate=extrapolate, **limits)
     for sentence in made.notes:
         _LOG.warning("%s", sentence)
     return made.chosen

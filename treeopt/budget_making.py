@@ -1,11 +1,11 @@
 """Making budgets: from profile files to the budget of dynamic trees that decodes fastest, which records its inputs and its promise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from treeopt.optimizer.budgets import BudgetChoice, choose_budget, telling
 from treeopt.optimizer.given import Given, read_times
-from treeopt.optimizer.notes import busy, doubts
+from treeopt.optimizer.notes import busy, doubts, other_context
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import LatencyProfile
@@ -43,16 +43,20 @@ def make_budget(
     latency: StrPath | LatencyProfile,
     *,
     context: int | None = None,
+    extrapolate: bool = False,
     max_size: int | None = None,
     max_depth: int | None = None,
     max_width: int | None = None,
 ) -> MadeBudget:
     """Return the dynamic budget that decodes fastest by two profiles, each given as it is or as its file.
 
+    With `extrapolate`, times at a context beyond the measured ones are extrapolated, and the budget says so.
+
     For the limits and errors see `choose_budget`; also raises ProfileError for files that cannot be used and for profiles of different models.
     """
     given = Given.of(acceptance)
     profile, (times, digest) = given.profile, read_times(latency)
+    times = replace(times, extrapolates=extrapolate)
     require_same_models(profile, times)
     choice = choose_budget(profile, times, context=context, max_size=max_size, max_depth=max_depth, max_width=max_width)
     model = times.at_context(context, choice.rule)
@@ -69,11 +73,12 @@ def make_budget(
         "acceptance_sha256": given.digest,
         "latency_sha256": digest,
         "context": choice.context,
+        **({"extrapolated_from": times.contexts[-1]} if times.is_extrapolated(choice.context) else {}),
         "timed_rule": choice.rule.to_json(),
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     known |= {key: (times.provenance or {}).get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
-    said = [telling(choice, profile.prompts), *doubts(model, choice.rule), busy(times)]
+    said = [telling(choice, profile.prompts), *other_context(times, context), *doubts(model, choice.rule), busy(times)]
     return MadeBudget(ChosenBudget(best.budget, metadata, provenance), choice, tuple(sentence for sentence in said if sentence is not None))

@@ -70,6 +70,29 @@ def test_the_chosen_budget_is_the_fastest_and_its_tokens_per_step_are_those_of_a
     assert (narrow["width"], narrow["size"] <= 4, narrow["depth"] <= 2) == (2, True, True)
 
 
+def test_a_budget_for_a_context_beyond_the_measured_ones_is_marked(run: Any, counted: Path, timed: Path) -> None:
+    chosen = ("grow", "--dynamic", "--acceptance", counted, "--latency", timed, "--context")
+    refused = run(*chosen, 4096)
+    assert refused.code == 1
+    assert refused.err.rstrip().endswith("or pass --extrapolate")
+    grown = run(*chosen, 4096, "--extrapolate", "--format", "json")
+    assert in_json(grown)["context"] == 4096
+    assert "the times at context 4096 are extrapolated from those at 64 and 256: they are no measurement" in grown.err
+    assert read_budget("budget.json").metadata["extrapolated_from"] == 256
+    between = run(*chosen, 100)
+    assert "the latency was not profiled at context 100: the times at 256, the next larger one, are taken" in between.err
+    assert "extrapolated_from" not in read_budget("budget.json").metadata
+
+
+def test_rows_that_a_budget_was_profiled_on_are_said_to_be_the_budgets(run: Any, pair: Pair, rows: Path) -> None:
+    profiled = {"profiled_dataset": rows.name, "profiled_start": 0, "profiled_end": 3}
+    ChosenBudget(DynamicBudget(4, 2, 2), {"expected_tokens_per_step": 1.5, **profiled}).write("b.json")
+    models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--dataset", rows, "--num-prompts", 1]
+    outcome = run("evaluate", *models, "--prompt-len", 8, "--gen-len", 4, "--budget", "b.json", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert "the budget was profiled on rows 0 to 2 of " in outcome.err
+
+
 def test_predicted_times_stand_beside_measured_ones_where_they_hold(run: Any, pair: Pair, rows: Path) -> None:
     from treespec.files.load import threads
 

@@ -31,6 +31,12 @@ def test_a_growmap_is_converted_and_shown(tmp_path, run):
     assert run("inspect", "tree.json", "--format", "json").json["metadata"] == {"name": "mine"}
 
 
+def test_the_root_alone_is_one_node(tmp_path, run):
+    (tmp_path / "empty.json").write_text("[]")
+    done = run("convert", "empty.json", "root.json", "--to", "medusa")
+    assert "root.json: a tree of 1 node and depth 0, as Medusa's choices" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

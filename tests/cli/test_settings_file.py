@@ -89,3 +89,10 @@ def test_recorded_settings_give_the_same_options_again(run: Any, tmp_path: Path)
     again = command.make_context("evaluate", ["--settings", "s.toml"])
     assert again.params == first.params
     assert recorded["chat_arg"] == ["deep=[1, 2]", 'tone="mild"']
+
+
+def test_a_file_that_is_no_text_is_said_to_be_none(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "tree.pt").write_bytes(b"PK\x03\x04\x80")
+    outcome = run("evaluate", "--target", "t", "--dataset", "stdlib", "--settings", tmp_path / "tree.pt")
+    assert outcome.code == 2
+    assert "tree.pt is no TOML: it is no text in UTF-8; settings are lines such as temperature = 0.6" in outcome.err

@@ -42,7 +42,9 @@ def compare(*things: Thing | StrPath, across: Collection[str] = ()) -> Compariso
     and for files; GrowMapError.
     """
     if len(things) < 2:
-        raise SettingsError(f"there is nothing to compare: `things` has {len(things)} of the 2 or more that are needed; pass another")
+        raise SettingsError(
+            f"there is nothing to compare: given {'is 1' if things else 'are 0'} of the 2 or more that are needed; pass another"
+        )
     found = [_read(thing) if isinstance(thing, str | os.PathLike) else thing for thing in things]
     named = [os.fspath(thing) if isinstance(thing, str | os.PathLike) else chr(ord("A") + at % 26) for at, thing in enumerate(things)]
     names = labels([str(name) for name in named])

@@ -258,9 +258,10 @@ def _described_promise(growmap: GrowMap | ChosenBudget) -> dict[str, Any]:
 
 
 def _rows(prompts: Mapping[str, Any]) -> dict[str, Any]:
+    start, end = prompts.get("start"), prompts.get("end")
     return {
         **{key: prompts.get(key) for key in ("prompts", "prompt_len", "chat")},
-        "rows": None if prompts.get("start") is None else f"{prompts['start']} to {prompts.get('end')}",
+        "rows": None if start is None or end is None else f"{start} to {end - 1}",
     }
 
 

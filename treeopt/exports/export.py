@@ -1,7 +1,7 @@
 """An export: the numbers of an engine for every batch size, ready to paste, with what they should give and what is lost."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
 from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, Engine, Paste, Told
+from treeopt.optimizer.notes import busy, other_context
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.agreement import require_same_models
@@ -100,7 +101,7 @@ def export(
 
     Raises SettingsError for an unknown engine and for batch sizes that were not measured, ProfileError for times of another engine, two
     profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does, GrowMapError for a
-    file that is no budget.
+    file that is no budget. ProfileError too for times without size 1, a step without speculation.
     """
     if to not in ENGINES:
         raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
@@ -115,11 +116,13 @@ def export(
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
     times = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
+    for size in wanted:
+        _require_usable(times[size], context)
     settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
     chains = [chain(profile, times[size], context) for size in wanted]
     draft = _draft_of(profile.provenance)
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile)))
-    said = _notes(engine, profile.drafting, [times[size].engine for size in wanted], draft)
+    said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
     return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), _lossy(engine, counted=profile.dynamic is not None), said)
 
 
@@ -134,7 +137,7 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
     setting = promised(budget)
     draft = _draft_of(None if budget.provenance is None else budget.provenance.to_json())
     pastes = engine.words(Told([setting], [], draft, np.empty((0, 0))))
-    said = _notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft)
+    said = (*_notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft), *_untold([setting]))
     return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, counted=True), said)
 
 
@@ -191,6 +194,44 @@ def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None
                 f"`batch` {size} was not measured, only {have}: each needs a `latency` profile of its own; measure it in {engine.name}, or drop it"
             )
     return wanted
+
+
+def _require_usable(times: LatencyProfile, context: int | None) -> None:
+    """Refuse times that do not reach the context, and those without a step of one token, beside which speed-ups stand. Raises ProfileError."""
+    if context is not None and context > times.contexts[-1] and not times.extrapolates:
+        measured = listed_in_short([str(known) for known in times.contexts])
+        raise ProfileError(
+            f"the target was not measured at context {context} or beyond, only at {measured}; "
+            f"profile it there, or ask for at most {times.contexts[-1]}"
+        )
+    model = times.at_context(context)
+    for what, nodes in (("target size", model.target[0][0]), ("draft width", model.draft[0][0] if times.engine != OWN_ENGINE else 1)):
+        if nodes > 1:
+            raise ProfileError(
+                f"the latency profile of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
+                f"but {what} 1 must be there; measure it too"
+            )
+
+
+def _in_doubt(settings: Sequence[Setting], times: Mapping[int, LatencyProfile], context: int | None) -> Iterator[str]:
+    """Yield which times are of another context or of a busy machine, and where the profiles cannot tell whether speculation pays."""
+    for setting in settings:
+        own = times[setting.batch]
+        for sentence in (*other_context(own, context), busy(own)):
+            if sentence is not None:
+                yield f"batch size {setting.batch}: {sentence}" if len(settings) > 1 else sentence
+    yield from _untold(settings)
+
+
+def _untold(settings: Sequence[Setting]) -> Iterator[str]:
+    """Yield for which batch sizes the interval of the speed-up holds 1."""
+    for setting in settings:
+        low, high = setting.intervals.get("predicted_speedup", (0.0, 0.0))
+        if low <= 1 <= high:
+            yield (
+                f"cannot tell whether speculation is faster than plain decoding at batch size {setting.batch}: "
+                "the interval of its speed-up holds 1; profile more prompts, and latencies on an idle machine"
+            )
 
 
 def _notes(engine: Engine, drafting: str, timed_in: Sequence[str], draft: str) -> tuple[str, ...]:

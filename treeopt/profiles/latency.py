@@ -153,7 +153,7 @@ class LatencyProfile(Drawn):
     @property
     def warning(self) -> str | None:
         """The line that warns of unstable times; None if they are stable."""
-        return warning(self.points)
+        return warning(self.points, (self.provenance or {}).get("threads"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the profile's file."""

@@ -62,9 +62,12 @@ def instability(points: Sequence[Point]) -> str | None:
     return f"the median of {len(found)} of {len(points)} points is uncertain by more than {100 * MOST_REACH:.0f} %, most of all of {worst}"
 
 
-def warning(points: Sequence[Point]) -> str | None:
-    """Return a line that warns of unstable points and says what to do; None without any."""
+def warning(points: Sequence[Point], threads: int | None = None) -> str | None:
+    """Return a line that warns of unstable points and says what to do; None without any. `threads` are those that torch had, if it is known."""
     found = instability(points)
     if found is None:
         return None
-    return f"the times are unstable: {found}; close other programs, give torch fewer `threads`, or take more `repetitions`"
+    remedy = "close other programs or take more `repetitions`"
+    if threads != 1:
+        remedy = "close other programs, give torch fewer `threads`, or take more `repetitions`"
+    return f"the times are unstable: {found}; {remedy}"

@@ -38,7 +38,7 @@ class ChosenBudget(Drawn):
 
     def drawing(self) -> Drawing:
         """Return the budget and its promise as a table."""
-        named = {"size": "size (root included)", "depth": "depth", "width": "level width"}
+        named = {"size": "size (root included)", "depth": "depth (draft passes per step)", "width": "level width"}
         shape = [(name, str(getattr(self.plan, key))) for key, name in named.items()]
         return Drawing([figures("dynamic budget", [*shape, *promised(self.metadata)])])
 

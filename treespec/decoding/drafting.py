@@ -32,7 +32,7 @@ class Drafting:
         if verifier.sampled and not rule.sampled:
             sampled = " or ".join(f"`drafting` {name}" for name, known in RULES.items() if known.sampled)
             raise SettingsError(
-                f"`verifier` {self.verifier} needs sampled children, but {rule.name} drafts {rule.help}; pass {sampled} as well"
+                f"`verifier` {self.verifier} needs sampled children, but {rule.name} drafts {rule.help}; pass {sampled} in its place"
             )
         if verifier.distinct and rule.replacement:
             fitting = " or ".join(f"`drafting` {name}" for name, known in RULES.items() if not known.replacement)

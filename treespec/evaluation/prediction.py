@@ -60,7 +60,7 @@ def prediction_of(
         return known, tuple(said)
     if seconds is not None and (largest := growmap.metadata.get("extrapolated_from")) is not None:
         said.append(
-            f"the growmap's predicted time per step is extrapolated from context {largest} to {growmap.metadata.get('context')}: it is no measurement"
+            f"the {made}'s predicted time per step is extrapolated from context {largest} to {growmap.metadata.get('context')}: it is no measurement"
         )
     return replace(
         known,

@@ -16,7 +16,9 @@ def read_toml(path: StrPath) -> dict[str, Any]:
     """Return the table that a TOML file holds. Raises SettingsError for a file that cannot be read, or is no TOML."""
     try:
         return tomllib.loads(read_bytes(path, limit=_MOST_BYTES, error=SettingsError).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+    except UnicodeDecodeError as e:
+        raise SettingsError(f"{path} is no TOML: it is no text in UTF-8; settings are lines such as temperature = 0.6") from e
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
         raise SettingsError(f"{path} is no TOML: {e}; settings are lines such as temperature = 0.6") from e
 
 

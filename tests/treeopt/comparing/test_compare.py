@@ -296,11 +296,16 @@ def test_what_is_not_known_is_said() -> None:
     assert "B does not say its target, draft and device: whether it may be compared is not known" in found.notes
 
 
+def test_rows_are_named_by_the_first_and_the_last_one() -> None:
+    other = profile(0.6, 0, prompt_set={**ROWS, "start": 8, "end": 16, "sha256": "ef" * 32})
+    assert treeopt.compare(profile(0.6, 0), other).differ["rows"] == ("0 to 7", "8 to 15")
+
+
 def test_things_that_are_not_of_one_kind_are_refused_in_a_line(tmp_path: Path) -> None:
     cases: list[tuple[list[Any], type[TreeoptError], str]] = [
         ([report(), profile()], ProfileError, "A is a report of an evaluation and B is an acceptance profile"),
         ([times(), times(), grown()], ProfileError, "A is a latency profile and C is a growmap"),
-        ([report()], SettingsError, "1 of the 2 or more that are needed"),
+        ([report()], SettingsError, "there is nothing to compare: given is 1 of the 2 or more that are needed; pass another"),
         ([report(), 3], SettingsError, "B is of the type int"),
         ([report(), tmp_path / "trace.json"], ProfileError, "trace.json is a trace, but compared are growmaps"),
         ([report(), tmp_path / "text.txt"], ProfileError, "text.txt is no file of treeopt"),

@@ -248,6 +248,30 @@ def test_what_does_not_go_together_is_one_line(to, latencies, batch, error, word
     assert "\n" not in str(caught.value)
 
 
+def test_times_must_reach_the_context_and_hold_a_step_without_speculation():
+    with pytest.raises(ProfileError) as caught:
+        export("vllm", ACCEPTANCE, times("vllm"), context=4096)
+    beyond = "the target was not measured at context 4096 or beyond, only at 256; profile it there, or ask for at most 256"
+    assert str(caught.value) == beyond, "an export cannot extrapolate"
+    for what, field in (("target size 2", "target"), ("draft width 4", "draft")):
+        lacking = replace(times("vllm", 16), **{field: getattr(times("vllm", 16), field)[1:]})
+        with pytest.raises(ProfileError, match=f"of batch size 16 begins at {what} at context 256, but .* 1 must be there; measure it too"):
+            export("vllm", ACCEPTANCE, lacking)
+
+
+def test_a_busy_machine_and_what_cannot_be_told_are_said():
+    calm = export("vllm", ACCEPTANCE, times("vllm"))
+    assert not any("cannot tell" in note for note in calm.notes)
+    shaken = tuple(np.repeat(0.004 + 0.0025 * np.arange(6), 4))
+    busy = replace(times("vllm", 16), target=tuple(replace(sample, seconds=shaken) for sample in times().target))
+    notes = export("vllm", ACCEPTANCE, [times("vllm"), busy], context=100).notes
+    said = [note for note in notes if note.startswith("batch size 16: the latency profile was taken while the machine did other work")]
+    assert len(said) == 1
+    assert any("cannot tell whether speculation is faster than plain decoding at batch size 16: the interval" in note for note in notes)
+    assert not any("at batch size 1:" in note for note in notes)
+    assert "batch size 1: the latency was not profiled at context 100: the times at 256, the next larger one, are taken" in notes
+
+
 def test_profiles_of_other_models_are_refused_and_the_draft_is_named():
     named = AcceptanceProfile(
         "topk", 0.0, 1.0, P, 0.1, (), 100, 2, provenance={"models": {"draft": "me/small draft@abc", "target": "me/big"}}

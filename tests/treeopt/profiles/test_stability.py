@@ -44,6 +44,9 @@ def test_the_worst_points_are_named_with_their_spread_and_what_to_do() -> None:
         "target size 1: 10 [5, 15] ms (samples of 5 to 15), target size 4: 40 [28, 52] ms (samples of 28 to 52), "
         "draft width 2: 2 [1.5, 2.5] ms (samples of 1.5 to 2.5); close other programs, give torch fewer `threads`, or take more `repetitions`"
     )
+    alone = replace(shaky, provenance={"threads": 1})
+    assert alone.warning is not None
+    assert alone.warning.endswith("; close other programs or take more `repetitions`"), "one thread cannot be fewer"
     assert [point.name for point in unstable(shaky.points)] == ["target size 1", "target size 4", "draft width 2", "target size 8"]
     assert is_busy(shaky.points)
     assert not is_busy(profile(size1=0.5).points)
