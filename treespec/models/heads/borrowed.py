@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def chosen_embedding(files: HeadFiles, own: Tensor, target: HeadTarget, embeddin
                 f"{files.name} is {own.shape[1]} wide, but the embedding of target {target.name} {target.hidden_size}; leave out `embedding`"
             )
         return own
-    if embedding == "target" or own.equal(target.embedding):
+    if embedding == "target" or _is_copy(own, target.embedding):
         return target.embedding
     if embedding == "own" or Settings.of(files).flag("embed_requires_grad"):
         return own
@@ -61,3 +62,8 @@ def chosen_embedding(files: HeadFiles, own: Tensor, target: HeadTarget, embeddin
         f"{files.name} holds an embed_tokens.weight that is not that of target {target.name}, and nothing says whether it was trained or left as "
         'it began; give `embedding`: "own" if it was trained, else "target"'
     )
+
+
+def _is_copy(own: Tensor, other: Tensor) -> bool:
+    """Return whether two matrices are the same up to how a type of half the width rounds them, as after saving in float16 or bfloat16."""
+    return any(own.to(half).equal(other.to(half)) for half in (torch.float16, torch.bfloat16))

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +243,10 @@ def test_an_embedding_that_is_not_the_targets_must_be_chosen(tmp_path: Path) -> 
     trained = write(tmp_path / "trained", {**layout.config, "embed_requires_grad": True}, weights)
     assert load_head(trained, target()).borrowed.embedding.equal(torch.ones(V, HT))
     of = target()
-    same = load_head(write(tmp_path / "same", layout.config, {**weights, "embed_tokens.weight": of.embedding.clone()}), of)
-    assert same.borrowed.embedding is of.embedding, "not copied"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        copied = {**weights, "embed_tokens.weight": of.embedding.to(dtype, copy=True)}
+        same = load_head(write(tmp_path / str(dtype), layout.config, copied), of)
+        assert same.borrowed.embedding is of.embedding, "not copied"
     narrow = EAGLE3["narrower-than-its-target"]
     narrow.write(tmp_path / "narrow")
     with pytest.raises(ModelError, match=f"is 16 wide, but the embedding of target the-target {HT}; leave out `embedding`"):
@@ -322,9 +325,15 @@ def test_a_full_cache_is_said(tmp_path: Path) -> None:
         head.forward(torch.zeros(4, dtype=torch.int64), head.features(states), Placement.causal(1, 4, "cpu"))
 
 
-def test_a_head_has_the_type_of_its_target_and_is_not_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_has_the_type_of_its_target_and_is_not_trained(dtype: torch.dtype, tmp_path: Path) -> None:
     layout = EAGLE3["official"]
     layout.write(tmp_path)
-    head = load_head(str(tmp_path), target())
-    assert {str(tensor.dtype) for tensor in head.state_dict().values()} == {"torch.float32"}, "the target's type"
+    of = target()
+    head = load_head(str(tmp_path), replace(of, embedding=of.embedding.to(dtype), lm_head=of.lm_head.to(dtype)))
+    assert {tensor.dtype for tensor in head.state_dict().values()} == {dtype}
     assert not any(tensor.requires_grad for tensor in head.parameters())
+    head.allocate(4)
+    level = head.forward(torch.arange(4), head.features(torch.ones(4, 3, HT, dtype=dtype)), Placement.causal(1, 4, "cpu"))
+    assert {level.logits.dtype, level.features.dtype} == {dtype}
+    assert level.logits.isfinite().all()
