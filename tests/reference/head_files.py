@@ -1,7 +1,7 @@
 """Tiny heads in exactly the layouts that were published: every key, shape and dtype, and config.json with what is wrong in published ones."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.reference.heads import Eagle3, Sizes
+from tests.reference.heads import Eagle, Eagle3, Sizes
 from treespec.models.heads.target import HeadTarget
 
 V, VD, HT, H, INNER, HEADS, SHARED, WIDTH, LAYERS = 60, 25, 24, 16, 20, 4, 2, 6, 12
@@ -50,9 +50,9 @@ def eagle3_shapes(prefix: str, hidden: int = HT, width: int = HT, states: int = 
     }
 
 
-def tensors(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype = torch.float32, seed: int = 1) -> dict[str, Tensor]:
-    """Random tensors of these shapes; `d2t` and `t2d` name the same tokens."""
-    random = torch.Generator().manual_seed(seed)
+def tensors(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype = torch.float32, scale: float = 1.5) -> dict[str, Tensor]:
+    """Random tensors of these shapes; `d2t` and `t2d` name the same tokens. Matrices enlarge what they read by `scale`."""
+    random = torch.Generator().manual_seed(1)
     found = {}
     ids = torch.randperm(V, generator=random)[:VD].sort().values
     for name, shape in shapes.items():
@@ -63,7 +63,7 @@ def tensors(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype = torch.fl
         elif name.endswith("norm.weight") or name.startswith("fc_norm"):
             found[name] = (1 + torch.randn(shape, generator=random) / 2).to(dtype)
         else:
-            found[name] = (torch.randn(shape, generator=random) / shape[-1] ** 0.5 * 1.5).to(dtype)
+            found[name] = (torch.randn(shape, generator=random) / shape[-1] ** 0.5 * scale).to(dtype)
     return found
 
 
@@ -244,4 +244,57 @@ EAGLE3: Mapping[str, Published] = {
         norm_output=True,
     ),
 }
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
+
+
+@dataclass(frozen=True)
+class PublishedEagle:
+    """One layout of EAGLE-1 and EAGLE-2."""
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    layers: int = 1
+    file: str = "pytorch_model.bin"
+
+    def write(self, folder: Path) -> dict[str, Tensor]:
+        weights = tensors(self.shapes, scale=0.8)  # no norm holds what these heads read of themselves
+        write(folder, self.config, weights, self.file)
+        return weights
+
+    def slow(self, weights: Mapping[str, Tensor], of: HeadTarget) -> Eagle:
+        wide = {name: value.double() for name, value in weights.items()}
+        embedding = wide.get("embed_tokens.weight", of.embedding.double())
+        return Eagle(wide, self.layers, Sizes(HEADS, SHARED, WIDTH, EPSILON, {"rope_theta": 5000.0}), embedding, of.lm_head.double())
+
+
+_EAGLE_CONFIG = {name: value for name, value in flat().items() if name not in ("draft_vocab_size", "attention_bias")}
+_EAGLE = {"embed_tokens.weight": (V, HT), "fc.weight": (HT, 2 * HT), "fc.bias": (HT,), **layer("layers.0", HT, HT)}
+EAGLE: Mapping[str, PublishedEagle] = {
+    "official": PublishedEagle(_EAGLE_CONFIG, _EAGLE),
+    "without-a-bias": PublishedEagle({**_EAGLE_CONFIG, "bias": False}, without(_EAGLE, "fc.bias"), file="model.safetensors"),
+    "without-an-embedding": PublishedEagle(_EAGLE_CONFIG, without(_EAGLE, "embed_tokens.weight")),
+    "biased-queries": PublishedEagle(
+        {**_EAGLE_CONFIG, "qkv_bias": True},
+        {**_EAGLE, **{f"layers.0.self_attn.{part}_proj.bias": ((HEADS if part == "q" else SHARED) * WIDTH,) for part in "qkv"}},
+    ),
+    "two-layers": PublishedEagle(
+        _EAGLE_CONFIG, {**_EAGLE, **layer("layers.1", HT, HT), "layers.1.input_layernorm.weight": (HT,)}, layers=2
+    ),
+}
+
+
+def medusa_shapes(heads: int, layers: int, *, matrix: bool = True) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for head in range(heads):
+        for number in range(layers):
+            shapes |= {f"{head}.{number}.linear.weight": (HT, HT), f"{head}.{number}.linear.bias": (HT,)}
+        shapes |= {f"{head}.{layers}.weight": (V, HT)} if matrix else {}
+    return shapes
+
+
+MEDUSA_CONFIG = {
+    "medusa_num_heads": 2,
+    "medusa_num_layers": 1,
+    "base_model_name_or_path": "lmsys/vicuna-7b-v1.3",
+    "transformers_version": "4.32.0",
+}
+"""config.json of a published file of five heads."""

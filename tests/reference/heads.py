@@ -89,8 +89,9 @@ def attention(x: Tensor, weights: Weights, prefix: str, memory: Memory, sizes: S
     for head in range(sizes.heads):
         group = head * sizes.shared // sizes.heads
         query = turned(q[head], position, sizes.rope)
-        scores = [math.exp(float(query @ keys[group]) / math.sqrt(sizes.width)) for keys in memory.keys]
-        weighed = [score / sum(scores) * values[group] for score, values in zip(scores, memory.values, strict=True)]
+        scores = [float(query @ keys[group]) / math.sqrt(sizes.width) for keys in memory.keys]
+        shares = [math.exp(score - max(scores)) for score in scores]
+        weighed = [share / sum(shares) * values[group] for share, values in zip(shares, memory.values, strict=True)]
         found.append(torch.stack(weighed).sum(0))
     return projected("o", torch.cat(found))
 
@@ -146,3 +147,43 @@ class Eagle3:
         for token in path:
             logits, g = self.step(token, g, memories)
         return logits
+
+
+@dataclass(frozen=True)
+class Eagle:
+    """EAGLE-1 and EAGLE-2, with the names of the file."""
+
+    weights: Weights
+    layers: int
+    sizes: Sizes
+    embedding: Tensor
+    lm_head: Tensor
+
+    def step(self, token: int, state: Tensor, memories: Sequence[Memory]) -> tuple[Tensor, Tensor]:
+        """Logits after a token that is read with a state, and the next state."""
+        w, epsilon = self.weights, self.sizes.epsilon
+        r = w["fc.weight"] @ torch.cat([self.embedding[token], state])
+        r = r + w["fc.bias"] if "fc.bias" in w else r
+        for number in range(self.layers):
+            prefix = f"layers.{number}"
+            normed = norm(r, w[f"{prefix}.input_layernorm.weight"], epsilon) if number else r
+            r = r + attention(normed, w, prefix, memories[number], self.sizes)
+            r = r + mlp(norm(r, w[f"{prefix}.post_attention_layernorm.weight"], epsilon), w, prefix)
+        return self.lm_head @ r, r
+
+    def along(self, states: Tensor, tokens: Sequence[int], path: Sequence[int]) -> Tensor:
+        """Logits after a path that follows the text's tokens, each of which stands beside the state [1, Ht] before it."""
+        memories = [Memory() for _ in range(self.layers)]
+        for token, state in zip(tokens, states, strict=True):
+            logits, g = self.step(token, state[0], memories)
+        for token in path:
+            logits, g = self.step(token, g, memories)
+        return logits
+
+
+def medusa(weights: Weights, state: Tensor, head: int, layers: int, lm_head: Tensor) -> Tensor:
+    """Logits of one Medusa head after a state [H]; `lm_head` makes them where the head has no matrix."""
+    for layer in range(layers):
+        y = weights[f"{head}.{layer}.linear.weight"] @ state + weights[f"{head}.{layer}.linear.bias"]
+        state = state + y / (1 + torch.exp(-y))
+    return weights.get(f"{head}.{layers}.weight", lm_head) @ state

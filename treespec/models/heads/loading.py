@@ -6,15 +6,17 @@ from treespec.decoding.protocol import LevelHead, ParallelHead
 from treespec.errors import ModelError, listed
 from treespec.models.contents import contents_of
 from treespec.models.heads.borrowed import Embedding
+from treespec.models.heads.eagle import EagleHead
 from treespec.models.heads.eagle3 import Eagle3Head
 from treespec.models.heads.files import HeadFiles
+from treespec.models.heads.medusa import MedusaHead
 from treespec.models.heads.target import HeadTarget
 from treespec.models.locating import explained, locate
 from treespec.models.recognised import head_kind
 
 Loader = Callable[[HeadFiles, HeadTarget, Embedding | None], LevelHead | ParallelHead]
 """The type of the functions that check the files of a head against its target and load it."""
-HEADS: Mapping[str, Loader] = {"eagle3": Eagle3Head.load}
+HEADS: Mapping[str, Loader] = {"eagle3": Eagle3Head.load, "eagle": EagleHead.load, "medusa": MedusaHead.load}
 """The kinds of heads that are run, by the names of `recognised.HeadKind`."""
 
 
@@ -22,7 +24,7 @@ def load_head(name: str, target: HeadTarget, *, embedding: Embedding | None = No
     """Load the head in a folder for its target, in the type and on the device of the target's embedding.
 
     The files are safetensors, or pickles of PyTorch after a check that they hold weights alone; no code from files is run. `embedding`: whose
-    `embed_tokens` an EAGLE-3 head reads tokens with, if its files hold one.
+    `embed_tokens` an EAGLE head reads tokens with, if its files hold one.
 
     Raises ModelError for what is no head or one of a kind that is not run, for files that are damaged, incomplete or contradict themselves,
     and for a head that was made for another target.
