@@ -20,7 +20,7 @@ _LONE_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 """The names of files of heads that are no model's. The first one that is there is read."""
 _BUFFERS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 """Tensors that old files carry and that are computed anew."""
-_HAND_OVER = "download it again, or convert it"
+_AGAIN = "download it again, or convert it"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HeadFiles:
                 if _BUFFERS.search(canonical):
                     continue
                 if canonical in shapes:
-                    raise ModelError(f"{name} holds {key} and {stored[canonical][1]}, which are the same tensor; {_HAND_OVER}")
+                    raise ModelError(f"{name} holds {key} and {stored[canonical][1]}, which are the same tensor; {_AGAIN}")
                 shapes[canonical], stored[canonical] = shape, (path, key)
         return cls(name, contents.config, shapes, stored)
 
@@ -64,14 +64,14 @@ class HeadFiles:
         """Return the shape of a matrix that is there. Raises ModelError if it is no matrix."""
         shape = self.shapes[name]
         if len(shape) != 2:
-            raise ModelError(f"{self.name} holds {self.stored[name][1]} of the shape {list(shape)}, but it must be a matrix; {_HAND_OVER}")
+            raise ModelError(f"{self.name} holds {self.stored[name][1]} of the shape {list(shape)}, but it must be a matrix; {_AGAIN}")
         return shape[0], shape[1]
 
     def require(self, needed: Iterable[str], kind: str) -> None:
         """Raise ModelError if the files lack a tensor that a head of this kind has."""
         missing = [name for name in needed if name not in self.shapes]
         if missing:
-            raise ModelError(f"{self.name} lacks {listed_in_short(missing)}, which {kind} has; {_HAND_OVER} with all its tensors")
+            raise ModelError(f"{self.name} lacks {listed_in_short(missing)}, which {kind} has; {_AGAIN} with all its tensors")
 
     def require_shapes(self, needed: Mapping[str, tuple[int, ...]], kind: str) -> None:
         """Raise ModelError unless the tensors are the needed ones, of these shapes, and no others."""
@@ -87,7 +87,7 @@ class HeadFiles:
             if self.shapes[name] != shape:
                 raise ModelError(
                     f"{self.name} holds {self.stored[name][1]} of the shape {list(self.shapes[name])}, but its other tensors and config.json "
-                    f"ask for {list(shape)}; {_HAND_OVER}"
+                    f"ask for {list(shape)}; {_AGAIN}"
                 )
 
     def count(self, pattern: str, what: str) -> int:
@@ -95,7 +95,7 @@ class HeadFiles:
         found = {int(match[1][:9]) for name in self.shapes if (match := re.match(pattern, name))}
         gap = next(number for number in range(len(found) + 1) if number not in found)
         if gap < len(found):
-            raise ModelError(f"{self.name} holds {counted(len(found), what)} up to number {max(found)}, but not number {gap}; {_HAND_OVER}")
+            raise ModelError(f"{self.name} holds {counted(len(found), what)} up to number {max(found)}, but not number {gap}; {_AGAIN}")
         return len(found)
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -122,9 +122,7 @@ def _paths(name: str, contents: Contents) -> list[Path]:
     found = files_of(name, contents.folder)
     found = found or [contents.folder / file for file in _LONE_FILES if file in contents.files][:1]
     if not found:
-        raise ModelError(
-            f"folder {name} holds no weights: no model.safetensors, no pytorch_model.bin and no medusa_lm_head file; {_HAND_OVER}"
-        )
+        raise ModelError(f"folder {name} holds no weights: no model.safetensors, no pytorch_model.bin and no medusa_lm_head file; {_AGAIN}")
     return found
 
 
