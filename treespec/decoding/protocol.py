@@ -1,9 +1,10 @@
 """The protocols of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture.
 
-Decoding asks nothing else of a model. Tests use tabular models.
+`LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states. Decoding asks nothing else of a model. Tests use
+tabular models.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,3 +62,67 @@ class CapturableModel(SlotModel, Protocol):
     """Number of slots that the cache has."""
     eager_reason: str
     """The reason why its passes cannot be captured and run eagerly; empty if they can be captured."""
+
+
+FINAL_STATE = -1
+"""The target's last hidden state, after its final norm, in `Head.state_layers`."""
+
+
+class Head(Protocol):
+    """A draft that reads hidden states of its target. The next tokens after token i of a text are proposed from the state of token i - 1."""
+
+    name: str
+    """The name of the head in messages."""
+    kind: str
+    """The kind of the head, as in `treespec.models.recognised.HeadKind`."""
+    state_layers: tuple[int, ...]
+    """The target's states that it reads, in this order: number j means the residual stream that enters layer j (with as many as the target
+    has layers: that leaves the last one), `FINAL_STATE` the last state after the final norm."""
+    target_ids: Tensor | None
+    """int64 [Vd]; the target's id of each draft token; None if the ids are the same."""
+    notes: tuple[str, ...]
+    """The sentences about its files that people should read."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the number of its draft tokens, Vd: the width of its logits."""
+
+
+class HeadLevel(NamedTuple):
+    """The tokens that a `LevelHead` has read: what it proposes after each of them."""
+
+    logits: Tensor
+    """[q, Vd]; those of the children of each token."""
+    features: Tensor
+    """[q, H]; what is read together with these children."""
+
+
+class LevelHead(Head, Protocol):
+    """A head that proposes level by level, with keys and values of its own in slots that the caller addresses.
+
+    Committed tokens are read with the features of the target's states before them, drafted ones with the features of their parents. Both go
+    by their places in the text, as for a `SlotModel`; the text's first token is never read, as there is no state before it. What was read
+    of drafted tokens is read again, with the target's states, when they are committed; so nothing has to be moved.
+    """
+
+    def allocate(self, capacity: int) -> None:
+        """Make a cache for texts of at least `capacity` tokens, drafted ones included, and forget its content."""
+
+    def features(self, states: Tensor) -> Tensor:
+        """Return the features [q, H] of target states [q, state layers, Ht]."""
+
+    def forward(self, tokens: Tensor, features: Tensor, place: Placement, keep: Tensor | None = None) -> HeadLevel:
+        """Read int64 [q] tokens of the target's vocabulary, each with the feature [H] before it, and return what is proposed after them.
+
+        With `keep`, int64 [k], only after these k of the q tokens.
+        """
+
+
+class ParallelHead(Head, Protocol):
+    """A head that proposes all levels at once, from one state of the target and without keys and values."""
+
+    levels: int
+    """Number of levels below the root."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return logits [q, levels, Vd] of the tokens on each level below a root whose state before it is one of [q, state layers, Ht]."""

@@ -23,7 +23,12 @@ _SAID_KEYS = 3
 
 
 def weight_shapes(path: Path, error: type[TreeoptError]) -> dict[str, tuple[int, ...]]:
-    """Return name to shape of the tensors in a file of weights, after a look through its pickle and at its sizes.
+    """Return name to shape of the tensors in a file of weights, which `load_weights` checks. Raises `error`."""
+    return {name: tuple(tensor.shape) for name, tensor in load_weights(path, error).items()}
+
+
+def load_weights(path: Path, error: type[TreeoptError]) -> "dict[str, Tensor]":
+    """Return name to tensor of a file of weights, on the CPU, after a look through its pickle and at its sizes.
 
     The file then holds a dict of dense tensors and nothing else, none of them larger than what is stored for it. Zip archives are mapped
     and not read; files of torch before 1.6 are read once. Nothing in a file is ever run. Raises `error` for anything else.
@@ -40,7 +45,7 @@ def weight_shapes(path: Path, error: type[TreeoptError]) -> dict[str, tuple[int,
         raise
     except Exception as e:  # torch raises a dozen kinds of exception for damaged files
         raise error(f"{path} is damaged: torch cannot load it ({reason_of(e)}); download or make it again") from e
-    return {name: tuple(tensor.shape) for name, tensor in _tensors(path, found, error).items()}
+    return dict(_tensors(path, found, error))
 
 
 def texts_in(path: Path, error: type[TreeoptError]) -> set[str]:

@@ -50,7 +50,8 @@ def _dflash(signs: _Signs) -> bool:
 
 
 def _eagle3(signs: _Signs) -> bool:
-    return "eagle3" in signs.classes or "draft_vocab_size" in signs.config or signs.has("midlayer.", "d2t", "t2d")
+    named = "eagle3" in signs.classes or "draft_vocab_size" in signs.config
+    return named or signs.has("midlayer.", "layers.0.hidden_norm.weight", "d2t", "t2d")
 
 
 def _eagle(signs: _Signs) -> bool:
@@ -75,20 +76,36 @@ def _other(signs: _Signs) -> bool:
     return re.search(r"speculator|recurrent_?drafting|_assistant\b", signs.classes) is not None
 
 
-_KINDS: tuple[tuple[Callable[[_Signs], bool], str], ...] = (
-    (_dflash, "a DFlash draft"),
-    (_hydra, "a set of Hydra heads"),
-    (_medusa, "a set of Medusa heads"),
-    (_eagle3, "an EAGLE-3 head"),
-    (_eagle, "an EAGLE head"),
-    (_mtp, "a multi-token prediction (MTP) head"),
-    (_other, "a speculator"),
+@dataclass(frozen=True)
+class HeadKind:
+    """The kind of a head, as far as it is told before a weight is read."""
+
+    name: str
+    """The name of the kind: eagle3, eagle, medusa, dflash, hydra, mtp or speculator. A format of speculators has the name that it says."""
+    said: str
+    """The words for it in a sentence."""
+    format: str = ""
+    """The words for the project whose format it has, if its config.json names one."""
+
+    def __str__(self) -> str:
+        """Return the words for it, its format included."""
+        return self.said + self.format
+
+
+_KINDS: tuple[tuple[Callable[[_Signs], bool], HeadKind], ...] = (
+    (_dflash, HeadKind("dflash", "a DFlash draft")),
+    (_hydra, HeadKind("hydra", "a set of Hydra heads")),
+    (_medusa, HeadKind("medusa", "a set of Medusa heads")),
+    (_eagle3, HeadKind("eagle3", "an EAGLE-3 head")),
+    (_eagle, HeadKind("eagle", "an EAGLE head")),
+    (_mtp, HeadKind("mtp", "a multi-token prediction (MTP) head")),
+    (_other, HeadKind("speculator", "a speculator")),
 )
 
 
 def refuse_heads(name: str, contents: Contents) -> None:
     """Raise ModelError, with the kind, for a draft that reads a target's hidden states and is no model by itself."""
-    kind = _kind(contents)
+    kind = head_kind(contents)
     if kind is None:
         return
     base = _base(contents.config)
@@ -99,12 +116,14 @@ def refuse_heads(name: str, contents: Contents) -> None:
     )
 
 
-def _kind(contents: Contents) -> str | None:
+def head_kind(contents: Contents) -> HeadKind | None:
+    """Return the kind of a head by config.json and the names of its tensors and files; None for what is no head."""
     config = contents.config
     signs = _Signs(config, _classes(config), contents.weights.names, contents.files)
     spoken = config.get("speculators_model_type")
     if spoken is not None:
-        return f"{_SPECULATORS.get(str(spoken), 'a draft')} in the speculators format (speculators_model_type {spoken!r:.40})"
+        said = _SPECULATORS.get(str(spoken), "a draft")
+        return HeadKind(str(spoken), said, f" in the speculators format (speculators_model_type {spoken!r:.40})")
     if signs.whole:
         return None
     return next((kind for applies, kind in _KINDS if applies(signs)), None)

@@ -43,7 +43,7 @@ def gguf_files(folder: Path) -> list[Path]:
 
 def require_weights(name: str, folder: Path) -> None:
     """Raise ModelError, by the names of the files alone, if a folder without a GGUF file lacks weights or parts of them."""
-    if not _files(name, folder):
+    if not files_of(name, folder):
         others = sorted(path.name for path in folder.iterdir() if path.suffix in _OTHER_KINDS and path.is_file())
         only = f" (only {others[0]})" if others else ""
         raise ModelError(
@@ -62,7 +62,7 @@ def require_pickle(name: str, files: Collection[str]) -> None:
 
 def require_content(name: str, folder: Path) -> None:
     """Raise ModelError if a file of a folder's weights only stands in for them."""
-    for path in _files(name, folder):
+    for path in files_of(name, folder):
         require_real(name, path)
 
 
@@ -80,7 +80,7 @@ def require_real(name: str, path: Path) -> None:
 
 def pickles(name: str, folder: Path) -> list[Path]:
     """Return the pickles that hold a folder's weights; none if it has safetensors. Raises ModelError if one of several is missing."""
-    return _files(name, folder) if _first(folder) in (PICKLE, PICKLE_INDEX) else []
+    return files_of(name, folder) if _first(folder) in (PICKLE, PICKLE_INDEX) else []
 
 
 def require_safe(paths: Iterable[Path]) -> dict[str, tuple[int, ...]]:
@@ -106,7 +106,7 @@ def digest(folder: Path, gguf: str | None = None) -> str:
     return found.hexdigest()
 
 
-def _files(name: str, folder: Path) -> list[Path]:
+def files_of(name: str, folder: Path) -> list[Path]:
     """Return the files of weights that are read from a folder. Raises ModelError if one of several is missing."""
     first = _first(folder)
     if first is None:

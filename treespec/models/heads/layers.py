@@ -1,0 +1,217 @@
+"""The parts of a head's decoder layer, as in Llama: norm, rotary positions, attention with keys and values of its own, and the MLP.
+
+Source: transformers' `modeling_llama.py`; the heads' own code has the same parts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from treespec.errors import CapacityError
+from treespec.models.heads.files import HeadFiles
+from treespec.models.heads.settings import Settings
+from treespec.trees.placement import Placement
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """The sizes of a head's decoder layers, and how they number positions."""
+
+    hidden: int
+    """Width of the hidden states, H."""
+    inner: int
+    """Width of the MLP."""
+    heads: int
+    """Number of attention heads of the queries."""
+    shared_heads: int
+    """Number of attention heads of the keys and values."""
+    head_width: int
+    """Width of an attention head."""
+    epsilon: float
+    """The number that the norms add to a variance."""
+    rope: dict[str, Any]
+    """See `Settings.rope`."""
+
+    @classmethod
+    def of(cls, files: HeadFiles, settings: Settings, hidden: int) -> "LayerSizes":
+        """Return the sizes by config.json and the weights of the first layer. Raises ModelError where the two contradict each other.
+
+        The number of layers and the most positions are not read: published files are wrong in both.
+        """
+        queries, keys, inner = (files.rows(f"layers.0.{part}.weight") for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj"))
+        heads = settings.count("num_attention_heads")
+        shared = settings.count("num_key_value_heads", heads)
+        width = settings.count("head_dim", max(1, hidden // heads))
+        settings.require_agreement("hidden_size", hidden, "fc.weight")
+        settings.require_agreement("intermediate_size", inner, "mlp.gate_proj.weight")
+        if heads % shared:
+            settings.refuse("num_attention_heads", f"a multiple of num_key_value_heads, which is {shared}")
+        if width % 2:
+            settings.refuse("head_dim", f"an even number (it is {width})")
+        if heads * width != queries:
+            settings.refuse("num_attention_heads", f"that of self_attn.q_proj.weight, which has {queries} rows for heads of {width}")
+        if shared * width != keys:
+            settings.refuse("num_key_value_heads", f"that of self_attn.k_proj.weight, which has {keys} rows for heads of {width}")
+        if settings.values.get("hidden_act", "silu") != "silu":
+            settings.refuse("hidden_act", "silu, the only one that published heads have")
+        return cls(hidden, inner, heads, shared, width, settings.number("rms_norm_eps", 1e-6), settings.rope())
+
+    def layer_shapes(self, prefix: str, inputs: int, biases: frozenset[str]) -> dict[str, tuple[int, ...]]:
+        """Return name to shape of what every layer has, for attention that reads `inputs` numbers, with biases in some of its projections."""
+        queries, keys = self.heads * self.head_width, self.shared_heads * self.head_width
+        shapes: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj.weight": (queries, inputs),
+            "self_attn.k_proj.weight": (keys, inputs),
+            "self_attn.v_proj.weight": (keys, inputs),
+            "self_attn.o_proj.weight": (self.hidden, queries),
+            "mlp.gate_proj.weight": (self.inner, self.hidden),
+            "mlp.up_proj.weight": (self.inner, self.hidden),
+            "mlp.down_proj.weight": (self.hidden, self.inner),
+            "post_attention_layernorm.weight": (self.hidden,),
+        }
+        shapes |= {f"self_attn.{part}.bias": shapes[f"self_attn.{part}.weight"][:1] for part in biases}
+        return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+
+
+def held_biases(files: HeadFiles) -> frozenset[str]:
+    """Return the projections of attention that have a bias in a head's first layer. Queries, keys and values have one together."""
+    read = {"q_proj", "k_proj", "v_proj"}
+    held = {part for part in (*read, "o_proj") if files.has(f"layers.0.self_attn.{part}.bias")}
+    return frozenset(held | read if held & read else held)
+
+
+@dataclass(frozen=True)
+class Seats:
+    """The places of q tokens in a head's cache, for all of its layers."""
+
+    slots: Tensor
+    """int64 [q]; where their keys and values go."""
+    mask: Tensor
+    """bool [q, slots that hold something]; which of them each token sees, its own among them."""
+    cos: Tensor
+    """[q, head width]."""
+    sin: Tensor
+    """[q, head width]."""
+
+
+class Rope(nn.Module):
+    """The rotary positions of a head."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        config = LlamaConfig(
+            hidden_size=sizes.hidden,
+            num_attention_heads=sizes.heads,
+            head_dim=sizes.head_width,
+            rope_parameters=dict(sizes.rope),
+            max_position_embeddings=int(sizes.rope.get("original_max_position_embeddings", 2048)),
+        )
+        self.table = LlamaRotaryEmbedding(config)
+
+    def seats(self, place: Placement, like: Tensor, capacity: int) -> Seats:
+        """Return the places in a head's cache of tokens that are placed in the text. Raises CapacityError if the cache lacks room.
+
+        A head reads the state before a token together with the token, so its cache begins with the text's second token: token i of the
+        text has slot and position i - 1.
+        """
+        mask = place.mask()[:, 1:]
+        if mask.shape[1] > capacity:
+            raise CapacityError(f"a head's cache has {capacity} slots, but {mask.shape[1]} are needed; allocate as many")
+        cos, sin = self.table(like, (place.positions - 1)[None])
+        return Seats(place.slots - 1, mask, cos[0], sin[0])
+
+
+class Norm(nn.Module):
+    """The root mean square norm of Llama: computed in float32, scaled in the type of its input."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [q, width], normed."""
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Attention over the head's own keys and values, which lie in slots that the caller addresses."""
+
+    def __init__(self, sizes: LayerSizes, inputs: int, *, biases: frozenset[str]) -> None:
+        super().__init__()
+        self.sizes = sizes
+        queries, keys = sizes.heads * sizes.head_width, sizes.shared_heads * sizes.head_width
+        self.q_proj = nn.Linear(inputs, queries, bias="q_proj" in biases)
+        self.k_proj = nn.Linear(inputs, keys, bias="k_proj" in biases)
+        self.v_proj = nn.Linear(inputs, keys, bias="v_proj" in biases)
+        self.o_proj = nn.Linear(queries, sizes.hidden, bias="o_proj" in biases)
+        self.keys = self.values = torch.empty(sizes.shared_heads, 0, sizes.head_width)
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots."""
+        return self.keys.shape[1]
+
+    def allocate(self, capacity: int) -> None:
+        """Make room for so many tokens and forget those that are there."""
+        weight = self.k_proj.weight
+        self.keys, self.values = (weight.new_zeros(self.sizes.shared_heads, capacity, self.sizes.head_width) for _ in range(2))
+
+    def forward(self, x: Tensor, seats: Seats) -> Tensor:
+        """Store keys and values of x [q, inputs] in their slots and return what each token attends to, [q, H]."""
+        queries, keys, values = (
+            projection(x).view(x.shape[0], -1, self.sizes.head_width).transpose(0, 1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        self.keys.index_copy_(1, seats.slots, _rotated(keys, seats))
+        self.values.index_copy_(1, seats.slots, values)
+        seen = seats.mask.shape[1]
+        found = F.scaled_dot_product_attention(
+            _rotated(queries, seats)[None], self.keys[None, :, :seen], self.values[None, :, :seen], attn_mask=seats.mask, enable_gqa=True
+        )
+        projected: Tensor = self.o_proj(found[0].transpose(0, 1).flatten(1))
+        return projected
+
+
+class Mlp(nn.Module):
+    """The gated MLP of Llama."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(sizes.hidden, sizes.inner, bias=False)
+        self.up_proj = nn.Linear(sizes.hidden, sizes.inner, bias=False)
+        self.down_proj = nn.Linear(sizes.inner, sizes.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added to x, [q, H]."""
+        added: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return added
+
+
+class Layer(nn.Module):
+    """A decoder layer of Llama with keys and values of its own; in EAGLE-1 the first one has no norm before its attention."""
+
+    def __init__(self, sizes: LayerSizes, *, biases: frozenset[str], normed: bool = True) -> None:
+        super().__init__()
+        self.input_layernorm = Norm(sizes.hidden, sizes.epsilon) if normed else nn.Identity()
+        self.self_attn = Attention(sizes, sizes.hidden, biases=biases)
+        self.post_attention_layernorm = Norm(sizes.hidden, sizes.epsilon)
+        self.mlp = Mlp(sizes)
+
+    def forward(self, x: Tensor, seats: Seats) -> Tensor:
+        """Return x [q, H] after the layer."""
+        x = x + self.self_attn(self.input_layernorm(x), seats)
+        after: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return after
+
+
+def _rotated(x: Tensor, seats: Seats) -> Tensor:
+    """Return x [heads, q, head width] rotated to the positions."""
+    left, right = x.chunk(2, dim=-1)
+    return x * seats.cos + torch.cat((-right, left), dim=-1) * seats.sin

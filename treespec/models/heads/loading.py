@@ -1,0 +1,42 @@
+"""Loading a head beside its target: what kind it is, is told by its config.json and the names of its tensors before a weight is read."""
+
+from collections.abc import Callable, Mapping
+
+from treespec.decoding.protocol import LevelHead, ParallelHead
+from treespec.errors import ModelError, listed
+from treespec.models.contents import contents_of
+from treespec.models.heads.borrowed import Embedding
+from treespec.models.heads.eagle import EagleHead
+from treespec.models.heads.eagle3 import Eagle3Head
+from treespec.models.heads.files import HeadFiles
+from treespec.models.heads.medusa import MedusaHead
+from treespec.models.heads.target import HeadTarget
+from treespec.models.locating import explained, locate
+from treespec.models.recognised import head_kind
+
+Loader = Callable[[HeadFiles, HeadTarget, Embedding | None], LevelHead | ParallelHead]
+"""The type of the functions that check the files of a head against its target and load it."""
+HEADS: Mapping[str, Loader] = {"eagle3": Eagle3Head.load, "eagle": EagleHead.load, "medusa": MedusaHead.load}
+"""The kinds of heads that are run, by the names of `recognised.HeadKind`."""
+
+
+def load_head(name: str, target: HeadTarget, *, embedding: Embedding | None = None) -> LevelHead | ParallelHead:
+    """Load the head in a folder for its target, in the type and on the device of the target's embedding.
+
+    The files are safetensors, or pickles of PyTorch after a check that they hold weights alone; no code from files is run. `embedding`: whose
+    `embed_tokens` an EAGLE head reads tokens with, if its files hold one.
+
+    Raises ModelError for what is no head or one of a kind that is not run, for files that are damaged, incomplete or contradict themselves,
+    and for a head that was made for another target.
+    """
+    place = locate(name)
+    if not place.local:
+        raise ModelError(f"{name} is a head on the hub; download it (hf download {name}) and give its folder")
+    with explained(name, place, None, "its weights or config.json"):
+        contents = None if place.gguf is not None else contents_of(name, place, None)
+        kind = None if contents is None else head_kind(contents)
+        if contents is None or kind is None:
+            raise ModelError(f"{name} is no head that reads a target's hidden states; load it as a model of its own")
+        if kind.name not in HEADS:
+            raise ModelError(f"{name} is {kind}, and only heads of the kinds {listed(sorted(HEADS))} are run; use one of these")
+        return HEADS[kind.name](HeadFiles.of(name, contents), target, embedding)

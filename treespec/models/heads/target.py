@@ -1,0 +1,41 @@
+"""The target of a head: its name, its sizes, and the weights that heads borrow from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeadTarget:
+    """The target whose states a head reads."""
+
+    name: str
+    """The name of the target in messages."""
+    layers: int
+    """Number of its decoder layers."""
+    embedding: Tensor
+    """Weights [V, Ht] of its token embedding, before any scaling: V is its vocabulary, Ht its hidden size."""
+    lm_head: Tensor
+    """Weights [V, Ht] that make logits of its last state."""
+    lm_head_bias: Tensor | None = None
+    """Weights [V] that are added to these logits; None for most targets."""
+
+    @classmethod
+    def of(cls, module: PreTrainedModel, name: str) -> "HeadTarget":
+        """Return a loaded target. The weights are the module's own and not copied."""
+        inside: Any = module
+        embedding, lm_head = inside.get_input_embeddings(), inside.get_output_embeddings()
+        layers = int(module.config.get_text_config(decoder=True).num_hidden_layers)
+        return cls(name, layers, embedding.weight, lm_head.weight, getattr(lm_head, "bias", None))
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of its embedding rows."""
+        return self.embedding.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its hidden states."""
+        return self.embedding.shape[1]
