@@ -267,5 +267,6 @@ def profiled_rows(metadata: Mapping[str, Any], of: str = "growmap") -> ProfiledR
     dataset, start, end, row, digest = (metadata.get(f"profiled_{key}") for key in ("dataset", "start", "end", "row", "row_sha256"))
     if dataset is None or start is None or end is None or start >= end:
         return None
-    known = (0, None) if row is None or digest is None else (row, digest)
-    return ProfiledRows(dataset, start, end, *known, of)
+    if row is None or digest is None:
+        row, digest = 0, None
+    return ProfiledRows(dataset, start, end, row, digest, of)
