@@ -67,6 +67,8 @@ def kind_of(data: bytes) -> str | None:
     if len(data) > 9 and 0 < int.from_bytes(data[:8], "little") < 1 << 32 and data[8:9] == b"{":
         return "is a file of weights in the safetensors format"
     if head[:15].lower().startswith((b"<!doctype html", b"<html")):
+        if b'content="treeopt page' in data[:HEAD]:
+            return "is a page of treeopt; open it in a browser"
         return "is a web page; download the file itself, on the hub from /resolve/ in the place of /blob/"
     if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "is a bare pickle, which could run code and is not read; save its content with torch.save"

@@ -38,6 +38,7 @@ KINDS = {
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "fetch the file with `git lfs pull`"),
     "git-annex": (b"/annex/objects/SHA256E-s3--ab.pt\n", "fetch the file with `git annex get`"),
     "web page": (b"\n<!DOCTYPE html><html>", "is a web page; download the file itself"),
+    "page": (b'<!DOCTYPE html>\n<meta name="generator" content="treeopt page">', "is a page of treeopt; open it in a browser"),
     "safetensors": (struct.pack("<Q", 2) + b"{}   ", "is a file of weights in the safetensors format"),
     "gguf": (b"GGUF\x03\0\0\0", "is a model in the GGUF format"),
     "gzip": (b"\x1f\x8b\x08\0", "is packed with gzip; unpack it first"),
