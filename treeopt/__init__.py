@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treeopt.api import choose_budget, convert, evaluate, grow, profile_acceptance, profile_latency
+    from treeopt.api import choose_budget, evaluate, grow, profile_acceptance, profile_latency
     from treeopt.comparing.compare import compare
     from treeopt.comparing.comparison import Comparison
+    from treeopt.converting import convert
     from treeopt.exports.export import Export, export
     from treeopt.optimizer.replay_report import ReplayReport
     from treeopt.optimizer.replay_report import replay_trees as replay
@@ -105,7 +106,7 @@ _HOME = {
     "TreeoptError": "treespec.errors",
     "choose_budget": "treeopt.api",
     "compare": "treeopt.comparing.compare",
-    "convert": "treeopt.api",
+    "convert": "treeopt.converting",
     "Tuning": "treeopt.tuning.result",
     "evaluate": "treeopt.api",
     "export": "treeopt.exports.export",
