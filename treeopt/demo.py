@@ -37,7 +37,7 @@ class DemoSettings:
     """Sizes that keep the demo within a minute on two idle CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
 
     profile_prompts: int = 64
-    evaluate_prompts: int = 12
+    evaluate_prompts: int = 8
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16

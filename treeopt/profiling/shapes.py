@@ -25,6 +25,8 @@ _TYPICAL = (
     (128, 6, _STEEP),
 )
 """Size, depth and row of the typical trees. One is a chain, others are bushy."""
+_LARGE, _LARGEST = 128, (512, DEEPEST, _STEEP)
+"""Where sizes from the one on are measured, the other is typical too."""
 _BUDGETS = ((4, 2), (12, 3), (24, 6), (64, 4), (64, 8), (128, 6))
 
 
@@ -48,7 +50,7 @@ def level_of(width: int, *, sampled: bool) -> SpeculationTree:
 def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int) -> tuple[SpeculationTree, ...]:
     """Return typical trees of measured `sizes`, the largest up to 512 among them, with levels of at most `widest` nodes. None without sizes above 1."""
     found: dict[SpeculationTree, None] = {}
-    for size, depth, row in (*_TYPICAL, (512, DEEPEST, _STEEP)):
+    for size, depth, row in (*_TYPICAL, *([_LARGEST] if max(sizes) >= _LARGE else [])):
         known = [n for n in sizes if 1 < n <= size]
         if not known:
             continue
