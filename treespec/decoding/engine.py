@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from treespec.decoding.capture import capturing, is_refused_capture
+from treespec.decoding.heads import Draft
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import CapturableModel, SlotModel
 from treespec.decoding.step import Step, StepSpec, checked
@@ -103,7 +104,7 @@ class CacheBudget:
         """Return the budget for a text of `slots` slots, and for the nodes that the plan drafts at its end."""
         return cls(slots) if plan is None else cls(slots, plan.candidates, plan.depth, plan.size)
 
-    def allocate(self, target: SlotModel, draft: SlotModel | None, *, captured: bool) -> None:
+    def allocate(self, target: SlotModel, draft: Draft | None, *, captured: bool) -> None:
         """Allocate both caches. Raises CapacityError.
 
         If steps are captured, more is needed: their trees are never cut, and a step that is launched ahead may start after the last token
@@ -115,7 +116,7 @@ class CacheBudget:
             _allocate(draft, slots + self.drafted, captured=captured)
 
 
-def _allocate(model: SlotModel, slots: int, *, captured: bool) -> None:
+def _allocate(model: Draft, slots: int, *, captured: bool) -> None:
     """Allocate a cache; where captured steps have a smaller one, twice as many slots, because a larger cache has all steps captured anew."""
     if captured and isinstance(model, CapturableModel) and 0 < model.capacity < slots:
         with suppress(CapacityError):  # there may be memory for what is needed
@@ -229,15 +230,15 @@ _Key = tuple[StepSpec, bool]
 
 
 class Engine:
-    """Captures the steps of one target (and its draft), and keeps them as long as their caches stay and they are used often enough.
+    """Captures the steps of one target (and its draft, a model or a head), and keeps them as long as their caches stay and they are used often enough.
 
     A step that CUDA refuses to capture runs eagerly from then on; every other error of building it is raised. `notice` is called
     once, with the reason, if steps run eagerly, and once for every rule (`StepRule`) whose steps are refused; every refusal is logged.
     """
 
-    def __init__(self, target: SlotModel, draft: SlotModel | None = None, notice: Callable[[str], None] | None = None) -> None:
+    def __init__(self, target: SlotModel, draft: Draft | None = None, notice: Callable[[str], None] | None = None) -> None:
         self.target, self.draft, self._notice = target, draft, notice
-        self._models = [target] if draft is None else [target, draft]
+        self._models: list[Draft] = [target] if draft is None else [target, draft]
         self._kept: OrderedDict[_Key, CapturedSteps] = OrderedDict()
         self._refused: dict[_Key, str] = {}
         self._told: set[StepRule | None] = set()
@@ -306,11 +307,11 @@ class Engine:
             self._notice(why)
 
 
-def _eager_reason(model: SlotModel) -> str | None:
+def _eager_reason(model: Draft) -> str | None:
     """Return why the passes of a model cannot be captured; None if they can."""
     why = model.eager_reason if isinstance(model, CapturableModel) else "it is no CapturableModel"
     return f"{_name(model)} runs eagerly: {why}" if why else None
 
 
-def _name(model: SlotModel) -> str:
+def _name(model: Draft) -> str:
     return model.name if isinstance(model, CapturableModel) else type(model).__name__

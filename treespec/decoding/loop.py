@@ -8,6 +8,7 @@ import torch
 from treespec.checks import require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import CacheBudget, EagerSteps, Engine, Stepper
+from treespec.decoding.heads import Draft
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
@@ -81,7 +82,7 @@ def decode_autoregressive(
 
 def decode_speculative(
     target: SlotModel,
-    draft: SlotModel | None,
+    draft: Draft | None,
     plan: Plan,
     request: Request,
     generator: torch.Generator | None = None,
@@ -151,7 +152,7 @@ def decode(
         yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 
-def _stepper(engine: Engine | None, spec: StepSpec, target: SlotModel, draft: SlotModel | None, slots: int, timer: Timer | None) -> Stepper:
+def _stepper(engine: Engine | None, spec: StepSpec, target: SlotModel, draft: Draft | None, slots: int, timer: Timer | None) -> Stepper:
     """Return captured or eager steps, with caches of `slots` slots allocated. Nothing is prefilled yet."""
     budget = CacheBudget.of(slots, spec.plan)
     if engine is not None:

@@ -1,9 +1,10 @@
 """The protocols of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture.
 
-`LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states. Decoding asks nothing else of a model. Tests use
-tabular models.
+`LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states, and a `StateModel` is a target that has these. Decoding
+asks nothing else of a model. Tests use tabular models.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -51,11 +52,11 @@ class ScoringModel(Protocol):
 
 
 @runtime_checkable
-class CapturableModel(SlotModel, Protocol):
-    """A model whose passes can be captured in a CUDA graph. Rule: they are valid only until the cache is replaced."""
+class CapturableModel(Protocol):
+    """A model, or a head as a draft, whose passes can be captured in a CUDA graph. Rule: they are valid only until the cache is replaced."""
 
     name: str
-    """The name of the model in messages."""
+    """The name in messages."""
     generation: int
     """Number of times that the cache was replaced. A captured step is valid for one generation only."""
     capacity: int
@@ -66,6 +67,20 @@ class CapturableModel(SlotModel, Protocol):
 
 FINAL_STATE = -1
 """The target's last hidden state, after its final norm, in `Head.state_layers`."""
+
+
+class StateModel(SlotModel, Protocol):
+    """A model that keeps hidden states of the tokens in its slots, so that heads can read them."""
+
+    @property
+    def states(self) -> Tensor:
+        """Return the states in all slots, [capacity, n, Ht], for n states of width Ht; another tensor after the cache was replaced."""
+
+    def keep_states(self, layers: Sequence[int]) -> None:
+        """Keep these states of all tokens that are read or moved from now on, by the numbers of `Head.state_layers`; none if it is empty.
+
+        If others were kept so far, what the slots hold is forgotten, and the cache counts as replaced.
+        """
 
 
 class Head(Protocol):
@@ -97,6 +112,7 @@ class HeadLevel(NamedTuple):
     """[q, H]; what is read together with these children."""
 
 
+@runtime_checkable
 class LevelHead(Head, Protocol):
     """A head that proposes level by level, with keys and values of its own in slots that the caller addresses.
 
@@ -118,6 +134,7 @@ class LevelHead(Head, Protocol):
         """
 
 
+@runtime_checkable
 class ParallelHead(Head, Protocol):
     """A head that proposes all levels at once, from one state of the target and without keys and values."""
 

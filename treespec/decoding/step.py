@@ -13,6 +13,7 @@ from torch import Tensor
 from treespec.decoding.drafters import DRAFTERS
 from treespec.decoding.drafters.base import Drafter, DrafterSetup
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.heads import Draft
 from treespec.decoding.plans import Plan
 from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
@@ -81,8 +82,9 @@ class SpeculativeStep:
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> Tensor:
         """See `Step.begin`."""
-        self.drafter.begin(prompt, pixels)
-        return self.target.prefill(prompt, pixels)
+        logits = self.target.prefill(prompt, pixels)
+        self.drafter.begin(prompt, pixels)  # afterwards, because heads read the target's states
+        return logits
 
     def advance(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None) -> Outcome:
         """See `Step.advance`. If there is less room than the tree has nodes, the tree is cut."""
@@ -130,7 +132,7 @@ class StepSpec:
             return StepRule.of(self.sampling).alone
         return StepRule.of(self.sampling, self.drafting, self.plan.drafter)
 
-    def build(self, target: SlotModel, draft: SlotModel | None = None, timer: Timer | None = None) -> Step:
+    def build(self, target: SlotModel, draft: Draft | None = None, timer: Timer | None = None) -> Step:
         """Build the step. Raises SettingsError, ModelError for a plan that the vocabulary, the drafting or a missing draft rules out."""
         if self.plan is None:
             return AutoregressiveStep(target, self.sampling, timer)

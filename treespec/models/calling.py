@@ -1,9 +1,10 @@
-"""Finding out how to call the forward of a transformers module, which differs between versions and classes."""
+"""Finding out how to call the forward of a transformers module, and where its layers are, which differs between versions and classes."""
 
 import inspect
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 _CACHE_NAMES = ("cache", "past_key_values")
 """The names of the cache parameter of a forward, the newer one first: transformers renamed it in 5.24."""
@@ -28,3 +29,17 @@ def keeps_logits(module: nn.Module) -> bool:
     """Return whether the forward has the parameter `logits_to_keep`, which says which logits to compute."""
     forward: Any = module.forward
     return "logits_to_keep" in inspect.signature(forward).parameters
+
+
+def decoder_layers(module: PreTrainedModel) -> list[nn.Module]:
+    """Return the decoder's layers in the order of their use: its one list with as many modules as the configuration has layers.
+
+    Empty if there is no such list, or if there are several.
+    """
+    count = module.config.get_text_config(decoder=True).num_hidden_layers
+    found: list[nn.ModuleList] = []
+    decoder: Any = module.get_decoder()  # type: ignore[no-untyped-call]
+    for part in decoder.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == count and not any(part in outer.modules() for outer in found):
+            found.append(part)
+    return list(found[0]) if len(found) == 1 else []

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treespec.decoding.protocol import FINAL_STATE
 from treespec.errors import ModelError
 from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
@@ -26,6 +27,7 @@ from treespec.kernels.product import LARGEST, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.kernels.rotary import rotate_and_store
 from treespec.models.row_counts import RowCounts
+from treespec.models.states import KeptPass
 from treespec.models.support import outside_fused
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
@@ -137,9 +139,11 @@ class FusedDecoder:
         tree, edge = ancestors_of(place), None if near is None else pack(near)
         if tokens.shape[0] > LARGEST:
             return self._wide(tokens, place, tree, edge, cache, keep, table)
-        space = self.workspace
+        space, kept = self.workspace, cache.keeping(place)
         stream = lin.start(table, tokens, self.layers[0].before)
         for index, layer in enumerate(self.layers):
+            if kept is not None:
+                kept.put(index, stream.plain)
             keys, values = cache.rows(index)
             where = self._where(place, keys, values)
             if layer.heads is None and (tokens.shape[0] > _ROTATED_APART or layer.qkv.weight.nbytes <= SMALL):
@@ -151,6 +155,8 @@ class FusedDecoder:
             inner = lin.linear(stream, layer.gate_up.weight, space, bias=layer.gate_up.bias, gated=True)
             following = self.layers[index + 1].before if index + 1 < len(self.layers) else self.final
             stream = lin.linear_add(inner, layer.down.weight, stream.plain, following, space, bias=layer.down.bias)
+        if kept is not None:
+            self._keep_last(kept, stream.plain, None)
         logits = lin.linear(stream, self.head.weight, space, bias=self.head.bias)
         return logits if keep is None else logits.index_select(0, keep)
 
@@ -169,13 +175,15 @@ class FusedDecoder:
         keep: Tensor | None,
         table: Tensor,
     ) -> Tensor:
-        count = tokens.shape[0]
+        count, kept = tokens.shape[0], cache.keeping(place)
         rows = self._row_counts.of(count) if self._padded and place.prefix.known is None else count
         x = F.embedding(tokens if rows == count else F.pad(tokens, (0, rows - count)), table)
         room = None if rows == count else x.new_zeros(rows, self.layers[0].out.weight.shape[1])
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x, normed = add_norm(x, layer.before, delta)
+            if kept is not None:
+                kept.put(index, x[:count])
             keys, values = cache.rows(index)
             qkv = F.linear(normed, layer.qkv.weight, layer.qkv.bias)
             query = rotate_and_store(qkv[:count], *self._where(place, keys, values), layer.heads)
@@ -183,10 +191,19 @@ class FusedDecoder:
             x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
             inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias))
             delta = _summands(inner, layer.down)
+        if kept is not None:
+            self._keep_last(kept, x, delta)
         if keep is not None and delta is not None:
             x, delta = x.index_select(0, keep), delta.index_select(-2, keep)
         logits = F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
         return logits[:count] if keep is None else logits
+
+    def _keep_last(self, kept: KeptPass, x: Tensor, delta: Tensor | None) -> None:
+        """Keep what leaves the last layer, x + delta [count or more, hidden], and the same after the final norm."""
+        if kept.wants(len(self.layers), FINAL_STATE):
+            last, normed = add_norm(x, self.final, delta)
+            kept.put(len(self.layers), last[: kept.count])
+            kept.put(FINAL_STATE, normed[: kept.count])
 
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return (length, depths, offsets, cos, sin, keys, values): the positions of the nodes and the places for their keys and values."""

@@ -15,6 +15,7 @@ from treespec.kernels.attention import tree_attention
 from treespec.kernels.pointwise import move_rows
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.families import Family
+from treespec.models.states import catching
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
@@ -97,12 +98,13 @@ class HookedDecoder:
         self.running.tree, self.running.edge = ancestors_of(place), None if near is None else pack(near)
         self._config._attn_implementation = NAME
         try:
-            output = self.module(
-                attention_mask=masks,
-                position_ids=positions[None],
-                use_cache=True,
-                **kwargs,
-            )
+            with catching(self.module, cache.keeping(place)):
+                output = self.module(
+                    attention_mask=masks,
+                    position_ids=positions[None],
+                    use_cache=True,
+                    **kwargs,
+                )
         finally:
             self._config._attn_implementation = usual
             _RUNNING.reset(before)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.families import Family
+from treespec.models.states import catching
 from treespec.models.tree_cache import TreeCache
 from treespec.trees.placement import Placement, Prefix
 
@@ -47,7 +48,7 @@ class PlainDecoder:
         cache.begin(place.slots, mask.shape[1])
         kwargs: dict[str, Any] = {self._cache_name: cache} | ({} if keep is None or not self._keeps else {"logits_to_keep": keep})
         kwargs |= {"input_ids": tokens[None]} if table is None else {"inputs_embeds": table[tokens][None]}
-        with sdpa_kernel(KERNELS):
+        with sdpa_kernel(KERNELS), catching(self.module, cache.keeping(place)):
             output = self.module(
                 attention_mask=self._masks(place, mask, near),
                 position_ids=place.positions[None],

@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from treespec.errors import ModelError
+from treespec.models.states import KeptPass, KeptStates
+from treespec.trees.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,11 @@ class TreeCache(Cache):
     """Static buffers of `capacity` slots for every layer. They are zero at first, so that slots nobody wrote stay finite.
 
     Layers of the same shape share one storage [layers, 1, heads, capacity, dim]: moving accepted slots takes one gather
-    and one scatter per storage, for any number of layers.
+    and one scatter per storage, for any number of layers. `states` are kept beside them where a head reads them.
     """
 
-    def __init__(self, shapes: Sequence[LayerShape], capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, shapes: Sequence[LayerShape], capacity: int, states: KeptStates | None = None) -> None:
+        self.capacity, self.states = capacity, states
         self._running = _Pass(torch.zeros(0, dtype=torch.int64), 0)
         wanted: dict[tuple[int, int, torch.dtype, torch.device], int] = {}
         for shape in shapes:
@@ -93,6 +95,10 @@ class TreeCache(Cache):
         """Set the slots int64 [q] that the next pass writes, and the number of slots that it may read, `kv_length`."""
         self._running.slots = slots
         self._running.kv_length = kv_length
+
+    def keeping(self, place: Placement) -> KeptPass | None:
+        """Return where the states of a pass over these tokens are to be put; None if none are kept."""
+        return None if self.states is None else KeptPass(self.states, place.slots)
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys [heads, capacity, key_dim] and values [heads, capacity, value_dim] of one layer."""

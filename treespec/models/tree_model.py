@@ -17,6 +17,7 @@ from treespec.models.exactness import verify_exactness
 from treespec.models.generation import eos_token_ids, note_of
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
+from treespec.models.states import KeptStates, require_states, width_of
 from treespec.models.tree_cache import LayerShape, TreeCache, layer_shapes
 from treespec.models.vision import TEXT_ONLY, Vision
 from treespec.trees.placement import Placement, Prefix
@@ -91,6 +92,7 @@ class TreeModel:
         self._shapes: tuple[LayerShape, ...] | None = None
         self._cache: TreeCache | None = None
         self.generation = self.texts = 0
+        self.state_layers: tuple[int, ...] = ()
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.decoder, self.eager_reason = decoder_of(
             module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels
@@ -140,14 +142,41 @@ class TreeModel:
     @property
     def cache_bytes(self) -> int:
         """Return the bytes of the cache."""
-        return 0 if self._cache is None else sum(storage.nbytes for storage in self._cache.storages.values())
+        if self._cache is None:
+            return 0
+        states = 0 if self._cache.states is None else self._cache.states.rows.nbytes
+        return states + sum(storage.nbytes for storage in self._cache.storages.values())
 
     @property
     def slot_bytes(self) -> int:
         """Return the bytes of one slot of a cache."""
         if self._shapes is None:
             self._shapes = self._probe()
-        return sum(shape.heads * (shape.key_dim + shape.value_dim) * shape.dtype.itemsize for shape in self._shapes)
+        states = len(self.state_layers) * width_of(self.module) * self.dtype.itemsize if self.state_layers else 0
+        return states + sum(shape.heads * (shape.key_dim + shape.value_dim) * shape.dtype.itemsize for shape in self._shapes)
+
+    @property
+    def states(self) -> Tensor:
+        """See `StateModel.states`. Raises CapacityError if nothing is stored yet, ModelError if no states are kept."""
+        kept = self._require(1).states
+        if kept is None:
+            raise ModelError(f"{self.name} keeps no states; name them with keep_states first")
+        return kept.rows
+
+    @_on_its_device
+    def keep_states(self, layers: Sequence[int]) -> None:
+        """See `StateModel.keep_states`. Raises ModelError if this module does not give these states, CapacityError if memory is too small."""
+        wanted = tuple(layers)
+        if wanted == self.state_layers:
+            return
+        if wanted:
+            require_states(self.module, wanted, self.name)
+        self.state_layers = wanted
+        self.texts += 1
+        if self._cache is not None:
+            self._cache.states = None  # before the new ones, so that both never exist at once
+            self._cache.states = self._or_too_small(self.capacity, lambda: self._new_states(self.capacity))
+            self.generation += 1
 
     @_on_its_device
     def allocate(self, capacity: int) -> None:
@@ -165,19 +194,30 @@ class TreeModel:
         if self._shapes is None:
             self._shapes = self._probe()
         self._cache = None  # before the larger one, so that both never exist at once
+        shapes = self._shapes
+        self._cache = self._or_too_small(capacity, lambda: TreeCache(shapes, capacity, self._new_states(capacity)))
+        self.generation += 1
+        self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+        refused = self.decoder.prepare(self._cache)
+        if refused:
+            self.decoder, self.eager_reason = PlainDecoder(self.module, self.family), refused
+
+    def _new_states(self, capacity: int) -> KeptStates | None:
+        """Return room for the states of so many slots; None if none are kept."""
+        if not self.state_layers:
+            return None
+        return KeptStates(self.state_layers, capacity, width_of(self.module), self.dtype, self.device)
+
+    def _or_too_small(self, capacity: int, make: Callable[[], R]) -> R:
+        """Return what `make` makes. Raises CapacityError if memory is too small for this many slots."""
         try:
-            self._cache = TreeCache(self._shapes, capacity)
+            return make()
         except RuntimeError as error:
             if not devices.memory_is_full(error):
                 raise
             raise CapacityError(
                 f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length` or a smaller `dtype`"
             ) from error
-        self.generation += 1
-        self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
-        refused = self.decoder.prepare(self._cache)
-        if refused:
-            self.decoder, self.eager_reason = PlainDecoder(self.module, self.family), refused
 
     @_on_its_device
     def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
@@ -243,13 +283,18 @@ class TreeModel:
 
     @_on_its_device
     def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
-        """Copy keys and values of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
+        """Copy keys, values and states of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
         if self._cache is None:
             raise CapacityError(f"{self.name}: nothing is stored yet; call allocate and prefill first")
         self.decoder.move(self._cache, prefix, offsets, first)
+        states = self._cache.states
+        if self.family.window is None and states is None:
+            return
+        source, destination = prefix.length + offsets, prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device)
         if self.family.window is not None:
-            destination = prefix.length + torch.arange(first, first + offsets.shape[0], device=offsets.device)
-            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, prefix.length + offsets))
+            self._slot_positions.index_copy_(0, destination, self._slot_positions.index_select(0, source))
+        if states is not None:
+            states.move(source, destination)
 
     @_on_its_device
     def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:

@@ -82,6 +82,10 @@ class Growth:
             largest=torch.empty(shape.read, dtype=torch.float32, device=device),
         )
 
+    def above(self, depth: int) -> Tensor:
+        """Return which node of the level above is the parent of each node at a `depth` from 1 on, int64 [width]."""
+        return self.ancestors[self.shape.level(depth), self.shape.level(depth - 1)].to(torch.uint8).argmax(-1)
+
     def layout(self, depth: int) -> Layout:
         """Return the layout of the level at a depth, which the draft reads next; at depth 0, the token before the root is read again."""
         if depth == 0:

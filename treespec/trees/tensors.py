@@ -104,6 +104,10 @@ class StaticTensors(TreeTensors):
     expanded: tuple[Layout, ...]
     """Per level 0..d-1: the layout of its nodes. The root's has the token before it as well."""
 
+    def above(self, depth: int) -> Tensor:
+        """Return which node of the level above is the parent of each node at a `depth` from 1 on, int64 [width]."""
+        return self.source[depth - 1][0]
+
     def child_range(self, depth: int) -> tuple[Tensor, Tensor]:
         """Return the id of the first child and the number of children of each node at `depth`, both int64 [width]."""
         level = self.tree.levels[depth]

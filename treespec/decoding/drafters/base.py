@@ -1,4 +1,4 @@
-"""The protocol of drafters, which give a `Proposal` per step. `ModelDrafter` is the base of drafters that have a draft model."""
+"""The protocol of drafters, which give a `Proposal` per step. `ModelDrafter` is the base of drafters that have a draft model or a head."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from treespec.decoding.drafting import Drafting
-from treespec.decoding.plans import require_draft
+from treespec.decoding.heads import Draft, reader_of
+from treespec.decoding.plans import Plan, require_draft
 from treespec.decoding.proposal import Proposal
-from treespec.decoding.protocol import SlotModel
 from treespec.decoding.rules import Sampling
 from treespec.decoding.timing import Timer
 from treespec.kernels.outcome import Outcome
@@ -20,8 +20,8 @@ from treespec.trees.placement import Prefix
 class DrafterSetup:
     """The models and settings that a drafter is made with."""
 
-    draft: SlotModel | None
-    """The draft model, if there is one."""
+    draft: Draft | None
+    """The draft model or head, if there is one."""
     device: torch.device
     """The device of the target's tokens."""
     vocabulary: int
@@ -37,7 +37,7 @@ class Drafter(Protocol):
     vocabulary: int
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
-        """Read a new text: its tokens int64 [length] and its pictures [pictures, 3, height, width]."""
+        """Read a new text, which the target has read: its tokens int64 [length] and its pictures [pictures, 3, height, width]."""
 
     def propose(self, last: Tensor, prefix: Prefix, room: int, generator: torch.Generator | None, timer: Timer) -> Proposal:
         """Return a tree below the committed tokens `last` int64 [2] at positions `length - 1` and `length`; the second is its root.
@@ -50,20 +50,20 @@ class Drafter(Protocol):
 
 
 class ModelDrafter:
-    """A drafter with a draft model, which reads the tree level by level.
+    """A drafter with a draft model or a head, whose reader reads the tree level by level: 0 .. depth - 1. The last level's nodes are not read.
 
-    It reads both tokens of `last`, because the first may have been accepted as a leaf of the last tree. The draft never read that leaf, so
-    its key and value would be missing. There is one pass per level 0 .. depth - 1; the last level's nodes are not read.
+    Raises SettingsError, ModelError for a plan that the rule, the vocabulary or the draft does not allow.
     """
 
-    def __init__(self, setup: DrafterSetup) -> None:
+    def __init__(self, setup: DrafterSetup, plan: Plan) -> None:
         self.draft, self.vocabulary = require_draft(setup.draft), setup.vocabulary
+        self.reader = reader_of(self.draft, plan.depth)
+        setup.drafting.require(plan, min(self.vocabulary, self.reader.choices))
 
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
         """See `Drafter.begin`."""
-        self.draft.prefill(prompt, pixels)
+        self.reader.begin(prompt, pixels)
 
     def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
-        """See `Drafter.keep`. Keys and values of the accepted path move to the slots after the root's."""
-        slots = outcome.path if proposal.offsets is None else proposal.offsets[outcome.path]
-        self.draft.move(prefix, slots[1:], 1)
+        """See `Drafter.keep`."""
+        self.reader.keep(prefix, proposal, outcome)

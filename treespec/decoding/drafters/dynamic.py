@@ -25,8 +25,7 @@ class DynamicDrafter(ModelDrafter):
     """
 
     def __init__(self, budget: DynamicBudget, setup: DrafterSetup) -> None:
-        super().__init__(setup)
-        setup.drafting.require(budget, setup.vocabulary)
+        super().__init__(setup, budget)
         self.budget = budget
         self._root = StaticTensors.on(SpeculationTree((-1,)), self.draft.device)
         self._shapes: dict[int, GrowthShape] = {}
@@ -50,7 +49,7 @@ class DynamicDrafter(ModelDrafter):
     def grow(self, growth: Growth, level: int, last: Tensor, prefix: Prefix) -> None:
         """Read the nodes at a `level` after `prefix`, which end the growth so far, and draft the level below them."""
         nodes = growth.shape.level(level)
-        read = self.draft.forward(growth.tokens[nodes] if level else last, growth.layout(level).behind(prefix))
+        read = self.reader.read(growth.tokens[nodes] if level else last, growth.layout(level).behind(prefix), growth, level)
         dispatch.grow_level(read[nodes.start - nodes.stop :, : self.vocabulary], growth, level)
 
     def _shape(self, depth: int) -> GrowthShape:

@@ -17,9 +17,8 @@ class StaticDrafter(ModelDrafter):
     """Drafts the same tree at every step. Raises SettingsError, ModelError for a tree that the rule or the vocabulary does not allow."""
 
     def __init__(self, tree: SpeculationTree, setup: DrafterSetup) -> None:
-        super().__init__(setup)
+        super().__init__(setup, tree)
         drafting = setup.drafting
-        drafting.require(tree, setup.vocabulary)
         self.tree, self.replacement = tree, drafting.kind.replacement
         self.sampling = drafting.sampling(setup.sampling) if drafting.samples(setup.sampling) else None
         self._tensors = {tree.size: StaticTensors.on(tree, self.draft.device)}
@@ -36,7 +35,7 @@ class StaticDrafter(ModelDrafter):
         for depth, level in enumerate(tree.levels[:-1]):
             place = tensors.expanded[depth].behind(prefix)
             above = tokens[level.start : level.stop] if depth else last
-            logits = self.draft.forward(above, place)[-len(level) :, : self.vocabulary]
+            logits = self.reader.read(above, place, tensors, depth)[-len(level) :, : self.vocabulary]
             if self.sampling is None:
                 dispatch.write_children(logits, tensors, depth, tokens, largest)
             else:

@@ -4,7 +4,7 @@ Source: transformers' `modeling_llama.py`; the heads' own code has the same part
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from treespec.errors import CapacityError
 from treespec.models.heads.files import HeadFiles
 from treespec.models.heads.settings import Settings
 from treespec.trees.placement import Placement
+
+if TYPE_CHECKING:
+    from treespec.kernels.ancestors import Ancestors
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,17 @@ class Seats:
 
     slots: Tensor
     """int64 [q]; where their keys and values go."""
-    mask: Tensor
-    """bool [q, slots that hold something]; which of them each token sees, its own among them."""
+    mask: Tensor | None
+    """bool [q, slots that hold something]; which of them each token sees, its own among them. None if only the device knows how many there
+    are: then `length` and `tree` say the same for tree attention."""
     cos: Tensor
     """[q, head width]."""
     sin: Tensor
     """[q, head width]."""
+    length: Tensor
+    """int64 [1]; number of committed tokens in the cache, all of which every token sees."""
+    tree: "Ancestors | None"
+    """Which of the slots after these each token sees; None if there is a mask."""
 
 
 class Rope(nn.Module):
@@ -119,11 +127,16 @@ class Rope(nn.Module):
         A head reads the state before a token together with the token, so its cache begins with the text's second token: token i of the
         text has slot and position i - 1.
         """
+        length = place.prefix.length - 1  # here, long before attention, which reads it before the launch ahead of its own has ended
+        cos, sin = (table[0] for table in self.table(like, (place.positions - 1)[None]))
+        if place.prefix.known is None:
+            from treespec.kernels.ancestors import ancestors_of
+
+            return Seats(place.slots - 1, None, cos, sin, length, ancestors_of(place))
         mask = place.mask()[:, 1:]
         if mask.shape[1] > capacity:
             raise CapacityError(f"a head's cache has {capacity} slots, but {mask.shape[1]} are needed; allocate as many")
-        cos, sin = self.table(like, (place.positions - 1)[None])
-        return Seats(place.slots - 1, mask, cos[0], sin[0])
+        return Seats(place.slots - 1, mask, cos, sin, length, None)
 
 
 class Norm(nn.Module):
@@ -171,12 +184,21 @@ class Attention(nn.Module):
         )
         self.keys.index_copy_(1, seats.slots, _rotated(keys, seats))
         self.values.index_copy_(1, seats.slots, values)
+        projected: Tensor = self.o_proj(self._attend(_rotated(queries, seats), seats).flatten(1))
+        return projected
+
+    def _attend(self, queries: Tensor, seats: Seats) -> Tensor:
+        """Return what rotated queries [heads, q, head width] attend to, [q, heads, head width]; by a kernel if only the device knows the length."""
+        if seats.tree is not None:
+            from treespec.kernels.attention import tree_attention
+
+            return tree_attention(queries, self.keys, self.values, seats.length, seats.tree, scale=self.sizes.head_width**-0.5)
+        assert seats.mask is not None
         seen = seats.mask.shape[1]
         found = F.scaled_dot_product_attention(
-            _rotated(queries, seats)[None], self.keys[None, :, :seen], self.values[None, :, :seen], attn_mask=seats.mask, enable_gqa=True
+            queries[None], self.keys[None, :, :seen], self.values[None, :, :seen], attn_mask=seats.mask, enable_gqa=True
         )
-        projected: Tensor = self.o_proj(found[0].transpose(0, 1).flatten(1))
-        return projected
+        return found[0].transpose(0, 1)
 
 
 class Mlp(nn.Module):

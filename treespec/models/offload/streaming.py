@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError, counted
 from treespec.kernels.device import on
+from treespec.models.calling import decoder_layers
 from treespec.models.offload import host_memory
 from treespec.models.offload.host_memory import gib
 from treespec.models.offload.layer_ring import Ring
@@ -145,20 +146,16 @@ def _streamed(module: nn.Module) -> _Streamed | None:
 
 
 def _layers(module: PreTrainedModel, who: str) -> list[nn.Module]:
-    """Return the decoder's layers in the order of their use: its one list with as many modules as the configuration has layers."""
-    count = module.config.get_text_config(decoder=True).num_hidden_layers
-    found: list[nn.ModuleList] = []
-    decoder: Any = module.get_decoder()  # type: ignore[no-untyped-call]
-    for part in decoder.modules():
-        if isinstance(part, nn.ModuleList) and len(part) == count and not any(part in outer.modules() for outer in found):
-            found.append(part)
-    if len(found) != 1:
+    """Return the decoder's layers in the order of their use. Raises ModelError if they are not found."""
+    found = decoder_layers(module)
+    if not found:
+        count = module.config.get_text_config(decoder=True).num_hidden_layers
         raise ModelError(
             f"{who} (family {module.config.model_type}) cannot be offloaded: its "
             f"{counted(count, 'decoder layer is', 'decoder layers are')} not one list of modules; "
             "use a family such as llama, qwen2, gpt2 or opt, or a device that holds the weights"
         )
-    return list(found[0])
+    return found
 
 
 def _own(module: nn.Module, layers: list[nn.Module]) -> set[int]:

@@ -1,0 +1,196 @@
+"""Heads as drafts: a head that is bound to its target, and how drafters have it read the nodes of a tree.
+
+Heads have the target's states instead of a text that they read themselves. A `LevelReader` reads by a pass for each level, a `ParallelReader` by
+one computation for all levels.
+"""
+
+import torch
+from torch import Tensor
+
+from treespec.decoding.proposal import Proposal
+from treespec.decoding.protocol import HeadLevel, LevelHead, ParallelHead, SlotModel, StateModel
+from treespec.decoding.readers import Drafted, DraftReader, ModelReader
+from treespec.errors import CapacityError, ModelError, counted
+from treespec.kernels.outcome import Outcome
+from treespec.trees.placement import Layout, Placement, Prefix
+
+_CHUNK = 512
+"""Number of tokens of a prompt that a head reads in one pass."""
+
+
+class HeadDraft:
+    """A head bound to its target, as a draft. It is a `CapturableModel`: its passes can be captured where those of its target can.
+
+    Making it has the target keep the states that the head reads. Several heads may be bound to one target in turn: `allocate` has it keep those
+    of this one again.
+
+    Raises ModelError if the target does not give these states, or if the head proposes tokens that the target does not have.
+    """
+
+    eager_reason = ""
+
+    def __init__(self, head: LevelHead | ParallelHead, target: StateModel) -> None:
+        self.head, self.target, self.name = head, target, head.name
+        self.generation = self.capacity = 0
+        self.tokens = torch.zeros(0, dtype=torch.int64, device=target.device)
+        ids = head.target_ids
+        if ids is not None and int(ids.max()) >= target.vocabulary_size:
+            raise ModelError(
+                f"{head.name} proposes the token {int(ids.max())}, but its target has the tokens 0 to {target.vocabulary_size - 1}; "
+                "use a head made for it"
+            )
+        self.vocabulary_size = target.vocabulary_size if ids is not None else head.vocabulary_size
+        target.keep_states(head.state_layers)
+
+    generation: int
+    """Number of times that the head's cache was replaced. A captured step is valid for one generation only."""
+    capacity: int
+    """Number of tokens of a text, drafted ones included, that there is room for."""
+    tokens: Tensor
+    """int64 [capacity]; the tokens of the text that is being decoded, by their positions."""
+    vocabulary_size: int
+    """Width of the logits that readers give: the target's tokens."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device where tokens and placements must be."""
+        return self.target.device
+
+    @property
+    def states(self) -> Tensor:
+        """Return the target's states, [slots, state layers, Ht]."""
+        return self.target.states
+
+    def allocate(self, capacity: int) -> None:
+        """Make room for texts of at least `capacity` tokens, drafted ones included, unless there is, and forget the text.
+
+        Raises CapacityError if memory is too small.
+        """
+        self.target.keep_states(self.head.state_layers)
+        if capacity <= self.capacity:
+            return
+        if isinstance(self.head, LevelHead):
+            self.capacity = 0
+            try:
+                self.head.allocate(capacity)
+                self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+            except torch.OutOfMemoryError as error:
+                raise CapacityError(
+                    f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length`"
+                ) from error
+            self.generation += 1
+        self.capacity = capacity
+
+    def reader(self, depth: int) -> DraftReader:
+        """Return a reader of trees of up to `depth` levels below the root. Raises ModelError if the head proposes fewer."""
+        if isinstance(self.head, LevelHead):
+            return LevelReader(self, self.head, depth)
+        return ParallelReader(self, self.head, depth)
+
+    def spread(self, logits: Tensor) -> Tensor:
+        """Return logits [q, vocabulary] of the target's tokens for logits [q, Vd] of the head's; those that it does not have get -inf.
+
+        That is two launches, which write a row of the target's vocabulary and copy the head's row into it. They take little beside reading the
+        head's `lm_head`, and rules, verifiers and kernels see one vocabulary only.
+        """
+        ids = self.head.target_ids
+        if ids is None:
+            return logits
+        return logits.new_full((logits.shape[0], self.vocabulary_size), -torch.inf).index_copy_(1, ids, logits)
+
+
+class LevelReader:
+    """Reads by a `LevelHead`, whose keys and values lie in slots of its own.
+
+    At the root it reads the last depth + 1 committed tokens with the target's states: as many as the last step can have committed. So nothing
+    that was drafted has to be moved, and each step reads the same number of tokens; what is read again comes out as before. Near the beginning
+    of a text there are fewer tokens, and the rows that are left over repeat the root in slots behind it, which nothing reads before the
+    drafted nodes are written there. Deeper levels are read with the features of their parents.
+
+    """
+
+    def __init__(self, draft: HeadDraft, head: LevelHead, depth: int) -> None:
+        self.draft, self.head, self.depth, self.choices = draft, head, depth, head.vocabulary_size
+        device = draft.device
+        self._rows = torch.arange(depth + 1, device=device)
+        self._behind = self._rows + 1
+        self._last_two = torch.tensor([-1, 0], device=device)
+        self._layout = Layout.fixed(self._rows, self._rows, self._rows <= self._rows[:, None])
+        self._none = self._rows[:0]
+        self._features = torch.empty(0, device=device)
+
+    @torch.inference_mode()
+    def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
+        """See `DraftReader.begin`. Raises ModelError for a text with pictures."""
+        if pixels is not None:
+            raise ModelError(f"{self.head.name} is a head, which reads no pictures; take a draft that does, or prompts without pictures")
+        length = prompt.shape[0]
+        self.draft.tokens[:length].copy_(prompt)
+        for start in range(1, length, _CHUNK):
+            stop = min(start + _CHUNK, length)
+            features = self.head.features(self.draft.states[start - 1 : stop - 1])
+            self.head.forward(prompt[start:stop], features, Placement.causal(start, stop - start, prompt.device), self._none)
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, place: Placement, tree: Drafted, level: int) -> Tensor:
+        """See `DraftReader.read`."""
+        if level == 0:
+            found = self._read_committed(tokens, place.prefix)
+        else:
+            found = self.head.forward(tokens, self._features.index_select(0, tree.above(level)), place)
+        self._features = found.features
+        return self.draft.spread(found.logits)
+
+    @torch.inference_mode()
+    def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
+        """See `DraftReader.keep`. The head keeps nothing; the tokens that were committed go to the table."""
+        tokens = outcome.tokens
+        self.draft.tokens.index_copy_(0, prefix.length + self._behind[: tokens.shape[0]], tokens)
+
+    def _read_committed(self, last: Tensor, prefix: Prefix) -> HeadLevel:
+        """Read the last committed tokens, of which `last` int64 [2] are the last two, and return what is proposed below the root."""
+        length = prefix.length
+        self.draft.tokens.index_copy_(0, length + self._last_two, last)
+        start = (length - self.depth).clamp_min(1)
+        at = torch.minimum(start + self._rows, length)
+        features = self.head.features(self.draft.states.index_select(0, at - 1))
+        before = Prefix(start, None if prefix.known is None else max(prefix.known - self.depth, 1))
+        return self.head.forward(self.draft.tokens.index_select(0, at), features, self._layout.behind(before), length - start)
+
+
+class ParallelReader:
+    """Reads by a `ParallelHead`: one computation at the root, whose logits of a level are those of all nodes above that level.
+
+    So trees are made of the product of the levels' distributions (DDTree, arXiv 2604.12989).
+    """
+
+    def __init__(self, draft: HeadDraft, head: ParallelHead, depth: int) -> None:
+        if depth > head.levels:
+            raise ModelError(
+                f"{head.name} proposes {head.levels} levels, but the plan has a depth of {depth}; take a plan of depth {head.levels} or less"
+            )
+        self.draft, self.head, self.choices = draft, head, head.vocabulary_size
+        self._levels = torch.empty(0, device=draft.device)
+
+    def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
+        """See `DraftReader.begin`. There is nothing to read: the head goes by the target's last state alone."""
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, place: Placement, tree: Drafted, level: int) -> Tensor:
+        """See `DraftReader.read`."""
+        if level == 0:
+            self._levels = self.draft.spread(self.head.logits(self.draft.states.index_select(0, place.prefix.length - 1))[0])
+            return self._levels[:1]
+        return self._levels[level].expand(tokens.shape[0], -1)
+
+    def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
+        """See `DraftReader.keep`. There is nothing to keep."""
+
+
+Draft = SlotModel | HeadDraft
+"""The type of what proposes: a model of its own, or a head."""
+
+
+def reader_of(draft: Draft, depth: int) -> DraftReader:
+    """Return the reader of a draft for trees of up to `depth` levels below the root. Raises ModelError if it proposes fewer."""
+    return draft.reader(depth) if isinstance(draft, HeadDraft) else ModelReader(draft)
