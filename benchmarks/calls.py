@@ -25,6 +25,7 @@ from treespec.decoding.timing import now
 from treespec.files.writing import write_json
 from treespec.integrations.transformers import tree_generate
 from treespec.models.pairs import Pair
+from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
 
 Way = Callable[[Prompt], tuple[list[int], float]]
@@ -72,6 +73,7 @@ def ways(pair: Pair, tree: SpeculationTree, gen_len: int) -> dict[str, Way]:
             found = module.generate(ids, **known, **options)
         return found[0, len(prompt.ids) :].tolist(), clock.ended - clock.started
 
+    assert isinstance(draft, TreeModel)
     with_tree = {"custom_generate": tree_generate, "draft": draft.module, "plan": tree}
     return {
         "evaluate": lambda prompt: evaluating(prompt, tree),

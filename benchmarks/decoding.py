@@ -44,6 +44,7 @@ def pair_for(arguments: argparse.Namespace) -> Pair:
 def transformers_seconds(pair: Pair, prompt: tuple[int, ...], gen_len: int, assisted: bool) -> tuple[list[int], float]:
     """Return (generated tokens, seconds) of `generate`, with the draft as its assistant or without."""
     ids = torch.tensor([prompt], device=pair.target.device)
+    assert isinstance(pair.draft, TreeModel)
     helper: dict[str, Any] = {"assistant_model": pair.draft.module} if assisted else {}
     started = now(pair.target.device)
     output: Any = pair.target.module.generate(  # type: ignore[operator]

@@ -31,6 +31,7 @@ from treespec.decoding.timing import CapturedTimer
 from treespec.evaluation.ties import closeness
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair
+from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
 
 PROMPT_LEN = 128
@@ -189,6 +190,7 @@ def run(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     ]
     trees = {"tree of 64 nodes, depth 8": exact, f"chosen tree ({chosen.tree.size}, {chosen.tree.depth})": chosen.tree}
     totals = decode_all(pair, trees, prompts, arguments.gen_len)
+    assert isinstance(pair.draft, TreeModel)
     kv = pair.target.cache_bytes + pair.draft.cache_bytes
     memory = {"weights": resident, "kv": kv, "peak_reserved": torch.cuda.max_memory_reserved(), "peak": torch.cuda.max_memory_allocated()}
     if arguments.gqa:

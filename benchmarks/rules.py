@@ -34,6 +34,7 @@ from treespec.decoding.step import StepSpec
 from treespec.decoding.timing import CapturedTimer
 from treespec.errors import SettingsError
 from treespec.files.writing import write_json
+from treespec.models.drafts import Draft
 from treespec.models.tree_model import TreeModel
 from treespec.trees.tree import SpeculationTree
 
@@ -89,7 +90,7 @@ def twin_of(name: str) -> str:
 
 
 @torch.inference_mode()
-def measure(target: TreeModel, draft: TreeModel, systems: dict[str, StepSpec], turns: int, parts: bool) -> dict[str, dict[str, Any]]:
+def measure(target: TreeModel, draft: Draft, systems: dict[str, StepSpec], turns: int, parts: bool) -> dict[str, dict[str, Any]]:
     """Return, per system, the median milliseconds of a step, those of every turn, the name of its twin, and the medians of its parts if wanted."""
     engine = Engine(target, draft, lambda reason: print(reason, file=sys.stderr))
     deepest = max(spec.plan.depth if spec.plan else 0 for spec in systems.values())

@@ -32,5 +32,6 @@ def is_hub_name(name: str) -> bool:
     from treespec import hub
     from treespec.embedded import EMBEDDED
     from treespec.files.reading import user_path
+    from treespec.models.ngram import NGRAM
 
-    return name not in EMBEDDED and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
+    return name not in (*EMBEDDED, NGRAM) and not user_path(name, ModelError).exists() and hub.is_repository_id(name)

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from treespec.data.prompts import PromptSet
     from treespec.data.rows import BadRow
     from treespec.decoding.rules import Sampling
-    from treespec.models.info import ModelInfo
+    from treespec.models.drafts import Draft, DraftInfo
     from treespec.models.pairs import Pair, PairInfo, Target, TargetInfo
-    from treespec.models.tree_model import TreeModel
 
 _BAD_ROWS_SHOWN = 10
 """Number of bad rows that are named; more are only counted on stderr."""
@@ -69,6 +68,7 @@ def pair_info_of(models: ModelOptions) -> "PairInfo":
         draft_revision=models.draft_revision,
         adapter=models.adapter,
         draft_adapter=models.draft_adapter,
+        corpus=models.corpus,
     )
 
 
@@ -86,7 +86,7 @@ def load(known: "TargetInfo", models: ModelOptions) -> "Target":
     return loaded
 
 
-def load_several(known: "TargetInfo", drafts: "Sequence[ModelInfo]", models: DraftsOptions) -> "tuple[Target, tuple[TreeModel, ...]]":
+def load_several(known: "TargetInfo", drafts: "Sequence[DraftInfo]", models: DraftsOptions) -> "tuple[Target, tuple[Draft, ...]]":
     """Load a target and the drafts that go with it, as `load` does."""
     from treespec.models.pairs import load_drafts
 
@@ -94,7 +94,7 @@ def load_several(known: "TargetInfo", drafts: "Sequence[ModelInfo]", models: Dra
     for info in drafts:
         note_stored("draft", info.name, info.quantization)
     loaded = load_drafts(target, drafts, device=resolve_device(models.device), dtype=models.dtype)
-    for sentence in (sentence for draft in loaded for sentence in draft.loaded.notes):
+    for sentence in (sentence for draft in loaded for sentence in draft.notes):
         note(sentence)
     return target, loaded
 

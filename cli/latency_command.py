@@ -15,6 +15,7 @@ from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.embedded import EMBEDDED
 from treespec.errors import SettingsError
+from treespec.models.ngram import NGRAM, is_ngram
 from treespec.trees.tree import SpeculationTree
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def _models(models: Mapping[str, str]) -> Iterator[str]:
     """Yield the options of models, each followed by that of its revision."""
     for role, (option, revision) in _ROLES.items():
         name, _, at = models.get(role, "").partition("@")
+        if role == "draft" and is_ngram(name):
+            yield from (f"--{option}", NGRAM, *(("--corpus", "path/to/corpus") if name != NGRAM else ()))
+            continue
         if name or role in ("target", "draft"):
             yield from (f"--{option}", _place(name, at) or role.upper())
         if at and revision:

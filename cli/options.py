@@ -13,6 +13,7 @@ from treeopt.cli.help import Command, under
 from treeopt.cli.settings import bundle
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
+from treespec.models.ngram import NGRAM
 from treespec.models.offload import require_gpu
 
 
@@ -29,6 +30,7 @@ class ModelOptions:
     offload: bool = False
     adapter: str | None = None
     draft_adapter: str | None = None
+    corpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.offload:
@@ -45,6 +47,7 @@ class DraftsOptions:
     device: str
     dtype: str
     adapter: str | None = None
+    corpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         twice = [draft for i, draft in enumerate(self.drafts) if draft in self.drafts[:i]]
@@ -53,7 +56,8 @@ class DraftsOptions:
 
     def with_draft(self, draft: str | None) -> ModelOptions:
         """Return the options of the target with one of the drafts, or with none."""
-        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, adapter=self.adapter)
+        corpus = self.corpus if draft == NGRAM else ()
+        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, adapter=self.adapter, corpus=corpus)
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,12 @@ _dtype = click.option(
 draft_revision_option = click.option("--draft-revision", metavar="REV", help="Hub revision of the draft.")
 adapter_option = click.option("--adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the target; needs peft.")
 _draft_adapter = click.option("--draft-adapter", metavar="FOLDER", help="Folder of a LoRA adapter to merge into the draft; needs peft.")
+_corpus = click.option(
+    "--corpus",
+    multiple=True,
+    metavar="FILE",
+    help="Text file (UTF-8) that --draft ngram counts beforehand, such as earlier answers. May be given several times. [default: none]",
+)
 end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
 chat_arg_option = click.option(
     "--chat-arg",
@@ -177,7 +187,10 @@ skip_bad_rows_option = click.option(
 
 
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
-    """Add `--target --draft --revision --draft-revision --adapter --draft-adapter --device --dtype --offload` as `models`, and `--threads`."""
+    """Add options as `models`, and `--threads`.
+
+    They are `--target --draft --corpus --revision --draft-revision --adapter --draft-adapter --device --dtype --offload`.
+    """
     return bundle(
         "models",
         ModelOptions,
@@ -186,9 +199,10 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of the draft; embedded-draft comes with treeopt."
+            help="Folder, GGUF file or hub id of the draft; embedded-draft comes with treeopt, and ngram needs no model."
             + ("" if draft_required else " [required for a tree]"),
         ),
+        _corpus,
         revision_option,
         draft_revision_option,
         adapter_option,
@@ -202,7 +216,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """Add `--target --draft (any number) --revision --adapter --device --dtype` as `models`, and `--threads`."""
+    """Add `--target --draft (any number) --corpus --revision --adapter --device --dtype` as `models`, and `--threads`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -213,8 +227,9 @@ def drafts_options() -> Callable[[Command], Command]:
             required=True,
             multiple=True,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of a draft, or embedded-draft; may be given several times.",
+            help="Folder, GGUF file or hub id of a draft, embedded-draft, or ngram; may be given several times.",
         ),
+        _corpus,
         revision_option,
         adapter_option,
         device_option,

@@ -180,6 +180,7 @@ def resolve(
     from treeopt.cli.inputs import hardware_of
     from treespec.evaluation.prediction import prediction_of
     from treespec.files.load import threads
+    from treespec.models.ngram.corpus import name_of
 
     drafted = planned(plan, grown)
     if plan.dynamic:
@@ -188,7 +189,7 @@ def resolve(
         return drafted, None
     if grown is None:
         return None, None
-    names = {role: name for role, name in (("target", models.target), ("draft", models.draft)) if name is not None}
+    names = {"target": models.target} | ({} if models.draft is None else {"draft": name_of(models.draft, models.corpus)})
     names |= {role: name for role in ("adapter", "draft_adapter") if (name := getattr(models, role)) is not None}
     device, own = hardware_of(models.device), threads()  # torch is loaded: it has read the growmap
     predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own)

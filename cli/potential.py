@@ -52,7 +52,7 @@ def potential(
     if output is not None:
         check_writable(output, SCHEMA)
     alone = info_of(models.with_draft(None))
-    known, left_out = drafts_of(alone.target, models.drafts)
+    known, left_out = drafts_of(alone.target, models.drafts, models.corpus)
     own_text, gen_len = settings.method == "teacher-forced", settings.gen_len
     prompts = read_prompts(alone, rows, gen_len, own_text=own_text)
     short = without_room(known, prompts)

@@ -112,7 +112,7 @@ def tune(
     folder.compare("versions", versions())
     started = perf_counter()
     alone = info_of(models.with_draft(None))
-    known, left_out = drafts_of(alone.target, models.drafts)
+    known, left_out = drafts_of(alone.target, models.drafts, models.corpus)
     for reason in left_out.values():
         note(f"left out: {reason}")
     several = len(settings.candidates(len(known))) > 1

@@ -10,6 +10,7 @@ from treeopt.cli.flags import is_given
 from treeopt.cli.output import note
 from treeopt.training.settings import TrainSettings
 from treespec.decoding.rules import RULES
+from treespec.models.ngram import NGRAM
 
 Values = Mapping[str, Any]
 """The options of the running command by name."""
@@ -66,9 +67,13 @@ def _is_no_hub_name(name: str | None) -> bool:
     return name is not None and not is_hub_name(name)
 
 
+def _counts_nothing(values: Values) -> bool:
+    return NGRAM not in (values.get("draft"), *values.get("drafts", ()))
+
+
 UNUSED = (
     Unused(
-        ("draft", "draft_revision", "draft_adapter", "drafting", "draft_temperature", "verifier"),
+        ("draft", "draft_revision", "draft_adapter", "corpus", "drafting", "draft_temperature", "verifier"),
         _drafts_nothing,
         "`mode` baseline drafts nothing, so {option} {value} changes nothing",
         dropped=True,
@@ -79,6 +84,7 @@ UNUSED = (
         lambda values: values.get("draft", "") is None,
         "without `draft` nothing is drafted, so {option} {value} changes nothing",
     ),
+    Unused(("corpus",), _counts_nothing, "only the draft ngram reads a corpus, so {option} {value} changes nothing", dropped=True),
     Unused(
         ("top_p",),
         _is_greedy,

@@ -50,6 +50,7 @@ SLOW = {
     "cli/test_loop.py": "loop",
     "cli/test_main.py::test_an_unreachable_hub_is_found_out_before_the_slow_imports": "loop",
     "cli/test_modes.py": "loop",
+    "cli/test_ngram.py": "loop",
     "cli/test_odd_pairs.py": "loop",
     "cli/test_offload.py": "loop",
     "cli/test_outputs.py::test_an_earlier_output_is_replaced": "loop",

@@ -19,6 +19,7 @@ from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
 from treespec.errors import ProfileError, SettingsError, listed_in_short
 from treespec.files.reading import StrPath
+from treespec.models.ngram import is_ngram
 from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
 
 HEAD = "# treeopt export to "
@@ -120,7 +121,7 @@ def export(
         _require_usable(times[size], context)
     settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
     chains = [chain(profile, times[size], context) for size in wanted]
-    draft = _draft_of(profile.provenance)
+    draft = _draft_of(profile.provenance, engine)
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile)))
     said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
     return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), _lossy(engine, counted=profile.dynamic is not None), said)
@@ -135,7 +136,7 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
         )
     _wanted(engine, [1], batch)
     setting = promised(budget)
-    draft = _draft_of(None if budget.provenance is None else budget.provenance.to_json())
+    draft = _draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
     pastes = engine.words(Told([setting], [], draft, np.empty((0, 0))))
     said = (*_notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft), *_untold([setting]))
     return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, counted=True), said)
@@ -147,10 +148,15 @@ def _lossy(engine: Engine, *, counted: bool) -> tuple[str, ...]:
     return (*grown, *engine.lossy)
 
 
-def _draft_of(provenance: Mapping[str, Any] | None) -> str:
-    """Return the name of the draft without its revision."""
+def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> str:
+    """Return the name of the draft without its revision. Raises ProfileError for a draft that engines do not have."""
     named = ((provenance or {}).get("models") or {}).get("draft")
-    return _UNNAMED if named is None else str(named).partition("@")[0]
+    name = _UNNAMED if named is None else str(named).partition("@")[0]
+    if is_ngram(name):
+        raise ProfileError(
+            f"the profile is of treeopt's own n-gram draft ({name}), which {engine.name} does not have; pass one of a draft model"
+        )
+    return name
 
 
 def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]) -> dict[int, LatencyProfile]:

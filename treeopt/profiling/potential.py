@@ -24,8 +24,9 @@ from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.provenance import public_name
 from treespec.kernels.plain import scaled
+from treespec.models.drafts import Draft, DraftInfo, recorded_name
 from treespec.models.info import ModelInfo
-from treespec.models.pairs import Target, describe_model, recorded_name
+from treespec.models.pairs import Target
 from treespec.models.positions import readable
 from treespec.models.tree_model import TreeModel
 
@@ -35,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 @torch.inference_mode()
 def measure_potential(
     target: Target,
-    drafts: Sequence[TreeModel],
+    drafts: Sequence[Draft],
     prompts: PromptSet,
     settings: PotentialSettings,
     *,
@@ -101,7 +102,7 @@ def measure_potential(
 
 
 def require_fit(
-    target: TreeModel | ModelInfo, drafts: Sequence[TreeModel | ModelInfo], prompts: PromptSet, settings: PotentialSettings
+    target: TreeModel | ModelInfo, drafts: Sequence[Draft | DraftInfo], prompts: PromptSet, settings: PotentialSettings
 ) -> None:
     """Raise CapacityError, ModelError or ProfileError for prompts on which these models, which need not be loaded, cannot be measured."""
     if not drafts:
@@ -112,7 +113,7 @@ def require_fit(
     require_drafted({f"draft {n}": d for n, d in zip(names, drafts, strict=True)}, prompts)
 
 
-def without_room(drafts: Sequence[ModelInfo], prompts: PromptSet) -> dict[str, str]:
+def without_room(drafts: Sequence[DraftInfo], prompts: PromptSet) -> dict[str, str]:
     """Return the drafts, by name, that can draft nothing after any of the prompts, each with the reason."""
     return {draft.name: f"draft {draft.name} {reason}" for draft in drafts if (reason := no_room(draft, prompts)) is not None}
 
@@ -127,7 +128,7 @@ def _without_folders(left_out: Mapping[str, str], target: str) -> dict[str, str]
 
 def _measure(
     target: Target,
-    drafts: Sequence[TreeModel],
+    drafts: Sequence[Draft],
     source: TextSource,
     batch: Batch,
     settings: PotentialSettings,
@@ -159,14 +160,14 @@ def _measure(
     return found
 
 
-def _shared(target: TreeModel, drafts: Sequence[TreeModel]) -> Tensor:
+def _shared(target: TreeModel, drafts: Sequence[Draft]) -> Tensor:
     """Return the ids, int64 [shared], that the target and all drafts can give a probability; distributions are compared over them."""
     unknown = {token for draft in drafts for token in draft.unknown}
     ids = [token for token in range(min(model.vocabulary_size for model in (target, *drafts))) if token not in unknown]
     return torch.tensor(ids, device=target.device)
 
 
-def _scores(model: TreeModel, texts: Tensor, pixels: Tensor | None, start: int, shared: Tensor, valid: Tensor, role: str) -> Tensor:
+def _scores(model: Draft, texts: Tensor, pixels: Tensor | None, start: int, shared: Tensor, valid: Tensor, role: str) -> Tensor:
     """Return logits [batch, positions, shared ids] after the tokens from `start` on, finite where `valid`. Raises ModelError."""
     scores = score(model, texts, start, pixels)
     scores = scores if scores.shape[-1] == shared.shape[0] else scores[..., shared]
@@ -237,6 +238,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _fingerprint(target: Target, drafts: Sequence[TreeModel], prompts: PromptSet, settings: PotentialSettings) -> str:
-    models = [target.describe(), *(describe_model(draft) for draft in drafts)]
+def _fingerprint(target: Target, drafts: Sequence[Draft], prompts: PromptSet, settings: PotentialSettings) -> str:
+    models = [target.describe(), *(draft.describe() for draft in drafts)]
     return fingerprint(models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype))

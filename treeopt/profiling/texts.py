@@ -15,7 +15,7 @@ from treespec.decoding.rules import Sampling
 from treespec.errors import CapacityError, ModelError, ProfileError, counted
 from treespec.models.info import ModelInfo
 from treespec.models.pairs import Target
-from treespec.models.positions import readable, require_room
+from treespec.models.positions import Positioned, readable, require_room
 from treespec.models.tree_model import TreeModel
 
 LOGITS_AT_ONCE = 1 << 27
@@ -220,14 +220,14 @@ def require_positions(target: TreeModel | ModelInfo, prompts: PromptSet, gen_len
         require_room(target, prompt.ids, gen_len, whole=prompts.chat or prompt.picture is not None)
 
 
-def require_drafted(drafts: Mapping[str, TreeModel | ModelInfo], prompts: PromptSet) -> None:
+def require_drafted(drafts: Mapping[str, Positioned], prompts: PromptSet) -> None:
     """Raise CapacityError if one of the drafts, by role, has positions for nothing behind any of the prompts."""
     for role, draft in drafts.items():
         if (reason := no_room(draft, prompts)) is not None:
             raise CapacityError(f"no position to measure: the {role} model {reason}")
 
 
-def no_room(draft: TreeModel | ModelInfo, prompts: PromptSet) -> str | None:
+def no_room(draft: Positioned, prompts: PromptSet) -> str | None:
     """Return why a draft can draft nothing after any of the prompts; None if it can.
 
     The first token that is drafted comes after a generated one, which needs a position behind the prompt.

@@ -12,6 +12,7 @@ from treeopt.profiling.grid import Grid
 from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettings, names
 from treespec.data.prompts import PromptSet
 from treespec.errors import SettingsError, counted
+from treespec.models.drafts import DraftInfo
 from treespec.models.info import ModelInfo
 from treespec.tables import Drawing, Drawn, Table, figures
 
@@ -38,9 +39,14 @@ class ModelSize:
     cached: int
 
     @classmethod
-    def of(cls, info: ModelInfo) -> "ModelSize | None":
-        """Return the size of a model whose weights are safetensors on this machine; None for others, which do not tell it before they are read."""
-        files = info.files
+    def of(cls, info: DraftInfo) -> "ModelSize | None":
+        """Return the size of a model whose weights are safetensors on this machine; None for others, which do not tell it before they are read.
+
+        A draft without weights has none.
+        """
+        if not info.has_weights:
+            return cls(0, 0, 0)
+        files = info.files if isinstance(info, ModelInfo) else None
         if files is None or files.contents is None or files.contents.weights.tensors is None:
             return None
         config = files.config.get_text_config(decoder=True)
@@ -150,7 +156,7 @@ class Plan(Drawn):
 
 
 def plan_of(
-    target: ModelInfo, drafts: Sequence[ModelInfo], parts: Sequence[PromptSet | None], settings: TuneSettings, *, device: str, dtype: str
+    target: ModelInfo, drafts: Sequence[DraftInfo], parts: Sequence[PromptSet | None], settings: TuneSettings, *, device: str, dtype: str
 ) -> Plan:
     """Return the plan of a run on prompts to choose on, to profile and to evaluate. A copy on the device is timed, but no weight is read."""
     choose, profile, evaluate = parts

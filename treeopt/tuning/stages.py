@@ -17,7 +17,8 @@ from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, Candidate,
 from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.runner import evaluate
 from treespec.files.writing import write_json_together
-from treespec.models.pairs import Pair, recorded_name
+from treespec.models.drafts import recorded_name
+from treespec.models.pairs import Pair
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,17 +1,21 @@
 """Models that the caller has loaded: they are taken as they are, after the checks that loading makes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treespec.errors import ModelError, listed
+from treespec.files.reading import StrPath
 from treespec.models import families
 from treespec.models.generation import eos_of
-from treespec.models.info import ModelInfo, fitting
+from treespec.models.info import ModelInfo, draft_of, fitting
 from treespec.models.loaded import LoadedModel
-from treespec.models.pairs import Pair, Target, draft_model, tree_model
+from treespec.models.making import draft_model, tree_model
+from treespec.models.ngram import NGRAM
+from treespec.models.pairs import Pair, Target
 from treespec.models.quantised import quantisation
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, picture_shape
@@ -25,21 +29,23 @@ _ON_ONE = 'load it with device_map={"": DEVICE}, or move it with .to(DEVICE)'
 @overload
 def pair_of(
     target: PreTrainedModel,
-    draft: PreTrainedModel,
+    draft: PreTrainedModel | str,
     tokenizer: PreTrainedTokenizerBase | None = ...,
     *,
     draft_tokenizer: PreTrainedTokenizerBase | None = ...,
+    corpus: Sequence[StrPath] = ...,
 ) -> Pair: ...
 @overload
 def pair_of(target: PreTrainedModel, draft: None = ..., tokenizer: PreTrainedTokenizerBase | None = ...) -> Target: ...
 def pair_of(
     target: PreTrainedModel,
-    draft: PreTrainedModel | None = None,
+    draft: PreTrainedModel | str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     draft_tokenizer: PreTrainedTokenizerBase | None = None,
+    corpus: Sequence[StrPath] = (),
 ) -> Target:
-    """Return a target, or a pair, of modules that were made or loaded elsewhere.
+    """Return a target, or a pair, of modules that were made or loaded elsewhere. The draft "ngram" needs no module; it reads a `corpus` if there is one.
 
     `tokenizer` is the target's; the draft's is the same unless `draft_tokenizer` is given. Without a tokenizer, prompts are token ids. The
     modules keep their device, dtype and weights. On CUDA, kernels stack several weights, of which the modules' own become views: that is
@@ -57,6 +63,12 @@ def pair_of(
     if draft is None:
         model = tree_model(_loaded(target, known.name), known.name)
         return Target(_noted(model), tokenizer, model.eos_token_ids)
+    if isinstance(draft, str):
+        if draft != NGRAM:
+            _refuse_other_kind(draft, "draft")
+        counts = draft_of(known, draft, corpus=corpus).load_draft(device=str(target.device), dtype="auto")
+        model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
+        return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=counts)
     if draft_tokenizer is None:
         draft_tokenizer = tokenizer
     fitted = fitting(known, _info(draft, "draft", draft_tokenizer))
@@ -65,7 +77,8 @@ def pair_of(
             f"the target is on {target.device} and the draft on {draft.device}, but both read the same tokens; move one with .to(DEVICE)"
         )
     model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
-    drafter = draft_model(_loaded(draft, fitted.name), fitted, known.vocabulary_size)
+    assert fitted.shared is not None
+    drafter = draft_model(_loaded(draft, fitted.name), fitted.name, fitted.shared, known.vocabulary_size, fitted.passed_over)
     return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=_noted(drafter))
 
 
@@ -100,7 +113,7 @@ def _info(module: Any, role: str, tokenizer: PreTrainedTokenizerBase | None) -> 
     )
 
 
-def _refuse_other_kind(module: Any, role: str) -> None:
+def _refuse_other_kind(module: Any, role: str) -> NoReturn:
     """Raise ModelError for what is no model of transformers, with the way to one."""
     inside = getattr(module, "_orig_mod", None)
     if isinstance(inside, PreTrainedModel):

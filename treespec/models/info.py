@@ -9,10 +9,15 @@ from transformers import PreTrainedTokenizerBase
 
 from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
+from treespec.files.reading import StrPath
 from treespec.models import families, gguf_models
+from treespec.models.drafts import Draft, DraftInfo
 from treespec.models.generation import eos_of, generation_settings
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
+from treespec.models.making import draft_model
+from treespec.models.ngram import NGRAM
+from treespec.models.ngram.info import NgramInfo
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import SharedIds, shared_ids
 
@@ -38,6 +43,8 @@ class ModelInfo:
     """See `Family.rope_note`."""
     shared: SharedIds | None = None
     """The ids that mean the same to its target, for a draft beside it."""
+    target_rows: int | None = None
+    """Number of its target's logits, for a draft beside it."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """The settings of its generation config."""
     files: ModelFiles | None = field(default=None, compare=False, repr=False)
@@ -76,21 +83,50 @@ class ModelInfo:
         assert self.files is not None
         return load_model(self.files, device=device, dtype=dtype, offload=offload)
 
+    @property
+    def has_weights(self) -> bool:
+        """See `DraftInfo.has_weights`."""
+        return True
+
+    def load_draft(self, *, device: str, dtype: str) -> Draft:
+        """Load it as a draft that fits its target, as `fitting` returns it. Raises ModelError."""
+        assert self.shared is not None
+        assert self.target_rows is not None
+        return draft_model(self.load(device=device, dtype=dtype), self.name, self.shared, self.target_rows, self.passed_over)
+
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""
         return sum(token != self.passed_over for token in prompt)
 
 
-def drafts_of(target: ModelInfo, drafts: Sequence[str]) -> tuple[tuple[ModelInfo, ...], dict[str, str]]:
+def draft_of(
+    target: ModelInfo, draft: str, revision: str | None = None, adapter: str | None = None, corpus: Sequence[StrPath] = ()
+) -> DraftInfo:
+    """Return the facts about a draft of a name (a folder, a hub id, or `ngram`) that fits the target. Raises ModelError if it does not.
+
+    `corpus` are files that the n-gram draft reads; for others there must be none.
+    """
+    if draft == NGRAM:
+        if adapter is not None:
+            raise ModelError(f"the draft {NGRAM} has no weights that `draft_adapter` {adapter} could be merged into; leave it out")
+        return NgramInfo.of(target.name, target.tokenizer, target.vocabulary_size, corpus)
+    if corpus:
+        raise ModelError(
+            f"`corpus` is read by the draft {NGRAM} alone, and {draft} is a model; pass `draft` {NGRAM}, or leave `corpus` out"
+        )
+    return fitting(target, ModelInfo.of(draft, revision, adapter))
+
+
+def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:
     """Return the facts about those drafts that fit the target, and why each of the others cannot be used, by name.
 
-    Raises ModelError if there is none that fits.
+    The n-gram draft reads the `corpus`, if it is among them. Raises ModelError if there is none that fits.
     """
-    fit: list[ModelInfo] = []
+    fit: list[DraftInfo] = []
     left_out: dict[str, str] = {}
     for name in drafts:
         try:
-            fit.append(fitting(target, ModelInfo.of(name)))
+            fit.append(draft_of(target, name, corpus=corpus if name == NGRAM else ()))
         except ModelError as error:
             if len(drafts) == 1:
                 raise
@@ -112,7 +148,7 @@ def fitting(target: ModelInfo, draft: ModelInfo) -> ModelInfo:
         same=frozenset() if target.shape is None or text_only else frozenset({target.shape.token_id}),
     )
     passed_over = target.shape.token_id if target.shape is not None and text_only else None
-    return replace(draft, vocabulary_size=shared.size, passed_over=passed_over, shared=shared)
+    return replace(draft, vocabulary_size=shared.size, passed_over=passed_over, shared=shared, target_rows=target.vocabulary_size)
 
 
 def _require_same_pictures(target: str, shape: PictureShape | None, draft: str, draft_shape: PictureShape | None) -> None:

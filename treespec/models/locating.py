@@ -24,6 +24,7 @@ from treespec.errors import ModelError, TreeoptError, is_memory_full, is_panic, 
 from treespec.files.kinds import HEAD, kind_of
 from treespec.files.reading import user_path
 from treespec.models import weights
+from treespec.models.ngram import NGRAM
 
 _PACKAGE = re.compile(r"pip install ([A-Za-z][\w-]*)")
 """The place where the libraries name a package that they lack."""
@@ -86,6 +87,10 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
         if gguf is None and (with_weights or not weights.may_be_head(path)):  # a head is named by its reader
             _require_files(name, path, with_weights)
         return Place(str(path), local=True, gguf=gguf)
+    if name == NGRAM:
+        raise ModelError(
+            f"{NGRAM} is a draft without a model, which is asked for as a draft only; name a model, or its folder as ./{NGRAM}"
+        )
     if name in EMBEDDED:
         raise ModelError(f"{name} is not in this installation; train it with: python -m treeopt.training.embedded_pair")
     if path.suffix.lower() == ".gguf" and path.is_file():

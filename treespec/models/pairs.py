@@ -1,24 +1,25 @@
 """A target, alone or with its draft, and loading them so that both read the same tokens and pictures."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
 from treespec.files.fingerprint import fingerprint
-from treespec.files.provenance import Provenance, public_name
-from treespec.models.info import ModelInfo, fitting
-from treespec.models.loaded import LoadedModel
-from treespec.models.text_draft import TextDraft
+from treespec.files.provenance import Provenance
+from treespec.files.reading import StrPath
+from treespec.models.drafts import Draft, DraftInfo, named
+from treespec.models.info import ModelInfo, draft_of
+from treespec.models.making import tree_model
+from treespec.models.ngram import NGRAM
 from treespec.models.tree_model import TreeModel
-from treespec.models.vision import TEXT_ONLY, Vision, is_vision, reader_of, text_module, wraps_text
+from treespec.models.vision import TEXT_ONLY
 from treespec.tables import in_short
 
 
@@ -39,7 +40,7 @@ class Target:
         return in_short(self, **models)
 
     @property
-    def models(self) -> dict[str, TreeModel]:
+    def models(self) -> dict[str, Draft]:
         """Return the models by role."""
         return {"target": self.target}
 
@@ -67,7 +68,7 @@ class Target:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what people should know of how the models were loaded, in sentences."""
-        return tuple(note for model in self.models.values() for note in model.loaded.notes)
+        return tuple(note for model in self.models.values() for note in model.notes)
 
     def release(self) -> None:
         """Undo what was changed in the modules: their weights get memory of their own again. Decoding with them needs a new pair."""
@@ -78,7 +79,7 @@ class Target:
         """Return the facts that identify work with these models: names, revisions, weights, families, sizes, dtypes, device."""
         return {
             "draft": None,
-            **{role: describe_model(model) for role, model in self.models.items()},
+            **{role: model.describe() for role, model in self.models.items()},
             "device": str(self.target.device),
             "dtype": _dtype(self.target),
             "vocabulary_size": self.target.vocabulary_size,
@@ -92,14 +93,15 @@ class Target:
 
         Models are known by the SHA-256 of their weights, or by name and size where no file has been read.
         """
-        known = {role: _identity(model) for role, model in self.models.items()}
+        known = {role: model.identity() for role, model in self.models.items()}
         return fingerprint(known, sorted(self.eos_token_ids))
 
     def provenance(self, **known: Any) -> dict[str, Any]:
         """Return a provenance record of work done with these models, as plain JSON. It names a GPU only if they are on it."""
-        names = {role: recorded_name(model) for role, model in self.models.items()}
-        names |= {_adapter_role(role): model.loaded.adapter.name for role, model in self.models.items() if model.loaded.adapter is not None}
-        stored = {role: model.loaded.quantization for role, model in self.models.items() if model.loaded.quantization is not None}
+        facts = {role: model.describe() for role, model in self.models.items()}
+        names = {role: named(known) for role, known in facts.items()}
+        names |= {_adapter_role(role): known["adapter"]["name"] for role, known in facts.items() if "adapter" in known}
+        stored = {role: known["quantization"] for role, known in facts.items() if known.get("quantization") is not None}
         offloaded = self.target.loaded.streamed > 0
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
@@ -111,31 +113,17 @@ class Pair(Target):
     """A target together with its draft."""
 
     _: KW_ONLY
-    draft: TreeModel
+    draft: Draft
 
     @property
-    def models(self) -> dict[str, TreeModel]:
+    def models(self) -> dict[str, Draft]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
 
 
-def _identity(model: TreeModel) -> dict[str, Any]:
-    """Return what tells a model from others, as plain JSON."""
-    facts = describe_model(model)
-    names = ("weights",) if facts["weights"] is not None else ("revision", "family", "parameters", "layers")
-    known = {key: facts[key] for key in (*names, "adapter") if key in facts}
-    return known if facts["weights"] is not None else {"name": recorded_name(model), **known}
-
-
-def _dtype(model: TreeModel) -> str:
+def _dtype(model: Draft) -> str:
     """Return the name of a model's number type, such as "float32"."""
     return str(model.dtype).removeprefix("torch.")
-
-
-def recorded_name(model: TreeModel) -> str:
-    """Return a model's name for records: without folders, and with its revision if one is known."""
-    revision = model.loaded.revision
-    return public_name(model.name) + (f"@{revision}" if revision else "")
 
 
 def _adapter_role(role: str) -> str:
@@ -150,7 +138,7 @@ class TargetInfo:
     target: ModelInfo
 
     @property
-    def models(self) -> dict[str, ModelInfo]:
+    def models(self) -> dict[str, DraftInfo]:
         """See `Target.models`."""
         return {"target": self.target}
 
@@ -180,7 +168,7 @@ class TargetInfo:
 class PairInfo(TargetInfo):
     """The facts about a target and a draft that fit each other, before a weight is read."""
 
-    draft: ModelInfo
+    draft: DraftInfo
 
     @classmethod
     def of(
@@ -192,20 +180,21 @@ class PairInfo(TargetInfo):
         draft_revision: str | None = None,
         adapter: str | None = None,
         draft_adapter: str | None = None,
+        corpus: Sequence[StrPath] = (),
     ) -> "PairInfo":
         """Read the facts about two folders or hub ids. Raises ModelError as `load_pair` does, except for weights and devices."""
         known = ModelInfo.of(target, revision, adapter)
-        return cls(known, fitting(known, ModelInfo.of(draft, draft_revision, draft_adapter)))
+        return cls(known, draft_of(known, draft, draft_revision, draft_adapter, corpus))
 
     @property
-    def models(self) -> dict[str, ModelInfo]:
+    def models(self) -> dict[str, DraftInfo]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
 
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Pair:
         """Load both models. `offload` keeps the target's layers in host memory. Raises ModelError."""
         alone = super().load(device=device, dtype=dtype, offload=offload)
-        draft = draft_model(self.draft.load(device=device, dtype=dtype), self.draft, self.target.vocabulary_size)
+        draft = self.draft.load_draft(device=device, dtype=dtype)
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 
@@ -235,70 +224,31 @@ def load_pair(
     offload: bool = False,
     adapter: str | None = None,
     draft_adapter: str | None = None,
+    corpus: Sequence[StrPath] = (),
 ) -> Pair:
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
-    `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft.
+    `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft. The draft "ngram" needs no
+    model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names.
 
     The target is the same with every draft and without one. The draft drafts the ids that mean the same to both: special and added tokens
     may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
     """
-    known = PairInfo.of(target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter)
+    known = PairInfo.of(
+        target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter, corpus=corpus
+    )
     return known.load(device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload)
 
 
-def load_drafts(target: Target, drafts: Sequence[str | ModelInfo], *, device: str = "cpu", dtype: str = "auto") -> tuple[TreeModel, ...]:
-    """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`. Raises ModelError."""
+def load_drafts(
+    target: Target, drafts: Sequence[str | DraftInfo], *, device: str = "cpu", dtype: str = "auto", corpus: Sequence[StrPath] = ()
+) -> tuple[Draft, ...]:
+    """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`.
+
+    `corpus` is read by the draft "ngram". Raises ModelError.
+    """
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    fitted = [fitting(known, ModelInfo.of(draft)) if isinstance(draft, str) else draft for draft in drafts]
-    return tuple(draft_model(draft.load(device=device, dtype=dtype), draft, known.vocabulary_size) for draft in fitted)
-
-
-def tree_model(model: PreTrainedModel | LoadedModel, name: str, vocabulary: int | None = None) -> TreeModel:
-    """Make a TreeModel of a model. One that sees pictures is split into text and vision; of other wrappers only the text is read.
-
-    Raises ModelError.
-    """
-    text, vision = _parts(LoadedModel.of(model), name)
-    return TreeModel(text, name=name, vocabulary=vocabulary, vision=vision)
-
-
-def _parts(loaded: LoadedModel, name: str) -> tuple[LoadedModel, Vision | None]:
-    """Return what reads text in a model, and what sees pictures."""
-    whole = loaded.module
-    if is_vision(whole.config):
-        return replace(loaded, module=text_module(whole)), Vision(whole, name)
-    return (replace(loaded, module=reader_of(whole)) if wraps_text(whole.config) else loaded), None
-
-
-def draft_model(loaded: LoadedModel, draft: ModelInfo, rows: int) -> TreeModel:
-    """Make the TreeModel of a draft that fits a target of so many logit rows, as `fitting` returns it. Raises ModelError."""
-    assert draft.shared is not None
-    if draft.passed_over is None and draft.shared.all_of(rows):
-        return tree_model(loaded, draft.name, draft.vocabulary_size)
-    text, vision = _parts(loaded, draft.name)
-    return TextDraft(text, name=draft.name, shared=draft.shared, vocabulary=rows, picture=draft.passed_over, vision=vision)
-
-
-def describe_model(model: TreeModel) -> dict[str, Any]:
-    """Return the facts that identify one model, as plain JSON."""
-    config, loaded = model.module.config, model.loaded
-    plain = loaded.format == "safetensors" and loaded.quantization is None
-    stored = {"format": loaded.format, "quantization": loaded.quantization}
-    adapter = {} if loaded.adapter is None else {"adapter": loaded.adapter.describe()}
-    return {
-        "name": model.name,
-        "revision": model.loaded.revision,
-        "family": model.family.model_type,
-        "weights": model.loaded.digest,
-        "parameters": sum(p.numel() for p in model.module.parameters()),
-        "offloaded": model.loaded.streamed > 0,
-        "layers": config.get_text_config(decoder=True).num_hidden_layers,
-        "dtype": _dtype(model),
-        "attention": config.get_text_config(decoder=True)._attn_implementation,
-        "transformers": transformers.__version__,
-        **adapter,
-        **({} if plain else stored),  # so runs of safetensors that were begun before these keys go on
-    }
+    fitted = [draft_of(known, draft, corpus=corpus if draft == NGRAM else ()) if isinstance(draft, str) else draft for draft in drafts]
+    return tuple(draft.load_draft(device=device, dtype=dtype) for draft in fitted)

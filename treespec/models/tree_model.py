@@ -14,6 +14,7 @@ from treespec.models import devices, families
 from treespec.models.calling import cache_name, keeps_logits
 from treespec.models.decoder import decoder_of
 from treespec.models.exactness import verify_exactness
+from treespec.models.facts import facts_of, identity_of
 from treespec.models.generation import eos_token_ids, note_of
 from treespec.models.loaded import LoadedModel
 from treespec.models.plain import PlainDecoder
@@ -129,6 +130,19 @@ class TreeModel:
         """Return a sentence with the settings of the generation config that decoding here does not follow, None if there are none."""
         config = getattr(self.module, "generation_config", None)
         return note_of(self.name, {} if config is None else config.to_dict(), sampled=sampled, processed=processed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what people should know of how it was loaded, in sentences."""
+        return self.loaded.notes
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts that identify work with the model, as plain JSON."""
+        return facts_of(self.name, self.loaded, self.family.model_type, self.dtype)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the model from others, whatever device and number type it runs in, as plain JSON."""
+        return identity_of(self.describe())
 
     def release(self) -> None:
         """Undo what was changed in the module: its weights get memory of their own again. This model cannot be used afterwards."""

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from treespec.decoding.engine import Engine
+from treespec.models.drafts import Draft
 from treespec.models.tree_model import TreeModel
 
 _NAME = "_engine_of_texts"
 
 
-def engine_of(target: TreeModel, draft: TreeModel | None, notice: Callable[[str], None] | None = None) -> Engine | None:
+def engine_of(target: TreeModel, draft: Draft | None, notice: Callable[[str], None] | None = None) -> Engine | None:
     """Return the engine of a target and its draft, made now or before; None where nothing can be captured.
 
     It lives as long as the target, or until another draft comes. `notice` is that of `Engine`, for one that is made now.

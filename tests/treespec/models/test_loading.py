@@ -19,12 +19,13 @@ from treespec import hub
 from treespec.errors import ModelError, SettingsError
 from treespec.files import provenance
 from treespec.models import loading
+from treespec.models.drafts import recorded_name
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import load_model, load_tokenizer
 from treespec.models.locating import EMBEDDED, weights_digest
 from treespec.models.offload import host_memory
 from treespec.models.offload.streaming import streamed_bytes
-from treespec.models.pairs import load_pair, load_target, recorded_name
+from treespec.models.pairs import load_pair, load_target
 from treespec.models.tree_model import TreeModel
 
 Build = Callable[..., PreTrainedModel]

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from treespec.errors import ModelError
 from treespec.models.given import pair_of
 from treespec.models.pairs import Target
+from treespec.models.tree_model import TreeModel
 
 _LOG = logging.getLogger(__name__)
 _PLACE = "_treespec_kept"
@@ -53,7 +54,7 @@ class Kept:
         assert self.pair is not None
         if draft is not None and (self._draft is None or self._draft() is not draft):
             return False
-        for model in self.pair.models.values():
+        for model in (model for model in self.pair.models.values() if isinstance(model, TreeModel)):  # as `models` takes no other
             try:
                 model.decoder.require_weights(model.name)
             except ModelError:
