@@ -4,7 +4,7 @@ Source: transformers' `modeling_llama.py`; the heads' own code has the same part
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -85,18 +85,39 @@ def held_biases(files: HeadFiles) -> frozenset[str]:
     return frozenset(held | read if held & read else held)
 
 
+class Seats(Protocol):
+    """The places of the tokens that one pass reads, for all layers of a head: their positions, and what each of them sees."""
+
+    @property
+    def cos(self) -> Tensor:
+        """[q, head width]."""
+
+    @property
+    def sin(self) -> Tensor:
+        """[q, head width]."""
+
+    def attended(self, layer: "Attention", queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Keep keys and values [.., shared heads, q, head width] of a layer, and return what its queries [.., heads, q, head width] find."""
+
+
 @dataclass(frozen=True)
-class Seats:
-    """The places of q tokens in a head's cache, for all of its layers."""
+class Slots:
+    """The places of q tokens in a head's cache."""
 
     slots: Tensor
     """int64 [q]; where their keys and values go."""
     mask: Tensor
     """bool [q, slots that hold something]; which of them each token sees, its own among them."""
     cos: Tensor
-    """[q, head width]."""
     sin: Tensor
-    """[q, head width]."""
+
+    def attended(self, layer: "Attention", queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Seats.attended`: keys and values are written into the layer's cache."""
+        layer.keys.index_copy_(1, self.slots, keys)
+        layer.values.index_copy_(1, self.slots, values)
+        seen = self.mask.shape[1]
+        held = layer.keys[None, :, :seen], layer.values[None, :, :seen]
+        return F.scaled_dot_product_attention(queries[None], *held, attn_mask=self.mask, enable_gqa=True)[0]
 
 
 class Rope(nn.Module):
@@ -113,7 +134,7 @@ class Rope(nn.Module):
         )
         self.table = LlamaRotaryEmbedding(config)
 
-    def seats(self, place: Placement, like: Tensor, capacity: int) -> Seats:
+    def slots(self, place: Placement, like: Tensor, capacity: int) -> Slots:
         """Return the places in a head's cache of tokens that are placed in the text. Raises CapacityError if the cache lacks room.
 
         A head reads the state before a token together with the token, so its cache begins with the text's second token: token i of the
@@ -122,8 +143,12 @@ class Rope(nn.Module):
         mask = place.mask()[:, 1:]
         if mask.shape[1] > capacity:
             raise CapacityError(f"a head's cache has {capacity} slots, but {mask.shape[1]} are needed; allocate as many")
-        cos, sin = self.table(like, (place.positions - 1)[None])
-        return Seats(place.slots - 1, mask, cos[0], sin[0])
+        return Slots(place.slots - 1, mask, *self.turns(place.positions - 1, like))
+
+    def turns(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [q, head width] of positions int64 [q], in the type of `like`."""
+        cos, sin = self.table(like, positions[None])
+        return cos[0], sin[0]
 
 
 class Norm(nn.Module):
@@ -135,13 +160,13 @@ class Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x [q, width], normed."""
+        """Return x [.., width], normed."""
         wide = x.float()
         return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Attention over the head's own keys and values, which lie in slots that the caller addresses."""
+    """Attention over the head's own keys and values: those in slots that the caller addresses, or those of whole texts."""
 
     def __init__(self, sizes: LayerSizes, inputs: int, *, biases: frozenset[str]) -> None:
         super().__init__()
@@ -164,18 +189,13 @@ class Attention(nn.Module):
         self.keys, self.values = (weight.new_zeros(self.sizes.shared_heads, capacity, self.sizes.head_width) for _ in range(2))
 
     def forward(self, x: Tensor, seats: Seats) -> Tensor:
-        """Store keys and values of x [q, inputs] in their slots and return what each token attends to, [q, H]."""
+        """Return what each token attends to, [.., q, H], for x [.., q, inputs]; `seats` keeps its keys and values."""
         queries, keys, values = (
-            projection(x).view(x.shape[0], -1, self.sizes.head_width).transpose(0, 1)
+            projection(x).unflatten(-1, (-1, self.sizes.head_width)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        self.keys.index_copy_(1, seats.slots, _rotated(keys, seats))
-        self.values.index_copy_(1, seats.slots, values)
-        seen = seats.mask.shape[1]
-        found = F.scaled_dot_product_attention(
-            _rotated(queries, seats)[None], self.keys[None, :, :seen], self.values[None, :, :seen], attn_mask=seats.mask, enable_gqa=True
-        )
-        projected: Tensor = self.o_proj(found[0].transpose(0, 1).flatten(1))
+        found = seats.attended(self, _rotated(queries, seats), _rotated(keys, seats), values)
+        projected: Tensor = self.o_proj(found.transpose(-3, -2).flatten(-2))
         return projected
 
 
@@ -189,7 +209,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(sizes.inner, sizes.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is added to x, [q, H]."""
+        """Return what is added to x, [.., H]."""
         added: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return added
 
@@ -205,13 +225,13 @@ class Layer(nn.Module):
         self.mlp = Mlp(sizes)
 
     def forward(self, x: Tensor, seats: Seats) -> Tensor:
-        """Return x [q, H] after the layer."""
+        """Return x [.., q, H] after the layer."""
         x = x + self.self_attn(self.input_layernorm(x), seats)
         after: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return after
 
 
 def _rotated(x: Tensor, seats: Seats) -> Tensor:
-    """Return x [heads, q, head width] rotated to the positions."""
+    """Return x [.., heads, q, head width] rotated to the positions."""
     left, right = x.chunk(2, dim=-1)
     return x * seats.cos + torch.cat((-right, left), dim=-1) * seats.sin
