@@ -85,7 +85,7 @@ class EagleHead(LayeredHead):
     """An EAGLE-1 or EAGLE-2 head."""
 
     kind = "eagle"
-    state_layers = (FINAL_STATE,)
+    state_layers: tuple[int, ...] = (FINAL_STATE,)
 
     def __init__(self, name: str, plan: EaglePlan, borrowed: Borrowed) -> None:
         super().__init__(name, plan, borrowed)

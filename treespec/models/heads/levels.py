@@ -113,7 +113,7 @@ class Chains:
         levels = self.held.setdefault(layer, [])
         levels.append((keys, values))
         roots, shared = queries.shape[-2], keys.shape[1]
-        queries = queries.unflatten(1, (shared, -1)) * queries.shape[-1] ** -0.5
+        queries = queries.reshape(len(queries), shared, -1, *queries.shape[-2:]) * queries.shape[-1] ** -0.5
         (text_keys, text_values), *chain = ((k[:, :, None, :roots], v[:, :, None, :roots]) for k, v in levels)
         later = torch.ones(roots, roots, dtype=torch.bool, device=queries.device).triu(1)
         text = (queries @ text_keys.transpose(-1, -2)).masked_fill(later, float("-inf"))
