@@ -24,14 +24,25 @@ from treeopt.cli.progress import Progress
 from treeopt.cli.settings import bundle, setting
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE, Finite, dtype_name
-from treeopt.training.settings import CONFIGS, DEFAULT_STEPS, DIVERGENCES, MAX_SEED, OBJECTIVES, TEXTS, TrainSettings, TrainSources
+from treeopt.training.settings import (
+    CONFIGS,
+    DEFAULT_LEVELS,
+    DEFAULT_STEPS,
+    DIVERGENCES,
+    KINDS,
+    MAX_SEED,
+    OBJECTIVES,
+    TEXTS,
+    TrainSettings,
+    TrainSources,
+)
 
 _TOKENS = click.IntRange(min=2)
 _ABOVE_0 = Finite(min=0, min_open=True)
 
 
 def source_options() -> Callable[[Command], Command]:
-    """Add `--target --draft --config --dataset ...` as `sources`."""
+    """Add `--target --draft --config --kind --dataset ...` as `sources`."""
     return bundle(
         "sources",
         TrainSources,
@@ -44,6 +55,23 @@ def source_options() -> Callable[[Command], Command]:
         click.option("--draft", metavar="MODEL", help="Folder, GGUF file or hub id of the draft to train further."),
         click.option(
             "--config", metavar="NAME|FILE", help=f"Shape of a new draft: {', '.join(CONFIGS)}, or a config.json of transformers."
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(KINDS),
+            help="Kind of a new head, a draft that reads the target's hidden states, in place of --draft and --config.",
+        ),
+        click.option(
+            "--levels",
+            type=POSITIVE,
+            help="Levels that a head is trained for; of Medusa, the number of heads. "
+            f"[default: {', '.join(f'{levels} for {kind}' for kind, levels in DEFAULT_LEVELS.items())}]",
+        ),
+        click.option(
+            "--draft-vocabulary",
+            type=POSITIVE,
+            metavar="N",
+            help="Draft tokens of an EAGLE-3 head, the most frequent ones of the training texts. [default: all tokens of the target]",
         ),
         revision_option,
         draft_revision_option,
@@ -157,12 +185,14 @@ def train_draft(
     output: Path,
     output_format: str,
 ) -> None:
-    """Pretrain, fine-tune or distil a draft for a target.
+    """Pretrain, fine-tune or distil a draft for a target, or train a head on its states.
 
-    Required are --target and one of --draft, which is trained further, and --config, the shape of a new one. All else has a default.
+    Required are --target and one of --draft, which is trained further, --config, the shape of a new one, and --kind, that of a new head. All else
+    has a default.
 
-    The draft is saved as a model folder, which --draft of the other commands takes. First-choice acceptance is measured on the
-    target's own greedy continuations of rows that are not trained on: before the training, every --eval-steps, and after it.
+    The draft is saved as a model folder, which --draft of the other commands takes; a head in the published layout of its kind.
+    First-choice acceptance is measured on the target's own greedy continuations of rows that are not trained on: before the
+    training, every --eval-steps, and after it.
     Start it on several GPUs with: accelerate launch -m treeopt train-draft ...
     """
     from treeopt.cli.hub import check_hub

@@ -1,17 +1,25 @@
 """Tiny heads in exactly the layouts that were published: every key, shape and dtype, and config.json with what is wrong in published ones."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.reference.heads import Eagle, Eagle3, Sizes
+from treespec.decoding.protocol import FINAL_STATE
+from treespec.errors import ModelError
+from treespec.models.heads.loading import load_head
 from treespec.models.heads.target import HeadTarget
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
+"""A change of a config and of the weights beside it."""
 
 V, VD, HT, H, INNER, HEADS, SHARED, WIDTH, LAYERS = 60, 25, 24, 16, 20, 4, 2, 6, 12
 """Sizes, by the letters of `treespec.models.heads.eagle3`. No two are equal by chance, but for Ht and heads times width."""
@@ -127,6 +135,20 @@ def write(folder: Path, config: Mapping[str, Any] | None, weights: Mapping[str, 
     else:
         torch.save(dict(weights), folder / file)
     return str(folder)
+
+
+def refusal(folder: Path, config: Mapping[str, Any], weights: dict[str, Tensor], file: str, change: Change, **sizes: int) -> str:
+    """The message for a head after a change of its config and its weights, without the folder's name before it."""
+    changed = json.loads(json.dumps(config))
+    change(changed, weights)
+    write(folder, changed, weights, file)
+    with pytest.raises(ModelError) as caught:
+        load_head(str(folder), target(**sizes))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(folder))
+    assert re.search("[:;] ", message), "a remedy"
+    return message.removeprefix(str(folder))
 
 
 @dataclass(frozen=True)
@@ -254,6 +276,7 @@ class PublishedEagle:
     shapes: Mapping[str, tuple[int, ...]]
     layers: int = 1
     file: str = "pytorch_model.bin"
+    states: tuple[int, ...] = (FINAL_STATE,)
 
     def write(self, folder: Path) -> dict[str, Tensor]:
         weights = tensors(self.shapes, scale=0.8)  # no norm holds what these heads read of themselves

@@ -1,12 +1,16 @@
 """A text with a tree behind it, read by a head level by level, and each node's path for the slow implementations."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tests.reference.head_files import V
-from treespec.decoding.protocol import HeadLevel, LevelHead
+from tests.reference.head_files import HT, Published, PublishedEagle, V, target
+from tests.reference.heads import Eagle, Eagle3
+from treespec.decoding.protocol import HeadLevel
+from treespec.models.heads.levels import LayeredHead
+from treespec.models.heads.loading import load_head
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
 
@@ -42,19 +46,40 @@ class Text:
         return path[::-1]
 
 
-def committed(head: LevelHead, text: Text, start: int, stop: int, *, keep_last: bool = False) -> HeadLevel:
+def committed(head: LayeredHead, text: Text, start: int, stop: int, *, keep_last: bool = False) -> HeadLevel:
     """Read tokens start .. stop - 1 of a text with the states before them."""
     place = Placement.causal(start, stop - start, "cpu")
     keep = torch.tensor([stop - start - 1]) if keep_last else None
     return head.forward(text.tokens[start:stop], head.features(text.states[start - 1 : stop - 1].to(dtype_of(head))), place, keep)
 
 
-def dtype_of(head: LevelHead) -> torch.dtype:
-    found: torch.dtype = head.borrowed.embedding.dtype  # type: ignore[attr-defined]
-    return found
+def dtype_of(head: LayeredHead) -> torch.dtype:
+    return head.borrowed.embedding.dtype
 
 
-def over_the_tree(head: LevelHead, text: Text, seed: int = 5) -> Tensor:
+def opened(layout: Published | PublishedEagle, folder: Path) -> tuple[LayeredHead, Eagle3 | Eagle, Text]:
+    """Write a layout, and return its head, its slow twin, and a text with the states that it reads."""
+    weights = layout.write(folder)
+    head = load_head(str(folder), target())
+    assert isinstance(head, LayeredHead)
+    assert head.state_layers == layout.states
+    return head, layout.slow(weights, target()), Text.random(len(layout.states), HT)
+
+
+def slow_over_the_tree(slow: Eagle3 | Eagle, text: Text) -> Tensor:
+    """Logits [TREE.size, Vd] after every node, each by its own path."""
+    paths = [slow.along(text.states.double(), text.tokens[1:].tolist(), text.path_to(node)) for node in range(TREE.size)]
+    return torch.stack(paths)
+
+
+def require_same(found: Tensor, wanted: Tensor) -> None:
+    """Fail unless logits are those of the slow implementation, up to rounding that is small beside how much they vary."""
+    assert found.shape == wanted.shape
+    assert wanted.std() > 0.5, "a difference would show"
+    assert (found.double() - wanted).abs().max() < 2e-4 * wanted.std()
+
+
+def over_the_tree(head: LayeredHead, text: Text, seed: int = 5) -> Tensor:
     """Logits [TREE.size, Vd] after every node, its text read in two parts and its nodes in scattered slots."""
     head.allocate(LENGTH + 2 * TREE.size)
     committed(head, text, 1, 4)

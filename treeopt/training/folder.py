@@ -24,7 +24,8 @@ from treespec.models.weights import INDEX, files_by_tensor
 
 LOCK = ".treeopt.lock"
 """The file that keeps a second run out as long as one trains."""
-_STAGING = ".saving"
+STAGING = ".saving"
+"""The folder in which the files of a finished draft are written, before each is moved to its place."""
 _WHOLE = ("config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files that every checkpoint has beside weights and states of random streams; the last one is written last."""
 _MADE = ("checkpoint-*", "texts-*", "held-out-*")
@@ -164,7 +165,7 @@ def saving(path: Path) -> Iterator[None]:
 
 def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, others: Collection[Path] = ()) -> None:
     """Save a model, its tokenizer and `others` as a plain folder. Each file is written whole, the configuration last. Raises OutputError."""
-    staging = folder / _STAGING
+    staging = folder / STAGING
     with saving(folder):
         shutil.rmtree(staging, ignore_errors=True)
         model.save_pretrained(staging)

@@ -19,6 +19,10 @@ MAX_SEED = 2**32 - 1
 DEFAULT_STEPS = 1000
 """Steps of a run for which neither steps nor epochs are given."""
 
+KINDS = ("eagle3", "medusa")
+DEFAULT_LEVELS = {"eagle3": 7, "medusa": 5}
+"""Levels of each kind of head, if none are given: those of the authors of EAGLE-3, and the most that those of Medusa found worth it."""
+
 OBJECTIVES = ("ce", "distill")
 DIVERGENCES = ("forward-kl", "reverse-kl", "sampled-ce")
 TEXTS = ("own", "target")
@@ -47,8 +51,10 @@ theirs 32,000 tokens, is the target's.
 
 @dataclass(frozen=True)
 class TrainSources:
-    """The models and rows of a training run. Exactly one of `draft` (folder or hub id) and `config` (a name in CONFIGS or a JSON file) is given.
+    """The models and rows of a training run. Exactly one is given of `draft` (folder or hub id), `config` (a name in CONFIGS or a JSON file) and `kind`.
 
+    `kind` is that of a head of the target's sizes, which is trained for `levels` levels (None for those of DEFAULT_LEVELS). With
+    `draft_vocabulary` an EAGLE-3 head has draft tokens of its own, so many of the most frequent ones of the texts.
     `num_rows` bounds the rows to train on. Acceptance is measured on the first rows of the data set, which are then left out
     of training, or on rows of `eval_dataset`. `field` and `eval_field` name the key of a data set's text if it is no usual one.
     """
@@ -57,6 +63,9 @@ class TrainSources:
     dataset: str
     draft: str | None = None
     config: str | None = None
+    kind: str | None = None
+    levels: int | None = None
+    draft_vocabulary: int | None = None
     revision: str | None = None
     draft_revision: str | None = None
     start: int = 0
@@ -68,8 +77,13 @@ class TrainSources:
     skip_bad_rows: bool = False
 
     def __post_init__(self) -> None:
-        if (self.draft is None) == (self.config is None):
-            raise SettingsError("pass exactly one of `draft`, a model to train further, and `config`, the shape of a new one")
+        given = [name for name in ("draft", "config", "kind") if getattr(self, name) is not None]
+        if len(given) != 1:
+            also = f" ({' and '.join(f'`{name}`' for name in given)} are given)" if given else ""
+            raise SettingsError(
+                f"pass exactly one of `draft`, a model to train further, `config`, the shape of a new one, and `kind`, that of a new head{also}"
+            )
+        self._check_head()
         _require_least(1, num_rows=self.num_rows)
         _ = self.training_rows  # checks `start` and `end`
         if self.eval_dataset is None:
@@ -80,6 +94,28 @@ class TrainSources:
 
         if same_dataset(self.eval_dataset, self.dataset):
             raise SettingsError(f"`eval_dataset` {self.eval_dataset} is trained on; leave it out, and its first rows are held out")
+
+    def _check_head(self) -> None:
+        """Raise SettingsError for a kind of head that is not trained, and for options of another kind."""
+        if self.kind is not None and self.kind not in KINDS:
+            raise SettingsError(f"`kind` is {self.kind!r}, but heads of the kinds {' and '.join(KINDS)} alone are trained")
+        for name in ("levels", "draft_vocabulary"):
+            if self.kind is None and getattr(self, name) is not None:
+                raise SettingsError(
+                    f"`{name}` is for heads; pass `kind` {' or '.join(KINDS)} in place of `draft` and `config`, or leave it out"
+                )
+        if self.kind == "medusa" and self.draft_vocabulary is not None:
+            raise SettingsError("`draft_vocabulary` is for `kind` eagle3: Medusa heads propose all tokens of their target; leave it out")
+        if self.kind is not None:
+            _require_least(1, levels=self.trained_levels)
+        if self.draft_vocabulary is not None:
+            _require_least(1, draft_vocabulary=self.draft_vocabulary)
+
+    @property
+    def trained_levels(self) -> int:
+        """Levels that a head is trained for."""
+        assert self.kind is not None
+        return DEFAULT_LEVELS[self.kind] if self.levels is None else self.levels
 
     @property
     def training_rows(self) -> DatasetSlice:

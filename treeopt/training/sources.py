@@ -5,7 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -15,9 +15,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainingArguments,
 )
 
-from treeopt.training.settings import CONFIGS, TrainSources
+from treeopt.training.folder import write_model
+from treeopt.training.settings import CONFIGS, TrainSettings, TrainSources
+from treeopt.training.texts import Texts
+from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files.kinds import other_kind
 from treespec.files.reading import read_bytes
@@ -47,6 +51,71 @@ class Draft:
     module: PreTrainedModel
     vocabulary: int
     picture_files: tuple[Path, ...] = ()
+    reads_target = False
+    """Whether it cannot be trained without the target's weights, whatever the objective."""
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration that bounds its positions."""
+        return self.module.config
+
+    def require_texts(self, settings: TrainSettings) -> None:
+        """See `HeadDraft.require_texts`: a model reads texts of any length."""
+
+    def trainer(
+        self, target: "Target", texts: Texts, held_out: Texts | None, settings: TrainSettings, arguments: TrainingArguments, watch: Watch
+    ) -> DraftTrainer:
+        """Return the Trainer of this draft. A target that does not teach is forgotten."""
+        teacher = target.load()[0].module if settings.loss != "ce" else None
+        if teacher is None:
+            target.forget()
+        return DraftTrainer(
+            self.module,
+            texts,
+            arguments,
+            loss=settings.loss,
+            vocabulary=self.vocabulary,
+            teacher=teacher,
+            temperature=settings.temperature,
+            held_out=held_out,
+            callbacks=[watch],
+        )
+
+    def write(self, folder: Path, target: "Target", trainer: DraftTrainer | None, checkpoint: Path | None) -> None:
+        """Save the draft that was trained, or without a `trainer` that of a checkpoint, as a plain folder. Raises OutputError."""
+        module = self.module
+        if trainer is None:
+            assert checkpoint is not None
+            module = load_model(str(checkpoint), dtype="float32").module
+        module.config.use_cache = True
+        write_model(folder, module, target.tokenizer, self.picture_files)
+
+
+class Trained(Protocol):
+    """A draft that is trained: a model, or a head of its target."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that it shares with the target."""
+
+    @property
+    def reads_target(self) -> bool:
+        """Whether it cannot be trained without the target's weights, whatever the objective."""
+
+    @property
+    def config(self) -> PreTrainedConfig | None:
+        """The configuration that bounds its positions; None if nothing does."""
+
+    def require_texts(self, settings: TrainSettings) -> None:
+        """Raise CapacityError if texts of these lengths cannot train it."""
+
+    def trainer(
+        self, target: "Target", texts: Texts, held_out: Texts | None, settings: TrainSettings, arguments: TrainingArguments, watch: Watch
+    ) -> DraftTrainer:
+        """Return its Trainer, which measures acceptance on `held_out`. Raises ModelError."""
+
+    def write(self, folder: Path, target: "Target", trainer: DraftTrainer | None, checkpoint: Path | None) -> None:
+        """Save what a Trainer has trained, or without one the weights of a checkpoint. Each file is written whole. Raises OutputError."""
 
 
 class Target:
@@ -131,14 +200,13 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
     return Draft(module, rows, _picture_files(name, sources.draft_revision))
 
 
-def contents(sources: TrainSources, target: Target, draft: Draft) -> dict[str, str | None]:
+def contents(sources: TrainSources, target: Target, draft: Trained) -> dict[str, str | None]:
     """Return the facts that tell the files behind a run's names of models and configuration from others of these names. Raises ModelError."""
     found = {"target_weights": target.contents, "draft_weights": None, "config_file": None}
     if sources.draft is not None:
-        commit = getattr(draft.module.config, "_commit_hash", None)
+        commit = getattr(draft.config, "_commit_hash", None)
         found["draft_weights"] = weights_digest(sources.draft) or sources.draft_revision or commit
-    elif sources.config not in CONFIGS:
-        assert sources.config is not None
+    elif sources.config is not None and sources.config not in CONFIGS:
         content = read_bytes(Path(sources.config), limit=_MAX_CONFIG_BYTES, error=ModelError)
         found["config_file"] = hashlib.sha256(content).hexdigest()
     return found

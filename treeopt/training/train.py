@@ -1,4 +1,4 @@
-"""Make a draft for a target: pretrain one from a configuration, fine-tune one, or distil the target into it."""
+"""Make a draft for a target: pretrain one from a configuration, fine-tune one, distil the target into it, or train a head on its states."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +12,11 @@ from torch import distributed
 from transformers import TrainingArguments
 
 from treeopt.training.arguments import training_arguments
-from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free, write_model
+from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free
+from treeopt.training.heads import HeadDraft
 from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
 from treeopt.training.settings import FREE, TrainSettings, TrainSources
-from treeopt.training.sources import Draft, Target, contents, open_draft
+from treeopt.training.sources import Target, Trained, contents, open_draft
 from treeopt.training.texts import Continuing, Shares, Split, Texts, held_out_prompts, own_windows, split_rows, target_texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.data.tokens import unreadable
@@ -23,7 +24,6 @@ from treespec.errors import CapacityError, ModelError, TrainingError, counted
 from treespec.files.provenance import Provenance, public_name
 from treespec.files.writing import write_json
 from treespec.models import families
-from treespec.models.loading import load_model
 from treespec.models.quiet import without_bars
 
 Progress = Callable[[str, int, int], None]
@@ -88,12 +88,15 @@ def _train(
 ) -> TrainResult:
     """Train in a folder that is free; `notice` says something in the first process only."""
     target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
-    draft = open_draft(sources, target, settings.seed)
+    draft: Trained = open_draft(sources, target, settings.seed) if sources.kind is None else HeadDraft.of(sources, target)
+    draft.require_texts(settings)
     _require_positions(settings, target, draft)
     ends = target.end_of_text if settings.text == "own" else None
     if ends is not None and (reason := unreadable((ends,), draft.vocabulary)):
         raise ModelError(f"the end of a text, the tokenizer's EOS, is {reason}")
-    if settings.objective == "distill":
+    if draft.reads_target:
+        target.require_weights("a head reads its states; use a target that has weights")
+    elif settings.objective == "distill":
         target.require_weights("distilling needs them, `objective` ce does not")
     elif settings.eval_prompts:
         target.require_weights("pass `eval_prompts` 0 to train without measuring acceptance")
@@ -117,16 +120,14 @@ def _train(
     if prompts is not None:
         how = Continuing(target.key, settings.seq_len, settings.text_temperature, draft.vocabulary, settings.seed, settings.text_batch)
         texts = _continue(target, prompts, how, folder, "texts", shares, progress)
-    module, history = draft.module, run.history
+    history, trainer = run.history, None
     if history is None:
         watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice)
-        history = _fit(draft, texts, held_out, target, settings, arguments, watch, run.checkpoint)
-    else:
-        module = load_model(str(run.checkpoint), dtype="float32").module
+        trainer = draft.trainer(target, texts, held_out, settings, arguments, watch)
+        history = _fit(trainer, watch, arguments, run.checkpoint)
     record = _record(known, history, texts, split, arguments, time.perf_counter() - started)
     if shares.rank == 0:
-        module.config.use_cache = True
-        write_model(folder, module, target.tokenizer, draft.picture_files)
+        draft.write(folder, target, trainer, run.checkpoint)
         write_json(folder / NAME, record)
     return _result(folder, record, shares)
 
@@ -143,32 +144,10 @@ def _open(folder: Path, known: Mapping[str, Any], shares: Shares) -> Run:
     return run or open_run(folder, known, FREE)
 
 
-def _fit(
-    draft: Draft,
-    texts: Texts,
-    held_out: Texts | None,
-    target: Target,
-    settings: TrainSettings,
-    arguments: TrainingArguments,
-    watch: Watch,
-    checkpoint: Path | None,
-) -> list[dict[str, Any]]:
-    """Train the draft to its last step, from a checkpoint on if there is one, and return the log. Raises TrainingError."""
-    teacher = target.load()[0].module if settings.loss != "ce" else None
-    if teacher is None:
-        target.forget()
-    arguments.eval_on_start = held_out is not None and checkpoint is None
-    trainer = watch.trainer = DraftTrainer(
-        draft.module,
-        texts,
-        arguments,
-        loss=settings.loss,
-        vocabulary=draft.vocabulary,
-        teacher=teacher,
-        temperature=settings.temperature,
-        held_out=held_out,
-        callbacks=[watch],
-    )
+def _fit(trainer: DraftTrainer, watch: Watch, arguments: TrainingArguments, checkpoint: Path | None) -> list[dict[str, Any]]:
+    """Train a draft to its last step, from a checkpoint on if there is one, and return the log. Raises TrainingError."""
+    watch.trainer = trainer
+    arguments.eval_on_start = trainer.held_out is not None and checkpoint is None
     if checkpoint is not None:
         watch.notice(f"going on from {checkpoint.name}")
     with watch.listening():
@@ -193,12 +172,14 @@ def _waiting(arguments: TrainingArguments) -> Callable[[], None]:
     return (lambda: None) if state is None else state.wait_for_everyone
 
 
-def _require_positions(settings: TrainSettings, target: Target, draft: Draft) -> None:
+def _require_positions(settings: TrainSettings, target: Target, draft: Trained) -> None:
     """Raise CapacityError if a model has fewer positions than the texts that it reads have tokens."""
     trained = "`seq_len`", settings.seq_len
     measured = "`prompt_len` or `gen_len`", settings.prompt_len + settings.gen_len if settings.eval_prompts else 0
-    taught = [trained] if settings.objective == "distill" else []  # else the target reads held-out texts alone, or nothing
-    for role, config, needs in (("draft", draft.module.config, [trained, measured]), ("target", target.config, [*taught, measured])):
+    taught = [trained] if settings.objective == "distill" or draft.reads_target else []  # else it reads held-out texts alone, or nothing
+    for role, config, needs in (("draft", draft.config, [trained, measured]), ("target", target.config, [*taught, measured])):
+        if config is None:
+            continue
         family = families.check(config)
         for names, tokens in needs:
             if (most := family.max_positions) is not None and tokens > most:

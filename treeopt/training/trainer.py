@@ -51,10 +51,12 @@ class DraftTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = True  # `compute_loss` divides by the whole step's tokens
+    goes_on = True
+    """Whether a checkpoint can be trained further as a draft of its own."""
 
     def __init__(
         self,
-        draft: PreTrainedModel,
+        draft: torch.nn.Module,
         texts: Texts,
         arguments: TrainingArguments,
         *,
@@ -89,9 +91,16 @@ class DraftTrainer(Trainer):
                 target = self.teacher(input_ids=ids, use_cache=False).logits[..., : self.vocabulary].flatten(0, 1)
         draft = outputs.logits[..., : self.vocabulary].flatten(0, 1)
         loss = summed_loss(self.draft_loss, draft, labels, target, self.temperature)
-        whole = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = loss / whole
+        loss = loss / self.step_tokens(labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def step_tokens(self, labels: Tensor, in_step: Tensor | int | None) -> Tensor | float:
+        """Return the tokens that count in the whole step, per process; without `in_step`, those of one batch."""
+        return (labels != IGNORED).sum() if in_step is None else in_step / self.accelerator.num_processes
+
+    def first_choices(self, tokens: Tensor) -> Tensor:
+        """Return the draft's first choice for every token but the first, int64 [batch, length - 1], for texts int [batch, length]."""
+        return self.draft(input_ids=tokens[:, :-1], use_cache=False).logits[..., : self.vocabulary].argmax(-1)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, Any]:
@@ -107,7 +116,7 @@ class DraftTrainer(Trainer):
         step = max(1, _LOGITS_AT_ONCE // (self.held_out.tokens.shape[1] * self.vocabulary))
         for rows in torch.split(torch.arange(rank, len(self.held_out), processes), step):
             tokens = self.held_out.tokens[rows].to(device)
-            first = self.draft(input_ids=tokens[:, :-1], use_cache=False).logits[..., : self.vocabulary].argmax(-1)
+            first = self.first_choices(tokens)
             hits[rows.to(device)] = ((first == tokens[:, 1:]) & self.held_out.counts[rows, 1:].to(device)).sum(-1).double()
         hits = self.accelerator.reduce(hits, reduction="sum")
         chance, error = ratio(hits[:, None].cpu().numpy(), self.held_out.counts[:, 1:].sum(-1).tolist())
@@ -119,7 +128,7 @@ class DraftTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save a checkpoint as the Trainer does, but never with weights that are not finite. Raises TrainingError, OutputError (nothing torn is left)."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.draft.parameters()):
-            raise diverged("weights are not finite", self.state.global_step, Path(str(self.args.output_dir)))
+            raise diverged("weights are not finite", self.state.global_step, Path(str(self.args.output_dir)), goes_on=self.goes_on)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             with saving(folder):
@@ -129,15 +138,17 @@ class DraftTrainer(Trainer):
             raise
 
 
-def diverged(what: str, step: int, folder: Path) -> TrainingError:
-    """Return the error for a run whose weights or loss are not finite: it says how to train on from the newest checkpoint, whose weights are."""
+def diverged(what: str, step: int, folder: Path, *, goes_on: bool = True) -> TrainingError:
+    """Return the error for a run whose weights or loss are not finite.
+
+    It says how to train on from the newest checkpoint, whose weights are, if a new run can begin with one (`goes_on`).
+    """
     good = newest_checkpoint(folder)
     if step == 1:
         remedy = "nothing has been learned yet, so no learning rate helps; pass `dtype` float32, or use another target or draft"
-    elif good is None:
-        remedy = (
-            "there is no checkpoint yet; start over with a lower `learning_rate`, in another folder if the target wrote texts into this one"
-        )
+    elif good is None or not goes_on:
+        why = "there is no checkpoint yet" if good is None else "a new run cannot begin with a checkpoint of a head"
+        remedy = f"{why}; start over with a lower `learning_rate`, in another folder if the target wrote texts into this one"
     else:
         remedy = f"train on from the last checkpoint before it, with a lower `learning_rate`: `draft` {good}, and another `folder`"
     return TrainingError(f"{what} at step {step}; {remedy}")
@@ -210,7 +221,8 @@ class Watch(TrainerCallback):
         if "loss" in logs:
             for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
                 if not math.isfinite(logs.get(name, 0.0)):
-                    raise diverged(f"{what} is {logs[name]}", state.global_step, Path(str(args.output_dir)))
+                    goes_on = self.trainer is None or self.trainer.goes_on
+                    raise diverged(f"{what} is {logs[name]}", state.global_step, Path(str(args.output_dir)), goes_on=goes_on)
             self.notice(f"step {state.global_step}: loss {logs['loss']:.4f}")
         if "rank1_acceptance" in logs:
             error = "" if logs["rank1_standard_error"] is None else f" +- {logs['rank1_standard_error']:.4f}"

@@ -1,10 +1,10 @@
 """The protocols of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture.
 
-`LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states, and a `StateModel` is a target that has these. Decoding
-asks nothing else of a model. Tests use tabular models.
+`LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states, `ScoringHead` scores with such a draft, and a `StateModel`
+is a target that has these states. Decoding asks nothing else of a model. Tests use tabular models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -143,3 +143,16 @@ class ParallelHead(Head, Protocol):
 
     def logits(self, states: Tensor) -> Tensor:
         """Return logits [q, levels, Vd] of the tokens on each level below a root whose state before it is one of [q, state layers, Ht]."""
+
+
+@runtime_checkable
+class ScoringHead(Head, Protocol):
+    """A head that reads whole texts at once, without slots: for every root in them, what it proposes along the text."""
+
+    def score(self, tokens: Tensor, states: Tensor, levels: int) -> Iterator[Tensor]:
+        """Read texts int64 [batch, length] with the target's states [batch, length, state layers, Ht] and yield logits, level by level.
+
+        Those of level d are [batch, length - d, Vd]. Row i belongs to the root that is token i + 1 of the text (there is no state before the first
+        token): it proposes token i + 1 + d, with the tokens between them as they stand in the text. A decoding step computes the same when the target
+        accepts them. The last row of each level proposes the token after the text. Raises CapacityError if a text has not so many levels.
+        """

@@ -22,6 +22,7 @@ from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from tests.reference.training import SETTINGS, equal, weights
 from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
+from treeopt.training import sources as models_to_train
 from treeopt.training import train as drafting_models
 from treeopt.training.folder import newest_checkpoint
 from treeopt.training.settings import CONFIGS, TrainSources
@@ -147,9 +148,9 @@ def test_a_run_killed_after_its_last_step_is_saved_without_another(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(drafting_models, "write_model", die)
+        patched.setattr(models_to_train, "write_model", die)
         train_draft(sources, SETTINGS, tmp_path)
-    monkeypatch.setattr(drafting_models, "DraftTrainer", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(models_to_train, "DraftTrainer", lambda *a, **k: pytest.fail("trained again"))
     resumed = train_draft(sources, SETTINGS, tmp_path, resume=True)
     assert equal(weights(tmp_path), weights(whole.folder))
     assert (resumed.steps, resumed.before, resumed.after) == (60, whole.before, whole.after)

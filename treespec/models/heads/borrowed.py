@@ -1,4 +1,4 @@
-"""The embedding and the `lm_head` that a head runs with: its own, or those of its target."""
+"""The matrices that a head runs with and does not train: the embedding, its own or its target's, and the target's `lm_head`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,16 +23,16 @@ class Borrowed:
     embedding: Tensor
     """[V, H]."""
     lm_head: Tensor
-    """[Vd, H]."""
+    """[V, Ht]; the target's. A head that has one of its own does not use it."""
     lm_head_bias: Tensor | None = None
-    """[Vd]; None for none."""
+    """[V]; None for none."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
-        """Return embeddings [q, H] of tokens int64 [q] of the target's vocabulary."""
+        """Return embeddings [.., H] of tokens int64 [..] of the target's vocabulary."""
         return F.embedding(tokens, self.embedding)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return logits [q, Vd] of x [q, H]."""
+        """Return logits [.., V] of x [.., H]."""
         return F.linear(x, self.lm_head, self.lm_head_bias)
 
 

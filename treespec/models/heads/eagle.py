@@ -19,10 +19,10 @@ from treespec.decoding.protocol import FINAL_STATE, HeadLevel
 from treespec.errors import ModelError
 from treespec.models.heads.borrowed import Borrowed, Embedding
 from treespec.models.heads.files import HeadFiles
-from treespec.models.heads.layers import Layer, LayerSizes, Rope, held_biases
+from treespec.models.heads.layers import Layer, LayerSizes, Seats, held_biases
+from treespec.models.heads.levels import LayeredHead
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
-from treespec.trees.placement import Placement
 
 KIND = "an EAGLE head"
 
@@ -81,23 +81,20 @@ class EaglePlan:
         return shapes
 
 
-class EagleHead(nn.Module):
-    """An EAGLE-1 or EAGLE-2 head. It is a `LevelHead`."""
+class EagleHead(LayeredHead):
+    """An EAGLE-1 or EAGLE-2 head."""
 
-    name: str
-    kind: str = "eagle"
+    kind = "eagle"
     state_layers: tuple[int, ...] = (FINAL_STATE,)
-    target_ids: Tensor | None = None
-    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, plan: EaglePlan, borrowed: Borrowed) -> None:
-        super().__init__()
-        self.name, self.plan, self.borrowed = name, plan, borrowed
-        self.rope = Rope(plan.sizes)
+        super().__init__(name, plan, borrowed)
+        self.plan = plan
         with torch.device("meta"):
             self.fc = nn.Linear(2 * plan.sizes.hidden, plan.sizes.hidden, bias=plan.fc_bias)
             self.stack = tuple(Layer(plan.sizes, biases=plan.biases, normed=layer > 0) for layer in range(plan.layers))
             self.layers = nn.ModuleList(self.stack)
+        self.attentions = tuple(layer.self_attn for layer in self.stack)
 
     @classmethod
     def load(cls, files: HeadFiles, target: HeadTarget, embedding: Embedding | None = None) -> "EagleHead":
@@ -109,27 +106,14 @@ class EagleHead(nn.Module):
         weights = files.read(target.embedding.dtype, target.embedding.device)
         own = weights.pop("embed_tokens.weight", None)
         used = target.embedding if own is None or embedding == "target" else own
-        head = cls(files.name, plan, Borrowed(used, target.lm_head, target.lm_head_bias))
-        head.load_state_dict(weights, assign=True)
-        return head.to(used.device).requires_grad_(False).eval()
-
-    @property
-    def vocabulary_size(self) -> int:
-        """See `Head.vocabulary_size`."""
-        return self.plan.rows
-
-    def allocate(self, capacity: int) -> None:
-        """See `LevelHead.allocate`."""
-        for layer in self.stack:
-            layer.self_attn.allocate(capacity)
+        return cls(files.name, plan, Borrowed(used, target.lm_head, target.lm_head_bias)).filled(weights)
 
     def features(self, states: Tensor) -> Tensor:
         """See `LevelHead.features`: the states themselves."""
-        return states[:, 0]
+        return states[..., 0, :]
 
-    def forward(self, tokens: Tensor, features: Tensor, place: Placement, keep: Tensor | None = None) -> HeadLevel:
-        """See `LevelHead.forward`."""
-        seats = self.rope.seats(place, features, self.stack[0].self_attn.capacity)
+    def read(self, tokens: Tensor, features: Tensor, seats: Seats, keep: Tensor | None = None) -> HeadLevel:
+        """See `LayeredHead.read`."""
         x = self.fc(torch.cat((self.borrowed.embedded(tokens), features), dim=-1))
         for layer in self.stack:
             x = layer(x, seats)

@@ -23,14 +23,14 @@ from treespec.decoding.protocol import HeadLevel
 from treespec.errors import ModelError
 from treespec.models.heads.borrowed import Borrowed, Embedding, chosen_embedding, require_lendable
 from treespec.models.heads.files import HeadFiles
-from treespec.models.heads.layers import Attention, Layer, LayerSizes, Mlp, Norm, Rope, Seats, held_biases
+from treespec.models.heads.layers import Attention, Layer, LayerSizes, Mlp, Norm, Seats, held_biases
+from treespec.models.heads.levels import LayeredHead
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
 from treespec.models.heads.vocabulary import target_ids, vocabulary_shapes
-from treespec.trees.placement import Placement
 
 KIND = "an EAGLE-3 head"
-_FEWEST_LAYERS = 7
+FEWEST_LAYERS = 7
 """Fewest layers of a target for which the three states that are read by default are different ones in rising order."""
 
 
@@ -134,7 +134,7 @@ class FirstLayer(nn.Module):
         self.norm_before_residual = plan.norm_before_residual
 
     def forward(self, embedding: Tensor, feature: Tensor, seats: Seats) -> Tensor:
-        """Return the residual stream [q, H] after the layer, for embeddings [q, H] and features [q, H]."""
+        """Return the residual stream [.., q, H] after the layer, for embeddings [.., q, H] and features [.., q, H]."""
         normed = self.hidden_norm(feature)
         x = normed if self.norm_before_residual else feature
         x = x + self.self_attn(torch.cat((self.input_layernorm(embedding), normed), dim=-1), seats)
@@ -142,21 +142,15 @@ class FirstLayer(nn.Module):
         return after
 
 
-class Eagle3Head(nn.Module):
-    """An EAGLE-3 head. It is a `LevelHead`."""
+class Eagle3Head(LayeredHead):
+    """An EAGLE-3 head."""
 
-    name: str
-    kind: str = "eagle3"
-    state_layers: tuple[int, ...]
-    target_ids: Tensor | None
-    notes: tuple[str, ...] = ()
+    kind = "eagle3"
 
     def __init__(self, name: str, plan: Eagle3Plan, borrowed: Borrowed, ids: Tensor | None) -> None:
-        super().__init__()
-        self.name, self.plan, self.borrowed = name, plan, borrowed
-        self.state_layers, self.target_ids = plan.state_layers, ids
+        super().__init__(name, plan, borrowed)
+        self.plan, self.state_layers, self.target_ids = plan, plan.state_layers, ids
         sizes, epsilon, width = plan.sizes, plan.sizes.epsilon, len(plan.state_layers) * plan.target_width
-        self.rope = Rope(sizes)
         with torch.device("meta"):
             self.fc = nn.Linear(width, sizes.hidden, bias=plan.fc_bias)
             self.fc_norm = nn.ModuleList(Norm(plan.target_width, epsilon) for _ in plan.state_layers if plan.state_norms)
@@ -164,6 +158,8 @@ class Eagle3Head(nn.Module):
             self.stack = FirstLayer(plan), tuple(Layer(sizes, biases=plan.biases) for _ in range(1, plan.layers))
             self.layers = nn.ModuleList([self.stack[0], *self.stack[1]])
             self.norm = Norm(sizes.hidden, epsilon)
+            self.lm_head = nn.Linear(sizes.hidden, plan.rows, bias=False) if plan.own_head else None
+        self.attentions = self.stack[0].self_attn, *(layer.self_attn for layer in self.stack[1])
 
     @classmethod
     def load(cls, files: HeadFiles, target: HeadTarget, embedding: Embedding | None = None) -> "Eagle3Head":
@@ -177,40 +173,25 @@ class Eagle3Head(nn.Module):
         ids = target_ids(files, weights, target)
         own = weights.pop("embed_tokens.weight", None)
         used = target.embedding if own is None else chosen_embedding(files, own, target, embedding)
-        lm_head = weights.pop("lm_head.weight", None)
-        borrowed = Borrowed(used, target.lm_head, target.lm_head_bias) if lm_head is None else Borrowed(used, lm_head)
-        head = cls(files.name, plan, borrowed, ids)
-        head.load_state_dict(weights, assign=True)
-        return head.to(used.device).requires_grad_(False).eval()
-
-    @property
-    def vocabulary_size(self) -> int:
-        """See `Head.vocabulary_size`."""
-        return self.plan.rows
-
-    def allocate(self, capacity: int) -> None:
-        """See `LevelHead.allocate`."""
-        first, others = self.stack
-        for attention in (first.self_attn, *(layer.self_attn for layer in others)):
-            attention.allocate(capacity)
+        return cls(files.name, plan, Borrowed(used, target.lm_head, target.lm_head_bias), ids).filled(weights)
 
     def features(self, states: Tensor) -> Tensor:
-        """See `LevelHead.features`."""
+        """See `LevelHead.features`; states may be [.., state layers, Ht]."""
         if self.plan.state_norms:
-            states = torch.stack([norm(states[:, place]) for place, norm in enumerate(self.fc_norm)], dim=1)
-        fused: Tensor = self.fc(self.input_norm(states.flatten(1)))
+            states = torch.stack([norm(states[..., place, :]) for place, norm in enumerate(self.fc_norm)], dim=-2)
+        fused: Tensor = self.fc(self.input_norm(states.flatten(-2)))
         return fused
 
-    def forward(self, tokens: Tensor, features: Tensor, place: Placement, keep: Tensor | None = None) -> HeadLevel:
-        """See `LevelHead.forward`."""
+    def read(self, tokens: Tensor, features: Tensor, seats: Seats, keep: Tensor | None = None) -> HeadLevel:
+        """See `LayeredHead.read`."""
         first, others = self.stack
-        seats = self.rope.seats(place, features, first.self_attn.capacity)
         x = first(self.borrowed.embedded(tokens), features, seats)
         for layer in others:
             x = layer(x, seats)
         x = x if keep is None else x[keep]
         normed = self.norm(x)
-        return HeadLevel(self.borrowed.logits(normed), normed if self.plan.norm_output else x)
+        logits = self.borrowed.logits(normed) if self.lm_head is None else self.lm_head(normed)
+        return HeadLevel(logits, normed if self.plan.norm_output else x)
 
 
 def _state_layers(config: Settings, nested: Settings, target: HeadTarget) -> tuple[int, ...]:
@@ -225,9 +206,9 @@ def _state_layers(config: Settings, nested: Settings, target: HeadTarget) -> tup
     told, left = config.ids(key), nested.ids(key)
     found = told if told is not None else None if left is None else tuple(layer + 1 for layer in left)
     if found is None:
-        if target.layers < _FEWEST_LAYERS:
+        if target.layers < FEWEST_LAYERS:
             raise ModelError(
-                f"{config.name} names no layers ({key}), and those that are read then exist in targets of {_FEWEST_LAYERS} layers or more, "
+                f"{config.name} names no layers ({key}), and those that are read then exist in targets of {FEWEST_LAYERS} layers or more, "
                 f"but target {target.name} has {target.layers}; use a head made for it"
             )
         return 2, target.layers // 2, target.layers - 3

@@ -4,7 +4,7 @@ Source: transformers' `modeling_llama.py`; the heads' own code has the same part
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -88,9 +88,24 @@ def held_biases(files: HeadFiles) -> frozenset[str]:
     return frozenset(held | read if held & read else held)
 
 
+class Seats(Protocol):
+    """The places of the tokens that one pass reads, for all layers of a head: their positions, and what each of them sees."""
+
+    @property
+    def cos(self) -> Tensor:
+        """[q, head width]."""
+
+    @property
+    def sin(self) -> Tensor:
+        """[q, head width]."""
+
+    def attended(self, layer: "Attention", queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Keep keys and values [.., shared heads, q, head width] of a layer, and return what its queries [.., heads, q, head width] find."""
+
+
 @dataclass(frozen=True)
-class Seats:
-    """The places of q tokens in a head's cache, for all of its layers."""
+class Slots:
+    """The places of q tokens in a head's cache."""
 
     slots: Tensor
     """int64 [q]; where their keys and values go."""
@@ -98,13 +113,25 @@ class Seats:
     """bool [q, slots that hold something]; which of them each token sees, its own among them. None if only the device knows how many there
     are: then `length` and `tree` say the same for tree attention."""
     cos: Tensor
-    """[q, head width]."""
     sin: Tensor
-    """[q, head width]."""
     length: Tensor
     """int64 [1]; number of committed tokens in the cache, all of which every token sees."""
     tree: "Ancestors | None"
     """Which of the slots after these each token sees; None if there is a mask."""
+
+    def attended(self, layer: "Attention", queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Seats.attended`: keys and values are written into the layer's cache. A kernel attends if only the device knows the length."""
+        layer.keys.index_copy_(1, self.slots, keys)
+        layer.values.index_copy_(1, self.slots, values)
+        if self.tree is not None:
+            from treespec.kernels.attention import tree_attention
+
+            scale = layer.sizes.head_width**-0.5
+            return tree_attention(queries, layer.keys, layer.values, self.length, self.tree, scale=scale).transpose(0, 1)
+        assert self.mask is not None
+        seen = self.mask.shape[1]
+        held = layer.keys[None, :, :seen], layer.values[None, :, :seen]
+        return F.scaled_dot_product_attention(queries[None], *held, attn_mask=self.mask, enable_gqa=True)[0]
 
 
 class Rope(nn.Module):
@@ -121,22 +148,27 @@ class Rope(nn.Module):
         )
         self.table = LlamaRotaryEmbedding(config)
 
-    def seats(self, place: Placement, like: Tensor, capacity: int) -> Seats:
+    def slots(self, place: Placement, like: Tensor, capacity: int) -> Slots:
         """Return the places in a head's cache of tokens that are placed in the text. Raises CapacityError if the cache lacks room.
 
         A head reads the state before a token together with the token, so its cache begins with the text's second token: token i of the
         text has slot and position i - 1.
         """
         length = place.prefix.length - 1  # here, long before attention, which reads it before the launch ahead of its own has ended
-        cos, sin = (table[0] for table in self.table(like, (place.positions - 1)[None]))
+        turns = self.turns(place.positions - 1, like)
         if place.prefix.known is None:
             from treespec.kernels.ancestors import ancestors_of
 
-            return Seats(place.slots - 1, None, cos, sin, length, ancestors_of(place))
+            return Slots(place.slots - 1, None, *turns, length, ancestors_of(place))
         mask = place.mask()[:, 1:]
         if mask.shape[1] > capacity:
             raise CapacityError(f"a head's cache has {capacity} slots, but {mask.shape[1]} are needed; allocate as many")
-        return Seats(place.slots - 1, mask, cos, sin, length, None)
+        return Slots(place.slots - 1, mask, *turns, length, None)
+
+    def turns(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [q, head width] of positions int64 [q], in the type of `like`."""
+        cos, sin = self.table(like, positions[None])
+        return cos[0], sin[0]
 
 
 class Norm(nn.Module):
@@ -148,13 +180,13 @@ class Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x [q, width], normed."""
+        """Return x [.., width], normed."""
         wide = x.float()
         return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Attention over the head's own keys and values, which lie in slots that the caller addresses."""
+    """Attention over the head's own keys and values: those in slots that the caller addresses, or those of whole texts."""
 
     def __init__(self, sizes: LayerSizes, inputs: int, *, biases: frozenset[str]) -> None:
         super().__init__()
@@ -177,28 +209,14 @@ class Attention(nn.Module):
         self.keys, self.values = (weight.new_zeros(self.sizes.shared_heads, capacity, self.sizes.head_width) for _ in range(2))
 
     def forward(self, x: Tensor, seats: Seats) -> Tensor:
-        """Store keys and values of x [q, inputs] in their slots and return what each token attends to, [q, H]."""
+        """Return what each token attends to, [.., q, H], for x [.., q, inputs]; `seats` keeps its keys and values."""
         queries, keys, values = (
-            projection(x).view(x.shape[0], -1, self.sizes.head_width).transpose(0, 1)
+            projection(x).unflatten(-1, (-1, self.sizes.head_width)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        self.keys.index_copy_(1, seats.slots, _rotated(keys, seats))
-        self.values.index_copy_(1, seats.slots, values)
-        projected: Tensor = self.o_proj(self._attend(_rotated(queries, seats), seats).flatten(1))
+        found = seats.attended(self, _rotated(queries, seats), _rotated(keys, seats), values)
+        projected: Tensor = self.o_proj(found.transpose(-3, -2).flatten(-2))
         return projected
-
-    def _attend(self, queries: Tensor, seats: Seats) -> Tensor:
-        """Return what rotated queries [heads, q, head width] attend to, [q, heads, head width]; by a kernel if only the device knows the length."""
-        if seats.tree is not None:
-            from treespec.kernels.attention import tree_attention
-
-            return tree_attention(queries, self.keys, self.values, seats.length, seats.tree, scale=self.sizes.head_width**-0.5)
-        assert seats.mask is not None
-        seen = seats.mask.shape[1]
-        found = F.scaled_dot_product_attention(
-            queries[None], self.keys[None, :, :seen], self.values[None, :, :seen], attn_mask=seats.mask, enable_gqa=True
-        )
-        return found[0].transpose(0, 1)
 
 
 class Mlp(nn.Module):
@@ -211,7 +229,7 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(sizes.inner, sizes.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is added to x, [q, H]."""
+        """Return what is added to x, [.., H]."""
         added: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return added
 
@@ -227,13 +245,13 @@ class Layer(nn.Module):
         self.mlp = Mlp(sizes)
 
     def forward(self, x: Tensor, seats: Seats) -> Tensor:
-        """Return x [q, H] after the layer."""
+        """Return x [.., q, H] after the layer."""
         x = x + self.self_attn(self.input_layernorm(x), seats)
         after: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return after
 
 
 def _rotated(x: Tensor, seats: Seats) -> Tensor:
-    """Return x [heads, q, head width] rotated to the positions."""
+    """Return x [.., heads, q, head width] rotated to the positions."""
     left, right = x.chunk(2, dim=-1)
     return x * seats.cos + torch.cat((-right, left), dim=-1) * seats.sin

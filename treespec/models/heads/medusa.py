@@ -10,16 +10,19 @@ root of a tree, so head i has level i + 1. The number of heads is that of the fi
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treespec.decoding.protocol import FINAL_STATE
-from treespec.errors import ModelError, counted
+from treespec.errors import CapacityError, ModelError, counted
 from treespec.models.heads.borrowed import Borrowed, Embedding
 from treespec.models.heads.files import HeadFiles
+from treespec.models.heads.levels import require_levels
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
 
@@ -90,13 +93,13 @@ class Block(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x [q, H] after the layer."""
+        """Return x [.., H] after the layer."""
         after: Tensor = x + F.silu(self.linear(x))
         return after
 
 
 class MedusaHead(nn.Module):
-    """A set of Medusa heads. It is a `ParallelHead`."""
+    """A set of Medusa heads. It is a `ParallelHead` and a `ScoringHead`."""
 
     name: str
     kind: str = "medusa"
@@ -133,7 +136,21 @@ class MedusaHead(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """See `ParallelHead.logits`."""
-        found = torch.stack([head(states[:, 0]) for head in self.heads], dim=1)
+        return torch.stack([self._level(head, states[:, 0]) for head in self.heads], dim=1)
+
+    def score(self, tokens: Tensor, states: Tensor, levels: int) -> Iterator[Tensor]:
+        """See `ScoringHead.score`. No level reads a token: each reads the state before its root. Raises CapacityError for more levels than heads."""
+        require_levels(tokens, levels)
+        if levels > self.levels:
+            raise CapacityError(
+                f"{self.name} has {counted(self.levels, 'head')}, one per level, but {levels} levels are asked for; ask for fewer"
+            )
+        for level, head in enumerate(islice(self.heads, levels), start=1):
+            yield self._level(head, states[:, : tokens.shape[1] - level, 0])
+
+    def _level(self, head: nn.Module, x: Tensor) -> Tensor:
+        """Return logits [.., Vd] of one head, for x [.., H]."""
+        found: Tensor = head(x)
         return found if self.plan.own_head else self.borrowed.logits(found)
 
 

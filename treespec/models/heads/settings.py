@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from treespec.errors import ModelError
 from treespec.models.heads.files import HeadFiles
 
-_ROPES: Mapping[str, tuple[str, ...]] = {
+ROPES: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -96,11 +96,11 @@ class Settings:
         key = "rope_parameters" if self.values.get("rope_parameters") else "rope_scaling"
         inside = self.inside(key)
         kind = inside.values.get("rope_type", inside.values.get("type", "default"))
-        if kind not in _ROPES:
+        if kind not in ROPES:
             raise ModelError(
-                f"{self.name}: its rotary positions are of the kind {kind!r:.40}, but heads are run with {', '.join(_ROPES)} only; use another head"
+                f"{self.name}: its rotary positions are of the kind {kind!r:.40}, but heads are run with {', '.join(ROPES)} only; use another head"
             )
-        for needed in _ROPES[kind]:
+        for needed in ROPES[kind]:
             if inside.values.get(needed) is None:
                 raise ModelError(f"{self.name}: {key} in config.json lacks {needed}, which the kind {kind} needs; {_CORRECT}")
             inside.number(needed, 0.0)

@@ -1,10 +1,14 @@
-"""The target of a head: its name, its sizes, and the weights that heads borrow from it."""
+"""The target of a head: its name, its sizes, the weights that heads borrow from it, and its states along whole texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from treespec.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,20 @@ class HeadTarget:
     def hidden_size(self) -> int:
         """Width of its hidden states."""
         return self.embedding.shape[1]
+
+
+def text_states(module: PreTrainedModel, ids: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Read texts int64 [batch, length] with the plain module; return its states [batch, length, layers, Ht] and logits [batch, length, V].
+
+    `layers` are numbered as in `Head.state_layers`. Raises ModelError for the state that leaves the last layer, which transformers gives
+    only after the final norm.
+    """
+    count = int(module.config.get_text_config(decoder=True).num_hidden_layers)
+    for layer in layers:
+        if layer >= count:
+            raise ModelError(
+                f"state {layer} leaves the last of the target's {count} layers before its final norm, and a whole-text pass has it only after the "
+                "norm; use a head that reads earlier states"
+            )
+    found: Any = module(input_ids=ids, use_cache=False, output_hidden_states=True)
+    return torch.stack([found.hidden_states[layer] for layer in layers], dim=2), found.logits
