@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import GROWMAP_FILE
 
@@ -38,9 +38,9 @@ def convert(tree: Path, output: Path, to: str | None, output_format: str) -> Non
 
     with wrong_usage():
         form = format_for(output, to)
-    growmap = read_growmap(tree)
+    growmap, earlier = read_growmap(tree), is_there(output)
     write_as(growmap, output, form)
-    note(f"wrote {output}")
+    note_written(output, earlier)
     lost = left_behind(growmap, form)
     if lost is not None:
         note(lost)
