@@ -33,14 +33,18 @@ def convert(tree: Path, output: Path, to: str | None, output_format: str) -> Non
     which of them it is, is seen.
     """
     from treespec.errors import counted
-    from treespec.trees.conversion import FORMATS, format_for, left_behind, write_as
-    from treespec.trees.growmap import read_growmap
+    from treespec.trees.conversion import FORMATS, SEQUOIA, format_for, left_behind, write_as
+    from treespec.trees.growmap import read_growmap, sidecar_path
 
     with wrong_usage():
         form = format_for(output, to)
     growmap, earlier = read_growmap(tree), is_there(output)
+    description = sidecar_path(output) if form == SEQUOIA and not earlier else None
+    described = is_there(description)
     write_as(growmap, output, form)
     note_written(output, earlier)
+    if description is not None and described:
+        note_written(description, described)
     lost = left_behind(growmap, form)
     if lost is not None:
         note(lost)

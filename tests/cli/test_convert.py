@@ -39,6 +39,9 @@ def test_what_is_replaced_is_said_and_a_file_may_be_converted_in_place(tmp_path,
     done = run("convert", "tree.pt", "tree.pt")
     assert (done.code, done.err) == (0, "wrote tree.pt, in place of an earlier one\n")
     assert [(tmp_path / name).read_bytes() for name in ("tree.pt", "tree.json")] == before
+    run("convert", "tree.pt", "alone.json", "--to", "json")
+    done = run("convert", "alone.json", "alone.pt")
+    assert (done.code, done.err) == (0, "wrote alone.pt\nwrote alone.json, in place of an earlier one\n"), "it describes alone.pt now"
     assert run("convert", "tree.pt", "choices.json", "--to", "medusa").err.startswith("wrote choices.json\n")
     done = run("convert", "choices.json", "choices.json", "--to", "vllm")
     assert (done.code, done.err) == (0, "wrote choices.json, in place of an earlier one\n")
