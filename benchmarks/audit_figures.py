@@ -14,16 +14,14 @@ from treeopt.optimizer.replay import replay
 from treeopt.optimizer.search import DEFAULT_MAX_DEPTH, acceptance_rows, optimize
 from treeopt.optimizer.uncertainty import certainty
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.intervals import Interval
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.ratio import estimate, ratio
 from treeopt.profiles.trace import Trace
 from treespec.errors import OptimizerError, ProfileError
-from treespec.evaluation import figures
 from treespec.trees.library import load_growmap
 from treespec.trees.tree import SpeculationTree
 
-PICKED, ALONE = "the picked tree", "autoregressive"
+PICKED = "the picked tree"
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Sizes of the best trees whose predictions are audited."""
 CHAINS = (4, 8, 16)
@@ -177,21 +175,6 @@ def predictions(tree: SpeculationTree, acceptance: AcceptanceProfile, latency: L
         "seconds_per_step": seconds,
         "seconds_per_token": None if seconds is None else seconds / tokens,
     }
-
-
-def measured(own: Sequence[Sequence[float]], picked: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the figures of a tree from its (tokens, steps, seconds) for every prompt, and its speed over that of the picked tree beside it."""
-    columns = dict(zip(("tokens", "steps", "seconds"), np.array(own, dtype=np.float64).T, strict=True))
-    beside = dict(zip(("picked_tokens", "picked_steps", "picked_seconds"), np.array(picked, dtype=np.float64).T, strict=True))
-
-    def over_picked(sums: figures.Sums) -> Any:
-        return figures.ratio(figures.ratio(sums["picked_seconds"], sums["picked_tokens"]), figures.seconds_per_token(sums))
-
-    values: dict[str, float | Interval | None] = {}
-    wanted = [(name, getattr(figures, name), columns) for name in ("tokens_per_step", "seconds_per_step", "seconds_per_token")]
-    for name, figure, known in [*wanted, ("over_picked", over_picked, columns | beside)]:
-        values |= {name: figures.figure_of(known, figure), f"{name}_interval_95": figures.interval_of(known, figure)}
-    return values
 
 
 def row_of(

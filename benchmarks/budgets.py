@@ -8,7 +8,6 @@ it was stopped.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -17,11 +16,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.audit import run_group
-from benchmarks.audit_figures import ALONE, measured
 from benchmarks.decoding import pair_for
+from benchmarks.end_to_end import figure, run_all, say, table_of
 from treeopt.budget_making import MadeBudget, make_budget
 from treeopt.exports.budgets import best_budget
 from treeopt.optimizer.search import acceptance_rows
@@ -33,7 +30,7 @@ from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import PromptSet, load_prompts
-from treespec.decoding.plans import DynamicBudget, Plan
+from treespec.decoding.plans import DynamicBudget
 from treespec.errors import ProfileError
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
@@ -42,8 +39,6 @@ from treespec.models.pairs import Pair
 
 PROMPT_LEN = 128
 CHOSEN, GUESSED = "the chosen budget", "by chances of ranks"
-GROUP = 14
-"""Budgets of a group, beside the chosen one and autoregressive decoding: an engine keeps 16 captured steps."""
 COMMON = {
     "SGLang, its default": (8, 5, 4),
     "SGLang, its default chain": (4, 3, 1),
@@ -85,11 +80,6 @@ def shown(budget: DynamicBudget) -> str:
     '(16, 4, 8)'
     """
     return str(astuple(budget))
-
-
-def groups_of(known: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Return the budgets beside the chosen one, which is the first, in groups."""
-    return [list(known[at : at + GROUP]) for at in range(1, len(known), GROUP)]
 
 
 def predictions(budget: DynamicBudget, acceptance: AcceptanceProfile, model: LatencyModel) -> dict[str, Any]:
@@ -136,19 +126,19 @@ def profiles(pair: Pair, prompts: PromptSet, options: argparse.Namespace, second
     work: dict[str, tuple[Any, Any]] = {
         "ranks": (read_acceptance, lambda: profile_acceptance(pair, prompts, settings)),
         "counted": (read_acceptance, lambda: profile_acceptance(pair, some, settings, dynamic=grid)),
-        "latency": (read_latency, lambda: profile_latency(pair, times, notice=_say)),
+        "latency": (read_latency, lambda: profile_latency(pair, times, notice=say)),
     }
     found: dict[str, Any] = {}
     for name, (read, measure) in work.items():
         file = None if options.out is None else options.out.with_suffix(f".{name}.json")
         if file is not None and file.exists():
-            _say(f"{file} is taken; delete it to measure anew")
+            say(f"{file} is taken; delete it to measure anew")
             found[name] = read(file)
             continue
         started = time.perf_counter()
         found[name] = measure()
         seconds[name] = time.perf_counter() - started
-        _say(f"{name}: {seconds[name]:.0f} s")
+        say(f"{name}: {seconds[name]:.0f} s")
         if file is not None:
             found[name].write(file)
     return Profiles(**found)
@@ -165,7 +155,7 @@ def compare(pair: Pair, prompts: PromptSet, options: argparse.Namespace) -> dict
     guess = best_budget(acceptance_rows(known.ranks), model)
     guessed = None if guess is None else DynamicBudget(guess.size, guess.depth, guess.width)
     all_of_them = candidates(made.chosen.plan, guessed, options.largest)
-    _say(f"chosen of {made.choice.compared} budgets: {shown(made.chosen.plan)}; by chances of ranks: {guessed}")
+    say(f"chosen of {made.choice.compared} budgets: {shown(made.chosen.plan)}; by chances of ranks: {guessed}")
     key = fingerprint(
         known.counted.to_json(),
         known.latency.to_json(),
@@ -173,33 +163,21 @@ def compare(pair: Pair, prompts: PromptSet, options: argparse.Namespace) -> dict
         held_out.fingerprint,
         *(options.gen_len, options.rounds),
     )
-    rows: list[dict[str, Any]] = []
-    chosen: list[float] = []
-    alone: dict[str, Any] = {}
     out: Path | None = options.out
     began = time.perf_counter()
+    plans = {one.name: one.budget for one in all_of_them}
     with Journal(None if out is None else out.with_suffix(".journal"), key) as journal:
-        for number, group in enumerate(groups_of(all_of_them)):
-            beside: dict[str, Plan | None] = {CHOSEN: all_of_them[0].budget, **{one.name: one.budget for one in group}}
-            if not number:
-                beside[ALONE] = None
-            runs = journal.piece(str(number), lambda beside=beside: run_group(pair, beside, held_out, options.gen_len, options.rounds))  # type: ignore[misc]
-            for one in ([all_of_them[0]] if not number else []) + group:
-                told = predictions(one.budget, known.counted, model)
-                rows.append(row_of(one, told, measured(runs[one.name], runs[CHOSEN])))
-            if not number:
-                alone = measured(runs[ALONE], runs[CHOSEN])
-            chosen.append(measured(runs[CHOSEN], runs[CHOSEN])["seconds_per_token"])
-            _say(f"{len(rows)} of {len(all_of_them)} budgets, {time.perf_counter() - began:.0f} s")
+        ran = run_all(pair, plans, held_out, options.gen_len, options.rounds, journal)
+    rows = [row_of(one, predictions(one.budget, known.counted, model), ran.figures[one.name]) for one in all_of_them]
     seconds["decoding"] = time.perf_counter() - began
     return {
         "schema": "treeopt.benchmark.budgets",
         "version": 1,
         "rows": rows,
-        "autoregressive": alone | {"predicted_seconds": model.autoregressive_seconds()},
+        "autoregressive": ran.alone | {"predicted_seconds": model.autoregressive_seconds()},
         "choice": made.summary(),
         "notes": list(made.notes),
-        "chosen_seconds_per_token": chosen,
+        "chosen_seconds_per_token": ran.drift,
         "settings": {name: getattr(options, name) for name in ("profiled", "counted", "prompts", "gen_len", "rounds", "largest")},
         "context": made.choice.context,
         "unstable": known.latency.warning,
@@ -208,24 +186,16 @@ def compare(pair: Pair, prompts: PromptSet, options: argparse.Namespace) -> dict
     }
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the budgets as a printable table, the fastest first."""
-    table = Table(title="budgets end to end, the fastest first; x chosen: tokens per second over those of the chosen one in the same group")
-    for column in ("budget", "size", "depth", "width", "tokens/step", "predicted", "ms/step", "predicted", "ms/token", "x chosen"):
-        table.add_column(column, justify="left" if column == "budget" else "right")
-    for row in sorted(rows, key=lambda row: -row["measured"]["over_picked"]):
-        told, found, ends = row["predicted"], row["measured"], row["measured"]["over_picked_interval_95"]
-        table.add_row(
-            row["name"],
-            *(str(row[key]) for key in ("size", "depth", "width")),
-            f"{found['tokens_per_step']:.3f}",
-            "-" if told["tokens_per_step"] is None else f"{told['tokens_per_step']:.3f}",
-            f"{1e3 * found['seconds_per_step']:.3f}",
-            "-" if told["seconds_per_step"] is None else f"{1e3 * told['seconds_per_step']:.3f}",
-            f"{1e3 * found['seconds_per_token']:.3f}",
-            f"{found['over_picked']:.3f}" + ("" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"),
-        )
-    return table
+def cells_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a budget."""
+    told, found = row["predicted"], row["measured"]
+    seconds = told["seconds_per_step"]
+    return [
+        *(row["name"], str(row["size"]), str(row["depth"]), str(row["width"])),
+        *(f"{found['tokens_per_step']:.3f}", figure(told["tokens_per_step"], ".3f")),
+        *(f"{1e3 * found['seconds_per_step']:.3f}", figure(None if seconds is None else 1e3 * seconds, ".3f")),
+        f"{1e3 * found['seconds_per_token']:.3f}",
+    ]
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -257,15 +227,12 @@ def main() -> None:
     pair = pair_for(options)
     prompts = load_prompts("stdlib", pair.tokenizer, num_prompts=options.profiled + options.prompts, prompt_len=PROMPT_LEN)
     figures = compare(pair, prompts, options)
-    Console(width=160).print(table_of(figures["rows"]))
+    columns = ("budget", "size", "depth", "width", "tokens/step", "predicted", "ms/step", "predicted", "ms/token")
+    Console(width=160).print(table_of("budgets", columns, figures["rows"], cells_of))
     if options.out is not None:
         write_json(options.out, figures)
         for part in (".journal", ".ranks.json", ".counted.json", ".latency.json"):
             options.out.with_suffix(part).unlink(missing_ok=True)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import GROWMAP_FILE
 
@@ -33,14 +33,18 @@ def convert(tree: Path, output: Path, to: str | None, output_format: str) -> Non
     which of them it is, is seen.
     """
     from treespec.errors import counted
-    from treespec.trees.conversion import FORMATS, format_for, left_behind, write_as
-    from treespec.trees.growmap import read_growmap
+    from treespec.trees.conversion import FORMATS, SEQUOIA, format_for, left_behind, write_as
+    from treespec.trees.growmap import read_growmap, sidecar_path
 
     with wrong_usage():
         form = format_for(output, to)
-    growmap = read_growmap(tree)
+    growmap, earlier = read_growmap(tree), is_there(output)
+    description = sidecar_path(output) if form == SEQUOIA and not earlier else None
+    described = is_there(description)
     write_as(growmap, output, form)
-    note(f"wrote {output}")
+    note_written(output, earlier)
+    if description is not None and described:
+        note_written(description, described)
     lost = left_behind(growmap, form)
     if lost is not None:
         note(lost)

@@ -6,7 +6,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option, output_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import emit, is_there, note_written
 from treeopt.cli.settings import wrong_usage
 from treeopt.cli.values import INPUT_FILE, POSITIVE, int_list
 
@@ -53,11 +53,12 @@ def export(
     """
     from treeopt.exports.export import HEAD
     from treeopt.exports.export import export as export_to
-    from treespec.files.writing import check_writable, has_content, refuse_to_replace, write_bytes
+    from treespec.files.writing import check_writable, refuse_to_replace, write_bytes
 
+    earlier = is_there(output)
     if output is not None:
         check_writable(output)
-        if has_content(output):
+        if earlier:
             with output.open("rb") as file:
                 if file.read(len(HEAD)) != HEAD.encode():
                     refuse_to_replace(output, "export")
@@ -65,5 +66,5 @@ def export(
         found = export_to(to, acceptance, latency, budget=budget, batch=batch, context=context)
     if output is not None:
         write_bytes(output, found.text.encode())
-        note(f"wrote {output}")
+        note_written(output, earlier)
     emit(output_format, found.summary(), found.drawing())

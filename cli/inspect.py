@@ -10,7 +10,7 @@ import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
-from treeopt.cli.output import emit, note
+from treeopt.cli.output import emit, is_there, note_written
 from treeopt.cli.values import GROWMAP_FILE, INPUT_FILE, OUTPUT_FILE, POSITIVE
 from treespec.errors import GrowMapError, ProfileError
 from treespec.files.reading import MAX_JSON_BYTES, PipeablePath, read_bytes, read_object
@@ -96,8 +96,9 @@ def _write_pictures(wanted: Mapping[str, Path], file: Path | None, picture: "Cal
 
     canvas = picture()
     for kind, path in wanted.items():
+        earlier = is_there(path)
         write(path, canvas.svg() if kind == "svg" else canvas.png())
-        note(f"wrote {path}")
+        note_written(path, earlier)
 
 
 def _require_growmap(found: str, acceptance: Path | None, max_nodes: int | None) -> None:

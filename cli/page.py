@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from treeopt.cli.help import words_of
-from treeopt.cli.output import note
+from treeopt.cli.output import is_there, note_written
 from treeopt.cli.values import OUTPUT_FILE
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def write_page(path: Path | None, report: "EvaluationReport", grown: "GrowMap | 
         command_notes=notes,
         missing=found.missing,
     )
+    earlier = is_there(path)
     write(path, text)
-    note(f"wrote {path}")
+    note_written(path, earlier)
 
 
 def _grow(grown: "GrowMap", file: Path, found: "Beside") -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from treeopt.optimizer.budgets import BudgetChoice, choose_budget, telling
 from treeopt.optimizer.given import Given, read_times
-from treeopt.optimizer.notes import busy, doubts, other_context
+from treeopt.optimizer.notes import doubts, noise, other_context
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import LatencyProfile
@@ -80,5 +80,5 @@ def make_budget(
     known = {key: value for key, value in known.items() if value is not None}
     known |= {key: (times.provenance or {}).get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
-    said = [telling(choice, profile.prompts), *other_context(times, context), *doubts(model, choice.rule), busy(times)]
+    said = [telling(choice, profile.prompts), *other_context(times, context), *doubts(model, choice.rule), noise(times)]
     return MadeBudget(ChosenBudget(best.budget, metadata, provenance), choice, tuple(sentence for sentence in said if sentence is not None))

@@ -8,7 +8,7 @@ from typing import Any
 
 from treeopt.optimizer.chains import best_chain
 from treeopt.optimizer.given import Given, GivenTrace, at_one_temperature, each_once, read_times, require_rules, verifiers_of
-from treeopt.optimizer.notes import busy, doubts, notes, other_context, telling_apart, tellings
+from treeopt.optimizer.notes import doubts, noise, notes, other_context, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import DEFAULT_MAX_DEPTH, OptimizationResult, acceptance_rows, optimize, rule_for
 from treeopt.optimizer.selection import Progress, Selection, select_for, silent
@@ -213,7 +213,7 @@ def _generate(
         if rule is None and profile.step_settings() is None:
             said.append(f"the acceptance vector does not say its rule: the times are those of ({own.name})")
         said += [*other_context(times, context), *notes(result, model, own), *tellings(result, profile)]
-        found_doubts += [*doubts(model, own), *([] if (noisy := busy(times)) is None else [noisy])]
+        found_doubts += [*doubts(model, own), *([] if (noisy := noise(times)) is None else [noisy])]
     growmap = _growmap(result, profile, smoothing, made_from, None if times is None else times.provenance or {})
     return Generated(
         growmap, result, profile.drafting, profile.draft_temperature, own, given.source, tuple(said), tuple(found_doubts), selection

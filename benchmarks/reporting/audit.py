@@ -1,12 +1,9 @@
 """Results of `benchmarks.audit`: trees end to end, beside replay and predictions from other prompts, and the tree that the profiles picked."""
 
-from typing import Any
-
+from benchmarks.reporting.beside import Row, by_speed, decoded, headline, lead, over_picked
 from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.verdicts import Check, Goal, verdict
-
-Row = dict[str, Any]
 
 REPLAY = Goal(1, "%")
 """Largest error of replayed tokens per step, on the prompts that were decoded."""
@@ -22,11 +19,6 @@ GRID = ("picked", "best", "grid")
 def audited(data: Data) -> list[Row]:
     """Return the rows whose predictions are audited."""
     return [row for row in data["rows"] if row["audited"]]
-
-
-def lead(row: Row) -> float:
-    """Return how much faster a tree was than the picked one, in percent."""
-    return float(100 * (row["measured"]["over_picked"] - 1))
 
 
 def checks_of(data: Data) -> list[Check]:
@@ -72,14 +64,13 @@ def _predictions(data: Data) -> str:
 
 def _choice(data: Data) -> str:
     cells = []
-    for row in sorted(data["rows"], key=lead, reverse=True):
+    for row in by_speed(data):
         found = row["measured"]
-        ends = found["over_picked_interval_95"]
         cells.append(
             [
                 f"{row['name']} ({row['size']}, {row['depth']})",
                 f"{1 / found['seconds_per_token']:.1f}",
-                f"{found['over_picked']:.3f}" if ends is None else interval(found["over_picked"], ends, 3),
+                over_picked(row),
                 f"{found['tokens_per_step']:.3f}",
             ]
         )
@@ -121,11 +112,10 @@ def _body(run: Run) -> str:
 
 
 def _headlines(data: Data) -> list[str]:
-    fastest = max(data["rows"], key=lead)
     worst = max(abs(row["replay_error"]) for row in audited(data))
     return [
         f"replay is off by at most {100 * worst:.2f} % of the measured tokens per step, on {counted(len(audited(data)), 'tree')}",
-        f"of {counted(len(data['rows']), 'tree')} run end to end, the fastest ({fastest['name']}) is {lead(fastest):+.1f} % beside the picked one",
+        headline(data, "tree", by_speed(data)[0]["name"], "picked"),
     ]
 
 
@@ -133,5 +123,5 @@ def _title(data: Data) -> str:
     return f"Audit of predictions and of the choice, on {device(data['provenance'])}"
 
 
-AUDIT = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=lambda data: int(data["settings"]["prompts"]))
+AUDIT = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=decoded)
 """What a file of `benchmarks.audit` says."""

@@ -1,31 +1,17 @@
 """Results of `benchmarks.budgets`: the chosen budget of dynamic trees beside others, all run end to end."""
 
-from typing import Any
-
-from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
+from benchmarks.reporting.beside import Row, by_speed, decoded, headline, lead, over_picked
+from benchmarks.reporting.markdown import counted, device, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.verdicts import Check, Goal, verdict
-
-Row = dict[str, Any]
 
 CHOICE = Goal(3, "%")
 """Most that a budget may be faster than the chosen one."""
 
 
-def lead(row: Row) -> float:
-    """Return how much faster a budget was than the chosen one, in percent."""
-    return float(100 * (row["measured"]["over_picked"] - 1))
-
-
-def fastest(data: Data) -> Row:
-    """Return the fastest budget."""
-    found: Row = max(data["rows"], key=lead)
-    return found
-
-
 def checks_of(data: Data) -> list[Check]:
     """Return the figure that has a goal."""
-    return [Check("lead of the fastest budget over the chosen one", lead(fastest(data)), CHOICE, 1)]
+    return [Check("lead of the fastest budget over the chosen one", lead(by_speed(data)[0]), CHOICE, 1)]
 
 
 def limits(row: Row) -> str:
@@ -48,7 +34,6 @@ def _figure(value: float | None, digits: int, factor: float = 1.0) -> str:
 
 def _cells(row: Row) -> list[str]:
     told, found, errors = row["predicted"], row["measured"], row["errors"]
-    ends = found["over_picked_interval_95"]
     return [
         named(row),
         f"{found['tokens_per_step']:.3f}",
@@ -58,7 +43,7 @@ def _cells(row: Row) -> list[str]:
         _figure(told["seconds_per_step"], 3, 1e3),
         _error(errors["seconds_per_step"]),
         f"{1e3 * found['seconds_per_token']:.3f}",
-        f"{found['over_picked']:.3f}" if ends is None else interval(found["over_picked"], ends, 3),
+        over_picked(row),
     ]
 
 
@@ -94,16 +79,16 @@ def _body(run: Run) -> str:
             f"group of runs, where it took {1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. Nothing is predicted of widths, depths and",
             "sizes that were not counted or timed. The largest of many quotients is too large by chance.",
         ),
-        table(columns, [_cells(row) for row in sorted(data["rows"], key=lead, reverse=True)]),
+        table(columns, map(_cells, by_speed(data))),
     )
 
 
 def _headlines(data: Data) -> list[str]:
-    chosen, best = data["rows"][0], fastest(data)
+    chosen = data["rows"][0]
     speedup = data["autoregressive"]["seconds_per_token"] / chosen["measured"]["seconds_per_token"]
     return [
         f"the chosen budget {limits(chosen)}: {speedup:.2f} x autoregressive decoding",
-        f"of {counted(len(data['rows']), 'budget')} run end to end, the fastest, {named(best)}, is {lead(best):+.1f} % beside the chosen one",
+        headline(data, "budget", named(by_speed(data)[0]), "chosen"),
     ]
 
 
@@ -111,5 +96,5 @@ def _title(data: Data) -> str:
     return f"The choice of a budget of dynamic trees, on {device(data['provenance'])}"
 
 
-BUDGETS = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=lambda data: int(data["settings"]["prompts"]))
+BUDGETS = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=decoded)
 """What a file of `benchmarks.budgets` says."""

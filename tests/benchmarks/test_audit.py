@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import audit, audit_figures, audit_picture
-from benchmarks.audit_figures import PICKED, Candidate, candidates, joined, measured, once, profile_of, rank_counts, splits, spread
+from benchmarks import audit, audit_figures, audit_picture, end_to_end
+from benchmarks.audit_figures import PICKED, Candidate, candidates, joined, once, profile_of, rank_counts, splits, spread
+from benchmarks.end_to_end import measured
 from benchmarks.reporting.audit import AUDIT, checks_of
 from benchmarks.reporting.run import Run
 from tests.benchmarks.test_rules import ORIGIN
@@ -44,7 +45,7 @@ ACCEPTANCE = AcceptanceProfile("topk", 0.0, 1.0, (0.6, 0.2, 0.1, 0.05, 0.02), 0.
 
 
 def test_the_trees_are_many_fit_and_have_each_kind() -> None:
-    found = candidates(ACCEPTANCE, times(256), 128, 256, 60)
+    found = candidates(ACCEPTANCE, times(256), 128, 256, 40)
     kinds = [one.kind for one in found]
     assert found[0].name == PICKED
     assert {"picked", "best", "chain", "k-ary", "published", "grid"} == set(kinds)
@@ -106,17 +107,43 @@ def test_the_whole_audit_of_a_tiny_pair_replays_exactly_and_goes_on(tmp_path: Pa
     pair, prompts = tiny_pair(), prompt_set(6)
     monkeypatch.setattr(audit_figures, "PUBLISHED", ())
     monkeypatch.setattr(audit, "PROMPT_LEN", 8)
-    monkeypatch.setattr(audit, "GROUP", 3)
+    monkeypatch.setattr(end_to_end, "GROUP", 3)
     figures = audit.audit(pair, prompts, options(tmp_path / "a.json"))
     json.dumps(figures)
     assert [row["replay_error"] for row in figures["rows"]] == [0.0] * len(figures["rows"])
     assert figures["rows"][0]["measured"]["over_picked"] == 1
     assert all(row["splits"]["splits"] == 10 for row in figures["rows"] if row["audited"])
-    assert len(figures["picked_seconds_per_token"]) == len(audit.groups_of([None] * len(figures["rows"])))  # type: ignore[list-item]
-    monkeypatch.setattr(audit, "run_group", lambda *rest: pytest.fail("a group that was done ran again"))
+    assert len(figures["picked_seconds_per_token"]) == -(-(len(figures["rows"]) - 1) // 3) > 1
+    assert figures["autoregressive"]["tokens_per_step"] == 1
+    monkeypatch.setattr(end_to_end, "run_group", lambda *rest: pytest.fail("a group that was done ran again"))
     again = audit.audit(pair, prompts, options(tmp_path / "a.json"))
     assert again["rows"] == figures["rows"]
     assert "tokens per second" in AUDIT.body(Run("a.json", "python -m benchmarks.audit --small", figures | {"provenance": ORIGIN}))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_an_audit_that_was_stopped_goes_on_with_the_group_that_was_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_figures, "PUBLISHED", ())
+    monkeypatch.setattr(audit, "PROMPT_LEN", 8)
+    monkeypatch.setattr(end_to_end, "GROUP", 3)
+    run, ran = end_to_end.run_group, []
+
+    def stopped(pair: Any, plans: Any, *rest: Any) -> Any:
+        ran.append(tuple(plans))
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return run(pair, plans, *rest)
+
+    monkeypatch.setattr(end_to_end, "run_group", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        audit.audit(tiny_pair(), prompt_set(6), options(tmp_path / "a.json"))
+    monkeypatch.setattr(audit, "profile_latency", lambda *rest, **more: pytest.fail("what was profiled was profiled again"))
+    figures = audit.audit(tiny_pair(), prompt_set(6), options(tmp_path / "a.json"))
+    assert ran[2] == ran[1] != ran[0], "the first group was kept"
+    assert len(ran) == 1 + len(figures["picked_seconds_per_token"])
+    assert [end_to_end.ALONE in names for names in ran] == [True] + [False] * (len(ran) - 1)
+    assert all(names[0] == PICKED for names in ran)
 
 
 def row(name: str, over: float, *, audited: bool = True, replay: float = 0.0, seconds: float = 0.01, held: int = 95) -> dict[str, Any]:
@@ -140,7 +167,7 @@ def row(name: str, over: float, *, audited: bool = True, replay: float = 0.0, se
 
 
 def data(*rows: dict[str, Any]) -> dict[str, Any]:
-    settings = {"profiled": 100, "prompts": 16, "gen_len": 128, "rounds": 2, "largest": 512, "choices": 44, "splits": 100}
+    settings = {"profiled": 100, "prompts": 16, "gen_len": 128, "rounds": 1, "largest": 512, "choices": 40, "splits": 100}
     return {
         "rows": list(rows),
         "settings": settings,
@@ -159,7 +186,7 @@ def test_the_page_judges_each_goal() -> None:
     assert "missed: 2.00 against at most 1 % of replay; missed: 87.5 against at least 90 % of halves" in " ".join(text.split())
     assert "| best of 8 (8, 2) | 200.0 | 1.030 [0.927, 1.133] | 2.000 |" in text
     assert text.index("best of 8 (8, 2) | 200.0") < text.index(f"{PICKED} (8, 2) | 200.0"), "the fastest comes first"
-    assert "of 2 trees run end to end, the fastest (best of 8) is +3.0 % beside the picked one" in AUDIT.headlines(bad)[1]
+    assert "of 2 trees run end to end, the fastest, best of 8, is +3.0 % beside the picked one" in AUDIT.headlines(bad)[1]
     assert AUDIT.prompts(bad) == 16
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import budgets
-from benchmarks.audit import run_group
-from benchmarks.audit_figures import measured
-from benchmarks.budgets import CHOSEN, GROUP, GUESSED, Candidate, candidates, groups_of, parse, predictions, row_of
+from benchmarks import budgets, end_to_end
+from benchmarks.budgets import CHOSEN, GUESSED, Candidate, candidates, parse, predictions, row_of
+from benchmarks.end_to_end import GROUP, groups_of, measured, run_group
 from benchmarks.reporting.budgets import BUDGETS, checks_of
 from benchmarks.reporting.run import Run
 from tests.benchmarks.test_rules import ORIGIN
@@ -35,9 +34,10 @@ def test_at_least_24_budgets_stand_beside_the_chosen_one(words: str) -> None:
 
 
 def test_all_budgets_run_in_groups_whose_steps_an_engine_keeps() -> None:
-    known = candidates(DynamicBudget(20, 6, 12), None, 128)
-    groups = groups_of(known)
-    assert [one for group in groups for one in group] == known[1:]
+    _, *others = [(one.name, one.budget) for one in candidates(DynamicBudget(20, 6, 12), None, 128)]
+    groups = groups_of(others)
+    assert [one for group in groups for one in group] == others
+    assert groups_of([]) == [[]], "the chosen one runs beside autoregressive decoding all the same"
     assert max(map(len, groups)) + 2 <= GROUP + 2 == _MOST_KEPT
 
 
@@ -57,7 +57,7 @@ def options(out: Path | None, *more: str) -> Any:
 def test_a_whole_run_of_a_tiny_pair_chooses_what_it_predicts_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair, prompts = tiny_pair(), prompt_set(5)
     monkeypatch.setattr(budgets, "PROMPT_LEN", 8)
-    monkeypatch.setattr(budgets, "GROUP", 3)
+    monkeypatch.setattr(end_to_end, "GROUP", 3)
     out = tmp_path / "b.json"
     figures = budgets.compare(pair, prompts, options(out))
     json.dumps(figures)
@@ -70,7 +70,7 @@ def test_a_whole_run_of_a_tiny_pair_chooses_what_it_predicts_and_goes_on(tmp_pat
     assert first["predicted"]["seconds_per_step"] == pytest.approx(figures["choice"]["predicted_seconds_per_step"])
     assert len(figures["chosen_seconds_per_token"]) == -(-(len(figures["rows"]) - 1) // 3)
     assert set(figures["seconds"]) == {"ranks", "counted", "latency", "decoding"}
-    monkeypatch.setattr(budgets, "run_group", lambda *rest: pytest.fail("a group that was done ran again"))
+    monkeypatch.setattr(end_to_end, "run_group", lambda *rest: pytest.fail("a group that was done ran again"))
     monkeypatch.setattr(budgets, "profile_latency", lambda *rest, **more: pytest.fail("what was profiled was profiled again"))
     again = budgets.compare(pair, prompts, options(out))
     assert again["rows"] == figures["rows"]

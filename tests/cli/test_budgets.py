@@ -177,17 +177,19 @@ def test_a_budget_and_a_growmap_are_told_apart_in_a_line(run: Any, pair: Pair) -
     models = ("--target", pair[0], "--draft", pair[1], "--dataset", "stdlib")
     ChosenBudget(DynamicBudget(4, 2, 2)).write("b.json")
     GrowMap(SpeculationTree.chain(2)).write("t.pt")
-    wanted = "b.json is a budget of dynamic trees, but a growmap is needed; pass it as"
+    takers = "`treeopt evaluate --budget` and `treeopt run --budget` take it; here pass the .pt file that `treeopt grow` wrote"
+    wanted = f"b.json is a budget of dynamic trees, but a growmap is needed; {takers}"
     for words in (("evaluate", *models, "--growmap"), ("run", *models[:4], "--prompt", "x", "--growmap")):
-        refused(run(*words, "b.json"), f"{wanted} --budget where one is taken, and here the .pt file that `treeopt grow` wrote")
+        refused(run(*words, "b.json"), wanted)
     refused(run("convert", "b.json", "o.txt", "--to", "vllm"), wanted)
     for words in (("evaluate", *models), ("run", *models[:4], "--prompt", "x"), ("export", "--to", "sglang")):
         refused(
             run(*words, "--budget", "t.json"),
-            "t.json is the description of a growmap, but a budget of dynamic trees is needed; `treeopt grow` with",
+            "t.json is the description of a growmap, but a budget of dynamic trees is needed; `treeopt grow --dynamic` writes one",
         )
         refused(
-            run(*words, "--budget", "t.pt"), "t.pt is a file of torch.save, but a budget of dynamic trees is needed; `treeopt grow` with"
+            run(*words, "--budget", "t.pt"),
+            "t.pt is a file of torch.save, but a budget of dynamic trees is needed; `treeopt grow --dynamic` writes one",
         )
     refused(run("compare", "b.json", "t.pt"), "b.json is a budget of dynamic trees and t.pt is a growmap, which have no figures in common")
     assert in_json(run("compare", "b.json", "b.json", "--format", "json"))["kind"] == "budget"

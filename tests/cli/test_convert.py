@@ -1,5 +1,7 @@
 """The command `convert`, and what other commands take beside growmaps."""
 
+import errno
+
 import pytest
 
 from treeopt.cli.convert import NAMES
@@ -29,6 +31,34 @@ def test_a_growmap_is_converted_and_shown(tmp_path, run):
     shown = run("inspect", "choices.json", "--format", "json")
     assert shown.json["paths"] == [[0], [1], [0, 0]]
     assert run("inspect", "tree.json", "--format", "json").json["metadata"] == {"name": "mine"}
+
+
+def test_what_is_replaced_is_said_and_a_file_may_be_converted_in_place(tmp_path, run):
+    GrowMap(TREE, {"name": "mine"}).write(tmp_path / "tree.pt")
+    before = [(tmp_path / name).read_bytes() for name in ("tree.pt", "tree.json")]
+    done = run("convert", "tree.pt", "tree.pt")
+    assert (done.code, done.err) == (0, "wrote tree.pt, in place of an earlier one\n")
+    assert [(tmp_path / name).read_bytes() for name in ("tree.pt", "tree.json")] == before
+    run("convert", "tree.pt", "alone.json", "--to", "json")
+    done = run("convert", "alone.json", "alone.pt")
+    assert (done.code, done.err) == (0, "wrote alone.pt\nwrote alone.json, in place of an earlier one\n"), "it describes alone.pt now"
+    assert run("convert", "tree.pt", "choices.json", "--to", "medusa").err.startswith("wrote choices.json\n")
+    done = run("convert", "choices.json", "choices.json", "--to", "vllm")
+    assert (done.code, done.err) == (0, "wrote choices.json, in place of an earlier one\n")
+    assert (tmp_path / "choices.json").read_text() == "[(0,), (1,), (0, 0)]\n"
+
+
+def test_a_conversion_in_place_that_cannot_be_finished_leaves_the_file(tmp_path, run, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "choices.json").write_text("[[0], [1], [0, 0]]")
+    monkeypatch.setattr("treespec.files.writing.write_all", full)
+    done = run("convert", "choices.json", "choices.json", "--to", "vllm")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith("error: cannot write choices.json: the disk is full")
+    assert (tmp_path / "choices.json").read_text() == "[[0], [1], [0, 0]]"
+    assert [path.name for path in tmp_path.iterdir()] == ["choices.json"]
 
 
 def test_the_root_alone_is_one_node(tmp_path, run):

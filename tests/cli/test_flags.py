@@ -34,6 +34,18 @@ def test_names_become_flags_of_the_command(message: str, shown: str) -> None:
     assert with_flags(message, command) == shown
 
 
+def test_names_of_another_command_become_flags_of_that_one() -> None:
+    from treeopt.cli.main import main
+
+    message = "`treeopt grow` with `dynamic` writes one, `treeopt profile latency` with `repetitions` 24 another; pass `max_length`"
+    shown = "`treeopt grow --dynamic` writes one, `treeopt profile latency --repetitions 24` another; pass --max-length"
+    unknown = "`treeopt grow` with `nothing`, `treeopt none` with `size`"
+    with click.Context(main):
+        assert with_flags(message, command) == shown
+        assert with_flags(unknown, command) == "`treeopt grow` with nothing, `treeopt none` with size"
+    assert with_flags(message, command).startswith("`treeopt grow` with dynamic"), "where nothing runs, nothing is known"
+
+
 def test_without_a_command_names_are_bare() -> None:
     assert with_flags("`max_length` is 12", None) == "max_length is 12"
 

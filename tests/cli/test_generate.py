@@ -258,7 +258,8 @@ def test_inspect_shows_profiles_and_sequoia_vectors(run: Any, profiles: tuple[Pa
     few = {"interval_95": None, "fastest_seconds": 0.010, "slowest_seconds": 0.011, "samples": 3}
     assert data["target"][0] == {"size": 1, "context": 64, "median_seconds": pytest.approx(0.0101)} | few
     assert data["draft"][0]["median_seconds"] == 0.0005
-    assert data["warning"] is None
+    assert data["warning"] == "noise cannot be told from 1 sample of a point: take `repetitions` 24 or more"
+    assert run("inspect", profiles[1]).out.count("noise cannot be told") == 1
     assert data["overhead_seconds"] == 0.0002
     assert "context 256" in run("inspect", profiles[1]).out
     sequoia_files(tmp_path)

@@ -25,7 +25,8 @@ def test_inspect_writes_the_pictures_of_each_kind_of_file(run: Any, tree: Path, 
         assert done.err.splitlines() == [f"wrote {number}.svg", f"wrote {number}.png"]
         assert b"<svg" in (tmp_path / f"{number}.svg").read_bytes()[:200]
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
-    assert run("inspect", tree, "--svg", "0.svg").code == 0, "a picture is replaced"
+    again = run("inspect", tree, "--svg", "0.svg")
+    assert (again.code, again.err) == (0, "wrote 0.svg, in place of an earlier one\n")
 
 
 def test_a_picture_has_at_most_as_many_nodes_as_are_asked_for(run: Any, tree: Path, tmp_path: Path) -> None:
@@ -44,6 +45,15 @@ def test_a_picture_has_at_most_as_many_nodes_as_are_asked_for(run: Any, tree: Pa
         ),
         (["tree.pt", "--svg", "tree.json"], "tree.json would be overwritten but is no picture in SVG"),
         (["tree.pt", "--svg", "a", "--png", "a"], "--svg and --png both name a; name two files"),
+        (
+            ["tree.pt", "--png", "a.svg"],
+            "--png writes PNG, but the name a.svg ends in .svg; name a file that ends in .png, or pass it as --svg",
+        ),
+        (
+            ["tree.pt", "--svg", "a.PNG"],
+            "--svg writes SVG, but the name a.PNG ends in .PNG; name a file that ends in .svg, or pass it as --png",
+        ),
+        (["tree.pt", "--png", "a.pdf"], "--png writes PNG, but the name a.pdf ends in .pdf; name a file that ends in .png"),
         (["--list", "--svg", "a.svg"], "--svg is for one file, and --list shows all growmaps; drop it"),
         (
             ["report.json", "--png", "a.png"],
@@ -68,7 +78,11 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(run: Any, tree: Path, tmp_p
 def test_a_page_that_cannot_be_written_is_refused_before_any_work(run: Any, pair: Pair, rows: Path, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.html").write_text("<html>my own</html>")
     models = ["--target", pair[0], "--draft", pair[1], "--device", "cpu", "--growmap", tree, "--dataset", rows]
-    for path, said in (("none/page.html", "its folder does not exist"), ("mine.html", "is no page of treeopt")):
+    for path, said in (
+        ("none/page.html", "its folder does not exist"),
+        ("mine.html", "is no page of treeopt"),
+        ("page.svg", "--html writes HTML, but the name page.svg ends in .svg; name a file that ends in .html"),
+    ):
         done = run("evaluate", *models, "--html", path)
         assert done.code == 1
         assert said in done.err
@@ -93,5 +107,6 @@ def test_an_evaluation_writes_a_page(run: Any, pair: Pair, rows: Path, profiles:
     assert f"treeopt evaluate --target {pair[0]}" in page
     again = run("evaluate", *models, *where, "--growmap", "tree.pt", "--sample-texts", 0, "--html", "page.html")
     assert again.code == 0, again.err
+    assert "wrote page.html, in place of an earlier one" in again.err
     assert "pieces" not in (tmp_path / "report.json").read_text()
     assert '<section id="samples"' not in (tmp_path / "page.html").read_text()

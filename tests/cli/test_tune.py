@@ -66,21 +66,32 @@ def test_a_dry_run_writes_nothing_and_reads_no_weight(
     data = outcome.json
     assert data["candidates"] == ["topk, temperature 0", "topk, temperature 0.6", "swor by sequential, temperature 0.6"]
     assert data["prompts"] == {"profile": 4, "choose": 1, "evaluate": 2}
-    assert data["minutes"] > 0
+    stages = ["load", "profile acceptance", "profile latency", "grow", "choose", "evaluate", "page"]
+    assert list(data["seconds"]) == stages, "those that a whole run takes"
+    assert all(seconds > 0 for seconds in data["seconds"].values())
+    assert data["minutes"] == pytest.approx(sum(data["seconds"].values()) / 60)
     assert data["memory_bytes"] > 0
     assert (data["sizes"], data["widths"], data["repetitions"]) == ([1, 2, 4], [1, 2], 4)
     assert list(tmp_path.iterdir()) == []
     shown = run("tune", *words, "--dry-run")
     assert "min in all, give or take half" in shown.out
+    assert "page" in shown.out
+    assert "choose  " not in shown.out, "a single candidate is compared with none"
 
 
 def test_minutes_too_short_for_anything_say_what_is_needed(run: Any, words: list[object], tmp_path: Path) -> None:
     outcome = run("tune", *words, "--minutes", "0.001", "-o", "out")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: --minutes 0.001 is too short for anything: loading, 8 prompts for each of 1 candidate, ")
+    said = (
+        "error: --minutes 0.001 is too short for anything: loading, profiling 4 prompts, the latencies and the evaluation of the first of 2 "
+        "prompts need about "
+    )
+    assert outcome.err.startswith(said), "no more prompts than there are, though a pilot has 8 where it can"
     assert " or more" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+    several = run("tune", *words, "--minutes", "0.001", "--temperature", "0,0.6", "--drafting", "topk,swor", "-o", "out")
+    assert "profiling 4 prompts for each of 3 candidates, the latencies" in several.err
 
 
 def test_other_settings_are_refused_before_models_are_loaded(

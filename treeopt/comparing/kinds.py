@@ -8,7 +8,7 @@ import numpy as np
 
 from treeopt.comparing.comparison import Compared, Estimated, Form
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.intervals import Interval, difference, of_mean
+from treeopt.profiles.intervals import Interval, difference, of_chance, of_mean
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.ratio import ratio_difference
 from treeopt.profiles.samples import interval_of
@@ -144,7 +144,7 @@ def _error(profile: AcceptanceProfile, rank: int | None) -> float | None:
 
 def _rank_estimate(profile: AcceptanceProfile, rank: int | None) -> Estimated:
     value, error = _chance(profile, rank), _error(profile, rank)
-    return Estimated(value, None if value is None or error is None or profile.prompts < 2 else of_mean(value, error, profile.prompts))
+    return Estimated(value, None if value is None or error is None or profile.prompts < 2 else of_chance(value, error, profile.prompts))
 
 
 def _paired_acceptance(one: AcceptanceProfile, other: AcceptanceProfile) -> bool:

@@ -1,7 +1,7 @@
 """An export: the numbers of an engine for every batch size, ready to paste, with what they should give and what is lost."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
 from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, Engine, Paste, Told
-from treeopt.optimizer.notes import busy, other_context
+from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.agreement import require_same_models
@@ -107,6 +107,10 @@ def export(
     if to not in ENGINES:
         raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
     engine = ENGINES[to]
+    if context is not None:
+        require_whole(0, context=context)
+    if batch is not None and not isinstance(batch, Iterable):
+        raise SettingsError(f"`batch` is {batch!r:.40}, but it must be a list of batch sizes, such as [1, 8]")
     if budget is not None:
         if acceptance is not None or latency or context is not None:
             raise SettingsError("`budget` stands in the place of profiles; pass it alone, or `acceptance` and `latency` without it")
@@ -166,9 +170,8 @@ def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[Str
         named = "the latency profile" if isinstance(source, LatencyProfile) else str(source)
         times = source if isinstance(source, LatencyProfile) else read_latency(source)
         if times.engine not in (engine.name, OWN_ENGINE):
-            raise ProfileError(
-                f"{named} was measured in {times.engine}, but the numbers are for {engine.name}; pass times of {engine.name}"
-            )
+            right = OWN_ENGINE if engine.own_times else engine.name
+            raise ProfileError(f"{named} was measured in {times.engine}, but the numbers are for {engine.name}; pass times of {right}")
         if times.batch in found:
             raise ProfileError(
                 f"{named} is of batch size {times.batch}, and so is another one; pass one latency profile for each batch size"
@@ -223,7 +226,7 @@ def _in_doubt(settings: Sequence[Setting], times: Mapping[int, LatencyProfile], 
     """Yield which times are of another context or of a busy machine, and where the profiles cannot tell whether speculation pays."""
     for setting in settings:
         own = times[setting.batch]
-        for sentence in (*other_context(own, context), busy(own)):
+        for sentence in (*other_context(own, context), noise(own)):
             if sentence is not None:
                 yield f"batch size {setting.batch}: {sentence}" if len(settings) > 1 else sentence
     yield from _untold(settings)

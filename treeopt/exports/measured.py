@@ -17,6 +17,7 @@ from typing import Any
 
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.samples import LatencySample
+from treespec.checks import require_whole
 from treespec.errors import ProfileError, TreeoptError, counted
 from treespec.files.fields import listed, mapping, natural, seconds
 from treespec.files.reading import StrPath, read_bytes
@@ -37,8 +38,9 @@ def profile_of(
     """Return the latency profile of a batch size, from the outputs of an engine's benchmark of the target and of the draft.
 
     `overhead` are the seconds of a step beside its passes, which no such benchmark tells. Passes whose tokens are no multiple of the batch size
-    are left out. Raises ProfileError.
+    are left out. Raises ProfileError, SettingsError for a `batch` that counts none.
     """
+    require_whole(1, batch=batch)
     if engine not in READERS:
         raise ProfileError(f"engine is {engine!r:.40}, but it must be one of {', '.join(READERS)}")
     read = READERS[engine]

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from treeopt.optimizer.search import OptimizationResult
 from treeopt.optimizer.uncertainty import Lead
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiles.stability import instability, is_busy
+from treeopt.profiles.samples import ENOUGH
+from treeopt.profiles.stability import instability, is_busy, too_few
 from treespec.decoding.step_rule import StepRule
 from treespec.decoding.verifiers import traversal_note
+from treespec.errors import counted
 
 MOST_ERROR = 0.1
 """Largest median relative error of a fit that is not called noisy."""
@@ -86,10 +88,16 @@ def _beyond(lead: Lead, prompts: int, what: str) -> str:
     return f"{what} is {whole.value:.2f} x, and the 95 % interval from {whole.low:.2f} to {whole.high:.2f} holds 1; {remedy}"
 
 
-def busy(times: LatencyProfile) -> str | None:
-    """Return that the times are those of a restless machine, if so many points are unstable."""
+def noise(times: LatencyProfile) -> str | None:
+    """Return that the times are those of a restless machine, if so many points are unstable, or that too few samples of treeopt's own tell it."""
     if not is_busy(times.points):
-        return None
+        few = too_few(times.points) if times.engine == OWN_ENGINE else None
+        if few is None:
+            return None
+        return (
+            f"noise in the latency profile cannot be told from {counted(few, 'sample')} of a point, and its times have no intervals; "
+            f"`treeopt profile latency` with `repetitions` {ENOUGH} or more tells it"
+        )
     return (
         f"the latency profile was taken while the machine did other work, or changed its speed: {instability(times.points)}; it cannot tell what an idle "
         "machine gives, so close other programs and profile the latency again"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.intervals import of_mean
+from treeopt.profiles.intervals import of_chance
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.errors import counted
@@ -179,8 +179,7 @@ def _first_choice(category: Mapping[str, Any]) -> str:
     chances, errors = category["rank_probability"], category["standard_error"]
     if chances is None:
         return "-"
-    low, high = (0.0, 1.0) if errors is None else of_mean(chances[0], errors[0], category["prompts"])
-    return number(chances[0], 2, None if errors is None else (max(0.0, low), min(1.0, high)))
+    return number(chances[0], 2, None if errors is None else of_chance(chances[0], errors[0], category["prompts"]))
 
 
 def warnings(report: EvaluationReport | None, latency: LatencyProfile | None) -> list[str]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeopt.pictures.canvas import BLUE, INK, LINES, MARKERS, MUTED, ORANGE, PAPER, SERIES, Canvas, Titles
 from treeopt.profiles.acceptance import AcceptanceProfile
-from treeopt.profiles.intervals import of_mean
+from treeopt.profiles.intervals import of_chance
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.samples import LatencySample
 from treeopt.profiles.trace import Trace
@@ -32,7 +32,7 @@ Row = tuple[str, Sequence[float], Sequence[tuple[float, float]] | None]
 def acceptance_rows(profile: AcceptanceProfile) -> list[Row]:
     """Return the rows that are drawn of a profile: that of all positions, and those of the first depths if they were measured apart."""
     chances, errors = profile.rank_probability, profile.standard_error
-    spans = [of_mean(p, e, profile.prompts) for p, e in zip(chances, errors, strict=True)] if errors else None
+    spans = [of_chance(p, e, profile.prompts) for p, e in zip(chances, errors, strict=True)] if errors else None
     rows: list[Row] = [("profile, all positions", chances, spans)]
     depths = profile.by_depth or ()
     last = min(len(depths), _MOST_DEPTHS) - 1
@@ -86,10 +86,10 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
             axes.plot(places, values, markersize=5.5, linewidth=0.9, zorder=3, **style, **hollow)
             if spans is not None:
                 low, high = zip(*(spans[: len(values)]), strict=True)
-                axes.vlines(places, [max(0.0, x) for x in low], high, color=SERIES[place], linewidth=1.4, zorder=2)
+                axes.vlines(places, low, high, color=SERIES[place], linewidth=1.4, zorder=2)
             for rank, value in enumerate(values):
                 part = f"chance-{place}-{rank}"
-                span = "" if spans is None else f", 95 % interval {max(0.0, spans[rank][0]):.4f} to {spans[rank][1]:.4f}"
+                span = "" if spans is None else f", 95 % interval {spans[rank][0]:.4f} to {spans[rank][1]:.4f}"
                 _spot(axes, places[rank], value, part)
                 titles[part] = f"rank {rank}, {name}: {value:.4f}{span}"
         axes.set(xlabel="rank among siblings (0: the draft's first choice)", ylabel="chance of being accepted")

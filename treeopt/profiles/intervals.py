@@ -56,6 +56,16 @@ def of_mean(mean: float, error: float, units: int) -> Interval:
     return mean - half, mean + half
 
 
+def of_chance(chance: float, error: float, units: int) -> Interval:
+    """Return the interval of a chance, which is a mean that lies between 0 and 1: that of `of_mean`, cut there.
+
+    >>> of_chance(0.5, 0.1, 2), of_chance(0.001, 0.001, 0)
+    ((0.0, 1.0), (0.0, 0.00296))
+    """
+    low, high = of_mean(chance, error, units)
+    return max(0.0, low), min(1.0, high)
+
+
 @dataclass(frozen=True)
 class Uncertain:
     """A figure above 0 with the ends of its interval."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from treeopt.profiles.drawing import latency
-from treeopt.profiles.intervals import FEWEST
 from treeopt.profiles.latency_model import LatencyModel, extrapolated
 from treeopt.profiles.rest import Rest
 from treeopt.profiles.rule_latency import RuleLatency, next_context, rule_latency_of, times_of
-from treeopt.profiles.samples import BURST, LatencySample, Pick, check_samples, check_seconds, high_end, low_end, sample_entry, sample_of
+from treeopt.profiles.samples import ENOUGH, LatencySample, Pick, check_samples, check_seconds, high_end, low_end, sample_entry, sample_of
 from treeopt.profiles.stability import Point, warning
+from treespec.checks import require_whole
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import MissingRuleError, ProfileError, listed_in_short
 from treespec.errors import listed as listed_of
@@ -25,6 +25,8 @@ LATENCY_SCHEMA = "treeopt.latency"
 VERSION = 1
 OWN_ENGINE = "treeopt"
 """The engine of times that treeopt has measured on itself, which files do not name."""
+OTHER_ENGINES = ("sglang", "tensorrt-llm", "vllm", "llama.cpp")
+"""The engines whose times a file may hold, by the names that `treeopt.exports` has for them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class LatencyProfile(Drawn):
         check_seconds("overhead_seconds", self.overhead_seconds, least=0.0)
         if self.autoregressive_overhead_seconds:
             check_seconds("autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
+        if self.engine not in (OWN_ENGINE, *OTHER_ENGINES):
+            raise ProfileError(
+                f"engine is {self.engine!r:.40}, which is none that is known; correct it to the one that was measured: "
+                f"{', '.join((*OTHER_ENGINES, OWN_ENGINE))}"
+            )
         if self.batch < 1 or (self.batch > 1 and self.engine == OWN_ENGINE):
             remedy = "give 1 or more" if self.batch < 1 else "name the engine that was measured as engine"
             raise ProfileError(f"batch is {self.batch}, but {'it counts sequences' if self.batch < 1 else 'treeopt decodes one'}; {remedy}")
@@ -87,8 +94,10 @@ class LatencyProfile(Drawn):
 
         A profile that `extrapolates` has times at larger contexts too. `rule` None stands for the first one of the profile, and `of` picks another
         figure of samples than their median. Raises ProfileError, naming the measured contexts, if none is large enough, and MissingRuleError, naming
-        the rules that the profile holds, if that one is not among them.
+        the rules that the profile holds, if that one is not among them; SettingsError for a context that is no whole number of 0 or more.
         """
+        if context is not None:
+            require_whole(0, context=context)
         wanted = self.held[0] if rule is None else rule
         if wanted not in self.held:
             raise MissingRuleError(
@@ -106,7 +115,7 @@ class LatencyProfile(Drawn):
         """
         counts = [len(seconds) for entry in self.rules for seconds in entry.samples]
         counts += [len(seconds) for seconds in (self.overhead_seconds, self.autoregressive_overhead_seconds) if seconds]
-        if min([*counts, *(len(sample.seconds) for sample in (*self.target, *self.draft))]) < FEWEST * BURST:
+        if min([*counts, *(len(sample.seconds) for sample in (*self.target, *self.draft))]) < ENOUGH:
             return None
         if context is not None and self.is_extrapolated(
             context
@@ -152,7 +161,7 @@ class LatencyProfile(Drawn):
 
     @property
     def warning(self) -> str | None:
-        """The line that warns of unstable times; None if they are stable."""
+        """The line that warns of unstable times, or of too few samples to tell; None if they are stable."""
         return warning(self.points, (self.provenance or {}).get("threads"))
 
     def to_json(self) -> dict[str, Any]:

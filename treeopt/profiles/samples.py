@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from treeopt.profiles.intervals import Interval, of_median
+from treeopt.profiles.intervals import FEWEST, Interval, of_median
 from treespec.errors import ProfileError
 from treespec.files.fields import MOST_SECONDS, count, mapping, numbers
 from treespec.trees.limits import MAX_SIZE
@@ -16,10 +16,12 @@ Pick = Callable[[Sequence[float]], float]
 
 BURST = 4
 """Samples of a point that are measured in a row. Then the other points take their turn."""
+ENOUGH = FEWEST * BURST
+"""Fewest samples whose median has an interval."""
 
 
 def interval_of(seconds: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of the median of samples; None for fewer than `FEWEST` bursts of `BURST` samples.
+    """Return the 95 % interval of the median of samples; None for fewer than `ENOUGH`: `FEWEST` bursts of `BURST` samples.
 
     Samples in a row meet the same other work on a machine, so it is the bursts that are independent: the interval is that of the medians of bursts,
     and of the median of all, if that lies outside. On a busy machine, intervals of 20 samples, as if each was independent, held the median

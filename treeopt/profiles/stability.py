@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from treeopt.profiles.samples import interval_of
+from treeopt.profiles.samples import ENOUGH, interval_of
+from treespec.errors import counted
 
 MOST_REACH = 0.2
 """Furthest that an end of the interval of a stable median lies from it, as a share of it."""
@@ -62,11 +63,23 @@ def instability(points: Sequence[Point]) -> str | None:
     return f"the median of {len(found)} of {len(points)} points is uncertain by more than {100 * MOST_REACH:.0f} %, most of all of {worst}"
 
 
+def too_few(points: Sequence[Point]) -> int | None:
+    """Return the fewest samples of a point if they are too few for an interval, so that noise is not seen in them; None if all have enough."""
+    fewest = min((len(point.seconds) for point in points), default=ENOUGH)
+    return fewest if fewest < ENOUGH else None
+
+
 def warning(points: Sequence[Point], threads: int | None = None) -> str | None:
-    """Return a line that warns of unstable points and says what to do; None without any. `threads` are those that torch had, if it is known."""
+    """Return a line that warns of unstable points, or else of too few samples to tell, and says what to do; None if neither is so.
+
+    `threads` are those that torch had, if it is known.
+    """
     found = instability(points)
     if found is None:
-        return None
+        few = too_few(points)
+        return (
+            None if few is None else f"noise cannot be told from {counted(few, 'sample')} of a point: take `repetitions` {ENOUGH} or more"
+        )
     remedy = "close other programs or take more `repetitions`"
     if threads != 1:
         remedy = "close other programs, give torch fewer `threads`, or take more `repetitions`"

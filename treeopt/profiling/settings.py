@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from treeopt.profiles.intervals import FEWEST
-from treeopt.profiles.samples import BURST
+from treeopt.profiles.samples import ENOUGH
 from treespec.checks import require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
@@ -103,7 +102,7 @@ class LatencySettings:
     sizes: tuple[int, ...] | None = None
     widths: tuple[int, ...] | None = None
     contexts: tuple[int, ...] = (256,)
-    repetitions: int = FEWEST * BURST
+    repetitions: int = ENOUGH
     seed: int = 0
     samplings: tuple[Sampling, ...] = (Sampling(),)
     draftings: tuple[Drafting, ...] = (Drafting(),)

@@ -66,8 +66,8 @@ def tune(
         gen_len,
         max_branch,
         draws,
-        None if sizes is None else tuple(sizes),
-        None if widths is None else tuple(widths),
+        _tuple(sizes),
+        _tuple(widths),
         context,
         repetitions,
         max_size,
@@ -103,6 +103,11 @@ def tune(
         "minutes": minutes,
     }
     return run(given, parts, Path(output), settings, record=record, progress=progress, notice=_LOG.warning)
+
+
+def _tuple(values: Any) -> Any:
+    """Return several values as settings have them, and anything else as it is, for their checks."""
+    return tuple(values) if isinstance(values, Iterable) else values
 
 
 def _several(given: Any) -> tuple[Any, ...]:

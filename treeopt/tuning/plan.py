@@ -26,6 +26,9 @@ _START_SECONDS = 6.0
 _READ_BYTES = 5e8
 """Seconds until work begins, and bytes of weights read per second, as they are on a usual disk."""
 
+_GROW_SECONDS, _PAGE_SECONDS = 0.3, 4.0
+"""Seconds to grow the tree of a candidate, and to draw the page, which is when matplotlib is loaded."""
+
 _STEP_DEPTH, _STEP_TOKENS, _STEP_SIZE = 4, 2.5, 16
 """A typical tree, before any is known."""
 
@@ -105,9 +108,11 @@ class Plan(Drawn):
         """Raise SettingsError for a budget that is too short for anything."""
         if self.minutes is None or self.needed_seconds is None or 60 * self.minutes >= self.needed_seconds:
             return
+        profiled, several = counted(min(PILOT_PROMPTS, self.profile_prompts), "prompt"), len(self.candidates) > 1
+        each = f" for each of {len(self.candidates)} candidates" if several else ""
         raise SettingsError(
-            f"`minutes` {self.minutes:g} is too short for anything: loading, {PILOT_PROMPTS} prompts for each of "
-            f"{counted(len(self.candidates), 'candidate')}, the latencies and an evaluation need about {self.needed_seconds / 60:.2g}; "
+            f"`minutes` {self.minutes:g} is too short for anything: loading, profiling {profiled}{each}, the latencies and the evaluation of "
+            f"the first of {counted(self.evaluate_prompts, 'prompt')} need about {self.needed_seconds / 60:.2g}; "
             f"pass `minutes` {math.ceil(self.needed_seconds / 6) / 10:g} or more"
         )
 
@@ -188,7 +193,9 @@ def plan_of(
         return plan
     width = _BYTES.get(dtype, 4 if device == "cpu" else 2)
     estimate = _Estimate(plan, whole, known, width, Speed.of(device), settings, len(latency.rules))
-    fewest = replace(plan, profile_prompts=PILOT_PROMPTS, choose_prompts=0, evaluate_prompts=1, repetitions=PILOT_REPETITIONS)
+    fewest = replace(
+        plan, profile_prompts=min(PILOT_PROMPTS, len(profile)), choose_prompts=0, evaluate_prompts=1, repetitions=PILOT_REPETITIONS
+    )
     needed = sum(_Estimate(fewest, whole, known, width, estimate.speed, settings, len(latency.rules)).stages().values())
     return replace(plan, seconds=estimate.stages(), memory_bytes=estimate.memory(), needed_seconds=needed)
 
@@ -211,8 +218,10 @@ class _Estimate:
             "load": _START_SECONDS + loaded / _READ_BYTES,
             "profile acceptance": self._texts(plan.profile_prompts),
             "profile latency": self._latency(),
+            "grow": _GROW_SECONDS * len(plan.candidates),
             "choose": self._texts(plan.choose_prompts) if plan.choose_prompts else 0.0,
             "evaluate": self._evaluation(),
+            "page": _PAGE_SECONDS,
         }
         return {stage: seconds for stage, seconds in found.items() if seconds}
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from treeopt.profiles.intervals import FEWEST
-from treeopt.profiles.samples import BURST
+from treeopt.profiles.samples import ENOUGH
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.checks import require_kind, require_number, require_whole
 from treespec.decoding.drafting import Drafting
@@ -43,6 +42,7 @@ class TuneSettings:
 
     def __post_init__(self) -> None:
         require_whole(1, choose_prompts=self.choose_prompts, evaluate_prompts=self.evaluate_prompts)
+        require_whole(2, gen_len=self.gen_len)
         limits = {"max_size": self.max_size, "max_depth": self.max_depth, "context": self.context}
         require_whole(1, **{name: value for name, value in limits.items() if value is not None})
         if self.minutes is not None:
@@ -137,7 +137,7 @@ class Candidate:
 PILOT_PROMPTS = 8
 """Prompts of a pilot, which tells how uncertain things are, per candidate."""
 
-PILOT_REPETITIONS = FEWEST * BURST
+PILOT_REPETITIONS = ENOUGH
 """Repetitions of a pilot's latencies: the fewest that have intervals."""
 
 

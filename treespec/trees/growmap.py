@@ -223,7 +223,7 @@ def sidecar_path(path: StrPath) -> Path:
 
 _REMEDIES = {
     "treeopt.acceptance": "`treeopt grow` makes one of it",
-    "treeopt.budget": "pass it as `budget` where one is taken, and here the .pt file that `treeopt grow` wrote",
+    "treeopt.budget": "`treeopt evaluate` with `budget` and `treeopt run` with `budget` take it; here pass the .pt file that `treeopt grow` wrote",
 }
 """Remedies for files that are no growmap, by schema."""
 

@@ -154,6 +154,18 @@ def test_a_machine_that_was_not_equally_fast_is_said() -> None:
     assert not any(said in note for note in treeopt.compare(report(), report(1.5)).notes)
 
 
+def test_intervals_of_chances_lie_between_0_and_1() -> None:
+    """Of few prompts that differ much, Student's t alone would reach beyond both ends."""
+    rare = profile(
+        rank_probability=(0.98, 0.01), none_accepted=0.01, standard_error=(0.05, 0.02), prompt_sums=(), prompt_positions=(), prompts=3
+    )
+    found = treeopt.compare(rare, profile(0.5))
+    ends = [figure(found, "rank_probability", rank=rank)["intervals_95"][0] for rank in (0, 1)]
+    assert ends == [(pytest.approx(0.98 - 4.302653 * 0.05), 1.0), (0.0, pytest.approx(0.01 + 4.302653 * 0.02))]
+    assert all(number not in str(found) for number in ("-0.07", "1.19"))
+    assert figure(found, "rank_probability", rank=0)["differences"] == [pytest.approx(0.5 - 0.98, abs=0.1)]
+
+
 def test_the_same_prompts_give_narrower_intervals() -> None:
     """The prompts differ by a factor of four in difficulty and the trees by a tenth in time."""
     apart = replace(report(1.1, seed=1), prompts={**ROWS, "sha256": "ef" * 32})

@@ -239,6 +239,9 @@ def test_times_of_treeopt_are_taken_and_said_to_be_none_of_the_engines():
         ("sglang", [], None, SettingsError, "`latency` names no profile"),
         ("mlc", [times()], None, SettingsError, "`to` is 'mlc', but it must be one of sglang"),
         ("sglang", [times()], (), SettingsError, "`batch` names no batch size"),
+        ("sglang", [times()], 1, SettingsError, "`batch` is 1, but it must be a list of batch sizes, such as [1, 8]"),
+        ("sglang", [times()], (0,), SettingsError, "`batch` is 0, but it must be 1 or more"),
+        ("sglang", [times()], (1.0,), SettingsError, "`batch` is 1.0, but it must be a whole number"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(to, latencies, batch, error, words):
@@ -246,6 +249,16 @@ def test_what_does_not_go_together_is_one_line(to, latencies, batch, error, word
         export(to, ACCEPTANCE, latencies, batch=batch)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("context", [-1, 64.0, "64", True])
+def test_a_context_is_a_whole_number_wherever_times_are_taken(context):
+    for take in (
+        lambda: export("sglang", ACCEPTANCE, times(), context=context),
+        lambda: generate(ACCEPTANCE, latency=times("treeopt"), context=context),
+    ):
+        with pytest.raises(SettingsError, match=f"^`context` is {context!r}, but it must be "):
+            take()
 
 
 def test_times_must_reach_the_context_and_hold_a_step_without_speculation():

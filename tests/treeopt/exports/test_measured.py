@@ -6,7 +6,7 @@ import pytest
 
 from treeopt.exports.measured import main, profile_of
 from treeopt.profiles.latency import read_latency
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, SettingsError
 
 
 def sglang(path, scale):
@@ -113,3 +113,9 @@ def test_one_length_is_not_enough(tmp_path):
     (tmp_path / "1-8-16.json").write_text('{"latencies": [1.0]}')
     with pytest.raises(ProfileError, match="was run for one output length only"):
         profile_of("vllm", [tmp_path / "1-8-16.json"], [])
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0])
+def test_a_batch_size_counts_sequences(tmp_path, batch):
+    with pytest.raises(SettingsError, match=f"`batch` is {batch!r}, but it must be "):
+        profile_of("sglang", [sglang(tmp_path / "t", 1)], [sglang(tmp_path / "d", 0.1)], batch=batch)

@@ -9,6 +9,7 @@ import pytest
 from treeopt.profiles.latency import LatencyProfile, LatencySample, read_latency
 from treeopt.profiles.rule_latency import RuleLatency, StepSample
 from treeopt.profiles.stability import Point, is_busy, unstable
+from treeopt.profiling.settings import LatencySettings
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step_rule import StepRule
 from treespec.trees.tree import SpeculationTree
@@ -51,6 +52,17 @@ def test_the_worst_points_are_named_with_their_spread_and_what_to_do() -> None:
     assert is_busy(shaky.points)
     assert not is_busy(profile(size1=0.5).points)
     assert str(shaky).endswith(shaky.warning)
+
+
+def test_too_few_samples_to_tell_noise_are_said_with_those_that_tell_it() -> None:
+    few = profile(size1=0.5)
+    few = replace(few, target=tuple(replace(sample, seconds=sample.seconds[:23]) for sample in few.target))
+    assert few.ends() is None
+    assert few.warning == "noise cannot be told from 23 samples of a point: take `repetitions` 24 or more"
+    assert str(few).count(few.warning) == 1
+    one = replace(few, draft=tuple(replace(sample, seconds=sample.seconds[:1]) for sample in few.draft))
+    assert one.warning == "noise cannot be told from 1 sample of a point: take `repetitions` 24 or more"
+    assert LatencySettings(repetitions=24).repetitions == LatencySettings().repetitions, "those of the default are enough"
 
 
 def test_more_samples_make_a_point_stable() -> None:

@@ -148,6 +148,21 @@ def test_kill_9_loses_no_more_than_a_batch(pair: Any, prompts: Any, toy: Any, tm
     assert len(done) < 45, "the journals were taken up"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("choose_prompts", "evaluate_prompts", "max_branch", "draws", "repetitions", "max_size", "max_depth")),
+        *((name, -1) for name in ("context", "seed", "batch_size", "gen_len", "sizes", "widths")),
+        *((name, 2.5) for name in ("choose_prompts", "gen_len", "context", "max_size", "max_depth", "sizes", "batch_size")),
+        *((name, "2") for name in ("evaluate_prompts", "gen_len", "draws", "widths", "minutes")),
+    ],
+)
+def test_what_must_be_a_whole_number_is_named(pair: Any, prompts: Any, tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(SettingsError, match=f"^`{name}` is "):
+        treeopt.tune(pair, prompts, tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_other_settings_is_refused_with_the_first_field_that_differs(
     pair: Any, prompts: Any, toy: Any, tmp_path: Path, finished: Path
 ) -> None:
