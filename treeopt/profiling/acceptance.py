@@ -1,7 +1,7 @@
 """Measure the acceptance profile of a pair: the ranks of the draft that the target accepts, position by position."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,15 @@ from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
 from treespec.decoding.scoring import score
 from treespec.decoding.verifiers.residual import residual_chain
-from treespec.errors import ProfileError, counted
+from treespec.errors import ModelError, ProfileError, SettingsError, counted
 from treespec.files.columns import column, column_text
-from treespec.files.fields import list_of_length, natural, numbers
+from treespec.files.fields import list_of_length, listed, natural, numbers
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.kernels import dispatch
 from treespec.kernels.plain import draw_children
+from treespec.models.drafts import Draft
+from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair, PairInfo
 from treespec.models.positions import readable
 
@@ -50,16 +52,23 @@ class _Row:
     positions: int
     traced: TracedRow | None = None
     grown: tuple[int, NDArray[np.uint32]] | None = None
+    deeper: tuple[tuple[list[float], int], ...] = ()
+    """The sums and the number of positions of the levels of a head below the first, at which no text was too short."""
 
     def to_json(self) -> list[Any]:
         """Return the row as a journal keeps it."""
         traced = [] if self.traced is None else [self.traced.to_json()]
         grown = [] if self.grown is None else [[self.grown[0], column_text(self.grown[1], "<u4")]]
-        return [self.sums, self.positions, *traced, *grown]
+        return [self.sums, self.positions, *([list(map(list, self.deeper))] if self.deeper else []), *traced, *grown]
 
     @classmethod
     def from_json(cls, ranks: int, value: Any, *, tracing: bool, grid: BudgetGrid | None) -> "_Row":
         """Return the row that `to_json` gave. Raises LookupError, TypeError, ValueError."""
+        if not tracing and grid is None and len(listed(value)) == 3:
+            sums, count, levels = listed(value)
+            below = (list_of_length(2, level) for level in listed(levels))
+            deeper = tuple((list(numbers(list_of_length(ranks, level))), natural(number)) for level, number in below)
+            return cls(list(numbers(list_of_length(ranks, sums))), natural(count), deeper=deeper)
         sums, count, *more = list_of_length(2 + tracing + (grid is not None), value)
         positions = natural(count)
         found = TracedRow.from_json(positions, more[0]) if tracing else None
@@ -118,6 +127,10 @@ def _measured(
     tracing: bool,
 ) -> tuple[AcceptanceProfile, list[_Row]]:
     """Return the profile, and what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
+    if isinstance(pair.draft, BoundHead) and (tracing or dynamic is not None):
+        raise SettingsError(
+            f"{pair.draft.name} is a head, whose steps are not counted on known texts yet; leave {'`trace`' if tracing else '`dynamic`'} out"
+        )
     if dynamic is not None:
         settings.require_traceable("dynamic")
         dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
@@ -175,10 +188,15 @@ def _measure(
     for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
         for part in chunks(texts.tokens, pair.target.vocabulary_size):
             rows, valid, tokens = texts.rows[part], texts.valid[part], texts.tokens[part]
+            below: list[tuple[list[list[float]], list[int]]] = []
             if valid.shape[1]:
                 seen = None if pixels is None else pixels[rows]
-                logits = draft_logits(pair, tokens, valid, seen)
-                chances = rank_chances(pair, logits, tokens, valid, settings, [streams[row] for row in rows], seen)
+                levels = draft_levels(pair, tokens, valid, seen)
+                logits, p, own = next(levels), target_chances(pair, tokens, valid, settings, seen), [streams[row] for row in rows]
+                chances = _chances(logits, p, valid, settings, own)
+                for depth, deeper in enumerate(levels, start=1):
+                    there = valid[:, depth:]
+                    below.append((_chances(deeper, p[:, depth:], there, settings, own).sum(1).tolist(), there.sum(1).tolist()))
             else:  # the draft can read no token behind these prompts
                 logits, chances = (torch.empty(len(rows), 0, width) for width in (pair.target.vocabulary_size, settings.max_branch))
             following = tokens[:, tokens.shape[1] - valid.shape[1] :]
@@ -187,13 +205,13 @@ def _measure(
                 length, ended, prompt = texts.lengths[part][place], texts.ended[part][place], batch[row][1]
                 if tracing:
                     said = traced_row(pair, logits[place, :count], following[place, :count], length, eos=ended)
-                if dynamic is not None:
+                if dynamic is not None and not isinstance(pair.draft, BoundHead):
                     known = traced_text(pair, prompt, length, eos=ended)
                     text = tokens[place, len(prompt.ids) : len(prompt.ids) + known.drafted + 1].tolist()
                     seen = None if pixels is None else pixels[row]
                     steps = dynamic_steps(pair.draft, pair.vocabulary_size, prompt.ids, text, known, settings.gen_len, dynamic, seen)
                     grown = length - 1, steps
-                found[row] = _Row(sums, count, said, grown)
+                found[row] = _Row(sums, count, said, grown, tuple((level[place], counts[place]) for level, counts in below))
     return found
 
 
@@ -202,10 +220,25 @@ def draft_logits(pair: Pair, texts: Tensor, valid: Tensor, pixels: Tensor | None
 
     For `texts` and `valid` see `rank_chances`. Tokens that the draft does not know have -inf. Raises ModelError for logits that are not finite.
     """
-    vocabulary = pair.target.vocabulary_size
-    logits = score(pair.draft, texts[:, :-1], texts.shape[1] - valid.shape[1] - 1, pixels)[..., :vocabulary]
-    require_finite(int(logits.amax(-1)[valid].isfinite().all()), role="draft")
-    return F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
+    return next(draft_levels(pair, texts, valid, pixels))
+
+
+def draft_levels(pair: Pair, texts: Tensor, valid: Tensor, pixels: Tensor | None = None) -> Iterator[Tensor]:
+    """Yield the logits of `draft_logits`, and for a head also those of its deeper levels, as far as the texts have any.
+
+    At level d + 1 a head proposes from d tokens of its own reading, so that the first d positions are left out: [batch, positions - d, vocabulary].
+    """
+    vocabulary, positions = pair.target.vocabulary_size, valid.shape[1]
+    if isinstance(pair.draft, BoundHead):
+        if pixels is not None:
+            raise ModelError(f"{pair.draft.name} is a head, which reads no pictures; take a draft that does, or prompts without pictures")
+        levels: Iterator[Tensor] = (rows[:, depth - positions :] for depth, rows in enumerate(pair.draft.levels(texts[:, :-1], positions)))
+    else:
+        levels = iter([score(pair.draft, texts[:, :-1], texts.shape[1] - positions - 1, pixels)])
+    for depth, rows in enumerate(levels):
+        logits = rows[..., :vocabulary]
+        require_finite(int(logits.amax(-1)[valid[:, depth:]].isfinite().all()), role="draft")
+        yield F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
 
 
 def rank_chances(
@@ -225,15 +258,23 @@ def rank_chances(
     that token, else 0. Under `swor` and `swr` it is the mean, over draws of the children, of the residual chain's chances given the
     children. Returns float64 [batch, positions, ranks], 0 where not valid.
     """
+    return _chances(logits, target_chances(pair, texts, valid, settings, pixels), valid, settings, generators)
+
+
+def target_chances(pair: Pair, texts: Tensor, valid: Tensor, settings: AcceptanceSettings, pixels: Tensor | None = None) -> Tensor:
+    """Return the target's distribution before each of the last positions of texts, float32 [batch, positions, vocabulary]. See `rank_chances`."""
     start = texts.shape[1] - valid.shape[1] - 1
     following = texts[:, start + 1 :, None]
-    own = settings.sampling.greedy and settings.method == "on-policy"  # the text is the target's own argmax
-    if own:
-        p = torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, following, 1.0)
-    else:
-        scores = score(pair.target, texts[:, :-1], start, pixels)
-        require_finite(int(finite(scores)))
-        p = torch.stack([distribution(row, settings.sampling) for row in scores])
+    if settings.sampling.greedy and settings.method == "on-policy":  # the text is the target's own argmax
+        whole = torch.zeros(*following.shape[:2], pair.target.vocabulary_size, dtype=torch.float32, device=texts.device)
+        return whole.scatter_(-1, following, 1.0)
+    scores = score(pair.target, texts[:, :-1], start, pixels)
+    require_finite(int(finite(scores)))
+    return torch.stack([distribution(row, settings.sampling) for row in scores])
+
+
+def _chances(logits: Tensor, p: Tensor, valid: Tensor, settings: AcceptanceSettings, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return the chances of `rank_chances`, for the target's distributions `p` of the same positions."""
     if settings.drafting.samples(settings.sampling):
         q = distribution(logits, settings.drafting.sampling(settings.sampling))
         chances = sampled_chances(
@@ -296,6 +337,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
         positions=positions,
         prompts=len(rows),
         method=settings.method,
+        by_depth=_by_depth(pair.draft, rows, probability.tolist()),
         prompt_sums=tuple(tuple(row.sums) for row in rows),
         prompt_positions=tuple(counts),
         prompt_categories=categories if any(categories := tuple(prompt.category for prompt in prompts)) else (),
@@ -308,6 +350,25 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
             seed=settings.seed,
         ),
     )
+
+
+def _by_depth(draft: Draft, rows: Sequence[_Row], first: list[float]) -> tuple[tuple[float, ...], ...] | None:
+    """Return the chances of the ranks at each level of a head, of which the first is known; None for a draft whose levels are alike.
+
+    A head that proposes all levels at once has nothing behind the last, where every chance is 0.
+    """
+    if not isinstance(draft, BoundHead):
+        return None
+    found = [tuple(first)]
+    for depth in range(max(len(row.deeper) for row in rows)):
+        there = [row.deeper[depth] for row in rows if len(row.deeper) > depth]
+        positions = sum(count for _, count in there)
+        if not positions:
+            break
+        found.append(tuple((np.sum([sums for sums, _ in there], axis=0) / positions).tolist()))
+    if len(found) == draft.parallel_levels:
+        found.append((0.0,) * len(first))
+    return tuple(found)
 
 
 def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) -> Callable[[int], None]:

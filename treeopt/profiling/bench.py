@@ -12,7 +12,7 @@ from treeopt.profiling.settings import LatencySettings
 from treeopt.profiling.shapes import DEEPEST, level_budget, level_of, star, typical_budgets, typical_trees
 from treespec.decoding.engine import CacheBudget, CapturedSteps, EagerSteps, Engine, Parts, Stepper
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.step import StepSpec
+from treespec.decoding.step import SpeculativeStep, StepSpec
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.timing import now, timer_for
 from treespec.models.pairs import Pair
@@ -106,8 +106,9 @@ class Bench:
                 if engine is None
                 else engine.steps(spec, self._budget, timer)
             )
-        for model in self.pair.models.values() if new else ():  # after capturing, which writes into the caches
-            model.prefill(self.text[:-1])
+        if new:  # after capturing, which writes into the caches; a step that drafts reads the text into both
+            steps = max(self.steps.values(), key=lambda steps: isinstance(steps.step, SpeculativeStep))
+            steps.step.begin(self.text[:-1], None)
 
     def burst(self, cell: Cell) -> list[Sample]:
         """Run steps that follow one another as in decoding, and return their seconds without those of the first, which warm up."""

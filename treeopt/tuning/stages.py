@@ -18,6 +18,7 @@ from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.runner import evaluate
 from treespec.files.writing import write_json_together
 from treespec.models.drafts import recorded_name
+from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair
 
 Progress = Callable[[str, int, int], None]
@@ -109,13 +110,13 @@ class Stages:
         out, progress = self.folder.out, self._named(one)
 
         def make(journal: Path) -> None:
-            if one.sampled:
+            if not self._traced(one):
                 profile_acceptance(pair, some, own, journal=journal, progress=progress).write(out / file)
                 return
             profile, traced = trace_acceptance(pair, some, own, journal=journal, progress=progress)
             write_json_together([(out / file, profile.to_json()), (out / self._trace(file), traced.to_json())])
 
-        self.folder.stage([file] if one.sampled else [file, self._trace(file)], [], make)
+        self.folder.stage([file, self._trace(file)] if self._traced(one) else [file], [], make)
         return file
 
     def compare(self, one: Candidate) -> str:
@@ -157,8 +158,8 @@ class Stages:
             self.latency(one.draft, repetitions),
             self.tree(one, prompts, repetitions),
         )
-        sources = [acceptance, latency, f"{tree}.pt", f"{tree}.json", *([] if one.sampled else [self._trace(acceptance)])]
-        targets = ["acceptance.json", "latency.json", "tree.pt", "tree.json", *([] if one.sampled else ["trace.json"])]
+        sources = [acceptance, latency, f"{tree}.pt", f"{tree}.json", *([self._trace(acceptance)] if self._traced(one) else [])]
+        targets = ["acceptance.json", "latency.json", "tree.pt", "tree.json", *(["trace.json"] if self._traced(one) else [])]
         self.folder.copy(sources, targets)
         pair, own = self.pairs[one.draft - 1], self.settings.evaluation(one)
         facts = pair.provenance()
@@ -187,6 +188,10 @@ class Stages:
 
     def _drafts(self, draft: int) -> str:
         return "" if len(self.candidates) == 1 else f"candidates/{draft}/"
+
+    def _traced(self, one: Candidate) -> bool:
+        """Return whether steps of a candidate can be counted on the profiled texts: no child is random, and the draft is no head."""
+        return not one.sampled and not isinstance(self.pairs[one.draft - 1].draft, BoundHead)
 
     def _trace(self, acceptance: str) -> str:
         return acceptance.removesuffix("acceptance.json") + "trace.json"

@@ -7,7 +7,7 @@ from treespec.decoding.protocol import ScoringModel, SlotModel
 from treespec.trees.placement import Placement
 
 
-def score(model: SlotModel, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
+def score(model: SlotModel | ScoringModel, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
     """Return logits [batch, length - keep_from, vocabulary] after the last tokens of texts int64 [batch, length]. See `ScoringModel.score`.
 
     A model without `score` reads one text after the other into its slots and so loses their content. Raises the model's errors.

@@ -9,12 +9,22 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from treespec.decoding.protocol import ScoringModel, SlotModel
-from treespec.files.provenance import public_name
+from treespec.models.facts import named
+from treespec.models.heads.bound import BoundHead
 from treespec.models.positions import Positioned
+from treespec.models.tree_model import TreeModel
 
 
-class Draft(SlotModel, ScoringModel, Positioned, Protocol):
-    """A draft that decodes, is profiled and is named in records. A `TreeModel` is one, whether it is a target or a draft."""
+class NamedDraft(ScoringModel, Positioned, Protocol):
+    """A draft that is profiled and named in records."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the width of its logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device where tokens are."""
 
     @property
     def name(self) -> str:
@@ -49,6 +59,14 @@ class Draft(SlotModel, ScoringModel, Positioned, Protocol):
         """Undo what was changed in what the caller gave. The draft cannot be used afterwards."""
 
 
+class ModelDraft(SlotModel, NamedDraft, Protocol):
+    """A draft that reads texts itself. A `TreeModel` is one, whether it is a target or a draft, and the n-gram draft is."""
+
+
+Draft = ModelDraft | BoundHead
+"""The type of a draft beside a target: a model, or a head that reads the target's states."""
+
+
 class DraftInfo(Positioned, Protocol):
     """The facts about a draft that fits a target, before a weight is read."""
 
@@ -72,16 +90,10 @@ class DraftInfo(Positioned, Protocol):
     def has_weights(self) -> bool:
         """Return whether a pass reads weights, which take time and memory."""
 
-    def load_draft(self, *, device: str, dtype: str) -> Draft:
-        """Load the draft. Its files are not looked at again. Raises ModelError."""
+    def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> Draft:
+        """Load the draft beside its loaded target. Its files are not looked at again. Raises ModelError."""
 
 
 def recorded_name(model: Draft) -> str:
     """Return a model's name for records: without folders, and with its revision if one is known."""
     return named(model.describe())
-
-
-def named(facts: dict[str, Any]) -> str:
-    """Return the name for records in the facts that `Draft.describe` gives."""
-    revision = facts.get("revision")
-    return public_name(facts["name"]) + (f"@{revision}" if revision else "")

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import transformers
 
-from treespec.models.drafts import named
+from treespec.files.provenance import public_name
 from treespec.models.loaded import LoadedModel
 
 
@@ -36,3 +36,9 @@ def identity_of(facts: dict[str, Any]) -> dict[str, Any]:
     names = ("weights",) if facts["weights"] is not None else ("revision", "family", "parameters", "layers")
     known = {key: facts[key] for key in (*names, "adapter") if key in facts}
     return known if facts["weights"] is not None else {"name": named(facts), **known}
+
+
+def named(facts: dict[str, Any]) -> str:
+    """Return the name for records in the facts that `Draft.describe` gives."""
+    revision = facts.get("revision")
+    return public_name(facts["name"]) + (f"@{revision}" if revision else "")

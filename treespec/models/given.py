@@ -11,6 +11,7 @@ from treespec.errors import ModelError, listed
 from treespec.files.reading import StrPath
 from treespec.models import families
 from treespec.models.generation import eos_of
+from treespec.models.heads.info import contents_of_head
 from treespec.models.info import ModelInfo, draft_of, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.making import draft_model, tree_model
@@ -45,7 +46,9 @@ def pair_of(
     draft_tokenizer: PreTrainedTokenizerBase | None = None,
     corpus: Sequence[StrPath] = (),
 ) -> Target:
-    """Return a target, or a pair, of modules that were made or loaded elsewhere. The draft "ngram" needs no module; it reads a `corpus` if there is one.
+    """Return a target, or a pair, of modules that were made or loaded elsewhere.
+
+    The draft "ngram" needs no module; it reads a `corpus` if there is one. A draft may also be the folder of a head.
 
     `tokenizer` is the target's; the draft's is the same unless `draft_tokenizer` is given. Without a tokenizer, prompts are token ids. The
     modules keep their device, dtype and weights. On CUDA, kernels stack several weights, of which the modules' own become views: that is
@@ -64,11 +67,12 @@ def pair_of(
         model = tree_model(_loaded(target, known.name), known.name)
         return Target(_noted(model), tokenizer, model.eos_token_ids)
     if isinstance(draft, str):
-        if draft != NGRAM:
+        if draft != NGRAM and contents_of_head(draft) is None:
             _refuse_other_kind(draft, "draft")
-        counts = draft_of(known, draft, corpus=corpus).load_draft(device=str(target.device), dtype="auto")
+        found = draft_of(known, draft, corpus=corpus)
         model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
-        return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=counts)
+        beside = found.load_draft(model, device=str(target.device), dtype="auto")
+        return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=beside)
     if draft_tokenizer is None:
         draft_tokenizer = tokenizer
     fitted = fitting(known, _info(draft, "draft", draft_tokenizer))

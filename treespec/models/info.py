@@ -11,13 +11,17 @@ from treespec.data.pictures import PictureReader, PictureShape
 from treespec.errors import ModelError, counted
 from treespec.files.reading import StrPath
 from treespec.models import families, gguf_models
+from treespec.models.contents import Contents
 from treespec.models.drafts import Draft, DraftInfo
 from treespec.models.generation import eos_of, generation_settings
+from treespec.models.heads.info import HeadInfo, contents_of_head, require_build
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.making import draft_model
 from treespec.models.ngram import NGRAM
 from treespec.models.ngram.info import NgramInfo
+from treespec.models.recognised import HeadKind
+from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, picture_shape
 from treespec.models.vocabularies import SharedIds, shared_ids
 
@@ -88,7 +92,7 @@ class ModelInfo:
         """See `DraftInfo.has_weights`."""
         return True
 
-    def load_draft(self, *, device: str, dtype: str) -> Draft:
+    def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> Draft:
         """Load it as a draft that fits its target, as `fitting` returns it. Raises ModelError."""
         assert self.shared is not None
         assert self.target_rows is not None
@@ -102,7 +106,7 @@ class ModelInfo:
 def draft_of(
     target: ModelInfo, draft: str, revision: str | None = None, adapter: str | None = None, corpus: Sequence[StrPath] = ()
 ) -> DraftInfo:
-    """Return the facts about a draft of a name (a folder, a hub id, or `ngram`) that fits the target. Raises ModelError if it does not.
+    """Return the facts about a draft of a name (a folder of a model or of a head, a hub id, or `ngram`) that fits the target. Raises ModelError if it does not.
 
     `corpus` are files that the n-gram draft reads; for others there must be none.
     """
@@ -114,7 +118,23 @@ def draft_of(
         raise ModelError(
             f"`corpus` is read by the draft {NGRAM} alone, and {draft} is a model; pass `draft` {NGRAM}, or leave `corpus` out"
         )
-    return fitting(target, ModelInfo.of(draft, revision, adapter))
+    head = contents_of_head(draft)
+    if head is None:
+        return fitting(target, ModelInfo.of(draft, revision, adapter))
+    if adapter is not None:
+        raise ModelError(f"{draft} is {head[0]}, into which no `draft_adapter` can be merged; leave it out")
+    return head_of(target, draft, *head)
+
+
+def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents) -> HeadInfo:
+    """Return the facts about a head beside a target, whose own files are looked at if it was made of files. Raises ModelError if it does not fit."""
+    if target.shape is not None:
+        raise ModelError(
+            f"{name} is {kind}, which reads no pictures, but target {target.name} sees them; use a text-only draft with its own tokenizer"
+        )
+    if target.files is not None:
+        require_build(name, kind, contents, target.name, target.files.config)
+    return HeadInfo(name, kind, target.vocabulary_size, target.max_positions, target.rope_note)
 
 
 def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:

@@ -14,7 +14,8 @@ from treespec.errors import ModelError
 from treespec.files.fingerprint import fingerprint
 from treespec.files.provenance import Provenance
 from treespec.files.reading import StrPath
-from treespec.models.drafts import Draft, DraftInfo, named
+from treespec.models.drafts import Draft, DraftInfo
+from treespec.models.facts import named
 from treespec.models.info import ModelInfo, draft_of
 from treespec.models.making import tree_model
 from treespec.models.ngram import NGRAM
@@ -194,7 +195,7 @@ class PairInfo(TargetInfo):
     def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Pair:
         """Load both models. `offload` keeps the target's layers in host memory. Raises ModelError."""
         alone = super().load(device=device, dtype=dtype, offload=offload)
-        draft = self.draft.load_draft(device=device, dtype=dtype)
+        draft = self.draft.load_draft(alone.target, device=device, dtype=dtype)
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 
@@ -251,4 +252,4 @@ def load_drafts(
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
     fitted = [draft_of(known, draft, corpus=corpus if draft == NGRAM else ()) if isinstance(draft, str) else draft for draft in drafts]
-    return tuple(draft.load_draft(device=device, dtype=dtype) for draft in fitted)
+    return tuple(draft.load_draft(model, device=device, dtype=dtype) for draft in fitted)

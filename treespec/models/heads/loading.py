@@ -6,10 +6,10 @@ from treespec.decoding.protocol import LevelHead, ParallelHead
 from treespec.errors import ModelError, listed
 from treespec.models.contents import contents_of
 from treespec.models.heads.borrowed import Embedding
-from treespec.models.heads.eagle import EagleHead
-from treespec.models.heads.eagle3 import Eagle3Head
+from treespec.models.heads.eagle import EagleHead, EaglePlan
+from treespec.models.heads.eagle3 import Eagle3Head, Eagle3Plan
 from treespec.models.heads.files import HeadFiles
-from treespec.models.heads.medusa import MedusaHead
+from treespec.models.heads.medusa import MedusaHead, MedusaPlan
 from treespec.models.heads.target import HeadTarget
 from treespec.models.locating import explained, locate
 from treespec.models.recognised import head_kind
@@ -18,6 +18,8 @@ Loader = Callable[[HeadFiles, HeadTarget, Embedding | None], LevelHead | Paralle
 """The type of the functions that check the files of a head against its target and load it."""
 HEADS: Mapping[str, Loader] = {"eagle3": Eagle3Head.load, "eagle": EagleHead.load, "medusa": MedusaHead.load}
 """The kinds of heads that are run, by the names of `recognised.HeadKind`."""
+PLANS: Mapping[str, Callable[[HeadFiles, HeadTarget], object]] = {"eagle3": Eagle3Plan.of, "eagle": EaglePlan.of, "medusa": MedusaPlan.of}
+"""The functions that check the files of each kind against a target, of whose weights they read the shapes alone."""
 
 
 def load_head(name: str, target: HeadTarget, *, embedding: Embedding | None = None) -> LevelHead | ParallelHead:

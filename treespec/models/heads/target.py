@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
+from treespec.models.calling import keeps_logits
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ def text_states(module: PreTrainedModel, ids: Tensor, layers: Sequence[int]) -> 
     `layers` are numbered as in `Head.state_layers`. Raises ModelError for the state that leaves the last layer, which transformers gives
     only after the final norm.
     """
+    found = _read(module, ids, layers)
+    return _stacked(found, layers), found.logits
+
+
+def states_along(module: PreTrainedModel, ids: Tensor, layers: Sequence[int]) -> Tensor:
+    """Return the states of `text_states` alone. Modules that can do so compute logits of no more than one token of each text."""
+    return _stacked(_read(module, ids, layers, **({"logits_to_keep": 1} if keeps_logits(module) else {})), layers)
+
+
+def _stacked(found: Any, layers: Sequence[int]) -> Tensor:
+    return torch.stack([found.hidden_states[layer] for layer in layers], dim=2)
+
+
+def _read(module: PreTrainedModel, ids: Tensor, layers: Sequence[int], **options: Any) -> Any:
     count = int(module.config.get_text_config(decoder=True).num_hidden_layers)
     for layer in layers:
         if layer >= count:
@@ -58,5 +73,4 @@ def text_states(module: PreTrainedModel, ids: Tensor, layers: Sequence[int]) -> 
                 f"state {layer} leaves the last of the target's {count} layers before its final norm, and a whole-text pass has it only after the "
                 "norm; use a head that reads earlier states"
             )
-    found: Any = module(input_ids=ids, use_cache=False, output_hidden_states=True)
-    return torch.stack([found.hidden_states[layer] for layer in layers], dim=2), found.logits
+    return module(input_ids=ids, use_cache=False, output_hidden_states=True, **options)

@@ -12,6 +12,7 @@ from treespec.models.ngram import NGRAM
 from treespec.models.ngram.corpus import Corpus, draft_name
 from treespec.models.ngram.draft import NgramDraft
 from treespec.models.ngram.table import NgramTable
+from treespec.models.tree_model import TreeModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class NgramInfo:
         """Return the number of positions that a prompt takes."""
         return len(prompt)
 
-    def load_draft(self, *, device: str, dtype: str = "auto") -> NgramDraft:
+    def load_draft(self, target: TreeModel, *, device: str, dtype: str = "auto") -> NgramDraft:
         """Count the corpus, and return the draft. It has no weights, so `dtype` changes nothing. Raises ModelError."""
         return NgramDraft(self.vocabulary_size, device, self.corpus, self._table())
 
