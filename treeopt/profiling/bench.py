@@ -57,11 +57,11 @@ def width_cell(context: int, rule: StepRule, settings: LatencySettings, width: i
     return Cell(context, StepSpec(level_of(width, sampled=rule.levels != GREEDY.levels), sampling, drafting), rule.levels, width)
 
 
-def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int, positions: int = AMPLE) -> list[Cell]:
+def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int, positions: int = AMPLE, deepest: int = DEEPEST) -> list[Cell]:
     """Return the cells of settings at the sizes and widths of a grid.
 
     Draft levels are measured once for all rules that draft alike, autoregressive steps once for all whose target chooses alike. Whole steps are
-    of trees for whose steps the models' `positions` suffice.
+    of trees for whose steps the models' `positions` suffice, of a depth of `deepest` at most.
     """
     cells: list[Cell] = []
     for context in sorted(set(settings.contexts)):
@@ -74,7 +74,8 @@ def cells_of(settings: LatencySettings, grid: Grid, vocabulary: int, positions: 
                 alone.add(rule.alone)
                 cells.append(Cell(context, StepSpec(None, sampling), rule.alone))
             dynamic, widths = rule.mode == DynamicBudget.drafter, grid.widths[rule.levels]
-            plans = typical_budgets(grid.sizes, widths) if dynamic else typical_trees(grid.sizes, max(widths), vocabulary)
+            most = max(widths)
+            plans = typical_budgets(grid.sizes, widths, deepest) if dynamic else typical_trees(grid.sizes, most, vocabulary, deepest)
             fitting = [plan for plan in plans if context + (1 + _IN_A_ROW) * (plan.depth + 1) <= positions]
             cells += [Cell(context, StepSpec(plan, sampling, drafting), rule, whole=True) for plan in fitting]
     return cells

@@ -14,6 +14,7 @@ from treeopt.profiles.samples import BURST, LatencySample
 from treeopt.profiling.bench import AMPLE, BEYOND, Bench, Cell, Sample, cells_of, median_pass, size_cell, width_cell
 from treeopt.profiling.grid import Grid, search
 from treeopt.profiling.settings import LatencySettings
+from treeopt.profiling.shapes import DEEPEST
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import CapacityError, ProfileError
@@ -21,6 +22,8 @@ from treespec.files.fields import list_of_length, listed, natural, seconds
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.load import note_crowding, threads
+from treespec.models.drafts import Draft
+from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.tree import SpeculationTree
 
@@ -53,7 +56,8 @@ def profile_latency(
     vocabulary = pair.vocabulary_size
     whole = Grid.of(settings, pair.target.device.type, vocabulary)
     positions = min((model.max_positions for model in pair.models.values() if model.max_positions is not None), default=AMPLE)
-    bench = Bench(pair, cells_of(settings, whole, vocabulary, positions), settings, notice)
+    limits = positions, _deepest(pair.draft)
+    bench = Bench(pair, cells_of(settings, whole, vocabulary, *limits), settings, notice)
     bursts = -(-settings.repetitions // BURST)
     rounds: list[list[list[Sample]]] = []
     explored: dict[Cell, list[Sample]] = {}
@@ -61,7 +65,7 @@ def profile_latency(
 
     def begin(sizes: Sequence[int], *widths: Sequence[int]) -> None:
         grid = Grid(tuple(sizes), dict(zip(whole.widths, map(tuple, widths), strict=True)))
-        cells[:] = cells_of(settings, grid, vocabulary, positions)
+        cells[:] = cells_of(settings, grid, vocabulary, *limits)
 
     def read(key: str, value: Any) -> Any:
         if key == _GRID:  # before all rounds, which mean nothing without it
@@ -81,6 +85,12 @@ def profile_latency(
             rounds.append(log.piece(str(number), partial(_round, bench, cells, {} if number else explored)))
             progress("profiling latency", number + 1, bursts)
     return _profile(pair, settings, cells, rounds)
+
+
+def _deepest(draft: Draft) -> int:
+    """Return the largest depth of the typical trees of a draft."""
+    most = draft.parallel_levels if isinstance(draft, BoundHead) else None
+    return DEEPEST if most is None else min(most, DEEPEST)
 
 
 def require_fit(pair: Pair | PairInfo, settings: LatencySettings) -> None:

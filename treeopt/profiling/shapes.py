@@ -47,29 +47,33 @@ def level_of(width: int, *, sampled: bool) -> SpeculationTree:
     return SpeculationTree.from_branches([[first], split, [1] * width])
 
 
-def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int) -> tuple[SpeculationTree, ...]:
-    """Return typical trees of measured `sizes`, the largest up to 512 among them, with levels of at most `widest` nodes. None without sizes above 1."""
+def typical_trees(sizes: Sequence[int], widest: int, vocabulary: int, deepest: int = DEEPEST) -> tuple[SpeculationTree, ...]:
+    """Return typical trees of measured `sizes`, the largest up to 512 among them, with levels of at most `widest` nodes. None without sizes above 1.
+
+    They have a depth of `deepest` at most.
+    """
     found: dict[SpeculationTree, None] = {}
     for size, depth, row in (*_TYPICAL, *([_LARGEST] if max(sizes) >= _LARGE else [])):
         known = [n for n in sizes if 1 < n <= size]
         if not known:
             continue
         branches = min(16, vocabulary)
-        edges, nodes = depth, max(known)
+        edges, nodes = min(depth, deepest), max(known)
         chances = np.array([[row[0] * row[1] ** rank for rank in range(branches)]])
         chain = size == depth + 1
         tree = (
-            SpeculationTree.chain(min(nodes - 1, depth)) if chain else best_first.solve(chances, nodes, edges, branches).tree(nodes, edges)
+            SpeculationTree.chain(min(nodes - 1, edges)) if chain else best_first.solve(chances, nodes, edges, branches).tree(nodes, edges)
         )
         if max(tree.level_widths[:-1]) <= widest:
             found[tree] = None
     return tuple(found) or ((SpeculationTree.chain(1),) if max(sizes) > 1 else ())
 
 
-def typical_budgets(sizes: Sequence[int], widths: Sequence[int]) -> tuple[DynamicBudget, ...]:
-    """Return budgets of dynamic trees of measured `sizes` and level `widths`. None without sizes above 1."""
+def typical_budgets(sizes: Sequence[int], widths: Sequence[int], deepest: int = DEEPEST) -> tuple[DynamicBudget, ...]:
+    """Return budgets of dynamic trees of measured `sizes` and level `widths`, of a depth of `deepest` at most. None without sizes above 1."""
     found: dict[DynamicBudget, None] = {}
-    for size, depth in _BUDGETS:
+    for size, most in _BUDGETS:
+        depth = min(most, deepest)
         nodes = max((n for n in sizes if n <= min(size, 1 + depth * max(widths))), default=1)
         edges = min(depth, nodes - 1)
         if edges < 1:
