@@ -1,7 +1,7 @@
 """The protocol of drafters, which give a `Proposal` per step. `ModelDrafter` is the base of drafters that have a draft model or a head."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -56,7 +56,8 @@ class ModelDrafter:
     """
 
     def __init__(self, setup: DrafterSetup, plan: Plan) -> None:
-        self.draft, self.vocabulary = require_draft(setup.draft), setup.vocabulary
+        self.draft = cast(Draft, require_draft(setup.draft))  # mypy takes what is common to the types of a union
+        self.vocabulary = setup.vocabulary
         self.reader = reader_of(self.draft, plan.depth)
         setup.drafting.require(plan, min(self.vocabulary, self.reader.choices))
 
