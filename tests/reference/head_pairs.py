@@ -24,7 +24,7 @@ from treespec.decoding.step import SpeculativeStep, StepSpec
 from treespec.models.heads.loading import load_head
 from treespec.models.heads.target import HeadTarget
 from treespec.models.tree_model import TreeModel
-from treespec.trees.placement import Placement, Prefix
+from treespec.trees.placement import Placement
 
 KINDS = {
     **{f"eagle3 {layout}": EAGLE3[layout] for layout in ("official", "eagle-3.1", "speculators", "speculators-two-layers")},
@@ -107,13 +107,6 @@ class Seen:
     accepted: int
 
 
-class UnknownSteps(EagerSteps):
-    """Eager steps that the host tells no length, as captured ones. A whole tree has room."""
-
-    def launch(self, room: int) -> None:
-        self._outcome = self.step.advance(self._last, Prefix(self._prefix.length), 1 << 30, self._generator)
-
-
 def seen_steps(
     pair: HeadPair,
     plan: Plan,
@@ -121,16 +114,15 @@ def seen_steps(
     count: int,
     drafting: Drafting = Drafting(),
     sampling: Sampling = Sampling(),
-    *,
-    known: bool = True,
+    through: Callable[[DraftReader], DraftReader] = lambda reader: reader,
 ) -> list[Seen]:
-    """The first `count` steps after a prompt."""
+    """The first `count` steps after a prompt. The draft's reader is called `through` another one."""
     target, device = pair.target, pair.target.device
-    CacheBudget.of(len(prompt) + count * (plan.depth + 1) + plan.size, plan).allocate(target, pair.draft, captured=not known)
+    CacheBudget.of(len(prompt) + count * (plan.depth + 1) + plan.size, plan).allocate(target, pair.draft, captured=False)
     step = StepSpec(plan, sampling, drafting).build(target, pair.draft)
     assert isinstance(step, SpeculativeStep)
     drafter: Any = step.drafter
-    drafter.reader, propose, proposals = Recorder(drafter.reader), drafter.propose, []
+    drafter.reader, propose, proposals = Recorder(through(drafter.reader)), drafter.propose, []
 
     def proposing(*arguments: Any) -> Proposal:
         proposals.append(propose(*arguments))
@@ -139,7 +131,7 @@ def seen_steps(
     drafter.propose = proposing
     root = int(step.begin(torch.tensor(prompt, device=device), None).argmax())
     text, found = [*prompt, root], []
-    steps = EagerSteps(step) if known else UnknownSteps(step)
+    steps = EagerSteps(step)
     steps.begin(torch.tensor([prompt[-1], root], device=device), len(prompt), torch.Generator(device).manual_seed(3))
     for _ in range(count):
         steps.launch(1 << 30)

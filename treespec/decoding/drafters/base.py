@@ -56,7 +56,7 @@ class ModelDrafter:
     """
 
     def __init__(self, setup: DrafterSetup, plan: Plan) -> None:
-        self.draft = cast(Draft, require_draft(setup.draft))
+        self.draft = cast(Draft, require_draft(setup.draft))  # mypy takes what is common to the types of a union
         self.vocabulary = setup.vocabulary
         self.reader = reader_of(self.draft, plan.depth)
         setup.drafting.require(plan, min(self.vocabulary, self.reader.choices))
