@@ -93,7 +93,7 @@ def _info(module: Any, role: str, tokenizer: PreTrainedTokenizerBase | None) -> 
     config = module.config
     name = str(getattr(config, "_name_or_path", "")) or str(config.model_type)
     family = families.check(config, name)
-    if module.get_output_embeddings() is None:
+    if module.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
         raise ModelError(f"the {role} is a {type(module).__name__}, which has no head that makes logits; load it with AutoModelForCausalLM")
     if module.training:
         raise ModelError(f"the {role} is in training mode, in which dropout may change its outputs; call .eval() on it first")

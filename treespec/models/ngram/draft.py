@@ -150,7 +150,8 @@ class NgramDraft:
         found = tokens.new_zeros(rows, before + behind + 1)  # the last column takes what is not seen
         found[:, :before] = self._slots[0, :before]
         found.scatter_(1, positions.masked_fill(~visible, before + behind), tokens.expand(rows, -1))
-        return found[:, :-1]
+        texts: Tensor = found[:, :-1]
+        return texts
 
     def _logits(self, texts: Tensor, positions: Tensor) -> Tensor:
         """Return logits [q, vocabulary] after the tokens at `positions` int64 [q] of texts int64 [q, any]; what follows them is not looked at."""
