@@ -1,6 +1,7 @@
 """`treeopt train-draft`: what it prints and leaves, how it is resumed, wrong usage."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ def test_tables_show_both_acceptances_and_resume_goes_on(run: Any, pair: Pair, r
     other = run(*arguments, "--resume", "--temperature", 2)
     assert other.code == 1
     assert other.err.startswith("error: out was trained with --temperature 1.0, and now it is 2.0; ")
+
+
+def test_heads_are_trained_by_their_kind_and_refused_in_the_words_of_the_command(run: Any, pair: Pair, rows: Path) -> None:
+    outcome = run(*start(pair, rows), "--kind", "medusa", "--levels", 2, "-o", "out", "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(Path("out/config.json").read_text())["medusa_num_heads"] == 2
+    assert outcome.json["rank1_acceptance"]["after"] is not None
+    for wrong, said in (
+        (["--kind", "eagle3"], "pass at most as many|train Medusa heads \\(--kind medusa\\), or a draft of its own \\(--config\\)"),
+        (
+            ["--kind", "medusa", "--draft", pair[1]],
+            "pass exactly one of --draft, .*, --config, .*, and --kind, .* \\(--draft and --kind are given\\)",
+        ),
+        (["--draft", pair[1], "--levels", 2], "--levels is for heads; pass --kind eagle3 or medusa in place of --draft and --config"),
+        (["--kind", "medusa", "--draft-vocabulary", 4], "--draft-vocabulary is for --kind eagle3: Medusa heads propose all tokens"),
+        (["--kind", "dflash"], "'dflash' is not one of 'eagle3', 'medusa'"),
+    ):
+        refused = run(*start(pair, rows), *wrong, "-o", "other")
+        assert refused.code != 0
+        assert re.search(said, refused.err), refused.err
+        assert not Path("other").exists()
 
 
 def test_cross_entropy_on_own_text_needs_the_targets_tokenizer_only(run: Any, pair: Pair, rows: Path, tmp_path: Path) -> None:

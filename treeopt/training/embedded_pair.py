@@ -1,9 +1,9 @@
-"""Train the embedded pair from nothing but the standard library: tokenizer, target, then the draft distilled from it.
+"""Train the embedded pair from nothing but the standard library: tokenizer, target, then the draft distilled from it, and an EAGLE-3 head.
 
 Run `python -m treeopt.training.embedded_pair --out FOLDER`. A finished stage is kept, and an unfinished one goes on from its last
 checkpoint. `--library` takes the source of another Python than the running one. The target learns by cross-entropy, the
-draft by KL(target || draft) on the same text (Hinton et al., arXiv 1503.02531). Optimizer: AdamW (0.9, 0.95), warm-up,
-cosine to 5 %, bf16 autocast. It needs no network.
+draft by KL(target || draft) on the same text (Hinton et al., arXiv 1503.02531), and the head by the same, level by level (`heads`).
+Optimizer: AdamW (0.9, 0.95), warm-up, cosine to 5 %, bf16 autocast (the head on a GPU only). It needs no network.
 """
 
 import argparse
@@ -23,8 +23,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from treeopt.training.heads import LEVEL_DECAY, HeadLoss, write_head
+from treeopt.training.settings import DEFAULT_LEVELS
 from treespec.data.stdlib import modules
 from treespec.embedded import TARGET_FOLDER
+from treespec.models.heads.making import NewEagle3
+from treespec.models.heads.target import HeadTarget, text_states
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
@@ -35,17 +39,30 @@ Loss = Callable[[torch.Tensor], torch.Tensor]
 """A loss: tokens [batch, context + 1] -> scalar."""
 
 
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The schedule of one stage."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 100
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate at a step: linear warm-up, then cosine down to 5 %."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Schedule):
     """The shape and the schedule of one model."""
 
     hidden: int
     layers: int
     head_dim: int
     intermediate: int
-    steps: int
-    learning_rate: float
-    warmup: int = 100
 
     def model(self) -> LlamaForCausalLM:
         """Return a freshly initialised model: one K/V head per query head, no biases, rope theta 10,000."""
@@ -68,16 +85,11 @@ class Stage:
             )
         )
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate at a step: linear warm-up, then cosine down to 5 %."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
-
 
 TARGET = Stage(hidden=256, layers=12, head_dim=128, intermediate=256, steps=1500, learning_rate=2e-3)
 DRAFT = Stage(hidden=128, layers=1, head_dim=64, intermediate=384, steps=6000, learning_rate=3e-3)
+HEAD = Schedule(steps=6000, learning_rate=1e-3)
+HEAD_LEVELS = DEFAULT_LEVELS["eagle3"]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -124,7 +136,7 @@ def logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 
 
 def fit(
-    name: str, model: LlamaForCausalLM, stage: Stage, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path
+    name: str, model: torch.nn.Module, stage: Schedule, loss_of: Loss, held_out: Loss, stream: torch.Tensor, held: torch.Tensor, out: Path
 ) -> None:
     """Run a stage to its end. A checkpoint is written every `CHECKPOINT_EVERY` steps, and an interrupted run goes on from its last one."""
     device = next(model.parameters()).device
@@ -183,7 +195,8 @@ def main() -> None:
     train = list(modules("train", arguments.library))
     held = list(modules("held-out", arguments.library))
     texts = [m.text for m in train]
-    tokenizer = train_tokenizer(texts)
+    made = (out / "target" / "model.safetensors").exists()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "target") if made else train_tokenizer(texts)
     stream, held_stream = encode(tokenizer, texts), encode(tokenizer, [m.text for m in held])
     print(
         f"{len(train)} modules, {len(stream)} tokens to train on; {len(held)} modules, {len(held_stream)} tokens held out",
@@ -194,7 +207,7 @@ def main() -> None:
     def cross_entropy(model: LlamaForCausalLM) -> Loss:
         return lambda ids: F.cross_entropy(logits(model, ids[:, :-1]).float().flatten(0, 1), ids[:, 1:].flatten())
 
-    if not (out / "target" / "model.safetensors").exists():
+    if not made:
         torch.manual_seed(0)
         target = TARGET.model().to(device)  # type: ignore[arg-type]
         fit("target", target, TARGET, cross_entropy(target), cross_entropy(target), stream, held_stream, out)
@@ -214,6 +227,21 @@ def main() -> None:
 
         fit("draft", draft, DRAFT, divergence, divergence, stream, held_stream, out)
         save(draft, tokenizer, out / "draft")
+
+    if not (out / "eagle3" / "model.safetensors").exists():
+        new = NewEagle3.of("embedded-target", target.config, None)
+        head = new.made(HeadTarget.of(target, "embedded-target"), None, seed=0)
+        module = HeadLoss(head, HEAD_LEVELS, "forward-kl", temperature=1.0, vocabulary=VOCABULARY).to(device)
+        weights = sum(LEVEL_DECAY**level for level in range(HEAD_LEVELS))
+
+        def over_levels(ids: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # many CPUs are slower in it
+                with torch.no_grad():
+                    states, teacher = text_states(target, ids, head.state_layers)
+                return module(ids, states, ids, teacher) / (weights * ids.numel())  # type: ignore[no-any-return]
+
+        fit("eagle3", module, HEAD, over_levels, over_levels, stream, held_stream, out)
+        write_head(out / "eagle3", new, head, torch.float16)
     record = {
         "library": arguments.library.name,
         "text_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
@@ -223,7 +251,8 @@ def main() -> None:
         "train_modules": [m.name for m in train],
         "held_out_modules": [m.name for m in held],
     }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    if not made:
+        (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -370,7 +370,7 @@ def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any]) -> None
 
 def test_exactly_one_start_is_needed() -> None:
     for draft, config in ((None, None), ("d", "llama-68m")):
-        with pytest.raises(SettingsError, match="exactly one of `draft`, .* and `config`"):
+        with pytest.raises(SettingsError, match="exactly one of `draft`, .*, `config`, .*, and `kind`"):
             TrainSources("t", "rows", draft=draft, config=config)
 
 
