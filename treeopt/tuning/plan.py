@@ -26,7 +26,7 @@ _START_SECONDS = 6.0
 _READ_BYTES = 5e8
 """Seconds until work begins, and bytes of weights read per second, as they are on a usual disk."""
 
-_GROW_SECONDS, _PAGE_SECONDS = 0.3, 4.0
+_GROW_SECONDS, _PAGE_SECONDS = 0.3, 3.0
 """Seconds to grow the tree of a candidate, and to draw the page, which is when matplotlib is loaded."""
 
 _STEP_DEPTH, _STEP_TOKENS, _STEP_SIZE = 4, 2.5, 16
