@@ -27,12 +27,15 @@ class BestChain:
 def best_chain(rows: Rows, model: LatencyModel, deepest: int, objective: Objective = seconds_per_token) -> BestChain | None:
     """Return the chain of depth 1 to `deepest` with the least cost, the shallower of equal ones; None if no depth has a known time.
 
-    `rows` are the chances of ranks by depth of the parent, [depths, ranks]; the last row serves all deeper parents.
+    `rows` are the chances of ranks by depth of the parent, [depths, ranks]; the last row serves all deeper parents. A chain ends at the latest where
+    its next node has no chance.
     """
     deepest = min(deepest, model.largest_size - 1)
     if deepest < 1:
         return None
     first = rows[np.minimum(np.arange(deepest), len(rows) - 1), 0]
+    deepest = max(1, int(np.cumprod(first > 0).sum()))
+    first = first[:deepest]
     tokens = 1 + np.cumsum(np.cumprod(first))
     seconds = np.array([model.step_seconds(SpeculationTree.chain(depth)) for depth in range(1, deepest + 1)])
     place = int(np.asarray(objective(tokens, seconds)).argmin())

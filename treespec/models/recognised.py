@@ -103,11 +103,20 @@ _KINDS: tuple[tuple[Callable[[_Signs], bool], HeadKind], ...] = (
 )
 
 
+RUN = ("eagle3", "eagle", "medusa")
+"""The names of the kinds of heads that run as the draft of their target (`heads.loading.HEADS`)."""
+
+
 def refuse_heads(name: str, contents: Contents) -> None:
     """Raise ModelError, with the kind, for a draft that reads a target's hidden states and is no model by itself."""
     kind = head_kind(contents)
     if kind is None:
         return
+    if kind.name in RUN:
+        raise ModelError(
+            f"{name} is {kind}: it reads the hidden states of its target and cannot run by itself; give it as the draft of its target, "
+            "as a folder on this machine (hf download fetches one from the hub)"
+        )
     base = _base(contents.config)
     made_for = f" of its target ({base!r:.80})" if base is not None else " of its target"
     raise ModelError(

@@ -1,0 +1,83 @@
+"""A set of Medusa heads as `--draft` in every command that takes a draft, on a tiny target from disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from treeopt.training.heads import write_head
+from treespec.models.heads.making import NewMedusa
+from treespec.models.heads.target import HeadTarget
+
+Pair = tuple[Path, Path]
+
+
+@pytest.fixture
+def head(pair: Pair, tmp_path: Path) -> Path:
+    """Three Medusa heads, with random weights, for the target."""
+    target = AutoModelForCausalLM.from_pretrained(pair[0], dtype=torch.float32)
+    new = NewMedusa.of("target", target.config, 3)
+    folder = tmp_path / "medusa"
+    folder.mkdir()
+    write_head(folder, new, new.made(HeadTarget.of(target, "target"), None, 1))
+    return folder
+
+
+@pytest.fixture
+def where(pair: Pair, head: Path, rows: Path) -> list[object]:
+    """The models, and the rows to measure on."""
+    return ["--target", pair[0], "--draft", head, "--device", "cpu", "--dataset", rows, "--num-prompts", 4, "--prompt-len", 12]
+
+
+def done(outcome: Any) -> Any:
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def one_line(outcome: Any, words: str) -> None:
+    assert (outcome.code, outcome.out) == (1, "")
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("error: "))
+    assert words in line
+
+
+def test_the_whole_loop_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
+    short = ["--gen-len", 12]
+    done(run("profile", "acceptance", *where, *short, "-o", "a.json"))
+    profile = json.loads((tmp_path / "a.json").read_text())
+    assert len(profile["by_depth"]) == 4
+    assert profile["by_depth"][0] == profile["rank_probability"]
+    assert not any(profile["by_depth"][3]), "there is nothing behind the third head"
+    times = ("--sizes", "1,2,4,8", "--widths", "1,2", "--context", 16)
+    done(run("profile", "latency", *where[:6], *times, "--dynamic", "-o", "l.json"))
+    done(run("grow", "--acceptance", "a.json", "--latency", "l.json", "--size", 4, "--depth", 2, "-o", "tree.pt"))
+    done(run("potential", *where[:2], "--draft", where[3], *where[4:], *short, "-o", "p.json"))
+    for plan in (["--growmap", "tree.pt"], ["--dynamic", "6,2"], ["--growmap", "tree.pt", "--temperature", 0.7, "--drafting", "swor"]):
+        report = done(run("evaluate", *where, *short, *plan, "-o", "report.json", "--format", "json")).json
+        assert report["lossless"] in ("match", "not-applicable")
+        assert report["provenance"]["models"]["draft"] == "medusa"
+
+
+def test_tune_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
+    done(run("tune", *where[:6], *where[6:8], "--num-prompts", 6, "--prompt-len", 12, "--gen-len", 6, "--repetitions", 4, "--evaluate-prompts", 2, "-o", "out"))  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"acceptance.json", "tree.pt", "report.json", "page.html"}
+    assert not (tmp_path / "out" / "trace.json").exists(), "steps of heads are not counted on known texts"
+
+
+def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: list[object], head: Path, pair: Pair, tmp_path: Path) -> None:
+    short = ["--gen-len", 6]
+    one_line(
+        run("profile", "acceptance", *where, *short, "--trace", "t.json", "-o", "a.json"),
+        "is a head, whose steps are not counted on known texts yet",
+    )
+    one_line(run("evaluate", *where, *short, "--dynamic", "9,5", "-o", "r.json"), "proposes 3 levels, but the plan has a depth of 5")
+    one_line(
+        run("evaluate", *where, *short, "--dynamic", "3,1", "--draft-adapter", pair[1], "-o", "r.json"), "no --draft-adapter can be merged"
+    )
+    as_target = ["--target", head, *where[2:]]
+    one_line(run("evaluate", *as_target, *short, "--dynamic", "3,1", "-o", "r.json"), "give it as the draft of its target")
+    config = json.loads((head / "config.json").read_text())
+    (head / "config.json").write_text(json.dumps(config | {"medusa_num_heads": 5}))
+    one_line(run("evaluate", *where, *short, "--dynamic", "3,1", "-o", "r.json"), "the files hold no more heads")

@@ -1,0 +1,105 @@
+"""Acceptance of heads: the chances of every level are those of the slow implementations, root by root along the target's own texts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference.head_pairs import LEVELS, MEDUSA, HeadPair, head_pair
+from tests.reference.pairs import prompt_set
+from tests.reference.states import states_of
+from treeopt.optimizer.chains import best_chain
+from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
+from treeopt.profiling.settings import AcceptanceSettings
+from treespec.decoding.loop import Request, decode_autoregressive
+from treespec.errors import CapacityError, ModelError, SettingsError
+from treespec.models.heads.bound import BoundHead
+from treespec.models.pairs import Pair
+
+RANKS = 4
+
+
+def bound(made: HeadPair) -> tuple[Pair, BoundHead]:
+    draft = BoundHead(made.draft.head, made.target)
+    return Pair(made.target, None, frozenset(), draft=draft), draft
+
+
+def texts(made: HeadPair, gen_len: int) -> list[tuple[int, list[int]]]:
+    """The length of every prompt, and the prompt with the target's own text."""
+    found = []
+    for prompt in prompt_set(3):
+        records = decode_autoregressive(made.target, Request(prompt.ids, gen_len))
+        found.append((len(prompt.ids), [*prompt.ids, *(token for record in records for token in record.tokens)]))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["eagle3 official", "eagle official", "medusa"])
+def test_chances_by_depth_are_those_of_the_slow_implementation(kind: str, tmp_path: Path) -> None:
+    made, gen_len = head_pair(kind, "llama", tmp_path), 9
+    pair, draft = bound(made)
+    profile = profile_acceptance(pair, prompt_set(3), AcceptanceSettings(gen_len=gen_len, max_branch=RANKS))
+    assert profile.by_depth is not None
+    levels = LEVELS if kind in MEDUSA else gen_len - 1
+    counts, positions = np.zeros((levels, RANKS)), np.zeros(levels)
+    ids = draft.head.target_ids
+    for start, text in texts(made, gen_len):
+        states = states_of(made.module, torch.tensor(text)).double()
+        for root in range(start, len(text) - 1):
+            for level in range(1, min(levels, len(text) - 1 - root) + 1):
+                logits = made.slow(states, text[: root + 1], tuple(text[root + 1 : root + level]))
+                best = logits.topk(RANKS).indices if ids is None else ids[logits.topk(RANKS).indices]
+                counts[level - 1] += (best == text[root + level]).numpy()
+                positions[level - 1] += 1
+    wanted = counts / positions[:, None]
+    assert 0 < wanted[:2, 0].max() < 1, "a head that is always or never right tests nothing"
+    np.testing.assert_allclose(profile.by_depth[:levels], wanted, atol=1e-12)
+    np.testing.assert_allclose(profile.rank_probability, wanted[0], atol=1e-12)
+    assert profile.positions == positions[0]
+    assert profile.by_depth[levels:] == (((0.0,) * RANKS,) if kind in MEDUSA else ())
+
+
+def test_a_profile_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    pair, _ = bound(head_pair("medusa", "llama", tmp_path))
+    settings = AcceptanceSettings(gen_len=6, max_branch=RANKS, batch_size=1)
+    whole, seen = profile_acceptance(pair, prompt_set(3), settings), []
+
+    def stop(what: str, done: int, total: int) -> None:
+        seen.append(done)
+        if done >= total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_acceptance(pair, prompt_set(3), settings, journal=tmp_path / "journal", progress=stop)
+    again = profile_acceptance(pair, prompt_set(3), settings, journal=tmp_path / "journal")
+    assert again.by_depth == whole.by_depth
+    assert again.prompt_sums == whole.prompt_sums
+
+
+def test_a_head_scores_its_first_level_and_says_what_it_cannot_do(tmp_path: Path) -> None:
+    made = head_pair("eagle3 official", "llama", tmp_path)
+    pair, draft = bound(made)
+    ids = torch.tensor([[5, 17, 3, 44, 51]])
+    states = states_of(made.module, ids[0]).double()
+    found, own = draft.score(ids, 2)[0], draft.head.target_ids
+    assert own is not None
+    for row, end in enumerate((3, 4, 5)):
+        slow = made.slow(states, ids[0, :end].tolist(), ())
+        torch.testing.assert_close(found[row][own].double(), slow, rtol=0, atol=2e-3 * float(slow.std()))
+    assert set(draft.unknown) == set(range(draft.vocabulary_size)) - set(own.tolist())
+    with pytest.raises(CapacityError, match="proposes nothing after the first token"):
+        draft.score(ids)
+    with pytest.raises(ModelError, match="reads no pictures"):
+        draft.score(ids, 1, torch.zeros(1, 3, 4, 4))
+    with pytest.raises(SettingsError, match="is a head, whose steps are not counted on known texts yet; leave `trace` out"):
+        trace_acceptance(pair, prompt_set(2), AcceptanceSettings(gen_len=4, max_branch=2))
+
+
+def test_a_chain_ends_where_its_next_node_has_no_chance() -> None:
+    model = LatencyModel(
+        context=1, target=((1, 1.0), (64, 1.0)), draft=((1, 0.0),), overhead_seconds=0.0, autoregressive_overhead_seconds=0.0
+    )
+    best = best_chain(np.array([[0.9], [0.9], [0.0]]), model, 10)
+    assert best is not None
+    assert best.depth == 2
