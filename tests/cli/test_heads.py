@@ -54,14 +54,36 @@ def test_the_whole_loop_with_heads(run: Any, where: list[object], tmp_path: Path
     done(run("profile", "latency", *where[:6], *times, "--dynamic", "-o", "l.json"))
     done(run("grow", "--acceptance", "a.json", "--latency", "l.json", "--size", 4, "--depth", 2, "-o", "tree.pt"))
     done(run("potential", *where[:2], "--draft", where[3], *where[4:], *short, "-o", "p.json"))
-    for plan in (["--growmap", "tree.pt"], ["--dynamic", "6,2"], ["--growmap", "tree.pt", "--temperature", 0.7, "--drafting", "swor"]):
+    for plan in (
+        ["--growmap", "tree.pt"],
+        ["--dynamic", "--size", 6, "--depth", 2],
+        ["--growmap", "tree.pt", "--temperature", 0.7, "--drafting", "swor"],
+    ):
         report = done(run("evaluate", *where, *short, *plan, "-o", "report.json", "--format", "json")).json
         assert report["lossless"] in ("match", "not-applicable")
         assert report["provenance"]["models"]["draft"] == "medusa"
 
 
 def test_tune_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
-    done(run("tune", *where[:6], *where[6:8], "--num-prompts", 6, "--prompt-len", 12, "--gen-len", 6, "--repetitions", 4, "--evaluate-prompts", 2, "-o", "out"))  # fmt: skip
+    done(
+        run(
+            "tune",
+            *where[:6],
+            *where[6:8],
+            "--num-prompts",
+            6,
+            "--prompt-len",
+            12,
+            "--gen-len",
+            6,
+            "--repetitions",
+            4,
+            "--evaluate-prompts",
+            2,
+            "-o",
+            "out",
+        )
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"acceptance.json", "tree.pt", "report.json", "page.html"}
     assert not (tmp_path / "out" / "trace.json").exists(), "steps of heads are not counted on known texts"
 
@@ -72,12 +94,18 @@ def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: lis
         run("profile", "acceptance", *where, *short, "--trace", "t.json", "-o", "a.json"),
         "is a head, whose steps are not counted on known texts yet",
     )
-    one_line(run("evaluate", *where, *short, "--dynamic", "9,5", "-o", "r.json"), "proposes 3 levels, but the plan has a depth of 5")
     one_line(
-        run("evaluate", *where, *short, "--dynamic", "3,1", "--draft-adapter", pair[1], "-o", "r.json"), "no --draft-adapter can be merged"
+        run("evaluate", *where, *short, "--dynamic", "--size", 9, "--depth", 5, "-o", "r.json"),
+        "proposes 3 levels, but the plan has a depth of 5",
+    )
+    one_line(
+        run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "--draft-adapter", pair[1], "-o", "r.json"),
+        "no --draft-adapter can be merged",
     )
     as_target = ["--target", head, *where[2:]]
-    one_line(run("evaluate", *as_target, *short, "--dynamic", "3,1", "-o", "r.json"), "give it as the draft of its target")
+    one_line(
+        run("evaluate", *as_target, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "give it as the draft of its target"
+    )
     config = json.loads((head / "config.json").read_text())
     (head / "config.json").write_text(json.dumps(config | {"medusa_num_heads": 5}))
-    one_line(run("evaluate", *where, *short, "--dynamic", "3,1", "-o", "r.json"), "the files hold no more heads")
+    one_line(run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "the files hold no more heads")

@@ -112,13 +112,13 @@ def refuse_heads(name: str, contents: Contents) -> None:
     kind = head_kind(contents)
     if kind is None:
         return
-    if kind.name in RUN:
-        raise ModelError(
-            f"{name} is {kind}: it reads the hidden states of its target and cannot run by itself; give it as the draft of its target, "
-            "as a folder on this machine (hf download fetches one from the hub)"
-        )
     base = _base(contents.config)
     made_for = f" of its target ({base!r:.80})" if base is not None else " of its target"
+    if kind.name in RUN:
+        raise ModelError(
+            f"{name} is {kind}: it reads the hidden states{made_for} and cannot run by itself; give it as the draft of its target, "
+            "as a folder on this machine (hf download fetches one from the hub)"
+        )
     raise ModelError(
         f"{name} is {kind}: it reads the hidden states{made_for} and cannot run by itself, and treeopt does not run such heads yet; "
         "give a whole causal language model with the target's tokenizer instead (treeopt train-draft makes small ones)"

@@ -121,7 +121,9 @@ def _head(folder: Path, kind: str) -> str:
 def test_a_head_is_named_before_a_weight_is_read(kind: str, tmp_path: Path) -> None:
     said = _head(tmp_path, kind)
     for load in (require_model, load_model, load_config):
-        with pytest.raises(ModelError, match=f"is {said}.*cannot run by itself.*give (a whole causal language model|it as the draft)") as caught:
+        with pytest.raises(
+            ModelError, match=f"is {said}.*cannot run by itself.*give (a whole causal language model|it as the draft)"
+        ) as caught:
             load(str(tmp_path))
         assert "\n" not in str(caught.value)
 
