@@ -25,7 +25,7 @@ _TYPICAL = (
     (128, 6, _STEEP),
 )
 """Size, depth and row of the typical trees. One is a chain, others are bushy."""
-_LARGE, _LARGEST = 128, (512, DEEPEST, _STEEP)
+_LARGEST, _LARGE = (512, DEEPEST, _STEEP), 128
 """The first is a size: where that or more is measured, the second is a typical tree too."""
 _BUDGETS = ((4, 2), (12, 3), (24, 6), (64, 4), (64, 8), (128, 6))
 
