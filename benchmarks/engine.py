@@ -46,6 +46,7 @@ def step_parts(pair: Pair, tree: SpeculationTree, text: torch.Tensor, context: i
     timed = CapturedSteps(StepSpec(tree).build(pair.target, pair.draft, CapturedTimer()), pair.target.device)
     plain = CapturedSteps(StepSpec(tree).build(pair.target, pair.draft), pair.target.device)
     for model in (pair.target, pair.draft):
+        assert isinstance(model, TreeModel)
         model.prefill(text[:context])
     samples: list[dict[str, float]] = []
     wholes = []

@@ -100,6 +100,7 @@ def measure(target: TreeModel, draft: Draft, systems: dict[str, StepSpec], turns
     steps: dict[str, Any] = {name: engine.steps(spec, budget, None) for name, spec in systems.items()}
     timed = {name: engine.steps(spec, budget, CapturedTimer()) for name, spec in systems.items()} if parts else {}
     for model in (target, draft):
+        assert isinstance(model, TreeModel)
         model.prefill(text[:-1])
     generator = prompt_generator(0, 0, target.device)
     found: dict[str, list[float]] = {name: [] for name in systems}

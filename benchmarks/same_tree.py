@@ -34,6 +34,7 @@ from treespec.decoding.verifiers import VERIFIERS
 from treespec.decoding.verifiers.base import SampledVerifier
 from treespec.files.writing import write_json
 from treespec.models.pairs import Pair, load_pair
+from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
@@ -83,6 +84,7 @@ def same_tree(
         records = decode_autoregressive(target, Request(prompt.ids, gen_len, sampling=sampling), generator)
         text = torch.tensor([*prompt.ids, *(token for record in records for token in record.tokens)], device=device)
         for model in (target, draft):
+            assert isinstance(model, TreeModel)
             model.allocate(len(text) + tree.size)
             model.prefill(text)
         rows = []

@@ -14,13 +14,13 @@ from tests.reference.heads import medusa
 from tests.reference.tiny import config_of, module_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import CacheBudget, EagerSteps
-from treespec.decoding.heads import HeadDraft
 from treespec.decoding.plans import Plan
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.protocol import FINAL_STATE
 from treespec.decoding.readers import Drafted, DraftReader
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step import SpeculativeStep, StepSpec
+from treespec.models.heads.draft import HeadDraft
 from treespec.models.heads.loading import load_head
 from treespec.models.heads.target import HeadTarget
 from treespec.models.tree_model import TreeModel

@@ -1,4 +1,4 @@
-"""Heads as drafts: a head that is bound to its target, and how drafters have it read the nodes of a tree.
+"""Heads as drafts: how drafters have a head that is bound to its target read the nodes of a tree.
 
 Heads have the target's states instead of a text that they read themselves. A `LevelReader` reads by a pass for each level, a `ParallelReader` by
 one computation for all levels.
@@ -8,95 +8,14 @@ import torch
 from torch import Tensor
 
 from treespec.decoding.proposal import Proposal
-from treespec.decoding.protocol import HeadLevel, LevelHead, ParallelHead, SlotModel, StateModel
+from treespec.decoding.protocol import HeadLevel, LevelHead, ParallelHead, SlotModel, StateDraft
 from treespec.decoding.readers import Drafted, DraftReader, ModelReader
-from treespec.errors import CapacityError, ModelError, counted
+from treespec.errors import ModelError
 from treespec.kernels.outcome import Outcome
 from treespec.trees.placement import Layout, Placement, Prefix
 
 _CHUNK = 512
 """Number of tokens of a prompt that a head reads in one pass."""
-
-
-class HeadDraft:
-    """A head bound to its target, as a draft. It is a `CapturableModel`: its passes can be captured where those of its target can.
-
-    Making it has the target keep the states that the head reads. Several heads may be bound to one target in turn: `allocate` has it keep those
-    of this one again.
-
-    Raises ModelError if the target does not give these states, or if the head proposes tokens that the target does not have.
-    """
-
-    eager_reason = ""
-
-    def __init__(self, head: LevelHead | ParallelHead, target: StateModel) -> None:
-        self.head, self.target, self.name = head, target, head.name
-        self.generation = self.capacity = 0
-        self.tokens = torch.zeros(0, dtype=torch.int64, device=target.device)
-        ids = head.target_ids
-        if ids is not None and int(ids.max()) >= target.vocabulary_size:
-            raise ModelError(
-                f"{head.name} proposes the token {int(ids.max())}, but its target has the tokens 0 to {target.vocabulary_size - 1}; "
-                "use a head made for it"
-            )
-        self.vocabulary_size = target.vocabulary_size if ids is not None else head.vocabulary_size
-        target.keep_states(head.state_layers)
-
-    generation: int
-    """Number of times that the head's cache was replaced. A captured step is valid for one generation only."""
-    capacity: int
-    """Number of tokens of a text, drafted ones included, that there is room for."""
-    tokens: Tensor
-    """int64 [capacity]; the tokens of the text that is being decoded, by their positions."""
-    vocabulary_size: int
-    """Width of the logits that readers give: the target's tokens."""
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device where tokens and placements must be."""
-        return self.target.device
-
-    @property
-    def states(self) -> Tensor:
-        """Return the target's states, [slots, state layers, Ht]."""
-        return self.target.states
-
-    def allocate(self, capacity: int) -> None:
-        """Make room for texts of at least `capacity` tokens, drafted ones included, unless there is, and forget the text.
-
-        Raises CapacityError if memory is too small.
-        """
-        self.target.keep_states(self.head.state_layers)
-        if capacity <= self.capacity:
-            return
-        if isinstance(self.head, LevelHead):
-            self.capacity = 0
-            try:
-                self.head.allocate(capacity)
-                self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)
-            except torch.OutOfMemoryError as error:
-                raise CapacityError(
-                    f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length`"
-                ) from error
-            self.generation += 1
-        self.capacity = capacity
-
-    def reader(self, depth: int) -> DraftReader:
-        """Return a reader of trees of up to `depth` levels below the root. Raises ModelError if the head proposes fewer."""
-        if isinstance(self.head, LevelHead):
-            return LevelReader(self, self.head, depth)
-        return ParallelReader(self, self.head, depth)
-
-    def spread(self, logits: Tensor) -> Tensor:
-        """Return logits [q, vocabulary] of the target's tokens for logits [q, Vd] of the head's; those that it does not have get -inf.
-
-        That is two launches, which write a row of the target's vocabulary and copy the head's row into it. They take little beside reading the
-        head's `lm_head`, and rules, verifiers and kernels see one vocabulary only.
-        """
-        ids = self.head.target_ids
-        if ids is None:
-            return logits
-        return logits.new_full((logits.shape[0], self.vocabulary_size), -torch.inf).index_copy_(1, ids, logits)
 
 
 class LevelReader:
@@ -109,7 +28,7 @@ class LevelReader:
 
     """
 
-    def __init__(self, draft: HeadDraft, head: LevelHead, depth: int) -> None:
+    def __init__(self, draft: StateDraft, head: LevelHead, depth: int) -> None:
         self.draft, self.head, self.depth, self.choices = draft, head, depth, head.vocabulary_size
         device = draft.device
         self._rows = torch.arange(depth + 1, device=device)
@@ -164,7 +83,7 @@ class ParallelReader:
     So trees are made of the product of the levels' distributions (DDTree, arXiv 2604.12989).
     """
 
-    def __init__(self, draft: HeadDraft, head: ParallelHead, depth: int) -> None:
+    def __init__(self, draft: StateDraft, head: ParallelHead, depth: int) -> None:
         if depth > head.levels:
             raise ModelError(
                 f"{head.name} proposes {head.levels} levels, but the plan has a depth of {depth}; take a plan of depth {head.levels} or less"
@@ -187,10 +106,14 @@ class ParallelReader:
         """See `DraftReader.keep`. There is nothing to keep."""
 
 
-Draft = SlotModel | HeadDraft
+Draft = SlotModel | StateDraft
 """The type of what proposes: a model of its own, or a head."""
 
 
 def reader_of(draft: Draft, depth: int) -> DraftReader:
     """Return the reader of a draft for trees of up to `depth` levels below the root. Raises ModelError if it proposes fewer."""
-    return draft.reader(depth) if isinstance(draft, HeadDraft) else ModelReader(draft)
+    if not isinstance(draft, StateDraft):
+        return ModelReader(draft)
+    if isinstance(draft.head, LevelHead):
+        return LevelReader(draft, draft.head, depth)
+    return ParallelReader(draft, draft.head, depth)

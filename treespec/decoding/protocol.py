@@ -156,3 +156,30 @@ class ScoringHead(Head, Protocol):
         token): it proposes token i + 1 + d, with the tokens between them as they stand in the text. A decoding step computes the same when the target
         accepts them. The last row of each level proposes the token after the text. Raises CapacityError if a text has not so many levels.
         """
+
+
+@runtime_checkable
+class StateDraft(Protocol):
+    """A head bound to its target, as a draft. Drafters read with it by a reader of `treespec.decoding.heads`."""
+
+    name: str
+    """The name of the draft in messages."""
+    head: LevelHead | ParallelHead
+    vocabulary_size: int
+    """Width of the logits that readers give: the target's tokens."""
+    tokens: Tensor
+    """int64 [capacity]; the tokens of the text that is being decoded, by their positions."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device where tokens and placements must be."""
+
+    @property
+    def states(self) -> Tensor:
+        """Return the target's states, [slots, state layers, Ht]."""
+
+    def allocate(self, capacity: int) -> None:
+        """Make room for texts of at least `capacity` tokens, drafted ones included, and forget the text."""
+
+    def spread(self, logits: Tensor) -> Tensor:
+        """Return logits [q, vocabulary] of the target's tokens for logits [q, Vd] of the head's; tokens that it does not have get -inf."""

@@ -8,7 +8,7 @@ from tests.reference.tabular import TabularModel, noisy_rule, random_rule
 from tests.reference.tabular_heads import StateTabular, TabularHead, TabularParallelHead
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import CacheBudget, Engine
-from treespec.decoding.heads import HeadDraft
+from treespec.decoding.heads import reader_of
 from treespec.decoding.loop import Request, StepRecord, decode, decode_autoregressive, decode_speculative
 from treespec.decoding.plans import DynamicBudget, Plan
 from treespec.decoding.protocol import CapturableModel, LevelHead, ParallelHead
@@ -16,6 +16,7 @@ from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.decoding.step import StepSpec
 from treespec.errors import ModelError, SettingsError
+from treespec.models.heads.draft import HeadDraft
 from treespec.trees.tree import SpeculationTree
 
 V = 11
@@ -187,7 +188,7 @@ def test_a_text_with_pictures_is_refused() -> None:
     _, draft, _ = head_pair()
     draft.allocate(9)
     with pytest.raises(ModelError, match="the-head is a head, which reads no pictures"):
-        draft.reader(2).begin(torch.tensor([1, 2]), torch.zeros(1, 3, 4, 4))
+        reader_of(draft, 2).begin(torch.tensor([1, 2]), torch.zeros(1, 3, 4, 4))
 
 
 def test_a_tree_without_a_draft_is_refused_as_before() -> None:

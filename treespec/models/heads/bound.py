@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from treespec.decoding.heads import HeadDraft
 from treespec.decoding.protocol import LevelHead, ParallelHead, ScoringHead
 from treespec.errors import CapacityError, ModelError
+from treespec.models.heads.draft import HeadDraft
 from treespec.models.heads.target import states_along
 from treespec.models.locating import weights_digest
 from treespec.models.tree_model import TreeModel
