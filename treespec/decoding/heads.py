@@ -47,7 +47,7 @@ class LevelReader:
         self.draft.tokens[:length].copy_(prompt)
         for start in range(1, length, _CHUNK):
             stop = min(start + _CHUNK, length)
-            features = self.head.features(self.draft.states[start - 1 : stop - 1])
+            features = self.head.features(self.draft.target.states[start - 1 : stop - 1])
             self.head.forward(prompt[start:stop], features, Placement.causal(start, stop - start, prompt.device), self._none)
 
     @torch.inference_mode()
@@ -72,7 +72,7 @@ class LevelReader:
         self.draft.tokens.index_copy_(0, length + self._last_two, last)
         start = (length - self.depth).clamp_min(1)
         at = torch.minimum(start + self._rows, length)
-        features = self.head.features(self.draft.states.index_select(0, at - 1))
+        features = self.head.features(self.draft.target.states.index_select(0, at - 1))
         before = Prefix(start, None if prefix.known is None else max(prefix.known - self.depth, 1))
         return self.head.forward(self.draft.tokens.index_select(0, at), features, self._layout.behind(before), length - start)
 
@@ -98,7 +98,7 @@ class ParallelReader:
     def read(self, tokens: Tensor, place: Placement, tree: Drafted, level: int) -> Tensor:
         """See `DraftReader.read`."""
         if level == 0:
-            self._levels = self.draft.spread(self.head.logits(self.draft.states.index_select(0, place.prefix.length - 1))[0])
+            self._levels = self.draft.spread(self.head.logits(self.draft.target.states.index_select(0, place.prefix.length - 1))[0])
             return self._levels[:1]
         return self._levels[level].expand(tokens.shape[0], -1)
 

@@ -165,6 +165,8 @@ class StateDraft(Protocol):
     name: str
     """The name of the draft in messages."""
     head: LevelHead | ParallelHead
+    target: StateModel
+    """The target, which keeps the states that the head reads."""
     vocabulary_size: int
     """Width of the logits that readers give: the target's tokens."""
     tokens: Tensor
@@ -173,10 +175,6 @@ class StateDraft(Protocol):
     @property
     def device(self) -> torch.device:
         """Return the device where tokens and placements must be."""
-
-    @property
-    def states(self) -> Tensor:
-        """Return the target's states, [slots, state layers, Ht]."""
 
     def allocate(self, capacity: int) -> None:
         """Make room for texts of at least `capacity` tokens, drafted ones included, and forget the text."""

@@ -45,11 +45,6 @@ class HeadDraft:
         """Return the device where tokens and placements must be."""
         return self.target.device
 
-    @property
-    def states(self) -> Tensor:
-        """Return the target's states, [slots, state layers, Ht]."""
-        return self.target.states
-
     def allocate(self, capacity: int) -> None:
         """Make room for texts of at least `capacity` tokens, drafted ones included, unless there is, and forget the text.
 
