@@ -131,7 +131,7 @@ class HeadTrainer(DraftTrainer):
 
 
 @dataclass(frozen=True)
-class HeadDraft:
+class HeadToTrain:
     """A head to train. It is made when the target is loaded, and its draft tokens are known when the texts are."""
 
     new: NewHead
@@ -144,7 +144,7 @@ class HeadDraft:
     """A head has no bound of positions of its own."""
 
     @classmethod
-    def of(cls, sources: TrainSources, target: Target) -> "HeadDraft":
+    def of(cls, sources: TrainSources, target: Target) -> "HeadToTrain":
         """Return the head that is asked for. Raises ModelError if the target can have none."""
         assert sources.kind is not None
         levels = sources.trained_levels

@@ -60,7 +60,7 @@ class Draft:
         return self.module.config
 
     def require_texts(self, settings: TrainSettings) -> None:
-        """See `HeadDraft.require_texts`: a model reads texts of any length."""
+        """See `HeadToTrain.require_texts`: a model reads texts of any length."""
 
     def trainer(
         self, target: "Target", texts: Texts, held_out: Texts | None, settings: TrainSettings, arguments: TrainingArguments, watch: Watch

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from treeopt.training.arguments import training_arguments
 from treeopt.training.folder import Run, claimed, drop_later, open_run, require_free
-from treeopt.training.heads import HeadDraft
+from treeopt.training.heads import HeadToTrain
 from treeopt.training.record import NAME, SCHEMA, VERSION, Outcome, outcome
 from treeopt.training.settings import FREE, TrainSettings, TrainSources
 from treeopt.training.sources import Target, Trained, contents, open_draft
@@ -88,7 +88,7 @@ def _train(
 ) -> TrainResult:
     """Train in a folder that is free; `notice` says something in the first process only."""
     target = Target(sources.target, sources.revision, settings.dtype, str(arguments.device))
-    draft: Trained = open_draft(sources, target, settings.seed) if sources.kind is None else HeadDraft.of(sources, target)
+    draft: Trained = open_draft(sources, target, settings.seed) if sources.kind is None else HeadToTrain.of(sources, target)
     draft.require_texts(settings)
     _require_positions(settings, target, draft)
     ends = target.end_of_text if settings.text == "own" else None

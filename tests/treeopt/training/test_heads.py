@@ -259,9 +259,9 @@ def test_a_run_killed_after_its_last_step_is_saved_without_another(
 
     chosen = replace(sources, levels=2)
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(heads_to_train.HeadDraft, "write", die)
+        patched.setattr(heads_to_train.HeadToTrain, "write", die)
         train_draft(chosen, SHORT, tmp_path)
-    monkeypatch.setattr(heads_to_train.HeadDraft, "trainer", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(heads_to_train.HeadToTrain, "trainer", lambda *a: pytest.fail("trained again"))
     train_draft(chosen, SHORT, tmp_path, resume=True)
     assert equal(load_file(tmp_path / "model.safetensors"), load_file(tmp_path / "checkpoint-12" / "model.safetensors"))
     assert {"model.safetensors", "config.json", "training.json"} <= set(names(tmp_path))
