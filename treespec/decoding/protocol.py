@@ -164,13 +164,18 @@ class StateDraft(Protocol):
 
     name: str
     """The name of the draft in messages."""
-    head: LevelHead | ParallelHead
-    target: StateModel
-    """The target, which keeps the states that the head reads."""
     vocabulary_size: int
     """Width of the logits that readers give: the target's tokens."""
     tokens: Tensor
     """int64 [capacity]; the tokens of the text that is being decoded, by their positions."""
+
+    @property
+    def head(self) -> LevelHead | ParallelHead:
+        """Return the head."""
+
+    @property
+    def target(self) -> StateModel:
+        """Return the target, which keeps the states that the head reads."""
 
     @property
     def device(self) -> torch.device:
