@@ -21,7 +21,9 @@ RANKS = (0.5, 0.2, 0.1)
 DRAFTS = tuple(DraftPotential(name, dict.fromkeys(MEASURES, (1.0,))) for name in (BAD, "b"))
 RESULTS = {
     "acceptance": treeopt.AcceptanceProfile("topk", 0.0, 1.0, RANKS, 0.2, (0.01,) * 3, 1234, 7),
-    "latency": treeopt.LatencyProfile(tuple(LatencySample(n, 8, (0.01 * n,)) for n in (1, 2)), (LatencySample(1, 8, (0.001,)),), (0.0002,)),
+    "latency": treeopt.LatencyProfile(
+        tuple(LatencySample(n, 8, (0.01 * n,) * 24) for n in (1, 2)), (LatencySample(1, 8, (0.001,) * 24),), (0.0002,) * 24
+    ),
     "evaluation": treeopt.EvaluationReport(
         "tree", (RESULT, RESULT), 0.0, Prediction(2.5, 0.25, (RANKS,)), tree={"depth": 1, "parents": [-1, 0, 0]}
     ),
