@@ -199,7 +199,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of the draft; embedded-draft comes with treeopt, and ngram needs no model."
+            help="Folder, GGUF file or hub id of the draft, or a head's folder; embedded-draft comes with treeopt, and ngram needs no model."
             + ("" if draft_required else " [required for a tree]"),
         ),
         _corpus,

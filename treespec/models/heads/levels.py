@@ -6,6 +6,7 @@ and values that level 1 has of the text up to the root, and those that levels 2 
 decoding step does along the path that the target then accepts, and what EAGLE-3 calls training-time test (arXiv 2503.01840, section 3.2).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -32,7 +33,7 @@ class Plan(Protocol):
         """Number of draft tokens."""
 
 
-class LayeredHead(nn.Module):
+class LayeredHead(nn.Module, ABC):
     """A head of decoder layers with keys and values of its own. It is a `LevelHead` and a `ScoringHead`; subclasses have its layers."""
 
     name: str
@@ -63,13 +64,13 @@ class LayeredHead(nn.Module):
         for attention in self.attentions:
             attention.allocate(capacity)
 
+    @abstractmethod
     def features(self, states: Tensor) -> Tensor:
         """See `LevelHead.features`; states may be [.., state layers, Ht]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, tokens: Tensor, features: Tensor, seats: Seats, keep: Tensor | None = None) -> HeadLevel:
         """Read tokens int64 [.., q] beside features [.., q, H]; `seats` says what they see. For `keep` see `LevelHead.forward`."""
-        raise NotImplementedError
 
     def forward(self, tokens: Tensor, features: Tensor, place: Placement, keep: Tensor | None = None) -> HeadLevel:
         """See `LevelHead.forward`."""
