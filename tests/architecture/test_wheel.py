@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_text_is_written(run: Run) -> None:
 
 
 def test_the_demo_runs(run: Run) -> None:
-    assert "lossless: all 12 outputs equal those of autoregressive decoding" in run("treeopt", "demo")
+    assert re.search(r"lossless: all \d+ outputs equal those of autoregressive decoding", run("treeopt", "demo"))
 
 
 def tokenizer_model() -> bytes:
