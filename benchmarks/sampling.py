@@ -23,7 +23,8 @@ from benchmarks.visited import VisitedAcceptance, visited_acceptance
 from treeopt.optimizer.search import optimize
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
-from treeopt.profiling.acceptance import profile_acceptance, sampled_chances
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.chances import sampled_chances
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
 from treespec.data.prompts import PromptSet, load_prompts

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from treeopt.profiling.acceptance import draft_logits, rank_chances
+from treeopt.profiling.chances import draft_levels, rank_chances, target_chances
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import prompt_generator
@@ -57,8 +57,8 @@ def visited_acceptance(
         valid = torch.ones(1, len(result.output) - 1, dtype=torch.bool, device=texts.device)
         stream = prompt_generator(settings.seed + 1, index, texts.device)
         with torch.inference_mode():
-            logits = draft_logits(pair, texts, valid)
-            chances = rank_chances(pair, logits, texts, valid, settings, [stream])[0].cpu().numpy()
+            logits, p = next(draft_levels(pair, texts, valid)), target_chances(pair, texts, valid, settings)
+            chances = rank_chances(logits, p, valid, settings, [stream])[0].cpu().numpy()
         everywhere += chances.sum(0)
         positions += len(chances)
         for context, children, rank in _visits(tree, result):

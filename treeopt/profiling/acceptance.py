@@ -1,82 +1,37 @@
 """Measure the acceptance profile of a pair: the ranks of the draft that the target accepts, position by position."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.dynamic import DynamicAcceptance
 from treeopt.profiles.ratio import ratio
 from treeopt.profiles.trace import Trace
+from treeopt.profiling.chances import draft_levels, rank_chances, target_chances
 from treeopt.profiling.dynamic import dynamic_steps
+from treeopt.profiling.measured_text import MeasuredText
 from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.profiling.texts import Batch, TextSource, chunks, require_drafted, require_positions, require_text
-from treeopt.profiling.tracing import TracedRow, trace_of, traced_row, traced_text
+from treeopt.profiling.tracing import trace_of, traced_row, traced_text
 from treespec.data.prompts import PromptSet
-from treespec.decoding.sampling import distribution, finite, prompt_generator, require_finite
-from treespec.decoding.scoring import score
-from treespec.decoding.verifiers.residual import residual_chain
-from treespec.errors import ModelError, ProfileError, SettingsError, counted
-from treespec.files.columns import column, column_text
-from treespec.files.fields import list_of_length, listed, natural, numbers
+from treespec.decoding.sampling import prompt_generator
+from treespec.errors import ProfileError, SettingsError, counted
+from treespec.files.fields import list_of_length
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
-from treespec.kernels import dispatch
-from treespec.kernels.plain import draw_children
 from treespec.models.drafts import Draft
 from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair, PairInfo
 from treespec.models.positions import readable
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One text: the sum over its positions of the chance of each rank, the number of positions, and what else was asked.
-
-    That is what the draft said of it, and the tokens and the steps of dynamic trees, uint32 [widths, depths, sizes].
-    """
-
-    sums: list[float]
-    positions: int
-    traced: TracedRow | None = None
-    grown: tuple[int, NDArray[np.uint32]] | None = None
-    deeper: tuple[tuple[list[float], int], ...] = ()
-    """The sums and the number of positions of the levels of a head below the first, at which no text was too short."""
-
-    def to_json(self) -> list[Any]:
-        """Return the row as a journal keeps it."""
-        traced = [] if self.traced is None else [self.traced.to_json()]
-        grown = [] if self.grown is None else [[self.grown[0], column_text(self.grown[1], "<u4")]]
-        return [self.sums, self.positions, *([list(map(list, self.deeper))] if self.deeper else []), *traced, *grown]
-
-    @classmethod
-    def from_json(cls, ranks: int, value: Any, *, tracing: bool, grid: BudgetGrid | None) -> "_Row":
-        """Return the row that `to_json` gave. Raises LookupError, TypeError, ValueError."""
-        if not tracing and grid is None and len(listed(value)) == 3:
-            sums, count, levels = listed(value)
-            below = (list_of_length(2, level) for level in listed(levels))
-            deeper = tuple((list(numbers(list_of_length(ranks, level))), natural(number)) for level, number in below)
-            return cls(list(numbers(list_of_length(ranks, sums))), natural(count), deeper=deeper)
-        sums, count, *more = list_of_length(2 + tracing + (grid is not None), value)
-        positions = natural(count)
-        found = TracedRow.from_json(positions, more[0]) if tracing else None
-        grown = None
-        if grid is not None:
-            tokens, steps = list_of_length(2, more[-1])
-            grown = natural(tokens), column("<u4", math.prod(grid.shape), steps).reshape(grid.shape)
-        return cls(list(numbers(list_of_length(ranks, sums))), positions, found, grown)
 
 
 def profile_acceptance(
@@ -88,7 +43,7 @@ def profile_acceptance(
     journal: Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> AcceptanceProfile:
-    """Measure the chance of each rank on texts of the target or of the data set; `rank_chances` defines it.
+    """Measure the chance of each rank on texts of the target or of the data set; `chances.rank_chances` defines it.
 
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
     prompts as the independent units (linearised ratio estimator); each prompt's draws are its own, so they are in it.
@@ -125,7 +80,7 @@ def _measured(
     dynamic: BudgetGrid | None,
     *,
     tracing: bool,
-) -> tuple[AcceptanceProfile, list[_Row]]:
+) -> tuple[AcceptanceProfile, list[MeasuredText]]:
     """Return the profile, and what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
     if isinstance(pair.draft, BoundHead) and (tracing or dynamic is not None):
         raise SettingsError(
@@ -135,13 +90,13 @@ def _measured(
         settings.require_traceable("dynamic")
         dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
     require_fit(pair, prompts, settings)
-    found: dict[int, _Row] = {}
+    found: dict[int, MeasuredText] = {}
     source = TextSource(pair, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
     batches = source.batches
 
-    def read(key: str, value: Any) -> list[_Row]:
+    def read(key: str, value: Any) -> list[MeasuredText]:
         rows = list_of_length(len(batches[int(key)]), value)
-        return [_Row.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
+        return [MeasuredText.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
 
     with Journal(journal, _fingerprint(pair, prompts, settings, dynamic, tracing=tracing), read) as log:
         for number, batch in enumerate(batches):
@@ -179,12 +134,12 @@ def _measure(
     dynamic: BudgetGrid | None,
     *,
     tracing: bool,
-) -> list[_Row]:
+) -> list[MeasuredText]:
     """Return what was measured on the text of each prompt of a batch."""
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
     streams = [prompt_generator(settings.seed, index, pair.target.device, "children") for index, _ in batch]
-    found = [_Row([], 0)] * len(batch)
+    found = [MeasuredText([], 0)] * len(batch)
     for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
         for part in chunks(texts.tokens, pair.target.vocabulary_size):
             rows, valid, tokens = texts.rows[part], texts.valid[part], texts.tokens[part]
@@ -193,10 +148,10 @@ def _measure(
                 seen = None if pixels is None else pixels[rows]
                 levels = draft_levels(pair, tokens, valid, seen)
                 logits, p, own = next(levels), target_chances(pair, tokens, valid, settings, seen), [streams[row] for row in rows]
-                chances = _chances(logits, p, valid, settings, own)
+                chances = rank_chances(logits, p, valid, settings, own)
                 for depth, deeper in enumerate(levels, start=1):
                     there = valid[:, depth:]
-                    below.append((_chances(deeper, p[:, depth:], there, settings, own).sum(1).tolist(), there.sum(1).tolist()))
+                    below.append((rank_chances(deeper, p[:, depth:], there, settings, own).sum(1).tolist(), there.sum(1).tolist()))
             else:  # the draft can read no token behind these prompts
                 logits, chances = (torch.empty(len(rows), 0, width) for width in (pair.target.vocabulary_size, settings.max_branch))
             following = tokens[:, tokens.shape[1] - valid.shape[1] :]
@@ -211,113 +166,11 @@ def _measure(
                     seen = None if pixels is None else pixels[row]
                     steps = dynamic_steps(pair.draft, pair.vocabulary_size, prompt.ids, text, known, settings.gen_len, dynamic, seen)
                     grown = length - 1, steps
-                found[row] = _Row(sums, count, said, grown, tuple((level[place], counts[place]) for level, counts in below))
+                found[row] = MeasuredText(sums, count, said, grown, tuple((level[place], counts[place]) for level, counts in below))
     return found
 
 
-def draft_logits(pair: Pair, texts: Tensor, valid: Tensor, pixels: Tensor | None = None) -> Tensor:
-    """Return the draft's logits before each of the last positions of texts, [batch, positions, vocabulary of the target].
-
-    For `texts` and `valid` see `rank_chances`. Tokens that the draft does not know have -inf. Raises ModelError for logits that are not finite.
-    """
-    return next(draft_levels(pair, texts, valid, pixels))
-
-
-def draft_levels(pair: Pair, texts: Tensor, valid: Tensor, pixels: Tensor | None = None) -> Iterator[Tensor]:
-    """Yield the logits of `draft_logits`, and for a head also those of its deeper levels, as far as the texts have any.
-
-    At level d + 1 a head proposes from d tokens of its own reading, so that the first d positions are left out: [batch, positions - d, vocabulary].
-    """
-    vocabulary, positions = pair.target.vocabulary_size, valid.shape[1]
-    if isinstance(pair.draft, BoundHead):
-        if pixels is not None:
-            raise ModelError(f"{pair.draft.name} is a head, which reads no pictures; take a draft that does, or prompts without pictures")
-        levels: Iterator[Tensor] = (rows[:, depth - positions :] for depth, rows in enumerate(pair.draft.levels(texts[:, :-1], positions)))
-    else:
-        levels = iter([score(pair.draft, texts[:, :-1], texts.shape[1] - positions - 1, pixels)])
-    for depth, rows in enumerate(levels):
-        logits = rows[..., :vocabulary]
-        require_finite(int(logits.amax(-1)[valid[:, depth:]].isfinite().all()), role="draft")
-        yield F.pad(logits, (0, vocabulary - logits.shape[-1]), value=float("-inf"))
-
-
-def rank_chances(
-    pair: Pair,
-    logits: Tensor,
-    texts: Tensor,
-    valid: Tensor,
-    settings: AcceptanceSettings,
-    generators: Sequence[torch.Generator],
-    pixels: Tensor | None = None,
-) -> Tensor:
-    """Return the chance that the child of each rank is accepted, at each of the last positions of every text.
-
-    `texts` int64 [batch, length]; `valid` bool [batch, positions] marks the last `positions` tokens that count as next tokens, before
-    which the draft's `logits` are those of `draft_logits`.
-    Under `topk` the chance of rank k is exactly p(token_k); in greedy decoding on the target's own text it is 1 if the text goes on with
-    that token, else 0. Under `swor` and `swr` it is the mean, over draws of the children, of the residual chain's chances given the
-    children. Returns float64 [batch, positions, ranks], 0 where not valid.
-    """
-    return _chances(logits, target_chances(pair, texts, valid, settings, pixels), valid, settings, generators)
-
-
-def target_chances(pair: Pair, texts: Tensor, valid: Tensor, settings: AcceptanceSettings, pixels: Tensor | None = None) -> Tensor:
-    """Return the target's distribution before each of the last positions of texts, float32 [batch, positions, vocabulary]. See `rank_chances`."""
-    start = texts.shape[1] - valid.shape[1] - 1
-    following = texts[:, start + 1 :, None]
-    if settings.sampling.greedy and settings.method == "on-policy":  # the text is the target's own argmax
-        whole = torch.zeros(*following.shape[:2], pair.target.vocabulary_size, dtype=torch.float32, device=texts.device)
-        return whole.scatter_(-1, following, 1.0)
-    scores = score(pair.target, texts[:, :-1], start, pixels)
-    require_finite(int(finite(scores)))
-    return torch.stack([distribution(row, settings.sampling) for row in scores])
-
-
-def _chances(logits: Tensor, p: Tensor, valid: Tensor, settings: AcceptanceSettings, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return the chances of `rank_chances`, for the target's distributions `p` of the same positions."""
-    if settings.drafting.samples(settings.sampling):
-        q = distribution(logits, settings.drafting.sampling(settings.sampling))
-        chances = sampled_chances(
-            p, q, settings.max_branch, settings.draws, generators, replacement=settings.drafting.kind.replacement, logits=logits
-        )
-    else:
-        _, children = dispatch.top_tokens(logits.flatten(0, 1), settings.max_branch)
-        chances = p.gather(-1, children.view(*logits.shape[:2], -1)).double()
-    return chances * valid[..., None]
-
-
-def sampled_chances(
-    p: Tensor,
-    q: Tensor,
-    branches: int,
-    draws: int,
-    generators: Sequence[torch.Generator],
-    *,
-    replacement: bool,
-    logits: Tensor | None = None,
-) -> Tensor:
-    """Return the mean chance of each rank over `draws` draws of all children, float64 [batch, positions, branches].
-
-    `p`, `q` and the draft's `logits` are [batch, positions, vocabulary]; for `logits` see `draw_children`.
-
-    Text i draws from `generators[i]`, whatever batch it is in. One residual chain runs over all positions at once.
-    """
-    rows_p, rows_q = p.flatten(0, 1), q.flatten(0, 1)
-    found = torch.zeros(rows_p.shape[0], branches, dtype=torch.float64, device=p.device)
-    whole = (rows_p.shape[0],) * branches
-    for _ in range(draws):
-        tokens = torch.cat(
-            [
-                draw_children(row, branches, stream, replacement=replacement, logits=order)
-                for row, order, stream in zip(q, q if logits is None else logits, generators, strict=True)
-            ]
-        )
-        accept = residual_chain(rows_p, rows_q, tokens, whole, None, replacement=replacement).accept.double()
-        found += accept * torch.cat([torch.ones_like(accept[:, :1]), (1 - accept[:, :-1]).cumprod(1)], dim=1)
-    return found.view(*p.shape[:2], branches) / draws
-
-
-def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[_Row]) -> AcceptanceProfile:
+def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[MeasuredText]) -> AcceptanceProfile:
     counts = [row.positions for row in rows]
     positions = sum(counts)
     if positions == 0:
@@ -352,7 +205,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
     )
 
 
-def _by_depth(draft: Draft, rows: Sequence[_Row], first: list[float]) -> tuple[tuple[float, ...], ...] | None:
+def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) -> tuple[tuple[float, ...], ...] | None:
     """Return the chances of the ranks at each level of a head, of which the first is known; None for a draft whose levels are alike.
 
     A head that proposes all levels at once has nothing behind the last, where every chance is 0.

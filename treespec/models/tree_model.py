@@ -275,25 +275,14 @@ class TreeModel:
 
     @_on_its_device
     def embed(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Return embeddings [batch, length, hidden] of tokens int64 [batch, length], with the pictures in their places.
+        """Return embeddings [batch, length, hidden] of tokens int64 [batch, length], with the pictures in their places (`Vision.put`).
 
-        Each row has the same number of pictures, at its first picture tokens. Picture tokens after these, which a model wrote itself, are
-        read like other tokens. Raises ModelError.
+        Raises ModelError.
         """
         if self.vision is None:
             raise ModelError(f"{self.name} {TEXT_ONLY}")
-        shape = self.vision.shape
-        wanted = pixels.shape[0] * shape.rows // tokens.shape[0]
-        here = tokens == shape.token_id
-        here &= here.cumsum(1) <= wanted
-        if not bool((here.sum(1) == wanted).all()):
-            raise ModelError(
-                f"{counted(int(here.sum()), 'picture token stands', 'picture tokens stand')} for "
-                f"{counted(pixels.shape[0], 'picture')} of {counted(shape.rows, 'row')} each ({self.name})"
-            )
         table: Tensor = self.module.get_input_embeddings()(tokens)
-        table[here] = self.vision.rows(pixels).flatten(0, 1).to(table.dtype)
-        return table
+        return self.vision.put(table, tokens, pixels, self.name)
 
     @_on_its_device
     def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from treespec.data.pictures import PictureShape
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.models import families
 
 KINDS = ("llava",)
@@ -66,6 +66,23 @@ class Vision:
         found: Any = self.module
         found = found.model.get_image_features(pixel_values=pixels.to(self.module.device, self.module.dtype), return_dict=True)
         return torch.stack(list(found.pooler_output))
+
+    def put(self, table: Tensor, tokens: Tensor, pixels: Tensor, name: str) -> Tensor:
+        """Put pictures into the embeddings `table` [batch, length, hidden] of tokens int64 [batch, length], and return it.
+
+        Each row has the same number of pictures, at its first picture tokens. Picture tokens after these, which a model wrote itself, stay
+        as other tokens. Raises ModelError for another number of picture tokens, with the model's `name`.
+        """
+        wanted = pixels.shape[0] * self.shape.rows // tokens.shape[0]
+        here = tokens == self.shape.token_id
+        here &= here.cumsum(1) <= wanted
+        if not bool((here.sum(1) == wanted).all()):
+            raise ModelError(
+                f"{counted(int(here.sum()), 'picture token stands', 'picture tokens stand')} for "
+                f"{counted(pixels.shape[0], 'picture')} of {counted(self.shape.rows, 'row')} each ({name})"
+            )
+        table[here] = self.rows(pixels).flatten(0, 1).to(table.dtype)
+        return table
 
 
 def wraps_text(config: PreTrainedConfig) -> bool:

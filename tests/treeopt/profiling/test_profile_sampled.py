@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks.visited import _p_value, visited_acceptance
 from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles.acceptance import read_acceptance
-from treeopt.profiling.acceptance import profile_acceptance, sampled_chances
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.chances import sampled_chances
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import Sampling
