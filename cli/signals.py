@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _SAME_SECONDS = 1.0
 """A signal that comes this soon after the first one is the same wish: it does not disturb the clean-up."""
+_AGAIN_SECONDS = 0.02
+"""An interruption that was lost is sent again this much later."""
 INTERRUPTED = "interrupted; run the same command again to go on"
 UNREAD = 128 + getattr(signal, "SIGPIPE", 13)
 """The exit code where whoever read the output has seen enough, as `head` does."""
@@ -54,12 +56,19 @@ class Signals:
             die(number)
 
     def _raise_again(self, found: Any) -> None:
-        """Raise an interruption again that Python could not raise where it came, as in a destructor; show other errors as before."""
+        """Send an interruption again that Python could not raise where it came, as in a destructor; show other errors as before.
+
+        It must come once this function has returned, because Python would not let it out of here either. So a thread sends it.
+        """
         if not issubclass(found.exc_type, KeyboardInterrupt):
             self._unraisable(found)
             return
+        from threading import Timer
+
         self._first = None
-        signal.raise_signal(exit_code(found.exc_value or KeyboardInterrupt()) - 128)
+        again = Timer(_AGAIN_SECONDS, os.kill, (self._process, exit_code(found.exc_value or KeyboardInterrupt()) - 128))
+        again.daemon = True
+        again.start()
 
 
 class Interrupting:

@@ -41,6 +41,16 @@ def test_a_signal_ends_the_process_by_itself_with_one_line(numbers: list[signal.
     assert (process.returncode, out, err) == (-numbers[0], "", SAID)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals) -> None:
+    dying = (
+        "class Dying:\n    def __del__(self):\n        signal.raise_signal(int({number}))\n        sys.stdout.write('not interrupted')\n"
+    )
+    script = RUN.replace("import sys, time\n", "import signal, sys, time\n" + dying.format(number=int(number)))
+    process = started(script.replace("time.sleep(60))", "bool(Dying()), time.sleep(60))"))
+    assert (process.communicate(timeout=30), process.returncode) == (("", SAID), -number)
+
+
 def test_a_later_signal_ends_a_clean_up_that_does_not_end() -> None:
     stuck = RUN.replace("time.sleep(60))", "stuck())").replace(
         "sys.argv", "def stuck():\n    try:\n        time.sleep(60)\n    finally:\n        time.sleep(60)\nsys.argv"

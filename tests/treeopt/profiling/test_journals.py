@@ -47,7 +47,12 @@ def evaluation(journal: Path, progress: Any) -> Any:
 
 def altered(value: Any, depth: int, change: Callable[[Any], Any]) -> Any:
     """With the first item at a depth changed."""
-    return change(value) if depth == 0 else [altered(value[0], depth - 1, change), *value[1:]]
+    if depth == 0:
+        return change(value)
+    if isinstance(value, dict):
+        first = next(iter(value))
+        return {**value, first: altered(value[first], depth - 1, change)}
+    return [altered(value[0], depth - 1, change), *value[1:]]
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
@@ -82,8 +87,8 @@ def test_a_traced_row_of_another_shape_is_measured_again(key: str, change: Calla
     _, whole = trace(journal, lambda what, done, total: None)
     header, first, *rest = journal.read_text().splitlines()
     entry = json.loads(first)
-    sums, positions, said = entry["value"][0]
-    entry["value"][0] = [sums, positions, {**said, key: change(said[key])}]
+    said = entry["value"][0]["traced"]
+    said[key] = change(said[key])
     journal.write_text("\n".join([header, line_of(entry), *rest, ""]))
     _, again = trace(journal, lambda what, done, total: None)
     assert len(journal.read_text().splitlines()) == 4, "it is passed over, and what was measured again stands at the end"
