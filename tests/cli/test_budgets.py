@@ -168,7 +168,7 @@ def test_files_that_hold_no_budget_are_refused(run: Any, pair: Pair, profiles: t
     refused(run("evaluate", *models, "--budget", profiles[0]), "is an acceptance profile")
     content = {"schema": "treeopt.budget", "version": 1, "size": 3, "depth": 4, "width": 2}
     Path("bad.json").write_text(json.dumps(content))
-    refused(run("evaluate", *models, "--budget", "bad.json"), "bad.json holds no budget: --size 3 is too small for depth 4")
+    refused(run("evaluate", *models, "--budget", "bad.json"), "bad.json holds no budget: 'size' 3 is too small for depth 4")
     Path("bad.json").write_text(json.dumps(content | {"depth": "4"}))
     refused(run("evaluate", *models, "--budget", "bad.json"), "has a 'depth' that cannot be")
 

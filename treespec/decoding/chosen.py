@@ -60,5 +60,6 @@ def read_budget(path: StrPath) -> ChosenBudget:
     try:
         plan = DynamicBudget(size, depth, width)
     except SettingsError as e:
-        raise GrowMapError(f"{path} holds no budget: {e}") from e
+        in_file = str(e).replace("`", "'")  # the names are those of keys, and not of parameters
+        raise GrowMapError(f"{path} holds no budget: {in_file}") from e
     return ChosenBudget(plan, data.get("metadata", metadata_of, {}), data.optional("provenance", Provenance.from_json))
