@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +21,12 @@ tuning, held_out = treeopt.load_prompts("stdlib", pair, num_prompts=6, prompt_le
 growmap = treeopt.grow(treeopt.profile_acceptance(pair, tuning, gen_len=16), treeopt.profile_latency(pair, sizes=[1, 2, 4], widths=[1, 2], contexts=[48]))
 report = treeopt.evaluate(pair, growmap, held_out, gen_len=16); print(report)
 for piece in treeopt.stream(pair, "Once upon a time", plan=growmap, max_new_tokens=16): print(piece, end="")
+"""
+DEMO = """
+from pathlib import Path
+from treeopt.demo import DemoSettings, run_demo
+toy = DemoSettings(profile_prompts=4, evaluate_prompts=1, prompt_len=32, gen_len=16, max_branch=4, repetitions=1)
+found = run_demo(Path("treeopt-demo"), settings=toy); print(found.report.lossless, found.verdict)
 """
 Run = Callable[..., str]
 
@@ -67,7 +72,11 @@ def test_text_is_written(run: Run) -> None:
 
 
 def test_the_demo_runs(run: Run) -> None:
-    assert re.search(r"lossless: all \d+ outputs equal those of autoregressive decoding", run("treeopt", "demo"))
+    """At the sizes of a toy: tests of the demo itself run the command, and people the whole of it."""
+    assert "--out" in run("treeopt", "demo", "--help")
+    lossless, _, verdict = run("python", "-c", DEMO).partition(" ")
+    assert lossless == "match"
+    assert "speed-up" in verdict
 
 
 def tokenizer_model() -> bytes:
