@@ -21,6 +21,7 @@ from treespec.text.settings import TextSettings
 
 if TYPE_CHECKING:
     from treespec.data.messages import Message
+    from treespec.decoding.plans import Plan
     from treespec.models.drafts import Draft
     from treespec.models.pairs import Target, TargetInfo
     from treespec.text.generated import Generated
@@ -99,7 +100,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     from treespec.text.writing import Writer
 
     named = plan.named or models.draft is None
-    drafted = planned(plan, read_named(plan.growmap, plan.budget)) if named else _chain()
+    drafted: Plan | None = planned(plan, read_named(plan.growmap, plan.budget)) if named else _chain()
     known = info_of(models)
     _check_tokenizer(known, asked)
     if drafted is not None:
