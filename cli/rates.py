@@ -11,6 +11,8 @@ UNITS = {
     "evaluating": "prompt",
     "writing replies": "reply",
     "training": "step",
+    "writing held-out texts": "token",
+    "writing texts": "token",
     "cross-validating": "part",
     "profiling latency": "burst",
     "choosing what to time": "point",

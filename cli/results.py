@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from treespec.text.generated import Generated
     from treespec.trees.growmap import GrowMap
 
-_SOURCES = ("target", "draft", "config", "dataset")
+_SOURCES = ("target", "draft", "config", "kind", "levels", "draft_vocabulary", "dataset")
+"""Sources that `inspect` shows of a training run."""
 _SETTINGS = ("objective", "divergence", "text", "batch_size", "gradient_accumulation", "seq_len", "learning_rate", "warmup", "seed")
 """Settings that `inspect` shows of a training run."""
 

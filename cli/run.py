@@ -16,15 +16,17 @@ from treeopt.cli.signals import Interrupting, exit_code
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.data.slices import ChatOptions
-from treespec.errors import DatasetError, ModelError
+from treespec.errors import DatasetError, ModelError, counted
 from treespec.text.settings import TextSettings
 
 if TYPE_CHECKING:
     from treespec.data.messages import Message
     from treespec.decoding.plans import Plan
+    from treespec.models.drafts import Draft
     from treespec.models.pairs import Target, TargetInfo
     from treespec.text.generated import Generated
     from treespec.text.writing import Writer, Writing
+    from treespec.trees.tree import SpeculationTree
 
 _CHAIN = 4
 """Depth of the tree for a draft that comes without one: a chain, which every way of drafting takes."""
@@ -97,7 +99,8 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
     from treespec.text.prompts import read_prompt
     from treespec.text.writing import Writer
 
-    drafted = _drafted(plan, read_named(plan.growmap, plan.budget), models)
+    named = plan.named or models.draft is None
+    drafted: Plan | None = planned(plan, read_named(plan.growmap, plan.budget)) if named else _chain()
     known = info_of(models)
     _check_tokenizer(known, asked)
     if drafted is not None:
@@ -109,6 +112,8 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
         prompt = read_prompt(known, given, asked.options)
     note_not_applied(known, settings.sampling, processed=settings.processors)
     pair = load(known, models)
+    if not named:
+        drafted = _chain(pair.models["draft"])
     writer = Writer(pair, drafted, settings, notice=note)
     shows = output_format != "json"
     answers = _converse(writer, pair, asked.options, shows) if prompt is None else [_answer(writer.write(prompt), shows)]
@@ -120,14 +125,16 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
         click.get_current_context().exit(exit_code(KeyboardInterrupt()))
 
 
-def _drafted(plan: TreeOptions, grown: Any, models: ModelOptions) -> "Plan | None":
-    """Return what to draft: what is named, else a chain if there is a draft."""
-    if plan.named or models.draft is None:
-        return planned(plan, grown)
+def _chain(draft: "Draft | None" = None) -> "SpeculationTree":
+    """Return what is drafted where no tree is named. For a `draft` that is loaded it is no deeper than heads propose at once, and said."""
+    from treespec.models.heads.bound import BoundHead
     from treespec.trees.tree import SpeculationTree
 
-    note(f"no tree is named, so a chain of {_CHAIN} tokens is drafted; --growmap or --dynamic name one")
-    return SpeculationTree.chain(_CHAIN)
+    most = draft.parallel_levels if isinstance(draft, BoundHead) else None
+    depth = _CHAIN if most is None else min(_CHAIN, most)
+    if draft is not None:
+        note(f"no tree is named, so a chain of {counted(depth, 'token')} is drafted; --growmap or --dynamic name one")
+    return SpeculationTree.chain(depth)
 
 
 def _check_tokenizer(known: "TargetInfo", asked: Asked) -> None:

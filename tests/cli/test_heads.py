@@ -96,7 +96,7 @@ def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: lis
     )
     one_line(
         run("evaluate", *where, *short, "--dynamic", "--size", 9, "--depth", 5, "-o", "r.json"),
-        "proposes 3 levels, but the plan has a depth of 5",
+        "proposes 3 levels, but the tree has a depth of 5; take one of depth 3 or less",
     )
     one_line(
         run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "--draft-adapter", pair[1], "-o", "r.json"),
@@ -109,3 +109,10 @@ def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: lis
     config = json.loads((head / "config.json").read_text())
     (head / "config.json").write_text(json.dumps(config | {"medusa_num_heads": 5}))
     one_line(run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "the files hold no more heads")
+
+
+def test_a_chain_is_no_deeper_than_the_heads_where_no_tree_is_named(run: Any, where: list[object]) -> None:
+    written = done(run("run", *where[:6], "--prompt", "w1 w2 w3", "--max-new-tokens", 6))
+    assert "no tree is named, so a chain of 3 tokens is drafted" in written.err
+    alone = done(run("run", *where[:2], *where[4:6], "--prompt", "w1 w2 w3", "--max-new-tokens", 6))
+    assert written.out == alone.out

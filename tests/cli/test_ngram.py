@@ -101,6 +101,9 @@ def test_a_corpus_is_read_or_refused_in_one_line(run: Any, where: list[object], 
             (tmp_path / name).write_bytes(content)
         one_line(run(*command, "--corpus", name), words)
     one_line(run(*command, "--corpus", tmp_path), "is a folder; name a file")
+    with open(tmp_path / "large.txt", "wb") as large:
+        large.truncate((64 << 20) + 1)
+    one_line(run(*command, "--corpus", "large.txt"), "large.txt is larger than the limit of 67108864 bytes; pass a part of it as --corpus")
     (tmp_path / "one.txt").write_text("w1")
     outcome = run(*command, "--corpus", "one.txt")
     assert outcome.code == 1

@@ -83,3 +83,8 @@ def test_quiet_progress_tells_nothing(capsys: pytest.CaptureFixture[str], monkey
         with progress.Progress() as shown:
             shown("evaluating", 1, 1)
         assert capsys.readouterr().err == told
+
+
+def test_texts_of_training_are_written_token_by_token() -> None:
+    for name in ("texts", "held-out texts"):
+        assert Pace.of(f"writing {name}").told(1, 256) == "1/256 tokens"

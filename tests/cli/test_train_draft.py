@@ -64,6 +64,8 @@ def test_heads_are_trained_by_their_kind_and_refused_in_the_words_of_the_command
     assert outcome.code == 0, outcome.err
     assert json.loads(Path("out/config.json").read_text())["medusa_num_heads"] == 2
     assert outcome.json["rank1_acceptance"]["after"] is not None
+    settings = run("inspect", "out/training.json", "--format", "json").json["settings"]
+    assert settings | {"draft": None, "kind": "medusa", "levels": 2, "draft_vocabulary": None} == settings
     for wrong, said in (
         (["--kind", "eagle3"], "pass at most as many|train Medusa heads \\(--kind medusa\\), or a draft of its own \\(--config\\)"),
         (
@@ -72,6 +74,10 @@ def test_heads_are_trained_by_their_kind_and_refused_in_the_words_of_the_command
         ),
         (["--draft", pair[1], "--levels", 2], "--levels is for heads; pass --kind eagle3 or medusa in place of --draft and --config"),
         (["--kind", "medusa", "--draft-vocabulary", 4], "--draft-vocabulary is for --kind eagle3: Medusa heads propose all tokens"),
+        (
+            ["--draft", "out"],
+            "out is a set of Medusa heads, and a head that is there is not trained further; pass --kind for a new one, or a whole model as --draft",
+        ),
         (["--kind", "dflash"], "'dflash' is not one of 'eagle3', 'medusa'"),
     ):
         refused = run(*start(pair, rows), *wrong, "-o", "other")

@@ -26,6 +26,7 @@ from treespec.errors import ModelError, TrainingError, TreeoptError, reason_of
 from treespec.files.kinds import other_kind
 from treespec.files.reading import read_bytes
 from treespec.models import families
+from treespec.models.heads.info import contents_of_head
 from treespec.models.loading import load_config, load_model, require_model, tokenizer_or_none
 from treespec.models.locating import folder_of, locate, optional_file, weights_digest
 from treespec.models.quantised import quantisation, refuse_quantised
@@ -179,6 +180,11 @@ def open_draft(sources: TrainSources, target: Target, seed: int) -> Draft:
     else:
         assert sources.draft is not None
         name = sources.draft
+        head = contents_of_head(name)
+        if head is not None:
+            raise TrainingError(
+                f"{name} is {head[0]}, and a head that is there is not trained further; pass `kind` for a new one, or a whole model as `draft`"
+            )
         files = require_model(name, sources.draft_revision)
         tokenizer = tokenizer_or_none(name, sources.draft_revision)
         require_same_vocabulary(target.name, target.tokenizer, name, tokenizer)

@@ -119,7 +119,7 @@ def _train(
     texts = own
     if prompts is not None:
         how = Continuing(target.key, settings.seq_len, settings.text_temperature, draft.vocabulary, settings.seed, settings.text_batch)
-        texts = _continue(target, prompts, how, folder, "texts", shares, progress)
+        texts = _continue(target, prompts, how, folder, "texts", shares, lambda done, total: progress("writing texts", done, total))
     history, trainer = run.history, None
     if history is None:
         watch = Watch(settings.eval_steps if held_out is not None else None, progress, notice)
@@ -231,7 +231,9 @@ def _held_out(
     if not len(split.held_out):
         return None
     how = Continuing(target.key, settings.prompt_len + settings.gen_len, 0.0, vocabulary, settings.seed, settings.text_batch)
-    texts = _continue(target, split.held_out, how, folder, "held-out", shares, progress)
+    texts = _continue(
+        target, split.held_out, how, folder, "held-out", shares, lambda done, total: progress("writing held-out texts", done, total)
+    )
     counts = texts.counts.clone()
     counts[:, settings.prompt_len] = False  # it comes from the prompt pass and is never drafted
     if not counts.any():
@@ -262,9 +264,11 @@ def _material(split: Split, settings: TrainSettings, target: Target, step: int) 
     return texts, prompts
 
 
-def _continue(target: Target, prompts: torch.Tensor, how: Continuing, folder: Path, name: str, shares: Shares, progress: Progress) -> Texts:
+def _continue(
+    target: Target, prompts: torch.Tensor, how: Continuing, folder: Path, name: str, shares: Shares, on_tokens: Callable[[int, int], None]
+) -> Texts:
     path = folder / f"{name}-{how.fingerprint(prompts)[:16]}.jsonl"
-    return target_texts(target.load, prompts, how, path, shares, lambda done, total: progress(f"writing {name}", done, total))
+    return target_texts(target.load, prompts, how, path, shares, on_tokens)
 
 
 def _record(

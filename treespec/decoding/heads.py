@@ -10,7 +10,7 @@ from torch import Tensor
 from treespec.decoding.proposal import Proposal
 from treespec.decoding.protocol import HeadLevel, LevelHead, ParallelHead, SlotModel, StateDraft
 from treespec.decoding.readers import Drafted, DraftReader, ModelReader
-from treespec.errors import ModelError
+from treespec.errors import ModelError, counted
 from treespec.kernels.outcome import Outcome
 from treespec.trees.placement import Layout, Placement, Prefix
 
@@ -86,7 +86,7 @@ class ParallelReader:
     def __init__(self, draft: StateDraft, head: ParallelHead, depth: int) -> None:
         if depth > head.levels:
             raise ModelError(
-                f"{head.name} proposes {head.levels} levels, but the plan has a depth of {depth}; take a plan of depth {head.levels} or less"
+                f"{head.name} proposes {counted(head.levels, 'level')}, but the tree has a depth of {depth}; take one of depth {head.levels} or less"
             )
         self.draft, self.head, self.choices = draft, head, head.vocabulary_size
         self._levels = torch.empty(0, device=draft.device)

@@ -48,11 +48,16 @@ class PipeablePath(os.PathLike[str]):
         return hashlib.sha256(self.content).hexdigest()
 
 
-def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes:
-    """Return the content of a file of at most `limit` bytes. Raises `error` if the file is missing, unreadable or larger."""
+def read_bytes(
+    path: StrPath, *, limit: int, error: type[TreeoptError], remedy: str = "it is not the kind of file that belongs here"
+) -> bytes:
+    """Return the content of a file of at most `limit` bytes. Raises `error` if the file is missing, unreadable or larger.
+
+    `remedy` is what to do about one that is larger.
+    """
     if isinstance(path, PipeablePath):
         if path.content is None:
-            path.content = read_bytes(os.fspath(path), limit=limit, error=error)
+            path.content = read_bytes(os.fspath(path), limit=limit, error=error, remedy=remedy)
         return path.content
     try:
         with open(path, "rb") as file:
@@ -66,7 +71,7 @@ def read_bytes(path: StrPath, *, limit: int, error: type[TreeoptError]) -> bytes
     except (OSError, ValueError) as e:
         raise error(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
     if too_large or len(data) > limit:
-        raise error(f"{path} is larger than the limit of {limit} bytes; it is not the kind of file that belongs here")
+        raise error(f"{path} is larger than the limit of {limit} bytes; {remedy}")
     return data
 
 

@@ -164,9 +164,7 @@ def test_a_plan_that_is_too_deep_for_a_head_of_all_levels_is_refused() -> None:
     target = StateTabular(V, RULE)
     draft = HeadDraft(TabularParallelHead(target, [RULE, RULE]), target)
     for plan in (TREE, DynamicBudget(8, 3, 4)):
-        with pytest.raises(
-            ModelError, match=r"^the-heads proposes 2 levels, but the plan has a depth of 3; take a plan of depth 2 or less$"
-        ):
+        with pytest.raises(ModelError, match=r"^the-heads proposes 2 levels, but the tree has a depth of 3; take one of depth 2 or less$"):
             StepSpec(plan).build(target, draft)
 
 

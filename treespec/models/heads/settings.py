@@ -39,7 +39,10 @@ class Settings:
 
     def refuse(self, key: str, needed: str) -> NoReturn:
         """Raise ModelError for a setting that is not what is needed."""
-        raise ModelError(f"{self.name}: {key} in config.json is {self.values.get(key)!r:.60}, but it must be {needed}; {_CORRECT}")
+        found = self.values.get(key)
+        if found is None:
+            raise ModelError(f"{self.name} has no config.json with {key}, which must be {needed}; {_CORRECT}")
+        raise ModelError(f"{self.name}: {key} in config.json is {found!r:.60}, but it must be {needed}; {_CORRECT}")
 
     def count(self, key: str, default: int | None = None) -> int:
         """Return a whole number of 1 or more, or the default if there is none. Raises ModelError for other values, and without both."""

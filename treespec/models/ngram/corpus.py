@@ -13,6 +13,7 @@ MAX_CORPUS_BYTES = 64 << 20
 
 _PIECE = 1 << 16
 """Characters of a piece of text that is made into tokens at once, to the end of its last line."""
+_CUT = "pass a part of it as `corpus`"
 _DIGITS = 12
 """Digits of the SHA-256 of a corpus in the name of its draft."""
 
@@ -31,7 +32,7 @@ class Corpus:
             return None
         texts, digest, left = [], hashlib.sha256(), MAX_CORPUS_BYTES
         for file in files:
-            content = read_bytes(user_path(file, ModelError), limit=MAX_CORPUS_BYTES, error=ModelError)
+            content = read_bytes(user_path(file, ModelError), limit=MAX_CORPUS_BYTES, error=ModelError, remedy=_CUT)
             left -= len(content)
             if left < 0:
                 raise ModelError(

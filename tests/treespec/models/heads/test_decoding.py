@@ -139,9 +139,7 @@ def test_a_length_that_only_the_device_knows_changes_nothing(kind: str, plan: st
 
 def test_a_plan_beyond_the_levels_of_medusa_is_refused(make: Make) -> None:
     pair = make("medusa")
-    with pytest.raises(
-        ModelError, match=rf"proposes {LEVELS} levels, but the plan has a depth of 5; take a plan of depth {LEVELS} or less"
-    ):
+    with pytest.raises(ModelError, match=rf"proposes {LEVELS} levels, but the tree has a depth of 5; take one of depth {LEVELS} or less"):
         next(decode_speculative(pair.target, pair.draft, SpeculationTree.chain(5), Request((1, 2), 4)))
 
 
