@@ -24,7 +24,7 @@ from treeopt.training.texts import Texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError
 from treespec.files.writing import write_json
-from treespec.models.heads.making import NewEagle3, NewHead, NewMedusa, Trainable
+from treespec.models.heads.making import NewDFlash, NewEagle3, NewHead, NewMedusa, Trainable
 from treespec.models.heads.target import HeadTarget, text_states
 
 LEVEL_DECAY = 0.8
@@ -151,6 +151,8 @@ class HeadToTrain:
         new: NewHead
         if sources.kind == "eagle3":
             new = NewEagle3.of(target.name, target.config, sources.draft_vocabulary)
+        elif sources.kind == "dflash":
+            new = NewDFlash.of(target.name, target.config, levels)
         else:
             new = NewMedusa.of(target.name, target.config, levels)
         return cls(new, levels, sources.draft_vocabulary, target.vocabulary)

@@ -41,6 +41,8 @@ _SETTINGS = ("block_size", "mask_token", "mask_token_id", "num_target_layers", "
 """The settings of `dflash_config` that are read, or that say the same in words."""
 _PLAIN: Mapping[str, object] = {"attention_mode": "gqa", "input_embedding_scale": 1, "output_multiplier": 1, "projector_type": "dflash"}
 """Other settings and the values with which they change nothing, as `None`, false and 0 do for each."""
+_AT_THE_TOP = ("input_embedding_scale", "output_multiplier", "final_logit_softcapping")
+"""Those of them that the authors' code reads at the top of config.json as well."""
 _CHUNK = 512
 """Number of tokens of a prompt whose states are read in one pass."""
 _ROOTS = 16
@@ -99,22 +101,23 @@ class DFlashPlan:
             block=_block(config, nested),
             mask=_mask(config, nested, target),
         )
-        files.require_shapes(plan._shapes(), KIND)
+        files.require_shapes(dflash_shapes(plan.sizes, len(states), plan.layers, biases), KIND)
         return plan
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name to shape of all tensors that the files must hold."""
-        hidden = self.sizes.hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            "fc.weight": (hidden, len(self.state_layers) * hidden),
-            "hidden_norm.weight": (hidden,),
-            "norm.weight": (hidden,),
-        }
-        for layer in range(self.layers):
-            shapes |= self.sizes.layer_shapes(f"layers.{layer}", hidden, self.biases)
-            shapes[f"layers.{layer}.input_layernorm.weight"] = (hidden,)
-            shapes |= {f"layers.{layer}.self_attn.{part}_norm.weight": (self.sizes.head_width,) for part in "qk"}
-        return shapes
+
+def dflash_shapes(sizes: LayerSizes, states: int, layers: int, biases: frozenset[str] = frozenset()) -> dict[str, tuple[int, ...]]:
+    """Return name to shape of all tensors of a DFlash draft that reads so many states and has so many layers."""
+    hidden = sizes.hidden
+    shapes: dict[str, tuple[int, ...]] = {
+        "fc.weight": (hidden, states * hidden),
+        "hidden_norm.weight": (hidden,),
+        "norm.weight": (hidden,),
+    }
+    for layer in range(layers):
+        shapes |= sizes.layer_shapes(f"layers.{layer}", hidden, biases)
+        shapes[f"layers.{layer}.input_layernorm.weight"] = (hidden,)
+        shapes |= {f"layers.{layer}.self_attn.{part}_norm.weight": (sizes.head_width,) for part in "qk"}
+    return shapes
 
 
 class DFlashHead(nn.Module):
@@ -279,10 +282,13 @@ def _require_run(config: Settings, nested: Settings) -> None:
             f"{config.name}: layer_types in config.json names {odd[0]!r:.40}, but only DFlash drafts whose layers see the whole text "
             "(full_attention) are run; use another draft"
         )
-    for key, value in nested.values.items():
-        if key not in _SETTINGS and value and value != _PLAIN.get(key):
+    others = {key: config.values.get(key) for key in _AT_THE_TOP} | {
+        key: nested.values[key] for key in nested.values if key not in _SETTINGS
+    }
+    for key, value in others.items():
+        if value and value != _PLAIN.get(key):
             raise ModelError(
-                f"{config.name}: dflash_config in config.json has {key!r:.40} {value!r:.40}, which is not run; use a DFlash draft without it"
+                f"{config.name}: config.json asks for {key!r:.40} {value!r:.40}, which is not run; use a DFlash draft without it"
             )
 
 

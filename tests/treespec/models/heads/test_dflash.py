@@ -168,11 +168,15 @@ BAD: dict[str, tuple[Change, str]] = {
     "windows": (lambda c, w: c.update(use_sliding_window=True), ": use_sliding_window in config.json is True, but it must be false: "),
     "a later kind": (
         lambda c, w: c["dflash_config"].update(selector_rank=256),
-        ": dflash_config in config.json has 'selector_rank' 256, which is not run; use a DFlash draft without it",
+        ": config.json asks for 'selector_rank' 256, which is not run; use a DFlash draft without it",
     ),
     "scaled embeddings": (
         lambda c, w: c["dflash_config"].update(input_embedding_scale=2.0),
-        ": dflash_config in config.json has 'input_embedding_scale' 2.0, which is not run; ",
+        ": config.json asks for 'input_embedding_scale' 2.0, which is not run; ",
+    ),
+    "capped logits": (
+        lambda c, w: c.update(final_logit_softcapping=30.0),
+        ": config.json asks for 'final_logit_softcapping' 30.0, which is not run; ",
     ),
     "speculators": (
         lambda c, w: c.update(speculators_model_type="dflash"),
