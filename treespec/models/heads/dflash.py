@@ -42,7 +42,7 @@ _SETTINGS = ("block_size", "mask_token", "mask_token_id", "num_target_layers", "
 _PLAIN: Mapping[str, object] = {"attention_mode": "gqa", "input_embedding_scale": 1, "output_multiplier": 1, "projector_type": "dflash"}
 """Other settings and the values with which they change nothing, as `None`, false and 0 do for each."""
 _AT_THE_TOP = ("input_embedding_scale", "output_multiplier", "final_logit_softcapping")
-"""Those of them that the authors' code reads at the top of config.json as well."""
+"""The names of those that the authors' code reads at the top of config.json as well."""
 _CHUNK = 512
 """Number of tokens of a prompt whose states are read in one pass."""
 _ROOTS = 16
@@ -260,13 +260,13 @@ class Blocks:
         """See `Seats.attended`; queries, keys and values are [batch, roots, heads, B, head width]."""
         batch, roots, block = len(queries), len(self.mask), queries.shape[-2]
         text = self.mask.shape[1] - block
-        seen = [
+        seen_keys, seen_values = (
             torch.cat((old[:, None, :, :text].expand(-1, roots, -1, -1, -1), own), dim=-2).flatten(0, 1)
             for old, own in zip(self.held[layer], (keys, values), strict=True)
-        ]
+        )
         mask = self.mask[:, None, None].expand(-1, 1, block, -1).repeat(batch, 1, 1, 1)
-        found = F.scaled_dot_product_attention(queries.flatten(0, 1), *seen, attn_mask=mask, enable_gqa=True)
-        return found.unflatten(0, (batch, roots))
+        found = F.scaled_dot_product_attention(queries.flatten(0, 1), seen_keys, seen_values, attn_mask=mask, enable_gqa=True)
+        return found.view(batch, roots, *found.shape[1:])
 
 
 def _require_run(config: Settings, nested: Settings) -> None:

@@ -135,13 +135,12 @@ class Slots:
 
 
 class Rope(nn.Module):
-    """The rotary positions of a head."""
+    """The rotary positions of a head, whose cache holds the tokens of a text from number `first` on.
+
+    A head that reads the state before a token together with the token begins with number 1: token i of the text has slot and position i - 1.
+    """
 
     def __init__(self, sizes: LayerSizes, first: int = 1) -> None:
-        """`first` is the first token of a text that the head's cache holds.
-
-        It is 1 for a head that reads the state before a token together with the token: then token i of the text has slot and position i - 1.
-        """
         super().__init__()
         self.first = first
         config = LlamaConfig(
@@ -227,7 +226,7 @@ class Attention(nn.Module):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Return x [.., q, heads times head width] as [.., heads, q, head width]."""
-        return x.unflatten(-1, (-1, self.sizes.head_width)).transpose(-3, -2)
+        return x.reshape(*x.shape[:-1], -1, self.sizes.head_width).transpose(-3, -2)
 
 
 class Mlp(nn.Module):
