@@ -1,7 +1,8 @@
 """Training a head on the states of its target: the loss over its levels, its draft tokens, and its files.
 
 Level d counts with the weight 0.8 to the power d - 1, as in the authors' code of EAGLE-3 (SafeAILab/EAGLE, `eagle/traineagle3/main.py`, 7
-levels) and as Medusa-1 has it (Cai et al., arXiv 2401.10774, section 2.2.1).
+levels) and as Medusa-1 has it (Cai et al., arXiv 2401.10774, section 2.2.1). The levels of a DFlash draft count in the same way; its authors
+weigh them by a falling exponential as well (Chen et al., arXiv 2602.06036, equation 4).
 """
 
 import os

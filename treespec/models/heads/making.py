@@ -4,7 +4,7 @@ An EAGLE-3 head has the sizes of its target's layers and the layout of the autho
 target's; without draft tokens of its own it has none, and the target's makes its logits. All other matrices begin as those of `nn.Linear`.
 Medusa-1 heads have one layer each and a matrix of their own, which begins as the target's; their layers begin as zeros, so that each head
 begins as the target itself (FasterDecoding/Medusa, `medusa/model/medusa_model_legacy.py`).
-A DFlash draft has two layers of the sizes of its target's; the published ones have five to eight. It reads states of up to five layers, spread as in
+A DFlash draft has two layers of the sizes of its target's; those of its authors mostly have five. It reads states of up to five layers, spread as in
 the published ones (z-lab/dflash, `dflash/model.py`), and its mask is the target's last token, which many vocabularies hold in reserve.
 """
 
