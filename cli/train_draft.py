@@ -64,7 +64,7 @@ def source_options() -> Callable[[Command], Command]:
         click.option(
             "--levels",
             type=POSITIVE,
-            help="Levels that a head is trained for; of Medusa, the number of heads. "
+            help="Levels that a head is trained for; of Medusa, the number of heads; of DFlash, that of a block's masks. "
             f"[default: {', '.join(f'{levels} for {kind}' for kind, levels in DEFAULT_LEVELS.items())}]",
         ),
         click.option(

@@ -1,4 +1,4 @@
-"""A set of Medusa heads as `--draft` in every command that takes a draft, on a tiny target from disk."""
+"""Heads that propose all levels at once as `--draft` in every command that takes a draft, on a tiny target from disk."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,28 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import treeopt
 from treeopt.training.heads import write_head
-from treespec.models.heads.making import NewMedusa
+from treespec.models.heads.bound import BoundHead
+from treespec.models.heads.making import NewDFlash, NewMedusa
 from treespec.models.heads.target import HeadTarget
 
 Pair = tuple[Path, Path]
 
 
-@pytest.fixture
-def head(pair: Pair, tmp_path: Path) -> Path:
-    """Three Medusa heads, with random weights, for the target."""
+WRONG = {
+    "medusa": ({"medusa_num_heads": 5}, "the files hold no more heads"),
+    "dflash": ({"num_target_layers": 9}, "num_target_layers in config.json is 9, but target"),
+}
+"""What is wrong in config.json of each kind, and what is said of it."""
+
+
+@pytest.fixture(params=WRONG)
+def head(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Three Medusa heads, or a DFlash draft of three levels, with random weights, for the target."""
     target = AutoModelForCausalLM.from_pretrained(pair[0], dtype=torch.float32)
-    new = NewMedusa.of("target", target.config, 3)
-    folder = tmp_path / "medusa"
+    new = {"medusa": NewMedusa, "dflash": NewDFlash}[request.param].of("target", target.config, 3)
+    folder = tmp_path / request.param
     folder.mkdir()
     write_head(folder, new, new.made(HeadTarget.of(target, "target"), None, 1))
     return folder
@@ -43,17 +52,23 @@ def one_line(outcome: Any, words: str) -> None:
     assert words in line
 
 
-def test_the_whole_loop_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
+def test_the_whole_loop_with_heads(run: Any, where: list[object], head: Path, tmp_path: Path) -> None:
     short = ["--gen-len", 12]
     done(run("profile", "acceptance", *where, *short, "-o", "a.json"))
     profile = json.loads((tmp_path / "a.json").read_text())
     assert len(profile["by_depth"]) == 4
     assert profile["by_depth"][0] == profile["rank_probability"]
-    assert not any(profile["by_depth"][3]), "there is nothing behind the third head"
+    assert not any(profile["by_depth"][3]), "there is nothing behind the third level"
     times = ("--sizes", "1,2,4,8", "--widths", "1,2", "--context", 16)
     done(run("profile", "latency", *where[:6], *times, "--dynamic", "-o", "l.json"))
     done(run("grow", "--acceptance", "a.json", "--latency", "l.json", "--size", 4, "--depth", 2, "-o", "tree.pt"))
     done(run("potential", *where[:2], "--draft", where[3], *where[4:], *short, "-o", "p.json"))
+    written = [*where[4:6], "--prompt", "w1 w2 w3", "--max-new-tokens", 8, "--format", "json"]
+    with_head = done(run("run", *where[:4], *written, "--growmap", "tree.pt")).json["text"]
+    assert with_head == done(run("run", *where[:2], *written)).json["text"]
+    draft = treeopt.load_pair(str(where[1]), str(head)).draft
+    assert isinstance(draft, BoundHead)
+    assert (draft.head.kind, draft.parallel_levels) == (head.name, 3)
     for plan in (
         ["--growmap", "tree.pt"],
         ["--dynamic", "--size", 6, "--depth", 2],
@@ -61,7 +76,7 @@ def test_the_whole_loop_with_heads(run: Any, where: list[object], tmp_path: Path
     ):
         report = done(run("evaluate", *where, *short, *plan, "-o", "report.json", "--format", "json")).json
         assert report["lossless"] in ("match", "not-applicable")
-        assert report["provenance"]["models"]["draft"] == "medusa"
+        assert report["provenance"]["models"]["draft"] == head.name
 
 
 def test_tune_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
@@ -106,9 +121,9 @@ def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: lis
     one_line(
         run("evaluate", *as_target, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "give it as the draft of its target"
     )
-    config = json.loads((head / "config.json").read_text())
-    (head / "config.json").write_text(json.dumps(config | {"medusa_num_heads": 5}))
-    one_line(run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "the files hold no more heads")
+    config, (wrong, said) = json.loads((head / "config.json").read_text()), WRONG[head.name]
+    (head / "config.json").write_text(json.dumps(config | wrong))
+    one_line(run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), said)
 
 
 def test_a_chain_is_no_deeper_than_the_heads_where_no_tree_is_named(run: Any, where: list[object]) -> None:

@@ -72,13 +72,16 @@ def test_heads_are_trained_by_their_kind_and_refused_in_the_words_of_the_command
             ["--kind", "medusa", "--draft", pair[1]],
             "pass exactly one of --draft, .*, --config, .*, and --kind, .* \\(--draft and --kind are given\\)",
         ),
-        (["--draft", pair[1], "--levels", 2], "--levels is for heads; pass --kind eagle3 or medusa in place of --draft and --config"),
-        (["--kind", "medusa", "--draft-vocabulary", 4], "--draft-vocabulary is for --kind eagle3: Medusa heads propose all tokens"),
+        (
+            ["--draft", pair[1], "--levels", 2],
+            "--levels is for heads; pass --kind \\(eagle3, medusa, dflash\\) in place of --draft and --config",
+        ),
+        (["--kind", "medusa", "--draft-vocabulary", 4], "--draft-vocabulary is for --kind eagle3: other heads propose all tokens"),
         (
             ["--draft", "out"],
             "out is a set of Medusa heads, and a head that is there is not trained further; pass --kind for a new one, or a whole model as --draft",
         ),
-        (["--kind", "dflash"], "'dflash' is not one of 'eagle3', 'medusa'"),
+        (["--kind", "hydra"], "'hydra' is not one of 'eagle3', 'medusa', 'dflash'"),
     ):
         refused = run(*start(pair, rows), *wrong, "-o", "other")
         assert refused.code != 0

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.reference.heads import Eagle, Eagle3, Sizes
+from tests.reference.heads import DFlash, Eagle, Eagle3, Sizes
 from treespec.decoding.protocol import FINAL_STATE
 from treespec.errors import ModelError
 from treespec.models.heads.loading import load_head
@@ -301,6 +301,104 @@ EAGLE: Mapping[str, PublishedEagle] = {
     ),
     "two-layers": PublishedEagle(
         _EAGLE_CONFIG, {**_EAGLE, **layer("layers.1", HT, HT), "layers.1.input_layernorm.weight": (HT,)}, layers=2
+    ),
+}
+
+
+def dflash_shapes(layers: int, states: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"fc.weight": (HT, states * HT), "hidden_norm.weight": (HT,), "norm.weight": (HT,)}
+    for number in range(layers):
+        shapes |= layer(f"layers.{number}", HT, HT)
+        shapes |= {f"layers.{number}.{name}.weight": (WIDTH,) for name in ("self_attn.q_norm", "self_attn.k_norm")}
+        shapes[f"layers.{number}.input_layernorm.weight"] = (HT,)
+    return shapes
+
+
+BLOCK, MASK = 5, V - 2
+
+
+def dflash_config(ids: list[int], **changes: Any) -> dict[str, Any]:
+    """config.json of the authors' files."""
+    inside = {"mask_token_id": MASK, "target_layer_ids": ids}
+    common = {name: value for name, value in flat().items() if name != "draft_vocab_size"}
+    return {
+        **common,
+        "architectures": ["DFlashDraftModel"],
+        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
+        "block_size": BLOCK,
+        "dflash_config": inside,
+        "layer_types": ["full_attention"] * 2,
+        "max_window_layers": 2,
+        "model_type": "qwen3",
+        "num_target_layers": LAYERS,
+        "sliding_window": None,
+        "use_sliding_window": False,
+        **changes,
+    }
+
+
+@dataclass(frozen=True)
+class PublishedDFlash:
+    """One layout of DFlash."""
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    states: tuple[int, ...]
+    layers: int = 2
+    file: str = "model.safetensors"
+    rope: Mapping[str, Any] | None = None
+    dtype: torch.dtype = torch.float32
+
+    def write(self, folder: Path) -> dict[str, Tensor]:
+        weights = tensors(self.shapes, self.dtype)
+        write(folder, self.config, weights, self.file)
+        return weights
+
+    def slow(self, weights: Mapping[str, Tensor], of: HeadTarget) -> DFlash:
+        wide = {name: value.double() for name, value in weights.items()}
+        sizes = Sizes(HEADS, SHARED, WIDTH, EPSILON, self.rope or {"rope_theta": 5000.0})
+        return DFlash(wide, self.layers, sizes, of.embedding.detach().double(), of.lm_head.detach().double(), BLOCK, MASK)
+
+
+_DFLASH = dflash_shapes(2, 3)
+DFLASH: Mapping[str, PublishedDFlash] = {
+    "official": PublishedDFlash(dflash_config([1, 5, 8]), _DFLASH, (2, 6, 9)),
+    "as-a-pickle": PublishedDFlash(dflash_config([1, 5, 8]), _DFLASH, (2, 6, 9), file="pytorch_model.bin", dtype=torch.bfloat16),
+    "one-layer-yarn": PublishedDFlash(
+        dflash_config([0], rope_scaling=YARN, layer_types=None),
+        dflash_shapes(1, 1),
+        (1,),
+        layers=1,
+        rope={**YARN, "rope_theta": 5000.0},
+    ),
+    "to-the-last-layer": PublishedDFlash(dflash_config([2, LAYERS - 2, LAYERS - 1]), _DFLASH, (3, LAYERS - 1, FINAL_STATE)),
+    "biased": PublishedDFlash(
+        dflash_config([1, 5, 8], attention_bias=True),
+        {
+            **_DFLASH,
+            **{
+                f"layers.{number}.self_attn.{part}_proj.bias": (rows,)
+                for number in range(2)
+                for part, rows in (("q", HEADS * WIDTH), ("k", SHARED * WIDTH), ("v", SHARED * WIDTH), ("o", HT))
+            },
+        },
+        (2, 6, 9),
+    ),
+    "settings-the-other-way-round": PublishedDFlash(
+        {
+            **{key: value for key, value in dflash_config([]).items() if key not in ("block_size", "num_target_layers")},
+            "mask_token_id": MASK,
+            "target_layer_ids": [1, 5, 8],
+            "dflash_config": {
+                "block_size": BLOCK,
+                "num_target_layers": LAYERS,
+                "causal": False,
+                "attention_mode": "gqa",
+                "conv_kernel_size": 0,
+            },
+        },
+        _DFLASH,
+        (2, 6, 9),
     ),
 }
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.reference.head_files import EAGLE, EAGLE3, HT, LAYERS, MEDUSA_CONFIG, V, medusa_shapes, tensors, write
+from tests.reference.head_files import BLOCK, DFLASH, EAGLE, EAGLE3, HT, LAYERS, MEDUSA_CONFIG, V, medusa_shapes, tensors, write
 from tests.reference.heads import medusa
 from tests.reference.tiny import config_of, module_of
 from treespec.decoding.drafting import Drafting
@@ -31,9 +31,13 @@ KINDS = {
     **{f"eagle {layout}": EAGLE[layout] for layout in ("official", "two-layers")},
 }
 """Heads that propose level by level."""
+BLOCKS = {f"dflash {layout}": DFLASH[layout] for layout in ("official", "to-the-last-layer")}
 MEDUSA = {"medusa": (1, True), "medusa without matrices": (2, False)}
-"""Heads that propose all levels at once: the layers of each, and whether it makes logits by itself."""
-LEVELS = 4
+"""Medusa heads: the layers of each, and whether it makes logits by itself."""
+PARALLEL = [*MEDUSA, *BLOCKS]
+"""Heads that propose all levels at once."""
+LEVELS = BLOCK - 1
+"""Number of these levels."""
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": HT, "num_hidden_layers": LAYERS},
     "mistral": {"hidden_size": HT, "num_hidden_layers": LAYERS},
@@ -69,7 +73,7 @@ def head_pair(kind: str, family: str, folder: Path, *, device: str = "cpu", kern
         write(folder, {**MEDUSA_CONFIG, "medusa_num_layers": MEDUSA[kind][0]}, weights)
         slow = _slow_medusa(kind, weights, of)
     else:
-        layout = KINDS[kind]
+        layout: Any = (KINDS | BLOCKS)[kind]
         write(folder, layout.config, weights, layout.file)
         slow = _slow(layout.slow(weights, of), getattr(layout, "states", (FINAL_STATE,)))
     target = TreeModel(module.to(device), name=family, kernels=kernels)  # type: ignore[arg-type]
@@ -155,7 +159,7 @@ def _weights(kind: str, likely: Tensor) -> dict[str, Tensor]:
         layers, matrix = MEDUSA[kind]
         weights = tensors(medusa_shapes(LEVELS, layers, matrix=matrix))
     else:
-        layout = KINDS[kind]
+        layout: Any = (KINDS | BLOCKS)[kind]
         weights = tensors(layout.shapes, getattr(layout, "dtype", torch.float32), 0.8 if kind.startswith("eagle ") else 1.5)
     for name, matrix_of_logits in weights.items():
         if name == "lm_head.weight":

@@ -75,16 +75,26 @@ class Sizes:
     rope: Mapping[str, Any]
 
 
-def attention(x: Tensor, weights: Weights, prefix: str, memory: Memory, sizes: Sizes) -> Tensor:
-    def projected(part: str, y: Tensor) -> Tensor:
-        bias = weights.get(f"{prefix}.self_attn.{part}_proj.bias")
-        found = weights[f"{prefix}.self_attn.{part}_proj.weight"] @ y
-        return found if bias is None else found + bias
+def projected(part: str, y: Tensor, weights: Weights, prefix: str) -> Tensor:
+    bias = weights.get(f"{prefix}.self_attn.{part}_proj.bias")
+    found = weights[f"{prefix}.self_attn.{part}_proj.weight"] @ y
+    return found if bias is None else found + bias
 
-    position = len(memory.keys)
-    q, k, v = (projected(part, x).split(sizes.width) for part in "qkv")
-    memory.keys.append([turned(head, position, sizes.rope) for head in k])
+
+def remembered(x: Tensor, weights: Weights, prefix: str, memory: Memory, sizes: Sizes) -> None:
+    """Add what a layer reads of a token as the next key and value."""
+    k, v = (projected(part, x, weights, prefix).split(sizes.width) for part in "kv")
+    scale = weights.get(f"{prefix}.self_attn.k_norm.weight")
+    k = k if scale is None else [norm(head, scale, sizes.epsilon) for head in k]
     memory.values.append(list(v))
+    memory.keys.append([turned(head, len(memory.keys), sizes.rope) for head in k])
+
+
+def attended(x: Tensor, position: int, weights: Weights, prefix: str, memory: Memory, sizes: Sizes) -> Tensor:
+    """What a token at a position makes of all that a layer remembers."""
+    q = projected("q", x, weights, prefix).split(sizes.width)
+    scale = weights.get(f"{prefix}.self_attn.q_norm.weight")
+    q = q if scale is None else [norm(head, scale, sizes.epsilon) for head in q]
     found = []
     for head in range(sizes.heads):
         group = head * sizes.shared // sizes.heads
@@ -93,7 +103,12 @@ def attention(x: Tensor, weights: Weights, prefix: str, memory: Memory, sizes: S
         shares = [math.exp(score - max(scores)) for score in scores]
         weighed = [share / sum(shares) * values[group] for share, values in zip(shares, memory.values, strict=True)]
         found.append(torch.stack(weighed).sum(0))
-    return projected("o", torch.cat(found))
+    return projected("o", torch.cat(found), weights, prefix)
+
+
+def attention(x: Tensor, weights: Weights, prefix: str, memory: Memory, sizes: Sizes) -> Tensor:
+    remembered(x, weights, prefix, memory, sizes)
+    return attended(x, len(memory.keys) - 1, weights, prefix, memory, sizes)
 
 
 def mlp(x: Tensor, weights: Weights, prefix: str) -> Tensor:
@@ -179,6 +194,38 @@ class Eagle:
         for token in path:
             logits, g = self.step(token, g, memories)
         return logits
+
+
+@dataclass(frozen=True)
+class DFlash:
+    """DFlash, with the names of the file."""
+
+    weights: Weights
+    layers: int
+    sizes: Sizes
+    embedding: Tensor
+    lm_head: Tensor
+    block: int
+    mask: int
+
+    def filled(self, states: Tensor, root: int) -> list[Tensor]:
+        """Logits at every place of the block that begins with a root, after tokens with these states [n, Ht] each."""
+        w, epsilon = self.weights, self.sizes.epsilon
+        features = [norm(w["fc.weight"] @ torch.cat(list(state)), w["hidden_norm.weight"], epsilon) for state in states]
+        rows = [self.embedding[root], *[self.embedding[self.mask]] * (self.block - 1)]
+        for number in range(self.layers):
+            prefix, memory = f"layers.{number}", Memory()
+            normed = [norm(r, w[f"{prefix}.input_layernorm.weight"], epsilon) for r in rows]
+            for x in (*features, *normed):
+                remembered(x, w, prefix, memory, self.sizes)
+            for place, x in enumerate(normed):
+                rows[place] = rows[place] + attended(x, len(features) + place, w, prefix, memory, self.sizes)
+            rows = [r + mlp(norm(r, w[f"{prefix}.post_attention_layernorm.weight"], epsilon), w, prefix) for r in rows]
+        return [self.lm_head @ norm(r, w["norm.weight"], epsilon) for r in rows]
+
+    def along(self, states: Tensor, tokens: Sequence[int], path: Sequence[int]) -> Tensor:
+        """Logits after a path below the last of the text's tokens; states [n, Ht] are those before each of them. The path itself is not read."""
+        return self.filled(states, tokens[-1])[len(path) + 1]
 
 
 def medusa(weights: Weights, state: Tensor, head: int, layers: int, lm_head: Tensor) -> Tensor:

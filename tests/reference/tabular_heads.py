@@ -5,6 +5,7 @@ A state is the number of a context, and so is a feature. So a head knows what it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -124,7 +125,10 @@ class TabularHead:
 
 
 class TabularParallelHead:
-    """A `ParallelHead`: the logits of level d are `rule((number of the context before the root, d))`."""
+    """A `ParallelHead`: the logits of level d are `rule(the text so far)`, by the rule of that level.
+
+    The rules read the context of the state before the root. The states of all tokens must be those of the text whenever the head reads one.
+    """
 
     kind, state_layers, notes, target_ids = "tabular", (-1,), (), None
 
@@ -132,7 +136,24 @@ class TabularParallelHead:
         self.name, self.rules, self.levels, self.contexts = "the-heads", rules, len(rules), target.contexts
         self.vocabulary_size = target.vocabulary_size
 
-    def logits(self, states: Tensor) -> Tensor:
+    def allocate(self, capacity: int) -> None:
+        self.capacity, self.text = capacity, ()
+
+    def begin(self, states: Tensor, length: int) -> None:
+        self.text = self._text(states, length)
+
+    def propose(self, states: Tensor, root: Tensor, prefix: Prefix) -> Tensor:
+        text = self._text(states, int(prefix.length))
+        assert text[: len(self.text)] == self.text, "the text grows"
+        assert len(text) - len(self.text) <= self.levels + 1
+        assert len(text) < self.capacity
+        assert root.shape == (1,)
+        self.text = text
+        return torch.stack([torch.tensor(rule(text)) for rule in self.rules])
+
+    def _text(self, states: Tensor, length: int) -> Context:
         assert states.shape[1:] == (1, 2)
-        told = [self.contexts.context(state[0])[0] for state in states]
-        return torch.stack([torch.stack([torch.tensor(rule(context)) for rule in self.rules]) for context in told])
+        found = [self.contexts.context(state[0]) for state in states[:length]]
+        assert all(of_target for _, of_target in found)
+        assert all(one == longer[:-1] for (one, _), (longer, _) in pairwise(found))
+        return found[-1][0]

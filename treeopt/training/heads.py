@@ -1,7 +1,8 @@
 """Training a head on the states of its target: the loss over its levels, its draft tokens, and its files.
 
 Level d counts with the weight 0.8 to the power d - 1, as in the authors' code of EAGLE-3 (SafeAILab/EAGLE, `eagle/traineagle3/main.py`, 7
-levels) and as Medusa-1 has it (Cai et al., arXiv 2401.10774, section 2.2.1).
+levels) and as Medusa-1 has it (Cai et al., arXiv 2401.10774, section 2.2.1). The levels of a DFlash draft count in the same way; its authors
+weigh them by a falling exponential as well (Chen et al., arXiv 2602.06036, equation 4).
 """
 
 import os
@@ -24,7 +25,7 @@ from treeopt.training.texts import Texts
 from treeopt.training.trainer import DraftTrainer, Watch
 from treespec.errors import CapacityError
 from treespec.files.writing import write_json
-from treespec.models.heads.making import NewEagle3, NewHead, NewMedusa, Trainable
+from treespec.models.heads.making import NewDFlash, NewEagle3, NewHead, NewMedusa, Trainable
 from treespec.models.heads.target import HeadTarget, text_states
 
 LEVEL_DECAY = 0.8
@@ -151,6 +152,8 @@ class HeadToTrain:
         new: NewHead
         if sources.kind == "eagle3":
             new = NewEagle3.of(target.name, target.config, sources.draft_vocabulary)
+        elif sources.kind == "dflash":
+            new = NewDFlash.of(target.name, target.config, levels)
         else:
             new = NewMedusa.of(target.name, target.config, levels)
         return cls(new, levels, sources.draft_vocabulary, target.vocabulary)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treespec.data.slices import DatasetSlice
-from treespec.errors import SettingsError, counted
+from treespec.errors import SettingsError, counted, listed
 
 if TYPE_CHECKING:
     from treeopt.training.losses import Loss
@@ -19,9 +19,10 @@ MAX_SEED = 2**32 - 1
 DEFAULT_STEPS = 1000
 """Steps of a run for which neither steps nor epochs are given."""
 
-KINDS = ("eagle3", "medusa")
-DEFAULT_LEVELS = {"eagle3": 7, "medusa": 5}
-"""Levels of each kind of head, if none are given: those of the authors of EAGLE-3, and the most that those of Medusa found worth it."""
+KINDS = ("eagle3", "medusa", "dflash")
+DEFAULT_LEVELS = {"eagle3": 7, "medusa": 5, "dflash": 7}
+"""Levels of each kind of head, if none are given: those of the authors of EAGLE-3, the most that those of Medusa found worth it, and half of the
+blocks of 16 of DFlash's authors."""
 
 OBJECTIVES = ("ce", "distill")
 DIVERGENCES = ("forward-kl", "reverse-kl", "sampled-ce")
@@ -98,14 +99,14 @@ class TrainSources:
     def _check_head(self) -> None:
         """Raise SettingsError for a kind of head that is not trained, and for options of another kind."""
         if self.kind is not None and self.kind not in KINDS:
-            raise SettingsError(f"`kind` is {self.kind!r}, but heads of the kinds {' and '.join(KINDS)} alone are trained")
+            raise SettingsError(f"`kind` is {self.kind!r}, but heads of the kinds {listed(KINDS)} alone are trained")
         for name in ("levels", "draft_vocabulary"):
             if self.kind is None and getattr(self, name) is not None:
                 raise SettingsError(
-                    f"`{name}` is for heads; pass `kind` {' or '.join(KINDS)} in place of `draft` and `config`, or leave it out"
+                    f"`{name}` is for heads; pass `kind` ({', '.join(KINDS)}) in place of `draft` and `config`, or leave it out"
                 )
-        if self.kind == "medusa" and self.draft_vocabulary is not None:
-            raise SettingsError("`draft_vocabulary` is for `kind` eagle3: Medusa heads propose all tokens of their target; leave it out")
+        if self.kind not in (None, "eagle3") and self.draft_vocabulary is not None:
+            raise SettingsError("`draft_vocabulary` is for `kind` eagle3: other heads propose all tokens of their target; leave it out")
         if self.kind is not None:
             _require_least(1, levels=self.trained_levels)
         if self.draft_vocabulary is not None:

@@ -41,8 +41,7 @@ class LevelReader:
     @torch.inference_mode()
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
         """See `DraftReader.begin`. Raises ModelError for a text with pictures."""
-        if pixels is not None:
-            raise ModelError(f"{self.head.name} is a head, which reads no pictures; take a draft that does, or prompts without pictures")
+        _require_text(self.head, pixels)
         length = prompt.shape[0]
         self.draft.tokens[:length].copy_(prompt)
         for start in range(1, length, _CHUNK):
@@ -91,19 +90,28 @@ class ParallelReader:
         self.draft, self.head, self.choices = draft, head, head.vocabulary_size
         self._levels = torch.empty(0, device=draft.device)
 
+    @torch.inference_mode()
     def begin(self, prompt: Tensor, pixels: Tensor | None) -> None:
-        """See `DraftReader.begin`. There is nothing to read: the head goes by the target's last state alone."""
+        """See `DraftReader.begin`. Raises ModelError for a text with pictures."""
+        _require_text(self.head, pixels)
+        self.head.begin(self.draft.target.states, prompt.shape[0])
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, place: Placement, tree: Drafted, level: int) -> Tensor:
         """See `DraftReader.read`."""
         if level == 0:
-            self._levels = self.draft.spread(self.head.logits(self.draft.target.states.index_select(0, place.prefix.length - 1))[0])
+            self._levels = self.draft.spread(self.head.propose(self.draft.target.states, tokens[-1:], place.prefix))
             return self._levels[:1]
         return self._levels[level].expand(tokens.shape[0], -1)
 
     def keep(self, prefix: Prefix, proposal: Proposal, outcome: Outcome) -> None:
-        """See `DraftReader.keep`. There is nothing to keep."""
+        """See `DraftReader.keep`. There is nothing to keep: the head reads what was committed at the next root."""
+
+
+def _require_text(head: LevelHead | ParallelHead, pixels: Tensor | None) -> None:
+    """Raise ModelError for a text with pictures."""
+    if pixels is not None:
+        raise ModelError(f"{head.name} is a head, which reads no pictures; take a draft that does, or prompts without pictures")
 
 
 Draft = SlotModel | StateDraft

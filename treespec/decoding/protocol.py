@@ -136,13 +136,26 @@ class LevelHead(Head, Protocol):
 
 @runtime_checkable
 class ParallelHead(Head, Protocol):
-    """A head that proposes all levels at once, from one state of the target and without keys and values."""
+    """A head that proposes all levels at once, from the target's states of the text before the root, and from the root.
+
+    What it keeps of these states is its own. It may rely on all steps being read: from one root to the next, a text grows by at most one
+    token more than there are levels.
+    """
 
     levels: int
     """Number of levels below the root."""
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Return logits [q, levels, Vd] of the tokens on each level below a root whose state before it is one of [q, state layers, Ht]."""
+    def allocate(self, capacity: int) -> None:
+        """Make room for texts of at least `capacity` tokens, drafted ones included, and forget the text."""
+
+    def begin(self, states: Tensor, length: int) -> None:
+        """Read a new text: the first `length` of the target's states [capacity, state layers, Ht] are those of its tokens."""
+
+    def propose(self, states: Tensor, root: Tensor, prefix: Prefix) -> Tensor:
+        """Return logits [levels, Vd] of the tokens on each level below a root int64 [1], which follows the prefix.
+
+        The states [capacity, state layers, Ht] of the prefix are those of its tokens. No host synchronisation.
+        """
 
 
 @runtime_checkable

@@ -103,7 +103,7 @@ _KINDS: tuple[tuple[Callable[[_Signs], bool], HeadKind], ...] = (
 )
 
 
-RUN = ("eagle3", "eagle", "medusa")
+RUN = ("eagle3", "eagle", "medusa", "dflash")
 """The names of the kinds of heads that run as the draft of their target (`heads.loading.HEADS`)."""
 
 

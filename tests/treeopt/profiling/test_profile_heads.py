@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference.head_pairs import LEVELS, MEDUSA, HeadPair, head_pair
+from tests.reference.head_pairs import LEVELS, PARALLEL, HeadPair, head_pair
 from tests.reference.pairs import prompt_set
 from tests.reference.states import states_of
 from treeopt.optimizer.chains import best_chain
@@ -35,13 +35,13 @@ def texts(made: HeadPair, gen_len: int) -> list[tuple[int, list[int]]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["eagle3 official", "eagle official", "medusa"])
+@pytest.mark.parametrize("kind", ["eagle3 official", "eagle official", "medusa", "dflash official"])
 def test_chances_by_depth_are_those_of_the_slow_implementation(kind: str, tmp_path: Path) -> None:
     made, gen_len = head_pair(kind, "llama", tmp_path), 9
     pair, draft = bound(made)
     profile = profile_acceptance(pair, prompt_set(3), AcceptanceSettings(gen_len=gen_len, max_branch=RANKS))
     assert profile.by_depth is not None
-    levels = LEVELS if kind in MEDUSA else gen_len - 1
+    levels = LEVELS if kind in PARALLEL else gen_len - 1
     counts, positions = np.zeros((levels, RANKS)), np.zeros(levels)
     ids = draft.head.target_ids
     for start, text in texts(made, gen_len):
@@ -57,7 +57,7 @@ def test_chances_by_depth_are_those_of_the_slow_implementation(kind: str, tmp_pa
     np.testing.assert_allclose(profile.by_depth[:levels], wanted, atol=1e-12)
     np.testing.assert_allclose(profile.rank_probability, wanted[0], atol=1e-12)
     assert profile.positions == positions[0]
-    assert profile.by_depth[levels:] == (((0.0,) * RANKS,) if kind in MEDUSA else ())
+    assert profile.by_depth[levels:] == (((0.0,) * RANKS,) if kind in PARALLEL else ())
 
 
 def test_a_profile_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -183,10 +183,11 @@ def test_a_head_with_tokens_that_its_target_lacks_is_refused() -> None:
 
 
 def test_a_text_with_pictures_is_refused() -> None:
-    _, draft, _ = head_pair()
-    draft.allocate(9)
-    with pytest.raises(ModelError, match="the-head is a head, which reads no pictures"):
-        reader_of(draft, 2).begin(torch.tensor([1, 2]), torch.zeros(1, 3, 4, 4))
+    target, draft, _ = head_pair()
+    for other in (draft, HeadDraft(TabularParallelHead(target, [RULE, RULE]), target)):
+        other.allocate(9)
+        with pytest.raises(ModelError, match="the-heads? is a head, which reads no pictures"):
+            reader_of(other, 2).begin(torch.tensor([1, 2]), torch.zeros(1, 3, 4, 4))
 
 
 def test_a_tree_without_a_draft_is_refused_as_before() -> None:

@@ -53,16 +53,15 @@ class HeadDraft:
         self.target.keep_states(self.head.state_layers)
         if capacity <= self.capacity:
             return
-        if isinstance(self.head, LevelHead):
-            self.capacity = 0
-            try:
-                self.head.allocate(capacity)
-                self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)
-            except torch.OutOfMemoryError as error:
-                raise CapacityError(
-                    f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length`"
-                ) from error
-            self.generation += 1
+        self.capacity = 0
+        try:
+            self.head.allocate(capacity)
+            self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)
+        except torch.OutOfMemoryError as error:
+            raise CapacityError(
+                f"{self.name}: no memory on {self.device} for a cache of {counted(capacity, 'slot')}; use a shorter `max_length`"
+            ) from error
+        self.generation += 1
         self.capacity = capacity
 
     def spread(self, logits: Tensor) -> Tensor:

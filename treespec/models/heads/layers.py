@@ -1,6 +1,6 @@
 """The parts of a head's decoder layer, as in Llama: norm, rotary positions, attention with keys and values of its own, and the MLP.
 
-Source: transformers' `modeling_llama.py`; the heads' own code has the same parts.
+Source: transformers' `modeling_llama.py`, and for the norms of queries and keys `modeling_qwen3.py`; the heads' own code has the same parts.
 """
 
 from dataclasses import dataclass
@@ -135,10 +135,14 @@ class Slots:
 
 
 class Rope(nn.Module):
-    """The rotary positions of a head."""
+    """The rotary positions of a head, whose cache holds the tokens of a text from number `first` on.
 
-    def __init__(self, sizes: LayerSizes) -> None:
+    A head that reads the state before a token together with the token begins with number 1: token i of the text has slot and position i - 1.
+    """
+
+    def __init__(self, sizes: LayerSizes, first: int = 1) -> None:
         super().__init__()
+        self.first = first
         config = LlamaConfig(
             hidden_size=sizes.hidden,
             num_attention_heads=sizes.heads,
@@ -149,21 +153,17 @@ class Rope(nn.Module):
         self.table = LlamaRotaryEmbedding(config)
 
     def slots(self, place: Placement, like: Tensor, capacity: int) -> Slots:
-        """Return the places in a head's cache of tokens that are placed in the text. Raises CapacityError if the cache lacks room.
-
-        A head reads the state before a token together with the token, so its cache begins with the text's second token: token i of the
-        text has slot and position i - 1.
-        """
-        length = place.prefix.length - 1  # here, long before attention, which reads it before the launch ahead of its own has ended
-        turns = self.turns(place.positions - 1, like)
+        """Return the places in a head's cache of tokens that are placed in the text. Raises CapacityError if the cache lacks room."""
+        length = place.prefix.length - self.first  # long before attention, which reads it before the launch ahead of its own has ended
+        turns = self.turns(place.positions - self.first, like)
         if place.prefix.known is None:
             from treespec.kernels.ancestors import ancestors_of
 
-            return Slots(place.slots - 1, None, *turns, length, ancestors_of(place))
-        mask = place.mask()[:, 1:]
+            return Slots(place.slots - self.first, None, *turns, length, ancestors_of(place))
+        mask = place.mask()[:, self.first :]
         if mask.shape[1] > capacity:
             raise CapacityError(f"a head's cache has {capacity} slots, but {mask.shape[1]} are needed; allocate as many")
-        return Slots(place.slots - 1, mask, *turns, length, None)
+        return Slots(place.slots - self.first, mask, *turns, length, None)
 
     def turns(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [q, head width] of positions int64 [q], in the type of `like`."""
@@ -186,9 +186,12 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over the head's own keys and values: those in slots that the caller addresses, or those of whole texts."""
+    """Attention over the head's own keys and values: those in slots that the caller addresses, or those of whole texts.
 
-    def __init__(self, sizes: LayerSizes, inputs: int, *, biases: frozenset[str]) -> None:
+    With `head_norms`, queries and keys are normed head by head, as in Qwen 3.
+    """
+
+    def __init__(self, sizes: LayerSizes, inputs: int, *, biases: frozenset[str], head_norms: bool = False) -> None:
         super().__init__()
         self.sizes = sizes
         queries, keys = sizes.heads * sizes.head_width, sizes.shared_heads * sizes.head_width
@@ -196,6 +199,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(inputs, keys, bias="k_proj" in biases)
         self.v_proj = nn.Linear(inputs, keys, bias="v_proj" in biases)
         self.o_proj = nn.Linear(queries, sizes.hidden, bias="o_proj" in biases)
+        self.q_norm = Norm(sizes.head_width, sizes.epsilon) if head_norms else nn.Identity()
+        self.k_norm = Norm(sizes.head_width, sizes.epsilon) if head_norms else nn.Identity()
         self.keys = self.values = torch.empty(sizes.shared_heads, 0, sizes.head_width)
 
     @property
@@ -210,13 +215,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seats: Seats) -> Tensor:
         """Return what each token attends to, [.., q, H], for x [.., q, inputs]; `seats` keeps its keys and values."""
-        queries, keys, values = (
-            projection(x).unflatten(-1, (-1, self.sizes.head_width)).transpose(-3, -2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        found = seats.attended(self, _rotated(queries, seats), _rotated(keys, seats), values)
+        queries = _rotated(self.q_norm(self._by_head(self.q_proj(x))), seats.cos, seats.sin)
+        found = seats.attended(self, queries, *self.kept(x, seats.cos, seats.sin))
         projected: Tensor = self.o_proj(found.transpose(-3, -2).flatten(-2))
         return projected
+
+    def kept(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [.., shared heads, q, head width] of x [.., q, inputs], the keys turned by `cos` and `sin` [q, head width]."""
+        return _rotated(self.k_norm(self._by_head(self.k_proj(x))), cos, sin), self._by_head(self.v_proj(x))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Return x [.., q, heads times head width] as [.., heads, q, head width]."""
+        return x.reshape(*x.shape[:-1], -1, self.sizes.head_width).transpose(-3, -2)
 
 
 class Mlp(nn.Module):
@@ -235,12 +245,12 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """A decoder layer of Llama with keys and values of its own; in EAGLE-1 the first one has no norm before its attention."""
+    """A decoder layer of Llama, or with `head_norms` of Qwen 3, with keys and values of its own; in EAGLE-1 the first has no norm before attention."""
 
-    def __init__(self, sizes: LayerSizes, *, biases: frozenset[str], normed: bool = True) -> None:
+    def __init__(self, sizes: LayerSizes, *, biases: frozenset[str], normed: bool = True, head_norms: bool = False) -> None:
         super().__init__()
         self.input_layernorm = Norm(sizes.hidden, sizes.epsilon) if normed else nn.Identity()
-        self.self_attn = Attention(sizes, sizes.hidden, biases=biases)
+        self.self_attn = Attention(sizes, sizes.hidden, biases=biases, head_norms=head_norms)
         self.post_attention_layernorm = Norm(sizes.hidden, sizes.epsilon)
         self.mlp = Mlp(sizes)
 
@@ -251,7 +261,7 @@ class Layer(nn.Module):
         return after
 
 
-def _rotated(x: Tensor, seats: Seats) -> Tensor:
-    """Return x [.., heads, q, head width] rotated to the positions."""
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return x [.., heads, q, head width] rotated to positions, whose cosines and sines are [q, head width]."""
     left, right = x.chunk(2, dim=-1)
-    return x * seats.cos + torch.cat((-right, left), dim=-1) * seats.sin
+    return x * cos + torch.cat((-right, left), dim=-1) * sin

@@ -6,6 +6,7 @@ from treespec.decoding.protocol import LevelHead, ParallelHead
 from treespec.errors import ModelError, listed
 from treespec.models.contents import contents_of
 from treespec.models.heads.borrowed import Embedding
+from treespec.models.heads.dflash import DFlashHead, DFlashPlan
 from treespec.models.heads.eagle import EagleHead, EaglePlan
 from treespec.models.heads.eagle3 import Eagle3Head, Eagle3Plan
 from treespec.models.heads.files import HeadFiles
@@ -16,9 +17,19 @@ from treespec.models.recognised import head_kind
 
 Loader = Callable[[HeadFiles, HeadTarget, Embedding | None], LevelHead | ParallelHead]
 """The type of the functions that check the files of a head against its target and load it."""
-HEADS: Mapping[str, Loader] = {"eagle3": Eagle3Head.load, "eagle": EagleHead.load, "medusa": MedusaHead.load}
+HEADS: Mapping[str, Loader] = {
+    "eagle3": Eagle3Head.load,
+    "eagle": EagleHead.load,
+    "medusa": MedusaHead.load,
+    "dflash": DFlashHead.load,
+}
 """The kinds of heads that are run, by the names of `recognised.HeadKind`."""
-PLANS: Mapping[str, Callable[[HeadFiles, HeadTarget], object]] = {"eagle3": Eagle3Plan.of, "eagle": EaglePlan.of, "medusa": MedusaPlan.of}
+PLANS: Mapping[str, Callable[[HeadFiles, HeadTarget], object]] = {
+    "eagle3": Eagle3Plan.of,
+    "eagle": EaglePlan.of,
+    "medusa": MedusaPlan.of,
+    "dflash": DFlashPlan.of,
+}
 """The functions that check the files of each kind against a target, of whose weights they read the shapes alone."""
 
 

@@ -4,6 +4,8 @@ An EAGLE-3 head has the sizes of its target's layers and the layout of the autho
 target's; without draft tokens of its own it has none, and the target's makes its logits. All other matrices begin as those of `nn.Linear`.
 Medusa-1 heads have one layer each and a matrix of their own, which begins as the target's; their layers begin as zeros, so that each head
 begins as the target itself (FasterDecoding/Medusa, `medusa/model/medusa_model_legacy.py`).
+A DFlash draft has two layers of the sizes of its target's; those of its authors mostly have five. It reads states of up to five layers, spread as in
+the published ones (z-lab/dflash, `dflash/model.py`), and its mask is the target's last token, which many vocabularies hold in reserve.
 """
 
 import re
@@ -17,6 +19,7 @@ from transformers import PreTrainedConfig
 
 from treespec.errors import ModelError, counted
 from treespec.models.heads.borrowed import Borrowed
+from treespec.models.heads.dflash import DFlashHead, DFlashPlan, dflash_shapes
 from treespec.models.heads.eagle3 import FEWEST_LAYERS, Eagle3Head, Eagle3Plan
 from treespec.models.heads.files import HeadFiles
 from treespec.models.heads.layers import LayerSizes
@@ -25,7 +28,7 @@ from treespec.models.heads.medusa import MedusaHead, MedusaPlan
 from treespec.models.heads.settings import ROPES
 from treespec.models.heads.target import HeadTarget
 
-Trainable = LayeredHead | MedusaHead
+Trainable = LayeredHead | MedusaHead | DFlashHead
 """A head whose parameters can be trained."""
 
 
@@ -76,34 +79,10 @@ class NewEagle3:
             raise ModelError(
                 f"`draft_vocabulary` is {draft_tokens}, but target {name} has {counted(vocabulary, 'token')}; pass at most as many"
             )
-        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-        shared = int(getattr(config, "num_key_value_heads", None) or heads)
-        width = int(getattr(config, "head_dim", None) or hidden // heads)
-        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
-        epsilon = float(getattr(config, "rms_norm_eps", None) or 1e-6)
-        theta, scaling = _rope(config)
-        told: dict[str, Any] = {
-            "architectures": ["LlamaForCausalLMEagle3"],
-            "model_type": "llama",
-            "attention_bias": False,
-            "bos_token_id": getattr(config, "bos_token_id", None),
-            "eos_token_id": getattr(config, "eos_token_id", None),
-            "head_dim": width,
-            "hidden_act": "silu",
-            "hidden_size": hidden,
-            "intermediate_size": inner,
-            "max_position_embeddings": int(getattr(config, "max_position_embeddings", None) or 2048),
-            "num_attention_heads": heads,
-            "num_hidden_layers": 1,
-            "num_key_value_heads": shared,
-            "rms_norm_eps": epsilon,
-            "rope_scaling": scaling,
-            "rope_theta": theta,
-            "tie_word_embeddings": False,
-            "vocab_size": vocabulary,
-        }
+        sizes = _sizes(config)
+        hidden = sizes.hidden
+        told = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", **_told(sizes, config, 1)}
         told |= {} if draft_tokens is None else {"draft_vocab_size": draft_tokens}
-        sizes = LayerSizes(hidden, inner, heads, shared, width, epsilon, {})
         norms = ("layers.0.input_layernorm.weight", "layers.0.hidden_norm.weight", "norm.weight")
         shapes = {
             "fc.weight": (hidden, 3 * hidden),
@@ -170,6 +149,103 @@ class NewMedusa:
         assert isinstance(head, MedusaHead)
         found: dict[str, Tensor] = head.heads.state_dict()
         return found
+
+
+@dataclass(frozen=True)
+class NewDFlash:
+    """A DFlash draft of two layers."""
+
+    config: Mapping[str, Any]
+    plan: DFlashPlan
+    shapes: Mapping[str, tuple[int, ...]]
+    """The shapes of its tensors by their canonical names."""
+    file: str = "model.safetensors"
+
+    @classmethod
+    def of(cls, name: str, config: PreTrainedConfig, levels: int) -> "NewDFlash":
+        """Return a draft of so many levels for the target of this name and text configuration.
+
+        Raises ModelError for a target of sizes that such a draft cannot have.
+        """
+        sizes, layers, vocabulary = _sizes(config), int(config.num_hidden_layers), int(config.vocab_size)
+        read = _spread(layers)
+        told = {
+            "architectures": ["DFlashDraftModel"],
+            "model_type": "qwen3",
+            **_told(sizes, config, _DFLASH_LAYERS),
+            "block_size": levels + 1,
+            "dflash_config": {"mask_token_id": vocabulary - 1, "target_layer_ids": read},
+            "layer_types": ["full_attention"] * _DFLASH_LAYERS,
+            "num_target_layers": layers,
+        }
+        shapes = dflash_shapes(sizes, len(read), _DFLASH_LAYERS)
+        plan = DFlashPlan.of(HeadFiles(f"a head for {name}", told, shapes, {}), _unread(name, layers, vocabulary, sizes.hidden))
+        return cls(told, plan, shapes)
+
+    def made(self, target: HeadTarget, ids: Tensor | None, seed: int) -> DFlashHead:
+        """See `NewHead.made`. `ids` must be None."""
+        assert ids is None, "DFlash drafts propose all tokens of their target"
+        random = torch.Generator().manual_seed(seed)
+        head = DFlashHead(f"a head for {target.name}", self.plan, _borrowed(target))
+        weights = {name: _first(shape, random).to(target.embedding.device) for name, shape in self.shapes.items()}
+        head.load_state_dict(weights, assign=True)
+        return head.requires_grad_(True).train()
+
+    def stored(self, head: Trainable) -> dict[str, Tensor]:
+        """See `NewHead.stored`."""
+        found: dict[str, Tensor] = head.state_dict()
+        return found
+
+
+_DFLASH_LAYERS = 2
+
+
+def _spread(layers: int) -> list[int]:
+    """Return the layers whose states a new DFlash draft reads, of so many: five from the second on to the third from the last, or all but the last.
+
+    >>> _spread(36), _spread(8), _spread(4), _spread(1)
+    ([1, 9, 17, 25, 33], [1, 2, 3, 4, 5], [0, 1, 2], [0])
+    """
+    if layers < 8:
+        return list(range(max(1, layers - 1)))
+    return [round(1 + step * (layers - 4) / 4) for step in range(5)]
+
+
+def _sizes(config: PreTrainedConfig) -> LayerSizes:
+    """Return the sizes of a target's layers, without rotary positions."""
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    return LayerSizes(
+        hidden=hidden,
+        inner=int(getattr(config, "intermediate_size", None) or 4 * hidden),
+        heads=heads,
+        shared_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_width=int(getattr(config, "head_dim", None) or hidden // heads),
+        epsilon=float(getattr(config, "rms_norm_eps", None) or 1e-6),
+        rope={},
+    )
+
+
+def _told(sizes: LayerSizes, config: PreTrainedConfig, layers: int) -> dict[str, Any]:
+    """Return what config.json says of a head with so many layers of these sizes, and with the rotary positions of its target."""
+    theta, scaling = _rope(config)
+    return {
+        "attention_bias": False,
+        "bos_token_id": getattr(config, "bos_token_id", None),
+        "eos_token_id": getattr(config, "eos_token_id", None),
+        "head_dim": sizes.head_width,
+        "hidden_act": "silu",
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.inner,
+        "max_position_embeddings": int(getattr(config, "max_position_embeddings", None) or 2048),
+        "num_attention_heads": sizes.heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": sizes.shared_heads,
+        "rms_norm_eps": sizes.epsilon,
+        "rope_scaling": scaling,
+        "rope_theta": theta,
+        "tie_word_embeddings": False,
+        "vocab_size": int(config.vocab_size),
+    }
 
 
 def _first(shape: tuple[int, ...], random: torch.Generator) -> Tensor:

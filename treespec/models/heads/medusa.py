@@ -25,6 +25,7 @@ from treespec.models.heads.files import HeadFiles
 from treespec.models.heads.levels import require_levels
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
+from treespec.trees.placement import Prefix
 
 KIND = "a set of Medusa heads"
 
@@ -134,9 +135,16 @@ class MedusaHead(nn.Module):
         """See `Head.vocabulary_size`."""
         return self.plan.rows
 
-    def logits(self, states: Tensor) -> Tensor:
-        """See `ParallelHead.logits`."""
-        return torch.stack([self._level(head, states[:, 0]) for head in self.heads], dim=1)
+    def allocate(self, capacity: int) -> None:
+        """See `ParallelHead.allocate`. There are no keys and values."""
+
+    def begin(self, states: Tensor, length: int) -> None:
+        """See `ParallelHead.begin`. There is nothing to read: the heads go by the last state alone."""
+
+    def propose(self, states: Tensor, root: Tensor, prefix: Prefix) -> Tensor:
+        """See `ParallelHead.propose`. The root is not read."""
+        x = states.index_select(0, prefix.length - 1)[:, 0]
+        return torch.cat([self._level(head, x) for head in self.heads])
 
     def score(self, tokens: Tensor, states: Tensor, levels: int) -> Iterator[Tensor]:
         """See `ScoringHead.score`. No level reads a token: each reads the state before its root. Raises CapacityError for more levels than heads."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reference.head_pairs import FAMILIES, KINDS, LEVELS, MEDUSA, HeadPair, head_pair, seen_steps
+from tests.reference.head_pairs import FAMILIES, KINDS, LEVELS, PARALLEL, HeadPair, head_pair, seen_steps
 from tests.reference.states import states_of
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import Engine
@@ -25,8 +25,8 @@ from treespec.trees.tree import SpeculationTree
 TREE = SpeculationTree.from_branches([[4], [3, 2, 1, 0], [2, 1, 1, 0, 0, 0]])
 PLANS: dict[str, Plan] = {"static": TREE, "dynamic": DynamicBudget(14, 3, 5)}
 PROMPT = [5, 17, 3, 44, 51, 8, 20, 33, 9]  # longer than the sliding window of the tiny models
-EVERY = [*KINDS, *MEDUSA]
-ONE_OF_EACH = ["eagle3 official", "eagle official", "medusa"]
+EVERY = [*KINDS, *PARALLEL]
+ONE_OF_EACH = ["eagle3 official", "eagle official", "medusa", "dflash official"]
 Make = Callable[..., HeadPair]
 
 
@@ -102,7 +102,7 @@ def test_sampled_children_come_with_the_distributions_of_the_slow_implementation
 
 
 @pytest.mark.parametrize("drafting", [Drafting(), Drafting("swor"), Drafting("swr", verifier="traversal")], ids=str)
-@pytest.mark.parametrize("kind", ["eagle3 official", "medusa"])
+@pytest.mark.parametrize("kind", ["eagle3 official", "medusa", "dflash official"])
 def test_sampled_texts_hold_likely_tokens_only_and_repeat_with_their_seed(kind: str, drafting: Drafting, make: Make) -> None:
     pair = make(kind)
     request = Request(tuple(PROMPT), 30, sampling=Sampling(0.3))
@@ -120,16 +120,26 @@ class Twice:
         self.reader, self.choices, self.begin, self.keep = reader, reader.choices, reader.begin, reader.keep
 
     def read(self, tokens: Tensor, place: Placement, tree: Drafted, level: int) -> Tensor:
-        above = self.reader._features
-        wanted: Tensor = self.reader.read(tokens, place, tree, level)
-        features, self.reader._features = self.reader._features, above
-        found = self.reader.read(tokens, replace(place, prefix=Prefix(place.prefix.length)), tree, level)
+        above, read = vars(self.reader).copy(), self.reader.read
+        wanted: Tensor = read(tokens, place, tree, level)
+        below = vars(self.reader).copy()
+        vars(self.reader).update(above)
+        found = read(tokens, replace(place, prefix=Prefix(place.prefix.length)), tree, level)
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(self.reader._features, features, rtol=1e-3, atol=1e-3)
+        for name in {"_features", "_levels"} & {*below}:
+            torch.testing.assert_close(vars(self.reader)[name], below[name], rtol=1e-3, atol=1e-3)
         return wanted
 
 
-@pytest.mark.parametrize(("kind", "plan", "prompt"), [("eagle3 official", "static", [7]), ("eagle two-layers", "dynamic", PROMPT)])
+@pytest.mark.parametrize(
+    ("kind", "plan", "prompt"),
+    [
+        ("eagle3 official", "static", [7]),
+        ("eagle two-layers", "dynamic", PROMPT),
+        ("dflash official", "static", PROMPT),
+        ("dflash official", "dynamic", [7]),
+    ],
+)
 def test_a_length_that_only_the_device_knows_changes_nothing(kind: str, plan: str, prompt: list[int], make: Make, device: str) -> None:
     """The head's levels by tree attention: in Triton's interpreter, and on a GPU."""
     pytest.importorskip("triton")
@@ -137,8 +147,9 @@ def test_a_length_that_only_the_device_knows_changes_nothing(kind: str, plan: st
     assert len(seen_steps(pair, PLANS[plan], prompt, 2, through=Twice)) == 2
 
 
-def test_a_plan_beyond_the_levels_of_medusa_is_refused(make: Make) -> None:
-    pair = make("medusa")
+@pytest.mark.parametrize("kind", ["medusa", "dflash official"])
+def test_a_plan_beyond_the_levels_that_are_proposed_at_once_is_refused(kind: str, make: Make) -> None:
+    pair = make(kind)
     with pytest.raises(ModelError, match=rf"proposes {LEVELS} levels, but the tree has a depth of 5; take one of depth {LEVELS} or less"):
         next(decode_speculative(pair.target, pair.draft, SpeculationTree.chain(5), Request((1, 2), 4)))
 
@@ -161,12 +172,12 @@ def test_captured_steps_are_eager_steps(kind: str, plan: Plan, family: str, make
         assert engine.eager() is None
         assert found == generated(pair, list(prompt), gen_len)
         assert found == tokens_of(list(decode_speculative(pair.target, pair.draft, plan, request)))
-    assert pair.draft.generation >= (2 if kind in KINDS else 0)
+    assert pair.draft.generation >= 2
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("drafting", [Drafting("swor"), Drafting("swr"), Drafting("swor", verifier="traversal")], ids=str)
-@pytest.mark.parametrize("kind", ["eagle3 official", "medusa"])
+@pytest.mark.parametrize("kind", ["eagle3 official", "medusa", "dflash official"])
 @torch.inference_mode()
 def test_captured_sampling_follows_the_prompts_stream(kind: str, drafting: Drafting, make: Make) -> None:
     pair = make(kind, device="cuda", kernels=True)

@@ -8,9 +8,10 @@ import torch
 
 from tests.reference.head_files import HT, MEDUSA_CONFIG, Change, V, medusa_shapes, refusal, target, tensors, write
 from tests.reference.heads import medusa
-from treespec.decoding.protocol import FINAL_STATE
+from treespec.decoding.protocol import FINAL_STATE, ParallelHead
 from treespec.errors import ModelError
 from treespec.models.heads.loading import load_head
+from treespec.trees.placement import Prefix
 
 
 @pytest.mark.parametrize("file", ["medusa_lm_head.pt", "medusa_lm_head.safetensors", "model.safetensors"])
@@ -20,23 +21,31 @@ def test_every_level_has_the_logits_of_its_head(layers: int, matrix: bool, file:
     name = write(tmp_path, {**MEDUSA_CONFIG, "medusa_num_layers": layers}, weights, file)
     head = load_head(name, of)
     states = torch.randn(3, 1, HT, generator=torch.Generator().manual_seed(0))
-    found = head.logits(states)
+    assert isinstance(head, ParallelHead)
     assert (head.kind, head.state_layers, head.target_ids) == ("medusa", (FINAL_STATE,), None)
-    assert found.shape == (3, head.levels, head.vocabulary_size) == (3, 5, V)
     wide = {name: value.double() for name, value in weights.items()}
-    for row in range(3):
+    for length in (1, 2, 3):
+        found = below(head, states, length)
+        assert found.shape == (head.levels, head.vocabulary_size) == (5, V)
         for level in range(5):
-            wanted = medusa(wide, states[row, 0].double(), level, layers, of.lm_head.double())
-            torch.testing.assert_close(found[row, level].double(), wanted, rtol=1e-4, atol=1e-4)
+            wanted = medusa(wide, states[length - 1, 0].double(), level, layers, of.lm_head.double())
+            torch.testing.assert_close(found[level].double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def below(head: ParallelHead, states: torch.Tensor, length: int) -> torch.Tensor:
+    """What is proposed below a root after so many tokens of a text with these states."""
+    return head.propose(states, torch.tensor([0]), Prefix.of(length, "cpu"))
 
 
 @pytest.mark.parametrize("prefix", ["medusa_head.", "medusa_heads."])
 def test_names_may_have_a_prefix(prefix: str, tmp_path: Path) -> None:
     weights = tensors(medusa_shapes(3, 1))
     states = torch.ones(1, 1, HT)
-    plain = load_head(write(tmp_path / "plain", MEDUSA_CONFIG, weights), target()).logits(states)
-    renamed = {prefix + name: value for name, value in weights.items()}
-    assert load_head(write(tmp_path / "other", MEDUSA_CONFIG, renamed), target()).logits(states).equal(plain)
+    plain = load_head(write(tmp_path / "plain", MEDUSA_CONFIG, weights), target())
+    other = load_head(write(tmp_path / "other", MEDUSA_CONFIG, {prefix + name: value for name, value in weights.items()}), target())
+    assert isinstance(plain, ParallelHead)
+    assert isinstance(other, ParallelHead)
+    assert below(other, states, 1).equal(below(plain, states, 1))
 
 
 def test_the_heads_of_the_files_count_and_not_those_of_the_config(tmp_path: Path) -> None:

@@ -245,9 +245,9 @@ def test_an_embedding_that_is_not_the_targets_must_be_chosen(tmp_path: Path) -> 
     ("config", "shapes", "said"),
     [
         (
-            {"architectures": ["DFlashDraftModel"], "model_type": "qwen3"},
+            {"architectures": ["DeepSeekMTPModel"], "model_type": "deepseek_mtp"},
             {"fc.weight": (HT, HT)},
-            "is a DFlash draft, and only heads of the kinds",
+            r"is a multi-token prediction \(MTP\) head, and only heads of the kinds dflash, eagle, eagle3 and medusa are run; use one of these",
         ),
         ({"hydra_num_heads": 4}, {"a.weight": (2, 2)}, "is a set of Hydra heads, and only heads of the kinds"),
         (

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.reference.head_files import EAGLE, EAGLE3, HT, MEDUSA_CONFIG, V, medusa_shapes, target, tensors, write
 from tests.reference.head_trees import LENGTH, Text, committed, opened, require_same
 from tests.reference.heads import medusa
-from treespec.decoding.protocol import ScoringHead
+from treespec.decoding.protocol import ParallelHead, ScoringHead
 from treespec.errors import CapacityError
 from treespec.models.heads.levels import LayeredHead
 from treespec.models.heads.loading import load_head
@@ -70,6 +70,7 @@ def test_medusa_heads_have_all_levels_from_the_state_before_the_root(matrix: boo
     of, weights = target(), tensors(medusa_shapes(5, 2, matrix=matrix))
     head = load_head(write(tmp_path, {**MEDUSA_CONFIG, "medusa_num_layers": 2}, weights), of)
     assert isinstance(head, ScoringHead)
+    assert isinstance(head, ParallelHead)
     tokens, states, both = texts(1)
     wide = {name: value.double() for name, value in weights.items()}
     for level, logits in enumerate(head.score(tokens, states, LEVELS), start=1):
@@ -80,7 +81,8 @@ def test_medusa_heads_have_all_levels_from_the_state_before_the_root(matrix: boo
         ]
         require_same(logits.flatten(0, 1), torch.stack(wanted))
         assert logits.shape == (2, LENGTH + 1 - level, V)
-        torch.testing.assert_close(logits[0, 0], head.logits(states[0, :1])[0, level - 1], rtol=1e-4, atol=1e-4)
+        below = head.propose(states[0], tokens[0, 1:2], Prefix.of(1, "cpu"))
+        torch.testing.assert_close(logits[0, 0], below[level - 1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_level_depends_on_no_token_that_it_proposes_or_that_follows(tmp_path: Path) -> None:
