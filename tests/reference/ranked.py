@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiles.trace import Trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.trees.tree import SpeculationTree
 
 MISSED = 90

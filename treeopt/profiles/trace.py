@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.profiles.drawing import trace
+from treeopt.profiles.traced_text import TracedText, texts_of
 from treespec.decoding.rules import RULES, TOPK
 from treespec.errors import ProfileError, counted
 from treespec.files.columns import column, column_text
-from treespec.files.fields import ROWS, Fields, checked_object, flag, listed, mapping, natural, number, text
+from treespec.files.fields import ROWS, Fields, checked_object, mapping, natural, number
 from treespec.files.provenance import provenance_fields
 from treespec.files.reading import StrPath, read_json
 from treespec.files.writing import write_json
@@ -36,45 +37,6 @@ _MOST_TOKENS = 1 << 31
 """Largest vocabulary."""
 _MOST_LEVELS = 256
 """Most levels of a head."""
-
-Counts = int | NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TracedText:
-    """One text: its prompt, its length and its end.
-
-    The target chose `tokens` tokens after the prompt: the first, which came with the prompt pass, and the EOS that ended the text, if
-    `eos`, are among them; without one, the text ended with the budget.
-    """
-
-    row: int
-    """Place of the prompt's row in the data set."""
-    prompt_sha256: str
-    """The first digits of the SHA-256 of the prompt's ids, by which prompts are compared."""
-    prompt_tokens: int
-    tokens: int
-    eos: bool
-    target_reads: int | None = None
-    """Tokens behind the prompt for which the target has positions (None: trees are never cut for them)."""
-    draft_reads: int | None = None
-    """Tokens behind the prompt for which the draft has positions. Behind them nothing is drafted."""
-
-    @property
-    def drafted(self) -> int:
-        """Return the number of its tokens that a draft can propose: those after the first, as far as the draft can read."""
-        return self.tokens - 1 if self.draft_reads is None else min(self.tokens - 1, self.draft_reads)
-
-    def room(self, root: Counts, gen_len: int, size: Counts, depth: Counts) -> NDArray[np.int64]:
-        """Return the number of nodes of a step whose root is token `root` of the text; the arguments are broadcast.
-
-        It is the `size` of the plan or more, except close to the last positions of a model: see `treespec.decoding.loop.decode`. `gen_len` is the
-        budget of the text, and `depth` the plan's.
-        """
-        most = gen_len + np.asarray(size)
-        target, draft = (most if reads is None else np.minimum(reads, most) for reads in (self.target_reads, self.draft_reads))
-        found: NDArray[np.int64] = np.maximum(1, np.where(root + depth > draft, np.minimum(target, draft + 1), target) - root)
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +154,8 @@ class Trace(Drawn):
     @property
     def ranks(self) -> NDArray[np.int64]:
         """int64 [longest text - 1, texts]; row t has the rank of token t + 1 of each text right below the root, `UNKNOWN` where there is none. Read-only."""
-        return self.ranks_by_depth[0]
+        found: NDArray[np.int64] = self.ranks_by_depth[0]
+        return found
 
     @cached_property
     def ranks_by_depth(self) -> NDArray[np.int64]:
@@ -289,7 +252,7 @@ def read_trace(path: StrPath) -> Trace:
     """Read a trace. Raises ProfileError for a file that is damaged or something else."""
     known = read_json(path, schema=TRACE_SCHEMA, version=(VERSION, VERSION_OF_HEADS), error=ProfileError)
     data = Fields(path, known)
-    texts = data.get("texts", _texts)
+    texts = data.get("texts", texts_of)
     levels = data.get("levels", _levels) if known["version"] == VERSION_OF_HEADS else None
     found, digest = data.get("columns", lambda value: (_columns(texts, levels, value), _digest(value, levels)))
     if data.text("sha256") != digest:
@@ -339,27 +302,3 @@ def _levels(value: Any) -> int:
     if not 1 <= (found := natural(value)) <= _MOST_LEVELS:
         raise ValueError(f"it is {found}, but a head has 1 to {_MOST_LEVELS} levels")
     return found
-
-
-def _limit(value: Any) -> int | None:
-    return None if value is None else natural(value)
-
-
-_TEXT_FIELDS = {
-    "row": natural,
-    "prompt_sha256": text,
-    "prompt_tokens": natural,
-    "tokens": natural,
-    "eos": flag,
-    "target_reads": _limit,
-    "draft_reads": _limit,
-}
-
-
-def _texts(value: Any) -> tuple[TracedText, ...]:
-    """Return the texts of a file, which has a list per field."""
-    lists = {name: [read(item) for item in listed(mapping(value)[name])] for name, read in _TEXT_FIELDS.items()}
-    lengths = {len(items) for items in lists.values()}
-    if len(lengths) > 1:
-        raise ValueError(f"its lists have {' and '.join(map(str, sorted(lengths)))} entries, but each text has one in every list")
-    return tuple(TracedText(**dict(zip(lists, row, strict=True))) for row in zip(*lists.values(), strict=True))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from treeopt.profiles.budget_grid import BudgetGrid
-from treeopt.profiles.trace import TracedText
+from treeopt.profiles.traced_text import TracedText
 from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.dynamic import DynamicDrafter
 from treespec.decoding.drafting import Drafting

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiles.trace import Trace
+from treeopt.profiles.traced_text import TracedText
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.data.prompts import Prompt, PromptSet
 from treespec.decoding.rules import TOPK
@@ -81,10 +82,15 @@ def traced_row(
     behind the end of the text.
     """
     whole = logits.float().logsumexp(-1)
-    said = logits.gather(-1, chosen[:, None])[:, 0], logits.amax(-1)
-    found = [(value.float() - whole).clamp(max=0.0).cpu().numpy() for value in said]
-    below = [level[: len(chosen) - depth] for depth, level in enumerate(deeper, 1) if depth < len(chosen)]
-    return TracedRow(tokens, eos, ranks_of(pair, logits, chosen), *found, tuple(below))
+    said, top = logits.gather(-1, chosen[:, None])[:, 0], logits.amax(-1)
+    below = tuple(level[: len(chosen) - depth] for depth, level in enumerate(deeper, 1) if depth < len(chosen))
+    return TracedRow(tokens, eos, ranks_of(pair, logits, chosen), _shares(said, whole), _shares(top, whole), below)
+
+
+def _shares(values: Tensor, whole: Tensor) -> NDArray[np.float32]:
+    """Return the log-probabilities of logits [positions], for the logarithms of whole sums."""
+    found: NDArray[np.float32] = (values.float() - whole).clamp(max=0.0).cpu().numpy()
+    return found
 
 
 def trace_of(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[TracedRow], provenance: dict[str, Any]) -> Trace:

@@ -15,7 +15,8 @@ from tests.reference.ranked import of_head
 from tests.reference.traces import trace_of
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_trace_of
-from treeopt.profiles.trace import UNKNOWN, Trace, TracedText, read_trace
+from treeopt.profiles.trace import UNKNOWN, Trace, read_trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.errors import ProfileError
 from treespec.files.kinds import kind_of
 from treespec.files.reading import read_json
