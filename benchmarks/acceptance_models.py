@@ -18,7 +18,8 @@ from treeopt.optimizer.fitting import BY_RANK, Search
 from treeopt.optimizer.frontier import expected_tokens
 from treeopt.optimizer.search import acceptance_rows, optimize
 from treeopt.optimizer.selection import Selection, select
-from treeopt.profiles.trace import Trace, TracedText, read_trace
+from treeopt.profiles.trace import Trace, read_trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.files.provenance import Provenance
 from treespec.files.writing import write_json
 from treespec.trees.tree import SpeculationTree

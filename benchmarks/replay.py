@@ -21,7 +21,8 @@ from benchmarks.optimizer import MONOTONE, NONE_ACCEPTED, RANK_PROBABILITY
 from treeopt.optimizer import best_first
 from treeopt.optimizer.replay import replay
 from treeopt.profiles.ratio import Estimate
-from treeopt.profiles.trace import Trace, TracedText, read_trace
+from treeopt.profiles.trace import Trace, read_trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.errors import TreeoptError
 from treespec.files.provenance import Provenance
 from treespec.files.writing import write_json

@@ -57,7 +57,8 @@ def profile() -> None:
     click.option(
         "--dynamic",
         is_flag=True,
-        help="Also count the steps of dynamic trees of many budgets on the same texts, for `treeopt grow --dynamic`. Only the draft runs for it.",
+        help="Also count the steps of dynamic trees of many budgets on the same texts, for `treeopt grow --dynamic`. Only the draft runs for it; "
+        "for a head, the target too, once a text.",
     ),
     click.option(
         "--widths",

@@ -18,7 +18,7 @@ from treeopt.profiles.agreement import require_comparable, require_same_models, 
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.trace import Trace
 from treespec.decoding.step_rule import GREEDY, StepRule
-from treespec.errors import SettingsError
+from treespec.errors import OptimizerError, SettingsError, counted
 from treespec.files.fields import ROWS
 from treespec.files.provenance import Provenance
 from treespec.files.reading import PipeablePath, StrPath
@@ -175,6 +175,8 @@ def _generate(
     if times is not None:
         require_same_models(profile, times)
     limits = _within_growmaps(limits, profile, None if times is None else times.at_context(context).largest_size)
+    if traced is not None:
+        limits = _within_trace(limits, traced.trace)
     own = None if times is None else rule or rule_for(profile, times, verifier)
 
     def solve(chances: AcceptanceProfile) -> OptimizationResult:
@@ -227,6 +229,20 @@ def _within_growmaps(limits: Limits, profile: AcceptanceProfile, largest: int | 
     if len(profile.rank_probability) > MAX_GROWMAP_SIZE and limits.max_branch is None:
         limits = replace(limits, max_branch=MAX_GROWMAP_SIZE)
     return limits
+
+
+def _within_trace(limits: Limits, trace: Trace) -> Limits:
+    """Return limits without what cannot be replayed: trees that are deeper than a head's trace. Raises OptimizerError if they are asked for."""
+    if trace.levels is None:
+        return limits
+    for name in ("depth", "max_depth"):
+        asked = getattr(limits, name)
+        if asked is not None and asked > trace.levels:
+            raise OptimizerError(
+                f"{name} is {asked}, but the trace is of a head and has {counted(trace.levels, 'level')}, below which steps cannot be replayed; "
+                f"ask for at most {trace.levels}, or leave `trace` out"
+            )
+    return replace(limits, max_depth=limits.max_depth or trace.levels)
 
 
 def generate_as_sequoia(config: Path, *, solver: str = "auto", smoothing: str = "none") -> Generated:

@@ -19,7 +19,8 @@ from tests.reference.pairs import prompt_set, tiny_pair
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.samples import LatencySample
-from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiles.trace import Trace
+from treeopt.profiles.traced_text import TracedText
 from treeopt.profiling.acceptance import trace_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.trees.tree import SpeculationTree

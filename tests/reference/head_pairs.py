@@ -20,9 +20,11 @@ from treespec.decoding.protocol import FINAL_STATE
 from treespec.decoding.readers import Drafted, DraftReader
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step import SpeculativeStep, StepSpec
+from treespec.models.heads.bound import BoundHead
 from treespec.models.heads.draft import HeadDraft
 from treespec.models.heads.loading import load_head
 from treespec.models.heads.target import HeadTarget
+from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement
 
@@ -79,6 +81,12 @@ def head_pair(kind: str, family: str, folder: Path, *, device: str = "cpu", kern
     target = TreeModel(module.to(device), name=family, kernels=kernels)  # type: ignore[arg-type]
     head = load_head(str(folder), HeadTarget.of(module, family), embedding="own" if "embed_tokens.weight" in weights else None)
     return HeadPair(module, target, HeadDraft(head, target), slow)
+
+
+def bound(made: HeadPair, eos: frozenset[int] = frozenset()) -> tuple[Pair, BoundHead]:
+    """The pair as profiles and evaluations take it."""
+    draft = BoundHead(made.draft.head, made.target)
+    return Pair(made.target, None, eos, draft=draft), draft
 
 
 @dataclass

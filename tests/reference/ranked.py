@@ -1,11 +1,13 @@
 """Traces of ranks that are made up, and steps that are walked token by token."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiles.trace import Trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.trees.tree import SpeculationTree
 
 MISSED = 90
@@ -55,3 +57,20 @@ def alike(rng: np.random.Generator, row: Sequence[float], tokens: int) -> list[i
     """Ranks that are drawn one by one, whatever went before."""
     found = rng.choice(len(row) + 1, size=tokens, p=[*row, 1 - sum(row)])
     return np.where(found == len(row), MISSED, found).tolist()
+
+
+def of_head(levels: Sequence[Sequence[Sequence[int]]], **changes: Any) -> Trace:
+    """The trace of a head whose level d gave these ranks: of each text, one for every root from the first on, d fewer than on the first level."""
+    plain = ranked(levels[0], **changes)
+    for depth, level in enumerate(levels):
+        assert [len(ranks) for ranks in level] == [max(0, len(first) - depth) for first in levels[0]]
+    deeper = [rank for level in levels[1:] for ranks in level for rank in ranks]
+    return replace(plain, levels=len(levels), deeper_rank=np.array(deeper, dtype=np.uint32))
+
+
+def drawn_of_head(rng: np.random.Generator, rows: np.ndarray, texts: int, tokens: int) -> Trace:
+    """The trace of a head that has drafted a token of rank k at level d, wherever its root, with the chance rows[d, k], else none of them."""
+    chances = np.hstack([rows, 1 - rows.sum(axis=1, keepdims=True)])
+    ranks = [*range(rows.shape[1]), MISSED]
+    drawn = [[rng.choice(ranks, max(0, tokens - depth), p=row).tolist() for _ in range(texts)] for depth, row in enumerate(chances)]
+    return of_head(drawn)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tests.reference.tabular import Rule
-from treeopt.profiles.trace import Trace, TracedText
+from treeopt.profiles.trace import Trace
+from treeopt.profiles.traced_text import TracedText
 
 
 def said(logits: Sequence[float], token: int) -> tuple[int, float, float]:

@@ -75,7 +75,7 @@ def seconds(model: LatencyModel, size: int, depth: int, width: int) -> float:
 
     Raises ProfileError beyond what was measured.
     """
-    drafting = model.draft_seconds(1) + (depth - 1) * model.draft_seconds(width)
+    drafting = model.draft_seconds(1) + (depth - 1) * model.level_seconds(width)
     rest = model.overhead_seconds if model.rest is None else float(model.rest.at(size, 0, depth))
     return model.target_seconds(size) + drafting + rest
 

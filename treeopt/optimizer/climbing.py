@@ -72,7 +72,7 @@ def _moves(place: Replay, trace: Trace, bounds: Bounds) -> Iterator[tuple[Specul
     """Yield trees close to one, and the replays that it took to find them."""
     tree = place.tree
     visited = _visits_of(place)
-    for path, children in _openings(place, trace, bounds)[:_TRIED]:
+    for path, children in _openings(place, bounds)[:_TRIED]:
         added = _below(tree, path, children)
         kept = {*added, *(path[:length] for length in range(1, len(path) + 1))}
         left = _without(set(tree.paths) | added, visited, len(added), kept)
@@ -88,12 +88,12 @@ def _moves(place: Replay, trace: Trace, bounds: Bounds) -> Iterator[tuple[Specul
             yield SpeculationTree.from_paths(left), 0
 
 
-def _openings(place: Replay, trace: Trace, bounds: Bounds) -> list[tuple[Path, int]]:
+def _openings(place: Replay, bounds: Bounds) -> list[tuple[Path, int]]:
     """Return where steps end for want of children: (path of a node, number of children to add), the most tokens for an added node first."""
     tree = place.tree
     before = np.vstack([np.zeros((1, len(place.tokens)), dtype=np.int64), place.nodes[:-1]])
-    ended = place.within & (place.nodes == 0) & (trace.ranks < bounds.branch)
-    ends = np.bincount((before * bounds.branch + np.minimum(trace.ranks, bounds.branch - 1))[ended], minlength=tree.size * bounds.branch)
+    ended = place.within & (place.nodes == 0) & (place.ranks < bounds.branch)
+    ends = np.bincount((before * bounds.branch + np.minimum(place.ranks, bounds.branch - 1))[ended], minlength=tree.size * bounds.branch)
     found = []
     for node, row in enumerate(ends.reshape(tree.size, bounds.branch)):
         present = len(tree.children[node])
@@ -123,7 +123,7 @@ def _grown(place: Replay, trace: Trace, bounds: Bounds, size: int) -> tuple[Spec
     while True:
         tree = place.tree
         paths, most = set(tree.paths), min(size, tree.size + max(1, tree.size // _SHARE))
-        for path, children in _openings(place, trace, bounds):
+        for path, children in _openings(place, bounds):
             paths |= _below(tree, path, min(children, most - 1 - len(paths)))
             if len(paths) + 1 >= most:
                 break

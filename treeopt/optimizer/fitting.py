@@ -76,7 +76,8 @@ def _by_depth(start: Fit, trace: Trace, search: Search) -> Fit:
     found: list[tuple[float, Fit]] = []
     while before not in seen and len(seen) < ROUNDS:
         seen.add(before)
-        rows = rows_by_depth(visits(replay(before, trace), trace, search.ranks), folds)
+        met = visits(replay(before, trace), trace, search.ranks)[:, : trace.levels]  # below a head's last level, nothing is met
+        rows = rows_by_depth(met, folds, None if trace.levels is None else trace.rank_counts(search.ranks))
         richer = replace(start.profile, by_depth=tuple(map(tuple, rows.rows.tolist())))
         result = search.solve(richer)
         before = result.tree

@@ -1,7 +1,8 @@
 """The score of every size and depth bound on measured hardware, by an objective, and how far the best can be off.
 
 A step on a tree of n nodes with levels of w_0 .. w_d nodes takes t_target(n) + sum over levels 0 .. d - 1 of t_draft(w) +
-rest seconds and yields F tokens. Size 1 drafts nothing: it is autoregressive decoding, and always scored. The rest is the same for all trees,
+rest seconds and yields F tokens. A level of one node below the root may take another time than the root: heads that propose all levels at
+once have computed them there. Size 1 drafts nothing: it is autoregressive decoding, and always scored. The rest is the same for all trees,
 or grows with a tree's nodes, levels and longest chain (`profiles.rest`).
 """
 
@@ -60,16 +61,18 @@ def choose(
     """Score every size from the `smallest` on (or `size` alone) at every depth bound, and return the choice with the least cost.
 
     Among equal ones the smaller tree is taken. A tree whose size or level widths are beyond the measured ones has no known time and is no
-    candidate. The lower bound prices every draft pass at the cheapest width and the rest of a step at the shortest chain that a tree of that
-    size and depth can have, so that no shape of tree is cheaper. Raises OptimizerError if no candidate is left.
+    candidate. The lower bound prices every draft pass at the cheapest width, but the root's of a head, which no tree does without, at its own
+    time; and the rest of a step at the shortest chain that a tree of that size and depth can have. So no shape of tree is cheaper.
+
+    Raises OptimizerError if no candidate is left.
     """
     wanted = np.zeros(frontier.max_size + 1, dtype=bool)
     wanted[slice(smallest, None) if size is None else size] = True
     rest = model.rest or Rest(model.overhead_seconds)
     target = np.where(wanted, model.target_table(frontier.max_size), np.inf)
     alone = model.autoregressive_seconds()
-    table = model.draft_table(frontier.max_size)
-    cheapest = min(seconds for _, seconds in model.draft)
+    root, table, cheapest = model.draft_seconds(1), model.level_table(frontier.max_size), model.shortest_level
+    least_root = cheapest if model.below is None else root
     seconds = np.full(frontier.values.shape, np.inf)
     tokens = np.where(frontier.values > 0, frontier.values, 1.0)
     least = np.full(frontier.values.shape, np.inf)
@@ -78,8 +81,9 @@ def choose(
         reached = np.isfinite(target) & (values > 0)
         widths = frontier.level_widths(depth)
         levels = (widths > 0).sum(axis=1) - 1.0
-        shortest = target + rest.at(sizes, fewest[depth], np.full_like(sizes, depth)) + depth * cheapest
-        known = target + rest.at(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, table)
+        shortest = target + rest.at(sizes, fewest[depth], np.full_like(sizes, depth))
+        shortest += (least_root + (depth - 1) * cheapest) if depth else 0.0
+        known = target + rest.at(sizes, _links(widths, rest.chain), levels) + _draft_seconds(widths, root, table)
         shortest[1] = known[1] = alone if wanted[1] else np.inf
         least[depth], seconds[depth] = np.where(reached, shortest, np.inf), np.where(reached, known, np.inf)
     scores = _costs(objective, tokens, seconds)
@@ -154,8 +158,13 @@ def _costs(objective: Objective, tokens: NDArray[np.float64], seconds: NDArray[n
     return found
 
 
-def _draft_seconds(widths: NDArray[np.int32], table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the seconds of a step's draft passes, [sizes]: one pass over each level that has a level below it. `widths`: [sizes, levels]."""
+def _draft_seconds(widths: NDArray[np.int32], root: float, table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the seconds of a step's draft passes, [sizes]: one pass over each level that has a level below it. `widths`: [sizes, levels].
+
+    That over the root takes `root` seconds, others what the `table` has for their width.
+    """
     expanded = widths[:, 1:] > 0
-    seconds: NDArray[np.float64] = np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0).sum(axis=1)
+    passes = np.where(expanded, table[np.where(expanded, widths[:, :-1], 0)], 0.0)
+    passes[:, :1] = np.where(expanded[:, :1], root, 0.0)
+    seconds: NDArray[np.float64] = passes.sum(axis=1)
     return seconds

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from treeopt.profiles.ratio import Estimate, estimate
 from treeopt.profiles.trace import Trace
 from treespec.decoding.rules import RULES, TOPK
-from treespec.errors import ProfileError
+from treespec.errors import ProfileError, counted
 from treespec.trees.tree import SpeculationTree
 
 Whole = NDArray[np.int64]
@@ -25,6 +25,9 @@ class Replay:
     nodes: Whole
     """int64 [longest text - 1, texts]; row t has the node that carries token t + 1 of each text, 0 where the token ended a step as the
     target's own. What stands behind the end of a text means nothing."""
+    ranks: Whole
+    """int64 [longest text - 1, texts]; row t has the rank that token t + 1 had among the children of the node that was reached before it, whether the
+    tree has such a child or not. `UNKNOWN` where there is none, as below the last level of a head."""
 
     @cached_property
     def within(self) -> NDArray[np.bool_]:
@@ -73,24 +76,35 @@ def replay(tree: SpeculationTree, trace: Trace) -> Replay:
     Target matching accepts the children that carry the target's choices, and these make up the text, whatever the tree. A node's child of rank
     r carries the draft's token of that rank after the node's path, so the accepted path goes down by the ranks of the text's own
     tokens, and a step ends with the first token whose rank the node has no child of. This walks all texts at once, token by token:
-    one transition from a node to its child, or back to the root. Trees are cut at the models' last positions as eager steps cut them.
+    one transition from a node to its child, or back to the root. What a head says of a token depends on the root, so its ranks are looked up by the
+    token and the depth of the node, which name the root. Trees are cut at the models' last positions as eager steps cut them.
 
-    Raises ProfileError for a trace of random children, ModelError for a tree that is wider than the vocabulary.
+    Raises ProfileError for a trace of random children and for a tree that is deeper than the levels of a head's trace, ModelError for a tree that
+    is wider than the vocabulary.
     """
     require_replayable(trace)
+    if trace.levels is not None and tree.depth > trace.levels:
+        raise ProfileError(
+            f"the tree has a depth of {tree.depth}, but the trace is of a head and has {counted(trace.levels, 'level')}, below which steps cannot be "
+            f"replayed; take a tree of depth {trace.levels} or less, or run `treeopt evaluate`"
+        )
     tree.require_tokens(trace.vocabulary_size)
     children = np.array([len(found) for found in tree.children])
     first = np.cumsum(children) - children + 1  # siblings are contiguous, and in the order of their parents
     room = _room(tree, trace)
     nodes = np.empty_like(trace.ranks)
+    met = trace.ranks if trace.levels is None else np.empty_like(trace.ranks)
+    depths, texts = np.asarray(tree.depths), np.arange(len(trace.texts))
     node, limit = np.zeros_like(trace.tokens), room[0]
-    for turn, rank in enumerate(trace.ranks):
+    for turn, rank in enumerate(met):
+        if trace.levels is not None:
+            rank[:] = trace.ranks_by_depth[depths[node], turn, texts]
         child = first[node] + rank
         taken = (rank < children[node]) & (child < limit)
         node = nodes[turn] = np.where(taken, child, 0)
         limit = np.where(taken, limit, room[turn + 1])
-    nodes.flags.writeable = False
-    return Replay(tree, trace.tokens, nodes)
+    nodes.flags.writeable = met.flags.writeable = False
+    return Replay(tree, trace.tokens, nodes, met)
 
 
 def require_replayable(trace: Trace) -> None:

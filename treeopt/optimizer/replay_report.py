@@ -117,8 +117,8 @@ def _replayed(given: Any, trace: Trace, profile: AcceptanceProfile | None) -> Re
     name = os.fspath(given) if isinstance(given, str | os.PathLike) else f"tree ({tree.size}, {tree.depth})"
     try:
         found = replay(tree, trace)
-    except ModelError as e:
-        raise ModelError(f"{name}: {e}") from e
+    except (ModelError, ProfileError) as e:
+        raise type(e)(f"{name}: {e}") from e
     if profile is None:
         return ReplayedTree(name, found, _promised(grown, trace))
     rows = acceptance_rows(profile)

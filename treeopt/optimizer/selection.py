@@ -98,7 +98,7 @@ class Selection:
         """
         chosen = self.chosen
         if chosen.model == BY_RANK:
-            plain = replace(profile, by_depth=None)
+            plain = _by_rank(profile, chosen.fit.profile)
             return _promised(solve(plain), chosen, model, ends), plain
         result = chosen.fit.result
         if chosen.model == BY_REPLAY:
@@ -198,6 +198,13 @@ def select(trace: Trace, search: Search, *, timed: bool, progress: Progress = si
     progress("cross-validating", len(folds) + 1, len(folds) + 1)
     found = tuple(_candidate(model, whole, trace, steps, costs, timed) for model in MODELS)
     return Selection(found, len(folds), prompts)
+
+
+def _by_rank(profile: AcceptanceProfile, traced: AcceptanceProfile) -> AcceptanceProfile:
+    """Return a profile without chances by depth, unless they are of a head's levels, as those that a trace gave then are; a vector has none of these."""
+    if traced.by_depth is None:
+        return replace(profile, by_depth=None)
+    return traced if profile.by_depth is None else profile
 
 
 def _candidate(

@@ -51,6 +51,10 @@ class BudgetGrid:
             )
         return BudgetGrid(kept, self.max_depth, self.max_size)
 
+    def of_levels(self, levels: int) -> "BudgetGrid":
+        """Return the grid without the depths that a head which proposes so many levels at once cannot draft."""
+        return BudgetGrid(self.widths, min(self.max_depth, levels), self.max_size)
+
     @cached_property
     def met(self) -> "NDArray[np.bool_]":
         """bool [widths, depths, sizes]; whether some tree meets the budget: it has a node on each level, and no level has more than its width."""

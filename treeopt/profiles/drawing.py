@@ -67,6 +67,11 @@ def trace(data: Mapping[str, Any]) -> Parts:
         if count or rank == 0:
             rows.append((str(rank), f"{count:,}", *(number(part / max(1, data["positions"]), 4) for part in (count, total))))
     last = len(data["rank_counts"]) - 1
+    deep = (
+        [f"a head drafted the text from every root, {counted(data['levels'], 'level')} deep; these are of the first"]
+        if "levels" in data
+        else []
+    )
     sure = f"the draft gave its first choice a mean probability of {number(data['first_choice_probability'], 4)}"
     return [
         Table(
@@ -74,6 +79,7 @@ def trace(data: Mapping[str, Any]) -> Parts:
             ("rank", "positions", "share", "cumulative"),
             rows,
         ),
+        *deep,
         f"beyond rank {last}: {counted(data['later_ranks'], 'position', form=',')}; ranks that were never chosen are not shown",
         f"{sure}; the target chose it at {number(data['first_choice_acceptance'], 4)} of the positions",
         f"{data['ended_by_eos']} of {counted(data['prompts'], 'text')} ended with an EOS, the others after {counted(data['gen_len'], 'token')}",
@@ -88,10 +94,16 @@ def latency(data: Mapping[str, Any]) -> Parts:
     rests: Parts = [_rests(rules), *_READ_RESTS] if fitted else [overhead]
     warning = [] if data["warning"] is None else [data["warning"]]
     elsewhere = [f"measured in {data['engine']} with {counted(data['batch'], 'sequence')} per pass"] if "engine" in data else []
+    below = [
+        f"width 1 is the root; over one node below it, a draft pass takes {milliseconds(rule['below_root_seconds'])} ms ({rule['name']})"
+        for rule in rules[:1]
+        if "below_root_seconds" in rule
+    ]
     return [
         *elsewhere,
         _medians("target pass by tree size", "size", data["target"]),
         _medians("draft pass by level width", "width", data["draft"]),
+        *below,
         *rests,
         *warning,
     ]

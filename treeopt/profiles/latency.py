@@ -150,7 +150,7 @@ class LatencyProfile(Drawn):
         found = [Point(self._named(what, sample.nodes, sample.context), sample.seconds) for what, sample in own]
         for entry in self.rules:
             rule = f" ({entry.rule.name})"
-            for what, samples in (("draft width", entry.draft), ("root width", entry.root)):
+            for what, samples in (("draft width", entry.draft), ("root width", entry.root), ("below the root, draft width", entry.below)):
                 found += [Point(self._named(what, sample.nodes, sample.context) + rule, sample.seconds) for sample in samples]
             found += [Point(self._named("step of size", step.plan.size, step.context) + rule, step.seconds) for step in entry.steps]
         return tuple(found)
@@ -201,6 +201,7 @@ class LatencyProfile(Drawn):
             "name": rule.name,
             **rule.to_json(),
             "autoregressive_overhead_seconds": model.overhead_seconds if alone is None else alone,
+            **({} if model.below is None else {"below_root_seconds": model.below}),
             "rest_seconds": {"step": rest.per_step, "node": rest.per_node, "link": rest.per_link, "level": rest.per_level},
         }
 

@@ -34,6 +34,9 @@ class LatencyModel:
     """The fit of the rest, if it was fitted."""
     root: tuple[tuple[int, float], ...] = ()
     """For dynamic trees, the draft pass over the root, by level width."""
+    below: float | None = None
+    """Seconds of the draft pass over one node below the root, where it is another than that over the root, which is the one of width 1: of heads. One
+    that proposes all levels at once has computed them at the root. None if both are the same."""
 
     @property
     def largest_size(self) -> int:
@@ -45,6 +48,11 @@ class LatencyModel:
         """Largest draft level width with a known time."""
         return self.draft[-1][0]
 
+    @property
+    def shortest_level(self) -> float:
+        """Least seconds of a draft pass."""
+        return min([seconds for _, seconds in self.draft] + ([] if self.below is None else [self.below]))
+
     def target_seconds(self, size: int) -> float:
         """Return the seconds of one target pass over `size` nodes. Raises ProfileError beyond the largest measured size."""
         return _predict(size, self.target, "tree size")
@@ -55,8 +63,12 @@ class LatencyModel:
         return self.target_seconds(1) + (self.overhead_seconds if apart is None else apart)
 
     def draft_seconds(self, width: int) -> float:
-        """Return the seconds of one draft pass over `width` nodes. Raises ProfileError beyond the largest measured width."""
+        """Return the seconds of one draft pass over `width` nodes, 1 of which are the root. Raises ProfileError beyond the largest measured width."""
         return _predict(width, self.draft, "draft level width")
+
+    def level_seconds(self, width: int) -> float:
+        """Return the seconds of one draft pass over `width` nodes below the root. Raises ProfileError beyond the largest measured width."""
+        return self.below if width == 1 and self.below is not None else self.draft_seconds(width)
 
     def rest_seconds(self, tree: SpeculationTree) -> float:
         """Return the seconds of a step with this tree beside its passes."""
@@ -69,7 +81,7 @@ class LatencyModel:
         """
         if tree.size == 1:
             return self.autoregressive_seconds()
-        draft = sum(self.draft_seconds(width) for width in tree.level_widths[:-1])
+        draft = self.draft_seconds(1) + sum(self.level_seconds(width) for width in tree.level_widths[1:-1])
         return self.target_seconds(tree.size) + draft + self.rest_seconds(tree)
 
     def dynamic_seconds(self, size: int, depth: int, width: int) -> float:
@@ -84,8 +96,15 @@ class LatencyModel:
         return _table(largest, self.target)
 
     def draft_table(self, largest: int) -> NDArray[np.float64]:
-        """Return draft seconds by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
+        """Return the `draft_seconds` by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
         return _table(largest, self.draft)
+
+    def level_table(self, largest: int) -> NDArray[np.float64]:
+        """Return the `level_seconds` by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
+        table = self.draft_table(largest)
+        if self.below is not None:
+            table[1:2] = self.below
+        return table
 
 
 def extrapolated(near: LatencyModel, far: LatencyModel, context: int) -> LatencyModel:
@@ -100,7 +119,10 @@ def extrapolated(near: LatencyModel, far: LatencyModel, context: int) -> Latency
         return tuple((nodes, seconds + share * max(0.0, seconds - earlier)) for (nodes, seconds), earlier in zip(last, known, strict=True))
 
     root = line(near.root, far.root) if near.root and far.root else far.root
-    return replace(far, context=context, target=line(near.target, far.target), draft=line(near.draft, far.draft), root=root)
+    below = far.below
+    if near.below is not None and far.below is not None:
+        ((_, below),) = line(((1, near.below),), ((1, far.below),))
+    return replace(far, context=context, target=line(near.target, far.target), draft=line(near.draft, far.draft), root=root, below=below)
 
 
 def _predict(nodes: int, measured: tuple[tuple[int, float], ...], what: str) -> float:

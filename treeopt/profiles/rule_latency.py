@@ -9,7 +9,7 @@ from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiles.rest import Fit, Rest, chain_of, fit, longest_chain, numbers_of
 from treeopt.profiles.samples import LatencySample, Pick, check_count, check_samples, check_seconds, sample_entry, sample_of
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.step_rule import GREEDY, StepRule, rule_of
+from treespec.decoding.step_rule import GREEDY, TREE, StepRule, rule_of
 from treespec.errors import ProfileError, SettingsError, TreeError
 from treespec.files.fields import count, listed, mapping, numbers
 from treespec.trees.tree import SpeculationTree
@@ -29,7 +29,8 @@ class RuleLatency:
     """The times of one rule. What is empty is that of the whole profile, which was measured with `topk` at temperature 0.
 
     - `draft`: draft passes with the choice of children by this rule, by level width; `root`: those of the root's level, by the level width of
-      dynamic trees, which choose as many children of it.
+      dynamic trees, which choose as many children of it; `below`: those over one node below the root of a tree, if the draft is a head, to
+      which the root is another matter.
     - `steps`: whole steps. What they take beside passes is fitted as a `Rest`. `GREEDY` may have none, as in older files: its rest is the profile's
       overhead then.
 
@@ -41,12 +42,15 @@ class RuleLatency:
     root: tuple[LatencySample, ...] = ()
     autoregressive_overhead_seconds: tuple[float, ...] = ()
     steps: tuple[StepSample, ...] = ()
+    below: tuple[LatencySample, ...] = ()
 
     def __post_init__(self) -> None:
         name = f"rule {self.rule.name}:"
-        for what, samples in (("draft", self.draft), ("root", self.root)):
+        for what, samples in self._levels.items():
             if samples:
                 check_samples(f"{name} {what}", "width", samples)
+        if self.below and (self.rule.mode != TREE or any(sample.nodes != 1 for sample in self.below)):
+            raise ProfileError(f"{name} below is of other levels than those of one node of trees; profile it again")
         if self.autoregressive_overhead_seconds:
             check_seconds(f"{name} autoregressive_overhead_seconds", self.autoregressive_overhead_seconds, least=0.0)
         check_count(f"{name} steps", self.steps, "trees")
@@ -68,10 +72,15 @@ class RuleLatency:
             )
 
     @property
+    def _levels(self) -> dict[str, tuple[LatencySample, ...]]:
+        """The draft passes that were measured for this rule alone, by their keys in the file."""
+        return {"draft": self.draft, "root": self.root, "below": self.below}
+
+    @property
     def samples(self) -> tuple[tuple[float, ...], ...]:
         """The seconds of every point that was measured for this rule alone."""
         own = self.autoregressive_overhead_seconds
-        levels = (sample.seconds for sample in (*self.draft, *self.root))
+        levels = (sample.seconds for samples in self._levels.values() for sample in samples)
         return (*levels, *(step.seconds for step in self.steps), *([own] if own else []))
 
     def on(self, model: LatencyModel, of: Pick = statistics.median) -> LatencyModel:
@@ -83,12 +92,15 @@ class RuleLatency:
             model = replace(model, draft=times_of(self.draft, model.context, "draft", of))
         if self.root:
             model = replace(model, root=times_of(self.root, model.context, "root", of))
+        if self.below:
+            ((_, below),) = times_of(self.below, model.context, "draft below the root", of)
+            model = replace(model, below=below)
         return model if not self.steps else replace(model, **_fitted(self.rule, self.steps, model, of))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the profile's file."""
         data: dict[str, Any] = {"rule": self.rule.to_json()}
-        for key, samples in (("draft", self.draft), ("root", self.root)):
+        for key, samples in self._levels.items():
             if samples:
                 data[key] = [sample_entry(sample, "width") for sample in samples]
         if self.autoregressive_overhead_seconds:
@@ -101,13 +113,14 @@ class RuleLatency:
 def rule_latency_of(value: Any) -> RuleLatency:
     """Return the entry of a profile's file. Raises TypeError, ValueError, ProfileError."""
     item = mapping(value)
-    draft, root = (tuple(sample_of(entry, "width") for entry in listed(item.get(key, []))) for key in ("draft", "root"))
+    draft, root, below = (tuple(sample_of(entry, "width") for entry in listed(item.get(key, []))) for key in ("draft", "root", "below"))
     return RuleLatency(
         rule=rule_of(item.get("rule")),
         draft=draft,
         root=root,
         autoregressive_overhead_seconds=numbers(item.get("autoregressive_overhead_seconds", [])),
         steps=tuple(_step_of(step) for step in listed(item.get("steps", []))),
+        below=below,
     )
 
 
@@ -148,7 +161,7 @@ def _fitted(rule: StepRule, steps: Sequence[StepSample], model: LatencyModel, of
         features.append((1.0, plan.size, links, plan.depth))
         rests.append(whole - known)
         wholes.append(whole)
-    shortest = {"target": min(seconds for _, seconds in model.target), "level": min(seconds for _, seconds in model.draft)}
+    shortest = {"target": min(seconds for _, seconds in model.target), "level": model.shortest_level}
     per_step, per_node, per_link, per_level = fit(features, rests, wholes, **shortest)
     rest = Rest(per_step, per_node, per_link, per_level, chain_of(rule))
     predicted = [rest.at(nodes, links, levels) for _, nodes, links, levels in features]

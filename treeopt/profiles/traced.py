@@ -1,6 +1,7 @@
 """The acceptance profile of a trace: how often the target's token had each of the draft's ranks, over all positions. No torch."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.ratio import ratio
@@ -14,16 +15,15 @@ RANKS = 32
 def acceptance_of(trace: Trace, ranks: int | None = None) -> AcceptanceProfile:
     """Return the profile of the texts of a trace, of so many ranks (None: 32, or the whole vocabulary if that is smaller).
 
-    The chance of a rank is its share of the positions, which all weigh alike, wherever a step may have stood. Raises ProfileError for a trace
-    without a position.
+    The chance of a rank is its share of the positions, which all weigh alike, wherever a step may have stood; a head's is that of each level. Raises
+    ProfileError for a trace without a position.
     """
     ranks = min(RANKS, trace.vocabulary_size) if ranks is None else ranks
     if not trace.positions:
         raise ProfileError("the trace has no position: every text ended with its first token; profile other prompts")
     drafted = [one.drafted for one in trace.texts]
-    text = np.repeat(np.arange(len(drafted)), drafted)
-    cells = text * (ranks + 1) + np.minimum(trace.rank.astype(np.int64), ranks)
-    sums = np.bincount(cells, minlength=len(drafted) * (ranks + 1)).reshape(len(drafted), ranks + 1).astype(np.float64)
+    counts = trace.rank_counts(ranks)
+    sums = counts[0].astype(np.float64)
     mean, error = ratio(sums, drafted)
     return AcceptanceProfile(
         drafting=trace.drafting,
@@ -35,9 +35,16 @@ def acceptance_of(trace: Trace, ranks: int | None = None) -> AcceptanceProfile:
         positions=trace.positions,
         prompts=len(trace.texts),
         method=trace.method,
+        by_depth=None if trace.levels is None else _by_depth(counts.sum(1)),
         prompt_sums=tuple(map(tuple, sums[:, :-1].tolist())),
         prompt_positions=tuple(drafted),
         provenance=trace.provenance or None,
         prompt_set=trace.prompt_set or None,
         pair_sha256=trace.pair_sha256,
     )
+
+
+def _by_depth(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], ...]:
+    """Return the chance of each rank at each level of a head, as far as the texts have any, from counts [levels, ranks + 1]."""
+    seen = counts[counts.any(axis=1)]
+    return tuple(map(tuple, (seen[:, :-1] / seen.sum(axis=1, keepdims=True)).tolist()))

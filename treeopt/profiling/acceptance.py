@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.budget_grid import BudgetGrid
@@ -19,10 +20,10 @@ from treeopt.profiling.dynamic import dynamic_steps
 from treeopt.profiling.measured_text import MeasuredText
 from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.profiling.texts import Batch, TextSource, chunks, require_drafted, require_positions, require_text
-from treeopt.profiling.tracing import trace_of, traced_row, traced_text
+from treeopt.profiling.tracing import drafted_tokens, ranks_of, trace_of, traced_row, traced_text
 from treespec.data.prompts import PromptSet
 from treespec.decoding.sampling import prompt_generator
-from treespec.errors import ProfileError, SettingsError, counted
+from treespec.errors import ProfileError, counted
 from treespec.files.fields import list_of_length
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
@@ -82,13 +83,11 @@ def _measured(
     tracing: bool,
 ) -> tuple[AcceptanceProfile, list[MeasuredText]]:
     """Return the profile, and what was measured on the text of every prompt, batch by batch, with finished batches in the journal."""
-    if isinstance(pair.draft, BoundHead) and (tracing or dynamic is not None):
-        raise SettingsError(
-            f"{pair.draft.name} is a head, whose steps are not counted on known texts yet; leave {'`trace`' if tracing else '`dynamic`'} out"
-        )
     if dynamic is not None:
         settings.require_traceable("dynamic")
-        dynamic = dynamic.of_vocabulary(pair.vocabulary_size)
+        dynamic = dynamic.of_vocabulary(drafted_tokens(pair))
+        if isinstance(pair.draft, BoundHead) and pair.draft.parallel_levels is not None:
+            dynamic = dynamic.of_levels(pair.draft.parallel_levels)
     require_fit(pair, prompts, settings)
     found: dict[int, MeasuredText] = {}
     source = TextSource(pair, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
@@ -143,7 +142,9 @@ def _measure(
     for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
         for part in chunks(texts.tokens, pair.target.vocabulary_size):
             rows, valid, tokens = texts.rows[part], texts.valid[part], texts.tokens[part]
+            following = tokens[:, tokens.shape[1] - valid.shape[1] :]
             below: list[tuple[list[list[float]], list[int]]] = []
+            ranks_below: list[list[NDArray[np.uint32]]] = []
             if valid.shape[1]:
                 seen = None if pixels is None else pixels[rows]
                 levels = draft_levels(pair, tokens, valid, seen)
@@ -152,15 +153,17 @@ def _measure(
                 for depth, deeper in enumerate(levels, start=1):
                     there = valid[:, depth:]
                     below.append((rank_chances(deeper, p[:, depth:], there, settings, own).sum(1).tolist(), there.sum(1).tolist()))
+                    if tracing:
+                        ranks_below.append([ranks_of(pair, *one) for one in zip(deeper, following[:, depth:], strict=True)])
             else:  # the draft can read no token behind these prompts
                 logits, chances = (torch.empty(len(rows), 0, width) for width in (pair.target.vocabulary_size, settings.max_branch))
-            following = tokens[:, tokens.shape[1] - valid.shape[1] :]
             for place, (row, sums, count) in enumerate(zip(rows, chances.sum(1).tolist(), valid.sum(1).tolist(), strict=True)):
                 said = grown = None
                 length, ended, prompt = texts.lengths[part][place], texts.ended[part][place], batch[row][1]
                 if tracing:
-                    said = traced_row(pair, logits[place, :count], following[place, :count], length, eos=ended)
-                if dynamic is not None and not isinstance(pair.draft, BoundHead):
+                    deeper_ranks = [level[place] for level in ranks_below]
+                    said = traced_row(pair, logits[place, :count], following[place, :count], length, eos=ended, deeper=deeper_ranks)
+                if dynamic is not None:
                     known = traced_text(pair, prompt, length, eos=ended)
                     text = tokens[place, len(prompt.ids) : len(prompt.ids) + known.drafted + 1].tolist()
                     seen = None if pixels is None else pixels[row]

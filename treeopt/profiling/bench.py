@@ -154,9 +154,13 @@ def _sample(parts: Parts, whole: float) -> Sample:
     return first, last, target, max(0.0, whole - sum(drafts) - target)
 
 
-def median_pass(cell: Cell, samples: Sequence[Sample]) -> float:
-    """Return the median seconds of the pass that a cell measures: a target pass, or its last draft level."""
-    place = 2 if cell.width is None else 0 if cell.width == 1 and cell.rule.mode == SpeculationTree.drafter else 1
+def median_pass(cell: Cell, samples: Sequence[Sample], *, below: bool = False) -> float:
+    """Return the median seconds of the pass that a cell measures: a target pass, or its last draft level.
+
+    Of trees, width 1 is the root's level, or with `below` one below it, as all other widths are.
+    """
+    root = cell.width == 1 and cell.rule.mode == SpeculationTree.drafter and not below
+    place = 2 if cell.width is None else 0 if root else 1
     return statistics.median(sample[place] for sample in samples)
 
 

@@ -4,6 +4,9 @@ The texts are the target's own, so a step accepts the path of its tree that the 
 text, as wide and as deep as the grid has them, by the very drafter that decodes. Levels never depend on deeper ones, and the tree of `size`
 nodes has the best of all, so this growth holds the trees of all smaller depths and sizes. It does not hold those of smaller widths: the levels
 of a narrow tree go on from fewer nodes, and what they keep below these may not be among the best of the wider level.
+
+A head goes by the target's states of the text up to each root. So the target reads the text once, and the head's reader finds them where it does in
+decoding.
 """
 
 from collections.abc import Sequence
@@ -13,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from treeopt.profiles.budget_grid import BudgetGrid
-from treeopt.profiles.trace import TracedText
+from treeopt.profiles.traced_text import TracedText
 from treespec.decoding.drafters.base import DrafterSetup
 from treespec.decoding.drafters.dynamic import DynamicDrafter
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.heads import Draft
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.protocol import SlotModel
+from treespec.decoding.protocol import StateDraft
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import require_finite
 from treespec.trees.placement import Prefix
@@ -30,7 +34,7 @@ Sizes = NDArray[np.int64]
 
 
 def dynamic_steps(
-    draft: SlotModel,
+    draft: Draft,
     vocabulary: int,
     prompt: Sequence[int],
     continuation: Sequence[int],
@@ -42,10 +46,14 @@ def dynamic_steps(
     """Return the steps of every budget of a grid on one text, uint32 [widths, depths, sizes]; 0 for budgets that no tree meets.
 
     `continuation` are the tokens of the text behind its prompt, as far as the draft can read and one more; `said` has the whole length. The first
-    `vocabulary` tokens can be drafted. Overwrites the draft's cache. Raises CapacityError, ModelError.
+    `vocabulary` tokens can be drafted. Overwrites the draft's cache, and that of a head's target. Raises CapacityError, ModelError.
     """
     found = np.zeros(grid.shape, dtype=np.uint32)
     draft.allocate(len(prompt) + len(continuation) + 1 + grid.max_depth * max(grid.widths))
+    if isinstance(draft, StateDraft):
+        read = torch.tensor([*prompt, *continuation], device=draft.device)[: len(prompt) + said.drafted]
+        draft.target.allocate(len(read))
+        draft.target.prefill(read)
     for place, width in enumerate(grid.widths):
         needed = _needed(draft, vocabulary, prompt, continuation, said, width, grid.max_depth, pixels)
         found[place] = walk(needed, said, gen_len, grid.max_size)
@@ -54,7 +62,7 @@ def dynamic_steps(
 
 
 def _needed(
-    draft: SlotModel,
+    draft: Draft,
     vocabulary: int,
     prompt: Sequence[int],
     continuation: Sequence[int],

@@ -23,12 +23,16 @@ class Grid:
     widths: dict[StepRule, tuple[int, ...]]
 
     @classmethod
-    def of(cls, settings: LatencySettings, device: str, vocabulary: int) -> "Grid":
-        """Return all sizes and widths that settings ask for, or those that may be needed on a device where they leave it open."""
+    def of(cls, settings: LatencySettings, device: str, vocabulary: int, *, root: bool = False) -> "Grid":
+        """Return all sizes and widths that settings ask for, or those that may be needed on a device where they leave it open.
+
+        With `root`, level width 1 is among them: that of the root, where it is another matter than levels below.
+        """
         sizes = settings.sizes or default_sizes(device, vocabulary)
         given = settings.widths or default_widths(device, vocabulary)
         dynamic = tuple(dynamic_widths_of(given, device, vocabulary))
-        widths = {rule.levels: dynamic if rule.mode == DynamicBudget.drafter else tuple(sorted(set(given))) for rule in settings.rules}
+        own = tuple(sorted({*given, *([1] if root else [])}))
+        widths = {rule.levels: dynamic if rule.mode == DynamicBudget.drafter else own for rule in settings.rules}
         return cls(tuple(sorted({1, *sizes})), widths)
 
 

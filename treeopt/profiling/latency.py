@@ -46,7 +46,8 @@ def profile_latency(
     Every sample is a part of whole steps on the code path that evaluation runs. They are captured on CUDA; `notice` is told once if that is
     impossible, and on a CPU if torch has more threads than there are idle cores. Sizes and widths that the settings leave open are found by
     bisection at the longest context (`grid.needed`). Size 1 is an autoregressive step, other sizes are a root with its children, and widths are
-    the second level of as many chains. Width 1 is the root's level, which reads two tokens. The time of a step outside the model passes is its
+    the second level of as many chains. Width 1 is the root's level, which reads two tokens; to a head it is another matter than a level of one node
+    below, so that one is timed beside it. The time of a step outside the model passes is its
     overhead. Of every rule, whole steps of some typical trees are timed too, to which `Rest` is fitted. Cells take turns in short bursts, so that
     drift of the machine's speed hits all alike and every step finds caches as warm as in decoding. Finished rounds survive an interruption in
     `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError, ProfileError.
@@ -54,7 +55,7 @@ def profile_latency(
     require_fit(pair, settings)
     note_crowding(pair.target.device.type, notice)
     vocabulary = pair.vocabulary_size
-    whole = Grid.of(settings, pair.target.device.type, vocabulary)
+    whole = Grid.of(settings, pair.target.device.type, vocabulary, root=isinstance(pair.draft, BoundHead))
     positions = min((model.max_positions for model in pair.models.values() if model.max_positions is not None), default=AMPLE)
     limits = positions, _deepest(pair.draft)
     bench = Bench(pair, cells_of(settings, whole, vocabulary, *limits), settings, notice)
@@ -129,7 +130,8 @@ def _explore(
             if cell not in explored:
                 explored[cell] = bench.burst(cell)
                 progress("choosing what to time", len(explored), most)
-        return {nodes: median_pass(cell, explored[cell]) for nodes, cell in cells.items()}
+        below = isinstance(bench.pair.draft, BoundHead)
+        return {nodes: median_pass(cell, explored[cell], below=below) for nodes, cell in cells.items()}
 
     found = search(
         settings,
@@ -169,6 +171,14 @@ class _Raw:
             if cell.rule == rule and cell.width is not None
         )
 
+    def below(self, rule: StepRule) -> tuple[LatencySample, ...]:
+        """Return the draft levels of one node below the root of trees."""
+        return tuple(
+            LatencySample(1, cell.context, tuple(s[1] for s in samples))
+            for cell, samples in self._cells
+            if cell.rule == rule and cell.width == 1 and rule.mode == SpeculationTree.drafter
+        )
+
     def rests(self, rule: StepRule, *, alone: bool) -> tuple[float, ...]:
         """Return the rest of every step of a rule whose parts were timed, with a tree or, `alone`, without."""
         return tuple(
@@ -195,13 +205,13 @@ def _profile(pair: Pair, settings: LatencySettings, cells: list[Cell], rounds: l
         draft=raw.levels(GREEDY),
         overhead_seconds=raw.rests(GREEDY, alone=False) or alone,
         autoregressive_overhead_seconds=alone,
-        rules=tuple(_of_rule(raw, rule) for rule in settings.rules),
+        rules=tuple(_of_rule(raw, rule, head=isinstance(pair.draft, BoundHead)) for rule in settings.rules),
         provenance=pair.provenance(seed=settings.seed),
     )
 
 
-def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
-    """Return the times of a rule, without those that are the profile's own."""
+def _of_rule(raw: _Raw, rule: StepRule, *, head: bool) -> RuleLatency:
+    """Return the times of a rule, without those that are the profile's own; with a `head`, those of one node below the root too."""
     dynamic = rule.mode == DynamicBudget.drafter
     return RuleLatency(
         rule,
@@ -209,6 +219,7 @@ def _of_rule(raw: _Raw, rule: StepRule) -> RuleLatency:
         root=raw.levels(rule.levels, root=True) if dynamic else (),
         autoregressive_overhead_seconds=() if rule.alone == GREEDY.alone else raw.rests(rule.alone, alone=True),
         steps=raw.steps(rule),
+        below=raw.below(rule.levels) if head else (),
     )
 
 

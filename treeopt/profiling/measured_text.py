@@ -1,4 +1,4 @@
-"""What the acceptance profile measures on one text, and how a journal keeps it."""
+"""MeasuredText: the figures that an acceptance profile has of one text, and how a journal keeps them."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class MeasuredText:
     sums: list[float]
     positions: int
     traced: TracedRow | None = None
-    """What the draft said of each token, for a trace."""
+    """The draft's ranks and probabilities of each token, for a trace."""
     grown: tuple[int, NDArray[np.uint32]] | None = None
     """The tokens, and the steps of dynamic trees, uint32 [widths, depths, sizes]."""
     deeper: tuple[tuple[list[float], int], ...] = ()

@@ -18,7 +18,6 @@ from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.runner import evaluate
 from treespec.files.writing import write_json_together
 from treespec.models.drafts import recorded_name
-from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair
 
 Progress = Callable[[str, int, int], None]
@@ -190,8 +189,8 @@ class Stages:
         return "" if len(self.candidates) == 1 else f"candidates/{draft}/"
 
     def _traced(self, one: Candidate) -> bool:
-        """Return whether steps of a candidate can be counted on the profiled texts: no child is random, and the draft is no head."""
-        return not one.sampled and not isinstance(self.pairs[one.draft - 1].draft, BoundHead)
+        """Return whether steps of a candidate can be counted on the profiled texts: no child is random."""
+        return not one.sampled
 
     def _trace(self, acceptance: str) -> str:
         return acceptance.removesuffix("acceptance.json") + "trace.json"

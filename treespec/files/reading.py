@@ -75,8 +75,10 @@ def read_bytes(
     return data
 
 
-def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptError], limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the JSON object in a file of treeopt. Its `schema` and `version` must be as given, and its numbers finite.
+def read_json(
+    path: StrPath, *, schema: str, version: int | tuple[int, ...], error: type[TreeoptError], limit: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
+    """Return the JSON object in a file of treeopt. Its `schema` and `version` must be as given (one of several), and its numbers finite.
 
     Raises `error` if the file is missing, too large, no JSON, of another schema or of another version.
     """
@@ -88,8 +90,10 @@ def read_json(path: StrPath, *, schema: str, version: int, error: type[TreeoptEr
             raise error(f"{path} is {nouns[1]}, but {nouns[0]} is needed; {_remedy(str(found), schema)}")
         raise error(f"{path} has schema {_short(found)}, but {schema!r} is needed; pass a file with that schema")
     found = content.get("version")
-    if type(found) is not int or found != version:
-        raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads version {version}; make the file again")
+    known = (version,) if isinstance(version, int) else version
+    if type(found) is not int or found not in known:
+        named = f"version{'s' if len(known) > 1 else ''} {' and '.join(map(str, known))}"
+        raise error(f"{path} has {schema} version {_short(found)}, but this treeopt reads {named}; make the file again")
     return content
 
 

@@ -199,3 +199,41 @@ def test_a_cost_that_is_none_is_refused(cost: Any) -> None:
     model = LatencyModel(256, ((1, 1.0), (2, 1.1)), ((1, 0.1),), 0.0)
     with pytest.raises(OptimizerError, match="no number above 0"):
         choose(solve(np.array([[0.5]]), 2, 1, 1), model, objective=cost)
+
+
+@given(
+    row=st.lists(st.floats(0, 1), min_size=1, max_size=3),
+    target=st.lists(seconds, min_size=6, max_size=6),
+    draft=st.lists(st.floats(0.001, 2.0), min_size=5, max_size=5),
+    below=st.floats(0.001, 2.0),
+)
+@settings(max_examples=50, deadline=None)
+def test_a_head_whose_root_takes_another_time(
+    all_trees: Callable, tokens_of: Callable, latency: Callable, row: list[float], target: list[float], draft: list[float], below: float
+) -> None:
+    """Every choice is the cheapest tree of the frontier, and no tree there is undercuts the certificate."""
+    model = replace(latency(dict(enumerate(target, start=1)), dict(enumerate(draft, start=1)), 0.1).at_context(), below=below)
+    frontier = solve(np.array([row]), 6, 4, 3)
+    choice = choose(frontier, model)
+
+    def price(tree: SpeculationTree) -> float:
+        levels = tree.level_widths[:-1]
+        drafting = sum(draft[0] if place == 0 else below if width == 1 else draft[width - 1] for place, width in enumerate(levels))
+        return (target[tree.size - 1] + drafting + 0.1) / tokens_of(tree, [row])
+
+    pairs = [(n, d) for n in range(1, 7) for d in range(5) if frontier.value(n, d) > 0]
+    assert choice.seconds_per_token == pytest.approx(min(price(frontier.tree(n, d)) for n, d in pairs), rel=1e-12)
+    assert choice.seconds_per_step == pytest.approx(model.step_seconds(frontier.tree(choice.size, choice.depth)), rel=1e-12)
+    best = min(price(tree) for n in range(1, 7) for tree in all_trees(n, 4, len(row)))
+    assert best >= choice.seconds_per_token * (1 - choice.certified_gap) * (1 - 1e-12)
+
+
+def test_deep_trees_of_a_head_that_proposes_all_levels_at_once_pay_for_one_pass(latency: Callable) -> None:
+    """With one pass over the root per step, whatever the depth, a chain as deep as the limit is best, and the certificate knows it."""
+    free = replace(latency(dict.fromkeys(range(1, 7), 10.0), {1: 5.0, 6: 1e-12}, 0.0).at_context(), below=1e-12)
+    frontier = solve(np.array([[0.9]]), 6, 5, 1)
+    choice = choose(frontier, free)
+    assert (choice.size, choice.depth) == (6, 5)
+    assert choice.seconds_per_step == pytest.approx(10.0 + 5.0)
+    assert choice.certified_gap == pytest.approx(0.0, abs=1e-9)
+    assert choose(frontier, replace(free, below=None)).depth < 5, "a root's pass for every level is too much"

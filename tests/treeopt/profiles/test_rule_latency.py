@@ -52,6 +52,32 @@ def test_a_profile_of_several_rules_is_read_as_it_was_written(tmp_path: Path) ->
     assert "swor, sequential" in str(profile())
 
 
+def of_a_head() -> LatencyProfile:
+    """Target passes of 10 s, a draft pass of 4 s over the root, and of 0.25 s over one node below it, 0.5 s over four; the rest takes 1 s."""
+    trees = (*TREES, SpeculationTree.from_branches([[2], [1, 0], [1]]))
+    passes = (4 + sum(0.25 if width == 1 else 0.5 for width in tree.level_widths[1:-1]) for tree in trees)
+    steps = tuple(StepSample(tree, 64, (11 + drafting,)) for tree, drafting in zip(trees, passes, strict=True))
+    greedy = RuleLatency(GREEDY, steps=steps, below=samples({1: 0.25}))
+    return LatencyProfile(samples({1: 10.0, 8: 10.0}), samples({1: 4.0, 4: 0.5}), (1.0,), rules=(greedy,))
+
+
+def test_the_root_of_a_head_is_paid_once_whatever_the_depth(tmp_path: Path) -> None:
+    """By hand: 10 s for the target, 4 s for the pass over the root, from which all levels come, what little each further level takes, and 1 s."""
+    profile = of_a_head()
+    profile.write(tmp_path / "l.json")
+    assert read_latency(tmp_path / "l.json") == profile
+    model = profile.at_context()
+    assert [model.step_seconds(SpeculationTree.chain(depth)) for depth in (1, 2, 5)] == pytest.approx([15.0, 15.25, 16.0])
+    narrow = SpeculationTree.from_branches([[3], [1, 0, 0], [1], [1]])
+    assert model.step_seconds(narrow) == pytest.approx(10 + 4 + 0.5 + 0.25 + 0.25 + 1)
+    assert (model.draft_seconds(1), model.level_seconds(1), model.level_seconds(2), model.shortest_level) == (4.0, 0.25, 0.5, 0.25)
+    free = replace(model, below=1e-12)
+    assert free.step_seconds(SpeculationTree.chain(5)) == pytest.approx(10 + 4 + 1), "levels that cost nothing leave one pass per step"
+    assert "width 1 is the root; over one node below it, a draft pass takes 250.000 ms" in str(profile)
+    older = replace(profile, rules=(replace(profile.rules[0], below=()),))
+    assert older.at_context().level_seconds(1) == 4.0
+
+
 def test_each_rule_has_its_own_times() -> None:
     tree = SpeculationTree.from_branches([[2], [2, 0]])
     measured = profile()
@@ -128,6 +154,7 @@ def entry(**changes: Any) -> dict[str, Any]:
         ([entry(steps=[{"parents": [-1, 0], "size": 3, "context": 64, "seconds": [1.0]}])], "size 3, but the tree of its parents has 2"),
         ([entry(steps=[{"parents": [-1, 0], "depth": 2, "context": 64, "seconds": [1.0]}])], "depth 2, but the tree of its parents has 1"),
         ([entry(steps=[{"parents": [-1, 0], "context": 4, "seconds": [1.0]}])], "a step at context 4, but target was measured at 64 only"),
+        ([entry(below=[{"width": 2, "context": 4, "seconds": [1.0]}])], "below is of other levels than those of one node of trees"),
         ([entry(draft=[])], "it has no draft levels, and sampled children take other times; profile it again"),
         ([entry(autoregressive_overhead_seconds=[])], "it has no autoregressive_overhead_seconds"),
         (["swor"], "is no object"),

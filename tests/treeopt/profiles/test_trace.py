@@ -1,6 +1,7 @@
 """Files of traces: they come back as they were, and what no run can have written is refused in one line."""
 
 import base64
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.reference.ranked import of_head
 from tests.reference.traces import trace_of
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_trace_of
-from treeopt.profiles.trace import UNKNOWN, Trace, TracedText, read_trace
+from treeopt.profiles.trace import UNKNOWN, Trace, read_trace
+from treeopt.profiles.traced_text import TracedText
 from treespec.errors import ProfileError
 from treespec.files.kinds import kind_of
+from treespec.files.reading import read_json
 
 MODELS = {"models": {"target": "org/large@abc", "draft": "small"}}
 
@@ -95,8 +99,6 @@ def test_the_smallest_file_that_is_read(tmp_path: Path) -> None:
 
 
 def hand_made(changes: dict[str, Any]) -> dict[str, Any]:
-    import hashlib
-
     texts, columns = TEXTS | changes.pop("texts", {}), COLUMNS | changes.pop("columns", {})
     parts = [columns[name] for name in ("rank", "log_probability", "top_log_probability")]
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
@@ -119,7 +121,8 @@ def hand_made(changes: dict[str, Any]) -> dict[str, Any]:
             {"schema": "treeopt.acceptance"},
             "is an acceptance profile, but a trace is needed; `treeopt profile acceptance` with `trace` writes one",
         ),
-        ({"version": 2}, "version 2"),
+        ({"version": 2}, "'levels'"),
+        ({"version": 3}, "version 3"),
         ({"texts": {name: [] for name in TEXTS}, "columns": dict.fromkeys(COLUMNS, "")}, "the trace has no text"),
         ({"texts": {"row": [0, 1]}}, "its lists have 1 and 2 entries"),
         ({"texts": {"eos": [1]}}, "1 is neither true nor false"),
@@ -208,3 +211,50 @@ def test_a_profile_of_another_pair_or_sampling_is_refused(changes: dict[str, Any
     warm = small(temperature=0.6, top_p=0.9)
     with pytest.raises(ProfileError, match="is of `top_p` 1, but the trace is of `top_p` 0.9"):
         require_trace_of(profile(temperature=0.6), warm)
+
+
+def of_a_head() -> Trace:
+    """Texts of 3 and 2 drafted tokens, and three levels, of which the second text has two."""
+    return of_head([[[0, 1, 2], [3, 0]], [[1, 1], [0]], [[2], []]], pair_sha256="p")
+
+
+def test_a_trace_of_a_head_comes_back_with_all_its_levels(tmp_path: Path) -> None:
+    data = written(tmp_path / "t.json", of_a_head())
+    assert (data["version"], data["levels"]) == (2, 3)
+    found = read_trace(tmp_path / "t.json")
+    assert found.to_json() == of_a_head().to_json()
+    none = UNKNOWN
+    wanted = [[[0, 1, 2], [3, 0, none]], [[none, 1, 1], [none, 0, none]], [[none, none, 2], [none] * 3], [[none] * 3] * 2]
+    np.testing.assert_array_equal(found.ranks_by_depth.transpose(0, 2, 1), wanted)
+    np.testing.assert_array_equal(found.ranks, found.ranks_by_depth[0])
+    np.testing.assert_array_equal(found.rank_counts(1), [[[1, 2], [1, 1]], [[0, 2], [1, 0]], [[0, 1], [0, 0]]])
+    assert found.summary()["levels"] == 3
+    assert "a head drafted the text from every root, 3 levels deep" in str(found)
+    assert "levels" not in written(tmp_path / "plain.json")
+    with pytest.raises(ProfileError, match=r"treeopt.trace version 2, but this treeopt reads version 1; make the file again"):
+        read_json(tmp_path / "t.json", schema="treeopt.trace", version=1, error=ProfileError)  # as readers before heads did
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"levels": 0}, "it is 0, but a head has 1 to 256 levels"),
+        ({"levels": 10**9}, "it is 1000000000, but a head has 1 to 256 levels"),
+        ({"levels": 2}, "has 16 bytes, not the 12 of 3 numbers"),
+        ({"levels": None}, "levels"),
+        ({"version": 1}, "other columns than were written"),
+        ({"version": 3}, "version 3, but this treeopt reads versions 1 and 2"),
+        ({"deeper_rank": column([1, 1, 0, 101], "<u4")}, "deeper_rank has the rank 101, but 100 tokens can be drafted"),
+        ({"deeper_rank": column([1, 1, 0], "<u4")}, "has 12 bytes, not the 16 of 4 numbers"),
+    ],
+)
+def test_what_no_head_can_have_said_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    data = written(tmp_path / "t.json", of_a_head())
+    if "deeper_rank" in changes:
+        data["columns"] |= changes
+        data["sha256"] = hashlib.sha256("\n".join(data["columns"].values()).encode()).hexdigest()
+    else:
+        data |= changes
+    (tmp_path / "t.json").write_text(json.dumps(data))
+    with pytest.raises(ProfileError, match=message):
+        read_trace(tmp_path / "t.json")

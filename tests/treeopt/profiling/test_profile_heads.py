@@ -6,24 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference.head_pairs import LEVELS, PARALLEL, HeadPair, head_pair
+from tests.reference.head_pairs import LEVELS, PARALLEL, HeadPair, bound, head_pair
 from tests.reference.pairs import prompt_set
 from tests.reference.states import states_of
 from treeopt.optimizer.chains import best_chain
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
-from treeopt.profiling.settings import AcceptanceSettings
+from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
+from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
+from treespec.decoding.engine import EagerSteps
 from treespec.decoding.loop import Request, decode_autoregressive
-from treespec.errors import CapacityError, ModelError, SettingsError
-from treespec.models.heads.bound import BoundHead
-from treespec.models.pairs import Pair
+from treespec.decoding.rules import Sampling
+from treespec.decoding.step import StepSpec
+from treespec.errors import CapacityError, ModelError
+from treespec.trees.tree import SpeculationTree
 
 RANKS = 4
-
-
-def bound(made: HeadPair) -> tuple[Pair, BoundHead]:
-    draft = BoundHead(made.draft.head, made.target)
-    return Pair(made.target, None, frozenset(), draft=draft), draft
 
 
 def texts(made: HeadPair, gen_len: int) -> list[tuple[int, list[int]]]:
@@ -79,7 +77,7 @@ def test_a_profile_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 def test_a_head_scores_its_first_level_and_says_what_it_cannot_do(tmp_path: Path) -> None:
     made = head_pair("eagle3 official", "llama", tmp_path)
-    pair, draft = bound(made)
+    _, draft = bound(made)
     ids = torch.tensor([[5, 17, 3, 44, 51]])
     states = states_of(made.module, ids[0]).double()
     found, own = draft.score(ids, 2)[0], draft.head.target_ids
@@ -92,8 +90,6 @@ def test_a_head_scores_its_first_level_and_says_what_it_cannot_do(tmp_path: Path
         draft.score(ids)
     with pytest.raises(ModelError, match="reads no pictures"):
         draft.score(ids, 1, torch.zeros(1, 3, 4, 4))
-    with pytest.raises(SettingsError, match="is a head, whose steps are not counted on known texts yet; leave `trace` out"):
-        trace_acceptance(pair, prompt_set(2), AcceptanceSettings(gen_len=4, max_branch=2))
 
 
 def test_a_chain_ends_where_its_next_node_has_no_chance() -> None:
@@ -103,3 +99,30 @@ def test_a_chain_ends_where_its_next_node_has_no_chance() -> None:
     best = best_chain(np.array([[0.9], [0.9], [0.0]]), model, 10)
     assert best is not None
     assert best.depth == 2
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("medusa", 1), ("eagle3 official", 2)])
+def test_the_level_below_the_root_is_timed_beside_it(kind: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that proposes all levels at once computes nothing below the root."""
+    pair, draft = bound(head_pair(kind, "llama", tmp_path))
+    settings = LatencySettings((1, 2, 4), (2,), (8,), 1, samplings=(Sampling(0.7),), dynamic=True)
+    profile = profile_latency(pair, settings)
+    assert sorted(sample.nodes for sample in profile.draft) == [1, 2], "the root's width is timed whether it was asked for or not"
+    for entry in profile.rules:
+        assert [sample.nodes for sample in entry.below] == ([1] if entry.rule.mode == "tree" else [])
+    for rule in profile.held[:-1]:
+        model = profile.at_context(8, rule)
+        assert model.below is not None
+        chain = model.step_seconds(SpeculationTree.chain(2)) - model.target_seconds(3) - model.rest_seconds(SpeculationTree.chain(2))
+        assert chain == pytest.approx(model.draft_seconds(1) + model.below)
+    counted = []
+    called = "logits" if kind == "medusa" else "forward"
+    run = getattr(draft.head, called)
+    monkeypatch.setattr(draft.head, called, lambda *args: counted.append(1) or run(*args))
+    step = StepSpec(SpeculationTree.chain(2)).build(pair.target, draft)
+    root = int(step.begin(torch.tensor([5, 6, 7]), None).argmax())
+    counted.clear()
+    steps = EagerSteps(step)
+    steps.begin(torch.tensor([7, root]), 3, torch.Generator())
+    steps.launch(1 << 30)
+    assert len(counted) == passes

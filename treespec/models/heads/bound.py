@@ -43,6 +43,11 @@ class BoundHead(HeadDraft):
         """Return the number of levels that it proposes at once; None if it proposes level by level, as many as are wanted."""
         return None if isinstance(self.head, LevelHead) else self.head.levels
 
+    @property
+    def scored_levels(self) -> int:
+        """Return the number of levels below a root that it is scored at: all that it proposes at once, or 8 if it proposes level by level."""
+        return self.parallel_levels or _MOST_LEVELS
+
     def describe(self) -> dict[str, Any]:
         """See `Draft.describe`."""
         parameters = sum(parameter.numel() for parameter in self._module.parameters())
@@ -85,9 +90,9 @@ class BoundHead(HeadDraft):
     def levels(self, ids: Tensor, count: int | None = None) -> Iterator[Tensor]:
         """Read texts int64 [batch, length] and yield logits level by level, [batch, length - d, vocabulary] for level d. See `ScoringHead.score`.
 
-        There are `count` levels; None: all that the head proposes at once, or 8 if it proposes level by level, but no more than the texts have.
+        There are `count` levels; None: `scored_levels`, but no more than the texts have.
         """
-        most = self.parallel_levels or _MOST_LEVELS
+        most = self.scored_levels
         states = states_along(self.target.module, ids, self.head.state_layers)
         scoring = cast(ScoringHead, self.head)
         wanted = min(count or most, most, ids.shape[1] - 1)
