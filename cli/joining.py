@@ -30,7 +30,8 @@ _joined: list[Joined] = []
 
 def processes() -> Processes:
     """Return the processes that share the running command."""
-    found: Processes = click.get_current_context().meta.get(__name__, ALONE)
+    ctx = click.get_current_context(silent=True)
+    found: Processes = ALONE if ctx is None else ctx.meta.get(__name__, ALONE)
     return found
 
 
@@ -75,7 +76,7 @@ def complain(message: str, *, own: bool = True) -> None:
     say(message if place.first or not own else f"{message} (on {name})", err=True)
 
 
-def saved(output: Path | None, write: Callable[[], Any]) -> None:
+def saved(output: Path | None, write: Callable[[], Any] = lambda: None) -> None:
     """Have the first process write a result, and then every one delete its journals of it."""
     if processes().place.first:
         write()

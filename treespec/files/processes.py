@@ -28,6 +28,9 @@ SILENT_SECONDS = 20.0
 GRACE_SECONDS = 5.0
 """Time in which a process ends by itself when another has ended, before it is ended at once."""
 
+_LOOK_SECONDS = 0.2
+"""Longest time between two looks of a process that waits for the others, which may be measuring times beside it."""
+
 HERE, LEFT, FAILED = b"here", b"left", b"failed"
 """The states of a process, in the store."""
 
@@ -150,10 +153,12 @@ class Joined(Processes):
         self._rounds += 1
         name = f"round {self._rounds}"
         self.add(name, 1)
+        waited = 0.01
         while self.add(name, 0) < self.place.size:
             self.check()
             meanwhile()
-            time.sleep(0.02)
+            time.sleep(waited)
+            waited = min(2 * waited, _LOOK_SECONDS)
         found: list[Any] = [None] * self.place.size
         try:
             distributed.all_gather_object(found, value)
