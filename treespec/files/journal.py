@@ -217,16 +217,16 @@ def journal_of_rank(path: Path, rank: int) -> Path:
     return path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
 
 
-def journals_of_ranks(path: Path) -> list[Path]:
-    """Return the journals of other processes than the first that lie beside its journal, of a run with however many."""
-    found = path.parent.glob(f"{glob.escape(path.name)}.rank*")
-    return sorted(one for one in found if one.name[len(path.name) + len(".rank") :].isdecimal() and one.is_file())
+def journals_of_ranks(path: Path) -> dict[int, Path]:
+    """Return the journals of other processes than the first that lie beside its journal, by rank, of a run with however many."""
+    found = {one.name[len(path.name) + len(".rank") :]: one for one in path.parent.glob(f"{glob.escape(path.name)}.rank*")}
+    return {int(rank): one for rank, one in sorted(found.items()) if rank.isdecimal() and one.is_file()}
 
 
 def discard(path: StrPath | None) -> None:
     """Delete the journals of a result that is saved, if there are any: that of a process alone, and those of others beside it."""
     if path is not None:
-        for one in (Path(path), *journals_of_ranks(Path(path))):
+        for one in (Path(path), *journals_of_ranks(Path(path)).values()):
             one.unlink(missing_ok=True)
 
 

@@ -21,6 +21,8 @@ from treespec.errors import ProcessesError, SettingsError, counted
 
 JOIN_SECONDS = 300.0
 """Longest wait for all processes to be there. Nothing is loaded before."""
+FAIL_SECONDS = 30.0
+"""Longest wait of a process that ends before it has joined the others, to find out whether another one says why."""
 BEAT_SECONDS = 0.5
 """Time between two looks of each process at the others."""
 SILENT_SECONDS = 20.0
@@ -325,7 +327,7 @@ def joined(
 def failed_alone(place: Place) -> bool:
     """Have the others end because this process ends before it has joined them, and return whether it is the one that says why."""
     try:
-        store = connect(place)
+        store = connect(place, FAIL_SECONDS)
     except ProcessesError:
         return True
     processes = Joined(place, store, lambda: None, lambda text: None)

@@ -38,8 +38,11 @@ def spread(
     with Journal(None if journal is None else journal_of_rank(journal, rank), fingerprint, read) as log:
         found: dict[str, T] = {key: log.get(key) for key in keys if key in log}  # type: ignore[misc]
         if journal is not None:
-            for other in {journal, *journals_of_ranks(journal)} - {log.path}:
-                found = {**kept(other, fingerprint, read), **found}
+            for number, other in {0: journal, **journals_of_ranks(journal)}.items():
+                if rank == 0 and number >= processes.place.size:  # nobody else opens it, which moves it aside if it is of other work
+                    Journal(other, fingerprint, read).close()
+                if number != rank:
+                    found = {**kept(other, fingerprint, read), **found}
         owners = _owners(processes.exchange((fingerprint, list(found))))
         todo = [key for key in keys if key not in owners]
         whole = len(keys) * units
