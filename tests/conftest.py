@@ -74,6 +74,7 @@ SLOW = {
     "test_extending.py": "loop",
     "test_from_the_study.py::test_the_command_runs_as_it_stands_there": "loop",
     "test_python_page.py": "loop",
+    "test_scaling_page.py": "loop",
     "treeopt/exports/test_budgets.py::test_the_tree_of_a_budget_is_the_one_that_is_grown_by_hand": "loop",
     "treeopt/optimizer/test_objective.py::test_a_rest_that_depends_on_the_tree_is_priced_exactly_and_certified_against_every_tree": "statistical",
     "treeopt/optimizer/test_objective.py::test_choice_against_every_tree": "statistical",

@@ -22,26 +22,8 @@ from treespec.files.journal import journal_of_rank
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="launches processes, and looks at them in /proc")
 ACCEPTANCE = [
-    "profile",
-    "acceptance",
-    "--target",
-    "embedded-target",
-    "--draft",
-    "embedded-draft",
-    "--dataset",
-    "stdlib",
-    "--prompt-len",
-    "16",
-    "--num-prompts",
-    "10",
-    "--batch-size",
-    "1",
-    "--gen-len",
-    "24",
-    "--temperature",
-    "0.7",
-    "--drafting",
-    "swor",
+    *("profile", "acceptance", "--target", "embedded-target", "--draft", "embedded-draft", "--dataset", "stdlib", "--prompt-len", "16"),
+    *("--num-prompts", "10", "--batch-size", "1", "--gen-len", "24", "--temperature", "0.7", "--drafting", "swor"),
 ]
 CPU = ["--device", "cpu"]
 WITHIN = 240
@@ -123,7 +105,6 @@ def listening(process: int) -> Iterator[tuple[str, int]]:
 
 def test_a_killed_process_ends_all_and_another_number_goes_on(run: Run, tmp_path: Path) -> None:
     """Rank 1 of two is killed when it has kept something. The other ends with a line; three go on, and the result is that of one alone."""
-    assert run(*ACCEPTANCE, *CPU, "--quiet", "-o", "alone.json", "--trace", "alone-trace.json").code == 1, "swor has no trace"
     assert run(*ACCEPTANCE, *CPU, "--quiet", "-o", "alone.json").code == 0
     line = [*ACCEPTANCE, *CPU, "-o", "shared.json"]
     journals = [journal_of_rank(tmp_path / "shared.json.journal", rank) for rank in range(3)]

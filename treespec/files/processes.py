@@ -125,8 +125,20 @@ class Joined(Processes):
         self._thread = threading.Thread(target=self._watch, name="treeopt-watch", daemon=True)
         self._store.set(f"state/{place.rank}", HERE)
 
+    def gather(self) -> None:
+        """Wait until all processes are there, before a process group can be made. Raises ProcessesError if one has failed by then, or not all come."""
+        until = time.monotonic() + JOIN_SECONDS
+        self.add("come", 1)
+        while (come := self.add("come", 0)) < self.place.size:
+            self.check()
+            if time.monotonic() > until:
+                raise ProcessesError(
+                    f"{come} of {counted(self.place.size, 'process', 'processes')} came within {JOIN_SECONDS:.0f} s; see to it that all were started"
+                )
+            time.sleep(_LOOK_SECONDS)
+
     def start(self) -> None:
-        """Wait for the others, and look after them from then on."""
+        """Look after the others from now on."""
         self._store.add(f"beat/{self.place.rank}", 1)
         self._processes = self.exchange((_host(), os.getpid()))
         name = socket.gethostname()
@@ -299,6 +311,7 @@ def joined(
     processes = Joined(place, store, interrupt, say)
     lost: str | None = None
     try:
+        processes.gather()
         distributed.init_process_group(
             "gloo",
             store=distributed.PrefixStore("gloo", store),
