@@ -66,7 +66,7 @@ class TreeoptGroup(click.Group):
         except BrokenPipeError:
             ctx.exit(UNREAD)
         except (KeyboardInterrupt, Exception) as error:
-            interruption = _made_from(error, KeyboardInterrupt)
+            interruption = None if isinstance(error, ProcessesError) else _made_from(error, KeyboardInterrupt)
             if ctx.find_root().params.get("debug") and interruption is None:
                 raise
             meant = interruption is None or isinstance(error, TreeoptError)

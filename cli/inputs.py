@@ -198,11 +198,11 @@ def complete_conversations(
     journal = journal_of(output, REPLIES)
     most = rows.prompt_len or WHOLE_PROMPT_LEN
     longest = most if room is None else min(most, room)
-    several, found = processes(), prompts
+    several, written = processes(), prompts
     if several.place.first:  # it writes them for all
         with Progress() as progress:
-            found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
-    found = several.exchange(found)[0]
+            written = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+    found: PromptSet = several.exchange(written)[0]
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
     _note_bad(bad, "turn")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))

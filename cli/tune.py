@@ -145,14 +145,20 @@ def tune(
         prompts = complete_conversations(pairs[0], prompts, rows, settings.gen_len, replies)
         parts = divided(prompts, rows.num_prompts, settings, len(known))
     again = shlex.join([*ctx.command_path.split(), *words_of(ctx)])
-    several = processes()
-    if not several.place.first:
-        Crew(pairs, several).serve()
+    if not processes().place.first:
+        Crew(pairs, processes()).serve()
         saved(output / REPLIES)
         return
     with Progress() as progress:
-        told = {"progress": progress, "notice": note}
-        result = run(*(pairs, parts, output, settings), record=record, loading=loading, commands=[again], processes=several, **told)
+        result = run(
+            *(pairs, parts, output, settings),
+            record=record,
+            loading=loading,
+            commands=[again],
+            processes=processes(),
+            progress=progress,
+            notice=note,
+        )
     saved(output / REPLIES)
     if result.chosen.candidate.sampling.temperature <= 1:
         note_doubt(*result.report.first_choices, alone.target.vocabulary_size)

@@ -304,6 +304,7 @@ def joined(
     group afterwards. Raises ProcessesError if not all come within JOIN_SECONDS, or one ends; also in place of an interruption that is due to that.
     """
     from torch import distributed
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     if place.on_one_host and (loopback := _loopback()) is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -314,7 +315,7 @@ def joined(
         processes.gather()
         distributed.init_process_group(
             "gloo",
-            store=distributed.PrefixStore("gloo", store),
+            store=PrefixStore("gloo", store),
             rank=place.rank,
             world_size=place.size,
             timeout=timedelta(seconds=JOIN_SECONDS),
@@ -350,17 +351,17 @@ def failed_alone(place: Place) -> bool:
 
 def connect(place: Place, seconds: float = JOIN_SECONDS) -> Any:
     """Return the store of torch.distributed that the processes share. Raises ProcessesError if it cannot be reached within so many seconds."""
-    from torch import distributed
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
     try:
-        store, _, _ = next(distributed.rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=seconds)))
+        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=seconds)))
     except RuntimeError as e:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ProcessesError(
             f"{counted(place.size, 'process', 'processes')} were to meet at {where}, but not all did within {seconds:.0f} s ({str(e).splitlines()[0][:120]}); "
             "see to it that all were started, and that this address can be reached from every host"
         ) from e
-    return distributed.PrefixStore("treeopt", store)
+    return PrefixStore("treeopt", store)
 
 
 def _store_is_the_launchers() -> bool:

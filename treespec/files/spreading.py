@@ -1,6 +1,7 @@
 """Spreading: pieces of work that several processes share, each with a journal of its own, and every one of them gets all results."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,9 @@ from treespec.files.journal import Journal, journal_of_rank, journals_of_ranks, 
 from treespec.files.processes import ALONE, Processes
 
 T = TypeVar("T")
+
+_ASK_SECONDS = 0.5
+"""Shortest time between two questions of a process, within a piece of work, how much the others have done."""
 
 
 def spread(
@@ -47,18 +51,23 @@ def spread(
         todo = [key for key in keys if key not in owners]
         whole = len(keys) * units
 
-        def done() -> int:
-            return (len(keys) - len(todo) + processes.add(f"{name} done", 0)) * units
+        seen, asked = 0, 0.0
 
-        def on_unit(part: int) -> None:
-            progress(min(done() + part, whole), whole)
+        def done(more: int = 0) -> int:
+            nonlocal seen, asked
+            asked = time.monotonic()
+            seen = (len(keys) - len(todo) + processes.add(f"{name} done", more)) * units
+            return seen
+
+        def on_unit(part: int) -> None:  # it is called for every token, so the others are asked now and then
+            known = seen if time.monotonic() - asked < _ASK_SECONDS else done()
+            progress(min(known + part, whole), whole)
 
         progress(done(), whole)
         while (place := processes.add(f"{name} taken", 1) - 1) < len(todo):
             key = todo[place]
             found[key] = log.piece(key, partial(work, key, on_unit), keep)
-            processes.add(f"{name} done", 1)
-            progress(done(), whole)
+            progress(done(1), whole)
         mine = {key: one for key, one in found.items() if owners.get(key, rank) == rank} if processes.place.size > 1 else {}
         given = processes.exchange({key: json.dumps(keep(one)) for key, one in mine.items()}, lambda: progress(done(), whole))
         for values in given:
