@@ -231,6 +231,8 @@ class Joined(Processes):
     def _states(self) -> list[bytes]:
         """Return the states of all processes by rank. One that has not come yet is here."""
         keys = [f"state/{rank}" for rank in range(self.place.size)]
+        if self._processes:  # all have come
+            return list(self._store.multi_get(keys))
         return [self._store.get(key) if self._store.check([key]) else HERE for key in keys]
 
     def _failed(self) -> str | None:
@@ -270,10 +272,10 @@ class Joined(Processes):
     def _silent(self, heard: dict[int, tuple[int, float]], states: list[bytes]) -> str | None:
         """Return which process was not heard of for long, in words."""
         now = time.monotonic()
-        for rank in range(self.place.size):
+        beats = self._store.multi_get([f"beat/{rank}" for rank in range(self.place.size)])
+        for rank, beat in enumerate(map(int, beats)):
             if rank == self.place.rank or states[rank] != HERE:
                 continue
-            beat = int(self._store.add(f"beat/{rank}", 0))
             if heard.get(rank, (-1, 0.0))[0] != beat:
                 heard[rank] = beat, now
             elif now - heard[rank][1] > SILENT_SECONDS:
