@@ -16,11 +16,12 @@ import click
 from treeopt.cli.flags import flag_of
 from treeopt.cli.output import discard_journals, say, silent
 from treespec.errors import ProcessesError, SettingsError
-from treespec.files.processes import ALONE, Joined, Place, Processes, failed_alone, joined
+from treespec.files.joined import Joined, failed_alone, joined
+from treespec.files.processes import ALONE, Place, Processes
 from treespec.files.provenance import version_of
 
 SHARED, OWN, ALONE_ONLY = "shared", "own", "alone"
-"""What a command does with several processes: they share its work, its library joins them by itself, or they are refused."""
+"""The ways of a command with several processes: they share its work, its library joins them by itself, or they are refused."""
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -33,6 +33,7 @@ WITHOUT_HEAVY = [
     "treespec.tables",
     "treespec.files.fields",
     "treespec.files",
+    "treespec.files.joined",
     "treespec.files.processes",
     "treespec.files.reading",
     "treespec.files.spreading",

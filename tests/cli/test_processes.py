@@ -198,9 +198,9 @@ def test_processes_without_gpus_need_to_be_told_to_use_the_cpu(tmp_path: Path) -
 
 
 def test_a_command_that_runs_in_one_process_is_refused_by_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from treespec.files import processes
+    from treespec.files import joined
 
-    monkeypatch.setattr(processes, "FAIL_SECONDS", 0.5)  # here nobody else comes
+    monkeypatch.setattr(joined, "FAIL_SECONDS", 0.5)  # here nobody else comes
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
     done = run("profile", "latency", "--target", "embedded-target", "--draft", "embedded-draft")
@@ -210,9 +210,9 @@ def test_a_command_that_runs_in_one_process_is_refused_by_all(run: Run, monkeypa
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps", "xpu"])
 def test_one_device_is_not_enough_for_two(device: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from treespec.files import processes
+    from treespec.files import joined
 
-    monkeypatch.setattr(processes, "FAIL_SECONDS", 0.5)
+    monkeypatch.setattr(joined, "FAIL_SECONDS", 0.5)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)
     done = run(*ACCEPTANCE, "--device", device)

@@ -18,7 +18,7 @@ from treespec.models.pairs import Pair
 T = TypeVar("T")
 
 _SHARED: dict[str, Callable[..., Any]] = {one.__name__: one for one in (profile_acceptance, trace_acceptance, evaluate)}
-"""What processes can share, by name."""
+"""The functions whose work processes can share, by name."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from treespec.errors import SettingsError
-from treespec.files import processes
+from treespec.files import joined
 from treespec.files.processes import Place
 
 MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -45,11 +45,11 @@ def test_numbers_that_fit_no_group_are_refused(wrong: dict[str, str], message: s
 
 @pytest.mark.skipif(os.name == "nt", reason="processes of Unix")
 def test_a_process_that_has_ended_is_not_there_even_if_nobody_looked_after_it() -> None:
-    assert processes._is_there(os.getpid())
+    assert joined._is_there(os.getpid())
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         until = time.monotonic() + 60
-        while processes._is_there(ended.pid) and time.monotonic() < until:
+        while joined._is_there(ended.pid) and time.monotonic() < until:
             time.sleep(0.01)
-        assert not processes._is_there(ended.pid)
+        assert not joined._is_there(ended.pid)
         ended.wait()
-        assert not processes._is_there(ended.pid)
+        assert not joined._is_there(ended.pid)
