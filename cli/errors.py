@@ -6,10 +6,11 @@ from typing import IO, Any, TypeVar
 import click
 
 from treeopt.cli.flags import with_flags
+from treeopt.cli.joining import complain
 from treeopt.cli.memory import memory_is_full
 from treeopt.cli.output import say
 from treeopt.cli.signals import INTERRUPTED, UNREAD, exit_code
-from treespec.errors import TreeoptError, is_memory_full
+from treespec.errors import ProcessesError, TreeoptError, is_memory_full
 
 E = TypeVar("E", bound=BaseException)
 
@@ -65,11 +66,12 @@ class TreeoptGroup(click.Group):
         except BrokenPipeError:
             ctx.exit(UNREAD)
         except (KeyboardInterrupt, Exception) as error:
-            interruption = _made_from(error, KeyboardInterrupt)
+            interruption = None if isinstance(error, ProcessesError) else _made_from(error, KeyboardInterrupt)
             if ctx.find_root().params.get("debug") and interruption is None:
                 raise
             meant = interruption is None or isinstance(error, TreeoptError)
-            say(f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED, err=True)
+            line = f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED
+            complain(line, own=meant and not isinstance(error, ProcessesError))
             ctx.exit(1 if interruption is None else exit_code(interruption))
 
 
@@ -79,7 +81,7 @@ class WrongUsage(click.UsageError):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error and the command that shows the help."""
         where = f" ({self.ctx.command_path} --help says more)" if self.ctx is not None else ""
-        say(f"error: {_in_short(self.format_message())}{where}", err=True)
+        complain(f"error: {_in_short(self.format_message())}{where}")
 
 
 def refuse_empty(ctx: click.Context, args: list[str]) -> None:

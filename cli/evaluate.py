@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under
+from treeopt.cli.joining import SHARED, processes, saved
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
-from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written, say
+from treeopt.cli.output import claimed, emit, is_there, journal_of, note, note_doubt, note_written, say
 from treeopt.cli.page import check_page, html_option, write_page
 from treeopt.cli.plan import (
     Named,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=TreeoptCommand,
+    processes=SHARED,
     epilog=example("treeopt evaluate --target embedded-target --draft embedded-draft --growmap tree.pt -o report.json"),
 )
 @with_growmaps_settings
@@ -152,13 +154,14 @@ def evaluate(
                 against=chains,
                 predicted=predicted,
                 journal=journal_of(output),
+                processes=processes(),
                 progress=progress,
                 notice=note,
             )
-        report.write(output)
-        discard_journals(output)
+        saved(output, lambda: report.write(output))
     note_written(output, earlier)
-    write_page(html, report, growmap, plan.growmap)
+    if processes().place.first:
+        write_page(html, report, growmap, plan.growmap)
     if settings.sampling.temperature <= 1:  # above, even the right draft's first choice is rarely drawn
         note_doubt(*report.first_choices, known.target.vocabulary_size)
     emit(output_format, report.summary(), report.drawing())

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from treeopt.cli.errors import refuse_empty
+from treeopt.cli.joining import ALONE_ONLY, together
 from treeopt.cli.settings_file import settings_option
 
 Command = Callable[..., Any]
@@ -23,12 +24,18 @@ _WORDS = "treeopt.words"
 class TreeoptCommand(click.Command):
     """A command whose help lists the options under the headings that `under` gave them; the others follow as Options.
 
-    Every command has `--settings`.
+    Every command has `--settings`. `processes` says what it does where a launcher started several (`joining.SHARED` and others).
     """
 
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+    def __init__(self, *arguments: Any, processes: str = ALONE_ONLY, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.params.append(settings_option())
+        self.processes = processes
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, together with other processes if a launcher started some."""
+        with together(ctx, self.processes):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of the command. Raises a usage error for an empty one."""

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from treeopt.cli.joining import processes
 from treeopt.cli.options import DraftsOptions, ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, journal_of, note
 from treeopt.cli.progress import Progress
@@ -188,7 +189,7 @@ def complete_conversations(
 ) -> "PromptSet":
     """Return a prompt for every turn of the user, if prompts are conversations whose later turns are known; return other prompts unchanged.
 
-    The target writes the replies in between. No prompt is longer than `room` tokens, if that is given.
+    The target writes the replies in between; of several processes, that of the first. No prompt is longer than `room` tokens, if that is given.
     """
     if not any(prompt.turns for prompt in prompts):
         return prompts
@@ -197,8 +198,11 @@ def complete_conversations(
     journal = journal_of(output, REPLIES)
     most = rows.prompt_len or WHOLE_PROMPT_LEN
     longest = most if room is None else min(most, room)
-    with Progress() as progress:
-        found = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+    several, written = processes(), prompts
+    if several.place.first:  # it writes them for all
+        with Progress() as progress:
+            written = with_replies(pair, prompts, gen_len, longest, skip_bad_rows=rows.skip_bad_rows, journal=journal, progress=progress)
+    found: PromptSet = several.exchange(written)[0]
     bad, long = found.bad[len(prompts.bad) :], found.too_long - prompts.too_long
     _note_bad(bad, "turn")
     lost = sum(len(prompt.turns) for prompt in prompts) - (len(found) - len(prompts))

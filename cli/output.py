@@ -18,6 +18,7 @@ import click
 
 from treeopt.cli.flags import with_own_flags
 from treespec.errors import DatasetError, OutputError
+from treespec.files.processes import Place
 from treespec.printable import printable
 from treespec.tables import Parts
 
@@ -170,6 +171,18 @@ class Door(io.TextIOBase):
                 raise
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Drop whatever this process prints during this block. Where several processes work together, the first one alone prints."""
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        sys.stdout, sys.stderr = Door(nowhere, drops=True), Door(nowhere, drops=True)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
 def open_doors() -> None:
     """Put a `Door` before stdout and stderr, where there is none yet. Characters that a terminal's encoding lacks are written out."""
     for name in ("stdout", "stderr"):
@@ -262,8 +275,11 @@ def journal_of(output: Path | None, part: str = "") -> Path | None:
 
 @contextmanager
 def claimed(output: Path | None) -> Iterator[None]:
-    """Keep other runs from writing this file, through whatever link, or its journals during this block. Raises OutputError if one does already."""
-    if output is None or journal_of(output) is None:
+    """Keep other runs from writing this file, through whatever link, or its journals during this block. Raises OutputError if one does already.
+
+    Of several processes that share a command, the first one does so for all.
+    """
+    if output is None or journal_of(output) is None or not Place.of().first:
         yield
         return
     from treespec.files.locks import alone, lock_of

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from treeopt.cli.help import TreeoptCommand, example
+from treeopt.cli.joining import SHARED, processes, saved
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, format_option, output_option, prompt_options
-from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.output import claimed, emit, is_there, journal_of, note, note_doubt, note_written
 from treeopt.cli.progress import Progress
 from treeopt.cli.settings import measuring_options, sampling_options
 from treeopt.cli.unused import note_unused
@@ -15,6 +16,7 @@ from treeopt.profiling.settings import PotentialSettings
 
 @click.command(
     cls=TreeoptCommand,
+    processes=SHARED,
     epilog=example("treeopt potential --target embedded-target --draft embedded-draft --num-prompts 16"),
 )
 @drafts_options()
@@ -70,11 +72,16 @@ def potential(
         if not own_text:
             prompts = complete_conversations(target, prompts, rows, gen_len, output)
         with Progress() as progress:
-            report = measure_potential(target, drafts, prompts, settings, left_out=left_out, journal=journal_of(output), progress=progress)
+            report = measure_potential(
+                *(target, drafts, prompts, settings),
+                left_out=left_out,
+                journal=journal_of(output),
+                processes=processes(),
+                progress=progress,
+            )
         if output is not None:
-            earlier = is_there(output)
-            report.write(output)
-            discard_journals(output)
+            earlier, path = is_there(output), output
+            saved(output, lambda: report.write(path))
             note_written(output, earlier)
     for measured in report.drafts:
         agreed = sum(measured.sums["top1_agreement"] or ())

@@ -9,6 +9,7 @@ import click
 
 from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example, under
+from treeopt.cli.joining import SHARED, processes, saved
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
 from treeopt.cli.progress import Progress
@@ -40,7 +41,9 @@ def profile() -> None:
 
 
 @profile.command(
-    cls=TreeoptCommand, epilog=example(f"treeopt profile acceptance {_PAIR} --dataset stdlib --num-prompts 64 -o acceptance.json")
+    cls=TreeoptCommand,
+    processes=SHARED,
+    epilog=example(f"treeopt profile acceptance {_PAIR} --dataset stdlib --num-prompts 64 -o acceptance.json"),
 )
 @model_options()
 @prompt_options(num_prompts=64)
@@ -132,13 +135,16 @@ def acceptance(
         if not own_text:
             prompts = complete_conversations(pair, prompts, rows, gen_len, output)
         with Progress() as progress:
+            journal, several = journal_of(output), processes()
             if trace is None:
-                measured = profile_acceptance(pair, prompts, settings, dynamic=grid, journal=journal_of(output), progress=progress)
-                measured.write(output)
+                measured = profile_acceptance(pair, prompts, settings, dynamic=grid, journal=journal, processes=several, progress=progress)
+                files = [(output, measured.to_json())]
             else:
-                measured, traced = trace_acceptance(pair, prompts, settings, dynamic=grid, journal=journal_of(output), progress=progress)
-                write_json_together([(output, measured.to_json()), (trace, traced.to_json())])
-        discard_journals(output)
+                measured, traced = trace_acceptance(
+                    pair, prompts, settings, dynamic=grid, journal=journal, processes=several, progress=progress
+                )
+                files = [(output, measured.to_json()), (trace, traced.to_json())]
+        saved(output, lambda: write_json_together(files))
     for path, replaced in zip((output, trace), earlier, strict=True):
         if path is not None:
             note_written(path, replaced)

@@ -1,6 +1,5 @@
 """The command `treeopt train-draft`: make a draft for a target."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import click
 
 from treeopt.cli.help import Command, TreeoptCommand, example, under
+from treeopt.cli.joining import OWN
 from treeopt.cli.options import (
     ModelOptions,
     device_option,
@@ -36,6 +36,7 @@ from treeopt.training.settings import (
     TrainSettings,
     TrainSources,
 )
+from treespec.files.processes import Place
 
 _TOKENS = click.IntRange(min=2)
 _ABOVE_0 = Finite(min=0, min_open=True)
@@ -169,6 +170,7 @@ def train_options() -> Callable[[Command], Command]:
 @click.command(
     "train-draft",
     cls=TreeoptCommand,
+    processes=OWN,
     epilog=example("treeopt train-draft --target embedded-target --draft embedded-draft --dataset stdlib-train --steps 100 -o draft"),
 )
 @source_options()
@@ -199,7 +201,7 @@ def train_draft(
     from treeopt.cli.inputs import note_stored, resolve_device
 
     models = ModelOptions(sources.target, sources.draft, sources.revision, sources.draft_revision, device, settings.dtype)
-    first = os.environ.get("RANK", "0") == "0"  # launchers number the processes
+    first = Place.of().first
     if first:
         note_unused()
     for dataset in filter(None, (sources.dataset, sources.eval_dataset if settings.eval_prompts else None)):

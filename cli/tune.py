@@ -8,8 +8,9 @@ from time import perf_counter
 import click
 
 from treeopt.cli.help import TreeoptCommand, example, under, words_of
+from treeopt.cli.joining import SHARED, processes, saved
 from treeopt.cli.options import DraftsOptions, PromptOptions, drafts_options, folder_option, format_option, prompt_options
-from treeopt.cli.output import REPLIES, discard_journals, emit, note, note_doubt
+from treeopt.cli.output import REPLIES, emit, note, note_doubt
 from treeopt.cli.progress import Progress
 from treeopt.cli.settings import RuleOptions, bundle, rule_options, seed_option, setting, wrong_usage
 from treeopt.cli.settings_file import recorded_settings
@@ -22,7 +23,11 @@ _MOST_ROWS = 256
 """Rows to profile at most with a budget of minutes, unless their number is given."""
 
 
-@click.command(cls=TreeoptCommand, epilog=example("treeopt tune --target embedded-target --draft embedded-draft --dataset stdlib -o tuned"))
+@click.command(
+    cls=TreeoptCommand,
+    processes=SHARED,
+    epilog=example("treeopt tune --target embedded-target --draft embedded-draft --dataset stdlib -o tuned"),
+)
 @drafts_options()
 @prompt_options(num_prompts=64)
 @rule_options(dynamic=False)
@@ -101,6 +106,7 @@ def tune(
     from treeopt.tuning.prompts import divided
     from treeopt.tuning.run import require_fit_of
     from treeopt.tuning.run import tune as run
+    from treeopt.tuning.sharing import Crew
     from treespec.models.info import drafts_of
     from treespec.models.pairs import Pair, PairInfo
 
@@ -139,9 +145,21 @@ def tune(
         prompts = complete_conversations(pairs[0], prompts, rows, settings.gen_len, replies)
         parts = divided(prompts, rows.num_prompts, settings, len(known))
     again = shlex.join([*ctx.command_path.split(), *words_of(ctx)])
+    if not processes().place.first:
+        Crew(pairs, processes()).serve()
+        saved(output / REPLIES)
+        return
     with Progress() as progress:
-        result = run(*(pairs, parts, output, settings), record=record, loading=loading, commands=[again], progress=progress, notice=note)
-    discard_journals(output / REPLIES)
+        result = run(
+            *(pairs, parts, output, settings),
+            record=record,
+            loading=loading,
+            commands=[again],
+            processes=processes(),
+            progress=progress,
+            notice=note,
+        )
+    saved(output / REPLIES)
     if result.chosen.candidate.sampling.temperature <= 1:
         note_doubt(*result.report.first_choices, alone.target.vocabulary_size)
     emit(output_format, result.summary(), result.drawing())

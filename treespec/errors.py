@@ -122,5 +122,9 @@ class OutputError(TreeoptError):
     """A result that cannot be written to the place that was asked for."""
 
 
+class ProcessesError(TreeoptError):
+    """Several processes that cannot work together: one has ended, is not there, or was started with something else."""
+
+
 class TrainingError(TreeoptError):
     """A training run that cannot start, cannot go on, or was interrupted."""

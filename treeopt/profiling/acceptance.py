@@ -26,7 +26,8 @@ from treespec.decoding.sampling import prompt_generator
 from treespec.errors import ProfileError, counted
 from treespec.files.fields import list_of_length
 from treespec.files.fingerprint import fingerprint
-from treespec.files.journal import Journal
+from treespec.files.processes import ALONE, Processes
+from treespec.files.spreading import spread
 from treespec.models.drafts import Draft
 from treespec.models.heads.bound import BoundHead
 from treespec.models.pairs import Pair, PairInfo
@@ -42,6 +43,7 @@ def profile_acceptance(
     *,
     dynamic: BudgetGrid | None = None,
     journal: Path | None = None,
+    processes: Processes = ALONE,
     progress: Progress = lambda what, done, total: None,
 ) -> AcceptanceProfile:
     """Measure the chance of each rank on texts of the target or of the data set; `chances.rank_chances` defines it.
@@ -49,10 +51,11 @@ def profile_acceptance(
     Positions are those that decoding drafts for: after the first generated token, up to EOS. Standard errors treat
     prompts as the independent units (linearised ratio estimator); each prompt's draws are its own, so they are in it.
     With `dynamic`, the steps of dynamic trees of these budgets are counted on the same texts. Finished batches survive an interruption in
-    `journal`, which the caller discards once the profile is saved. Raises CapacityError, ModelError (non-finite logits), ProfileError (nothing
-    to measure), SettingsError for `dynamic` where steps could not be counted.
+    `journal`, which the caller discards once the profile is saved. Several `processes`, which all call this with a pair of their own, share the
+    batches, and all get the profile that one would measure. Raises CapacityError, ModelError (non-finite logits), ProcessesError, ProfileError
+    (nothing to measure), SettingsError for `dynamic` where steps could not be counted.
     """
-    return _measured(pair, prompts, settings, journal, progress, dynamic, tracing=False)[0]
+    return _measured(pair, prompts, settings, journal, processes, progress, dynamic, tracing=False)[0]
 
 
 def trace_acceptance(
@@ -62,11 +65,12 @@ def trace_acceptance(
     *,
     dynamic: BudgetGrid | None = None,
     journal: Path | None = None,
+    processes: Processes = ALONE,
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[AcceptanceProfile, Trace]:
     """Measure as `profile_acceptance` does, and also return the trace of the same texts. Raises SettingsError where steps could not be replayed."""
     settings.require_traceable()
-    profile, rows = _measured(pair, prompts, settings, journal, progress, dynamic, tracing=True)
+    profile, rows = _measured(pair, prompts, settings, journal, processes, progress, dynamic, tracing=True)
     traced = [row.traced for row in rows if row.traced is not None]
     return profile, trace_of(pair, prompts, settings, traced, profile.provenance or {})
 
@@ -77,6 +81,7 @@ def _measured(
     prompts: PromptSet,
     settings: AcceptanceSettings,
     journal: Path | None,
+    processes: Processes,
     progress: Progress,
     dynamic: BudgetGrid | None,
     *,
@@ -97,15 +102,21 @@ def _measured(
         rows = list_of_length(len(batches[int(key)]), value)
         return [MeasuredText.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
 
-    with Journal(journal, _fingerprint(pair, prompts, settings, dynamic, tracing=tracing), read) as log:
-        for number, batch in enumerate(batches):
-            on_token = _step_progress(progress, number, len(batches), settings.gen_len)
-            work = partial(_measure, pair, source, batch, settings, on_token, dynamic, tracing=tracing)
-            rows = log.piece(str(number), work, lambda rows: [row.to_json() for row in rows])
-            found.update({index: row for (index, _), row in zip(batch, rows, strict=True)})
-            progress("profiling acceptance", (number + 1) * settings.gen_len, len(batches) * settings.gen_len)
+    done = spread(
+        [str(number) for number in range(len(batches))],
+        lambda key, on_token: _measure(pair, source, batches[int(key)], settings, on_token, dynamic, tracing=tracing),
+        journal=journal,
+        fingerprint=_fingerprint(pair, prompts, settings, dynamic, tracing=tracing),
+        read=read,
+        keep=lambda rows: [row.to_json() for row in rows],
+        processes=processes,
+        units=settings.gen_len,
+        progress=partial(progress, "profiling acceptance"),
+    )
+    for key, rows in done.items():
+        found.update({index: row for (index, _), row in zip(batches[int(key)], rows, strict=True)})
     measured = [found[index] for index in sorted(found)]
-    profile = _profile(pair, prompts, settings, measured)
+    profile = _profile(pair, prompts, settings, measured, processes.place.size)
     if dynamic is None:
         return profile, measured
     tokens, steps = zip(*(row.grown for row in measured if row.grown is not None), strict=True)
@@ -173,7 +184,9 @@ def _measure(
     return found
 
 
-def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[MeasuredText]) -> AcceptanceProfile:
+def _profile(
+    pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows: Sequence[MeasuredText], processes: int
+) -> AcceptanceProfile:
     counts = [row.positions for row in rows]
     positions = sum(counts)
     if positions == 0:
@@ -204,6 +217,7 @@ def _profile(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, rows:
             top_p=settings.sampling.top_p,
             dataset=prompts.label,
             seed=settings.seed,
+            processes=processes,
         ),
     )
 
@@ -225,10 +239,6 @@ def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) ->
     if len(found) == draft.parallel_levels:
         found.append((0.0,) * len(first))
     return tuple(found)
-
-
-def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) -> Callable[[int], None]:
-    return lambda done: progress("profiling acceptance", number * gen_len + done, batches * gen_len)
 
 
 def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, dynamic: BudgetGrid | None, *, tracing: bool) -> str:

@@ -21,8 +21,9 @@ from treespec.errors import ModelError, ProfileError
 from treespec.files import fields
 from treespec.files.fields import list_of_length, natural
 from treespec.files.fingerprint import fingerprint
-from treespec.files.journal import Journal
+from treespec.files.processes import ALONE, Processes
 from treespec.files.provenance import public_name
+from treespec.files.spreading import spread
 from treespec.kernels.plain import scaled
 from treespec.models.drafts import Draft, DraftInfo, recorded_name
 from treespec.models.info import ModelInfo
@@ -42,21 +43,22 @@ def measure_potential(
     *,
     left_out: Mapping[str, str] = MappingProxyType({}),
     journal: Path | None = None,
+    processes: Processes = ALONE,
     progress: Progress = lambda what, done, total: None,
 ) -> PotentialReport:
     """Measure KL divergence, total variation and agreement of each draft with the target, over the positions that decoding drafts for.
 
     `target` may be a pair without a draft. `left_out` is recorded: drafts that do not fit, with the reasons. The texts, and the target's
     distributions on them, are made once for all drafts; they end where one of the drafts has no more positions. Finished batches survive an
-    interruption in `journal`, which the caller discards once the report is saved. Raises CapacityError, ModelError (no draft, non-finite
-    logits), ProfileError (nothing to measure).
+    interruption in `journal`, which the caller discards once the report is saved. Several `processes`, which all call this with models of their
+    own, share the batches, and all get the report. Raises CapacityError, ModelError (no draft, non-finite logits), ProcessesError, ProfileError
+    (nothing to measure).
     """
     require_fit(target.target, drafts, prompts, settings)
     shared = _shared(target.target, drafts)
     names = _distinct([recorded_name(draft) for draft in drafts])
     source = TextSource(target, prompts, settings.method, settings.gen_len, settings.sampling, settings.batch_size)
     batches = source.batches
-    whole = len(batches) * settings.gen_len
     found: dict[int, list[Any]] = {}
 
     def read(key: str, value: Any) -> list[Any]:
@@ -66,15 +68,19 @@ def measure_potential(
         ]
         return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
 
-    with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
-        for number, batch in enumerate(batches):
-
-            def on_token(done: int, number: int = number) -> None:
-                progress("measuring potential", number * settings.gen_len + done, whole)
-
-            measured: list[Any] = log.piece(str(number), partial(_measure, target, drafts, source, batch, settings, shared, on_token))
-            found.update({index: row for (index, _), row in zip(batch, measured, strict=True)})
-            progress("measuring potential", (number + 1) * settings.gen_len, whole)
+    done = spread(
+        [str(number) for number in range(len(batches))],
+        lambda key, on_token: _measure(target, drafts, source, batches[int(key)], settings, shared, on_token),
+        journal=journal,
+        fingerprint=_fingerprint(target, drafts, prompts, settings),
+        read=read,
+        keep=lambda rows: rows,
+        processes=processes,
+        units=settings.gen_len,
+        progress=partial(progress, "measuring potential"),
+    )
+    for key, measured in done.items():
+        found.update({index: row for (index, _), row in zip(batches[int(key)], measured, strict=True)})
     rows = [found[index] for index in sorted(found)]
     positions = tuple(count for count, _ in rows)
     if sum(positions) == 0:
@@ -86,6 +92,7 @@ def measure_potential(
         top_p=settings.sampling.top_p,
         dataset=prompts.label,
         seed=settings.seed,
+        processes=processes.place.size,
     )
     return PotentialReport(
         drafts=tuple(DraftPotential(name, _sums([sums[i] for _, sums in rows])) for i, name in enumerate(names)),

@@ -15,10 +15,12 @@ from treeopt.tuning.folder import FILES, PAGE, Folder, claimed, versions
 from treeopt.tuning.prompts import Parts, longest_of
 from treeopt.tuning.result import Score, Tuning, doubt
 from treeopt.tuning.settings import TuneSettings
+from treeopt.tuning.sharing import Crew
 from treeopt.tuning.stages import Progress, Stages
 from treespec.errors import counted
 from treespec.evaluation.report import read_report
 from treespec.files.load import note_crowding, threads
+from treespec.files.processes import ALONE, Processes
 from treespec.models.pairs import Pair, PairInfo
 from treespec.trees.growmap import GrowMap
 
@@ -42,14 +44,16 @@ def tune(
     record: Mapping[str, Any],
     loading: float = 0.0,
     commands: Sequence[str] = (),
+    processes: Processes = ALONE,
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> Tuning:
     """Take all stages that are not finished in the folder `out`, and return the result of all of them.
 
     `pairs` are the drafts beside one target. `record` are the settings as people gave them, which the folder keeps and compares; `loading` is
-    the time that the models took, and `commands` are the lines by which people make it again, for the page. Raises OutputError, before any
-    work, for a folder of other settings, versions, models, prompts or another machine, and for one that another run is in; else the errors of
+    the time that the models took, and `commands` are the lines by which people make it again, for the page. Of several `processes` the first one
+    calls this, and the others `Crew.serve`. Raises OutputError, before any work, for a folder of other settings, versions, models, prompts or
+    another machine, and for one that another run is in; else the errors of
     the stages.
     """
     notice = None if notice is None else _once(notice)
@@ -57,7 +61,8 @@ def tune(
         folder = Folder(out)
         for pair in pairs:
             require_fit_of(pair, parts, settings)
-        run = Stages(pairs, parts, folder, settings, progress, notice)
+        crew = Crew(pairs, processes)
+        run = Stages(crew, parts, folder, settings, progress, notice)
         folder.begin(
             {
                 "settings": record,
@@ -69,7 +74,9 @@ def tune(
         )
         note_crowding(pairs[0].target.device.type, notice)
         scores = run.scores(loading)
-        return _finish(run, scores, run.report(scores[0]), loading, commands)
+        result = _finish(run, scores, run.report(scores[0]), loading, commands)
+        crew.dismiss()
+        return result
 
 
 def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) -> None:

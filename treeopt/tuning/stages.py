@@ -14,11 +14,11 @@ from treeopt.tuning.folder import Folder
 from treeopt.tuning.prompts import Parts, longest_of
 from treeopt.tuning.result import Score
 from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, Candidate, TuneSettings, names
+from treeopt.tuning.sharing import Crew
 from treespec.evaluation.prediction import prediction_of
 from treespec.evaluation.runner import evaluate
 from treespec.files.writing import write_json_together
 from treespec.models.drafts import recorded_name
-from treespec.models.pairs import Pair
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,18 +31,18 @@ class Stages:
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        crew: Crew,
         parts: Parts,
         folder: Folder,
         settings: TuneSettings,
         progress: Progress,
         notice: Callable[[str], None] | None,
     ) -> None:
-        self.pairs, self.folder, self.settings, self.notice = pairs, folder, settings, notice
+        self.crew, self.pairs, self.folder, self.settings, self.notice = crew, crew.pairs, folder, settings, notice
         self.choose, self.profile, self.evaluated = parts
         self.longest = longest_of(parts)
-        self.candidates = settings.candidates(len(pairs))
-        self.names = names(self.candidates, [recorded_name(pair.draft) for pair in pairs])
+        self.candidates = settings.candidates(len(self.pairs))
+        self.names = names(self.candidates, [recorded_name(pair.draft) for pair in self.pairs])
         self._progress = progress
         self.pilots = min(PILOT_PROMPTS, len(self.profile)), PILOT_REPETITIONS
         self.efforts: dict[int, tuple[int, int]] = {}
@@ -105,14 +105,14 @@ class Stages:
         """Return the name of an acceptance profile of the first prompts, which is measured if it is not there, with its trace if it can have one."""
         file = f"{self._where(prompts == self.pilots[0])}{self._place(one)}acceptance.json"
         some = self.profile if prompts == len(self.profile) else self.profile.split(prompts)[0]
-        own, pair = self.settings.acceptance(one), self.pairs[one.draft - 1]
+        own, draft = self.settings.acceptance(one), one.draft - 1
         out, progress = self.folder.out, self._named(one)
 
         def make(journal: Path) -> None:
             if not self._traced(one):
-                profile_acceptance(pair, some, own, journal=journal, progress=progress).write(out / file)
+                self.crew.share(profile_acceptance, draft, some, own, journal=journal, progress=progress).write(out / file)
                 return
-            profile, traced = trace_acceptance(pair, some, own, journal=journal, progress=progress)
+            profile, traced = self.crew.share(trace_acceptance, draft, some, own, journal=journal, progress=progress)
             write_json_together([(out / file, profile.to_json()), (out / self._trace(file), traced.to_json())])
 
         self.folder.stage([file, self._trace(file)] if self._traced(one) else [file], [], make)
@@ -122,13 +122,13 @@ class Stages:
         """Return the name of the acceptance profile on the prompts that candidates are compared on, which is measured if it is not there."""
         file = f"{self._place(one)}choice.json"
         assert self.choose is not None
-        prompts, own, pair = self.choose, self.settings.acceptance(one), self.pairs[one.draft - 1]
-        progress = self._named(one)
-        self.folder.stage(
-            [file],
-            [],
-            lambda journal: profile_acceptance(pair, prompts, own, journal=journal, progress=progress).write(self.folder.out / file),
-        )
+        prompts, own, progress = self.choose, self.settings.acceptance(one), self._named(one)
+
+        def make(journal: Path) -> None:
+            found = self.crew.share(profile_acceptance, one.draft - 1, prompts, own, journal=journal, progress=progress)
+            found.write(self.folder.out / file)
+
+        self.folder.stage([file], [], make)
         return file
 
     def latency(self, draft: int, repetitions: int) -> str:
@@ -170,8 +170,8 @@ class Stages:
                 self.notice(sentence)
 
         def make(journal: Path) -> None:
-            plan, progress = made.result.tree, self._progress
-            found = evaluate(pair, plan, self.evaluated, own, predicted=predicted, journal=journal, progress=progress, notice=self.notice)
+            plan, said = made.result.tree, {"progress": self._progress, "notice": self.notice}
+            found = self.crew.share(evaluate, one.draft - 1, plan, self.evaluated, own, predicted=predicted, journal=journal, **said)
             found.write(out / "report.json")
 
         self.folder.stage(["report.json"], ["tree.pt"], make)

@@ -22,7 +22,7 @@ def sentences(data: Mapping[str, Any]) -> list[str]:
     if data["mode"] == "baseline" or not data["steps"]:
         return []
     gaps = [*_tokens(data), *_seconds(data)]
-    return [*_cut(data), *(gaps or _speedup(data)), *_untold(data), *_busy(data)]
+    return [*_cut(data), *(gaps or _speedup(data)), *_untold(data), *_busy(data), *_several(data)]
 
 
 def _cut(data: Mapping[str, Any]) -> Iterator[str]:
@@ -34,6 +34,13 @@ def _cut(data: Mapping[str, Any]) -> Iterator[str]:
             f"{counted(cut, 'accepted token lies', 'accepted tokens lie', form=',')} behind the ends of the texts and {'does' if cut == 1 else 'do'} not "
             f"count ({ends}): with all of them it is {(whole + cut) / data['steps']:.3f} tokens per step"
         )
+
+
+def _several(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield whose speeds these are, if several processes decoded."""
+    processes = (data.get("provenance") or {}).get("processes") or 1
+    if processes > 1:
+        yield f"{processes} processes shared the prompts, each with models of its own: the speeds are those of one process"
 
 
 def _tokens(data: Mapping[str, Any]) -> Iterator[str]:

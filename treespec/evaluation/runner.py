@@ -24,8 +24,9 @@ from treespec.evaluation.results import ChainResult, Mismatch, PromptResult
 from treespec.evaluation.settings import EvaluationSettings
 from treespec.evaluation.ties import closeness
 from treespec.files.fingerprint import fingerprint
-from treespec.files.journal import Journal
 from treespec.files.load import note_crowding, threads
+from treespec.files.processes import ALONE, Processes
+from treespec.files.spreading import spread
 from treespec.models.generation import shown
 from treespec.models.pairs import Target, TargetInfo
 from treespec.models.positions import readable, require_room
@@ -57,6 +58,7 @@ def evaluate(
     against: Sequence[SpeculationTree] = (),
     predicted: Prediction | None = None,
     journal: Path | None = None,
+    processes: Processes = ALONE,
     progress: Progress = lambda what, done, total: None,
     notice: Callable[[str], None] | None = None,
 ) -> EvaluationReport:
@@ -66,7 +68,9 @@ def evaluate(
     finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
     CUDA, steps of both are captured; `notice` is called once if they cannot be, or if the target's generation config asks for logits
     processors, with which both run eagerly. It is also called if torch has more threads on a CPU than there are idle cores.
-    Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for non-finite logits.
+    Several `processes`, which all call this with models of their own, share the prompts, and all get the report. Each decodes a prompt in all ways, so
+    ratios hold; times are those of one process, and several on one CPU slow one another down.
+    Raises CapacityError if prompt, generated tokens and tree do not fit, ModelError for non-finite logits, ProcessesError.
     """
     for prompt in prompts.prompts:
         for one in (plan, *against):
@@ -75,14 +79,19 @@ def evaluate(
         raise SettingsError("`against` holds a tree against chains, and there is no tree; pass a plan, or drop `against`")
     note_crowding(pair.target.device.type, notice)
     run = _Run(pair, plan, settings, notice, against)
-    results: list[PromptResult] = []
-    with Journal(journal, _fingerprint(pair, plan, prompts, settings, against), lambda key, value: PromptResult.from_json(value)) as log:
-        for index, prompt in enumerate(prompts.prompts):
-            results.append(log.piece(str(index), partial(run.prompt, prompt, index), asdict))
-            progress("evaluating", index + 1, len(prompts.prompts))
+    found = spread(
+        [str(index) for index in range(len(prompts))],
+        lambda key, on_unit: run.prompt(prompts.prompts[int(key)], int(key)),
+        journal=journal,
+        fingerprint=_fingerprint(pair, plan, prompts, settings, against),
+        read=lambda key, value: PromptResult.from_json(value),
+        keep=asdict,
+        processes=processes,
+        progress=partial(progress, "evaluating"),
+    )
     return EvaluationReport(
         mode="baseline" if plan is None else plan.drafter,
-        results=tuple(results),
+        results=tuple(found.values()),
         temperature=settings.sampling.temperature,
         predicted=predicted or Prediction(),
         tree=_describe(plan),
@@ -93,6 +102,7 @@ def evaluate(
             top_p=settings.sampling.top_p,
             dataset=prompts.label,
             seed=settings.seed,
+            processes=processes.place.size,
         ),
     )
 

@@ -1,11 +1,12 @@
 """Journal: finished pieces of a long piece of work, from which the same command goes on after an interruption."""
 
 import contextlib
+import glob
 import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,10 @@ class Journal:
     def __len__(self) -> int:
         """Return the number of keys kept."""
         return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the keys kept, in the order of the file."""
+        return iter(self._places)
 
     def __contains__(self, key: str) -> bool:
         """Return whether something was put under a key."""
@@ -128,16 +133,27 @@ class Journal:
         self.close()
 
     def _recover(self, path: Path, fingerprint: str) -> None:
-        """Take over the entries of an earlier run of the same work, and set `_end` to where its last whole line ends.
-
-        A file of other work is moved aside.
-        """
+        """Take over the entries of an earlier run of the same work. A file of other work is moved aside."""
         if not path.exists():
             return
+        readable, damaged = self._scan(path, fingerprint)
+        if damaged:
+            _log.warning(f"{path} has {counted(damaged, 'damaged line')}, whose work is done again")
+        if self.restarted:
+            aside = _free(path.with_name(path.name + ".old"))
+            why = "belongs to other work or other options" if readable else "is damaged in its first line"
+            _log.warning("%s %s; it is now %s, and the work starts anew", path, why, aside.name)
+            os.replace(path, aside)
+
+    def _scan(self, path: Path, fingerprint: str) -> tuple[bool, int]:
+        """Find the entries of a file, and set `_end` to where its last whole line ends; those of other work are none, and `restarted` says so.
+
+        Return whether its first line can be read, and the number of damaged lines.
+        """
         damaged = 0
         with path.open("rb") as file:
             header = next(file, b"")
-            record = _record(header, checked=False)
+            record = first = _record(header, checked=False)
             self.restarted = bool(header) and (record or {}).get("fingerprint") != fingerprint
             checked = (record or {}).get("version") != 1
             self._end = len(header) if header.endswith(b"\n") and not self.restarted else 0
@@ -150,13 +166,7 @@ class Journal:
                 else:
                     self._places[record["key"]] = (self._end, len(line))
                 self._end += len(line)
-        if damaged:
-            _log.warning(f"{path} has {counted(damaged, 'damaged line')}, whose work is done again")
-        if self.restarted:
-            aside = _free(path.with_name(path.name + ".old"))
-            why = "is damaged in its first line" if record is None else "belongs to other work or other options"
-            _log.warning("%s %s; it is now %s, and the work starts anew", path, why, aside.name)
-            os.replace(path, aside)
+        return first is not None, damaged
 
     def _is_entry(self, record: Mapping[str, Any]) -> bool:
         try:
@@ -186,10 +196,38 @@ class Journal:
         return self._file
 
 
+def kept(path: Path, fingerprint: str, read: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """Return what the journal of another process keeps of this work, by key, and leave the file as it is: nothing if it is of other work.
+
+    See `Journal` for `read`. Raises OutputError for a file that cannot be read.
+    """
+    journal = Journal(None, fingerprint, read)
+    try:
+        journal._scan(path, fingerprint)
+        with path.open("rb", buffering=0) as journal._file:
+            return {key: journal.get(key) for key in journal}
+    except FileNotFoundError:  # the other process moved it aside just now, or closed it with nothing in it
+        return {}
+    except OSError as e:
+        raise OutputError(f"cannot read {path}: {e.strerror or e}; it keeps unfinished work: make it readable, or remove it") from e
+
+
+def journal_of_rank(path: Path, rank: int) -> Path:
+    """Return the journal of one of several processes: the first one has that of a process alone."""
+    return path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
+
+
+def journals_of_ranks(path: Path) -> dict[int, Path]:
+    """Return the journals of other processes than the first that lie beside its journal, by rank, of a run with however many."""
+    found = {one.name[len(path.name) + len(".rank") :]: one for one in path.parent.glob(f"{glob.escape(path.name)}.rank*")}
+    return {int(rank): one for rank, one in sorted(found.items()) if rank.isdecimal() and one.is_file()}
+
+
 def discard(path: StrPath | None) -> None:
-    """Delete the journal of a result that is saved, if there is one."""
+    """Delete the journals of a result that is saved, if there are any: that of a process alone, and those of others beside it."""
     if path is not None:
-        Path(path).unlink(missing_ok=True)
+        for one in (Path(path), *journals_of_ranks(Path(path)).values()):
+            one.unlink(missing_ok=True)
 
 
 def _free(path: Path) -> Path:

@@ -38,6 +38,8 @@ class Provenance:
     """Cores of the machine, of which this process may have been given fewer: `cpu` says how many."""
     load_average: float | None = None
     """Threads of all programs, this one included, that ran or waited to run, on average over the minute before the record was made."""
+    processes: int | None = None
+    """Processes that shared the work, each with models of its own; None where one alone can do it. The other fields are those of the first."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
     quantization: Mapping[str, str] = field(default_factory=dict)
@@ -107,6 +109,7 @@ _READERS = {
     "seed": count,
     "threads": natural,
     "cores": natural,
+    "processes": natural,
     "load_average": amount,
 }
 

@@ -1,0 +1,55 @@
+"""The place of a process among others, by what a launcher says in the environment."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from treespec.errors import SettingsError
+from treespec.files import joined
+from treespec.files.processes import Place
+
+MEETING = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def test_a_process_without_a_launcher_is_alone() -> None:
+    assert Place.of({}) == Place.of({"WORLD_SIZE": "4"}) == Place.of({"RANK": "1"}) == Place(0, 1, 0, 1)
+    assert Place.of({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+
+
+def test_a_launcher_says_the_place() -> None:
+    place = Place.of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", **MEETING})
+    assert place == Place(3, 4, 1, 2)
+    assert not place.first
+    assert not place.on_one_host
+    assert Place.of({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", **MEETING}).on_one_host
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"RANK": "x"}, "RANK is 'x', but it must be a whole number of 0 or more"),
+        ({"RANK": "-1"}, "RANK is '-1'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', but it must be a whole number of 1 or more"),
+        ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2: ranks go from 0 to 1"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK is 1, but LOCAL_WORLD_SIZE is 1"),
+        ({"MASTER_ADDR": ""}, "WORLD_SIZE is 2, but MASTER_ADDR is not set"),
+    ],
+)
+def test_numbers_that_fit_no_group_are_refused(wrong: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Place.of({"RANK": "0", "WORLD_SIZE": "2", **MEETING, **wrong})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes of Unix")
+def test_a_process_that_has_ended_is_not_there_even_if_nobody_looked_after_it() -> None:
+    assert joined._is_there(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        until = time.monotonic() + 60
+        while joined._is_there(ended.pid) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not joined._is_there(ended.pid)
+        ended.wait()
+        assert not joined._is_there(ended.pid)
