@@ -45,6 +45,14 @@ class Provenance:
     dtype: str | None = None
     offloaded: bool | None = None
     """True if every pass of the target copied its weights from host memory."""
+    tensor_parallel: int | None = None
+    """Processes that hold the target together; None if one holds it whole."""
+    processes: int | None = None
+    """Processes of the run; None for one alone."""
+    hosts: int | None = None
+    """Machines that these processes are on."""
+    backend: str | None = None
+    """What carries data between processes: nccl or gloo."""
     temperature: float | None = None
     top_p: float | None = None
     dataset: str | None = None
@@ -102,6 +110,9 @@ _READERS = {
     "models": texts,
     "quantization": texts,
     "offloaded": flag,
+    "tensor_parallel": natural,
+    "processes": natural,
+    "hosts": natural,
     "temperature": number,
     "top_p": number,
     "seed": count,

@@ -27,6 +27,7 @@ from treespec.errors import ModelError
 from treespec.models import devices, families, gguf_models, tokenizer_files, weights
 from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone, without_adapter
 from treespec.models.contents import Contents, contents_of
+from treespec.models.generation import generation_settings
 from treespec.models.headers import Weights
 from treespec.models.left_out import left_out, require_loaded
 from treespec.models.loaded import LoadedModel, return_objects
@@ -34,6 +35,9 @@ from treespec.models.locating import NO_CONFIG, Place, explained, locate, option
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
+from treespec.models.parallel.loading import load_planned, load_slices, require_plan, safetensors_of
+from treespec.models.parallel.shard import is_sliced, require_divisible
+from treespec.models.parallel.team import Team
 from treespec.models.quantised import quantisation, refuse_quantised, require_packages
 from treespec.models.quiet import bars_for_people, native_output_as_text
 from treespec.models.recognised import refuse_heads
@@ -136,6 +140,7 @@ def load_model(
     revision: str | None = None,
     offload: bool = False,
     adapter: str | None = None,
+    team: Team | None = None,
 ) -> LoadedModel:
     """Load a causal or vision-language model in eval mode: a local folder, a GGUF file, a hub id, `embedded-target` or `embedded-draft`.
 
@@ -145,9 +150,9 @@ def load_model(
     The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host memory (see
     `offload.offload`) and are never all on the GPU at once. An `adapter` is a folder with a LoRA adapter, which is merged into the weights;
     one that lies beside the weights is not, whether peft is installed or not. For ModelFiles, `revision` and `adapter` are theirs.
-    Raises ModelError, SettingsError.
+    With a `team`, only this process's part of the model is loaded, on the team's device. Raises ModelError, SettingsError.
     """
-    where = _device(device, offload)
+    where = _device(device if team is None else team.device, offload)
     if dtype not in ("auto", *DTYPES):
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     files = require_model(model, revision, adapter=adapter) if isinstance(model, str) else model
@@ -160,6 +165,8 @@ def load_model(
     if quantised is not None or (where.type == "cuda" and place.gguf is None and not offload):
         kwargs["device_map"] = {"": where}  # straight to the device; packed weights cannot be moved afterwards
     wanted = _dtype(dtype, where, config)
+    if team is not None:
+        return _load_part(files, wanted, where, team, kwargs)
     with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
@@ -211,6 +218,34 @@ def load_model(
     gguf_models.made_plain(ready)
     stored = gguf_models.quantization(place)
     return replace(known, format="gguf", quantization=stored and f"{stored}, dequantised")
+
+
+def _load_part(files: ModelFiles, dtype: torch.dtype, where: torch.device, team: Team, options: dict[str, Any]) -> LoadedModel:
+    """Load this process's part of a model. Raises ModelError for what cannot be divided, and where the processes have other files."""
+    name, revision, place, config = files.name, files.revision, files.place, files.config
+    if files.adapter is not None or quantisation(config) is not None:
+        what = "an adapter is merged into whole weights" if files.adapter is not None else "quantised weights cannot be cut"
+        raise ModelError(f"{name} cannot be divided by `tensor_parallel`: {what}; use plain weights, in which nothing is to be merged")
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    sliced = kind is not None and is_sliced(kind)
+    if not sliced:
+        require_plan(config, name)
+    require_divisible(config, team.size, name, sliced=sliced)
+    with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
+        found = safetensors_of(name, place, revision)
+        digest = weights.digest(found[0].parent)
+        team.require_same({f"the weights of {name}": digest, "the number type": str(dtype)})
+        if sliced:
+            module, report, shard = load_slices(name, found, config, generation_settings(name, place, revision, config), dtype, where, team)
+        else:
+            kept = {key: value for key, value in options.items() if key != "device_map"}
+            kept |= {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True, "local_files_only": True}
+            module, report, shard = load_planned(_loader(config), str(found[0].parent), team.size, int(config.vocab_size), team, kept)
+    return_objects(module)
+    require_loaded(name, report)
+    noted = left_out(module, report.get("unexpected_keys") or (), files.contents, name), note_beside(name, files.contents)
+    _name_cached(module.config, name, place)
+    return replace(LoadedModel.of(module.eval()), digest=digest if place.local else None, notes=tuple(filter(None, noted)), shard=shard)
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:
