@@ -125,7 +125,7 @@ def decode(
     first = int(choose(logits, request.sampling, generator))
     watching = target if isinstance(target := steps.step.target, WatchfulModel) else None
     if watching is not None:
-        watching.committed((first,))
+        watching.committed((*request.prompt, first))
     yield StepRecord(tokens=(first,), accepted=None)
     length, generated, launched, read = len(request.prompt), 1, 0, 0
     ended = first in request.eos_token_ids

@@ -70,7 +70,7 @@ class WatchfulModel(Protocol):
     """A model that is told which tokens are committed, as one that is spread over several processes, which must all have the same."""
 
     def committed(self, tokens: Sequence[int], *, last: bool = False) -> None:
-        """Take note of the tokens of one step, or with none of the end of a text (`last`). Raises ModelError to end the decoding."""
+        """Take note of a prompt and its first token, or of the tokens of a step, which may be the `last` one. Raises ModelError to end the decoding."""
 
 
 FINAL_STATE = -1

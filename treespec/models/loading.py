@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from PIL import Image
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
@@ -226,7 +227,7 @@ def _load_part(files: ModelFiles, dtype: torch.dtype, where: torch.device, team:
     if files.adapter is not None or quantisation(config) is not None:
         what = "an adapter is merged into whole weights" if files.adapter is not None else "quantised weights cannot be cut"
         raise ModelError(f"{name} cannot be divided by `tensor_parallel`: {what}; use plain weights, in which nothing is to be merged")
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     sliced = kind is not None and is_sliced(kind)
     if not sliced:
         require_plan(config, name)
@@ -245,7 +246,9 @@ def _load_part(files: ModelFiles, dtype: torch.dtype, where: torch.device, team:
     require_loaded(name, report)
     noted = left_out(module, report.get("unexpected_keys") or (), files.contents, name), note_beside(name, files.contents)
     _name_cached(module.config, name, place)
-    return replace(LoadedModel.of(module.eval()), digest=digest if place.local else None, notes=tuple(filter(None, noted)), shard=shard)
+    return replace(
+        LoadedModel.of(nn.Module.eval(module)), digest=digest if place.local else None, notes=tuple(filter(None, noted)), shard=shard
+    )
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:

@@ -65,7 +65,8 @@ def load_slices(
     require_divisible(config, team.size, name, sliced=True)
     vocabulary = int(config.vocab_size)
     with torch.device("meta"):
-        module: Any = AutoModelForCausalLM.from_config(config_of_part(config, team.size), dtype=dtype)
+        auto: Any = AutoModelForCausalLM
+        module: Any = auto.from_config(config_of_part(config, team.size), dtype=dtype)
         head = module.lm_head
         module.lm_head = nn.Linear(head.in_features, rows_of_head(vocabulary, team.size), bias=head.bias is not None, dtype=dtype)
     module.model.rotary_emb = type(module.model.rotary_emb)(module.config)  # its tables are computed, and no file holds them
@@ -157,7 +158,7 @@ def load_planned(loader: Any, path: str, processes: int, vocabulary: int, team: 
 def _division(processes: int) -> dict[str, Any]:
     """Return the argument of `from_pretrained` that divides a model, which newer versions of transformers have under another name."""
     try:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         return {"distributed_config": DistributedConfig(tp_size=processes)}
     except (ImportError, TypeError):
