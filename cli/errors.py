@@ -18,6 +18,7 @@ _LONGEST = 400
 
 RUN = "; run: treeopt "
 """The words of a message before a command to run, which is never cut."""
+_RUNS = (RUN, "; start it with: torchrun ")
 
 _ANYWHERE = ("--debug", "--quiet")
 """Options of treeopt itself that may stand anywhere on the line."""
@@ -69,7 +70,8 @@ class TreeoptGroup(click.Group):
             if ctx.find_root().params.get("debug") and interruption is None:
                 raise
             meant = interruption is None or isinstance(error, TreeoptError)
-            say(f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED, err=True)
+            said = f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED
+            _complain(said)
             ctx.exit(1 if interruption is None else exit_code(interruption))
 
 
@@ -120,7 +122,7 @@ def _explain(error: BaseException) -> str:
 def _in_short(message: str) -> str:
     """Return the message in one line of at most `_LONGEST` characters, and the command to run behind it."""
     line = " ".join(message.split())
-    line, run, command = line.partition(RUN)
+    line, run, command = line.partition(next((words for words in _RUNS if words in line), RUN))
     half = (_LONGEST - 5) // 2
     short = line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
     return short + run + command
@@ -136,6 +138,13 @@ def _made_from(error: BaseException, kind: type[E]) -> E | None:
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _complain(line: str) -> None:
+    """Print a line about a failure on stderr; of processes that run a command together, one does."""
+    from treeopt.cli.processes import complain
+
+    complain(line)
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:

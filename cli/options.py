@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from treeopt.cli.help import Command, under
+from treeopt.cli.processes import own_place, tensor_parallel_option
 from treeopt.cli.settings import bundle
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
 from treespec.models.ngram import NGRAM
 from treespec.models.offload import require_gpu
+from treespec.models.parallel.launch import require_one_way
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,13 @@ class ModelOptions:
     adapter: str | None = None
     draft_adapter: str | None = None
     corpus: tuple[str, ...] = ()
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.offload:
             require_gpu(self.device)
+        if self.offload and self.tensor_parallel > 1:
+            require_one_way()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class DraftsOptions:
     dtype: str
     adapter: str | None = None
     corpus: tuple[str, ...] = ()
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         twice = [draft for i, draft in enumerate(self.drafts) if draft in self.drafts[:i]]
@@ -57,7 +63,8 @@ class DraftsOptions:
     def with_draft(self, draft: str | None) -> ModelOptions:
         """Return the options of the target with one of the drafts, or with none."""
         corpus = self.corpus if draft == NGRAM else ()
-        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, adapter=self.adapter, corpus=corpus)
+        more: dict[str, Any] = {"adapter": self.adapter, "corpus": corpus, "tensor_parallel": self.tensor_parallel}
+        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, **more)
 
 
 @dataclass(frozen=True)
@@ -142,13 +149,13 @@ def output_option(default: str | None) -> Callable[[Command], Command]:
     """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
     whole = "File to write, whole or not at all." + ("" if default else " [default: none]")
-    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=whole))
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=whole))
 
 
 def folder_option(default: str, told: str) -> Callable[[Command], Command]:
     """Return the option `-o FOLDER` with its default and its help."""
     kind = click.Path(file_okay=False, path_type=Path)
-    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=told))
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=told))
 
 
 _target = click.option(
@@ -189,7 +196,7 @@ skip_bad_rows_option = click.option(
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
     """Add options as `models`, and `--threads`.
 
-    They are `--target --draft --corpus --revision --draft-revision --adapter --draft-adapter --device --dtype --offload`.
+    They are `--target --draft --corpus --revision --draft-revision --adapter --draft-adapter --device --dtype --offload --tensor-parallel`.
     """
     return bundle(
         "models",
@@ -211,12 +218,13 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         threads_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
+        tensor_parallel_option,
         heading="Models",
     )
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """Add `--target --draft (any number) --corpus --revision --adapter --device --dtype` as `models`, and `--threads`."""
+    """Add `--target --draft (any number) --corpus --revision --adapter --device --dtype --tensor-parallel` as `models`, and `--threads`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -235,6 +243,7 @@ def drafts_options() -> Callable[[Command], Command]:
         device_option,
         threads_option,
         _dtype,
+        tensor_parallel_option,
         heading="Models",
     )
 

@@ -28,8 +28,27 @@ REPLIES = "replies"
 """The part of a command's work that writes the target's replies in conversations."""
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe."""
+class _Still:
+    """Where the lines of a process that keeps still would go: its own stderr."""
+
+    stream: Any = None
+
+
+def keep_still() -> None:
+    """Have this process print nothing any more, as it is not the first of those that run the command together."""
+    _Still.stream = sys.stderr
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+
+def say(text: str, *, err: bool = False, whoever: bool = False) -> None:
+    """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe.
+
+    A process that keeps still prints nothing, but with `whoever` on its own stderr.
+    """
+    if _Still.stream is not None:
+        if whoever:
+            click.echo(printable(text), file=_Still.stream)
+        return
     if err:
         click.echo(printable(text), err=True)
         return

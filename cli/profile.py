@@ -11,6 +11,7 @@ from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
+from treeopt.cli.processes import own_place
 from treeopt.cli.progress import Progress
 from treeopt.cli.settings import (
     RuleOptions,
@@ -74,6 +75,7 @@ def profile() -> None:
     click.option(
         "--trace",
         type=click.Path(dir_okay=False, path_type=Path),
+        callback=own_place,
         help="File for the trace as well: what the draft said of every token that the target chose, for `treeopt replay`. [default: none]",
     ),
 )

@@ -143,7 +143,7 @@ def _measured(
         rows = list_of_length(len(batches[int(key)]), value)
         return [_Row.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
 
-    with Journal(journal, _fingerprint(pair, prompts, settings, dynamic, tracing=tracing), read) as log:
+    with Journal(pair.own(journal), _fingerprint(pair, prompts, settings, dynamic, tracing=tracing), read) as log:
         for number, batch in enumerate(batches):
             on_token = _step_progress(progress, number, len(batches), settings.gen_len)
             work = partial(_measure, pair, source, batch, settings, on_token, dynamic, tracing=tracing)
@@ -376,6 +376,6 @@ def _step_progress(progress: Progress, number: int, batches: int, gen_len: int) 
 
 
 def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, dynamic: BudgetGrid | None, *, tracing: bool) -> str:
-    where = str(pair.target.device), str(pair.target.dtype)
+    where = pair.place, str(pair.target.dtype)
     more = [*(["trace"] if tracing else []), *([] if dynamic is None else [asdict(dynamic)])]
     return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), *where, *more)

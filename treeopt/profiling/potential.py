@@ -66,7 +66,7 @@ def measure_potential(
         ]
         return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
 
-    with Journal(journal, _fingerprint(target, drafts, prompts, settings), read) as log:
+    with Journal(target.own(journal), _fingerprint(target, drafts, prompts, settings), read) as log:
         for number, batch in enumerate(batches):
 
             def on_token(done: int, number: int = number) -> None:
@@ -240,4 +240,4 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _fingerprint(target: Target, drafts: Sequence[Draft], prompts: PromptSet, settings: PotentialSettings) -> str:
     models = [target.describe(), *(draft.describe() for draft in drafts)]
-    return fingerprint(models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype))
+    return fingerprint(models, prompts.fingerprint, asdict(settings), target.place, str(target.target.dtype))

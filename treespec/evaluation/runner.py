@@ -76,7 +76,9 @@ def evaluate(
     note_crowding(pair.target.device.type, notice)
     run = _Run(pair, plan, settings, notice, against)
     results: list[PromptResult] = []
-    with Journal(journal, _fingerprint(pair, plan, prompts, settings, against), lambda key, value: PromptResult.from_json(value)) as log:
+    with Journal(
+        pair.own(journal), _fingerprint(pair, plan, prompts, settings, against), lambda key, value: PromptResult.from_json(value)
+    ) as log:
         for index, prompt in enumerate(prompts.prompts):
             results.append(log.piece(str(index), partial(run.prompt, prompt, index), asdict))
             progress("evaluating", index + 1, len(prompts.prompts))
@@ -284,7 +286,7 @@ def _fingerprint(
     pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings, against: Sequence[SpeculationTree]
 ) -> str:
     own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
-    where = str(pair.target.device), str(pair.target.dtype), own
+    where = pair.place, str(pair.target.dtype), own
     beside = [chain.depth for chain in against]
     return fingerprint(
         pair.describe(),

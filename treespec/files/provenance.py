@@ -15,6 +15,9 @@ from treespec.errors import counted
 from treespec.files.fields import amount, checked_object, count, flag, natural, number, text, texts
 from treespec.files.load import load_average, threads
 
+TIMED_ON = ("gpu", "driver", "cpu", "threads", "cores", "load_average", "tensor_parallel", "processes", "hosts", "backend")
+"""The fields that say what times were measured on."""
+
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from treespec.checks import require_whole
 from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
-from treespec.errors import ModelError, SettingsError
+from treespec.errors import ModelError
 from treespec.files.fingerprint import fingerprint
 from treespec.files.provenance import Provenance
 from treespec.files.reading import StrPath
@@ -20,6 +21,7 @@ from treespec.models.facts import named
 from treespec.models.info import ModelInfo, draft_of
 from treespec.models.making import tree_model
 from treespec.models.ngram import NGRAM
+from treespec.models.parallel.launch import require_one_way
 from treespec.models.parallel.team import Team, join
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY
@@ -59,6 +61,15 @@ class Target:
         """Return a value that rests on times, and that all processes must have alike: that of the first one. Alone, it is the value itself."""
         return value if self.team is None else self.team.agreed(value)
 
+    def own(self, path: Path | None) -> Path | None:
+        """Return where this process keeps a file or a folder of its work: at `path`, or in a copy beside the first process (`Team.own`)."""
+        return path if self.team is None else self.team.own(path)
+
+    @property
+    def place(self) -> str:
+        """Return the device for records, which is the same in all processes."""
+        return str(self.target.device) if self.team is None else self.target.device.type
+
     @property
     def vocabulary_size(self) -> int:
         """Return the number of first tokens that hold all that can be drafted."""
@@ -95,7 +106,7 @@ class Target:
         return {
             "draft": None,
             **{role: model.describe() for role, model in self.models.items()},
-            "device": str(self.target.device),
+            "device": self.place,
             "dtype": _dtype(self.target),
             "vocabulary_size": self.target.vocabulary_size,
             "eos_token_ids": sorted(self.eos_token_ids),
@@ -282,9 +293,7 @@ def team_of(processes: int, device: str, *, offload: bool = False, line: str = "
     if processes == 1:
         return None
     if offload:
-        raise SettingsError(
-            "`offload` streams the layers of a whole target through one GPU, and with `tensor_parallel` each process holds a part of it; drop one of them"
-        )
+        require_one_way()
     return join(processes, device, line)
 
 

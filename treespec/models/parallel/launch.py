@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from treespec.errors import SettingsError, counted
 
@@ -34,6 +35,13 @@ class Launch:
                 f"the environment variable {odd}, but launchers set it to a whole number; start the processes with torchrun"
             )
         return cls(*map(int, values))
+
+
+def require_one_way() -> NoReturn:
+    """Raise SettingsError for a target that is to be offloaded and divided."""
+    raise SettingsError(
+        "`offload` streams the layers of a whole target through one GPU, and with `tensor_parallel` each process holds a part of it; drop one of them"
+    )
 
 
 def launched(processes: int, line: str = "SCRIPT.py") -> Launch:

@@ -8,11 +8,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from treespec.errors import ModelError, SettingsError, counted
 from treespec.models.parallel.launch import Launch, launched
@@ -26,6 +29,10 @@ CHECK_EVERY = 16
 """The processes compare their tokens after so many steps."""
 _PATIENCE = timedelta(minutes=30)
 """The longest time that a process waits for the others."""
+_MEETING = timedelta(minutes=10)
+"""The longest time that a process waits for the others to start."""
+_FAILED = "treeopt/failed"
+"""The key under which the processes count those that fail."""
 _LOOPBACK = ("lo", "lo0")
 _GLOO_DEVICE = "GLOO_SOCKET_IFNAME"
 """The variable that names the network device of gloo."""
@@ -37,8 +44,11 @@ class Team:
     Each method raises ModelError if another process has ended or does not answer.
     """
 
-    def __init__(self, rank: int, size: int, device: str, backend: str, hosts: int = 1) -> None:
+    _kept: TemporaryDirectory[str] | None
+
+    def __init__(self, rank: int, size: int, device: str, backend: str, hosts: int = 1, store: Any = None) -> None:
         self.rank, self.size, self.device, self.backend, self.hosts = rank, size, device, backend, hosts
+        self._store, self._kept, self._files = store, None, 0
         self._host = torch.device("cpu") if "gloo" in distributed.get_backend_config() else torch.device(device)
         self._tokens, self._steps = 0, 0
 
@@ -65,6 +75,33 @@ class Team:
     def first(self, find: Callable[[], T]) -> T | None:
         """Return what `find` returns in the first process; it is not called in the others."""
         return self.agreed(find() if self.rank == 0 else None)
+
+    def own(self, path: Path | None) -> Path | None:
+        """Return where this process keeps a file, or a folder of files, that the first one keeps at `path`: a copy, which ends with the process.
+
+        None if the first process keeps none.
+        """
+        held = self.agreed(None if path is None else _content(path))
+        if self.rank == 0 or held is None:
+            return path
+        if self._kept is None:
+            self._kept = TemporaryDirectory(prefix="treeopt-")
+        self._files += 1
+        place = Path(self._kept.name) / str(self._files)
+        for name, data in held.items():
+            file = place / name if name else place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+        return place
+
+    def fails_first(self) -> bool:
+        """Return whether this is the first process to ask: of processes that all fail, one says why. It does not wait for the others."""
+        if self._store is None:
+            return self.rank == 0
+        try:
+            return int(self._store.add(_FAILED, 1)) == 1
+        except RuntimeError:  # whoever kept the store is gone, and may not have said anything
+            return True
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raise SettingsError, in all processes, if one of these facts is another one in another process."""
@@ -127,16 +164,25 @@ def join(processes: int, device: str, line: str = "SCRIPT.py") -> Team:
             "pass that number"
         )
     launch = None if made else launched(processes, line)
-    own = _own_device(device, launch)
+    own, store = _own_device(device, launch), None
     if launch is not None:
         _stay_local(launch)
         with _meeting():
-            distributed.init_process_group("gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", timeout=_PATIENCE)
+            store, rank, size = next(rendezvous("env://", launch.rank, launch.processes, timeout=_MEETING))
+            shared, kinds = distributed.PrefixStore("treeopt", store), "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl"
+            distributed.init_process_group(kinds, store=shared, rank=rank, world_size=size, timeout=_PATIENCE)
         atexit.register(_leave)
     names: list[Any] = [None] * processes
     with _together():
         distributed.all_gather_object(names, platform.node())
-    return Team(distributed.get_rank(), processes, own, "gloo" if own == "cpu" else "nccl", len(set(names)))
+    return Team(distributed.get_rank(), processes, own, "gloo" if own == "cpu" else "nccl", len(set(names)), store)
+
+
+def _content(path: Path) -> dict[str, bytes]:
+    """Return the content of a file, under the name "", or of the files of a folder; nothing if there is neither."""
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {"": path.read_bytes()} if path.is_file() else {}
 
 
 def _own_device(device: str, launch: Launch | None) -> str:

@@ -1,0 +1,120 @@
+"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone prints and writes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from treeopt.cli import output
+from treeopt.cli.flags import with_flags
+from treeopt.cli.help import words_of
+from treeopt.cli.values import POSITIVE
+from treespec.errors import SettingsError
+from treespec.models.parallel.launch import launched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from treeopt.cli.options import DraftsOptions, ModelOptions
+    from treespec.models.parallel.team import Team
+
+T = TypeVar("T")
+
+
+class _Together:
+    """What this process knows of the others."""
+
+    def __init__(self) -> None:
+        self.team: Team | None = None
+        self.line = ""
+        self.kept: TemporaryDirectory[str] | None = None
+        self.files = 0
+
+
+_TOGETHER = _Together()
+
+
+def _take_part(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
+    """Have this process keep still if it is not the first. Raises a usage error if it is no part of a run of so many processes."""
+    if value == 1 or ctx.resilient_parsing:
+        return value
+    _TOGETHER.line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
+    try:
+        launch = launched(value, _TOGETHER.line)
+    except SettingsError as error:
+        raise click.UsageError(with_flags(str(error), ctx.command)) from error
+    if launch.rank:
+        _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
+        if not ctx.find_root().params.get("debug"):
+            output.keep_still()
+    return value
+
+
+tensor_parallel_option = click.option(
+    "--tensor-parallel",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    is_eager=True,  # before the outputs, whose places depend on it
+    callback=_take_part,
+    help="Processes that hold the target together, each a part of it on a GPU of its own; start them with torchrun --nproc-per-node N.",
+)
+
+
+def own_place(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Return the place of an output: in a process that is not the first, one that nobody sees."""
+    if value is None or _TOGETHER.kept is None:
+        return value
+    _TOGETHER.files += 1
+    folder = Path(_TOGETHER.kept.name) / str(_TOGETHER.files)
+    folder.mkdir()
+    return folder / value.name
+
+
+def team_of(models: ModelOptions | DraftsOptions, device: str) -> Team | None:
+    """Return the team of this process, which is joined at the first call; None where one process holds the target. `device` is the one to run on.
+
+    Raises SettingsError, ModelError.
+    """
+    if models.tensor_parallel > 1 and _TOGETHER.team is None:
+        from treespec.files.provenance import version_of
+        from treespec.models.pairs import team_of as found
+
+        _TOGETHER.team = found(models.tensor_parallel, "cuda" if models.device == "auto" else device, line=_TOGETHER.line)
+        assert _TOGETHER.team is not None
+        versions = {f"the version of {name}": version_of(name) for name in ("treeopt", "torch", "transformers")}
+        _TOGETHER.team.require_same({"the command line": shlex.join(sys.argv[1:]), **versions})
+    return _TOGETHER.team
+
+
+def of_first(find: Callable[[], T]) -> T:
+    """Return what `find` returns in the first process, which alone reads standard input."""
+    team: Any = _TOGETHER.team
+    return find() if team is None else team.first(find)
+
+
+def are_several() -> bool:
+    """Return whether this process runs the command together with others."""
+    return _TOGETHER.team is not None
+
+
+def complain(line: str) -> None:
+    """Print a line about a failure on stderr, unless another process of the run has said why it failed."""
+    if _TOGETHER.team is None:
+        output.say(line, err=True)
+    elif _TOGETHER.team.fails_first():
+        output.say(line, err=True, whoever=True)
+
+
+def end_at_once(code: int) -> None:
+    """End this process where others may wait for it, or it for them: nothing else is to be said or written."""
+    if _TOGETHER.team is not None:
+        if _TOGETHER.kept is not None:
+            _TOGETHER.kept.cleanup()
+        os._exit(code)
