@@ -1,12 +1,14 @@
 """A target that several processes hold together gives what one process gives: logits, texts, profiles."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from tests.reference.head_pairs import head_pair
 from tests.reference.ranks import of_ranks
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.loop import Request, decode_speculative
@@ -68,8 +70,10 @@ def in_a_rank(models: list[tuple[str, str]], processes: int) -> list[dict[str, A
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_parts_of_a_target_give_what_the_whole_gives(folders: Callable[..., str], processes: int) -> None:
-    """Of every class that is sliced, with grouped heads, with tied and untied heads, biases, norms of heads, and one that transformers divides.
+def test_parts_of_a_target_give_what_the_whole_gives(
+    folders: Callable[..., str], tokenizer_into: Callable[..., None], tmp_path: Path, processes: int
+) -> None:
+    """Of sliced models with grouped heads, tied and untied products, biases, norms of heads, and a head as draft, and of one of another family.
 
     97 tokens are no multiple of 2 or 4: the vocabulary's product is filled up.
     """
@@ -80,6 +84,12 @@ def test_parts_of_a_target_give_what_the_whole_gives(folders: Callable[..., str]
     ]
     if processes == 2:
         models += [(folders(family, family, 3), folders(family, "draft", 4)) for family in ("qwen3-sliding", "qwen2", "gemma")]
+        drafted = head_pair(
+            "eagle official", "llama", tmp_path / "head"
+        )  # it borrows the target's embedding and product with the vocabulary
+        drafted.module.save_pretrained(tmp_path / "target")
+        tokenizer_into(tmp_path / "target", size=60)
+        models.append((str(tmp_path / "target"), str(tmp_path / "head")))
     ranks = of_ranks(processes, in_a_rank, models, processes)
     for number, (target, draft) in enumerate(models):
         whole = seen_by(load_pair(target, draft))
