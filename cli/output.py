@@ -34,10 +34,11 @@ class _Still:
     stream: Any = None
 
 
-def keep_still() -> None:
-    """Have this process print nothing any more, as it is not the first of those that run the command together."""
-    _Still.stream = sys.stderr
-    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+def keep_still(*, errors: bool) -> None:
+    """Have this process print nothing any more, as it is not the first of those that run the command together; no `errors` and notes either."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    if errors:
+        _Still.stream, sys.stderr = sys.stderr, sys.stdout
 
 
 def say(text: str, *, err: bool = False, whoever: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -51,8 +50,7 @@ def _take_part(ctx: click.Context, parameter: click.Parameter, value: int) -> in
         raise click.UsageError(with_flags(str(error), ctx.command)) from error
     if launch.rank:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
-        if not ctx.find_root().params.get("debug"):
-            output.keep_still()
+        output.keep_still(errors=not ctx.find_root().params.get("debug"))
     return value
 
 
@@ -110,11 +108,3 @@ def complain(line: str) -> None:
         output.say(line, err=True)
     elif _TOGETHER.team.fails_first():
         output.say(line, err=True, whoever=True)
-
-
-def end_at_once(code: int) -> None:
-    """End this process where others may wait for it, or it for them: nothing else is to be said or written."""
-    if _TOGETHER.team is not None:
-        if _TOGETHER.kept is not None:
-            _TOGETHER.kept.cleanup()
-        os._exit(code)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.conftest import Run
 from treeopt.profiles.latency import read_latency
@@ -73,6 +74,10 @@ def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Ru
     assert "--offload streams the layers of a whole target" in done.err
     done = run("run", *words[:-1], "4")
     assert "--tensor-parallel is 4, but 2 processes were started; pass --tensor-parallel 2, or start it with: torchrun" in done.err
+    if not torch.cuda.is_available():
+        done = run("run", *words)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.splitlines()[-1].endswith("torch finds none on this machine; pass --device cpu to run on processors")
 
 
 def test_an_evaluation_is_that_of_one_process(pair: tuple[Path, Path], rows: Path, run: Run, torchrun: Torchrun, tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_a_tuning_run_takes_the_decisions_of_the_first_process(
     assert "the growmap was timed on a target held by 2 processes (this run has 1)" in other.err
     other = run(*words)
     assert other.code == 1
-    assert "tuned was made with --tensor-parallel 2, but this run has 1" in other.err
+    assert "tuned was made with --tensor-parallel 2, but this run has none" in other.err
 
 
 def test_processes_of_other_arguments_end_with_one_line(pair: tuple[Path, Path], torchrun: Torchrun, tmp_path: Path) -> None:
@@ -132,9 +137,12 @@ def test_processes_of_other_arguments_end_with_one_line(pair: tuple[Path, Path],
     assert err[0].startswith("error: the processes of this run differ in the command line: process 0 has run --target ")
 
 
-def test_a_killed_process_ends_the_others(pair: tuple[Path, Path], rows: Path, torchrun: Torchrun, tmp_path: Path) -> None:
-    words = ["evaluate", "--target", pair[0], "--draft", pair[1], "--dataset", rows, "--num-prompts", 7, "--prompt-len", 16, *TREE]
-    started = torchrun(*words, "--gen-len", 200, "--device", "cpu", "--quiet", "--tensor-parallel", 2, "-o", "report.json")
+def test_a_killed_process_ends_the_others_and_the_command_goes_on(
+    pair: tuple[Path, Path], rows: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    words = ["evaluate", "--target", pair[0], "--draft", pair[1], "--dataset", rows, "--num-prompts", 4, "--prompt-len", 16, *TREE]
+    words += ["--gen-len", 80, "--device", "cpu", "--quiet", "--tensor-parallel", 2, "-o", "report.json"]
+    started = torchrun(*words)
     journal, until = tmp_path / "report.json.journal", time.monotonic() + 200
     while not (journal.is_file() and journal.stat().st_size):
         assert started.poll() is None, started.communicate()
@@ -149,3 +157,10 @@ def test_a_killed_process_ends_the_others(pair: tuple[Path, Path], rows: Path, t
     assert len(err) == 1
     assert not (tmp_path / "report.json").exists()
     assert not any(Path(f"/proc/{process}").exists() for process in found.values())
+    kept = journal.read_bytes()
+    code, _, err = ended(torchrun(*words))
+    assert (code, err) == (0, [])
+    first = json.loads(kept.splitlines()[1])["value"]
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["results"][0]["seconds"] == first["seconds"]  # it went on, and did not begin anew
+    assert not journal.exists()

@@ -169,8 +169,8 @@ def join(processes: int, device: str, line: str = "SCRIPT.py") -> Team:
         _stay_local(launch)
         with _meeting():
             store, rank, size = next(rendezvous("env://", launch.rank, launch.processes, timeout=_MEETING))
-            shared, kinds = distributed.PrefixStore("treeopt", store), "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl"
-            distributed.init_process_group(kinds, store=shared, rank=rank, world_size=size, timeout=_PATIENCE)
+            kinds = "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl"
+            distributed.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         atexit.register(_leave)
     names: list[Any] = [None] * processes
     with _together():

@@ -53,11 +53,13 @@ def texts(pair: Pair) -> list[list[int]]:
 
 def seen_by(pair: Pair) -> dict[str, Any]:
     ids = torch.tensor([PROMPT, PROMPT[::-1]])
-    pair.target.allocate(64)
+    found = texts(pair)
+    cache = pair.target._cache
+    assert cache is not None
     return {
-        "texts": texts(pair),
+        "texts": found,
         "score": pair.target.score(ids, 3).numpy(),
-        "slot_bytes": pair.target.slot_bytes,
+        "stored": sum(storage.nbytes for storage in cache.storages.values()) / cache.capacity,
         "held": sum(parameter.numel() for parameter in pair.target.module.parameters()),
         "described": pair.describe()["target"],
         "sha256": pair.sha256,
@@ -84,9 +86,7 @@ def test_parts_of_a_target_give_what_the_whole_gives(
     ]
     if processes == 2:
         models += [(folders(family, family, 3), folders(family, "draft", 4)) for family in ("qwen3-sliding", "qwen2", "gemma")]
-        drafted = head_pair(
-            "eagle official", "llama", tmp_path / "head"
-        )  # it borrows the target's embedding and product with the vocabulary
+        drafted = head_pair("eagle official", "llama", tmp_path / "head")  # it borrows two matrices of the target
         drafted.module.save_pretrained(tmp_path / "target")
         tokenizer_into(tmp_path / "target", size=60)
         models.append((str(tmp_path / "target"), str(tmp_path / "head")))
@@ -98,7 +98,7 @@ def test_parts_of_a_target_give_what_the_whole_gives(
             assert part["texts"] == whole["texts"], target
             assert abs(part["score"] - whole["score"]).max() < 1e-4
             assert (part["score"] == ranks[0][number]["score"]).all()  # to the bit: decisions rest on it
-            assert part["slot_bytes"] * processes == whole["slot_bytes"]
+            assert part["stored"] * processes == whole["stored"]
             assert part["held"] < whole["held"] or part["described"]["family"] == "gemma"
             assert part["described"] == {**whole["described"], "tensor_parallel": processes}
             assert part["sha256"] == whole["sha256"]
