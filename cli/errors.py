@@ -9,6 +9,7 @@ from treeopt.cli.flags import with_flags
 from treeopt.cli.memory import memory_is_full
 from treeopt.cli.output import say
 from treeopt.cli.signals import INTERRUPTED, UNREAD, exit_code
+from treeopt.cli.together import complain
 from treespec.errors import TreeoptError, is_memory_full
 
 E = TypeVar("E", bound=BaseException)
@@ -71,7 +72,7 @@ class TreeoptGroup(click.Group):
                 raise
             meant = interruption is None or isinstance(error, TreeoptError)
             said = f"error: {explain(error, self.commands.get(ctx.invoked_subcommand or ''))}" if meant else INTERRUPTED
-            _complain(said)
+            complain(said)
             ctx.exit(1 if interruption is None else exit_code(interruption))
 
 
@@ -138,13 +139,6 @@ def _made_from(error: BaseException, kind: type[E]) -> E | None:
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _complain(line: str) -> None:
-    """Print a line about a failure on stderr; of processes that run a command together, one does."""
-    from treeopt.cli.processes import complain
-
-    complain(line)
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, overload
 
 from treeopt.cli.options import DraftsOptions, ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, journal_of, note
-from treeopt.cli.processes import team_of
 from treeopt.cli.progress import Progress
+from treeopt.cli.together import team_of
 from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 

@@ -1,6 +1,7 @@
 """Groups of options about models and rows that several commands share; a group reaches its command as one dataclass."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from typing import Any
 
 import click
 
-from treeopt.cli.help import Command, under
-from treeopt.cli.processes import own_place, tensor_parallel_option
+from treeopt.cli.flags import with_flags
+from treeopt.cli.help import Command, under, words_of
 from treeopt.cli.settings import bundle
+from treeopt.cli.together import own_place, take_part
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
+from treespec.errors import SettingsError
 from treespec.models.ngram import NGRAM
 from treespec.models.offload import require_gpu
-from treespec.models.parallel.launch import require_one_way
+from treespec.models.parallel.launch import launched, require_one_way
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,28 @@ def folder_option(default: str, told: str) -> Callable[[Command], Command]:
     return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=told))
 
 
+def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
+    """Raise a usage error unless this is one of so many processes that a launcher has started; have others than the first keep still."""
+    if value == 1 or ctx.resilient_parsing:
+        return value
+    line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
+    try:
+        rank = launched(value, line).rank
+    except SettingsError as error:
+        raise click.UsageError(with_flags(str(error), ctx.command)) from error
+    take_part(rank, line, errors=not ctx.find_root().params.get("debug"))
+    return value
+
+
+_tensor_parallel = click.option(
+    "--tensor-parallel",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    is_eager=True,  # before the outputs, whose places depend on it
+    callback=_begin_together,
+    help="Processes that hold the target together, each a part of it on a GPU of its own; start them with torchrun --nproc-per-node N.",
+)
 _target = click.option(
     "--target", required=True, metavar="MODEL", help="Folder, GGUF file or hub id of the target; embedded-target comes with treeopt."
 )
@@ -218,7 +243,7 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         threads_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
-        tensor_parallel_option,
+        _tensor_parallel,
         heading="Models",
     )
 
@@ -243,7 +268,7 @@ def drafts_options() -> Callable[[Command], Command]:
         device_option,
         threads_option,
         _dtype,
-        tensor_parallel_option,
+        _tensor_parallel,
         heading="Models",
     )
 

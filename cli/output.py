@@ -29,7 +29,7 @@ REPLIES = "replies"
 
 
 class _Still:
-    """Where the lines of a process that keeps still would go: its own stderr."""
+    """The stderr of a process that keeps still; None for others."""
 
     stream: Any = None
 

@@ -8,7 +8,7 @@ import click
 
 from treeopt.cli.help import words_of
 from treeopt.cli.output import is_there, note_written
-from treeopt.cli.processes import own_place
+from treeopt.cli.together import own_place
 from treeopt.cli.values import OUTPUT_FILE
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from treeopt.cli.errors import TreeoptGroup
 from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import ModelOptions, PromptOptions, format_option, model_options, output_option, prompt_options
 from treeopt.cli.output import claimed, discard_journals, emit, is_there, journal_of, note, note_doubt, note_written
-from treeopt.cli.processes import own_place
 from treeopt.cli.progress import Progress
 from treeopt.cli.settings import (
     RuleOptions,
@@ -23,6 +22,7 @@ from treeopt.cli.settings import (
     setting,
     wrong_usage,
 )
+from treeopt.cli.together import own_place
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
 from treeopt.profiles.budget_grid import BudgetGrid

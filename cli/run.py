@@ -12,9 +12,9 @@ from treeopt.cli.help import TreeoptCommand, example
 from treeopt.cli.options import ModelOptions, chat_arg_option, check_chat_args, model_options, text_format_option
 from treeopt.cli.output import Telling, ask, emit, note
 from treeopt.cli.plan import TreeOptions, planned, read_named, tree_options
-from treeopt.cli.processes import are_several, of_first
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.signals import Interrupting, exit_code
+from treeopt.cli.together import are_several, of_first
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.data.slices import ChatOptions

@@ -55,7 +55,7 @@ class Provenance:
     hosts: int | None = None
     """Machines that these processes are on."""
     backend: str | None = None
-    """What carries data between processes: nccl or gloo."""
+    """The library that carries data between processes: nccl or gloo."""
     temperature: float | None = None
     top_p: float | None = None
     dataset: str | None = None

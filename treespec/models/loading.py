@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from PIL import Image
-from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
@@ -28,7 +27,6 @@ from treespec.errors import ModelError
 from treespec.models import devices, families, gguf_models, tokenizer_files, weights
 from treespec.models.adapters import NOWHERE, Adapter, note_beside, refuse_lone, without_adapter
 from treespec.models.contents import Contents, contents_of
-from treespec.models.generation import generation_settings
 from treespec.models.headers import Weights
 from treespec.models.left_out import left_out, require_loaded
 from treespec.models.loaded import LoadedModel, return_objects
@@ -36,8 +34,7 @@ from treespec.models.locating import NO_CONFIG, Place, explained, locate, option
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
-from treespec.models.parallel.loading import load_planned, load_slices, require_plan, safetensors_of
-from treespec.models.parallel.shard import is_sliced, require_divisible
+from treespec.models.parallel.loading import load_part
 from treespec.models.parallel.team import Team
 from treespec.models.quantised import quantisation, refuse_quantised, require_packages
 from treespec.models.quiet import bars_for_people, native_output_as_text
@@ -167,7 +164,7 @@ def load_model(
         kwargs["device_map"] = {"": where}  # straight to the device; packed weights cannot be moved afterwards
     wanted = _dtype(dtype, where, config)
     if team is not None:
-        return _load_part(files, wanted, where, team, kwargs)
+        return load_part(files, _loader(config), wanted, where, team, kwargs)
     with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
@@ -219,36 +216,6 @@ def load_model(
     gguf_models.made_plain(ready)
     stored = gguf_models.quantization(place)
     return replace(known, format="gguf", quantization=stored and f"{stored}, dequantised")
-
-
-def _load_part(files: ModelFiles, dtype: torch.dtype, where: torch.device, team: Team, options: dict[str, Any]) -> LoadedModel:
-    """Load this process's part of a model. Raises ModelError for what cannot be divided, and where the processes have other files."""
-    name, revision, place, config = files.name, files.revision, files.place, files.config
-    if files.adapter is not None or quantisation(config) is not None:
-        what = "an adapter is merged into whole weights" if files.adapter is not None else "quantised weights cannot be cut"
-        raise ModelError(f"{name} cannot be divided by `tensor_parallel`: {what}; use plain weights, in which nothing is to be merged")
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    sliced = kind is not None and is_sliced(kind)
-    if not sliced:
-        require_plan(config, name)
-    require_divisible(config, team.size, name, sliced=sliced)
-    with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
-        found = safetensors_of(name, place, revision)
-        digest = weights.digest(found[0].parent)
-        team.require_same({f"the weights of {name}": digest, "the number type": str(dtype)})
-        if sliced:
-            module, report, shard = load_slices(name, found, config, generation_settings(name, place, revision, config), dtype, where, team)
-        else:
-            kept = {key: value for key, value in options.items() if key != "device_map"}
-            kept |= {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True, "local_files_only": True}
-            module, report, shard = load_planned(_loader(config), str(found[0].parent), team.size, int(config.vocab_size), team, kept)
-    return_objects(module)
-    require_loaded(name, report)
-    noted = left_out(module, report.get("unexpected_keys") or (), files.contents, name), note_beside(name, files.contents)
-    _name_cached(module.config, name, place)
-    return replace(
-        LoadedModel.of(nn.Module.eval(module)), digest=digest if place.local else None, notes=tuple(filter(None, noted)), shard=shard
-    )
 
 
 def quantization_of(name: str, revision: str | None = None) -> str | None:
@@ -322,9 +289,8 @@ def _require_weights(name: str, revision: str | None, folder: Path, config: PreT
 
 def _files(place: Place, revision: str | None) -> list[str]:
     """Return the names of the files in a folder or on the hub."""
-    if place.local:
-        return sorted(path.name for path in Path(place.path).iterdir())
-    return sorted(HfApi().list_repo_files(place.path, revision=revision))
+    held = (path.name for path in Path(place.path).iterdir()) if place.local else HfApi().list_repo_files(place.path, revision=revision)
+    return sorted(held)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -376,11 +342,7 @@ def _device(device: str, offload: bool = False) -> torch.device:
 
 
 def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    if dtype != "auto":
-        return DTYPES[dtype]
-    if where.type == "cpu":
-        return torch.float32
+    if dtype != "auto" or where.type == "cpu":
+        return DTYPES.get(dtype, torch.float32)
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
-    if own in ("float16", "bfloat16"):
-        return DTYPES[own]
-    return devices.half_precision(where)
+    return DTYPES[own] if own in ("float16", "bfloat16") else devices.half_precision(where)

@@ -1,4 +1,4 @@
-"""What a launcher such as torchrun tells each of its processes, through the environment. This module loads without torch."""
+"""Reading what a launcher such as torchrun tells each of its processes, through the environment. This module loads without torch."""
 
 import os
 from collections.abc import Mapping

@@ -3,32 +3,78 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models import weights
-from treespec.models.locating import Place
+from treespec.models.adapters import note_beside
+from treespec.models.generation import generation_settings
+from treespec.models.left_out import left_out, require_loaded
+from treespec.models.loaded import LoadedModel, return_objects
+from treespec.models.locating import Place, explained
 from treespec.models.parallel.shard import (
     HEAD,
     Part,
     Shard,
     config_of_part,
+    is_sliced,
     join_outputs,
     part_of,
     require_divisible,
     rows_of_head,
 )
 from treespec.models.parallel.team import Team
+from treespec.models.quantised import quantisation
+from treespec.models.quiet import bars_for_people
+
+if TYPE_CHECKING:
+    from treespec.models.loading import ModelFiles
 
 Loaded = tuple[PreTrainedModel, dict[str, Any], Shard]
 """A module, the report of its load in the form of transformers, and what part it is."""
+
+
+def load_part(
+    files: "ModelFiles", loader: Any, dtype: torch.dtype, where: torch.device, team: Team, options: Mapping[str, Any]
+) -> LoadedModel:
+    """Load this process's part of a model, by slices or by transformers' plan. `loader` and its `options` are those for a whole one.
+
+    Raises ModelError for what cannot be divided, and SettingsError where the processes have other files.
+    """
+    name, revision, place, config = files.name, files.revision, files.place, files.config
+    if files.adapter is not None or quantisation(config) is not None:
+        what = "an adapter is merged into whole weights" if files.adapter is not None else "quantised weights cannot be cut"
+        raise ModelError(f"{name} cannot be divided by `tensor_parallel`: {what}; use plain weights, in which nothing is to be merged")
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    sliced = kind is not None and is_sliced(kind)
+    if not sliced:
+        require_plan(config, name)
+    require_divisible(config, team.size, name, sliced=sliced)
+    with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
+        found = safetensors_of(name, place, revision)
+        digest = weights.digest(found[0].parent)
+        team.require_same({f"the weights of {name}": digest, "the number type": str(dtype)})
+        if sliced:
+            generation = generation_settings(name, place, revision, config)
+            module, report, shard = load_slices(name, found, config, generation, dtype, where, team)
+        else:
+            kept = {key: value for key, value in options.items() if key != "device_map"}
+            kept |= {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True, "local_files_only": True}
+            module, report, shard = load_planned(loader, str(found[0].parent), int(config.vocab_size), team, kept)
+    module.config.name_or_path, module.config._commit_hash = config.name_or_path, getattr(config, "_commit_hash", None)
+    return_objects(module)
+    require_loaded(name, report)
+    noted = left_out(module, report.get("unexpected_keys") or (), files.contents, name), note_beside(name, files.contents)
+    known = replace(LoadedModel.of(nn.Module.eval(module)), digest=digest if place.local else None, shard=shard)
+    return replace(known, notes=tuple(filter(None, noted)))
 
 
 def safetensors_of(name: str, place: Place, revision: str | None) -> list[Path]:
@@ -149,9 +195,9 @@ def _tie(module: Any, team: Team) -> None:
     _put(module, f"{HEAD}.weight", _filled(embedding[part.start : part.stop], 0, part.size))
 
 
-def load_planned(loader: Any, path: str, processes: int, vocabulary: int, team: Team, options: Mapping[str, Any]) -> Loaded:
+def load_planned(loader: Any, path: str, vocabulary: int, team: Team, options: Mapping[str, Any]) -> Loaded:
     """Load a model of another family, which transformers divides by its own plan as it reads it. `options` are those of `from_pretrained`."""
-    module, report = loader.from_pretrained(path, output_loading_info=True, **_division(processes), **options)
+    module, report = loader.from_pretrained(path, output_loading_info=True, **_division(team.size), **options)
     return module, report, Shard(team, vocabulary, sum(parameter.numel() for parameter in module.parameters()), planned=True)
 
 

@@ -11,11 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from treeopt.cli import output
-from treeopt.cli.flags import with_flags
-from treeopt.cli.help import words_of
-from treeopt.cli.values import POSITIVE
-from treespec.errors import SettingsError
-from treespec.models.parallel.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +22,7 @@ T = TypeVar("T")
 
 
 class _Together:
-    """What this process knows of the others."""
+    """The place of this process among others, as far as it is known."""
 
     def __init__(self) -> None:
         self.team: Team | None = None
@@ -39,30 +34,15 @@ class _Together:
 _TOGETHER = _Together()
 
 
-def _take_part(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
-    """Have this process keep still if it is not the first. Raises a usage error if it is no part of a run of so many processes."""
-    if value == 1 or ctx.resilient_parsing:
-        return value
-    _TOGETHER.line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
-    try:
-        launch = launched(value, _TOGETHER.line)
-    except SettingsError as error:
-        raise click.UsageError(with_flags(str(error), ctx.command)) from error
-    if launch.rank:
+def take_part(rank: int, line: str, *, errors: bool) -> None:
+    """Note that this process runs a command together with others, by what line, and have it keep still if it is not the first.
+
+    Without `errors` its notes stay, as for whoever debugs.
+    """
+    _TOGETHER.line = line
+    if rank:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
-        output.keep_still(errors=not ctx.find_root().params.get("debug"))
-    return value
-
-
-tensor_parallel_option = click.option(
-    "--tensor-parallel",
-    type=POSITIVE,
-    default=1,
-    show_default=True,
-    is_eager=True,  # before the outputs, whose places depend on it
-    callback=_take_part,
-    help="Processes that hold the target together, each a part of it on a GPU of its own; start them with torchrun --nproc-per-node N.",
-)
+        output.keep_still(errors=errors)
 
 
 def own_place(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
