@@ -19,6 +19,7 @@ _LONGEST = 400
 
 RUN = "; run: treeopt "
 """The words of a message before a command to run, which is never cut."""
+_RUNS = (RUN, "; start it with: torchrun ")
 
 _ANYWHERE = ("--debug", "--quiet")
 """Options of treeopt itself that may stand anywhere on the line."""
@@ -122,7 +123,7 @@ def _explain(error: BaseException) -> str:
 def _in_short(message: str) -> str:
     """Return the message in one line of at most `_LONGEST` characters, and the command to run behind it."""
     line = " ".join(message.split())
-    line, run, command = line.partition(RUN)
+    line, run, command = line.partition(next((words for words in _RUNS if words in line), RUN))
     half = (_LONGEST - 5) // 2
     short = line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
     return short + run + command

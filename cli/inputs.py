@@ -9,6 +9,7 @@ from treeopt.cli.joining import processes
 from treeopt.cli.options import DraftsOptions, ModelOptions, PromptOptions
 from treeopt.cli.output import REPLIES, journal_of, note
 from treeopt.cli.progress import Progress
+from treeopt.cli.tensor_parallel import team_of
 from treespec.data.slices import PROMPT_LEN, ROOM, WHOLE_PROMPT_LEN
 from treespec.errors import DatasetError, ModelError, NoPromptError, counted
 
@@ -53,6 +54,7 @@ def info_of(models: ModelOptions) -> "TargetInfo":
     from treespec.models.info import ModelInfo
     from treespec.models.pairs import TargetInfo
 
+    team_of(models, resolve_device(models.device))
     return TargetInfo(ModelInfo.of(models.target, models.revision, models.adapter)) if models.draft is None else pair_info_of(models)
 
 
@@ -62,6 +64,7 @@ def pair_info_of(models: ModelOptions) -> "PairInfo":
 
     if models.draft is None:
         raise ModelError("a draft model is needed; pass `draft`")
+    team_of(models, resolve_device(models.device))
     return PairInfo.of(
         models.target,
         models.draft,
@@ -81,7 +84,8 @@ def load(known: "TargetInfo", models: ModelOptions) -> "Target":
     """Load the models. What is not read as it is stored is said on stderr."""
     for role, model in known.models.items():
         note_stored(role, model.name, model.quantization)
-    loaded = known.load(device=resolve_device(models.device), dtype=models.dtype, offload=models.offload)
+    device = resolve_device(models.device)
+    loaded = known.load(device=device, dtype=models.dtype, offload=models.offload, team=team_of(models, device))
     for sentence in loaded.notes:
         note(sentence)
     return loaded
@@ -94,7 +98,8 @@ def load_several(known: "TargetInfo", drafts: "Sequence[DraftInfo]", models: Dra
     target = load(known, models.with_draft(None))
     for info in drafts:
         note_stored("draft", info.name, info.quantization)
-    loaded = load_drafts(target, drafts, device=resolve_device(models.device), dtype=models.dtype)
+    device = resolve_device(models.device) if target.team is None else target.team.device
+    loaded = load_drafts(target, drafts, device=device, dtype=models.dtype)
     for sentence in (sentence for draft in loaded for sentence in draft.notes):
         note(sentence)
     return target, loaded

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from treeopt.cli import tensor_parallel
 from treeopt.cli.flags import flag_of
 from treeopt.cli.output import discard_journals, say, silent
 from treespec.errors import ProcessesError, SettingsError
@@ -21,7 +22,8 @@ from treespec.files.processes import ALONE, Place, Processes
 from treespec.files.provenance import version_of
 
 SHARED, OWN, ALONE_ONLY = "shared", "own", "alone"
-"""The ways of a command with several processes: they share its work, its library joins them by itself, or they are refused."""
+"""The ways of a command with several processes: they share its work, its library joins them by itself, or they are refused. With
+`--tensor-parallel`, all of them hold one target together, as `tensor_parallel.py` has it."""
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -44,7 +46,7 @@ def together(ctx: click.Context, way: str) -> Iterator[None]:
     one of them.
     """
     place = Place.of()
-    if place.size == 1 or way == OWN:
+    if place.size == 1 or way == OWN or ctx.params.get("tensor_parallel", 1) > 1:
         yield
         return
     if way == ALONE_ONLY:
@@ -66,6 +68,9 @@ def together(ctx: click.Context, way: str) -> Iterator[None]:
 
 def complain(message: str, *, own: bool = True) -> None:
     """Say why the command ends on stderr, if this is the process to say it. If it is the process's `own` reason, it says which one it is."""
+    if tensor_parallel.takes_part():
+        tensor_parallel.complain(message)
+        return
     try:
         place = Place.of()
     except SettingsError:

@@ -53,6 +53,8 @@ def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping
         words += ["--dtype", str(known["dtype"])]
     if known.get("offloaded"):
         words.append("--offload")
+    if known.get("tensor_parallel"):
+        words += ["--tensor-parallel", str(known["tensor_parallel"])]
     return shlex.join([*words, "-o", output])
 
 

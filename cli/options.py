@@ -1,6 +1,7 @@
 """Groups of options about models and rows that several commands share; a group reaches its command as one dataclass."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from typing import Any
 
 import click
 
-from treeopt.cli.help import Command, under
+from treeopt.cli.flags import with_flags
+from treeopt.cli.help import Command, under, words_of
 from treeopt.cli.settings import bundle
+from treeopt.cli.tensor_parallel import own_place, take_part
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
+from treespec.errors import SettingsError
 from treespec.models.ngram import NGRAM
 from treespec.models.offload import require_gpu
+from treespec.models.parallel.launch import launched, require_one_way
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,13 @@ class ModelOptions:
     adapter: str | None = None
     draft_adapter: str | None = None
     corpus: tuple[str, ...] = ()
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.offload:
             require_gpu(self.device)
+        if self.offload and self.tensor_parallel > 1:
+            require_one_way()
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class DraftsOptions:
     dtype: str
     adapter: str | None = None
     corpus: tuple[str, ...] = ()
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         twice = [draft for i, draft in enumerate(self.drafts) if draft in self.drafts[:i]]
@@ -57,7 +66,8 @@ class DraftsOptions:
     def with_draft(self, draft: str | None) -> ModelOptions:
         """Return the options of the target with one of the drafts, or with none."""
         corpus = self.corpus if draft == NGRAM else ()
-        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, adapter=self.adapter, corpus=corpus)
+        more: dict[str, Any] = {"adapter": self.adapter, "corpus": corpus, "tensor_parallel": self.tensor_parallel}
+        return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, **more)
 
 
 @dataclass(frozen=True)
@@ -142,15 +152,37 @@ def output_option(default: str | None) -> Callable[[Command], Command]:
     """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
     kind = click.Path(dir_okay=False, path_type=Path)
     whole = "File to write, whole or not at all." + ("" if default else " [default: none]")
-    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=whole))
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=whole))
 
 
 def folder_option(default: str, told: str) -> Callable[[Command], Command]:
     """Return the option `-o FOLDER` with its default and its help."""
     kind = click.Path(file_okay=False, path_type=Path)
-    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, help=told))
+    return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=told))
 
 
+def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
+    """Raise a usage error unless this is one of so many processes that a launcher has started; have others than the first keep still."""
+    if value == 1 or ctx.resilient_parsing:
+        return value
+    line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
+    try:
+        rank = launched(value, line).rank
+    except SettingsError as error:
+        raise click.UsageError(with_flags(str(error), ctx.command)) from error
+    take_part(rank, line, errors=not ctx.find_root().params.get("debug"))
+    return value
+
+
+_tensor_parallel = click.option(
+    "--tensor-parallel",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    is_eager=True,  # before the outputs, whose places depend on it
+    callback=_begin_together,
+    help="Processes that hold the target together, each a part of it on a GPU of its own; start them with torchrun --nproc-per-node N.",
+)
 _target = click.option(
     "--target", required=True, metavar="MODEL", help="Folder, GGUF file or hub id of the target; embedded-target comes with treeopt."
 )
@@ -189,7 +221,7 @@ skip_bad_rows_option = click.option(
 def model_options(*, draft_required: bool = True) -> Callable[[Command], Command]:
     """Add options as `models`, and `--threads`.
 
-    They are `--target --draft --corpus --revision --draft-revision --adapter --draft-adapter --device --dtype --offload`.
+    They are `--target --draft --corpus --revision --draft-revision --adapter --draft-adapter --device --dtype --offload --tensor-parallel`.
     """
     return bundle(
         "models",
@@ -211,12 +243,13 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
         threads_option,
         _dtype,
         click.option("--offload", is_flag=True, help="Keep the target's layers in host memory and copy them to the GPU in every pass."),
+        _tensor_parallel,
         heading="Models",
     )
 
 
 def drafts_options() -> Callable[[Command], Command]:
-    """Add `--target --draft (any number) --corpus --revision --adapter --device --dtype` as `models`, and `--threads`."""
+    """Add `--target --draft (any number) --corpus --revision --adapter --device --dtype --tensor-parallel` as `models`, and `--threads`."""
     return bundle(
         "models",
         DraftsOptions,
@@ -235,6 +268,7 @@ def drafts_options() -> Callable[[Command], Command]:
         device_option,
         threads_option,
         _dtype,
+        _tensor_parallel,
         heading="Models",
     )
 

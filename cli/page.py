@@ -8,6 +8,7 @@ import click
 
 from treeopt.cli.help import words_of
 from treeopt.cli.output import is_there, note_written
+from treeopt.cli.tensor_parallel import own_place
 from treeopt.cli.values import OUTPUT_FILE
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 html_option = click.option(
     "--html",
     type=OUTPUT_FILE,
+    callback=own_place,
     help="Page to write as well: one file of HTML with the figures, pictures, sample texts and commands; no network. [default: none]",
 )
 

@@ -192,7 +192,7 @@ def resolve(
     names = {"target": models.target} | ({} if models.draft is None else {"draft": name_of(models.draft, models.corpus)})
     names |= {role: name for role in ("adapter", "draft_adapter") if (name := getattr(models, role)) is not None}
     device, own = hardware_of(models.device), threads()  # torch is loaded: it has read the growmap
-    predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own)
+    predicted, said = prediction_of(grown, names, device, settings.sampling, settings.drafting, own, models.tensor_parallel)
     for sentence in said:
         note(sentence)
     return drafted, predicted

@@ -23,6 +23,7 @@ from treeopt.cli.settings import (
     setting,
     wrong_usage,
 )
+from treeopt.cli.tensor_parallel import own_place
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE, int_list
 from treeopt.profiles.budget_grid import BudgetGrid
@@ -78,6 +79,7 @@ def profile() -> None:
     click.option(
         "--trace",
         type=click.Path(dir_okay=False, path_type=Path),
+        callback=own_place,
         help="File for the trace as well: what the draft said of every token that the target chose, for `treeopt replay`. [default: none]",
     ),
 )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from treeopt.cli.output import Telling, ask, emit, note
 from treeopt.cli.plan import TreeOptions, planned, read_named, tree_options
 from treeopt.cli.settings import bundle, drafting_options, processors_option, sampling_options, seed_option, setting
 from treeopt.cli.signals import Interrupting, exit_code
+from treeopt.cli.tensor_parallel import are_several, of_first
 from treeopt.cli.unused import note_unused
 from treeopt.cli.values import POSITIVE
 from treespec.data.slices import ChatOptions
@@ -107,7 +109,7 @@ def run(models: ModelOptions, plan: TreeOptions, asked: Asked, settings: TextSet
         settings.drafting.require(drafted, known.vocabulary_size)
     prompt = None
     if not asked.chat or asked.prompt is not None:
-        text = _standard_input() if asked.prompt is None else asked.prompt
+        text = of_first(_standard_input) if asked.prompt is None else asked.prompt
         given = [{"role": "user", "content": text}] if asked.chat else text
         prompt = read_prompt(known, given, asked.options)
     note_not_applied(known, settings.sampling, processed=settings.processors)
@@ -152,7 +154,7 @@ def _check_tokenizer(known: "TargetInfo", asked: Asked) -> None:
 def _answer(writing: "Writing", shows: bool) -> "Generated":
     """Return a text, shown while it is made, with its figures on stderr. Ctrl-C ends the text."""
     telling = Telling() if shows else None
-    with Interrupting(writing.interrupt):
+    with nullcontext() if are_several() else Interrupting(writing.interrupt):  # together, they end together
         for piece in writing:
             if telling is not None:
                 telling.piece(piece.text, styled=piece.accepted)
@@ -182,7 +184,7 @@ def _lines() -> Iterator[str]:
     """Yield the lines of standard input that are not blank. Ctrl-C in front of one ends the command without a word."""
     while True:
         try:
-            line = ask("> ")
+            line = of_first(lambda: ask("> "))
         except KeyboardInterrupt as e:
             click.get_current_context().exit(exit_code(e))
         if line is None:

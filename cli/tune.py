@@ -112,7 +112,9 @@ def tune(
 
     if settings.minutes is not None and not is_given(ctx, "num_prompts"):
         rows = replace(rows, num_prompts=_MOST_ROWS)
-    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output"} | {"num_prompts": rows.num_prompts}
+    unsaid = {"tensor_parallel": 1}  # folders of one process do not have it
+    record = {name: value for name, value in recorded_settings(ctx).items() if name != "output" and unsaid.get(name) != value}
+    record |= {"num_prompts": rows.num_prompts}
     folder = Folder(output)
     folder.compare("settings", record)
     folder.compare("versions", versions())

@@ -306,7 +306,8 @@ def _prediction(growmap: GrowMap | ChosenBudget, pair: Target, settings: Evaluat
     """Return what a growmap promises for a run; what of it does not hold is logged."""
     record = pair.provenance()
     names = {role: name.partition("@")[0] for role, name in record["models"].items()}
-    predicted, said = prediction_of(growmap, names, record["gpu"] or record["cpu"], settings.sampling, settings.drafting, record["threads"])
+    held = record["threads"], record["tensor_parallel"]
+    predicted, said = prediction_of(growmap, names, record["gpu"] or record["cpu"], settings.sampling, settings.drafting, *held)
     for sentence in said:
         _LOG.warning("%s", sentence)
     return predicted

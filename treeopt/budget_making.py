@@ -11,7 +11,7 @@ from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import LatencyProfile
 from treespec.decoding.chosen import ChosenBudget
 from treespec.files.fields import ROWS
-from treespec.files.provenance import Provenance
+from treespec.files.provenance import TIMED_ON, Provenance
 from treespec.files.reading import StrPath
 
 
@@ -78,7 +78,7 @@ def make_budget(
     }
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
-    known |= {key: (times.provenance or {}).get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
+    known |= {key: (times.provenance or {}).get(key) for key in TIMED_ON}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
     said = [telling(choice, profile.prompts), *other_context(times, context), *doubts(model, choice.rule), noise(times)]
     return MadeBudget(ChosenBudget(best.budget, metadata, provenance), choice, tuple(sentence for sentence in said if sentence is not None))

@@ -20,7 +20,7 @@ from treeopt.profiles.trace import Trace
 from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.errors import OptimizerError, SettingsError, counted
 from treespec.files.fields import ROWS
-from treespec.files.provenance import Provenance
+from treespec.files.provenance import TIMED_ON, Provenance
 from treespec.files.reading import PipeablePath, StrPath
 from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE, refuse_size
 from treespec.trees.growmap import GrowMap
@@ -287,6 +287,6 @@ def _growmap(
     known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     if timed_on is not None:
-        known |= {key: timed_on.get(key) for key in ("gpu", "driver", "cpu", "threads", "cores", "load_average")}
+        known |= {key: timed_on.get(key) for key in TIMED_ON}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)
     return GrowMap(result.tree, metadata, provenance)

@@ -100,6 +100,7 @@ def _machine(record: Mapping[str, Any]) -> dict[str, Any]:
         "threads": None if gpu else record.get("threads"),
         "dtype": record.get("dtype"),
         "offloaded": record.get("offloaded"),
+        "tensor_parallel": (record.get("tensor_parallel") or 1) if record else None,
     }
 
 

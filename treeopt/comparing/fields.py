@@ -10,6 +10,7 @@ FIELDS = {
     "threads": "times on a processor are those of so many threads",
     "dtype": "times and outputs are those of one number type",
     "offloaded": "offloaded passes take other times",
+    "tensor_parallel": "a target that several processes hold takes other times",
     "temperature": "the target's sampling decides what is accepted",
     "top_p": "the target's sampling decides what is accepted",
     "method": "acceptance on the target's own texts is not that on the data set's",

@@ -105,7 +105,7 @@ def _measured(
     done = spread(
         [str(number) for number in range(len(batches))],
         lambda key, on_token: _measure(pair, source, batches[int(key)], settings, on_token, dynamic, tracing=tracing),
-        journal=journal,
+        journal=pair.own(journal),
         fingerprint=_fingerprint(pair, prompts, settings, dynamic, tracing=tracing),
         read=read,
         keep=lambda rows: [row.to_json() for row in rows],
@@ -242,6 +242,6 @@ def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) ->
 
 
 def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, dynamic: BudgetGrid | None, *, tracing: bool) -> str:
-    where = str(pair.target.device), str(pair.target.dtype)
+    where = pair.place, str(pair.target.dtype)
     more = [*(["trace"] if tracing else []), *([] if dynamic is None else [asdict(dynamic)])]
     return fingerprint(pair.describe(), prompts.fingerprint, asdict(settings), *where, *more)

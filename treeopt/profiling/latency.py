@@ -79,13 +79,13 @@ def profile_latency(
         ]
 
     begin(whole.sizes, *whole.widths.values())
-    with Journal(journal, _fingerprint(pair, settings), read) as log:
+    with Journal(pair.own(journal), _fingerprint(pair, settings), read) as log:
         if settings.sizes is None or settings.widths is None:
             begin(*log.piece(_GRID, partial(_explore, bench, settings, whole, explored, progress)))
         for number in range(bursts):
             rounds.append(log.piece(str(number), partial(_round, bench, cells, {} if number else explored)))
             progress("profiling latency", number + 1, bursts)
-    return _profile(pair, settings, cells, rounds)
+    return pair.agreed(_profile(pair, settings, cells, rounds))
 
 
 def _deepest(draft: Draft) -> int:
@@ -131,7 +131,7 @@ def _explore(
                 explored[cell] = bench.burst(cell)
                 progress("choosing what to time", len(explored), most)
         below = isinstance(bench.pair.draft, BoundHead)
-        return {nodes: median_pass(cell, explored[cell], below=below) for nodes, cell in cells.items()}
+        return bench.pair.agreed({nodes: median_pass(cell, explored[cell], below=below) for nodes, cell in cells.items()})
 
     found = search(
         settings,
@@ -225,4 +225,4 @@ def _of_rule(raw: _Raw, rule: StepRule, *, head: bool) -> RuleLatency:
 
 def _fingerprint(pair: Pair, settings: LatencySettings) -> str:
     own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
-    return fingerprint(pair.describe(), asdict(settings), str(pair.target.device), str(pair.target.dtype), own)
+    return fingerprint(pair.describe(), asdict(settings), pair.place, str(pair.target.dtype), own)

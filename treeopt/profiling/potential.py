@@ -71,7 +71,7 @@ def measure_potential(
     done = spread(
         [str(number) for number in range(len(batches))],
         lambda key, on_token: _measure(target, drafts, source, batches[int(key)], settings, shared, on_token),
-        journal=journal,
+        journal=target.own(journal),
         fingerprint=_fingerprint(target, drafts, prompts, settings),
         read=read,
         keep=lambda rows: rows,
@@ -247,4 +247,4 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _fingerprint(target: Target, drafts: Sequence[Draft], prompts: PromptSet, settings: PotentialSettings) -> str:
     models = [target.describe(), *(draft.describe() for draft in drafts)]
-    return fingerprint(models, prompts.fingerprint, asdict(settings), str(target.target.device), str(target.target.dtype))
+    return fingerprint(models, prompts.fingerprint, asdict(settings), target.place, str(target.target.dtype))

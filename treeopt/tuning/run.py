@@ -57,6 +57,7 @@ def tune(
     the stages.
     """
     notice = None if notice is None else _once(notice)
+    out = pairs[0].own(out) or out
     with claimed(out):
         folder = Folder(out)
         for pair in pairs:
@@ -178,5 +179,5 @@ def _once(notice: Callable[[str], None]) -> Callable[[str], None]:
 def _machine(pair: Pair) -> dict[str, Any]:
     facts = pair.provenance()
     on_cpu = pair.target.device.type == "cpu"
-    known = {"device": str(pair.target.device), "processor": facts["gpu"] or facts["cpu"], "dtype": facts["dtype"]}
+    known = {"device": pair.place, "processor": facts["gpu"] or facts["cpu"], "dtype": facts["dtype"]}
     return known | ({"threads": threads()} if on_cpu else {})

@@ -52,7 +52,7 @@ class Stages:
         racing = tuple(range(len(self.candidates)))
         if self.settings.minutes is not None:
             pilots = [self.pilot(one) for one in self.candidates]
-            found = self.folder.noted("allotment", lambda: asdict(self.allot(pilots, loading)))
+            found = self.folder.noted("allotment", lambda: self.pairs[0].agreed(asdict(self.allot(pilots, loading))))
             racing = tuple(found["racing"])
             self.efforts = dict.fromkeys(racing, (found["prompts"], found["repetitions"]))
         compares = len(racing) > 1 and self.choose is not None
@@ -164,7 +164,9 @@ class Stages:
         facts = pair.provenance()
         models = {role: name.partition("@")[0] for role, name in facts["models"].items()}
         device = facts["gpu"] or facts["cpu"]
-        predicted, said = prediction_of(made.growmap, models, device, own.sampling, own.drafting, facts["threads"])
+        predicted, said = prediction_of(
+            made.growmap, models, device, own.sampling, own.drafting, facts["threads"], facts["tensor_parallel"]
+        )
         for sentence in said:
             if self.notice is not None:
                 self.notice(sentence)

@@ -20,11 +20,16 @@ def capturing(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, pool: Any 
     before = generator.clone_state()
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=_strictness()):
                 yield
         except BaseException:
             generator.graphsafe_set_state(before)
             raise
+
+
+def _strictness() -> str:
+    """Return whose unsafe calls end a capture: this thread's alone beside a process group, whose own thread asks CUDA now and then."""
+    return "thread_local" if torch.distributed.is_available() and torch.distributed.is_initialized() else "global"
 
 
 def is_refused_capture(error: RuntimeError) -> bool:

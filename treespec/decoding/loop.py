@@ -10,7 +10,7 @@ from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import CacheBudget, EagerSteps, Engine, Stepper
 from treespec.decoding.heads import Draft
 from treespec.decoding.plans import Plan
-from treespec.decoding.protocol import SlotModel
+from treespec.decoding.protocol import SlotModel, WatchfulModel
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import choose, finite, require_finite
 from treespec.decoding.step import StepSpec
@@ -123,6 +123,9 @@ def decode(
     logits = steps.step.begin(torch.tensor(request.prompt, device=device), request.pixels)[None]
     require_finite(int(finite(logits)), len(request.prompt) - 1)
     first = int(choose(logits, request.sampling, generator))
+    watching = target if isinstance(target := steps.step.target, WatchfulModel) else None
+    if watching is not None:
+        watching.committed((*request.prompt, first))
     yield StepRecord(tokens=(first,), accepted=None)
     length, generated, launched, read = len(request.prompt), 1, 0, 0
     ended = first in request.eos_token_ids
@@ -149,6 +152,8 @@ def decode(
         generated += len(kept)
         length += len(tokens)
         last = (tokens[-2] if len(tokens) > 1 else last[1]), tokens[-1]
+        if watching is not None:
+            watching.committed(tokens, last=ended or generated >= request.gen_len or length >= slots)
         yield StepRecord(tuple(kept), tuple(accepted), parts, alone=not drafts)
 
 

@@ -1,7 +1,7 @@
 """The protocols of a language model: `SlotModel` to decode, `ScoringModel` to score, `CapturableModel` to capture.
 
 `LevelHead` and `ParallelHead` are those of drafts that read the target's hidden states, `ScoringHead` scores with such a draft, and a `StateModel`
-is a target that has these states. Decoding asks nothing else of a model. Tests use tabular models.
+is a target that has these states. A `WatchfulModel` is told what was committed. Decoding asks nothing else of a model. Tests use tabular models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,6 +63,14 @@ class CapturableModel(Protocol):
     """Number of slots that the cache has."""
     eager_reason: str
     """The reason why its passes cannot be captured and run eagerly; empty if they can be captured."""
+
+
+@runtime_checkable
+class WatchfulModel(Protocol):
+    """A model that is told which tokens are committed, as one that is spread over several processes, which must all have the same."""
+
+    def committed(self, tokens: Sequence[int], *, last: bool = False) -> None:
+        """Take note of a prompt and its first token, or of the tokens of a step, which may be the `last` one. Raises ModelError to end the decoding."""
 
 
 FINAL_STATE = -1

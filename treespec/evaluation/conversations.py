@@ -54,7 +54,7 @@ def with_replies(
     engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
     found: list[Prompt] = []
     bad, too_long, done = list(prompts.bad), prompts.too_long, 0
-    with Journal(journal, _fingerprint(pair, prompts, reply_len), lambda key, value: text(value)) as log:
+    with Journal(pair.own(journal), _fingerprint(pair, prompts, reply_len), lambda key, value: text(value)) as log:
         for prompt in prompts:
             found.append(prompt)
             for number, turn in enumerate(prompt.turns, start=2):

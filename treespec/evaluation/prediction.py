@@ -23,14 +23,15 @@ def prediction_of(
     sampling: Sampling,
     drafting: Drafting,
     threads: int | None = None,
+    tensor_parallel: int | None = None,
 ) -> tuple[Prediction | None, tuple[str, ...]]:
     """Return what a growmap, or a chosen budget, promises for a run of its trees, and sentences that say what of it does not hold there and is left out.
 
     `models` are the names of the run's models by role, and `device` is the name of its GPU or processor as records have it (None: unknown);
-    `threads` are those that torch has on a processor.
+    `threads` are those that torch has on a processor, and `tensor_parallel` is the number of processes that hold the target (None: one).
     For other models, another sampling or another drafting than those that the growmap was made for, the prediction is None, and so it is for
     a verifier of sampled children that accepts other shares than residual chains do; for
-    another device or other threads, or steps of another rule than those that were timed, it has no time per step.
+    another device, other threads or another number of processes, or steps of another rule than those that were timed, it has no time per step.
     """
     promised, made = growmap.promise, growmap.noun
     others = [*_other_models(growmap.provenance, models), *_other_conditions(growmap.metadata, sampling, drafting)]
@@ -47,7 +48,7 @@ def prediction_of(
         note = traversal_note(drafting.verifier, growmap.tree)
         said += [] if note is None else [f"the predicted tokens per step are {note}"]
     seconds = promised.seconds_per_step
-    elsewhere = None if seconds is None else _other_device(growmap.provenance, device) or _other_threads(growmap.provenance, threads)
+    elsewhere = None if seconds is None else _elsewhere(growmap.provenance, device, threads, tensor_parallel)
     other = None if seconds is None else _other_rule(growmap.metadata, StepRule.of(sampling, drafting, growmap.plan.drafter))
     if elsewhere is not None:
         said.append(f"the {made} was timed on {elsewhere}: its predicted time per step does not hold here and is not shown")
@@ -77,6 +78,18 @@ def _other_models(made: Provenance | None, models: Mapping[str, str]) -> Iterato
         known = "" if made is None else made.models.get(role, "").partition("@")[0]
         if known and Path(known).name != Path(used).name:
             yield f"the {role} {known} (this run has {Path(used).name})"
+
+
+def _elsewhere(made: Provenance | None, device: str | None, threads: int | None, processes: int | None) -> str | None:
+    """Return what a growmap's times were measured on and what runs, or None if they are the same as far as is known."""
+    return _other_device(made, device) or _other_threads(made, threads) or (None if device is None else _other_split(made, processes))
+
+
+def _other_split(made: Provenance | None, processes: int | None) -> str | None:
+    """Return how many processes held the target for a growmap's times, and how many do in this run, or None in the same cases."""
+    known = None if made is None or (made.gpu or made.cpu) is None else made.tensor_parallel or 1
+    runs = processes or 1
+    return None if known is None or known == runs else f"a target held by {counted(known, 'process', 'processes')} (this run has {runs})"
 
 
 def _other_device(made: Provenance | None, device: str | None) -> str | None:

@@ -82,7 +82,7 @@ def evaluate(
     found = spread(
         [str(index) for index in range(len(prompts))],
         lambda key, on_unit: run.prompt(prompts.prompts[int(key)], int(key)),
-        journal=journal,
+        journal=pair.own(journal),
         fingerprint=_fingerprint(pair, plan, prompts, settings, against),
         read=lambda key, value: PromptResult.from_json(value),
         keep=asdict,
@@ -294,7 +294,7 @@ def _fingerprint(
     pair: Target, plan: Plan | None, prompts: PromptSet, settings: EvaluationSettings, against: Sequence[SpeculationTree]
 ) -> str:
     own = threads() if pair.target.device.type == "cpu" else None  # times with other ones are other times
-    where = str(pair.target.device), str(pair.target.dtype), own
+    where = pair.place, str(pair.target.dtype), own
     beside = [chain.depth for chain in against]
     return fingerprint(
         pair.describe(),

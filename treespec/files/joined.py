@@ -229,8 +229,7 @@ def joined(
     from torch import distributed
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    if place.on_one_host and (loopback := _loopback()) is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    stay_local(place)
     store = connect(place)
     processes = Joined(place, store, interrupt, say)
     lost: str | None = None
@@ -285,6 +284,12 @@ def connect(place: Place, seconds: float = JOIN_SECONDS) -> Any:
             "see to it that all were started, and that this address can be reached from every host"
         ) from e
     return PrefixStore("treeopt", store)
+
+
+def stay_local(place: Place) -> None:
+    """Have gloo listen on the loopback interface alone if all processes are on this host. A choice that was made before is kept."""
+    if place.on_one_host and (loopback := _loopback()) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 def _store_is_the_launchers() -> bool:

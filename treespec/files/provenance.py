@@ -15,6 +15,9 @@ from treespec.errors import counted
 from treespec.files.fields import amount, checked_object, count, flag, natural, number, text, texts
 from treespec.files.load import load_average, threads
 
+TIMED_ON = ("gpu", "driver", "cpu", "threads", "cores", "load_average", "tensor_parallel", "processes", "hosts", "backend")
+"""The fields that say what times were measured on."""
+
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -38,8 +41,6 @@ class Provenance:
     """Cores of the machine, of which this process may have been given fewer: `cpu` says how many."""
     load_average: float | None = None
     """Threads of all programs, this one included, that ran or waited to run, on average over the minute before the record was made."""
-    processes: int | None = None
-    """Processes that shared the work, each with models of its own; None where one alone can do it. The other fields are those of the first."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
     quantization: Mapping[str, str] = field(default_factory=dict)
@@ -47,6 +48,15 @@ class Provenance:
     dtype: str | None = None
     offloaded: bool | None = None
     """True if every pass of the target copied its weights from host memory."""
+    tensor_parallel: int | None = None
+    """Processes that hold the target together; None if one holds it whole."""
+    processes: int | None = None
+    """Processes of the run; None for one alone. They hold the target together, or share the work with models of their own each: then the other
+    fields are those of the first."""
+    hosts: int | None = None
+    """Machines that these processes are on."""
+    backend: str | None = None
+    """The library that carries data between processes: nccl or gloo."""
     temperature: float | None = None
     top_p: float | None = None
     dataset: str | None = None
@@ -104,12 +114,14 @@ _READERS = {
     "models": texts,
     "quantization": texts,
     "offloaded": flag,
+    "tensor_parallel": natural,
+    "processes": natural,
+    "hosts": natural,
     "temperature": number,
     "top_p": number,
     "seed": count,
     "threads": natural,
     "cores": natural,
-    "processes": natural,
     "load_average": amount,
 }
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from treespec.models import families
 from treespec.models.families import Family
 from treespec.models.offload.streaming import streamed_bytes
+from treespec.models.parallel.shard import Shard
 from treespec.models.plain import PlainDecoder
 from treespec.models.support import outside_hooked
 from treespec.models.tree_cache import TreeCache
@@ -43,14 +44,19 @@ class Decoder(Protocol):
         """Copy keys and values of slots `length + offsets` int64 [m] to slots `length + first ..`; all are read before any is written."""
 
 
-def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool) -> tuple[Decoder, str]:
-    """Return the decoder of a module, and why it does not use kernels and cannot be captured; the empty string if it uses them."""
+def decoder_of(module: PreTrainedModel, family: Family, *, kernels: bool, shard: Shard | None = None) -> tuple[Decoder, str]:
+    """Return the decoder of a module, and why it does not use kernels and cannot be captured; the empty string if it uses them.
+
+    `shard` says what part of a model the module is; None if it is whole.
+    """
     why = "kernels are for CUDA" if not kernels else _without_kernels(module)
+    if not why and shard is not None and shard.planned:
+        why = "its weights are divided by transformers' own plan"
     if not why:
         from treespec.models import fused, hooked
 
         if fused.refusal(module) is None:
-            return fused.FusedDecoder(module), ""
+            return fused.FusedDecoder(module, shard), ""
         decoder: Any = module.get_decoder()  # type: ignore[no-untyped-call]
         why = outside_hooked(type(decoder), module.config.get_text_config(decoder=True)) or ""
         if not why:

@@ -15,18 +15,20 @@ def facts_of(name: str, loaded: LoadedModel, family: str, dtype: torch.dtype) ->
     plain = loaded.format == "safetensors" and loaded.quantization is None
     stored = {"format": loaded.format, "quantization": loaded.quantization}
     adapter = {} if loaded.adapter is None else {"adapter": loaded.adapter.describe()}
+    shard = loaded.shard
     return {
         "name": name,
         "revision": loaded.revision,
         "family": family,
         "weights": loaded.digest,
-        "parameters": sum(p.numel() for p in loaded.module.parameters()),
+        "parameters": sum(p.numel() for p in loaded.module.parameters()) if shard is None else shard.parameters,
         "offloaded": loaded.streamed > 0,
         "layers": config.get_text_config(decoder=True).num_hidden_layers,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": config.get_text_config(decoder=True)._attn_implementation,
         "transformers": transformers.__version__,
         **adapter,
+        **({} if shard is None else {"tensor_parallel": shard.team.size}),
         **({} if plain else stored),  # so runs of safetensors that were begun before these keys go on
     }
 

@@ -4,6 +4,8 @@ The steps of a layer are: norm and Q, K, V in one product with rotary positions 
 residual; norm, gate and up in one product with the activation; the down product with the residual. Up to `product.LARGEST` rows, the
 products are those of `kernels.linear` and `kernels.qkv`; for more rows, cuBLAS multiplies, and single launches in between do the rest; captured
 passes are padded to numbers of rows for which cuBLAS is fast (`row_counts`). Stacked weights replace the originals, which become views of them.
+Of a model that is divided over processes, each computes its heads and its part of the MLP, and the results of the output and down products are
+added up over all of them: such passes have single launches between the products, whatever their rows.
 """
 
 import statistics
@@ -26,6 +28,7 @@ from treespec.kernels.pointwise import add_norm, gate, move_rows
 from treespec.kernels.product import LARGEST, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
 from treespec.kernels.rotary import rotate_and_store
+from treespec.models.parallel.shard import Shard
 from treespec.models.row_counts import RowCounts
 from treespec.models.states import KeptPass
 from treespec.models.support import outside_fused
@@ -89,8 +92,10 @@ class FusedDecoder:
 
     stacked: ClassVar[bool] = True
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, shard: Shard | None = None) -> None:
+        """Take a module. `shard` says what part of a model it is; None if it is whole."""
         model = module.model
+        self._shard = shard
         self.workspace = Workspace(module.device)
         self.embedding: Tensor = model.embed_tokens.weight
         self.layers = [_layer(layer) for layer in model.layers]
@@ -99,7 +104,7 @@ class FusedDecoder:
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
         self._row_counts = RowCounts(self._product_seconds)
-        self._padded = module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
+        self._padded = shard is None and module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
         self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -137,7 +142,7 @@ class FusedDecoder:
         """See `Decoder.forward`."""
         table = self.embedding if table is None else table
         tree, edge = ancestors_of(place), None if near is None else pack(near)
-        if tokens.shape[0] > LARGEST:
+        if tokens.shape[0] > LARGEST or self._shard is not None:
             return self._wide(tokens, place, tree, edge, cache, keep, table)
         space, kept = self.workspace, cache.keeping(place)
         stream = lin.start(table, tokens, self.layers[0].before)
@@ -185,18 +190,30 @@ class FusedDecoder:
             if kept is not None:
                 kept.put(index, x[:count])
             keys, values = cache.rows(index)
-            qkv = F.linear(normed, layer.qkv.weight, layer.qkv.bias)
+            qkv = self._times(normed, layer.qkv)
             query = rotate_and_store(qkv[:count], *self._where(place, keys, values), layer.heads)
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge, room)
-            x, normed = add_norm(x, layer.after, F.linear(seen, layer.out.weight, layer.out.bias))
-            inner = gate(F.linear(normed, layer.gate_up.weight, layer.gate_up.bias))
-            delta = _summands(inner, layer.down)
+            x, normed = add_norm(x, layer.after, self._added(self._times(seen, layer.out)))
+            inner = gate(self._times(normed, layer.gate_up))
+            delta = _summands(inner, layer.down) if self._shard is None else self._added(self._times(inner, layer.down))
         if kept is not None:
             self._keep_last(kept, x, delta)
         if keep is not None and delta is not None:
             x, delta = x.index_select(0, keep), delta.index_select(-2, keep)
-        logits = F.linear(add_norm(x, self.final, delta)[1], self.head.weight, self.head.bias)
+        logits = self._times(add_norm(x, self.final, delta)[1], self.head)
+        if self._shard is not None:
+            logits = self._shard.team.joined(logits, self._shard.vocabulary)
         return logits[:count] if keep is None else logits
+
+    def _times(self, x: Tensor, product: _Product) -> Tensor:
+        """Return x W^T + bias [rows, columns], x [rows, inner]: by our own kernel for the few rows of a part of a model, else by cuBLAS."""
+        if self._shard is not None and x.shape[0] <= LARGEST:
+            return lin.linear(x, product.weight, self.workspace, bias=product.bias)
+        return F.linear(x, product.weight, product.bias)
+
+    def _added(self, delta: Tensor) -> Tensor:
+        """Return what all processes have computed, added up, in place of this one's part of it."""
+        return delta if self._shard is None else self._shard.team.sum(delta)
 
     def _keep_last(self, kept: KeptPass, x: Tensor, delta: Tensor | None) -> None:
         """Keep what leaves the last layer, x + delta [count or more, hidden], and the same after the final norm."""

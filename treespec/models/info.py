@@ -20,6 +20,7 @@ from treespec.models.loading import ModelFiles, load_model, load_picture_reader,
 from treespec.models.making import draft_model
 from treespec.models.ngram import NGRAM
 from treespec.models.ngram.info import NgramInfo
+from treespec.models.parallel.team import Team
 from treespec.models.recognised import HeadKind
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import is_vision, picture_shape
@@ -82,10 +83,10 @@ class ModelInfo:
         """The reader of its pictures, which is loaded once; None if it reads text only. Raises ModelError."""
         return None if self.shape is None else load_picture_reader(self.name, self.revision)
 
-    def load(self, *, device: str, dtype: str, offload: bool = False) -> LoadedModel:
-        """Load the model. Its files are not looked at again. Raises ModelError."""
+    def load(self, *, device: str, dtype: str, offload: bool = False, team: Team | None = None) -> LoadedModel:
+        """Load the model, or this process's part of it. Its files are not looked at again. Raises ModelError."""
         assert self.files is not None
-        return load_model(self.files, device=device, dtype=dtype, offload=offload)
+        return load_model(self.files, device=device, dtype=dtype, offload=offload, team=team)
 
     @property
     def has_weights(self) -> bool:

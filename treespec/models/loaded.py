@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from treespec.models.adapters import Adapter
 from treespec.models.offload.streaming import streamed_bytes
+from treespec.models.parallel.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LoadedModel:
     """The adapter that was merged into the weights."""
     notes: tuple[str, ...] = ()
     """Sentences about how it was loaded, for people."""
+    shard: Shard | None = None
+    """The part of the model that this process holds; None if it holds the whole model."""
 
     @classmethod
     def of(cls, model: "PreTrainedModel | LoadedModel") -> "LoadedModel":

@@ -34,6 +34,8 @@ from treespec.models.locating import NO_CONFIG, Place, explained, locate, option
 from treespec.models.offload import require_gpu
 from treespec.models.offload.streaming import offload as stream_layers
 from treespec.models.offload.streaming import require_host
+from treespec.models.parallel.loading import load_part
+from treespec.models.parallel.team import Team
 from treespec.models.quantised import quantisation, refuse_quantised, require_packages
 from treespec.models.quiet import bars_for_people, native_output_as_text
 from treespec.models.recognised import refuse_heads
@@ -136,6 +138,7 @@ def load_model(
     revision: str | None = None,
     offload: bool = False,
     adapter: str | None = None,
+    team: Team | None = None,
 ) -> LoadedModel:
     """Load a causal or vision-language model in eval mode: a local folder, a GGUF file, a hub id, `embedded-target` or `embedded-draft`.
 
@@ -145,9 +148,9 @@ def load_model(
     The family is checked before any weight is fetched. With `offload`, the decoder layers stay in host memory (see
     `offload.offload`) and are never all on the GPU at once. An `adapter` is a folder with a LoRA adapter, which is merged into the weights;
     one that lies beside the weights is not, whether peft is installed or not. For ModelFiles, `revision` and `adapter` are theirs.
-    Raises ModelError, SettingsError.
+    With a `team`, only this process's part of the model is loaded, on the team's device. Raises ModelError, SettingsError.
     """
-    where = _device(device, offload)
+    where = _device(device if team is None else team.device, offload)
     if dtype not in ("auto", *DTYPES):
         raise ModelError(f'dtype is "{dtype}", but it must be auto, {", ".join(DTYPES)}')
     files = require_model(model, revision, adapter=adapter) if isinstance(model, str) else model
@@ -160,6 +163,8 @@ def load_model(
     if quantised is not None or (where.type == "cuda" and place.gguf is None and not offload):
         kwargs["device_map"] = {"": where}  # straight to the device; packed weights cannot be moved afterwards
     wanted = _dtype(dtype, where, config)
+    if team is not None:
+        return load_part(files, _loader(config), wanted, where, team, kwargs)
     with bars_for_people(), explained(name, place, revision, "its weights or config.json"):
         if offload:
             require_host(loader, config, wanted, name)
@@ -284,9 +289,8 @@ def _require_weights(name: str, revision: str | None, folder: Path, config: PreT
 
 def _files(place: Place, revision: str | None) -> list[str]:
     """Return the names of the files in a folder or on the hub."""
-    if place.local:
-        return sorted(path.name for path in Path(place.path).iterdir())
-    return sorted(HfApi().list_repo_files(place.path, revision=revision))
+    held = (path.name for path in Path(place.path).iterdir()) if place.local else HfApi().list_repo_files(place.path, revision=revision)
+    return sorted(held)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -338,11 +342,7 @@ def _device(device: str, offload: bool = False) -> torch.device:
 
 
 def _dtype(dtype: str, where: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    if dtype != "auto":
-        return DTYPES[dtype]
-    if where.type == "cpu":
-        return torch.float32
+    if dtype != "auto" or where.type == "cpu":
+        return DTYPES.get(dtype, torch.float32)
     own = str(getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)).removeprefix("torch.")
-    if own in ("float16", "bfloat16"):
-        return DTYPES[own]
-    return devices.half_precision(where)
+    return DTYPES[own] if own in ("float16", "bfloat16") else devices.half_precision(where)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from treespec.checks import require_whole
 from treespec.data.pictures import PictureReader
 from treespec.data.prompts import Prompt
 from treespec.errors import ModelError
@@ -19,9 +21,13 @@ from treespec.models.facts import named
 from treespec.models.info import ModelInfo, draft_of
 from treespec.models.making import tree_model
 from treespec.models.ngram import NGRAM
+from treespec.models.parallel.launch import require_one_way
+from treespec.models.parallel.team import Team, join
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY
 from treespec.tables import in_short
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,25 @@ class Target:
     def models(self) -> dict[str, Draft]:
         """Return the models by role."""
         return {"target": self.target}
+
+    @property
+    def team(self) -> Team | None:
+        """Return the processes that hold the target together; None if this one holds it whole."""
+        shard = self.target.loaded.shard
+        return None if shard is None else shard.team
+
+    def agreed(self, value: T) -> T:
+        """Return a value that rests on times, and that all processes must have alike: that of the first one. Alone, it is the value itself."""
+        return value if self.team is None else self.team.agreed(value)
+
+    def own(self, path: Path | None) -> Path | None:
+        """Return where this process keeps a file or a folder of its work: at `path`, or in a copy beside the first process (`Team.own`)."""
+        return path if self.team is None else self.team.own(path)
+
+    @property
+    def place(self) -> str:
+        """Return the device for records, which is the same in all processes."""
+        return str(self.target.device) if self.team is None else self.target.device.type
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,7 +106,7 @@ class Target:
         return {
             "draft": None,
             **{role: model.describe() for role, model in self.models.items()},
-            "device": str(self.target.device),
+            "device": self.place,
             "dtype": _dtype(self.target),
             "vocabulary_size": self.target.vocabulary_size,
             "eos_token_ids": sorted(self.eos_token_ids),
@@ -104,6 +129,8 @@ class Target:
         names |= {_adapter_role(role): known["adapter"]["name"] for role, known in facts.items() if "adapter" in known}
         stored = {role: known["quantization"] for role, known in facts.items() if known.get("quantization") is not None}
         offloaded = self.target.loaded.streamed > 0
+        if self.team is not None:
+            known = {**spread(self.team), **known}
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
         return Provenance.collect(models=names, quantization=stored, dtype=_dtype(self.target), offloaded=offloaded, **known).to_json()
@@ -120,6 +147,11 @@ class Pair(Target):
     def models(self) -> dict[str, Draft]:
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
+
+
+def spread(team: Team) -> dict[str, Any]:
+    """Return the fields of a provenance record that say how a target is spread over processes."""
+    return {"tensor_parallel": team.size, "processes": team.size, "hosts": team.hosts, "backend": team.backend}
 
 
 def _dtype(model: Draft) -> str:
@@ -157,10 +189,10 @@ class TargetInfo:
         """Return the first tokenizer that one of the models has."""
         return next((model.tokenizer for model in self.models.values() if model.tokenizer is not None), None)
 
-    def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Target:
-        """Load the target. `offload` keeps its layers in host memory. Raises ModelError."""
+    def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False, team: Team | None = None) -> Target:
+        """Load the target. `offload` keeps its layers in host memory; of a `team`, each process loads its part. Raises ModelError."""
         reader = self.target.pictures
-        loaded = self.target.load(device=device, dtype=dtype, offload=offload)
+        loaded = self.target.load(device=device, dtype=dtype, offload=offload, team=team)
         model = tree_model(loaded, self.target.name, self.target.vocabulary_size)
         return Target(model, self.tokenizer, model.eos_token_ids, reader)
 
@@ -192,10 +224,13 @@ class PairInfo(TargetInfo):
         """See `Target.models`."""
         return {"target": self.target, "draft": self.draft}
 
-    def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False) -> Pair:
-        """Load both models. `offload` keeps the target's layers in host memory. Raises ModelError."""
-        alone = super().load(device=device, dtype=dtype, offload=offload)
-        draft = self.draft.load_draft(alone.target, device=device, dtype=dtype)
+    def load(self, *, device: str = "cpu", dtype: str = "auto", offload: bool = False, team: Team | None = None) -> Pair:
+        """Load both models, of a `team` this process's part of the target and the whole draft. `offload` keeps the target's layers in host memory.
+
+        Raises ModelError.
+        """
+        alone = super().load(device=device, dtype=dtype, offload=offload, team=team)
+        draft = self.draft.load_draft(alone.target, device=device if team is None else team.device, dtype=dtype)
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 
@@ -207,10 +242,15 @@ def load_target(
     revision: str | None = None,
     offload: bool = False,
     adapter: str | None = None,
+    tensor_parallel: int = 1,
 ) -> Target:
-    """Load a target alone. `offload` keeps its layers in host memory; an `adapter` is merged into it. Raises ModelError."""
+    """Load a target alone. `offload` keeps its layers in host memory; an `adapter` is merged into it; for `tensor_parallel` see `load_pair`.
+
+    Raises ModelError, SettingsError.
+    """
+    team = team_of(tensor_parallel, str(device), offload=offload)
     return TargetInfo(ModelInfo.of(target, revision, adapter)).load(
-        device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload
+        device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload, team=team
     )
 
 
@@ -226,19 +266,35 @@ def load_pair(
     adapter: str | None = None,
     draft_adapter: str | None = None,
     corpus: Sequence[StrPath] = (),
+    tensor_parallel: int = 1,
 ) -> Pair:
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
     `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft. The draft "ngram" needs no
     model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names.
 
+    With `tensor_parallel` N, this is one of N processes that torchrun has started with the same script, and each loads its part of the target
+    and the whole draft, on its own GPU (`device` "cuda") or on the CPU. All of them must make the same calls; each gets the same results.
+
     The target is the same with every draft and without one. The draft drafts the ids that mean the same to both: special and added tokens
-    may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
+    may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError,
+    SettingsError.
     """
+    team = team_of(tensor_parallel, str(device), offload=offload)
     known = PairInfo.of(
         target, draft, revision=revision, draft_revision=draft_revision, adapter=adapter, draft_adapter=draft_adapter, corpus=corpus
     )
-    return known.load(device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload)
+    return known.load(device=str(device), dtype=str(dtype).removeprefix("torch."), offload=offload, team=team)
+
+
+def team_of(processes: int, device: str, *, offload: bool = False, line: str = "SCRIPT.py") -> Team | None:
+    """Return the team of so many processes; None for one. `line` is what torchrun is to start, for messages. Raises SettingsError, ModelError."""
+    require_whole(1, tensor_parallel=processes)
+    if processes == 1:
+        return None
+    if offload:
+        require_one_way()
+    return join(processes, device, line)
 
 
 def load_drafts(

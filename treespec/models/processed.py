@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PrefixConstrainedLogitsProcessor, SynthIDTextWatermarkLogitsProcessor
 
-from treespec.decoding.protocol import ScoringModel, SlotModel
+from treespec.decoding.protocol import ScoringModel, SlotModel, WatchfulModel
 from treespec.errors import ModelError, counted, reason_of
 from treespec.trees.placement import Placement, Prefix
 
@@ -81,6 +81,11 @@ class ProcessedModel:
     def capacity(self) -> int:
         """See `CapturableModel.capacity`."""
         return int(getattr(self.model, "capacity", 0))
+
+    def committed(self, tokens: Sequence[int], *, last: bool = False) -> None:
+        """See `WatchfulModel.committed`."""
+        if isinstance(self.model, WatchfulModel):
+            self.model.committed(tokens, last=last)
 
     def allocate(self, capacity: int) -> None:
         """See `SlotModel.allocate`."""

@@ -82,7 +82,8 @@ class TreeModel:
             raise ModelError(
                 f'{self.name} uses attention "{attention}", which takes no tree masks; load it with attn_implementation="sdpa"'
             )
-        self.vocabulary_rows = _logit_rows(module)
+        shard = self.loaded.shard
+        self.vocabulary_rows = _logit_rows(module) if shard is None else shard.vocabulary
         self.vocabulary_size = min(vocabulary or self.vocabulary_rows, self.vocabulary_rows)
         self.device: torch.device = module.device
         self.dtype: torch.dtype = module.dtype
@@ -96,7 +97,7 @@ class TreeModel:
         self.state_layers: tuple[int, ...] = ()
         self._slot_positions = torch.zeros(0, dtype=torch.int64, device=self.device)
         self.decoder, self.eager_reason = decoder_of(
-            module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels
+            module, self.family, kernels=self.device.type == "cuda" if kernels is None else kernels, shard=shard
         )
         if not self.family.verified:
             verify_exactness(self)
@@ -130,6 +131,11 @@ class TreeModel:
         """Return a sentence with the settings of the generation config that decoding here does not follow, None if there are none."""
         config = getattr(self.module, "generation_config", None)
         return note_of(self.name, {} if config is None else config.to_dict(), sampled=sampled, processed=processed)
+
+    def committed(self, tokens: Sequence[int], *, last: bool = False) -> None:
+        """See `WatchfulModel.committed`. Raises ModelError if the processes that hold parts of the model have other tokens."""
+        if self.loaded.shard is not None:
+            self.loaded.shard.team.committed(tokens, last=last)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -277,6 +277,7 @@ OTHER: dict[str, tuple[Any, Any, str, str]] = {
     ),
     "dtype": (report(), report(provenance={**RECORD, "dtype": "float32"}), "float16", "float32"),
     "offloaded": (report(), report(provenance={**RECORD, "offloaded": True}), "False", "True"),
+    "tensor_parallel": (report(), report(provenance={**RECORD, "tensor_parallel": 2}), "1", "2"),
     "temperature": (grown(), grown(temperature=0.6), "0", "0.6"),
     "top_p": (profile(temperature=0.6), profile(temperature=0.6, top_p=0.9), "1", "0.9"),
     "method": (profile(), profile(method="teacher-forced"), "on-policy", "teacher-forced"),

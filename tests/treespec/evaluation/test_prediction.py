@@ -131,3 +131,22 @@ def test_times_with_other_threads_do_not_hold_on_a_processor(made: Provenance, r
         assert said == (
             "the growmap was timed on 2 threads (this run has 1): its predicted time per step does not hold here and is not shown",
         )
+
+
+@pytest.mark.parametrize(
+    ("made", "runs", "holds"),
+    [
+        (Provenance(gpu="G", tensor_parallel=2), 2, True),
+        (Provenance(gpu="G", tensor_parallel=2), None, False),
+        (Provenance(gpu="G", tensor_parallel=2), 4, False),
+        (Provenance(gpu="G"), 1, True),
+        (Provenance(gpu="G"), 2, False),
+        (Provenance(), 2, True),
+    ],
+)
+def test_times_of_a_target_in_other_parts_do_not_hold(made: Provenance, runs: int | None, holds: bool) -> None:
+    timed = replace(growmap(), provenance=made)
+    predicted, said = prediction_of(timed, {}, "G", Sampling(), Drafting(), None, runs)
+    assert predicted is not None
+    assert predicted.seconds_per_step == (0.01 if holds else None)
+    assert [sentence.startswith("the growmap was timed on a target held by ") for sentence in said] == ([] if holds else [True])

@@ -39,7 +39,7 @@ class HeadInfo:
 
     def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> BoundHead:
         """Load the head for its target, in the type and on the device of the target. Raises ModelError."""
-        return BoundHead(load_head(self.name, HeadTarget.of(target.module, target.name)), target)
+        return BoundHead(load_head(self.name, HeadTarget.of(target.module, target.name, target.loaded.shard)), target)
 
 
 def contents_of_head(name: str) -> tuple[HeadKind, Contents] | None:

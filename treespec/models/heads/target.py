@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from treespec.errors import ModelError
 from treespec.models.calling import keeps_logits
+from treespec.models.parallel.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,24 @@ class HeadTarget:
     """Weights [V] that are added to these logits; None for most targets."""
 
     @classmethod
-    def of(cls, module: PreTrainedModel, name: str) -> "HeadTarget":
-        """Return a loaded target. The weights are the module's own and not copied."""
+    def of(cls, module: PreTrainedModel, name: str, shard: Shard | None = None) -> "HeadTarget":
+        """Return a loaded target. The weights are the module's own and not copied; of a target in parts, the head's are put together.
+
+        Raises ModelError for a target that transformers has divided.
+        """
         inside: Any = module
         embedding, lm_head = inside.get_input_embeddings(), inside.get_output_embeddings()
         layers = int(module.config.get_text_config(decoder=True).num_hidden_layers)
-        return cls(name, layers, embedding.weight, lm_head.weight, getattr(lm_head, "bias", None))
+        weight, bias = lm_head.weight, getattr(lm_head, "bias", None)
+        if shard is not None:
+            if shard.planned:
+                raise ModelError(
+                    f"target {name} (family {module.config.model_type}) is divided by transformers' own plan, which lends a head no weights; use a "
+                    "draft that is a model of its own"
+                )
+            weight = shard.team.joined(weight.detach().T, shard.vocabulary).T.contiguous()
+            bias = None if bias is None else shard.team.joined(bias.detach(), shard.vocabulary)
+        return cls(name, layers, embedding.weight, weight, bias)
 
     @property
     def vocabulary_size(self) -> int:

@@ -1,0 +1,95 @@
+"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone prints and writes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from treeopt.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from treeopt.cli.options import DraftsOptions, ModelOptions
+    from treespec.models.parallel.team import Team
+
+T = TypeVar("T")
+
+
+class _Together:
+    """The place of this process among others, as far as it is known."""
+
+    def __init__(self) -> None:
+        self.team: Team | None = None
+        self.line = ""
+        self.kept: TemporaryDirectory[str] | None = None
+        self.files = 0
+
+
+_TOGETHER = _Together()
+
+
+def take_part(rank: int, line: str, *, errors: bool) -> None:
+    """Note that this process runs a command together with others, by what line, and have it keep still if it is not the first.
+
+    Without `errors` its notes stay, as for whoever debugs.
+    """
+    _TOGETHER.line = line
+    if rank:
+        _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
+        output.keep_still(errors=errors)
+
+
+def own_place(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Return the place of an output: in a process that is not the first, one that nobody sees."""
+    if value is None or _TOGETHER.kept is None:
+        return value
+    _TOGETHER.files += 1
+    folder = Path(_TOGETHER.kept.name) / str(_TOGETHER.files)
+    folder.mkdir()
+    return folder / value.name
+
+
+def team_of(models: ModelOptions | DraftsOptions, device: str) -> Team | None:
+    """Return the team of this process, which is joined at the first call; None where one process holds the target. `device` is the one to run on.
+
+    Raises SettingsError, ModelError.
+    """
+    if models.tensor_parallel > 1 and _TOGETHER.team is None:
+        from treespec.files.provenance import version_of
+        from treespec.models.pairs import team_of as found
+
+        _TOGETHER.team = found(models.tensor_parallel, "cuda" if models.device == "auto" else device, line=_TOGETHER.line)
+        assert _TOGETHER.team is not None
+        versions = {f"the version of {name}": version_of(name) for name in ("treeopt", "torch", "transformers")}
+        _TOGETHER.team.require_same({"the command line": shlex.join(sys.argv[1:]), **versions})
+    return _TOGETHER.team
+
+
+def of_first(find: Callable[[], T]) -> T:
+    """Return what `find` returns in the first process, which alone reads standard input."""
+    team: Any = _TOGETHER.team
+    return find() if team is None else team.first(find)
+
+
+def takes_part() -> bool:
+    """Return whether this process was started to run the command together with others."""
+    return bool(_TOGETHER.line)
+
+
+def are_several() -> bool:
+    """Return whether this process runs the command together with others."""
+    return _TOGETHER.team is not None
+
+
+def complain(line: str) -> None:
+    """Print a line about a failure on stderr, unless another process of the run has said why it failed."""
+    if _TOGETHER.team is None:
+        output.say(line, err=True)
+    elif _TOGETHER.team.fails_first():
+        output.say(line, err=True, whoever=True)
