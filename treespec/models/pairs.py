@@ -231,6 +231,8 @@ class PairInfo(TargetInfo):
         """
         alone = super().load(device=device, dtype=dtype, offload=offload, team=team)
         draft = self.draft.load_draft(alone.target, device=device if team is None else team.device, dtype=dtype)
+        if team is not None:
+            team.require_same({f"the draft {draft.name}": draft.identity()})
         return Pair(alone.target, alone.tokenizer, alone.eos_token_ids, alone.pictures, draft=draft)
 
 

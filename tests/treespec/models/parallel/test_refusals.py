@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from tests.reference.ranks import of_ranks
 from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.errors import ModelError, SettingsError
-from treespec.models.pairs import load_target, team_of
+from treespec.models.pairs import load_pair, load_target, team_of
 
 Build = Callable[..., PreTrainedModel]
 
@@ -71,6 +71,7 @@ def in_a_rank(models: dict[str, str], other: tuple[str, str]) -> dict[str, str]:
         note(name, lambda path=path: load_target(path, tensor_parallel=2))  # type: ignore[misc]
     rank = torch.distributed.get_rank()
     note("weights", lambda: load_target(other[rank], tensor_parallel=2), SettingsError)
+    note("draft", lambda: load_pair(other[0], other[rank], tensor_parallel=2), SettingsError)
     target = load_target(other[0], tensor_parallel=2).target
     note("tokens", lambda: list(decode_autoregressive(target, Request((1, 2, 3 + rank), 30))))
     shard = target.loaded.shard
@@ -97,6 +98,7 @@ def test_what_cannot_be_divided_is_named(folder: Callable[..., str], tmp_path: P
         assert "(family gpt2) has no plan in transformers by which `tensor_parallel` could divide it" in found["plan"]
         assert "has a pickle of PyTorch, but with `tensor_parallel` each process reads its slices of safetensors" in found["pickle"]
         assert "the processes of this run differ in the weights of " in found["weights"]
+        assert "the processes of this run differ in the draft " in found["draft"]
         assert "the processes have decoded other tokens than one another" in found["tokens"]
         assert "`tensor_parallel` is 3, but the process group has 2 processes" in found["size"]
         assert found.get("gone", "another process of this run has ended").startswith("another process of this run has ended")
