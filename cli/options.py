@@ -19,7 +19,7 @@ from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, Data
 from treespec.errors import SettingsError
 from treespec.models.ngram import NGRAM
 from treespec.models.offload import require_gpu
-from treespec.models.parallel.launch import launched, require_one_way
+from treespec.models.parallel.launch import require_one_way
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,9 @@ def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) 
         return value
     line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
     try:
-        rank = launched(value, line).rank
+        take_part(value, line, errors=not ctx.find_root().params.get("debug"))
     except SettingsError as error:
         raise click.UsageError(with_flags(str(error), ctx.command)) from error
-    take_part(rank, line, errors=not ctx.find_root().params.get("debug"))
     return value
 
 

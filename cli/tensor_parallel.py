@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from treeopt.cli import output
+from treespec.files.processes import Place
+from treespec.models.parallel.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,7 @@ class _Together:
 
     def __init__(self) -> None:
         self.team: Team | None = None
-        self.line = ""
+        self.line, self.first = "", True
         self.kept: TemporaryDirectory[str] | None = None
         self.files = 0
 
@@ -34,13 +36,13 @@ class _Together:
 _TOGETHER = _Together()
 
 
-def take_part(rank: int, line: str, *, errors: bool) -> None:
+def take_part(processes: int, line: str, *, errors: bool) -> None:
     """Note that this process runs a command together with others, by what line, and have it keep still if it is not the first.
 
-    Without `errors` its notes stay, as for whoever debugs.
+    Without `errors` its notes stay, as for whoever debugs. Raises SettingsError unless it is one of so many processes of a launcher.
     """
-    _TOGETHER.line = line
-    if rank:
+    _TOGETHER.line, _TOGETHER.first = line, Place.of().first
+    if not launched(processes, line).first:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
         output.keep_still(errors=errors)
 
@@ -90,6 +92,7 @@ def are_several() -> bool:
 def complain(line: str) -> None:
     """Print a line about a failure on stderr, unless another process of the run has said why it failed."""
     if _TOGETHER.team is None:
-        output.say(line, err=True)
+        if _TOGETHER.first:  # they were all given the same, and fail alike
+            output.say(line, err=True)
     elif _TOGETHER.team.fails_first():
         output.say(line, err=True, whoever=True)

@@ -69,6 +69,8 @@ def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Ru
     assert f"--target {pair[0]} --draft {pair[1]} --prompt 'w1 w2' --tensor-parallel 2" in done.err
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     done = run("run", *words, "--offload")
     assert done.code == 2
     assert "--offload streams the layers of a whole target" in done.err
