@@ -40,10 +40,10 @@ class Launched:
     """Processes that are started as a shell would, without a launcher to end the others."""
 
     def __init__(self, folder: Path, *lines: list[str]) -> None:
-        self._opened = ExitStack()
+        self._opened, self.port = ExitStack(), free_port()
         meeting = {
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(self.port),
             "WORLD_SIZE": str(len(lines)),
             "LOCAL_WORLD_SIZE": str(len(lines)),
         }
@@ -137,6 +137,8 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(run: Run, tmp_path
     with Launched(tmp_path, line, line, line) as launched:
         said = launched.ended()
     assert [code for code, _, _ in said] == [0, 0, 0], said
+    with socket.socket() as other:
+        assert other.connect_ex(("127.0.0.1", launched.port)) != 0, "nothing listens after the end"
     assert [bool(out) for _, out, _ in said] == [True, False, False], "the first alone prints its result"
     assert [err for _, _, err in said[1:]] == ["", ""]
     assert content(tmp_path / "shared.json") == content(tmp_path / "alone.json")

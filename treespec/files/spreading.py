@@ -63,7 +63,8 @@ def spread(
             known = seen if time.monotonic() - asked < _ASK_SECONDS else done()
             progress(min(known + part, whole), whole)
 
-        progress(done(), whole)
+        if owners:
+            progress(done(), whole)
         while (place := processes.add(f"{name} taken", 1) - 1) < len(todo):
             key = todo[place]
             found[key] = log.piece(key, partial(work, key, on_unit), keep)
