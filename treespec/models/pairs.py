@@ -18,7 +18,7 @@ from treespec.models.drafts import Draft, DraftInfo
 from treespec.models.facts import named
 from treespec.models.info import ModelInfo, draft_of
 from treespec.models.making import tree_model
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import reads_corpus
 from treespec.models.tree_model import TreeModel
 from treespec.models.vision import TEXT_ONLY
 from treespec.tables import in_short
@@ -230,7 +230,8 @@ def load_pair(
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
     `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft. The draft "ngram" needs no
-    model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names.
+    model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names. A model's name that
+    ends in "+ngram" has them beside the model, as one draft.
 
     The target is the same with every draft and without one. The draft drafts the ids that mean the same to both: special and added tokens
     may differ, and so may the padding behind the vocabulary. The files are checked before any weight is read. Raises ModelError.
@@ -246,10 +247,10 @@ def load_drafts(
 ) -> tuple[Draft, ...]:
     """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`.
 
-    `corpus` is read by the draft "ngram". Raises ModelError.
+    `corpus` is for those that count n-grams. Raises ModelError.
     """
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    fitted = [draft_of(known, draft, corpus=corpus if draft == NGRAM else ()) if isinstance(draft, str) else draft for draft in drafts]
+    fitted = [draft_of(known, draft, corpus=corpus if reads_corpus(draft) else ()) if isinstance(draft, str) else draft for draft in drafts]
     return tuple(draft.load_draft(model, device=device, dtype=dtype) for draft in fitted)
