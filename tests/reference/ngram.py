@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 LONGEST, MOST_FOLLOWING = 8, 32
 TEXT_PRIOR, CORPUS_PRIOR, TOKEN_PRIOR = 2.0, 16.0, 64.0
-TEXT_BESIDE, CORPUS_BESIDE, SHORTEST_BESIDE = 8.0, 16.0, 2
+TEXT_BESIDE, CORPUS_BESIDE = 8.0, 16.0
+SHORTEST_IN_TEXT, SHORTEST_IN_CORPUS = 2, 4
 
 
 def log_chances(text: Sequence[int], vocabulary: int, corpus: Sequence[Sequence[int]] = ()) -> list[float]:
@@ -28,10 +29,10 @@ def log_chances(text: Sequence[int], vocabulary: int, corpus: Sequence[Sequence[
 
 def mixed_log_chances(text: Sequence[int], model: Sequence[float], corpus: Sequence[Sequence[int]] = ()) -> list[float]:
     """The logarithms of the chances of every token after a text, where a model says the chances `model`."""
-    contexts = [tuple(text[len(text) - length :]) for length in range(SHORTEST_BESIDE, min(LONGEST, len(text)) + 1)]
+    contexts = [tuple(text[len(text) - length :]) for length in range(min(LONGEST, len(text)) + 1)]
     evidence = [
-        *((corpus_counts(corpus, context), CORPUS_BESIDE) for context in contexts),
-        *((own_counts(text, context), TEXT_BESIDE) for context in contexts),
+        *((corpus_counts(corpus, context), CORPUS_BESIDE) for context in contexts[SHORTEST_IN_CORPUS:]),
+        *((own_counts(text, context), TEXT_BESIDE) for context in contexts[SHORTEST_IN_TEXT:]),
     ]
     return [math.log(chance) for chance in _refined(list(model), evidence)]
 

@@ -82,7 +82,7 @@ def pair_of(
         return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=beside)
     if corpus and not ngrams:
         raise ModelError("`corpus` is counted for n-grams; pass `ngrams` True to have them beside the draft, or leave `corpus` out")
-    beside = NgramInfo.of(known.name, tokenizer, known.vocabulary_size, corpus) if ngrams else None
+    counting = NgramInfo.of(known.name, tokenizer, known.vocabulary_size, corpus) if ngrams else None
     if draft_tokenizer is None:
         draft_tokenizer = tokenizer
     fitted = fitting(known, _info(draft, "draft", draft_tokenizer))
@@ -93,7 +93,7 @@ def pair_of(
     model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
     assert fitted.shared is not None
     drafter = _noted(draft_model(_loaded(draft, fitted.name), fitted.name, fitted.shared, known.vocabulary_size, fitted.passed_over))
-    mixed = drafter if beside is None else MixedDraft(drafter, known.vocabulary_size, beside.corpus, beside.table())
+    mixed = drafter if counting is None else MixedDraft(drafter, known.vocabulary_size, counting.corpus, counting.table())
     return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=mixed)
 
 

@@ -34,8 +34,9 @@ class Priors(NamedTuple):
 
 ALONE = Priors(64.0, (16.0,) * LONGEST, (2.0,) * LONGEST)
 """Chosen on greedy and warm texts of the embedded target, with a corpus of 1 MB and without; docs/drafts.md has what they give."""
-BESIDE_MODEL = Priors(_NEVER, (_NEVER, *(16.0,) * (LONGEST - 1)), (_NEVER, *(8.0,) * (LONGEST - 1)))
-"""Where a model stands below all contexts. Of a single token it knows better what follows. benchmarks/log/drafts.md has what was tried."""
+BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(16.0,) * (LONGEST - 3)), (_NEVER, *(8.0,) * (LONGEST - 1)))
+"""Where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in a corpus,
+where occurrences are many. benchmarks/log/drafts.md has what was tried."""
 
 _NEW = 64
 """An occurrence at the beginning of the text counts half as much as one at its end; this is the difference, in whole numbers."""
