@@ -22,21 +22,21 @@ _NEVER = 1e30
 
 
 class Priors(NamedTuple):
-    """The weight of what all weaker contexts say, beside that of an occurrence."""
+    """The weights of what all weaker contexts say, beside that of an occurrence."""
 
     token: float
-    """That of a token in the text, whatever is before it."""
+    """The weight beside a token in the text, whatever is before it."""
     corpus: tuple[float, ...]
-    """Those of contexts of 1, 2, .. tokens in the corpus."""
+    """The weights beside contexts of 1, 2, .. tokens in the corpus."""
     text: tuple[float, ...]
-    """Those of contexts of 1, 2, .. tokens in the text."""
+    """The weights beside contexts of 1, 2, .. tokens in the text."""
 
 
 ALONE = Priors(64.0, (16.0,) * LONGEST, (2.0,) * LONGEST)
-"""Chosen on greedy and warm texts of the embedded target, with a corpus of 1 MB and without; docs/drafts.md has what they give."""
+"""The weights without a model. They were chosen on greedy and warm texts of the embedded target; docs/drafts.md has what they give."""
 BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(16.0,) * (LONGEST - 3)), (_NEVER, *(8.0,) * (LONGEST - 1)))
-"""Where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in a corpus,
-where occurrences are many. benchmarks/log/drafts.md has what was tried."""
+"""The weights where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in
+a corpus, where occurrences are many. benchmarks/log/drafts.md has what was tried."""
 
 _NEW = 64
 """An occurrence at the beginning of the text counts half as much as one at its end; this is the difference, in whole numbers."""
