@@ -34,7 +34,7 @@ class Priors(NamedTuple):
 
 ALONE = Priors(64.0, (16.0,) * LONGEST, (2.0,) * LONGEST)
 """The weights without a model. They were chosen on greedy and warm texts of the embedded target; docs/drafts.md has what they give."""
-BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(16.0,) * (LONGEST - 3)), (_NEVER, *(8.0,) * (LONGEST - 1)))
+BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(128.0,) * (LONGEST - 3)), (_NEVER, *(8.0,) * (LONGEST - 1)))
 """The weights where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in
 a corpus, where occurrences are many. benchmarks/log/drafts.md has what was tried."""
 
