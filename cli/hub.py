@@ -15,10 +15,13 @@ def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
     """
     from treespec import hub
     from treespec.data.hub_datasets import require_hub
+    from treespec.models.ngram import model_beside
 
     if dataset is not None:
         require_hub(dataset)
-    wanted = [(models.target, models.revision)] + ([(models.draft, models.draft_revision)] if models.draft is not None else [])
+    wanted = [(models.target, models.revision)] + (
+        [(model_beside(models.draft) or models.draft, models.draft_revision)] if models.draft else []
+    )
     remote = [(name, revision) for name, revision in wanted if is_hub_name(name)]
     if not remote or hub.is_reachable():
         return

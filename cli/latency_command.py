@@ -15,7 +15,7 @@ from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.embedded import EMBEDDED
 from treespec.errors import SettingsError
-from treespec.models.ngram import NGRAM, is_ngram
+from treespec.models.ngram import BESIDE, NGRAM, in_records
 from treespec.trees.tree import SpeculationTree
 
 if TYPE_CHECKING:
@@ -69,10 +69,14 @@ def _models(models: Mapping[str, str]) -> Iterator[str]:
     """Yield the options of models, each followed by that of its revision."""
     for role, (option, revision) in _ROLES.items():
         name, _, at = models.get(role, "").partition("@")
-        if role == "draft" and is_ngram(name):
-            yield from (f"--{option}", NGRAM, *(("--corpus", "path/to/corpus") if name != NGRAM else ()))
-            continue
-        if name or role in ("target", "draft"):
+        model, ngrams, corpus = in_records(name) if role == "draft" else (name, False, False)
+        if ngrams:
+            yield from (
+                f"--{option}",
+                f"{_place(model, at)}{BESIDE}" if model else NGRAM,
+                *(("--corpus", "path/to/corpus") if corpus else ()),
+            )
+        elif name or role in ("target", "draft"):
             yield from (f"--{option}", _place(name, at) or role.upper())
         if at and revision:
             yield from (f"--{revision}", at)

@@ -17,7 +17,7 @@ from treeopt.cli.tensor_parallel import own_place, take_part
 from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
 from treespec.errors import SettingsError
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import reads_corpus
 from treespec.models.offload import require_gpu
 from treespec.models.parallel.launch import require_one_way
 
@@ -65,7 +65,7 @@ class DraftsOptions:
 
     def with_draft(self, draft: str | None) -> ModelOptions:
         """Return the options of the target with one of the drafts, or with none."""
-        corpus = self.corpus if draft == NGRAM else ()
+        corpus = self.corpus if draft is not None and reads_corpus(draft) else ()
         more: dict[str, Any] = {"adapter": self.adapter, "corpus": corpus, "tensor_parallel": self.tensor_parallel}
         return ModelOptions(self.target, draft, self.revision, None, self.device, self.dtype, **more)
 
@@ -201,7 +201,7 @@ _corpus = click.option(
     "--corpus",
     multiple=True,
     metavar="FILE",
-    help="Text file (UTF-8) that --draft ngram counts beforehand, such as earlier answers. May be given several times. [default: none]",
+    help="Text file (UTF-8) that is counted beforehand for n-grams, such as earlier answers. May be given several times. [default: none]",
 )
 end_option = click.option("--end", type=POSITIVE, help="Row to stop before.")
 chat_arg_option = click.option(
@@ -230,8 +230,8 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of the draft, or a head's folder; embedded-draft comes with treeopt, and ngram needs no model."
-            + ("" if draft_required else " [required for a tree]"),
+            help="Folder, GGUF file or hub id of the draft, or a head's folder; embedded-draft comes with treeopt; ngram needs no "
+            "model, and MODEL+ngram has n-grams beside one." + ("" if draft_required else " [required for a tree]"),
         ),
         _corpus,
         revision_option,
@@ -259,7 +259,7 @@ def drafts_options() -> Callable[[Command], Command]:
             required=True,
             multiple=True,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of a draft, embedded-draft, or ngram; may be given several times.",
+            help="Folder, GGUF file or hub id of a draft, embedded-draft, ngram, or MODEL+ngram; may be given several times.",
         ),
         _corpus,
         revision_option,

@@ -10,7 +10,7 @@ from treeopt.cli.flags import is_given
 from treeopt.cli.output import note
 from treeopt.training.settings import TrainSettings
 from treespec.decoding.rules import RULES
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import model_beside, reads_corpus
 
 Values = Mapping[str, Any]
 """The options of the running command by name."""
@@ -64,11 +64,11 @@ def _trains_on_own_text(values: Values) -> bool:
 def _is_no_hub_name(name: str | None) -> bool:
     from treeopt.cli.hub import is_hub_name
 
-    return name is not None and not is_hub_name(name)
+    return name is not None and not is_hub_name(model_beside(name) or name)
 
 
 def _counts_nothing(values: Values) -> bool:
-    return NGRAM not in (values.get("draft"), *values.get("drafts", ()))
+    return not any(reads_corpus(name) for name in (values.get("draft"), *values.get("drafts", ())) if name is not None)
 
 
 UNUSED = (
@@ -84,7 +84,7 @@ UNUSED = (
         lambda values: values.get("draft", "") is None,
         "without `draft` nothing is drafted, so {option} {value} changes nothing",
     ),
-    Unused(("corpus",), _counts_nothing, "only the draft ngram reads a corpus, so {option} {value} changes nothing", dropped=True),
+    Unused(("corpus",), _counts_nothing, "only n-grams read a corpus, so {option} {value} changes nothing", dropped=True),
     Unused(
         ("top_p",),
         _is_greedy,

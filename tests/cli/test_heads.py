@@ -113,6 +113,8 @@ def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: lis
         run("evaluate", *where, *short, "--dynamic", "--size", 3, "--depth", 1, "--draft-adapter", pair[1], "-o", "r.json"),
         "no --draft-adapter can be merged",
     )
+    beside = [*where[:2], "--draft", f"{head}+ngram", *where[4:]]
+    one_line(run("profile", "acceptance", *beside, *short), "and n-grams stand beside whole models only; leave +ngram out")
     as_target = ["--target", head, *where[2:]]
     one_line(
         run("evaluate", *as_target, *short, "--dynamic", "--size", 3, "--depth", 1, "-o", "r.json"), "give it as the draft of its target"

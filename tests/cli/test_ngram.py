@@ -57,6 +57,46 @@ def test_the_whole_loop_without_a_second_model(run: Any, where: list[object], co
     assert counted["trees"][0]["tokens_per_step"] >= 1
 
 
+def test_ngrams_beside_a_model_go_through_the_same_commands(
+    run: Any, where: list[object], pair: Pair, corpus: Path, tmp_path: Path
+) -> None:
+    mixed = f"{pair[1]}+ngram"
+    beside = [*where[:2], "--draft", mixed, *where[4:], "--corpus", corpus]
+    done(run("profile", "acceptance", *beside, "--gen-len", 16, "--trace", "trace.json", "-o", "a.json"))
+    done(run("profile", "latency", *beside[:6], "--corpus", corpus, *TIMES, "-o", "l.json"))
+    names = [json.loads((tmp_path / name).read_text())["provenance"]["models"]["draft"] for name in ("a.json", "l.json", "trace.json")]
+    assert len(set(names)) == 1
+    assert names[0].startswith(f"{pair[1].name}+ngram+")
+    done(run("grow", "--acceptance", "a.json", "--latency", "l.json", "--size", 4, "--depth", 2, "-o", "tree.pt"))
+    outcome = done(run("evaluate", *beside, "--gen-len", 16, "--growmap", "tree.pt", "-o", "report.json", "--format", "json"))
+    assert outcome.json["lossless"] == "match"
+    assert outcome.json["provenance"]["models"]["draft"] == names[0]
+    assert "was made for" not in outcome.err
+    other = done(run("evaluate", *where, "--gen-len", 16, "--growmap", "tree.pt", "-o", "report.json"))
+    assert f"was made for the draft {names[0]} (this run has ngram)" in " ".join(other.err.split())
+    one_line(
+        run("export", "--to", "vllm", "--acceptance", "a.json", "--latency", "l.json"), f"treeopt's own n-grams ({names[0]}), which vllm"
+    )
+    told = ["--prompt", "w1 w2 w3 w1 w2 w3 w1 w2", "--max-new-tokens", 8, "--format", "json"]
+    assert done(run("run", *beside[:6], *told)).json["text"] == done(run("run", "--target", pair[0], "--device", "cpu", *told)).json["text"]
+    drafts = ["--draft", pair[1], "--draft", mixed, "--gen-len", 8, "--format", "json", "--corpus", corpus]
+    assert len(done(run("potential", *where, *drafts)).json["drafts"]) == 3
+    plan = done(run("tune", *where, *drafts, "--dry-run", "--evaluate-prompts", 1, "--choose-prompts", 1)).json
+    assert len(plan["candidates"]) == 3
+    assert plan["memory_bytes"] > 0
+    done(run("profile", "acceptance", *beside, "--gen-len", 8, "--temperature", 0.6, "-o", "a.json"))
+    missing = run("grow", "--acceptance", "a.json", "--latency", "l.json", "-o", "tree.pt")
+    assert f"--draft path/to/{pair[1].name}+ngram --corpus path/to/corpus" in missing.err
+
+
+def test_ngrams_stand_beside_models_alone(run: Any, where: list[object], tmp_path: Path) -> None:
+    command = ["profile", "acceptance", *where[:2], "--draft"]
+    rest = [*where[4:], "--gen-len", 8]
+    one_line(run(*command, "+ngram", *rest), "the name of a model is empty")
+    one_line(run(*command, "ngram+ngram", *rest), "ngram is a draft without a model")
+    one_line(run(*command, f"{tmp_path}/nowhere+ngram", *rest), "there is no folder")
+
+
 def test_profiles_of_different_corpora_do_not_mix(run: Any, where: list[object], corpus: Path) -> None:
     done(run("profile", "acceptance", *where, "--gen-len", 8, "--corpus", corpus, "-o", "a.json"))
     done(run("profile", "latency", *where[:6], *TIMES, "-o", "l.json"))
@@ -64,9 +104,7 @@ def test_profiles_of_different_corpora_do_not_mix(run: Any, where: list[object],
         run("grow", "--acceptance", "a.json", "--latency", "l.json", "-o", "tree.pt"), "but the latency profile is of the draft ngram; pass"
     )
     done(run("profile", "acceptance", *where, "--gen-len", 8, "-o", "b.json"))
-    one_line(
-        run("export", "--to", "vllm", "--acceptance", "b.json", "--latency", "l.json"), "treeopt's own n-gram draft (ngram), which vllm"
-    )
+    one_line(run("export", "--to", "vllm", "--acceptance", "b.json", "--latency", "l.json"), "treeopt's own n-grams (ngram), which vllm")
 
 
 def test_text_potential_and_tuning(run: Any, where: list[object], pair: Pair, corpus: Path, tmp_path: Path) -> None:
@@ -125,7 +163,7 @@ def test_names_lead_where_they_should(run: Any, where: list[object], pair: Pair,
     command = ["profile", "acceptance", *where, "--gen-len", 8, "--format", "json"]
     done(run(*command, "-o", "ngram.json"))
     outcome = done(run(*command, "--draft", "./ngram", "--corpus", corpus, "-o", "folder.json"))
-    assert "only the draft ngram reads a corpus, so --corpus" in outcome.err
+    assert "only n-grams read a corpus, so --corpus" in outcome.err
     own, folder = (json.loads((tmp_path / name).read_text()) for name in ("ngram.json", "folder.json"))
     assert own["pair_sha256"] != folder["pair_sha256"]
     one_line(run(*command, "--draft-adapter", tmp_path), "the draft ngram has no weights that --draft-adapter")
@@ -160,5 +198,5 @@ def test_python_takes_the_name_too(pair: Pair, corpus: Path) -> None:
     prompt = "w1 w2 w3 w1 w2 w3 w1 w2"
     text_of = {plan: treeopt.generate(given, prompt, plan=plan, max_new_tokens=8).ids for plan in (treeopt.SpeculationTree.chain(3), None)}
     assert len(set(text_of.values())) == 1
-    with pytest.raises(ModelError, match="`corpus` is read by the draft ngram alone"):
+    with pytest.raises(ModelError, match="`corpus` is counted for n-grams, and"):
         treeopt.load_pair(str(pair[0]), str(pair[1]), corpus=[corpus])

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 LONGEST, MOST_FOLLOWING = 8, 32
 TEXT_PRIOR, CORPUS_PRIOR, TOKEN_PRIOR = 2.0, 16.0, 64.0
+TEXT_BESIDE, CORPUS_BESIDE = 8.0, 128.0
+SHORTEST_IN_TEXT, SHORTEST_IN_CORPUS = 2, 4
 
 
 def log_chances(text: Sequence[int], vocabulary: int, corpus: Sequence[Sequence[int]] = ()) -> list[float]:
@@ -22,10 +24,25 @@ def log_chances(text: Sequence[int], vocabulary: int, corpus: Sequence[Sequence[
         *((corpus_counts(corpus, context), CORPUS_PRIOR) for context in contexts[1:]),
         *((own_counts(text, context), TEXT_PRIOR) for context in contexts[1:]),
     ]
+    return [math.log(chance) for chance in _refined(chances, evidence)]
+
+
+def mixed_log_chances(text: Sequence[int], model: Sequence[float], corpus: Sequence[Sequence[int]] = ()) -> list[float]:
+    """The logarithms of the chances of every token after a text, where a model says the chances `model`."""
+    contexts = [tuple(text[len(text) - length :]) for length in range(min(LONGEST, len(text)) + 1)]
+    evidence = [
+        *((corpus_counts(corpus, context), CORPUS_BESIDE) for context in contexts[SHORTEST_IN_CORPUS:]),
+        *((own_counts(text, context), TEXT_BESIDE) for context in contexts[SHORTEST_IN_TEXT:]),
+    ]
+    return [math.log(chance) for chance in _refined(list(model), evidence)]
+
+
+def _refined(chances: list[float], evidence: Sequence[tuple[dict[int, float], float]]) -> list[float]:
+    """Chances after all evidence, the weakest first."""
     for counts, prior in evidence:
         total = sum(counts.values()) + prior
         chances = [(counts.get(token, 0) + prior * chance) / total for token, chance in enumerate(chances)]
-    return [math.log(chance) for chance in chances]
+    return chances
 
 
 def own_counts(text: Sequence[int], context: tuple[int, ...]) -> dict[int, float]:

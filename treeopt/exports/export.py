@@ -19,7 +19,7 @@ from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
 from treespec.errors import ProfileError, SettingsError, listed_in_short
 from treespec.files.reading import StrPath
-from treespec.models.ngram import is_ngram
+from treespec.models.ngram import in_records
 from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
 
 HEAD = "# treeopt export to "
@@ -156,9 +156,9 @@ def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> str:
     """Return the name of the draft without its revision. Raises ProfileError for a draft that engines do not have."""
     named = ((provenance or {}).get("models") or {}).get("draft")
     name = _UNNAMED if named is None else str(named).partition("@")[0]
-    if is_ngram(name):
+    if in_records(name)[1]:
         raise ProfileError(
-            f"the profile is of treeopt's own n-gram draft ({name}), which {engine.name} does not have; pass one of a draft model"
+            f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
         )
     return name
 

@@ -13,7 +13,7 @@ from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettin
 from treespec.data.prompts import PromptSet
 from treespec.errors import SettingsError, counted
 from treespec.models.drafts import DraftInfo
-from treespec.models.info import ModelInfo
+from treespec.models.info import MixedInfo, ModelInfo
 from treespec.tables import Drawing, Drawn, Table, figures
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -49,7 +49,8 @@ class ModelSize:
         """
         if not info.has_weights:
             return cls(0, 0, 0)
-        files = info.files if isinstance(info, ModelInfo) else None
+        model = info.model if isinstance(info, MixedInfo) else info
+        files = model.files if isinstance(model, ModelInfo) else None
         if files is None or files.contents is None or files.contents.weights.tensors is None:
             return None
         config = files.config.get_text_config(decoder=True)

@@ -16,6 +16,8 @@ from treespec.models.info import ModelInfo, draft_of, fitting
 from treespec.models.loaded import LoadedModel
 from treespec.models.making import draft_model, tree_model
 from treespec.models.ngram import NGRAM
+from treespec.models.ngram.info import NgramInfo
+from treespec.models.ngram.mixed import MixedDraft
 from treespec.models.pairs import Pair, Target
 from treespec.models.quantised import quantisation
 from treespec.models.tree_model import TreeModel
@@ -34,6 +36,7 @@ def pair_of(
     tokenizer: PreTrainedTokenizerBase | None = ...,
     *,
     draft_tokenizer: PreTrainedTokenizerBase | None = ...,
+    ngrams: bool = ...,
     corpus: Sequence[StrPath] = ...,
 ) -> Pair: ...
 @overload
@@ -44,11 +47,13 @@ def pair_of(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     draft_tokenizer: PreTrainedTokenizerBase | None = None,
+    ngrams: bool = False,
     corpus: Sequence[StrPath] = (),
 ) -> Target:
     """Return a target, or a pair, of modules that were made or loaded elsewhere.
 
-    The draft "ngram" needs no module; it reads a `corpus` if there is one. A draft may also be the folder of a head.
+    The draft "ngram" needs no module, and `ngrams` has them beside the module that drafts; both read a `corpus` if there is one. A draft may also be the
+    folder of a head.
 
     `tokenizer` is the target's; the draft's is the same unless `draft_tokenizer` is given. Without a tokenizer, prompts are token ids. The
     modules keep their device, dtype and weights. On CUDA, kernels stack several weights, of which the modules' own become views: that is
@@ -62,6 +67,8 @@ def pair_of(
             raise ModelError(
                 f"a tokenizer is a {type(each).__name__}, which is none of transformers; pass AutoTokenizer.from_pretrained(...)"
             )
+    if ngrams and not isinstance(draft, PreTrainedModel):
+        raise ModelError('`ngrams` are counted beside a draft; pass its module, or `draft` "ngram" for n-grams alone')
     known = _info(target, "target", tokenizer)
     if draft is None:
         model = tree_model(_loaded(target, known.name), known.name)
@@ -73,6 +80,9 @@ def pair_of(
         model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
         beside = found.load_draft(model, device=str(target.device), dtype="auto")
         return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=beside)
+    if corpus and not ngrams:
+        raise ModelError("`corpus` is counted for n-grams; pass `ngrams` True to have them beside the draft, or leave `corpus` out")
+    counting = NgramInfo.of(known.name, tokenizer, known.vocabulary_size, corpus) if ngrams else None
     if draft_tokenizer is None:
         draft_tokenizer = tokenizer
     fitted = fitting(known, _info(draft, "draft", draft_tokenizer))
@@ -82,8 +92,9 @@ def pair_of(
         )
     model = tree_model(_loaded(target, known.name), known.name, known.vocabulary_size)
     assert fitted.shared is not None
-    drafter = draft_model(_loaded(draft, fitted.name), fitted.name, fitted.shared, known.vocabulary_size, fitted.passed_over)
-    return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=_noted(drafter))
+    drafter = _noted(draft_model(_loaded(draft, fitted.name), fitted.name, fitted.shared, known.vocabulary_size, fitted.passed_over))
+    mixed = drafter if counting is None else MixedDraft(drafter, known.vocabulary_size, counting.corpus, counting.table())
+    return Pair(_noted(model), tokenizer, model.eos_token_ids, draft=mixed)
 
 
 def _info(module: Any, role: str, tokenizer: PreTrainedTokenizerBase | None) -> ModelInfo:

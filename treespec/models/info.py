@@ -12,14 +12,16 @@ from treespec.errors import ModelError, counted
 from treespec.files.reading import StrPath
 from treespec.models import families, gguf_models
 from treespec.models.contents import Contents
-from treespec.models.drafts import Draft, DraftInfo
+from treespec.models.drafts import DraftInfo
 from treespec.models.generation import eos_of, generation_settings
 from treespec.models.heads.info import HeadInfo, contents_of_head, require_build
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.making import draft_model
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import BESIDE, NGRAM, model_beside, reads_corpus
+from treespec.models.ngram.corpus import draft_name
 from treespec.models.ngram.info import NgramInfo
+from treespec.models.ngram.mixed import MixedDraft
 from treespec.models.parallel.team import Team
 from treespec.models.recognised import HeadKind
 from treespec.models.tree_model import TreeModel
@@ -93,7 +95,7 @@ class ModelInfo:
         """See `DraftInfo.has_weights`."""
         return True
 
-    def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> Draft:
+    def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> TreeModel:
         """Load it as a draft that fits its target, as `fitting` returns it. Raises ModelError."""
         assert self.shared is not None
         assert self.target_rows is not None
@@ -104,20 +106,78 @@ class ModelInfo:
         return sum(token != self.passed_over for token in prompt)
 
 
+@dataclass(frozen=True)
+class MixedInfo:
+    """The facts about a model that fits a target, with n-grams beside it."""
+
+    model: ModelInfo
+    ngrams: NgramInfo
+
+    @property
+    def name(self) -> str:
+        """Return its name in messages."""
+        return draft_name(self.ngrams.corpus, self.model.name)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the number of the target's logits: what the model does not know, the n-grams may."""
+        return self.ngrams.vocabulary_size
+
+    @property
+    def max_positions(self) -> int | None:
+        """See `DraftInfo.max_positions`."""
+        return self.model.max_positions
+
+    @property
+    def rope_note(self) -> str:
+        """See `DraftInfo.rope_note`."""
+        return self.model.rope_note
+
+    @property
+    def quantization(self) -> str | None:
+        """See `DraftInfo.quantization`."""
+        return self.model.quantization
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """See `DraftInfo.tokenizer`."""
+        return self.model.tokenizer
+
+    @property
+    def has_weights(self) -> bool:
+        """See `DraftInfo.has_weights`."""
+        return self.model.has_weights
+
+    def positions_of(self, prompt: Sequence[int]) -> int:
+        """See `DraftInfo.positions_of`."""
+        return self.model.positions_of(prompt)
+
+    def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> MixedDraft:
+        """Load the model, and count the corpus. Raises ModelError."""
+        model = self.model.load_draft(target, device=device, dtype=dtype)
+        return MixedDraft(model, self.vocabulary_size, self.ngrams.corpus, self.ngrams.table())
+
+
 def draft_of(
     target: ModelInfo, draft: str, revision: str | None = None, adapter: str | None = None, corpus: Sequence[StrPath] = ()
 ) -> DraftInfo:
     """Return the facts about a draft of a name (a folder of a model or of a head, a hub id, or `ngram`) that fits the target. Raises ModelError if it does not.
 
-    `corpus` are files that the n-gram draft reads; for others there must be none.
+    The name of a model may end in `+ngram`, for n-grams beside it. `corpus` are files that are counted for n-grams; for others there must be none.
     """
+    model = model_beside(draft)
+    if model is not None:
+        if (head := contents_of_head(model)) is not None:
+            raise ModelError(f"{model} is {head[0]}, and n-grams stand beside whole models only; leave {BESIDE} out")
+        ngrams = NgramInfo.of(target.name, target.tokenizer, target.vocabulary_size, corpus)
+        return MixedInfo(fitting(target, ModelInfo.of(model, revision, adapter)), ngrams)
     if draft == NGRAM:
         if adapter is not None:
             raise ModelError(f"the draft {NGRAM} has no weights that `draft_adapter` {adapter} could be merged into; leave it out")
         return NgramInfo.of(target.name, target.tokenizer, target.vocabulary_size, corpus)
     if corpus:
         raise ModelError(
-            f"`corpus` is read by the draft {NGRAM} alone, and {draft} is a model; pass `draft` {NGRAM}, or leave `corpus` out"
+            f"`corpus` is counted for n-grams, and {draft} is a model without them; pass `draft` {NGRAM} or {draft}{BESIDE}, or leave `corpus` out"
         )
     head = contents_of_head(draft)
     if head is None:
@@ -141,13 +201,13 @@ def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents) ->
 def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:
     """Return the facts about those drafts that fit the target, and why each of the others cannot be used, by name.
 
-    The n-gram draft reads the `corpus`, if it is among them. Raises ModelError if there is none that fits.
+    The `corpus` is for those that count n-grams. Raises ModelError if there is none that fits.
     """
     fit: list[DraftInfo] = []
     left_out: dict[str, str] = {}
     for name in drafts:
         try:
-            fit.append(draft_of(target, name, corpus=corpus if name == NGRAM else ()))
+            fit.append(draft_of(target, name, corpus=corpus if reads_corpus(name) else ()))
         except ModelError as error:
             if len(drafts) == 1:
                 raise

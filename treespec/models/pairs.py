@@ -20,7 +20,7 @@ from treespec.models.drafts import Draft, DraftInfo
 from treespec.models.facts import named
 from treespec.models.info import ModelInfo, draft_of
 from treespec.models.making import tree_model
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import reads_corpus
 from treespec.models.parallel.launch import require_one_way
 from treespec.models.parallel.team import Team, join
 from treespec.models.tree_model import TreeModel
@@ -273,7 +273,8 @@ def load_pair(
     """Load both models and check that they speak the same vocabulary. `offload` keeps the target's layers in host memory.
 
     `adapter` and `draft_adapter` are folders of LoRA adapters, which are merged into the weights of target and draft. The draft "ngram" needs no
-    model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names.
+    model: it proposes what followed the same tokens before, in the text and in the files of UTF-8 text that `corpus` names. A model's name that
+    ends in "+ngram" has them beside the model, as one draft.
 
     With `tensor_parallel` N, this is one of N processes that torchrun has started with the same script, and each loads its part of the target
     and the whole draft, on its own GPU (`device` "cuda") or on the CPU. All of them must make the same calls; each gets the same results.
@@ -304,10 +305,10 @@ def load_drafts(
 ) -> tuple[Draft, ...]:
     """Load several drafts for one loaded target, each checked against it as by `load_pair`, or before, by `drafts_of`.
 
-    `corpus` is read by the draft "ngram". Raises ModelError.
+    `corpus` is for those that count n-grams. Raises ModelError.
     """
     model = target.target
     shape = None if model.vision is None else model.vision.shape
     known = ModelInfo(model.name, None, target.tokenizer, shape, model.vocabulary_size, model.max_positions, rope_note=model.rope_note)
-    fitted = [draft_of(known, draft, corpus=corpus if draft == NGRAM else ()) if isinstance(draft, str) else draft for draft in drafts]
+    fitted = [draft_of(known, draft, corpus=corpus if reads_corpus(draft) else ()) if isinstance(draft, str) else draft for draft in drafts]
     return tuple(draft.load_draft(model, device=device, dtype=dtype) for draft in fitted)

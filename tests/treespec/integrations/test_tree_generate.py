@@ -344,6 +344,49 @@ def test_models_are_kept_as_long_as_they_serve(models: tuple[PreTrainedModel, Pr
     assert gone() is None, "nothing keeps a module alive"
 
 
+# -- n-grams ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_ngrams_draft_alone_and_beside_a_module(family: str, beside: bool) -> None:
+    module = module_of(config_of(family))
+    draft = worse(module) if beside else "ngram"
+    for settings in ({}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 5}):
+        for plan in PLANS:
+            settings = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 40, "do_sample": False, "pad_token_id": 0} | settings
+            plain = module.generate(IDS, **settings)
+            found = module.generate(IDS, custom_generate=tree_generate, draft=draft, ngrams=beside, plan=plan, **settings)
+            assert torch.equal(found, plain), (settings, plan)
+    kept = kept_of(module).pair
+    assert kept is not None
+    assert kept.models["draft"].describe()["name"].endswith("+ngram" if beside else "ngram")
+    how: dict[str, Any] = {"custom_generate": folder(), "trust_remote_code": True, "plan": TREE, "assistant_model": draft, "ngrams": beside}
+    assert torch.equal(
+        module.generate(IDS, max_new_tokens=12, pad_token_id=0, **how), module.generate(IDS, max_new_tokens=12, pad_token_id=0)
+    )
+    assert kept_of(module).pair is kept
+    release(module)
+
+
+def test_ngrams_sample_from_seeds(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": True, "top_k": 0, "pad_token_id": 0, "drafting": "swor", "plan": TREE}
+    first, again, other = (
+        models[0].generate(IDS, custom_generate=tree_generate, draft="ngram", seed=seed, **settings) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_other_names_and_ngrams_beside_nothing_are_refused(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    how: dict[str, Any] = {"custom_generate": tree_generate, "plan": TREE, "max_new_tokens": 4, "pad_token_id": 0}
+    with pytest.raises(ModelError, match="the draft is 'ngrams'; pass a loaded module, or \"ngram\""):
+        models[0].generate(IDS, draft="ngrams", **how)
+    for draft in (None, "ngram"):
+        with pytest.raises(ModelError, match="`ngrams` are counted beside a draft; pass its module"):
+            models[0].generate(IDS, draft=draft, ngrams=True, **how)
+
+
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,8 @@ def tree_generate(
     stopping_criteria: Sequence[Any] = (),
     generation_config: GenerationConfig | None = None,
     *,
-    draft: PreTrainedModel | None = None,
+    draft: PreTrainedModel | str | None = None,
+    ngrams: bool = False,
     growmap: GrowMap | StrPath | None = None,
     plan: Plan | None = None,
     drafting: Drafting | str = Drafting(),
@@ -59,7 +60,9 @@ def tree_generate(
         logits_processor: the processors that `generate` prepared.
         stopping_criteria: the criteria that it prepared. They are asked token by token, and cut the text where they would cut it there.
         generation_config: the settings that it prepared.
-        draft: the draft module, on the model's device (None: the model decodes alone). `generate` keeps `assistant_model` from callables.
+        draft: the draft module, on the model's device, or "ngram", which needs none (None: the model decodes alone). `generate` keeps
+            `assistant_model` from callables.
+        ngrams: whether n-grams stand beside the draft module, as one draft.
         growmap: the tree: a growmap, the path of one, or the name of one that comes along.
         plan: a tree, a budget of dynamic trees or another plan, in place of a growmap.
         drafting: how children are drafted and verified; a rule's name stands for `Drafting(rule)`.
@@ -83,7 +86,7 @@ def tree_generate(
     if tree_streamer is not None and len(prompts) > 1:
         raise SettingsError(f"`tree_streamer` streams one text, but there are {len(prompts)} prompts; pass them one by one")
     kept = kept_of(model)
-    pair = kept.models(model, draft)
+    pair = kept.models(model, draft, ngrams)
     if input_ids.device != pair.target.device:
         raise ModelError(f"`input_ids` are on {input_ids.device}, but {pair.target.name} is on {pair.target.device}; move them there")
     choice = choice_of(logits_processor, do_sample=bool(config.do_sample))
@@ -177,7 +180,7 @@ class _Run:
         return decode_speculative(target, draft, self.plan, request, generator, drafting=self.drafting, engine=engine)
 
 
-def _plan(growmap: GrowMap | StrPath | None, plan: Plan | None, draft: PreTrainedModel | None) -> Plan | None:
+def _plan(growmap: GrowMap | StrPath | None, plan: Plan | None, draft: PreTrainedModel | str | None) -> Plan | None:
     """Return the plan to draft by; None without a draft. Raises SettingsError, GrowMapError."""
     if growmap is not None and plan is not None:
         raise SettingsError("`growmap` and `plan` both say what to draft; pass one of them")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from treespec.errors import ModelError, counted
 from treespec.files.reading import StrPath, read_bytes, user_path
-from treespec.models.ngram import NGRAM
+from treespec.models.ngram import NGRAM, model_beside, reads_corpus
 
 MAX_CORPUS_BYTES = 64 << 20
 """Most bytes of all files of a corpus together. The tables take up to 30 times as many."""
@@ -55,14 +55,18 @@ class Corpus:
         return (_pieces(text) for text in self.texts)
 
 
-def draft_name(corpus: Corpus | None) -> str:
-    """Return the name of the draft in messages and records, which tells corpora apart: `ngram`, or `ngram+3f21c0a97be4`."""
-    return NGRAM if corpus is None else f"{NGRAM}+{corpus.sha256[:_DIGITS]}"
+def draft_name(corpus: Corpus | None, model: str | None = None) -> str:
+    """Return the name of the draft in messages and records, which tells corpora apart: `ngram`, or `ngram+3f21c0a97be4`.
+
+    Beside a `model`, it comes after that: `model+ngram`, or `model+ngram+3f21c0a97be4`.
+    """
+    ngrams = NGRAM if corpus is None else f"{NGRAM}+{corpus.sha256[:_DIGITS]}"
+    return ngrams if model is None else f"{model}+{ngrams}"
 
 
 def name_of(draft: str, files: Sequence[StrPath]) -> str:
     """Return the name that records have for a draft and the files of its corpus. Raises ModelError as `Corpus.read` does."""
-    return draft_name(Corpus.read(files)) if draft == NGRAM else draft
+    return draft_name(Corpus.read(files), model_beside(draft)) if reads_corpus(draft) else draft
 
 
 def _pieces(text: str) -> Iterator[str]:

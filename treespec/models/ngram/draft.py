@@ -1,7 +1,10 @@
-"""NgramDraft: a draft without weights, whose logits are the logarithms of a back-off distribution over what followed the same tokens before."""
+"""NgramDraft: a draft without weights, whose logits are the logarithms of a back-off distribution over what followed the same tokens before.
+
+Under its counts there may be what a model says of each token, in place of how frequent that is: see `below`.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +17,33 @@ from treespec.models.ngram.corpus import Corpus, draft_name
 from treespec.models.ngram.table import NgramTable
 from treespec.trees.placement import Placement, Prefix
 
-TEXT_PRIOR, CORPUS_PRIOR, TOKEN_PRIOR = 2.0, 16.0, 64.0
-"""Weight of what all weaker contexts say beside that of an occurrence: of a context in the text, of one in the corpus, and of a token in the text.
+_NEVER = 1e30
+"""The weight beside which no occurrence counts."""
 
-Chosen on greedy and warm texts of the embedded target, with a corpus of 1 MB and without; docs/drafts.md has what they give.
-"""
+
+class Priors(NamedTuple):
+    """The weights of what all weaker contexts say, beside that of an occurrence."""
+
+    token: float
+    """The weight beside a token in the text, whatever is before it."""
+    corpus: tuple[float, ...]
+    """The weights beside contexts of 1, 2, .. tokens in the corpus."""
+    text: tuple[float, ...]
+    """The weights beside contexts of 1, 2, .. tokens in the text."""
+
+
+ALONE = Priors(64.0, (16.0,) * LONGEST, (2.0,) * LONGEST)
+"""The weights without a model. They were chosen on greedy and warm texts of the embedded target; docs/drafts.md has what they give."""
+BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(128.0,) * (LONGEST - 3)), (_NEVER, *(8.0,) * (LONGEST - 1)))
+"""The weights where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in
+a corpus, where occurrences are many. benchmarks/log/drafts.md has what was tried."""
+
 _NEW = 64
 """An occurrence at the beginning of the text counts half as much as one at its end; this is the difference, in whole numbers."""
 _SCALE = 2.0**60
 """Probabilities are added up as whole numbers, so that the order of the additions changes nothing."""
 _LEAST = 1e-30
-"""Least weight of the tokens' own order, so that every token has a probability above 0."""
+"""Least weight of what is below all contexts, so that every token has a probability above 0."""
 _ROWS_AT_ONCE = 128
 """Most positions of a text that are scored at once."""
 
@@ -48,10 +67,18 @@ class NgramDraft:
         device: where tokens and placements are.
         corpus: the corpus that was counted, for records.
         table: its counts.
+        beside: whether every pass is given what a model says, `below` it: logits [.., vocabulary] of the same places. That is then what is below all
+            contexts, and the short ones are not counted, because a model knows better.
     """
 
     def __init__(
-        self, vocabulary: int, device: str | torch.device = "cpu", corpus: Corpus | None = None, table: NgramTable | None = None
+        self,
+        vocabulary: int,
+        device: str | torch.device = "cpu",
+        corpus: Corpus | None = None,
+        table: NgramTable | None = None,
+        *,
+        beside: bool = False,
     ) -> None:
         self.name = draft_name(corpus)
         self.vocabulary_size, self.device, self.dtype = vocabulary, torch.device(device), torch.float32
@@ -69,8 +96,9 @@ class NgramDraft:
             last += self._table.unigrams
             last /= last.sum()
         self._last = last.float()
-        beside = [] if self._table is None else [CORPUS_PRIOR] * LONGEST
-        self._priors = torch.tensor([TOKEN_PRIOR, *beside, *[TEXT_PRIOR] * LONGEST], dtype=wide, device=self.device)
+        priors = BESIDE_MODEL if beside else ALONE
+        weights = [priors.token, *(() if self._table is None else priors.corpus), *priors.text]
+        self._priors = torch.tensor(weights, dtype=wide, device=self.device)
         self._slots = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
 
     capacity: int
@@ -103,7 +131,7 @@ class NgramDraft:
             self.capacity, self.generation = capacity, self.generation + 1
 
     @torch.inference_mode()
-    def prefill(self, tokens: Tensor, pixels: Tensor | None = None) -> Tensor:
+    def prefill(self, tokens: Tensor, pixels: Tensor | None = None, below: Tensor | None = None) -> Tensor:
         """Read tokens int64 [length] into slots 0 .. length - 1 and return logits [vocabulary] after the last. Pictures are not looked at."""
         length = tokens.shape[0]
         if length < 1:
@@ -111,17 +139,17 @@ class NgramDraft:
         self._require(length)
         places = torch.arange(length, device=tokens.device)
         self._slots[:, :length] = torch.stack([tokens, places])
-        return self._logits(tokens[None], places[-1:])[0]
+        return self._logits(tokens[None], places[-1:], below)[0]
 
     @torch.inference_mode()
-    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, place: Placement, keep: Tensor | None = None, below: Tensor | None = None) -> Tensor:
         """Store int64 [q] tokens in the slots of `place` and return float32 logits [q, vocabulary], or only those of the tokens `keep`."""
         known, positions, visible = place.prefix.known, place.positions, place.visible
         self._require(1 if known is None else known + visible.shape[1])
         self._slots.index_copy_(1, place.slots, torch.stack([tokens, positions]))
         if keep is not None:
             positions, visible = positions.index_select(0, keep), visible.index_select(0, keep)
-        return self._logits(self._texts(place.prefix, visible), positions)
+        return self._logits(self._texts(place.prefix, visible), positions, below)
 
     @torch.inference_mode()
     def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
@@ -130,13 +158,19 @@ class NgramDraft:
         self._slots.index_copy_(1, places, self._slots.index_select(1, prefix.length + offsets))
 
     @torch.inference_mode()
-    def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None) -> Tensor:
+    def score(self, ids: Tensor, keep_from: int = 0, pixels: Tensor | None = None, below: Tensor | None = None) -> Tensor:
         """Read texts int64 [batch, length] and return logits [batch, length - keep_from, vocabulary]. The slots stay as they are."""
         length = ids.shape[1]
         if not 0 <= keep_from < length:
             raise CapacityError(f"logits from position {keep_from} on were asked for, but the rows have {counted(length, 'token')}")
         places = torch.split(torch.arange(keep_from, length, device=ids.device), _ROWS_AT_ONCE)
-        return torch.stack([torch.cat([self._logits(text.expand(len(some), -1), some) for some in places]) for text in ids])
+        said = [[None] * len(places)] * len(ids) if below is None else [torch.split(rows, _ROWS_AT_ONCE) for rows in below]
+        return torch.stack(
+            [
+                torch.cat([self._logits(text.expand(len(some), -1), some, rows) for some, rows in zip(places, under, strict=True)])
+                for text, under in zip(ids, said, strict=True)
+            ]
+        )
 
     def _require(self, slots: int) -> None:
         if slots > self.capacity:
@@ -153,8 +187,11 @@ class NgramDraft:
         texts: Tensor = found[:, :-1]
         return texts
 
-    def _logits(self, texts: Tensor, positions: Tensor) -> Tensor:
-        """Return logits [q, vocabulary] after the tokens at `positions` int64 [q] of texts int64 [q, any]; what follows them is not looked at."""
+    def _logits(self, texts: Tensor, positions: Tensor, below: Tensor | None) -> Tensor:
+        """Return logits [q, vocabulary] after the tokens at `positions` int64 [q] of texts int64 [q, any]; what follows them is not looked at.
+
+        `below` is what a model says, logits [q, vocabulary] or [vocabulary].
+        """
         contexts = positions[:, None] - torch.arange(LONGEST, device=texts.device)
         contexts = texts.gather(1, contexts.clamp_min(0)).masked_fill(contexts < 0, -1)  # the newest token first
         shared, weights = _occurrences(texts, positions, contexts)
@@ -171,8 +208,9 @@ class NgramDraft:
         sums.scatter_add_(1, F.pad(texts[:, 1:], (0, 1)), _whole(own))
         if said is not None:
             sums.scatter_add_(1, said[0].flatten(1), _whole(said[1] * each[:, 1:-LONGEST, None]).flatten(1))
-        chances: Tensor = sums.float() / _SCALE + passed[:, :1].float().clamp_min(_LEAST) * self._last
-        return chances.log()
+        last = self._last if below is None else below.float().softmax(-1)
+        chances: Tensor = sums.float() / _SCALE + passed[:, :1].float().clamp_min(_LEAST) * last
+        return chances.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def _whole(chances: Tensor) -> Tensor:

@@ -52,9 +52,10 @@ class NgramInfo:
 
     def load_draft(self, target: TreeModel, *, device: str, dtype: str = "auto") -> NgramDraft:
         """Count the corpus, and return the draft. It has no weights, so `dtype` changes nothing. Raises ModelError."""
-        return NgramDraft(self.vocabulary_size, device, self.corpus, self._table())
+        return NgramDraft(self.vocabulary_size, device, self.corpus, self.table())
 
-    def _table(self) -> NgramTable | None:
+    def table(self) -> NgramTable | None:
+        """Count the corpus; None without one. Raises ModelError."""
         if self.corpus is None:
             return None
         try:
