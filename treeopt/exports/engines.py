@@ -14,23 +14,31 @@ from treeopt.exports.choosing import Setting
 from treeopt.optimizer.frontier import Rows
 from treespec.trees.tree import SpeculationTree
 
+MODEL = "model"
+"""The kind of a draft that is a model of its own. Other kinds are those of heads (`treespec.models.heads`)."""
+
+DFLASH = "dflash"
+"""The kind of a draft whose blocks engines verify as chains."""
+
 Paste = tuple[str, str]
 """A title, and text that is ready to paste."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """The material of an engine's words: the settings by batch size, ascending, those of chains too, and the draft's name."""
+    """The material of an engine's words: the settings by batch size, ascending, those of chains too, and the draft's name and kind."""
 
     settings: Sequence[Setting]
     chains: Sequence[Setting]
     draft: str
     rows: Rows
+    kind: str = MODEL
+    """`MODEL`, or the kind of a head."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine: the kind of its settings (`choosing.KINDS`), its words, and sentences on what is lost there.
+    """An engine: the kind of its settings (`choosing.KINDS`), its words, sentences on what is lost there, and the kinds of drafts that it has.
 
     Its times are its own, unless `own_times` says that it runs treeopt's steps.
     """
@@ -39,6 +47,8 @@ class Engine:
     kind: str
     words: Callable[[Told], list[Paste]]
     lossy: Sequence[str]
+    drafts: Mapping[str, str]
+    """What the engine calls each kind of draft."""
     own_times: bool = False
 
 
@@ -46,19 +56,23 @@ def _batch(title: str, told: Told, setting: Setting) -> str:
     return f"{title}, batch {setting.batch}" if len(told.settings) > 1 else title
 
 
+_SGLANG = {MODEL: "STANDALONE", "eagle": "EAGLE", "eagle3": "EAGLE3", "dflash": "DFLASH"}
+_TENSORRT_LLM = {MODEL: "DraftTarget", "eagle3": "Eagle3", "dflash": "DFlash"}
+_VLLM = {MODEL: "draft_model", "eagle": "eagle", "eagle3": "eagle3", "medusa": "medusa", "dflash": "dflash"}
+
+
 def _sglang(told: Told) -> list[Paste]:
     found = []
-    for setting in told.settings:
+    for setting in told.chains if told.kind == DFLASH else told.settings:
         if not setting.speculates:
             found.append(
                 (_batch("SGLang", told, setting), "# speculation does not pay: leave out all options that begin with --speculative")
             )
             continue
         lines = [
-            "--speculative-algorithm STANDALONE",
+            f"--speculative-algorithm {_SGLANG[told.kind]}",
             f"--speculative-draft-model-path {shlex.quote(told.draft)}",
-            f"--speculative-num-steps {setting.depth}",
-            f"--speculative-eagle-topk {setting.width}",
+            *([] if told.kind == DFLASH else [f"--speculative-num-steps {setting.depth}", f"--speculative-eagle-topk {setting.width}"]),
             f"--speculative-num-draft-tokens {setting.size}",
             *(["--page-size 1"] if setting.width > 1 else []),
         ]
@@ -68,7 +82,7 @@ def _sglang(told: Told) -> list[Paste]:
 
 def _tensorrt_llm(told: Told) -> list[Paste]:
     found = []
-    for setting in told.settings:
+    for setting in [] if told.kind == DFLASH else told.settings:
         if not setting.speculates:
             found.append((_batch("TensorRT-LLM", told, setting), "# speculation does not pay: leave speculative_config out"))
             continue
@@ -85,11 +99,12 @@ def _tensorrt_llm(told: Told) -> list[Paste]:
         }
         found.append((_batch("YAML for an EAGLE-3 head", told, setting), _yaml(words)))
     longest = max((chain.depth for chain in told.chains), default=0)
-    if longest:
-        words = {"decoding_type": "DraftTarget", "max_draft_len": longest, "speculative_model": told.draft}
+    if longest and told.kind != "eagle3":
+        words = {"decoding_type": _TENSORRT_LLM[told.kind], "max_draft_len": longest, "speculative_model": told.draft}
         schedule = {chain.batch: chain.depth for chain in told.chains} if len(told.chains) > 1 else None
-        found.append(("YAML for a whole draft model, a chain", _yaml(words, schedule)))
-    return found
+        what = "a DFlash draft" if told.kind == DFLASH else "a whole draft model"
+        found.append((f"YAML for {what}, a chain", _yaml(words, schedule)))
+    return found or [("TensorRT-LLM", "# speculation does not pay: leave speculative_config out")]
 
 
 def _yaml(words: Mapping[str, object], schedule: Mapping[int, int] | None = None) -> str:
@@ -119,7 +134,7 @@ def _vllm(told: Told) -> list[Paste]:
     longest = max(setting.depth for setting in told.settings)
     if not longest:
         return [("vLLM", "# speculation does not pay: leave --speculative-config out")]
-    words: dict[str, object] = {"method": "draft_model", "model": told.draft, "num_speculative_tokens": longest}
+    words: dict[str, object] = {"method": _VLLM[told.kind], "model": told.draft, "num_speculative_tokens": longest}
     spans = {"num_speculative_tokens_per_batch_size": ranges(told.settings)} if len(told.settings) > 1 else {}
     rates = SpeculationTree.chain(longest).path_probabilities(told.rows.tolist())[1:]
     tested = {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": [float(rate) for rate in np.round(rates, 6)]}
@@ -170,6 +185,8 @@ COUNTED = (
     "so that its trees of the same numbers differ a little"
 )
 """The loss where they were counted."""
+BLOCKS = "the tree is not used: a DFlash draft's block is verified as a chain, and the numbers are those of the best chain"
+"""The loss where an engine that grows trees runs a DFlash draft."""
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 
 ENGINES: Mapping[str, Engine] = {
@@ -180,6 +197,7 @@ ENGINES: Mapping[str, Engine] = {
             "dynamic tree",
             _sglang,
             ("one server has one setting: of several batch sizes, take the one that it serves most",),
+            _SGLANG,
         ),
         Engine(
             "tensorrt-llm",
@@ -191,20 +209,23 @@ ENGINES: Mapping[str, Engine] = {
                 "in draft_len_schedule a batch size is the largest that its length is for (TensorRT-LLM 1.4; before, it was the smallest), "
                 "and beyond the last one nothing is drafted",
             ),
+            _TENSORRT_LLM,
         ),
         Engine(
             "vllm",
             "chain",
             _vllm,
             (_CHAIN, "beyond the largest batch size that was measured, vLLM goes on with its length"),
+            _VLLM,
         ),
         Engine(
             "llama.cpp",
             "chain",
             _llama_cpp,
             (_CHAIN, "--draft-p-min 0 keeps it from stopping early where the draft is unsure, which no profile predicts"),
+            {MODEL: "--model-draft"},
         ),
-        Engine("transformers", "fixed tree", _transformers, (), own_times=True),
+        Engine("transformers", "fixed tree", _transformers, (), {MODEL: "draft"}, own_times=True),
     )
 }
 """The engines by name."""

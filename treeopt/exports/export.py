@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
-from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, Engine, Paste, Told
+from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MODEL, Engine, Paste, Told
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -26,6 +26,14 @@ HEAD = "# treeopt export to "
 """The beginning of an export in a file."""
 _UNNAMED = "DRAFT"
 """The word that stands for the draft's name where the profile does not say it."""
+_SHOWN = {
+    MODEL: "a model of its own",
+    "eagle": "an EAGLE head",
+    "eagle3": "an EAGLE-3 head",
+    "medusa": "Medusa heads",
+    DFLASH: "a DFlash draft",
+}
+"""The kinds of drafts as people read them."""
 _GROWING = "dynamic tree"
 """The kind of the settings of engines that grow trees."""
 
@@ -125,10 +133,13 @@ def export(
         _require_usable(times[size], context)
     settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
     chains = [chain(profile, times[size], context) for size in wanted]
-    draft = _draft_of(profile.provenance, engine)
-    pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile)))
+    draft, kind = _draft_of(profile.provenance, engine)
+    if kind == DFLASH and engine.kind == _GROWING:
+        settings = chains
+    pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
     said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
-    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), _lossy(engine, counted=profile.dynamic is not None), said)
+    lossy = _lossy(engine, kind, counted=profile.dynamic is not None)
+    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), lossy, said)
 
 
 def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None) -> Export:
@@ -139,28 +150,37 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
             f"`budget` is of dynamic trees, but {engine.name} takes a {engine.kind}; pass `acceptance` and `latency`, or `to` {growing}"
         )
     _wanted(engine, [1], batch)
+    draft, kind = _draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
+    if kind == DFLASH:
+        raise ProfileError(f"`budget` is of a DFlash draft, whose blocks {engine.name} verifies as chains; pass `acceptance` and `latency`")
     setting = promised(budget)
-    draft = _draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
-    pastes = engine.words(Told([setting], [], draft, np.empty((0, 0))))
+    pastes = engine.words(Told([setting], [], draft, np.empty((0, 0)), kind))
     said = (*_notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft), *_untold([setting]))
-    return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, counted=True), said)
+    return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, kind, counted=True), said)
 
 
-def _lossy(engine: Engine, *, counted: bool) -> tuple[str, ...]:
+def _lossy(engine: Engine, kind: str, *, counted: bool) -> tuple[str, ...]:
     """Return the sentences on what is lost, with what the expected tokens of dynamic trees are."""
-    grown = [COUNTED if counted else GUESSED] if engine.kind == _GROWING else []
+    grown = [] if engine.kind != _GROWING else [BLOCKS] if kind == DFLASH else [COUNTED if counted else GUESSED]
     return (*grown, *engine.lossy)
 
 
-def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> str:
-    """Return the name of the draft without its revision. Raises ProfileError for a draft that engines do not have."""
-    named = ((provenance or {}).get("models") or {}).get("draft")
+def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> tuple[str, str]:
+    """Return the name of the draft without its revision, and its kind. Raises ProfileError for a draft that the engine does not have."""
+    known = provenance or {}
+    named = (known.get("models") or {}).get("draft")
     name = _UNNAMED if named is None else str(named).partition("@")[0]
     if in_records(name)[1]:
         raise ProfileError(
             f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
         )
-    return name
+    kind = known.get("draft_kind") or MODEL
+    if kind not in engine.drafts:
+        have = listed_in_short([_SHOWN.get(one, one) for one in engine.drafts])
+        raise ProfileError(
+            f"the profile is of {_SHOWN.get(kind, kind)} ({name}), but exports to {engine.name} are for {have}; pass a profile of such a draft"
+        )
+    return name, kind
 
 
 def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]) -> dict[int, LatencyProfile]:

@@ -43,6 +43,8 @@ class Provenance:
     """Threads of all programs, this one included, that ran or waited to run, on average over the minute before the record was made."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Hub ids by role ("target", "draft"), each followed by @revision if that is known."""
+    draft_kind: str | None = None
+    """The kind of a draft that is no model of its own, such as "eagle3" or "ngram"; None for a model, and without a draft."""
     quantization: Mapping[str, str] = field(default_factory=dict)
     """The form in which a role's weights were stored, such as "Q4_1, dequantised"; roles with plain numbers are left out."""
     dtype: str | None = None

@@ -133,7 +133,8 @@ class Target:
             known = {**spread(self.team), **known}
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
-        return Provenance.collect(models=names, quantization=stored, dtype=_dtype(self.target), offloaded=offloaded, **known).to_json()
+        known = {"draft_kind": facts.get("draft", {}).get("kind"), "offloaded": offloaded, **known}
+        return Provenance.collect(models=names, quantization=stored, dtype=_dtype(self.target), **known).to_json()
 
 
 @dataclass(frozen=True, repr=False)

@@ -442,3 +442,64 @@ def test_what_does_not_go_with_a_budget_is_one_line(to, given, error, words):
         export(to, **given)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def of_draft(kind):
+    """The acceptance profile of a draft of this kind."""
+    return replace(ACCEPTANCE, provenance=Provenance(models={"target": "t", "draft": "me/head"}, draft_kind=kind).to_json())
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("eagle3", "EAGLE3"), ("eagle", "EAGLE"), ("dflash", "DFLASH"), (None, "STANDALONE")])
+def test_sglang_is_told_the_kind_of_the_draft(kind, algorithm):
+    found = export("sglang", of_draft(kind), [times()])
+    read = options("sglang", found.pastes[0][1])
+    assert (read["speculative-algorithm"], read["speculative-draft-model-path"]) == (algorithm, "me/head")
+    (setting,) = found.settings
+    assert read["speculative-num-draft-tokens"] == setting.size
+    if kind == "dflash":
+        assert setting == chain(ACCEPTANCE, times(), None)
+        assert "speculative-eagle-topk" not in read, "blocks are verified as chains"
+        assert found.lossy[0].startswith("the tree is not used: a DFlash draft's block is verified as a chain")
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoding"),
+    [("eagle3", ["Eagle3"]), ("dflash", ["DFlash"]), (None, ["Eagle3", "DraftTarget"])],
+    ids=["eagle3", "dflash", "model"],
+)
+def test_tensorrt_llm_is_told_the_kind_of_the_draft(kind, decoding):
+    found = export("tensorrt-llm", of_draft(kind), [times("tensorrt-llm")])
+    configs = [yaml.safe_load(text)["speculative_config"] for _, text in found.pastes]
+    assert [config["decoding_type"] for config in configs] == decoding
+    assert all(config["speculative_model"] == "me/head" for config in configs)
+    assert configs[-1]["max_draft_len"] == found.settings[0].depth or kind is None
+
+
+@pytest.mark.parametrize("kind", ["eagle3", "eagle", "medusa", "dflash"])
+def test_vllm_is_told_the_kind_of_the_draft(kind):
+    found = export("vllm", of_draft(kind), [times("vllm")])
+    for _, text in found.pastes:
+        config = options("vllm", text)["speculative-config"]
+        assert (config["method"], config["model"]) == (kind, "me/head")
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "have"),
+    [
+        ("sglang", "medusa", "a model of its own, an EAGLE head, an EAGLE-3 head and a DFlash draft"),
+        ("tensorrt-llm", "eagle", "a model of its own, an EAGLE-3 head and a DFlash draft"),
+        ("llama.cpp", "eagle3", "a model of its own"),
+        ("transformers", "dflash", "a model of its own"),
+    ],
+)
+def test_a_draft_that_an_engine_does_not_have_is_refused(engine, kind, have):
+    with pytest.raises(
+        ProfileError, match=rf"the profile is of .* \(me/head\), but exports to {engine} are for {have}; pass a profile of such"
+    ):
+        export(engine, of_draft(kind), [times("treeopt" if engine == "transformers" else engine)])
+
+
+def test_a_budget_of_a_block_is_no_chain():
+    budget = ChosenBudget(DynamicBudget(8, 3, 4), {}, Provenance(models={"draft": "me/head"}, draft_kind="dflash"))
+    with pytest.raises(ProfileError, match="`budget` is of a DFlash draft, whose blocks sglang verifies as chains"):
+        export("sglang", budget=budget)
