@@ -103,6 +103,11 @@ def test_tune_with_heads(run: Any, where: list[object], tmp_path: Path) -> None:
     done(run("replay", "out/tree.pt", "--trace", "out/trace.json"))
 
 
+def test_a_dry_run_knows_the_size_of_a_head(run: Any, where: list[object], head: Path) -> None:
+    said = done(run("tune", *where[:8], "--num-prompts", 12, "--prompt-len", 12, "--gen-len", 6, "--dry-run", "--format", "json")).json
+    assert said["memory_bytes"] > sum(path.stat().st_size for path in (head, *head.iterdir()) if path.is_file())
+
+
 def test_what_does_not_go_with_heads_is_refused_in_one_line(run: Any, where: list[object], head: Path, pair: Pair, tmp_path: Path) -> None:
     short = ["--gen-len", 6]
     one_line(

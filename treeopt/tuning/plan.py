@@ -13,6 +13,7 @@ from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettin
 from treespec.data.prompts import PromptSet
 from treespec.errors import SettingsError, counted
 from treespec.models.drafts import DraftInfo
+from treespec.models.heads.info import HeadInfo
 from treespec.models.info import MixedInfo, ModelInfo
 from treespec.tables import Drawing, Drawn, Table, figures
 
@@ -45,10 +46,12 @@ class ModelSize:
     def of(cls, info: DraftInfo) -> "ModelSize | None":
         """Return the size of a model whose weights are safetensors on this machine; None for others, which do not tell it before they are read.
 
-        A draft without weights has none.
+        A draft without weights has none. A head is taken as one layer, whose keys and values are next to nothing beside the target's.
         """
         if not info.has_weights:
             return cls(0, 0, 0)
+        if isinstance(info, HeadInfo):
+            return cls(info.parameters, 1, 0)
         model = info.model if isinstance(info, MixedInfo) else info
         files = model.files if isinstance(model, ModelInfo) else None
         if files is None or files.contents is None or files.contents.weights.tensors is None:

@@ -122,7 +122,7 @@ class Stages:
         """Return the name of the acceptance profile on the prompts that candidates are compared on, which is measured if it is not there."""
         file = f"{self._place(one)}choice.json"
         assert self.choose is not None
-        prompts, own, progress = self.choose, self.settings.acceptance(one), self._named(one)
+        prompts, own, progress = self.choose, self.settings.acceptance(one), self._named(one, "choice")
 
         def make(journal: Path) -> None:
             found = self.crew.share(profile_acceptance, one.draft - 1, prompts, own, journal=journal, progress=progress)
@@ -198,8 +198,9 @@ class Stages:
         return acceptance.removesuffix("acceptance.json") + "trace.json"
 
     def _named(self, one: Candidate, what: str = "candidate") -> Progress:
-        """Return a progress callback that also says which candidate, or which draft, the work is for."""
+        """Return a progress callback that also says which candidate, or which draft, the work is for, and whether it is for the choice among them."""
         if len(self.candidates) == 1:
             return self._progress
         name = recorded_name(self.pairs[one.draft - 1].draft) if what == "draft" else self.names[self.candidates.index(one)]
-        return lambda work, done, total: self._progress(f"{work}: {name}", done, total)
+        why = ", to choose by" if what == "choice" else ""
+        return lambda work, done, total: self._progress(f"{work}: {name}{why}", done, total)

@@ -14,7 +14,7 @@ from treespec.models import families, gguf_models
 from treespec.models.contents import Contents
 from treespec.models.drafts import DraftInfo
 from treespec.models.generation import eos_of, generation_settings
-from treespec.models.heads.info import HeadInfo, contents_of_head, require_build
+from treespec.models.heads.info import HeadInfo, contents_of_head, parameters_of, require_build
 from treespec.models.loaded import LoadedModel
 from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.making import draft_model
@@ -195,7 +195,8 @@ def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents) ->
         )
     if target.files is not None:
         require_build(name, kind, contents, target.name, target.files.config)
-    return HeadInfo(name, kind, target.vocabulary_size, target.max_positions, target.rope_note)
+    own = parameters_of(name, contents)
+    return HeadInfo(name, kind, target.vocabulary_size, target.max_positions, target.rope_note, parameters=own)
 
 
 def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:

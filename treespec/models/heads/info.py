@@ -1,5 +1,6 @@
 """HeadInfo: the facts about a head before a weight is read, and the check of its build against its target."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ class HeadInfo:
     rope_note: str = ""
     quantization: str | None = None
     tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    parameters: int = 0
+    """Numbers in the tensors of its files."""
 
     @property
     def has_weights(self) -> bool:
@@ -51,6 +54,11 @@ def contents_of_head(name: str) -> tuple[HeadKind, Contents] | None:
         contents = None if place.gguf is not None else contents_of(name, place, None)
     kind = None if contents is None else head_kind(contents)
     return None if contents is None or kind is None or kind.name not in HEADS else (kind, contents)
+
+
+def parameters_of(name: str, contents: Contents) -> int:
+    """Return how many numbers the files of a head hold, by their headers. Raises ModelError for damaged files and for none."""
+    return sum(math.prod(shape) for shape in HeadFiles.of(name, contents).shapes.values())
 
 
 def require_build(name: str, kind: HeadKind, contents: Contents, target: str, config: PreTrainedConfig) -> None:
