@@ -89,7 +89,7 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
         return Place(str(path), local=True, gguf=gguf)
     if name == NGRAM:
         raise ModelError(
-            f"{NGRAM} is a draft without a model, which is asked for as a draft only; name a model, or its folder as ./{NGRAM}"
+            f"{NGRAM} is a draft without a model, and can be no target and no model to train or convert; name a model, or its folder as ./{NGRAM}"
         )
     if name in EMBEDDED:
         raise ModelError(f"{name} is not in this installation; train it with: python -m treeopt.training.embedded_pair")
