@@ -24,6 +24,7 @@ from benchmarks.reporting.same_tree import SAME_TREE
 from benchmarks.reporting.sampling import SAMPLING
 from benchmarks.reporting.summary import EARLIER as EARLIER_RUNS
 from benchmarks.reporting.summary import Entry, summary
+from benchmarks.reporting.tensor_parallel import TENSOR_PARALLEL
 from benchmarks.reporting.training import TRAINING
 from benchmarks.reporting.vision import VISION
 
@@ -68,6 +69,7 @@ PAGE = (
     Source("growth.json", GROWTH, "python -m benchmarks.growth"),
     Source("replay.json", REPLAY, "python -m benchmarks.replay"),
     Source("acceptance-models.json", ACCEPTANCE_MODELS, "python -m benchmarks.acceptance_models"),
+    Source("tensor-parallel.json", TENSOR_PARALLEL, "python -m benchmarks.tensor_parallel"),
     Source("engine-h200.json", ENGINE, "python -m benchmarks.engine --prompts 4"),
     Source("decoding-gpu.json", DECODING, "python -m benchmarks.decoding --inflate"),
 )

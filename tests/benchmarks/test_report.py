@@ -132,6 +132,7 @@ def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
             "growth.json",
             "replay.json",
             "acceptance-models.json",
+            "tensor-parallel.json",
         ):
             assert command.replace("python -m", "python3 -m") + " --out" in COMMANDS
 

@@ -1,4 +1,4 @@
-"""What a run needs so that its processes can hold a target together. This module loads without torch."""
+"""Conditions on which the processes of a run can hold a target together. This module loads without torch."""
 
 from typing import NoReturn
 
