@@ -179,15 +179,15 @@ def draft_of(
         raise ModelError(
             f"`corpus` is counted for n-grams, and {draft} is a model without them; pass `draft` {NGRAM} or {draft}{BESIDE}, or leave `corpus` out"
         )
-    head = contents_of_head(draft)
+    head = contents_of_head(draft, revision)
     if head is None:
         return fitting(target, ModelInfo.of(draft, revision, adapter))
     if adapter is not None:
         raise ModelError(f"{draft} is {head[0]}, into which no `draft_adapter` can be merged; leave it out")
-    return head_of(target, draft, *head)
+    return head_of(target, draft, *head, revision)
 
 
-def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents) -> HeadInfo:
+def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents, revision: str | None = None) -> HeadInfo:
     """Return the facts about a head beside a target, whose own files are looked at if it was made of files. Raises ModelError if it does not fit."""
     if target.shape is not None:
         raise ModelError(
@@ -196,7 +196,7 @@ def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents) ->
     if target.files is not None:
         require_build(name, kind, contents, target.name, target.files.config)
     own = parameters_of(name, contents)
-    return HeadInfo(name, kind, target.vocabulary_size, target.max_positions, target.rope_note, parameters=own)
+    return HeadInfo(name, kind, target.vocabulary_size, target.max_positions, target.rope_note, parameters=own, revision=revision)
 
 
 def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:

@@ -116,8 +116,8 @@ def refuse_heads(name: str, contents: Contents) -> None:
     made_for = f" of its target ({base!r:.80})" if base is not None else " of its target"
     if kind.name in RUN:
         raise ModelError(
-            f"{name} is {kind}: it reads the hidden states{made_for} and cannot run by itself; give it as the draft of its target, "
-            "as a folder on this machine (hf download fetches one from the hub)"
+            f"{name} is {kind}: it reads the hidden states{made_for} and cannot run by itself; give it as the draft of its target "
+            "(one on the hub that does not say what it is in its config.json: as a folder, which hf download fetches)"
         )
     raise ModelError(
         f"{name} is {kind}: it reads the hidden states{made_for} and cannot run by itself, and treeopt does not run such heads yet; "

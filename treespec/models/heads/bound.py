@@ -62,7 +62,7 @@ class BoundHead(HeadDraft):
 
     def identity(self) -> dict[str, Any]:
         """See `Draft.identity`."""
-        return {"kind": self.head.kind, "weights": self._digest}
+        return {"kind": self.head.kind, "weights": self._digest or self.name}
 
     def release(self) -> None:
         """See `Draft.release`: nothing was changed in the head."""

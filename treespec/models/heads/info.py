@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from treespec.models.contents import Contents, contents_of
+from treespec import hub
+from treespec.models.contents import Contents
 from treespec.models.heads.bound import BoundHead
 from treespec.models.heads.files import HeadFiles
-from treespec.models.heads.loading import HEADS, PLANS, load_head
+from treespec.models.heads.loading import HEADS, PLANS, load_head, read_contents
 from treespec.models.heads.target import HeadTarget
-from treespec.models.locating import explained, folder_of, locate
-from treespec.models.recognised import HeadKind, head_kind
+from treespec.models.locating import folder_of
+from treespec.models.recognised import HeadKind
 from treespec.models.tree_model import TreeModel
 
 
@@ -30,6 +31,8 @@ class HeadInfo:
     tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
     parameters: int = 0
     """Numbers in the tensors of its files."""
+    revision: str | None = None
+    """The revision of a head on the hub that was asked for."""
 
     @property
     def has_weights(self) -> bool:
@@ -42,17 +45,15 @@ class HeadInfo:
 
     def load_draft(self, target: TreeModel, *, device: str, dtype: str) -> BoundHead:
         """Load the head for its target, in the type and on the device of the target. Raises ModelError."""
-        return BoundHead(load_head(self.name, HeadTarget.of(target.module, target.name, target.loaded.shard)), target)
+        head = load_head(self.name, HeadTarget.of(target.module, target.name, target.loaded.shard), revision=self.revision)
+        return BoundHead(head, target)
 
 
-def contents_of_head(name: str) -> tuple[HeadKind, Contents] | None:
-    """Return the kind of a head that is run, and its files; None for anything else, and for what lies in no local folder. Raises ModelError."""
-    if not folder_of(name).is_dir():
+def contents_of_head(name: str, revision: str | None = None) -> tuple[HeadKind, Contents] | None:
+    """Return the kind of a head that is run, and its files, which are fetched if it is on the hub; None for anything else. Raises ModelError."""
+    if not folder_of(name).is_dir() and not hub.is_repository_id(name):
         return None
-    place = locate(name)
-    with explained(name, place, None, "config.json"):
-        contents = None if place.gguf is not None else contents_of(name, place, None)
-    kind = None if contents is None else head_kind(contents)
+    contents, kind = read_contents(name, revision)
     return None if contents is None or kind is None or kind.name not in HEADS else (kind, contents)
 
 
