@@ -26,6 +26,7 @@ from treeopt.cli.unused import note_unused
 from treeopt.cli.values import NATURAL, POSITIVE
 from treespec.errors import counted
 from treespec.evaluation.settings import EvaluationSettings
+from treespec.files.processes import Place
 
 if TYPE_CHECKING:
     from treespec.evaluation.report import EvaluationReport
@@ -170,7 +171,12 @@ def evaluate(
 
 
 def _require_lossless(report: "EvaluationReport", output: Path) -> None:
-    """End the command with exit code 1 for a report of outputs that are not the baseline's, and say it if outputs were not compared."""
+    """End the command with exit code 1 for a report of outputs that are not the baseline's, and say it if outputs were not compared.
+
+    Of several processes the first alone does so: one that ends with an error ends the others, and the first may still be printing.
+    """
+    if not Place.of().first:
+        return
     if report.lossless == "mismatch":
         differ = f"{report.mismatches} of {counted(len(report.results), 'output')}"
         say(f"error: {differ} differ from autoregressive decoding by more than rounding; {output} says where", err=True)

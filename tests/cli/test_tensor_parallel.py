@@ -93,7 +93,8 @@ def test_an_evaluation_is_that_of_one_process(pair: tuple[Path, Path], rows: Pat
         assert both[name] == alone[name], name
     read = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("alone.json", "both.json")]
     assert read[0]["outputs"] == read[1]["outputs"]
-    assert (both["provenance"]["tensor_parallel"], both["provenance"]["backend"]) == (2, "gloo")
+    assert [both["provenance"][name] for name in ("tensor_parallel", "processes", "backend")] == [2, 2, "gloo"]
+    assert not any("processes shared the prompts" in note for note in both["notes"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.json", "both.json"]
 
 

@@ -102,11 +102,12 @@ def _measured(
         rows = list_of_length(len(batches[int(key)]), value)
         return [MeasuredText.from_json(settings.max_branch, row, tracing=tracing, grid=dynamic) for row in rows]
 
+    work = _fingerprint(pair, prompts, settings, dynamic, tracing=tracing)
     done = spread(
         [str(number) for number in range(len(batches))],
         lambda key, on_token: _measure(pair, source, batches[int(key)], settings, on_token, dynamic, tracing=tracing),
-        journal=pair.own(journal),
-        fingerprint=_fingerprint(pair, prompts, settings, dynamic, tracing=tracing),
+        journal=pair.own(journal, work),
+        fingerprint=work,
         read=read,
         keep=lambda rows: [row.to_json() for row in rows],
         processes=processes,
@@ -116,7 +117,7 @@ def _measured(
     for key, rows in done.items():
         found.update({index: row for (index, _), row in zip(batches[int(key)], rows, strict=True)})
     measured = [found[index] for index in sorted(found)]
-    profile = _profile(pair, prompts, settings, measured, processes.place.size)
+    profile = pair.agreed(_profile(pair, prompts, settings, measured, processes.place.size))
     if dynamic is None:
         return profile, measured
     tokens, steps = zip(*(row.grown for row in measured if row.grown is not None), strict=True)

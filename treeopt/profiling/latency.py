@@ -79,7 +79,8 @@ def profile_latency(
         ]
 
     begin(whole.sizes, *whole.widths.values())
-    with Journal(pair.own(journal), _fingerprint(pair, settings), read) as log:
+    work = _fingerprint(pair, settings)
+    with Journal(pair.own(journal, work), work, read) as log:
         if settings.sizes is None or settings.widths is None:
             begin(*log.piece(_GRID, partial(_explore, bench, settings, whole, explored, progress)))
         for number in range(bursts):

@@ -68,11 +68,12 @@ def measure_potential(
         ]
         return [(count, [[None if x is None else fields.number(x) for x in sums] for sums in found]) for count, found in per_draft]
 
+    work = _fingerprint(target, drafts, prompts, settings)
     done = spread(
         [str(number) for number in range(len(batches))],
         lambda key, on_token: _measure(target, drafts, source, batches[int(key)], settings, shared, on_token),
-        journal=target.own(journal),
-        fingerprint=_fingerprint(target, drafts, prompts, settings),
+        journal=target.own(journal, work),
+        fingerprint=work,
         read=read,
         keep=lambda rows: rows,
         processes=processes,

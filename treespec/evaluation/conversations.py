@@ -54,7 +54,8 @@ def with_replies(
     engine = Engine(pair.target) if pair.target.device.type == "cuda" else None
     found: list[Prompt] = []
     bad, too_long, done = list(prompts.bad), prompts.too_long, 0
-    with Journal(pair.own(journal), _fingerprint(pair, prompts, reply_len), lambda key, value: text(value)) as log:
+    work = _fingerprint(pair, prompts, reply_len)
+    with Journal(pair.own(journal, work), work, lambda key, value: text(value)) as log:
         for prompt in prompts:
             found.append(prompt)
             for number, turn in enumerate(prompt.turns, start=2):

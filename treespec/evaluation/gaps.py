@@ -38,8 +38,9 @@ def _cut(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _several(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield whose speeds these are, if several processes decoded."""
-    processes = (data.get("provenance") or {}).get("processes") or 1
-    if processes > 1:
+    known = data.get("provenance") or {}
+    processes = known.get("processes") or 1
+    if processes > 1 and not known.get("tensor_parallel"):
         yield f"{processes} processes shared the prompts, each with models of its own: the speeds are those of one process"
 
 

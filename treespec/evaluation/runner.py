@@ -79,11 +79,12 @@ def evaluate(
         raise SettingsError("`against` holds a tree against chains, and there is no tree; pass a plan, or drop `against`")
     note_crowding(pair.target.device.type, notice)
     run = _Run(pair, plan, settings, notice, against)
+    work = _fingerprint(pair, plan, prompts, settings, against)
     found = spread(
         [str(index) for index in range(len(prompts))],
         lambda key, on_unit: run.prompt(prompts.prompts[int(key)], int(key)),
-        journal=pair.own(journal),
-        fingerprint=_fingerprint(pair, plan, prompts, settings, against),
+        journal=pair.own(journal, work),
+        fingerprint=work,
         read=lambda key, value: PromptResult.from_json(value),
         keep=asdict,
         processes=processes,

@@ -287,9 +287,10 @@ def connect(place: Place, seconds: float = JOIN_SECONDS) -> Any:
 
 
 def stay_local(place: Place) -> None:
-    """Have gloo listen on the loopback interface alone if all processes are on this host. A choice that was made before is kept."""
+    """Have gloo and NCCL listen on the loopback interface alone if all processes are on this host. A choice that was made before is kept."""
     if place.on_one_host and (loopback := _loopback()) is not None:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, loopback)
 
 
 def _store_is_the_launchers() -> bool:

@@ -21,6 +21,8 @@ class Decoder(Protocol):
 
     stacked: ClassVar[bool]
     """Whether several of the module's weights become views of stacked ones."""
+    padded: bool
+    """Whether captured passes take more rows than they have where those are faster by the device's own times. May be set to False."""
 
     def release(self) -> None:
         """Undo what was changed in the module. No pass can be run afterwards."""

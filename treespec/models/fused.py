@@ -104,7 +104,7 @@ class FusedDecoder:
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
         self._row_counts = RowCounts(self._product_seconds)
-        self._padded = shard is None and module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
+        self.padded = shard is None and module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
         self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
@@ -181,7 +181,7 @@ class FusedDecoder:
         table: Tensor,
     ) -> Tensor:
         count, kept = tokens.shape[0], cache.keeping(place)
-        rows = self._row_counts.of(count) if self._padded and place.prefix.known is None else count
+        rows = self._row_counts.of(count) if self.padded and place.prefix.known is None else count
         x = F.embedding(tokens if rows == count else F.pad(tokens, (0, rows - count)), table)
         room = None if rows == count else x.new_zeros(rows, self.layers[0].out.weight.shape[1])
         delta: Tensor | None = None

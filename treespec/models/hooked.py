@@ -45,6 +45,7 @@ class HookedDecoder:
     """Computes passes by the module's own forward with our tree attention. Outside of passes, the module keeps its usual attention."""
 
     stacked: ClassVar[bool] = False
+    padded = False
 
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.mask_style, self.windowed = module, family.mask_style, family.window

@@ -99,7 +99,10 @@ class ModelInfo:
         """Load it as a draft that fits its target, as `fitting` returns it. Raises ModelError."""
         assert self.shared is not None
         assert self.target_rows is not None
-        return draft_model(self.load(device=device, dtype=dtype), self.name, self.shared, self.target_rows, self.passed_over)
+        made = draft_model(self.load(device=device, dtype=dtype), self.name, self.shared, self.target_rows, self.passed_over)
+        if target.loaded.shard is not None:  # the rows that a pass takes must be the same in all processes, and each has its own times
+            made.decoder.padded = False
+        return made
 
     def positions_of(self, prompt: Sequence[int]) -> int:
         """Return the number of positions that a prompt takes."""

@@ -61,9 +61,15 @@ class Target:
         """Return a value that rests on times, and that all processes must have alike: that of the first one. Alone, it is the value itself."""
         return value if self.team is None else self.team.agreed(value)
 
-    def own(self, path: Path | None) -> Path | None:
-        """Return where this process keeps a file or a folder of its work: at `path`, or in a copy beside the first process (`Team.own`)."""
-        return path if self.team is None else self.team.own(path)
+    def own(self, path: Path | None, work: str = "") -> Path | None:
+        """Return where this process keeps a file or a folder of its work: at `path`, or in a copy beside the first process (`Team.own`).
+
+        `work` is the fingerprint of the work, if it has one. Raises SettingsError if it is another one in another process.
+        """
+        if self.team is None:
+            return path
+        self.team.require_same({"the work (models, prompts, settings)": work})
+        return self.team.own(path)
 
     @property
     def place(self) -> str:
@@ -129,8 +135,9 @@ class Target:
         names |= {_adapter_role(role): known["adapter"]["name"] for role, known in facts.items() if "adapter" in known}
         stored = {role: known["quantization"] for role, known in facts.items() if known.get("quantization") is not None}
         offloaded = self.target.loaded.streamed > 0
+        known["processes"] = known["processes"] if (known.get("processes") or 1) > 1 else None
         if self.team is not None:
-            known = {**spread(self.team), **known}
+            known = {**known, **spread(self.team)}
         if self.target.device.type != "cuda":
             known = {"gpu": None, "driver": None, **known}
         known = {"draft_kind": facts.get("draft", {}).get("kind"), "offloaded": offloaded, **known}

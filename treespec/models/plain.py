@@ -25,6 +25,7 @@ class PlainDecoder:
     """Computes passes by the module's own forward. Every pass needs a prefix whose length the host knows."""
 
     stacked: ClassVar[bool] = False
+    padded = False
 
     def __init__(self, module: PreTrainedModel, family: Family) -> None:
         self.module, self.family, self._dtype = module, family, module.dtype

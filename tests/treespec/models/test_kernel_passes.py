@@ -108,7 +108,7 @@ def test_padded_passes(family: str, keep: list[int] | None, tiny_module: Build, 
             asked.append(rows)
             return rows + 10
 
-    monkeypatch.setattr(model.decoder, "_padded", True)
+    monkeypatch.setattr(model.decoder, "padded", True)
     monkeypatch.setattr(model.decoder, "_row_counts", Padded())
     found = model.forward(nodes, place(PROMPT, device), rows)
     assert asked == [TREE.size]

@@ -96,7 +96,7 @@ def test_padded_passes_keep_the_states_of_their_tokens_alone(tiny_module: Build,
 
     model = TreeModel(tiny_module("llama").to(device), kernels=True)
     monkeypatch.setattr("treespec.models.fused.LARGEST", 4)
-    monkeypatch.setattr(model.decoder, "_padded", True)
+    monkeypatch.setattr(model.decoder, "padded", True)
     monkeypatch.setattr(model.decoder, "_row_counts", Padded())
     require_states_of_a_text_and_a_tree(model, TREE, known=False)
 

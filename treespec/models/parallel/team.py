@@ -31,6 +31,8 @@ _PATIENCE = timedelta(minutes=30)
 """The longest time that a process waits for the others."""
 _MEETING = timedelta(minutes=10)
 """The longest time that a process waits for the others to start."""
+_lost: list[str] = []
+"""The reasons why processes of this run are lost, as far as this one knows: it waits for none of them at its end."""
 _FAILED = "treeopt/failed"
 """The key under which the processes count those that fail."""
 
@@ -141,9 +143,10 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
+        _lost.append(" ".join(str(error).split())[:160])
         raise ModelError(
             "another process of this run has ended, or does not answer, and each holds a part of the target; its own message says why, "
-            "or the launcher's report; run the same command again"
+            f"or the launcher's report ({_lost[-1]}); run the same command again"
         ) from error
 
 
@@ -218,6 +221,6 @@ def _meeting() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Leave the process group, so that nothing listens any more."""
-    if distributed.is_initialized():
+    """Leave the process group, so that nothing listens any more. If others are lost, the end of the process does the same, and waits for none."""
+    if distributed.is_initialized() and not _lost:
         distributed.destroy_process_group()
