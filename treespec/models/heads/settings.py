@@ -41,7 +41,7 @@ class Settings:
         """Raise ModelError for a setting that is not what is needed."""
         found = self.values.get(key)
         if found is None:
-            raise ModelError(f"{self.name} has no config.json with {key}, which must be {needed}; {_CORRECT}")
+            raise ModelError(f"{self.name}: no config.json says {key}, which must be {needed}; {_CORRECT}")
         raise ModelError(f"{self.name}: {key} in config.json is {found!r:.60}, but it must be {needed}; {_CORRECT}")
 
     def count(self, key: str, default: int | None = None) -> int:

@@ -131,14 +131,14 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda c, w: w.update({"layers.1.self_attn.v_proj.weight": torch.ones(3, 4)}),
         rf" holds layers.1.self_attn.v_proj.weight of the shape \[3, 4\], but .* ask for \[{SHARED * WIDTH}, {HT}\]; ",
     ),
-    "no block": (lambda c, w: c.pop("block_size"), ": block_size in config.json is None, but it must be a whole number, 1 or more; "),
+    "no block": (lambda c, w: c.pop("block_size"), ": no config.json says block_size, which must be a whole number, 1 or more; "),
     "a block of the root alone": (
         lambda c, w: c.update(block_size=1),
         ": block_size in config.json is 1, but it must be 2 or more: the root and a mask; ",
     ),
     "no mask": (
         lambda c, w: c["dflash_config"].pop("mask_token_id"),
-        f": mask_token_id in config.json is None, but it must be a token of target the-target, 0 to {V - 1}; ",
+        f": no config.json says mask_token_id, which must be a token of target the-target, 0 to {V - 1}; ",
     ),
     "a mask outside": (
         lambda c, w: c["dflash_config"].update(mask_token_id=V),
@@ -146,7 +146,7 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "no layers": (
         lambda c, w: c["dflash_config"].pop("target_layer_ids"),
-        ": target_layer_ids in config.json is None, but it must be a list of the target's layers; ",
+        ": no config.json says target_layer_ids, which must be a list of the target's layers; ",
     ),
     "layers that do not rise": (
         lambda c, w: c["dflash_config"].update(target_layer_ids=[5, 1, 8]),

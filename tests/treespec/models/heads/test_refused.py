@@ -86,7 +86,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "no heads": (
         "official",
         lambda c, w: c.pop("num_attention_heads"),
-        " has no config.json with num_attention_heads, which must be a whole",
+        ": no config.json says num_attention_heads, which must be a whole",
     ),
     "heads of odd width": ("official", lambda c, w: c.update(head_dim=3, num_attention_heads=8), ": head_dim .* an even number"),
     "text for a number": (
@@ -269,7 +269,7 @@ def test_a_folder_without_weights_or_without_a_config_is_refused(tmp_path: Path)
         load_head(str(tmp_path), target())
     (tmp_path / "config.json").unlink()
     save_file(tensors(EAGLE3["official"].shapes), tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="has no config.json with num_attention_heads, which must be a whole number"):
+    with pytest.raises(ModelError, match=": no config.json says num_attention_heads, which must be a whole number"):
         load_head(str(tmp_path), target())
     with pytest.raises(ModelError, match="there is no folder"):
         load_head(str(tmp_path / "nowhere" / "at" / "all"), target())
