@@ -19,11 +19,17 @@ env.describe = lambda: (sys.stderr.write('ready\\n'), time.sleep(60))
 sys.argv = ['treeopt', 'env']
 process.run()
 """
+RESET = """import signal
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+"""Signals as a shell leaves them, whatever runs the tests ignores."""
 SAID = "interrupted; run the same command again to go on\n"
 
 
 def started(script: str = RUN) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", RESET + script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     return process
