@@ -76,7 +76,7 @@ def make_budget(
         **({"extrapolated_from": times.contexts[-1]} if times.is_extrapolated(choice.context) else {}),
         "timed_rule": choice.rule.to_json(),
     }
-    known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
+    known = {key: (profile.provenance or {}).get(key) for key in ("models", "draft_kind", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     known |= {key: (times.provenance or {}).get(key) for key in TIMED_ON}
     provenance = Provenance.collect(temperature=profile.temperature, top_p=profile.top_p, **known)

@@ -284,7 +284,7 @@ def _growmap(
         **{f"profiled_{key}": rows[key] for key in ROWS if key in rows},
         **made_from,
     }
-    known = {key: (profile.provenance or {}).get(key) for key in ("models", "dtype", "dataset", "seed")}
+    known = {key: (profile.provenance or {}).get(key) for key in ("models", "draft_kind", "dtype", "dataset", "seed")}
     known = {key: value for key, value in known.items() if value is not None}
     if timed_on is not None:
         known |= {key: timed_on.get(key) for key in TIMED_ON}

@@ -19,6 +19,7 @@ MODEL = "model"
 
 DFLASH = "dflash"
 """The kind of a draft whose blocks engines verify as chains."""
+MEDUSA = "medusa"
 
 Paste = tuple[str, str]
 """A title, and text that is ready to paste."""
@@ -56,9 +57,9 @@ def _batch(title: str, told: Told, setting: Setting) -> str:
     return f"{title}, batch {setting.batch}" if len(told.settings) > 1 else title
 
 
-_SGLANG = {MODEL: "STANDALONE", "eagle": "EAGLE", "eagle3": "EAGLE3", "dflash": "DFLASH"}
-_TENSORRT_LLM = {MODEL: "DraftTarget", "eagle3": "Eagle3", "dflash": "DFlash"}
-_VLLM = {MODEL: "draft_model", "eagle": "eagle", "eagle3": "eagle3", "medusa": "medusa", "dflash": "dflash"}
+_SGLANG = {MODEL: "STANDALONE", "eagle": "EAGLE", "eagle3": "EAGLE3", DFLASH: "DFLASH"}
+_TENSORRT_LLM = {MODEL: "DraftTarget", "eagle3": "Eagle3", DFLASH: "DFlash"}
+_VLLM = {MODEL: "draft_model", "eagle": "eagle", "eagle3": "eagle3", MEDUSA: "medusa", DFLASH: "dflash"}
 
 
 def _sglang(told: Told) -> list[Paste]:
@@ -185,7 +186,10 @@ COUNTED = (
     "so that its trees of the same numbers differ a little"
 )
 """The loss where they were counted."""
-BLOCKS = "the tree is not used: a DFlash draft's block is verified as a chain, and the numbers are those of the best chain"
+BLOCKS = (
+    "the tree is not used: a DFlash draft's block is verified as a chain, and the numbers are those of the best chain; the engine has the draft fill a "
+    "block of that length, and the chances are those of whole blocks: where the two differ, it may accept more or less"
+)
 """The loss where an engine that grows trees runs a DFlash draft."""
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 

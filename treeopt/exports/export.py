@@ -2,21 +2,24 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
-from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MODEL, Engine, Paste, Told
+from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, Engine, Paste, Told
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
+from treeopt.profiles.rule_latency import RuleLatency
+from treeopt.profiles.samples import LatencySample
 from treespec.checks import require_whole
 from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
+from treespec.decoding.step_rule import GREEDY
 from treespec.errors import ProfileError, SettingsError, listed_in_short
 from treespec.files.reading import StrPath
 from treespec.models.ngram import in_records
@@ -30,10 +33,12 @@ _SHOWN = {
     MODEL: "a model of its own",
     "eagle": "an EAGLE head",
     "eagle3": "an EAGLE-3 head",
-    "medusa": "Medusa heads",
+    MEDUSA: "Medusa heads",
     DFLASH: "a DFlash draft",
 }
 """The kinds of drafts as people read them."""
+_NO_TIME = 1e-12
+"""Seconds of what takes none: no clock shows less than nothing."""
 _GROWING = "dynamic tree"
 """The kind of the settings of engines that grow trees."""
 
@@ -129,17 +134,27 @@ def export(
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
     times = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
+    draft, kind = _draft_of(profile.provenance, engine)
     for size in wanted:
         _require_usable(times[size], context)
-    settings = [KINDS[engine.kind](profile, times[size], context) for size in wanted]
+        if kind in (DFLASH, MEDUSA):
+            times[size] = _in_one_pass(times[size])
+    made = "chain" if kind == DFLASH and engine.kind == _GROWING else engine.kind
+    settings = [KINDS[made](profile, times[size], context) for size in wanted]
     chains = [chain(profile, times[size], context) for size in wanted]
-    draft, kind = _draft_of(profile.provenance, engine)
-    if kind == DFLASH and engine.kind == _GROWING:
-        settings = chains
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
     said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
     lossy = _lossy(engine, kind, counted=profile.dynamic is not None)
-    return Export(engine.name, engine.kind, tuple(settings), tuple(pastes), lossy, said)
+    return Export(engine.name, made, tuple(settings), tuple(pastes), lossy, said)
+
+
+def _in_one_pass(times: LatencyProfile) -> LatencyProfile:
+    """Return times of an engine for a draft that proposes all levels at once: what is below its first pass takes no time. Treeopt's own times say it."""
+    if times.engine == OWN_ENGINE:
+        return times
+    own = times.rules[0] if times.rules else RuleLatency(GREEDY)
+    below = tuple(LatencySample(1, sample.context, (_NO_TIME,) * len(sample.seconds)) for sample in times.draft if sample.nodes == 1)
+    return replace(times, rules=(replace(own, below=own.below or below), *times.rules[1:]))
 
 
 def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None) -> Export:

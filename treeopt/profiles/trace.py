@@ -16,7 +16,7 @@ from treespec.errors import ProfileError, counted
 from treespec.files.columns import column, column_text
 from treespec.files.fields import ROWS, Fields, checked_object, mapping, natural, number
 from treespec.files.provenance import provenance_fields
-from treespec.files.reading import StrPath, read_json
+from treespec.files.reading import MAX_JSON_BYTES, StrPath, read_json
 from treespec.files.writing import write_json
 from treespec.tables import Drawing, Drawn, in_short
 
@@ -31,6 +31,8 @@ _DEEPER = "deeper_rank"
 """The column that traces of heads have beside these, "<u4"."""
 _RANKS_SHOWN = 32
 """Ranks that a summary counts one by one."""
+_MOST_COLUMN_BYTES = MAX_JSON_BYTES - (MAX_JSON_BYTES >> 3)
+"""Most bytes of the columns of a file; the rest is for what it says of the texts."""
 _MOST_PLACES = 1 << 26
 """Most places in the matrix of all texts, the shorter ones padded."""
 _MOST_TOKENS = 1 << 31
@@ -104,6 +106,11 @@ class Trace(Drawn):
             raise ProfileError(
                 f"{counted(len(self.texts), 'text')} of up to {counted(longest, 'token')}{deep} are more than the {_MOST_PLACES:,} places that a trace "
                 "may have; profile fewer prompts, or with a smaller `gen_len`"
+            )
+        if 4 * (len(_COLUMNS) * self.positions + len(self.deeper_rank)) * 4 // 3 > _MOST_COLUMN_BYTES:
+            raise ProfileError(
+                f"{counted(self.positions, 'position')} and {counted(len(self.deeper_rank), 'rank')} at deeper levels would make a file of more than "
+                f"{MAX_JSON_BYTES >> 20} MiB, which is not read; profile fewer prompts, or with a smaller `gen_len`"
             )
         for name in _COLUMNS:
             if getattr(self, name).shape != (self.positions,):

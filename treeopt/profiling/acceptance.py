@@ -226,7 +226,8 @@ def _profile(
 def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) -> tuple[tuple[float, ...], ...] | None:
     """Return the chances of the ranks at each level of a head, of which the first is known; None for a draft whose levels are alike.
 
-    A head that proposes all levels at once has nothing behind the last, where every chance is 0.
+    A head that proposes all levels at once has nothing behind the last, where every chance is 0; so it is taken behind the last level that a text
+    was long enough for.
     """
     if not isinstance(draft, BoundHead):
         return None
@@ -237,7 +238,7 @@ def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) ->
         if not positions:
             break
         found.append(tuple((np.sum([sums for sums, _ in there], axis=0) / positions).tolist()))
-    if len(found) == draft.parallel_levels:
+    if draft.parallel_levels is not None:
         found.append((0.0,) * len(first))
     return tuple(found)
 

@@ -6,8 +6,9 @@ from functools import partial
 from itertools import pairwise
 
 from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths, dynamic_widths_of
+from treeopt.profiling.shapes import SAMPLED_CHILDREN
 from treespec.decoding.plans import DynamicBudget
-from treespec.decoding.step_rule import StepRule
+from treespec.decoding.step_rule import GREEDY, StepRule
 
 TOLERANCE = 0.04
 """Most that a pass may take longer than that of the next smaller measured number of nodes, as a share; predictions take the next larger one."""
@@ -34,6 +35,18 @@ class Grid:
         own = tuple(sorted({*given, *([1] if root else [])}))
         widths = {rule.levels: dynamic if rule.mode == DynamicBudget.drafter else own for rule in settings.rules}
         return cls(tuple(sorted({1, *sizes})), widths)
+
+    def within(self, deepest: int) -> "Grid":
+        """Return the grid without the widths whose levels lie deeper than `deepest` allows: many sampled children need a level more."""
+        if deepest > 2:
+            return self
+        short = {
+            rule: widths
+            if rule == GREEDY.levels or rule.mode == DynamicBudget.drafter
+            else tuple(w for w in widths if w <= SAMPLED_CHILDREN)
+            for rule, widths in self.widths.items()
+        }
+        return Grid(self.sizes, short)
 
 
 def needed(

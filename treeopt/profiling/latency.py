@@ -58,6 +58,7 @@ def profile_latency(
     whole = Grid.of(settings, pair.target.device.type, vocabulary, root=isinstance(pair.draft, BoundHead))
     positions = min((model.max_positions for model in pair.models.values() if model.max_positions is not None), default=AMPLE)
     limits = positions, _deepest(pair.draft)
+    whole = whole.within(limits[1])
     bench = Bench(pair, cells_of(settings, whole, vocabulary, *limits), settings, notice)
     bursts = -(-settings.repetitions // BURST)
     rounds: list[list[list[Sample]]] = []
@@ -90,8 +91,12 @@ def profile_latency(
 
 
 def _deepest(draft: Draft) -> int:
-    """Return the largest depth of the typical trees of a draft."""
+    """Return the largest depth of the typical trees of a draft. Raises ProfileError for a head of one level."""
     most = draft.parallel_levels if isinstance(draft, BoundHead) else None
+    if most == 1:
+        raise ProfileError(
+            f"{draft.name} proposes 1 level, but draft levels are timed with trees of 2 levels; take a head that proposes 2 or more"
+        )
     return DEEPEST if most is None else min(most, DEEPEST)
 
 

@@ -10,7 +10,7 @@ from treespec.trees.tree import SpeculationTree
 
 DEEPEST = 10
 """Depth of the deepest typical tree."""
-_SAMPLED_CHILDREN = 32
+SAMPLED_CHILDREN = 32
 """Most children of a node in trees of sampled children: kernels draw up to 64, and no optimizer wants more."""
 _STEEP, _FLAT = (0.6, 0.35), (0.12, 0.95)
 """Acceptance rows p[k] = first * decay^k: of drafts whose first choice is often right, and of drafts that guess."""
@@ -38,11 +38,11 @@ def star(size: int) -> SpeculationTree:
 def level_of(width: int, *, sampled: bool) -> SpeculationTree:
     """Return a tree whose last level but one has `width` nodes, each with one child.
 
-    Sampled children are drawn by families of no more than `_SAMPLED_CHILDREN`: more are not typical, and may take another path.
+    Sampled children are drawn by families of no more than `SAMPLED_CHILDREN`: more are not typical, and may take another path.
     """
-    if not sampled or width <= _SAMPLED_CHILDREN:
+    if not sampled or width <= SAMPLED_CHILDREN:
         return SpeculationTree.k_chains(width, 2)
-    first = min(_SAMPLED_CHILDREN, -(-width // _SAMPLED_CHILDREN) * 2)
+    first = min(SAMPLED_CHILDREN, -(-width // SAMPLED_CHILDREN) * 2)
     split = [width // first + (place < width % first) for place in range(first)]
     return SpeculationTree.from_branches([[first], split, [1] * width])
 

@@ -258,7 +258,7 @@ class Engine:
         key = spec, timer is not None
         captured = self._without_kernels() is None and key not in self._refused
         budget.allocate(self.target, self.draft, captured=captured)
-        if captured:
+        if captured and self._without_kernels() is None:  # a cache may bring a reason
             steps = self._captured(key)
             if steps is not None:
                 return steps

@@ -195,7 +195,11 @@ class TreeModel:
         self.texts += 1
         if self._cache is not None:
             self._cache.states = None  # before the new ones, so that both never exist at once
-            self._cache.states = self._or_too_small(self.capacity, lambda: self._new_states(self.capacity))
+            try:
+                self._cache.states = self._or_too_small(self.capacity, lambda: self._new_states(self.capacity))
+            except CapacityError:
+                self.state_layers = ()  # none are kept now, and whoever asks again is told so again
+                raise
             self.generation += 1
 
     @_on_its_device

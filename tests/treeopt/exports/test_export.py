@@ -378,6 +378,8 @@ def test_times_of_dynamic_trees_are_taken_where_the_steps_are_treeopts():
     assert setting.seconds_per_step == made.choice.best.predicted_seconds_per_step
     again = export("sglang", budget=made.chosen)
     assert again.settings[0].to_json() == setting.to_json()
+    head = make_budget(replace(profile, provenance=of_draft("eagle3").provenance), both).chosen
+    assert "--speculative-algorithm EAGLE3" in export("sglang", budget=head).text, "the budget says what it is of"
     assert again.lossy == export("sglang", profile, both).lossy
 
 
@@ -457,7 +459,9 @@ def test_sglang_is_told_the_kind_of_the_draft(kind, algorithm):
     (setting,) = found.settings
     assert read["speculative-num-draft-tokens"] == setting.size
     if kind == "dflash":
-        assert setting == chain(ACCEPTANCE, times(), None)
+        assert (setting.width, setting.size) == (1, setting.depth + 1)
+        assert setting.depth > chain(ACCEPTANCE, times(), None).depth, "all of its levels take one pass"
+        assert found.kind == "chain"
         assert "speculative-eagle-topk" not in read, "blocks are verified as chains"
         assert found.lossy[0].startswith("the tree is not used: a DFlash draft's block is verified as a chain")
 
@@ -503,3 +507,15 @@ def test_a_budget_of_a_block_is_no_chain():
     budget = ChosenBudget(DynamicBudget(8, 3, 4), {}, Provenance(models={"draft": "me/head"}, draft_kind="dflash"))
     with pytest.raises(ProfileError, match="`budget` is of a DFlash draft, whose blocks sglang verifies as chains"):
         export("sglang", budget=budget)
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("sglang", "dflash"), ("vllm", "medusa")])
+def test_a_draft_that_proposes_all_levels_at_once_takes_one_pass(engine, kind):
+    """By hand: the target takes 10 ms and more, a pass of the draft 6 ms, so a level more is nearly free or never pays."""
+    slow = replace(times(engine), draft=tuple(LatencySample(w, 256, (0.006,) * 24) for w in WIDTHS))
+    (once,) = export(engine, of_draft(kind), [slow]).settings
+    (each,) = export(engine, of_draft("eagle3"), [slow]).settings
+    assert once.depth > each.depth
+    one = replace(slow, rules=(RuleLatency(StepRule(), below=(LatencySample(1, 256, (1e-12,) * 24),)),))
+    assert once == chain(ACCEPTANCE, one, None)
+    assert once.seconds_per_step == pytest.approx(0.010 + 0.006 + 0.0003, rel=0.2)

@@ -14,11 +14,12 @@ from treeopt.profiles.latency_model import LatencyModel
 from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
+from treespec.decoding.drafting import Drafting
 from treespec.decoding.engine import EagerSteps
 from treespec.decoding.loop import Request, decode_autoregressive
 from treespec.decoding.rules import Sampling
 from treespec.decoding.step import StepSpec
-from treespec.errors import CapacityError, ModelError
+from treespec.errors import CapacityError, ModelError, ProfileError
 from treespec.trees.tree import SpeculationTree
 
 RANKS = 4
@@ -126,3 +127,26 @@ def test_the_level_below_the_root_is_timed_beside_it(kind: str, passes: int, tmp
     steps.begin(torch.tensor([7, root]), 3, torch.Generator())
     steps.launch(1 << 30)
     assert len(counted) == passes
+
+
+def test_heads_of_few_levels_are_timed_as_far_as_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many sampled children are timed at a third level, which a head of two has not; a head of one has none to time."""
+    pair, draft = bound(head_pair("medusa", "llama", tmp_path))
+    monkeypatch.setattr(draft.head, "levels", 2)
+    settings = LatencySettings((1, 2, 4), (2, 40), (8,), 1, samplings=(Sampling(0.7),), draftings=(Drafting("swor"),))
+    profile = profile_latency(pair, settings)
+    assert [sample.nodes for sample in profile.draft] == [1, 2, 40]
+    (sampled,) = (entry for entry in profile.rules if entry.rule.drafting == "swor")
+    assert [sample.nodes for sample in sampled.draft] == [1, 2]
+    monkeypatch.setattr(draft.head, "levels", 1)
+    with pytest.raises(ProfileError, match="proposes 1 level, but draft levels are timed with trees of 2 levels"):
+        profile_latency(pair, settings)
+
+
+def test_nothing_is_proposed_behind_the_last_level_that_was_seen(tmp_path: Path) -> None:
+    pair, draft = bound(head_pair("medusa", "llama", tmp_path))
+    profile = profile_acceptance(pair, prompt_set(3), AcceptanceSettings(gen_len=3, max_branch=RANKS))
+    assert draft.parallel_levels == LEVELS > 2
+    assert profile.by_depth is not None
+    assert len(profile.by_depth) == 3
+    assert profile.by_depth[-1] == (0.0,) * RANKS

@@ -20,11 +20,14 @@ a part of the text or are causal, and settings of later kinds of block drafts (D
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from treespec.decoding.protocol import FINAL_STATE
 from treespec.errors import CapacityError, ModelError, counted
@@ -34,6 +37,7 @@ from treespec.models.heads.layers import Attention, Layer, LayerSizes, Norm, Rop
 from treespec.models.heads.levels import require_levels
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
+from treespec.models.plain import KERNELS
 from treespec.trees.placement import Layout, Prefix
 
 KIND = "a DFlash draft"
@@ -206,7 +210,10 @@ class DFlashHead(nn.Module):
         features = self._features(states[:, : length - 1])
         text = [(layer.self_attn, *layer.self_attn.kept(features, *self._turns(0, length - 1, features))) for layer in self.stack]
         held = {attention: (keys, values) for attention, keys, values in text}
-        blocks = [self._blocks(tokens, range(first, min(first + _ROOTS, length)), held) for first in range(1, length, _ROOTS)]
+        run = (
+            partial(checkpoint, self._blocks, use_reentrant=False) if torch.is_grad_enabled() else self._blocks
+        )  # keys and values of every root are large
+        blocks = [run(tokens, range(first, min(first + _ROOTS, length)), held) for first in range(1, length, _ROOTS)]
         found = torch.cat(blocks, dim=1)
         for level in range(1, levels + 1):
             yield self.borrowed.logits(found[:, : length - level, level])
@@ -265,7 +272,8 @@ class Blocks:
             for old, own in zip(self.held[layer], (keys, values), strict=True)
         )
         mask = self.mask[:, None, None].expand(-1, 1, block, -1).repeat(batch, 1, 1, 1)
-        found = F.scaled_dot_product_attention(queries.flatten(0, 1), seen_keys, seen_values, attn_mask=mask, enable_gqa=True)
+        with sdpa_kernel(KERNELS):
+            found = F.scaled_dot_product_attention(queries.flatten(0, 1), seen_keys, seen_values, attn_mask=mask, enable_gqa=True)
         return found.view(batch, roots, *found.shape[1:])
 
 

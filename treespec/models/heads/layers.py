@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from treespec.errors import CapacityError
 from treespec.models.heads.files import HeadFiles
 from treespec.models.heads.settings import Settings
+from treespec.models.plain import KERNELS
 from treespec.trees.placement import Placement
 
 if TYPE_CHECKING:
@@ -131,7 +133,8 @@ class Slots:
         assert self.mask is not None
         seen = self.mask.shape[1]
         held = layer.keys[None, :, :seen], layer.values[None, :, :seen]
-        return F.scaled_dot_product_attention(queries[None], *held, attn_mask=self.mask, enable_gqa=True)[0]
+        with sdpa_kernel(KERNELS):
+            return F.scaled_dot_product_attention(queries[None], *held, attn_mask=self.mask, enable_gqa=True)[0]
 
 
 class Rope(nn.Module):

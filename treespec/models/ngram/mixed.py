@@ -34,13 +34,18 @@ class MixedDraft:
         self._corpus = corpus
         self.name = draft_name(corpus, model.name)
         self.vocabulary_size, self.device, self.dtype = vocabulary, model.device, model.dtype
-        self.max_positions, self.rope_note, self.eager_reason = model.max_positions, model.rope_note, model.eager_reason
+        self.max_positions, self.rope_note = model.max_positions, model.rope_note
         self.unknown: tuple[int, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what people should know of how the model was loaded, in sentences."""
         return self.model.notes
+
+    @property
+    def eager_reason(self) -> str:
+        """See `CapturableModel.eager_reason`: that of the model, which a cache may bring."""
+        return self.model.eager_reason
 
     @property
     def generation(self) -> int:
