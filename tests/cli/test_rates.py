@@ -1,6 +1,7 @@
 """Progress in words: what is counted, how fast it goes on, and how long it takes still; and --quiet, which has none of it."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ def test_the_pace_follows_the_machine() -> None:
 def test_every_stage_of_the_library_has_a_unit() -> None:
     """The stages are found in the sources, where they tell their progress."""
     sources = [path.read_text() for room in ("treespec", "treeopt") for path in (ROOT / room).rglob("*.py")]
-    told = {line.partition('progress("')[2].partition('"')[0] for text in sources for line in text.splitlines() if 'progress("' in line}
+    told = {stage for text in sources for stage in re.findall(r'(?:progress\(|partial\(progress, )"([^"]+)"', text)}
     assert told == set(UNITS)
 
 

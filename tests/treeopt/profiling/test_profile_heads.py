@@ -117,7 +117,7 @@ def test_the_level_below_the_root_is_timed_beside_it(kind: str, passes: int, tmp
         chain = model.step_seconds(SpeculationTree.chain(2)) - model.target_seconds(3) - model.rest_seconds(SpeculationTree.chain(2))
         assert chain == pytest.approx(model.draft_seconds(1) + model.below)
     counted = []
-    called = "logits" if kind == "medusa" else "forward"
+    called = "propose" if kind == "medusa" else "forward"
     run = getattr(draft.head, called)
     monkeypatch.setattr(draft.head, called, lambda *args: counted.append(1) or run(*args))
     step = StepSpec(SpeculationTree.chain(2)).build(pair.target, draft)
