@@ -49,7 +49,7 @@ class Engine:
     words: Callable[[Told], list[Paste]]
     lossy: Sequence[str]
     drafts: Mapping[str, str]
-    """What the engine calls each kind of draft."""
+    """The engine's own words for each kind of draft."""
     own_times: bool = False
 
 

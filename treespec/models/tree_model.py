@@ -191,16 +191,13 @@ class TreeModel:
             return
         if wanted:
             require_states(self.module, wanted, self.name)
-        self.state_layers = wanted
         self.texts += 1
+        self.state_layers = ()  # until there is room for them
         if self._cache is not None:
             self._cache.states = None  # before the new ones, so that both never exist at once
-            try:
-                self._cache.states = self._or_too_small(self.capacity, lambda: self._new_states(self.capacity))
-            except CapacityError:
-                self.state_layers = ()  # none are kept now, and whoever asks again is told so again
-                raise
+            self._cache.states = self._or_too_small(self.capacity, lambda: self._new_states(self.capacity, wanted))
             self.generation += 1
+        self.state_layers = wanted
 
     @_on_its_device
     def allocate(self, capacity: int) -> None:
@@ -215,22 +212,18 @@ class TreeModel:
         self.texts += 1
         if capacity <= self.capacity:
             return
-        if self._shapes is None:
-            self._shapes = self._probe()
+        shapes = self._shapes = self._shapes or self._probe()
         self._cache = None  # before the larger one, so that both never exist at once
-        shapes = self._shapes
-        self._cache = self._or_too_small(capacity, lambda: TreeCache(shapes, capacity, self._new_states(capacity)))
+        self._cache = self._or_too_small(capacity, lambda: TreeCache(shapes, capacity, self._new_states(capacity, self.state_layers)))
         self.generation += 1
         self._slot_positions = torch.zeros(capacity, dtype=torch.int64, device=self.device)
         refused = self.decoder.prepare(self._cache)
         if refused:
             self.decoder, self.eager_reason = PlainDecoder(self.module, self.family), refused
 
-    def _new_states(self, capacity: int) -> KeptStates | None:
+    def _new_states(self, capacity: int, layers: tuple[int, ...]) -> KeptStates | None:
         """Return room for the states of so many slots; None if none are kept."""
-        if not self.state_layers:
-            return None
-        return KeptStates(self.state_layers, capacity, width_of(self.module), self.dtype, self.device)
+        return KeptStates(layers, capacity, width_of(self.module), self.dtype, self.device) if layers else None
 
     def _or_too_small(self, capacity: int, make: Callable[[], R]) -> R:
         """Return what `make` makes. Raises CapacityError if memory is too small for this many slots."""
