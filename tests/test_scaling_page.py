@@ -58,7 +58,7 @@ def test_every_command_is_understood() -> None:
     lines = [re.search(r"-m treeopt (.*)", block.replace("\\\n", " ")) for block in BLOCKS if "-m treeopt" in block]
     every = [found for block in BLOCKS for found in re.findall(r"-m treeopt (.*)", block.replace("\\\n", " "))]
     assert all(lines)
-    assert len(every) == 4
+    assert len(every) == 5
     for line in every:
         understood(shlex.split(line))
 
