@@ -179,3 +179,15 @@ def _gather(tree: SpeculationTree, tables: Tables, codes: Tensor, ends: Tensor, 
             carried.index_add_(0, places.flatten(), (ends[:, node, None] * follows[:, node]).flatten())
     accepted = float((ends.sum(0) * torch.tensor(tree.depths)).sum())
     return Outcome(carried, accepted, float(ends.sum()))
+
+
+def outcomes_of_every_rule(tree: SpeculationTree, models: Tables) -> list[Outcome]:
+    """The outcomes of a step by matching, and by both verifiers of children that were sampled without and with replacement."""
+    return [
+        matched_outcome(tree, models),
+        *(
+            sampled_outcome(tree, models, replacement=replacement, verifier=verifier)
+            for replacement in (False, True)
+            for verifier in ("sequential", "traversal")
+        ),
+    ]

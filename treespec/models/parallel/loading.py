@@ -64,7 +64,7 @@ def load_part(
         team.require_same({f"the weights of {name}": digest, "the number type": str(dtype)})
         if sliced:
             generation = generation_settings(name, place, revision, config)
-            module, report, shard = load_slices(name, found, config, generation, dtype, where, team)
+            module, report, shard = load_slices(found, config, generation, dtype, where, team)
         else:
             kept = {key: value for key, value in options.items() if key != "device_map"}
             kept |= {"dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True, "local_files_only": True}
@@ -95,7 +95,6 @@ def _refuse(name: str, what: str) -> None:
 
 
 def load_slices(
-    name: str,
     files: list[Path],
     config: PreTrainedConfig,
     generation: Mapping[str, Any],
@@ -105,10 +104,9 @@ def load_slices(
 ) -> Loaded:
     """Load this process's part of a Llama-like model as a module of transformers with fewer heads, whose layers join what all have computed.
 
-    The embedding and the norms are whole in every process. Raises ModelError for a model that so many processes do not divide, and
-    whatever safetensors raises.
+    The embedding and the norms are whole in every process. So many processes must divide it (`require_divisible`). Raises whatever safetensors
+    raises.
     """
-    require_divisible(config, team.size, name, sliced=True)
     vocabulary = int(config.vocab_size)
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM

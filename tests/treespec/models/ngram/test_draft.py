@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.reference.contract import TREE, ScoringContract, SlotModelContract, Subject
-from tests.reference.enumeration import Tables, matched_outcome, sampled_outcome, target_distribution, total_variation
+from tests.reference.enumeration import Tables, outcomes_of_every_rule, target_distribution, total_variation
 from tests.reference.ngram import log_chances
 from tests.reference.pairs import prompt_set, tiny_pair
 from tests.reference.tabular import Rule, TabularModel, random_rule
@@ -219,15 +219,7 @@ def tables(corpus: list[list[int]] | None, depth: int, vocabulary: int = 3) -> T
 def test_all_outcomes_together_have_the_targets_distribution(tree: SpeculationTree, corpus: list[list[int]] | None) -> None:
     models = tables(corpus, tree.depth)
     wanted = target_distribution(models, tree.depth + 1)
-    found = [
-        matched_outcome(tree, models),
-        *(
-            sampled_outcome(tree, models, replacement=replacement, verifier=verifier)
-            for replacement in (False, True)
-            for verifier in ("sequential", "traversal")
-        ),
-    ]
-    for outcome in found:
+    for outcome in outcomes_of_every_rule(tree, models):
         assert total_variation(outcome.distribution, wanted) < 1e-12
         assert outcome.accepted > 0.1
 
