@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -150,7 +150,7 @@ def generate(
         found = (growmap_making.generate_as_sequoia(sequoia_config, solver=solver, smoothing=smoothing),)
     else:
         limits = growmap_making.Limits(size=size, depth=depth, max_size=max_size, max_depth=max_depth, max_branch=max_branch)
-        how = {"context": context, "extrapolate": extrapolate, "limits": limits, "solver": solver, "smoothing": smoothing}
+        how: dict[str, Any] = {"context": context, "extrapolate": extrapolate, "limits": limits, "solver": solver, "smoothing": smoothing}
         given = [PipeablePath(path) for path in acceptance]
         times = None if latency is None else PipeablePath(latency)
         known = None if trace is None else PipeablePath(trace)

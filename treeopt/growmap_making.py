@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from treeopt.optimizer.chains import best_chain
+from treeopt.optimizer.chains import best_chain, replayed_chain
+from treeopt.optimizer.fitting import MODELS
 from treeopt.optimizer.given import Given, GivenTrace, at_one_temperature, each_once, read_times, require_rules, verifiers_of
 from treeopt.optimizer.notes import doubts, noise, notes, other_context, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
@@ -70,6 +71,7 @@ def generate_fastest(
     latency: StrPath | LatencyProfile | None = None,
     verifier: str | None = None,
     trace: StrPath | Trace | None = None,
+    models: Sequence[str] = MODELS,
     progress: Progress = silent,
     **how: Any,
 ) -> tuple[Generated, ...]:
@@ -77,7 +79,7 @@ def generate_fastest(
 
     For `how` see `generate`. A `verifier` counts for the profiles that it goes with. A profile that is given twice counts once, and one that does not
     say its temperature is taken for one of the others' temperature and top-p. A `trace` may take the place of the profile, or stand beside a
-    single one; it tells by which acceptance model the tree is chosen (`Selection`).
+    single one; it tells by which of the acceptance `models` the tree is chosen, and what is promised (`Selection`).
 
     Raises ProfileError for profiles of different models, temperatures or top-p and for such a trace, and the errors of `generate`; SettingsError
     for no profile, for several ones without a latency profile or with a trace, for a verifier that goes with none of them, and for one that
@@ -90,7 +92,7 @@ def generate_fastest(
                 "`trace` is of one drafting rule, so it goes with one acceptance profile; pass one, or leave `acceptance` out"
             )
         traced = GivenTrace.of(trace, sources)
-        sources, how = [traced.beside], {**how, "traced": traced, "progress": progress}
+        sources, how = [traced.beside], {**how, "traced": traced, "models": models, "progress": progress}
     if not sources:
         raise SettingsError("`acceptance` names no profile; pass one or more")
     if len(sources) > 1 and latency is None:
@@ -165,9 +167,10 @@ def _generate(
     verifier: str | None = None,
     rule: StepRule | None = None,
     traced: GivenTrace | None = None,
+    models: Sequence[str] = MODELS,
     progress: Progress = silent,
 ) -> Generated:
-    """See `generate`. `timed` is a latency profile and the SHA-256 of its file, `traced` the trace by which an acceptance model is chosen."""
+    """See `generate`. `timed` is a latency profile and the SHA-256 of its file, `traced` the trace by which one of the `models` is chosen."""
     refuse_size(limits.size or 0, "the tree asked for")  # before the work of finding it
     profile, times = given.profile, None if timed is None else replace(timed[0], extrapolates=extrapolate)
     if rule is None:
@@ -194,13 +197,13 @@ def _generate(
         if objective is not seconds_per_token:
             raise SettingsError("`trace` tells models apart by seconds per token, not by an `objective`; leave one of the two out")
         times_at = None if times is None else times.at_context(context, own)
-        selection = select_for(traced.trace, solve, times_at, profile, limits.size, limits.max_branch, progress)
+        selection = select_for(traced.trace, solve, times_at, profile, limits.size, limits.max_branch, models, progress)
         ends = None if times is None else times.ends(context, own)
         result, profile = selection.outcome(solve, profile, times_at, ends)
         made_from |= {"trace_sha256": traced.digest, "acceptance_model": selection.to_json()}
         if not given.digest:  # the profile was made of the trace
             del made_from["acceptance_sha256"]
-        said += [selection.sentence, selection.promise]
+        said += [sentence for sentence in (selection.sentence, selection.promise) if sentence is not None]
     if timed is not None and times is not None and own is not None:
         model = times.at_context(context, own)
         made_from |= {"latency_sha256": timed[1], "context": model.context}
@@ -209,7 +212,8 @@ def _generate(
         if own != GREEDY:  # that of growmaps which name none
             made_from["timed_rule"] = own.to_json()
         deepest = min(limits.max_depth or DEFAULT_MAX_DEPTH, (limits.max_size or model.largest_size) - 1)
-        chain = best_chain(acceptance_rows(profile, smoothing), model, deepest, objective)
+        rows = acceptance_rows(profile, smoothing)
+        chain = best_chain(rows, model, deepest, objective) if traced is None else replayed_chain(traced.trace, model, deepest)
         if chain is not None:
             made_from["best_chain"] = chain.to_json()
         if rule is None and profile.step_settings() is None:

@@ -7,7 +7,9 @@ import numpy as np
 
 from treeopt.optimizer.frontier import Rows
 from treeopt.optimizer.objective import Objective, seconds_per_token
+from treeopt.optimizer.replay import replay
 from treeopt.profiles.latency_model import LatencyModel
+from treeopt.profiles.trace import Trace
 from treespec.trees.tree import SpeculationTree
 
 
@@ -40,3 +42,18 @@ def best_chain(rows: Rows, model: LatencyModel, deepest: int, objective: Objecti
     seconds = np.array([model.step_seconds(SpeculationTree.chain(depth)) for depth in range(1, deepest + 1)])
     place = int(np.asarray(objective(tokens, seconds)).argmin())
     return BestChain(place + 1, float(tokens[place]), float(seconds[place]))
+
+
+def replayed_chain(trace: Trace, model: LatencyModel, deepest: int) -> BestChain | None:
+    """Return the chain of depth 1 to `deepest` with the fewest seconds per token, the shallower of equal ones, by its steps on the texts of a trace.
+
+    None if no depth has a known time, or the trace has no step. Raises ProfileError for a trace of random children.
+    """
+    found = []
+    for depth in range(1, min(deepest, model.largest_size - 1, deepest if trace.levels is None else trace.levels) + 1):
+        chain = SpeculationTree.chain(depth)
+        tokens = replay(chain, trace).tokens_per_step
+        if tokens is None:
+            return None
+        found.append(BestChain(depth, tokens.mean, model.step_seconds(chain)))
+    return min(found, key=lambda one: one.predicted_seconds_per_step / one.expected_tokens_per_step, default=None)

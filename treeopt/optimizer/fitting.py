@@ -1,6 +1,6 @@
 """Fitting: the trees that a trace leads to, by the chance of each rank, by that chance at each depth, and by replay itself. No torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from treeopt.optimizer.climbing import Bounds, Price, climb, cost
@@ -52,12 +52,16 @@ class Fit:
     """Gain of these chances over those by rank: log-likelihood per position, on prompts that were held out."""
 
 
-def fits(trace: Trace, search: Search) -> dict[str, Fit]:
-    """Return the tree of every model, fitted to all texts of a trace and to nothing else."""
+def fits(trace: Trace, search: Search, models: Collection[str] = MODELS) -> dict[str, Fit]:
+    """Return the tree of each of the `models`, fitted to all texts of a trace and to nothing else."""
     plain = acceptance_of(trace, search.ranks)
     found = search.solve(plain)
     by_rank = Fit(found.tree, plain, found)
+    if set(models) == {BY_RANK}:
+        return {BY_RANK: by_rank}
     by_depth = _by_depth(by_rank, trace, search)
+    if BY_REPLAY not in models:
+        return {BY_RANK: by_rank, BY_DEPTH: by_depth}
     start = min((by_rank, by_depth), key=lambda fit: cost(replay(fit.tree, trace), search.price))
     bounds = Bounds(search.sizes, found.table.max_depth, search.branch)
     climbed = replace(start, tree=climb(start.tree, trace, search.price, bounds))

@@ -1,7 +1,7 @@
 """Selection: which acceptance model finds the faster tree, by cross-validation over the prompts of a trace. No torch."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,8 +111,10 @@ class Selection:
         return {"chosen": self.chosen.model, "folds": self.folds, "prompts": self.prompts, "models": models}
 
     @property
-    def sentence(self) -> str:
-        """Which model was taken, and by how much."""
+    def sentence(self) -> str | None:
+        """Which model was taken, and by how much; None of a single one."""
+        if len(self.candidates) == 1:
+            return None
         plainest, chosen = self.candidates[0], self.chosen
         start = (
             f"the acceptance model {chosen.model} ({TOLD_AS[chosen.model]}) was taken, by cross-validation over "
@@ -148,9 +150,10 @@ def select_for(
     profile: AcceptanceProfile,
     size: int | None = None,
     max_branch: int | None = None,
+    models: Sequence[str] = MODELS,
     progress: Progress = silent,
 ) -> Selection:
-    """Return the models for a `solve` by these latencies, which is bounded by an exact `size` and `max_branch`. See `select`.
+    """Return the `models` for a `solve` by these latencies, which is bounded by an exact `size` and `max_branch`. See `select`.
 
     Without latencies every step costs the same, so the score is tokens per step. As many ranks are estimated as the `profile` has.
     """
@@ -164,39 +167,43 @@ def select_for(
 
     sizes = () if model is None or size is not None else tuple(n for n, _ in model.target if n <= largest)
     search = Search(solve, price, sizes, ranks, min(max_branch or ranks, ranks))
-    return select(trace, search, timed=model is not None, progress=progress)
+    return select(trace, search, timed=model is not None, models=models, progress=progress)
 
 
-def select(trace: Trace, search: Search, *, timed: bool, progress: Progress = silent) -> Selection:
-    """Return the acceptance models with the scores that cross-validation gives them, and the fits to all texts.
+def prompts_with_steps(trace: Trace) -> int:
+    """Return the number of different prompts whose texts have a step; of two, one can be held out."""
+    return len({one.prompt_sha256 for one in trace.texts if one.drafted})
 
-    The prompts are cut into folds. For each, all models are fitted to the texts of the other prompts, and their trees are replayed on those that
+
+def select(trace: Trace, search: Search, *, timed: bool, models: Sequence[str] = MODELS, progress: Progress = silent) -> Selection:
+    """Return acceptance models, the plainest first, with the scores that cross-validation gives them, and the fits to all texts.
+
+    The prompts are cut into folds. For each, all `models` are fitted to the texts of the other prompts, and their trees are replayed on those that
     were held out: the score is the cost of their steps. `timed` says that the cost of a step is its seconds.
 
     Raises ProfileError for a trace of random children, and for one with steps of a single prompt or none.
     """
     require_replayable(trace)
-    stepped = [place for place, one in enumerate(trace.texts) if one.drafted]
-    prompts = len({trace.texts[place].prompt_sha256 for place in stepped})
+    prompts = prompts_with_steps(trace)
     if prompts < 2:
         raise ProfileError(
             f"the trace has steps of {counted(prompts, 'prompt')}, but acceptance models are told apart by prompts held out, for which it takes 2 or "
             "more; profile more prompts"
         )
-    trace = trace.of_texts(stepped)
+    trace = trace.of_texts([place for place, one in enumerate(trace.texts) if one.drafted])
     folds = folds_of(trace, FOLDS)
-    steps = {model: np.zeros(len(trace.texts)) for model in MODELS}
-    costs = {model: np.zeros(len(trace.texts)) for model in MODELS}
+    steps = {model: np.zeros(len(trace.texts)) for model in models}
+    costs = {model: np.zeros(len(trace.texts)) for model in models}
     for turn, held_out in enumerate(folds):
         progress("cross-validating", turn, len(folds) + 1)
         others = sorted(set(range(len(trace.texts))) - set(held_out))
-        for model, fit in fits(trace.of_texts(others), search).items():
+        for model, fit in fits(trace.of_texts(others), search, models).items():
             taken = replay(fit.tree, trace.of_texts(held_out)).steps
             steps[model][held_out], costs[model][held_out] = taken, taken * search.price(fit.tree)
     progress("cross-validating", len(folds), len(folds) + 1)
-    whole = fits(trace, search)
+    whole = fits(trace, search, models)
     progress("cross-validating", len(folds) + 1, len(folds) + 1)
-    found = tuple(_candidate(model, whole, trace, steps, costs, timed) for model in MODELS)
+    found = tuple(_candidate(model, whole, trace, steps, costs, timed) for model in models)
     return Selection(found, len(folds), prompts)
 
 

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from treeopt.growmap_making import Generated, Limits, generate
+from treeopt.growmap_making import Generated, Limits, generate_fastest
+from treeopt.optimizer.fitting import BY_RANK
+from treeopt.optimizer.selection import prompts_with_steps
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
+from treeopt.profiles.trace import Trace, read_trace
 from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
 from treeopt.profiling.latency import profile_latency
 from treeopt.tuning.budget import Allotment, Pilot, allot
@@ -96,7 +99,10 @@ class Stages:
         limits = Limits(max_size=self.settings.max_size, max_depth=self.settings.max_depth)
         verifier = one.drafting.verifier if one.sampled else None
         out = self.folder.out
-        made = generate(out / acceptance, latency=out / latency, limits=limits, verifier=verifier)
+        trace = self._held_out(one, acceptance)
+        made = generate_fastest([out / acceptance], latency=out / latency, limits=limits, verifier=verifier, trace=trace, models=[BY_RANK])[
+            0
+        ]
         tree = self.tree(one, prompts, repetitions)
         self.folder.stage([f"{tree}.pt", f"{tree}.json"], [acceptance, latency], lambda journal: made.growmap.write(out / f"{tree}.pt"))
         return made
@@ -193,6 +199,13 @@ class Stages:
     def _traced(self, one: Candidate) -> bool:
         """Return whether steps of a candidate can be counted on the profiled texts: no child is random."""
         return not one.sampled
+
+    def _held_out(self, one: Candidate, acceptance: str) -> Trace | None:
+        """Return the trace by which the tree of a candidate promises what trees gave on prompts held out; None without one, and for too few prompts."""
+        if not self._traced(one):
+            return None
+        trace = read_trace(self.folder.out / self._trace(acceptance))
+        return trace if prompts_with_steps(trace) > 1 else None
 
     def _trace(self, acceptance: str) -> str:
         return acceptance.removesuffix("acceptance.json") + "trace.json"

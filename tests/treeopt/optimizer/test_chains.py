@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from treeopt.optimizer.chains import best_chain
+from tests.reference.ranked import alike, ranked
+from treeopt.optimizer.chains import best_chain, replayed_chain
 from treeopt.optimizer.frontier import expected_tokens
+from treeopt.optimizer.replay import replay
 from treeopt.profiles.latency_model import LatencyModel
 from treespec.trees.tree import SpeculationTree
 
@@ -40,3 +42,20 @@ def test_there_is_none_where_no_chain_was_timed_or_allowed() -> None:
     random = np.random.default_rng(0)
     assert best_chain(np.array([[0.5]]), LatencyModel(1, ((1, 0.1),), ((1, 0.1),), 0.0), 5) is None
     assert best_chain(np.array([[0.5]]), model(random), 0) is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_on_texts_no_depth_takes_less_time_either(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    trace, times = ranked([alike(random, [0.7, 0.2], 30) for _ in range(5)]), model(random)
+    found = replayed_chain(trace, times, 12)
+    assert found is not None
+    rates = {}
+    for depth in range(1, 13):
+        chain = SpeculationTree.chain(depth)
+        tokens = replay(chain, trace).tokens_per_step
+        assert tokens is not None
+        rates[depth] = times.step_seconds(chain) / tokens.mean
+    assert found.depth == min(rates, key=lambda depth: rates[depth])
+    assert found.predicted_seconds_per_step / found.expected_tokens_per_step == pytest.approx(rates[found.depth])
+    assert replayed_chain(trace, times, 0) is None

@@ -1,6 +1,6 @@
 """The choice of an acceptance model: by prompts that were held out, and never by noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -41,8 +41,8 @@ def test_a_source_in_which_depth_is_everything_is_found() -> None:
     assert lead.interval_95 is not None
     assert lead.interval_95[0] > 1.2
     assert lead.mean == pytest.approx(5 / by_rank.tokens_per_step.mean)
-    assert f"the acceptance model {best.model}" in found.sentence
-    assert f"{lead.mean:.4f} [" in found.sentence
+    assert f"the acceptance model {best.model} " in str(found.sentence)
+    assert f"{lead.mean:.4f} [" in str(found.sentence)
 
 
 def test_chances_by_depth_alone_find_it_too() -> None:
@@ -63,7 +63,7 @@ def test_where_depth_tells_nothing_noise_prefers_no_richer_model() -> None:
         found = chosen(ranked([alike(rng, [0.6, 0.15, 0.08, 0.04, 0.02], 40) for _ in range(20)]))
         wrong += found.chosen.model != BY_RANK
         if found.chosen.model == BY_RANK:
-            assert "neither is told to be faster" in found.sentence
+            assert "neither is told to be faster" in str(found.sentence)
     assert wrong <= 1
 
 
@@ -75,8 +75,8 @@ def test_prompts_held_out_have_no_part_in_the_fits(monkeypatch: pytest.MonkeyPat
     trace = ranked(texts, prompts)
     seen: list[tuple[list[str], dict[str, SpeculationTree]]] = []
 
-    def spied(part: Trace, search: Search) -> dict[str, Fit]:
-        found = fits(part, search)
+    def spied(part: Trace, search: Search, models: Sequence[str]) -> dict[str, Fit]:
+        found = fits(part, search, models)
         seen.append(([one.prompt_sha256 for one in part.texts], {model: fit.tree for model, fit in found.items()}))
         return found
 
@@ -113,6 +113,17 @@ def test_scores_are_those_of_the_folds_own_trees() -> None:
             steps[fold] = replay(fits(rest, of_size(12, 4))[candidate.model].tree, trace.of_texts(fold)).steps
         assert candidate.tokens_per_step.mean == pytest.approx(11 * 25 / steps.sum())
         np.testing.assert_allclose(np.sort(candidate.costs), np.sort([steps[0] + steps[3], *np.delete(steps, [0, 3])]))
+
+
+@pytest.mark.parametrize("models", [[BY_RANK], [BY_RANK, BY_DEPTH]])
+def test_models_that_are_not_asked_for_change_nothing_in_the_others(models: list[str]) -> None:
+    trace = ranked([alike(np.random.default_rng(6), [0.5, 0.2, 0.1], 25) for _ in range(10)])
+    whole, some = chosen(trace), select(trace, of_size(12, 4), timed=False, models=models)
+    assert [one.model for one in some.candidates] == models
+    for one, other in zip(some.candidates, whole.candidates, strict=False):
+        assert one.fit.tree == other.fit.tree
+        assert one.tokens_per_step == other.tokens_per_step
+    assert (some.sentence is None) == (len(models) == 1)
 
 
 def test_times_decide_where_there_are_some(latency: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

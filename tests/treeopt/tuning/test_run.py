@@ -51,6 +51,10 @@ def test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint(pair: Any, pr
     assert growmap.tree == result.growmap.tree
     trace = treeopt.read_trace(tmp_path / "out" / "trace.json")
     assert len(trace.texts) == 8
+    held_out = growmap.metadata["acceptance_model"]
+    assert [held_out["chosen"], held_out["prompts"]] == ["by-rank", 8]
+    promised = held_out["models"][0]["held_out_tokens_per_step"]["mean"]
+    assert result.report.to_json()["predicted"]["tokens_per_step"] == promised, "not the sum of products"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["finished"] is True
     assert set(manifest["files"]) == set(FILES) - {"manifest.json"}
@@ -115,9 +119,9 @@ def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, promp
     np.testing.assert_allclose(
         treeopt.read_acceptance(tmp_path / "out/candidates/1/topk-t0/acceptance.json").rank_probability, undisturbed.rank_probability
     )
-    assert [score.candidate.sampling.temperature for score in result.scores] == [0, 0.6], (
-        "the chances of greedy tokens are by far the better ones"
-    )
+    tokens = {score.candidate.sampling.temperature: score.tokens_per_step for score in result.scores}
+    assert tokens[0] > tokens[0.6], "the chances of greedy tokens are by far the better ones"
+    assert result.chosen is result.scores[0]
 
 
 SCRIPT = """
