@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.reference.ranked import alike, in_turns, ranked
+from treeopt.pictures.beside import profiles_beside
 from treespec.trees.growmap import read_growmap
 
 Profiles = tuple[Path, Path]
@@ -51,6 +52,10 @@ def test_a_trace_alone_is_enough(run: Any, turns: Path, tmp_path: Path) -> None:
     assert "acceptance_sha256" not in growmap.metadata
     assert growmap.promise.tokens_per_step == pytest.approx(5, abs=0.1)
     assert run("inspect", "tree.pt").code == 0
+    found_again = profiles_beside(tmp_path / "tree.pt", growmap)
+    assert found_again.files == {"trace": turns}, "a page's command to grow the tree again names it"
+    turns.unlink()
+    assert any("trace of the growmap" in sentence for sentence in profiles_beside(tmp_path / "tree.pt", growmap).missing)
 
 
 def test_the_models_are_a_table_for_people(run: Any, turns: Path) -> None:

@@ -27,8 +27,13 @@ class Beside:
 
 
 def profiles_beside(path: Path, grown: GrowMap) -> Beside:
-    """Return the profiles in the folder of a growmap, or in `profiles` there, that are the very files which its metadata name by their SHA-256."""
+    """Return the profiles in the folder of a growmap, or in `profiles` there, that are the very files which its metadata name by their SHA-256.
+
+    A trace is one of them if acceptance models were compared on it; one that only says what is promised leads to the same tree without it.
+    """
     wanted = {name: grown.metadata.get(f"{name}_sha256") for name in ("acceptance", "latency")}
+    if len((grown.metadata.get("acceptance_model") or {}).get("models", ())) > 1:
+        wanted["trace"] = grown.metadata.get("trace_sha256")
     files: dict[str, Path] = {}
     if any(wanted.values()):
         for file in _candidates(path.parent):
@@ -61,6 +66,7 @@ def _read(path: Path | None, read: Callable[[Path], _T]) -> _T | None:
 
 
 def _missing(name: str, known: object) -> str:
+    what = name if name == "trace" else f"{name} profile"
     if not isinstance(known, str):
-        return f"The growmap does not say from which {name} profile it was made, so that profile is not shown."
-    return f"The {name} profile of the growmap (SHA-256 {known[:12]}...) is not in the growmap's folder, so it is not shown; copy it there."
+        return f"The growmap does not say from which {what} it was made, so it is not shown."
+    return f"The {what} of the growmap (SHA-256 {known[:12]}...) is not in the growmap's folder, so it is not shown; copy it there."
