@@ -130,7 +130,7 @@ def splits(trees: Sequence[SpeculationTree], trace: Trace, ranks: int, count: in
     `held` counts the splits in which the predicted interval holds the other half's figure, `met` those in which it meets the figure's own
     interval, and `agreed` those in which the interval of their difference, with the chance of both halves in it, holds 0. Where nothing is wrong
     but chance, `agreed` is 95 %, and `held` 83 %, because the other half errs as much as the first. `bias` is the mean of predicted over
-    replayed, less 1.
+    replayed, less 1. These predict from chances of ranks; `agreed_by_replay` and `bias_by_replay` are of a replay on the first half.
     """
     counts, positions = rank_counts(trace, ranks)
     texts, draws = len(positions), np.random.default_rng(0)
@@ -140,8 +140,8 @@ def splits(trees: Sequence[SpeculationTree], trace: Trace, ranks: int, count: in
     for tree in trees:
         replayed = replay(tree, trace)
         steps, tokens = replayed.steps, replayed.tokens - 1
-        held = met = agreed = 0
-        biases = []
+        held = met = agreed = by_replay = 0
+        biases, apart = [], []
         for half, profile in zip(halves, profiles, strict=True):
             other = half[texts // 2 :]
             measured = estimate(tokens[other], steps[other].tolist())
@@ -154,7 +154,23 @@ def splits(trees: Sequence[SpeculationTree], trace: Trace, ranks: int, count: in
             own = predicted.value - predicted.low if above > 0 else predicted.high - predicted.value
             agreed += abs(above) <= math.hypot(own, measured.interval_95[1] - measured.mean)
             biases.append(predicted.value / measured.mean - 1)
-        found.append({"held": held, "met": met, "agreed": agreed, "splits": count, "bias": float(np.mean(biases))})
+            own_texts = half[: texts // 2]
+            told = estimate(tokens[own_texts], steps[own_texts].tolist())
+            assert told.interval_95 is not None
+            widths = [one.interval_95[1] - one.mean for one in (told, measured) if one.interval_95 is not None]
+            by_replay += abs(told.mean - measured.mean) <= math.hypot(*widths)
+            apart.append(told.mean / measured.mean - 1)
+        found.append(
+            {
+                "held": held,
+                "met": met,
+                "agreed": agreed,
+                "splits": count,
+                "bias": float(np.mean(biases)),
+                "agreed_by_replay": by_replay,
+                "bias_by_replay": float(np.mean(apart)),
+            }
+        )
     return found
 
 
