@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.reporting.acceptance_models import ACCEPTANCE_MODELS
+from benchmarks.reporting.audit import AUDIT
+from benchmarks.reporting.budgets import BUDGETS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
 from benchmarks.reporting.engine import ENGINE
@@ -55,6 +57,8 @@ PAGE = (
     Source("predictions-7b-h200.json", PREDICTIONS, "python -m benchmarks.predictions --inflate"),
     Source("predictions-small-h200.json", PREDICTIONS, "python -m benchmarks.predictions --small"),
     Source("loop-h200.json", LOOP, 'python -m benchmarks.loop --folder "$work"'),
+    Source("audit-h200.json", AUDIT, "python -m benchmarks.audit --inflate"),
+    Source("budgets-h200.json", BUDGETS, "python -m benchmarks.budgets --inflate"),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
