@@ -1,9 +1,9 @@
 """Results of `benchmarks.audit`: trees end to end, beside replay and predictions from other prompts, and the tree that the profiles picked."""
 
-from benchmarks.reporting.beside import Row, by_speed, decoded, headline, lead, over_picked
+from benchmarks.reporting.beside import Row, by_speed, decoded, headline, judged, lead, over_picked
 from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
-from benchmarks.reporting.verdicts import Check, Goal, verdict
+from benchmarks.reporting.verdicts import Check, Goal
 
 REPLAY = Goal(1, "%")
 """Largest error of replayed tokens per step, on the prompts that were decoded."""
@@ -100,14 +100,13 @@ def _body(run: Run) -> str:
         origin(data["provenance"], run.command, run.file),
         paragraph(
             f"{counted(settings['profiled'], 'prompt')} were profiled, and {settings['prompts']} others decoded, {settings['gen_len']} tokens each, in",
-            f"{counted(settings['rounds'], 'round')}. [predicting.md](predicting.md#the-audit) explains what is held against what. Goals:",
-            f"{verdict(checks[:1])} of replay;",
-            f"by chances of ranks {verdict(checks[1:2])}, of {settings['splits']} for each tree; by replay {verdict(checks[2:3])};",
-            f"{verdict(checks[3:4])} of seconds per token; {verdict(checks[4:])} faster than the picked tree.",
+            f"{counted(settings['rounds'], 'round')}. [predicting.md](predicting.md#the-audit) explains what is held against what. The columns give the",
+            f"figures that have a goal; there were {settings['splits']} halves for each tree.",
             f"The latency profile said: {data['unstable']}." if data["unstable"] else "",
         ),
+        judged(checks),
         paragraph(
-            "Predictions: in the columns stand, for each tree (size, depth), the measured tokens per step with their interval, the error of replay",
+            "Predictions: the columns give, for each tree (size, depth), the measured tokens per step with their interval, the error of replay",
             "on the same prompts, what the other prompts predict, and whether that interval holds the measured figure",
             f"({inside} of {len(rows)}); then of random halves of all prompts the share in which the prediction agrees with what is replayed on the",
             "other half within the interval of their difference, the share in which the predicted interval alone holds it (83 % where nothing but",
@@ -117,8 +116,9 @@ def _body(run: Run) -> str:
         ),
         _predictions(data),
         paragraph(
-            f"The choice: all trees, the fastest first, {best} of them best trees of a size and a depth. Speeds are compared with the picked tree in",
-            f"the same group of runs, where it took {1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. The largest of many quotients is",
+            "The choice: the columns give the speed of all trees, the fastest first, how fast each was beside the picked one, and its tokens per",
+            f"step; {best} are best trees of a size and a depth. Speeds are compared with the picked tree in the same group of runs, where it took",
+            f"{1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. The largest of many quotients is",
             "too large by chance.",
         ),
         _choice(data),

@@ -1,9 +1,11 @@
 """What results of plans that ran end to end have in common: how fast each was beside the one that the profiles picked."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.reporting.markdown import counted, interval
+from benchmarks.reporting.markdown import counted, interval, table
 from benchmarks.reporting.run import Data
+from benchmarks.reporting.verdicts import Check, verdict
 
 Row = dict[str, Any]
 
@@ -33,3 +35,8 @@ def headline(data: Data, noun: str, name: str, picked: str) -> str:
 def decoded(data: Data) -> int:
     """Return how many prompts were decoded."""
     return int(data["settings"]["prompts"])
+
+
+def judged(checks: Sequence[Check]) -> str:
+    """Return a table of figures with their goals."""
+    return table(("figure", "measured", "goal"), [[check.what, f"{check.figure} {check.goal.unit}", verdict([check])] for check in checks])

@@ -1,9 +1,9 @@
 """Results of `benchmarks.budgets`: the chosen budget of dynamic trees beside others, all run end to end."""
 
-from benchmarks.reporting.beside import Row, by_speed, decoded, headline, lead, over_picked
+from benchmarks.reporting.beside import Row, by_speed, decoded, headline, judged, lead, over_picked
 from benchmarks.reporting.markdown import counted, device, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
-from benchmarks.reporting.verdicts import Check, Goal, verdict
+from benchmarks.reporting.verdicts import Check, Goal
 
 CHOICE = Goal(3, "%")
 """Most that a budget may be faster than the chosen one."""
@@ -68,16 +68,18 @@ def _body(run: Run) -> str:
             f"The steps of dynamic trees were counted on {counted(settings['counted'], 'prompt')}, and",
             f"{counted(data['choice']['compared'], 'budget')} compared, as `treeopt grow --dynamic` does. The chosen one, {limits(chosen)}, and",
             f"{counted(len(data['rows']) - 1, 'other')} decoded {counted(settings['prompts'], 'other prompt')}, {settings['gen_len']} tokens each, in",
-            f"{counted(settings['rounds'], 'round')}. Goal: {verdict(checks_of(data))} faster than the chosen budget.",
+            f"{counted(settings['rounds'], 'round')}.",
             f"Autoregressive decoding took {1e3 * alone['seconds_per_token']:.3f} ms per token.",
             f"Seconds of the run: {seconds}." if seconds else "",
             f"The latency profile said: {data['unstable']}." if data["unstable"] else "",
+            "The columns give the one figure that has a goal.",
         ),
+        judged(checks_of(data)),
         paragraph(
             "The columns give the budget (size, depth, width), the fastest first; its tokens per step and milliseconds per step as measured and as",
             "predicted, with the error of the prediction; the measured milliseconds per token; and the speed beside the chosen budget in the same",
             f"group of runs, where it took {1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. Nothing is predicted of widths, depths and",
-            "sizes that were not counted or timed. The largest of many quotients is too large by chance.",
+            "sizes that were not counted or timed. [predicting.md](predicting.md#the-audit) says why the fastest of many looks too fast.",
         ),
         table(columns, map(_cells, by_speed(data))),
     )
