@@ -98,7 +98,8 @@ def one_line(error: click.UsageError) -> click.UsageError:
     """Return the same usage error in one line; a command without arguments still shows its whole help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error
-    return WrongUsage(error.format_message(), error.ctx)
+    message = error.format_message().replace("a valid integer range", "a whole number")
+    return WrongUsage(message, error.ctx)
 
 
 def explain(error: BaseException, command: click.Command | None = None) -> str:

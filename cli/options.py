@@ -129,6 +129,10 @@ device_option = click.option(
 )
 
 
+_MOST_THREADS = 4096
+"""Largest number of threads that may be asked for: more than processors have cores."""
+
+
 def _give_threads(ctx: click.Context, parameter: click.Parameter, value: int | None) -> None:
     """Set the number of torch's threads in this process: by what torch reads when it is loaded, and in torch itself if it is loaded already."""
     if value is None:
@@ -141,7 +145,7 @@ def _give_threads(ctx: click.Context, parameter: click.Parameter, value: int | N
 
 threads_option = click.option(
     "--threads",
-    type=POSITIVE,
+    type=click.IntRange(1, _MOST_THREADS),
     callback=_give_threads,
     expose_value=False,
     help="Threads that torch computes with on the CPU; on a busy machine, as many as there are idle cores. [default: torch's own]",

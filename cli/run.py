@@ -154,13 +154,16 @@ def _check_tokenizer(known: "TargetInfo", asked: Asked) -> None:
 def _answer(writing: "Writing", shows: bool) -> "Generated":
     """Return a text, shown while it is made, with its figures on stderr. Ctrl-C ends the text."""
     telling = Telling() if shows else None
-    with nullcontext() if are_several() else Interrupting(writing.interrupt):  # together, they end together
-        for piece in writing:
-            if telling is not None:
-                telling.piece(piece.text, styled=piece.accepted)
+    try:
+        with nullcontext() if are_several() else Interrupting(writing.interrupt):  # together, they end together
+            for piece in writing:
+                if telling is not None:
+                    telling.piece(piece.text, styled=piece.accepted)
+    finally:  # an error has a line of its own, too
+        if telling is not None:
+            telling.end_line()
     made = writing.result()
     if telling is not None:
-        telling.end_line()
         legend = f"; {telling.style}: accepted from the draft" if telling.style and any(made.accepted_ranks) else ""
         note(f"{made.figures()}{legend}")
     return made

@@ -35,6 +35,8 @@ def _best_chain(chain: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     known = f"the best chain has depth {chain['depth']}: {tokens:.4f} tokens per step of {milliseconds(seconds)} ms are predicted"
     if not data["predicted_seconds_per_step"]:
         return known
+    if data.get("acceptance_model"):
+        return f"{known} by the chances alone; the tree's tokens per step are those of prompts held out, so the two do not compare"
     worth = seconds / tokens * data["expected_tokens_per_step"] / data["predicted_seconds_per_step"]
     return f"{known}; the tree gives {worth:.3f} x its tokens per second"
 
@@ -67,7 +69,7 @@ def budget(data: Mapping[str, Any]) -> Parts:
             str(row["width"]),
             str(row["size"]),
             str(row["depth"]),
-            f"{row['expected_tokens_per_step']:.4f}",
+            number(row["expected_tokens_per_step"], 4),
             milliseconds(row["predicted_seconds_per_step"]),
             milliseconds(row["predicted_seconds_per_token"]),
         )

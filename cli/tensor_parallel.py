@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from treeopt.cli import output
+from treespec.files.joined import failed_alone
 from treespec.files.processes import Place
 from treespec.models.parallel.launch import launched
 
@@ -28,7 +29,7 @@ class _Together:
 
     def __init__(self) -> None:
         self.team: Team | None = None
-        self.line, self.first = "", True
+        self.line = ""
         self.kept: TemporaryDirectory[str] | None = None
         self.files = 0
 
@@ -41,8 +42,10 @@ def take_part(processes: int, line: str, *, errors: bool) -> None:
 
     Without `errors` its notes stay, as for whoever debugs. Raises SettingsError unless it is one of so many processes of a launcher.
     """
-    _TOGETHER.line, _TOGETHER.first = line, Place.of().first
-    if not launched(processes, line).first:
+    place = Place.of()
+    _TOGETHER.line = line
+    launched(processes, line)
+    if not place.first:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
         output.keep_still(errors=errors)
 
@@ -90,9 +93,10 @@ def are_several() -> bool:
 
 
 def complain(line: str) -> None:
-    """Print a line about a failure on stderr, unless another process of the run has said why it failed."""
-    if _TOGETHER.team is None:
-        if _TOGETHER.first:  # they were all given the same, and fail alike
-            output.say(line, err=True)
-    elif _TOGETHER.team.fails_first():
+    """Print a line about a failure on stderr, unless another process of the run has said why it failed.
+
+    Whichever fails first says it: a launcher ends the others as soon as one has ended, and the first process may not have come that far.
+    """
+    team, place = _TOGETHER.team, Place.of()
+    if place.size == 1 or (failed_alone(place) if team is None else team.fails_first()):
         output.say(line, err=True, whoever=True)

@@ -130,6 +130,7 @@ def tune(
     for info in known:
         require_fit_of(PairInfo(alone.target, info), parts, settings)
     plan = plan_of(alone.target, known, parts, settings, device=resolve_device(models.device), dtype=models.dtype)
+    settings.require_timed(plan.sizes)
     plan.require_minutes()
     note_rows(alone, replace(rows, num_prompts=wanted), prompts)
     for sampling in settings.samplings:

@@ -243,7 +243,7 @@ def _within_trace(limits: Limits, trace: Trace) -> Limits:
         asked = getattr(limits, name)
         if asked is not None and asked > trace.levels:
             raise OptimizerError(
-                f"{name} is {asked}, but the trace is of a head and has {counted(trace.levels, 'level')}, below which steps cannot be replayed; "
+                f"`{name}` is {asked}, but the trace is of a head and has {counted(trace.levels, 'level')}, below which steps cannot be replayed; "
                 f"ask for at most {trace.levels}, or leave `trace` out"
             )
     return replace(limits, max_depth=limits.max_depth or trace.levels)

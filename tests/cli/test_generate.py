@@ -134,7 +134,7 @@ def test_options_that_do_not_go_together_are_usage_errors(run: Any, profiles: tu
 def test_impossible_limits_are_explained(run: Any, profiles: tuple[Path, Path], tmp_path: Path) -> None:
     outcome = run("generate", "--acceptance", profiles[0], "--size", 9, "--depth", 1)
     assert outcome.code == 1
-    assert outcome.err.startswith("error: size is 9")
+    assert outcome.err.startswith("error: --size is 9")
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "tree.pt").exists()
 

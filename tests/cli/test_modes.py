@@ -236,7 +236,7 @@ def test_the_breakdown_names_five_parts_that_sum_to_the_whole(evaluate: Any, gro
     rows = {cells[1].strip(): cells[2:5] for line in table.splitlines() if len(cells := line.split("│")) == 6}
     assert list(rows) == [*data["breakdown"], "all"]
     assert float(rows["target"][1]) == pytest.approx(1e3 * data["breakdown"]["target"] / data["steps"], abs=1e-3)
-    assert rows["all"][2].strip() == "100.0 %"
+    assert rows["all"][2].strip() == "100.0"
 
 
 def test_the_breakdown_of_the_baseline_is_its_own(evaluate: Any) -> None:

@@ -1,6 +1,7 @@
 """`treeopt run`: one text or a conversation, from prompt to figures."""
 
 import json
+import math
 import os
 import re
 import select
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Outcome
 from treeopt.cli import signals
@@ -200,6 +202,18 @@ def test_what_a_model_writes_never_commands_the_terminal(talk: Talk, pair: Pair,
     data = talk("--target", folder, "--prompt", "x", "--max-new-tokens", 5, "--format", "json")
     assert "\x1b" not in data.out
     assert data.json["text"].count("\x1b[2J\x9b") == 5
+
+
+def test_an_error_within_a_text_has_a_line_of_its_own(talk: Talk, pair: Pair, tmp_path: Path) -> None:
+    damaged = shutil.copytree(pair[1], tmp_path / "damaged")
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.norm.weight"].fill_(math.nan)
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    outcome = talk("--target", pair[0], "--draft", damaged, "--prompt", "w3 w4")
+    assert outcome.code == 1
+    assert "logits are not finite" in outcome.err
+    assert outcome.out.strip()
+    assert outcome.out.endswith("\n")
 
 
 def test_pieces_have_another_style_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
     ("text", "said"),
     [
         ("tempratur = 0.6", "tempratur is no option of treeopt evaluate; did you mean temperature"),
-        ("gen-len = 'x'", "'x' is not a valid integer"),
+        ("gen-len = 'x'", "'x' is not a whole number"),
         ("chat = 1", "chat is 1, but it is a flag; write true or false"),
         ("[evaluate]\ngen_len = 2", "evaluate is no option"),
         ("[target]\na = 2", "target is a table, but options have no tables"),

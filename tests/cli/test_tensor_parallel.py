@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import Run
+from treeopt.cli import tensor_parallel
 from treeopt.profiles.latency import read_latency
 
 Torchrun = Callable[..., "subprocess.Popen[str]"]
@@ -67,6 +68,7 @@ def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Ru
         in done.err
     )
     assert f"--target {pair[0]} --draft {pair[1]} --prompt 'w1 w2' --tensor-parallel 2" in done.err
+    monkeypatch.setattr(tensor_parallel, "failed_alone", lambda place: True)  # else it waits for the other, which is not there
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -80,6 +82,14 @@ def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Ru
         done = run("run", *words)
         assert (done.code, done.out) == (1, "")
         assert done.err.splitlines()[-1].endswith("torch finds none on this machine; pass --device cpu to run on processors")
+
+
+def test_whichever_fails_first_says_why(pair: tuple[Path, Path], torchrun: Torchrun) -> None:
+    """The launcher ends the first process, which is late, as soon as the other one has ended."""
+    line = f"{sys.executable} -m treeopt run --target {pair[0]} --draft {pair[1]} --prompt w1 --tensor-parallel 4 --device cpu"
+    code, out, err = ended(torchrun(shell=f"[ $RANK = 0 ] && sleep 60; exec {line}"))
+    assert (code, out) == (1, "")
+    assert [each.partition(";")[0] for each in err] == ["error: --tensor-parallel is 4, but 2 processes were started"]
 
 
 def test_an_evaluation_is_that_of_one_process(pair: tuple[Path, Path], rows: Path, run: Run, torchrun: Torchrun, tmp_path: Path) -> None:

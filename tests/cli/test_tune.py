@@ -145,6 +145,8 @@ def test_settings_given_back_say_nothing_of_defaults_and_name_the_rows_of_a_budg
         (["--settings", "s.toml"], 2, "s.toml: tempratur is no option of treeopt tune; did you mean temperature"),
         (["-o", "s.toml"], 2, "is a file"),
         (["--prompt-len", "300"], 1, "no row of rows.jsonl is long enough"),
+        (["--max-size", "999"], 1, "--max-size is 999, but the largest tree that is timed here has "),
+        (["--threads", "99999999999"], 2, "99999999999 is not in the range 1<=x<=4096"),
     ],
 )
 def test_what_is_refused_is_one_line(run: Any, words: list[object], tmp_path: Path, more: list[str], code: int, said: str) -> None:

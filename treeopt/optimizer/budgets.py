@@ -85,7 +85,7 @@ def choose_budget(
     named = {"max_size": max_size, "max_depth": max_depth, "max_width": max_width}
     for name, value in named.items():
         if value is not None and value < 1:
-            raise OptimizerError(f"{name} is {value}, but it must be 1 or more")
+            raise OptimizerError(f"`{name}` is {value}, but it must be 1 or more")
     bounds = max_size or model.largest_size, max_depth or grown.grid.max_depth, max_width or max(grown.grid.widths)
     found = [
         _priced(budget, grown, model, step_seconds)

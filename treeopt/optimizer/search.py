@@ -227,7 +227,7 @@ def _limits(
     named = {"size": size, "depth": depth, "max_size": max_size, "max_depth": max_depth, "max_branch": max_branch}
     for name, value in named.items():
         if value is not None and value < 1:
-            raise OptimizerError(f"{name} is {value}, but it must be 1 or more")
+            raise OptimizerError(f"`{name}` is {value}, but it must be 1 or more")
     largest = MAX_SIZE if model is None else model.largest_size
     known = (
         f"trees have at most {MAX_SIZE} nodes"
@@ -237,19 +237,19 @@ def _limits(
     for name, value in (("size", size), ("max_size", max_size)):
         if value is not None and value > largest:
             raise OptimizerError(
-                f"{name} is {value}, but {known}; ask for at most {largest}" + ("" if model is None else ", or profile larger trees")
+                f"`{name}` is {value}, but {known}; ask for at most {largest}" + ("" if model is None else ", or profile larger trees")
             )
     if model is None and size is None:
         raise OptimizerError("without a latency profile the size of the tree must be given; pass a size, or a latency profile")
     if size is not None and max_size is not None and size > max_size:
-        raise OptimizerError(f"size is {size}, but max_size is {max_size}; ask for at most {max_size} or raise max_size")
+        raise OptimizerError(f"`size` is {size}, but `max_size` is {max_size}; ask for at most {max_size} or raise `max_size`")
     branches = min(max_branch or rows.shape[1], rows.shape[1])
     nodes = size or max_size or largest
     edges = min(depth or max_depth or DEFAULT_MAX_DEPTH, max_depth or MAX_SIZE, max(1, nodes - 1))
     feasible = largest_size(edges, branches)
     if size is not None and size > feasible:
         raise OptimizerError(
-            f"size is {size}, but with depth at most {edges} and at most {counted(branches, 'child', 'children')} per node "
+            f"`size` is {size}, but with depth at most {edges} and at most {counted(branches, 'child', 'children')} per node "
             f"({counted(rows.shape[1], 'rank is', 'ranks are')} known) "
             f"a tree has at most {counted(feasible, 'node')}; ask for at most {feasible}, or allow more depth or branches"
         )

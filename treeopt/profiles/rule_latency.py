@@ -129,11 +129,10 @@ def next_context(context: int | None, measured: Sequence[int], model: str) -> in
     known = sorted(set(measured))
     found = next((c for c in known if context is None or c >= context), None)
     if found is None:
-        remedies = f"profile it there, ask for at most {known[-1]}, or pass `extrapolate`"
-        raise ProfileError(
-            f"the {model} was not measured at context {context} or beyond, only at {', '.join(map(str, known))}; "
-            + (remedies if model == "target" else f"profile it there, or ask for at most {known[-1]}")
-        )
+        remedies = f"profile it there, or ask for at most {known[-1]}"
+        if model == "target" and len(known) > 1:  # a line has two points
+            remedies = f"profile it there, ask for at most {known[-1]}, or pass `extrapolate`"
+        raise ProfileError(f"the {model} was not measured at context {context} or beyond, only at {', '.join(map(str, known))}; {remedies}")
     return found
 
 

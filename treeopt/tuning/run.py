@@ -10,6 +10,7 @@ from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
 from treeopt.profiles.trace import read_trace
 from treeopt.profiling.acceptance import require_fit
+from treeopt.profiling.grid import Grid
 from treeopt.profiling.latency import require_fit as require_latency_fit
 from treeopt.tuning.folder import FILES, PAGE, Folder, claimed, versions
 from treeopt.tuning.prompts import Parts, longest_of
@@ -62,6 +63,7 @@ def tune(
         folder = Folder(out)
         for pair in pairs:
             require_fit_of(pair, parts, settings)
+            settings.require_timed(Grid.of(settings.latency(longest_of(parts)), pair.target.device.type, pair.vocabulary_size).sizes)
         crew = Crew(pairs, processes)
         run = Stages(crew, parts, folder, settings, progress, notice)
         folder.begin(

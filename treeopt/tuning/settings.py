@@ -10,7 +10,7 @@ from treespec.checks import require_kind, require_number, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import TOPK, Sampling
 from treespec.decoding.verifiers import AT_LEAST_SEQUENTIAL
-from treespec.errors import SettingsError
+from treespec.errors import SettingsError, counted
 from treespec.evaluation.settings import EvaluationSettings
 
 
@@ -61,6 +61,14 @@ class TuneSettings:
                         f"compared; pass {' or '.join(sorted(AT_LEAST_SEQUENTIAL))}"
                     )
                 self.acceptance(Candidate(1, sampling, drafting))
+
+    def require_timed(self, sizes: Sequence[int]) -> None:
+        """Raise SettingsError, before anything is measured, for trees that may be larger than the largest of the sizes to time, in ascending order."""
+        if self.max_size is not None and self.max_size > sizes[-1]:
+            raise SettingsError(
+                f"`max_size` is {self.max_size}, but the largest tree that is timed here has {counted(sizes[-1], 'node')}; ask for at most "
+                f"{sizes[-1]}, or name the sizes to time by `sizes`"
+            )
 
     def acceptance(self, candidate: "Candidate") -> AcceptanceSettings:
         """Return how the acceptance of a candidate is measured."""

@@ -131,7 +131,7 @@ def _breakdown(parts: Mapping[str, float], steps: int) -> Table:
     """Draw the seconds in each part of the steps: in all, per step, and as shares of the whole."""
     whole = sum(parts.values())
     rows = [
-        (part, number(seconds, 3), milliseconds(seconds / steps), f"{100 * seconds / whole:.1f} %" if whole else "-")
+        (part, number(seconds, 3), milliseconds(seconds / steps), number(100 * seconds / whole if whole else None, 1))
         for part, seconds in [*parts.items(), ("all", whole)]
     ]
-    return Table(f"breakdown of {counted(steps, 'step', form=',')}", ("", "seconds", "ms/step", "share"), rows, totals=1)
+    return Table(f"breakdown of {counted(steps, 'step', form=',')}", ("", "seconds", "ms/step", "share, %"), rows, totals=1)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from treespec.tables import number
+
 
 def expected(offered: Sequence[int], chances: Sequence[float]) -> list[float]:
     """Return how often each rank should be accepted among so many nodes with a child of that rank."""
@@ -21,4 +23,4 @@ def share_cells(counts: Sequence[float], base: Sequence[float], shown: int, most
     first = base[0] if base else 0
     pairs += [(sum(counts[shown:]), first)] if most > shown else []
     pairs += [(first - sum(counts), first)]
-    return [f"{count / of:.4f}" if of else "-" for count, of in pairs]
+    return [number(count / of if of else None, 4) for count, of in pairs]

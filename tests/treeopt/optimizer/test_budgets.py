@@ -72,7 +72,7 @@ def test_limits_bound_the_choice_and_what_they_leave_empty_is_refused() -> None:
     assert (budget.size <= 4, budget.depth <= 2, budget.width <= 2) == (True, True, True)
     with pytest.raises(OptimizerError, match="no dynamic budget is left to compare: measured are widths 1, 2, 4"):
         choose_budget(profile, times, max_size=1)
-    with pytest.raises(OptimizerError, match="max_width is 0, but it must be 1 or more"):
+    with pytest.raises(OptimizerError, match="`max_width` is 0, but it must be 1 or more"):
         choose_budget(profile, times, max_width=0)
     with pytest.raises(ProfileError, match="holds no steps of dynamic trees"):
         choose_budget(replace(profile, dynamic=None), times)

@@ -125,6 +125,6 @@ def test_grow_looks_for_no_tree_below_the_levels() -> None:
     refused: dict[str, Any] = {"size": 6, "depth": 3}, {"size": 6, "max_depth": 4}
     for limits in refused:
         with pytest.raises(
-            OptimizerError, match=r"depth is \d, but the trace is of a head and has 2 levels.*ask for at most 2, or leave `trace` out"
+            OptimizerError, match=r"depth` is \d, but the trace is of a head and has 2 levels.*ask for at most 2, or leave `trace` out"
         ):
             generate_fastest([], trace=trace, limits=Limits(**limits))

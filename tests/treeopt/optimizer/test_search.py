@@ -137,7 +137,7 @@ def test_one_below_feasible_raises_and_names_the_feasible(acceptance: Callable, 
 @pytest.mark.parametrize("name", ["size", "depth", "max_size", "max_depth", "max_branch"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_limits_below_one_are_refused(acceptance: Callable, name: str, value: int) -> None:
-    with pytest.raises(OptimizerError, match=f"{name} is {value}, but it must be 1 or more"):
+    with pytest.raises(OptimizerError, match=f"`{name}` is {value}, but it must be 1 or more"):
         optimize(acceptance(SMOOTH), **{"size": 4, name: value})
 
 
@@ -145,13 +145,13 @@ def test_sizes_that_nothing_covers_are_refused(acceptance: Callable, latency: Ca
     profile = latency({1: 1.0, 4: 1.0}, {1: 0.1, 4: 0.1})
     with pytest.raises(OptimizerError, match="without a latency profile the size"):
         optimize(acceptance(SMOOTH), depth=3)
-    with pytest.raises(OptimizerError, match="size is 5, but the latency profile ends at 4 nodes at context 256"):
+    with pytest.raises(OptimizerError, match="`size` is 5, but the latency profile ends at 4 nodes at context 256"):
         optimize(acceptance(SMOOTH), latency=profile, size=5)
-    with pytest.raises(OptimizerError, match="max_size is 5, but the latency profile ends at 4"):
+    with pytest.raises(OptimizerError, match="`max_size` is 5, but the latency profile ends at 4"):
         optimize(acceptance(SMOOTH), latency=profile, max_size=5)
-    with pytest.raises(OptimizerError, match="size is 1000000000, but trees have at most 65536 nodes"):
+    with pytest.raises(OptimizerError, match="`size` is 1000000000, but trees have at most 65536 nodes"):
         optimize(acceptance(SMOOTH), size=10**9, depth=3)
-    with pytest.raises(OptimizerError, match="size is 4, but max_size is 3"):
+    with pytest.raises(OptimizerError, match="`size` is 4, but `max_size` is 3"):
         optimize(acceptance(SMOOTH), size=4, max_size=3)
 
 

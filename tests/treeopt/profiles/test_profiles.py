@@ -275,6 +275,9 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
         ProfileError, match="context 1025 or beyond, only at 256, 1024; profile it there, ask for at most 1024, or pass `extrapolate`"
     ):
         profile.at_context(1025)
+    alone = replace(profile, target=tuple(sample for sample in profile.target if sample.context == 256))
+    with pytest.raises(ProfileError, match="only at 256; profile it there, or ask for at most 256$"):  # one point is no line to extrapolate
+        alone.at_context(1025)
     short_draft = replace(profile, draft=(LatencySample(1, 512, (0.1,)),))
     assert short_draft.at_context(256).draft == ((1, 0.1),)
     with pytest.raises(ProfileError, match="the draft was not measured at context 1024"):

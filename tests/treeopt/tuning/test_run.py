@@ -167,6 +167,17 @@ def test_what_must_be_a_whole_number_is_named(pair: Any, prompts: Any, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_trees_that_no_latency_will_reach_are_refused_before_anything_is_measured(
+    pair: Any, prompts: Any, toy: Any, tmp_path: Path
+) -> None:
+    largest = max(toy["sizes"])
+    with pytest.raises(
+        SettingsError, match=f"`max_size` is 999, but the largest tree that is timed here has {largest} nodes; ask for at most {largest}"
+    ):
+        treeopt.tune(pair, prompts, tmp_path / "out", **{**toy, "max_size": 999})
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_a_folder_of_other_settings_is_refused_with_the_first_field_that_differs(
     pair: Any, prompts: Any, toy: Any, tmp_path: Path, finished: Path
 ) -> None:

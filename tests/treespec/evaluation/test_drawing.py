@@ -9,7 +9,7 @@ from treespec.evaluation.drawing import accepted_ranks
 from treespec.evaluation.predicted import Prediction
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
-from treespec.tables import Table
+from treespec.tables import Figure, Table
 
 ONE = PromptResult(
     0, "a", tokens=11, steps=5, seconds=1.0, baseline_tokens=11, baseline_seconds=2.0, accepted_ranks=((0,), (1,), (), (), (0,))
@@ -35,6 +35,8 @@ def test_ranks_beside_a_profile_by_depth() -> None:
         ["profiled", "", "0.4286", *["0.0000"] * 5, "0.0714", "0.5000"],
     ]
     assert table.totals == 2
+    assert isinstance(cell := table.rows[4][2], Figure)
+    assert cell.value == 5 / 14  # other forms than tables for people do not round
     assert accepted_ranks([], None) == []
     assert accepted_ranks([{"depth": 0, "visits": 3, "accepted": [], "offered": None}], None) == ["no drafted token was accepted"]
 

@@ -104,6 +104,7 @@ def test_a_gap_is_named_with_the_path(tree, data):
         ("[[0], [0.5]]", "'0.5' stands where a rank is due"),
         ("[[0], [00000001]]", "'00000001' stands where a rank is due"),
         ("[[0], [true]]", "'true' stands where a rank is due"),
+        ("[[1000000]]", "'1000000' stands where a rank is due: a whole number from 0 to 999999"),
         ("[[0], [[0]]]", "stands where a path is due"),
         ("[0, 1]", "'0, 1' stands where a path is due, such as [0, 1] or (0, 1)"),
         ("[[0], __import__('os')]", "stands where a path is due"),

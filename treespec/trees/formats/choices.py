@@ -78,7 +78,7 @@ def _ranks(inside: str) -> Path:
     found = [_RANK.fullmatch(part) for part in parts]
     for part, rank in zip(parts, found, strict=True):
         if rank is None:
-            raise GrowMapError(f"{_short(part.strip())} stands where a rank is due: a whole number from 0 on")
+            raise GrowMapError(f"{_short(part.strip())} stands where a rank is due: a whole number from 0 to 999999")
     return tuple(int(rank[1]) for rank in found if rank is not None)
 
 
