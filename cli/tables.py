@@ -32,11 +32,10 @@ def generation(data: Mapping[str, Any]) -> Parts:
 def _best_chain(chain: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return what the best chain promises, and the tree beside it."""
     tokens, seconds = chain["expected_tokens_per_step"], chain["predicted_seconds_per_step"]
-    known = f"the best chain has depth {chain['depth']}: {tokens:.4f} tokens per step of {milliseconds(seconds)} ms are predicted"
+    how = "per step, replayed on the same texts, and steps" if chain.get("replayed") else "per step"
+    known = f"the best chain has depth {chain['depth']}: {tokens:.4f} tokens {how} of {milliseconds(seconds)} ms are predicted"
     if not data["predicted_seconds_per_step"]:
         return known
-    if data.get("acceptance_model"):
-        return f"{known} by the chances alone; the tree's tokens per step are those of prompts held out, so the two do not compare"
     worth = seconds / tokens * data["expected_tokens_per_step"] / data["predicted_seconds_per_step"]
     return f"{known}; the tree gives {worth:.3f} x its tokens per second"
 

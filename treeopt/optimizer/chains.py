@@ -20,6 +20,8 @@ class BestChain:
     depth: int
     expected_tokens_per_step: float
     predicted_seconds_per_step: float
+    replayed: bool = False
+    """Whether the tokens per step are those of a replay, and not expected from chances."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -55,5 +57,5 @@ def replayed_chain(trace: Trace, model: LatencyModel, deepest: int) -> BestChain
         tokens = replay(chain, trace).tokens_per_step
         if tokens is None:
             return None
-        found.append(BestChain(depth, tokens.mean, model.step_seconds(chain)))
+        found.append(BestChain(depth, tokens.mean, model.step_seconds(chain), replayed=True))
     return min(found, key=lambda one: one.predicted_seconds_per_step / one.expected_tokens_per_step, default=None)
