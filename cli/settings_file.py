@@ -80,7 +80,7 @@ def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> A
 
 
 def _nearest(key: str, known: Mapping[str, click.Option], ctx: click.Context) -> str:
-    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
     return f"did you mean {near[0]}" if near else f"{ctx.command_path} --help lists them"
 
 

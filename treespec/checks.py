@@ -16,6 +16,13 @@ def require_whole(least: int, **values: Any) -> None:
             raise SettingsError(f"`{name}` is {value}, but it must be {least} or more")
 
 
+def require_at_most(most: int, **values: int) -> None:
+    """Raise SettingsError for a value above `most`."""
+    for name, value in values.items():
+        if value > most:
+            raise SettingsError(f"`{name}` is {value}, but it must be {most:,} or less")
+
+
 def require_number(**values: Any) -> None:
     """Raise SettingsError for a value that is no number."""
     for name, value in values.items():

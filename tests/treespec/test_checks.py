@@ -50,6 +50,8 @@ class Unhashable(Nameless):
         (lambda: LatencySettings(sizes=[1, 2]), r"`sizes` is \[1, 2\], but it must be a tuple"),
         (lambda: LatencySettings(sizes=(1.5,)), "`sizes` is 1.5, but it needs whole numbers from 1 to"),
         (lambda: LatencySettings(repetitions=0), "`repetitions` is 0, but it must be 1 or more"),
+        (lambda: LatencySettings(repetitions=10**12), "`repetitions` is 1000000000000, but it must be 10,000 or less"),
+        (lambda: AcceptanceSettings(draws=10_001), "`draws` is 10001, but it must be 10,000 or less"),
         (lambda: StepSpec(Nameless()), "is no plan whose drafter is one of tree, dynamic"),
         (lambda: StepSpec("tree"), "`plan` is a str, but it must be a growmap, its file"),
         (lambda: StepSpec(DynamicBudget), "`plan` is the class DynamicBudget, but it must be"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treeopt.profiles.samples import ENOUGH
-from treespec.checks import require_kind, require_whole
+from treespec.checks import require_at_most, require_kind, require_whole
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import TOPK, Sampling
@@ -15,6 +15,8 @@ from treespec.trees.limits import MAX_SIZE
 METHODS = ("on-policy", "teacher-forced")
 """`on-policy` measures on the target's own continuation of a prompt, `teacher-forced` on the row's."""
 
+MOST_SAMPLES = 10_000
+"""Most draws of a position's children, and most repetitions of a point; with so many, the machine and the text are what errs."""
 _COLDEST = 1e-20
 """Lowest temperature: below it, logits that differ in rounding alone are further apart than a report's sums may be."""
 
@@ -39,6 +41,7 @@ class AcceptanceSettings:
     def __post_init__(self) -> None:
         _require_texts(self.method, self.gen_len)
         require_whole(1, max_branch=self.max_branch, draws=self.draws, **_given(self.batch_size))
+        require_at_most(MOST_SAMPLES, draws=self.draws)
         require_whole(0, seed=self.seed)
         require_kind(Sampling, sampling=self.sampling)
         require_kind(Drafting, drafting=self.drafting)
@@ -130,6 +133,7 @@ class LatencySettings:
                 limits = f"of {least} or more" if most is None else f"from {least} to {most}"
                 raise SettingsError(f"`{name}` is {','.join(map(str, values)) or 'empty'}, but it needs whole numbers {limits}")
         require_whole(1, repetitions=self.repetitions)
+        require_at_most(MOST_SAMPLES, repetitions=self.repetitions)
         require_whole(0, seed=self.seed)
 
     @property
