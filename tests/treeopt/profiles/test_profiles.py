@@ -75,7 +75,10 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "treeopt.latency"}, "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
+        (
+            {"schema": "treeopt.latency"},
+            "is a latency profile, but an acceptance profile is needed; pass an acceptance profile here; a latency",
+        ),
         ({"version": 2}, "version 2"),
         ({"rank_probability": None}, "has no 'rank_probability'"),
         ({"rank_probability": []}, "rank_probability is empty"),
@@ -243,7 +246,7 @@ def test_prediction_takes_the_next_larger_measured(tmp_path: Path) -> None:
     assert model.overhead_seconds == 0.2
     assert (model.largest_size, model.largest_width) == (8, 2)
     np.testing.assert_allclose(model.target_table(9), [np.inf, 0.02, 0.08, 0.08, 0.08, 0.16, 0.16, 0.16, 0.16, np.inf])
-    np.testing.assert_allclose(model.draft_table(3), [np.inf, 0.001, 0.002, np.inf])
+    np.testing.assert_allclose(model.level_table(3), [np.inf, 0.001, 0.002, np.inf])
     with pytest.raises(ProfileError, match="tree size 9 is beyond 8"):
         model.target_seconds(9)
     with pytest.raises(ProfileError, match="draft level width 3 is beyond 2"):
