@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.reporting.acceptance_models import ACCEPTANCE_MODELS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
+from benchmarks.reporting.drafts import LEVELS
 from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.growth import GROWTH
 from benchmarks.reporting.loop import LOOP
@@ -55,6 +56,7 @@ PAGE = (
     Source("predictions-7b-h200.json", PREDICTIONS, "python -m benchmarks.predictions --inflate"),
     Source("predictions-small-h200.json", PREDICTIONS, "python -m benchmarks.predictions --small"),
     Source("loop-h200.json", LOOP, 'python -m benchmarks.loop --folder "$work"'),
+    Source("levels-h200.json", LEVELS, "python -m benchmarks.drafts --levels"),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),
