@@ -176,6 +176,24 @@ def test_captured_steps_are_eager_steps(kind: str, plan: Plan, family: str, make
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@torch.inference_mode()
+def test_captured_steps_in_float16_are_eager_steps(kind: str, plan: Plan, make: Make) -> None:
+    """Text for text, greedily, with a draft that is right now and then. Logits differ by rounding, so the accepted tokens of a step may."""
+    pair = make(kind, device="cuda", kernels=True, dtype=torch.float16)
+    engine, accepted = Engine(pair.target, pair.draft), set()
+    for prompt in ((5, 9, 2, 7), (7,), (3,) * 30):
+        request = Request(prompt, 24)
+        found = list(decode_speculative(pair.target, pair.draft, plan, request, engine=engine))
+        assert engine.eager() is None
+        assert tokens_of(found) == tokens_of(list(decode_speculative(pair.target, pair.draft, plan, request)))
+        assert tokens_of(found) == tokens_of(list(decode_autoregressive(pair.target, request)))
+        accepted |= {len(record.accepted or ()) for record in found}
+    assert len(accepted) > 1, "a head that is never right tests nothing"
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("drafting", [Drafting("swor"), Drafting("swr"), Drafting("swor", verifier="traversal")], ids=str)
 @pytest.mark.parametrize("kind", ["eagle3 official", "medusa", "dflash official"])
 @torch.inference_mode()

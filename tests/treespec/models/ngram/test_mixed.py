@@ -23,7 +23,9 @@ from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution
 from treespec.errors import ModelError
@@ -313,3 +315,22 @@ def test_modules_have_ngrams_beside_them_where_they_are_asked_for(tiny_module: C
         pair_of(target, "ngram", ngrams=True)  # type: ignore[call-overload]
     with pytest.raises(ModelError, match=r"`corpus` is counted for n-grams; pass `ngrams` True"):
         pair_of(target, draft, corpus=["answers.txt"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@CORPORA
+@torch.inference_mode()
+def test_captured_steps_are_eager_steps(corpus: list[list[int]] | None, plan: Plan) -> None:
+    """Greedily, token for token and step for step, from prompt to prompt and beyond what was captured first."""
+    pair = tiny_pair(device="cuda")
+    assert isinstance(pair.draft, TreeModel)
+    draft = MixedDraft(pair.draft, VOCABULARY, table=table_of(corpus))
+    engine = Engine(pair.target, draft)
+    for prompt, gen_len in (((5, 9, 2, 7), 40), ((1, 2), 25), ((3,) * 30, 60), ((5, 9, 2, 7), 40)):
+        request = Request(prompt, gen_len)
+        wanted = list(decode_speculative(pair.target, draft, plan, request))
+        found = list(decode_speculative(pair.target, draft, plan, request, engine=engine))
+        assert engine.eager() is None
+        assert [record.tokens for record in found] == [record.tokens for record in wanted]
+        assert [record.accepted for record in found] == [record.accepted for record in wanted]
