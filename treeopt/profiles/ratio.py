@@ -63,7 +63,8 @@ def effects(sums: ArrayLike, counts: Sequence[int]) -> NDArray[np.float64]:
     That is its part of the linearised ratio (see `ratio`). Those of several means on the same prompts may be added up, each times a weight.
     """
     column, positions = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    return (column - positions * (column.sum() / positions.sum())) / positions.sum()
+    parts: NDArray[np.float64] = (column - positions * (column.sum() / positions.sum())) / positions.sum()
+    return parts
 
 
 def error_of(parts: NDArray[np.float64]) -> float:
