@@ -134,8 +134,9 @@ def level_seconds(device: str, dtype: torch.dtype) -> dict[str, Any]:
     target = TreeModel(module, name=name)
     with tempfile.TemporaryDirectory() as folder:
         new, lent = NewEagle3.of(name, WIDE, None), HeadTarget.of(module, name)
-        write_head(Path(folder) / "head", new, new.made(lent, None, 0), dtype)
-        head = BoundHead(load_head(str(Path(folder) / "head"), lent), target)
+        place = Path(folder) / "EAGLE-3 head with random weights"
+        write_head(place, new, new.made(lent, None, 0), dtype)
+        head = BoundHead(load_head(str(place), lent), target)
     pair = Pair(target, AutoTokenizer.from_pretrained(TARGET_FOLDER), frozenset(), draft=head)
     profile = treeopt.profile_latency(pair, sizes=(1, 64), widths=WIDTHS, contexts=(192,))
     weights = sum(tensor.nbytes for tensor in module.lm_head.parameters()) + head.describe()["parameters"] * dtype.itemsize

@@ -9,7 +9,7 @@ from typing import Any
 from treeopt.optimizer.chains import best_chain, replayed_chain
 from treeopt.optimizer.fitting import MODELS
 from treeopt.optimizer.given import Given, GivenTrace, at_one_temperature, each_once, read_times, require_rules, verifiers_of
-from treeopt.optimizer.notes import doubts, noise, notes, other_context, telling_apart, tellings
+from treeopt.optimizer.notes import doubts, levels_unknown, noise, notes, other_context, telling_apart, tellings
 from treeopt.optimizer.objective import Objective, seconds_per_token
 from treeopt.optimizer.search import DEFAULT_MAX_DEPTH, OptimizationResult, acceptance_rows, optimize, rule_for
 from treeopt.optimizer.selection import Progress, Selection, select_for, silent
@@ -193,6 +193,7 @@ def _generate(
     found_doubts: list[str] = []
     if traced is None:
         result = solve(profile)
+        said += levels_unknown(result, profile)
     else:
         if objective is not seconds_per_token:
             raise SettingsError("`trace` tells models apart by seconds per token, not by an `objective`; leave one of the two out")

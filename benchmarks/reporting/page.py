@@ -9,6 +9,7 @@ from benchmarks.reporting.audit import AUDIT
 from benchmarks.reporting.budgets import BUDGETS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
+from benchmarks.reporting.drafts import LEVELS
 from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.growth import GROWTH
 from benchmarks.reporting.loop import LOOP
@@ -59,6 +60,7 @@ PAGE = (
     Source("loop-h200.json", LOOP, 'python -m benchmarks.loop --folder "$work"'),
     Source("audit-h200.json", AUDIT, "python -m benchmarks.audit --inflate"),
     Source("budgets-h200.json", BUDGETS, "python -m benchmarks.budgets --inflate"),
+    Source("levels-h200.json", LEVELS, "python -m benchmarks.drafts --levels"),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),

@@ -153,7 +153,8 @@ def test_a_profile_of_another_version_or_kind_is_refused(run: Any, profiles: tup
     assert "version 2" in outcome.err
     outcome = run("generate", "--acceptance", profiles[1], "--size", 4, "--depth", 2)
     assert outcome.code == 1
-    assert "is a latency profile, but an acceptance profile is needed; pass it as --latency" in outcome.err
+    wanted = "is a latency profile, but an acceptance profile is needed; pass an acceptance profile here; a latency profile goes where"
+    assert f"{wanted} --latency is asked for" in outcome.err
 
 
 def test_an_unwritable_output_fails_before_the_work(run: Any, profiles: tuple[Path, Path]) -> None:

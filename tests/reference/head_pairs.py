@@ -61,7 +61,9 @@ class HeadPair:
     slow: Slow
 
 
-def head_pair(kind: str, family: str, folder: Path, *, device: str = "cpu", kernels: bool = False) -> HeadPair:
+def head_pair(
+    kind: str, family: str, folder: Path, *, device: str = "cpu", kernels: bool = False, dtype: torch.dtype = torch.float32
+) -> HeadPair:
     """A random pair. Few tokens are likely, the same for both, so that wide trees are accepted now and then."""
     module = module_of(config_of(family, vocab_size=V, **FAMILIES[family]), seed=1)
     module.generation_config.eos_token_id = None
@@ -78,7 +80,7 @@ def head_pair(kind: str, family: str, folder: Path, *, device: str = "cpu", kern
         layout: Any = (KINDS | BLOCKS)[kind]
         write(folder, layout.config, weights, layout.file)
         slow = _slow(layout.slow(weights, of), getattr(layout, "states", (FINAL_STATE,)))
-    target = TreeModel(module.to(device), name=family, kernels=kernels)  # type: ignore[arg-type]
+    target = TreeModel(module.to(device, dtype), name=family, kernels=kernels)  # type: ignore[arg-type]
     head = load_head(str(folder), HeadTarget.of(module, family), embedding="own" if "embed_tokens.weight" in weights else None)
     return HeadPair(module, target, HeadDraft(head, target), slow)
 
@@ -120,13 +122,14 @@ class Seen:
 
 
 def seen_steps(
-    pair: HeadPair,
+    pair: HeadPair | Pair,
     plan: Plan,
     prompt: list[int],
     count: int,
     drafting: Drafting = Drafting(),
     sampling: Sampling = Sampling(),
     through: Callable[[DraftReader], DraftReader] = lambda reader: reader,
+    seed: int = 3,
 ) -> list[Seen]:
     """The first `count` steps after a prompt. The draft's reader is called `through` another one."""
     target, device = pair.target, pair.target.device
@@ -144,7 +147,7 @@ def seen_steps(
     root = int(step.begin(torch.tensor(prompt, device=device), None).argmax())
     text, found = [*prompt, root], []
     steps = EagerSteps(step)
-    steps.begin(torch.tensor([prompt[-1], root], device=device), len(prompt), torch.Generator(device).manual_seed(3))
+    steps.begin(torch.tensor([prompt[-1], root], device=device), len(prompt), torch.Generator(device).manual_seed(seed))
     for _ in range(count):
         steps.launch(1 << 30)
         tokens, ranks, _ = steps.read(len(text) - 1)

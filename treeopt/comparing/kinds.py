@@ -1,6 +1,6 @@
 """The kinds of things that are compared: the figures of each, how differences come by their intervals, and what describes a thing. No torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from treeopt.comparing.comparison import Compared, Estimated, Form
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import Interval, difference, of_chance, of_mean
 from treeopt.profiles.latency import LatencyProfile
-from treeopt.profiles.ratio import ratio_difference
+from treeopt.profiles.ratio import error_of, ratio_difference
 from treeopt.profiles.samples import interval_of
 from treespec.decoding.chosen import ChosenBudget
 from treespec.errors import counted, listed
@@ -103,7 +103,10 @@ def _unpaired(paired: Sequence[bool]) -> list[str]:
 
 
 def _acceptances(profiles: Sequence[AcceptanceProfile]) -> Found:
-    """Return the chance of each rank and of none, by Student's t over prompts; prompt by prompt where prompts and their sums are known and the same."""
+    """Return the chance of each rank and of none, by Student's t over prompts; prompt by prompt where prompts and their sums are known and the same.
+
+    Of heads, it is also the chance of the first choice at each deeper level that all of them have.
+    """
     ranks = max(len(profile.rank_probability) for profile in profiles)
     used = [rank for rank in range(ranks) if rank == 0 or any(_chance(profile, rank) for profile in profiles)]
     first, *others = profiles
@@ -117,7 +120,41 @@ def _acceptances(profiles: Sequence[AcceptanceProfile]) -> Found:
         form = Form("no rank accepted" if rank is None else f"rank {rank} accepted", 4)
         key = "none_accepted" if rank is None else "rank_probability"
         found.append(_compared(key, form, values, ends, None if rank is None else {"rank": rank}))
-    return tuple(found), paired, (_CHANCE, *_unpaired(paired))
+    return (*found, *_first_choices(profiles, paired)), paired, (_CHANCE, *_unpaired(paired))
+
+
+def _first_choices(profiles: Sequence[AcceptanceProfile], paired: Sequence[bool]) -> Iterator[Compared]:
+    """Yield the chance of the first choice at each level below the first."""
+    first, *others = profiles
+    for depth in range(1, min(len(profile.by_depth or ()) for profile in profiles)):
+        values = [_first_choice(profile, depth) for profile in profiles]
+        if not any(one.value for one in values):
+            continue  # nothing is proposed there
+        ends = [
+            _paired_first_choice(first, one, depth) if same else _independent(values[0], value)
+            for one, same, value in zip(others, paired, values[1:], strict=True)
+        ]
+        yield _compared("by_depth", Form(f"rank 0 accepted at level {depth + 1}", 4), values, ends, {"level": depth + 1, "rank": 0})
+
+
+def _first_choice_parts(profile: AcceptanceProfile, depth: int) -> Any:
+    """Return what each prompt adds to the error of the first choice's chance at a level, [prompts]; None if it is not known."""
+    levels = profile.levels
+    return levels[depth].effects(np.eye(len(profile.rank_probability))[0]) if profile.deeper and depth < len(levels) else None
+
+
+def _first_choice(profile: AcceptanceProfile, depth: int) -> Estimated:
+    assert profile.by_depth is not None  # only such depths are asked for
+    value, parts = profile.by_depth[depth][0], _first_choice_parts(profile, depth)
+    return Estimated(value, None if parts is None else of_chance(value, error_of(parts), len(parts)))
+
+
+def _paired_first_choice(first: AcceptanceProfile, other: AcceptanceProfile, depth: int) -> Interval | None:
+    base, own = (_first_choice_parts(profile, depth) for profile in (first, other))
+    values = [_first_choice(profile, depth).value for profile in (first, other)]
+    if base is None or own is None or values[0] is None or values[1] is None:
+        return None
+    return of_mean(values[1] - values[0], error_of(own - base), len(own))
 
 
 def _chance(profile: AcceptanceProfile, rank: int | None) -> float | None:

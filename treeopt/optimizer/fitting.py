@@ -82,7 +82,7 @@ def _by_depth(start: Fit, trace: Trace, search: Search) -> Fit:
         seen.add(before)
         met = visits(replay(before, trace), trace, search.ranks)[:, : trace.levels]  # below a head's last level, nothing is met
         rows = rows_by_depth(met, folds, None if trace.levels is None else trace.rank_counts(search.ranks))
-        richer = replace(start.profile, by_depth=tuple(map(tuple, rows.rows.tolist())))
+        richer = replace(start.profile, by_depth=tuple(map(tuple, rows.rows.tolist())), deeper=())
         result = search.solve(richer)
         before = result.tree
         fit = Fit(before, richer, result, rows.strength, rows.nats)

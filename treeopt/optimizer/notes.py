@@ -56,6 +56,16 @@ def other_context(times: LatencyProfile, context: int | None) -> Iterator[str]:
         yield f"the latency was not profiled at context {context}: the times at {taken}, the next larger one, are taken"
 
 
+def levels_unknown(result: OptimizationResult, acceptance: AcceptanceProfile) -> Iterator[str]:
+    """Yield that the interval of the tokens knows how far the chances of the first level are off, but not those of a head's deeper levels."""
+    rows = acceptance.by_depth or ()
+    if len(rows) > 1 and not acceptance.deeper and result.tree.depth > 1 and result.certainty.tokens_per_step is not None:
+        yield (
+            f"the acceptance profile has chances at {counted(len(rows), 'level')}, but the sums of prompts of the first alone: the intervals take deeper "
+            "levels to be as far off as the first; profile the acceptance again to have their own"
+        )
+
+
 def tellings(result: OptimizationResult, acceptance: AcceptanceProfile) -> Iterator[str]:
     """Yield what cannot be told: whether the tree is faster than plain decoding, or plain decoding than the best tree."""
     chosen, rival = result.certainty.lead, result.rival

@@ -210,7 +210,7 @@ def select(trace: Trace, search: Search, *, timed: bool, models: Sequence[str] =
 def _by_rank(profile: AcceptanceProfile, traced: AcceptanceProfile) -> AcceptanceProfile:
     """Return a profile without chances by depth, unless they are of a head's levels, as those that a trace gave then are; a vector has none of these."""
     if traced.by_depth is None:
-        return replace(profile, by_depth=None)
+        return replace(profile, by_depth=None, deeper=())
     return traced if profile.by_depth is None else profile
 
 

@@ -11,7 +11,7 @@ from treeopt.optimizer.frontier import Rows
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import Uncertain, of_mean, quotient
 from treeopt.profiles.latency_model import LatencyModel
-from treeopt.profiles.ratio import ratio
+from treeopt.profiles.ratio import error_of
 from treespec.trees.tree import SpeculationTree
 
 
@@ -126,17 +126,22 @@ def _between(value: float, low: float, high: float) -> Uncertain:
 def _tokens_per_step(tree: SpeculationTree, acceptance: AcceptanceProfile, rows: Rows) -> Uncertain | None:
     """Return the expected tokens per step, whose error is that of the chances to first order; prompts are the independent units.
 
-    Where there are sums of each prompt, chances err together, as they do in a prompt that is easy to draft for; else each by itself.
+    Where there are sums of each prompt, chances err together, as they do in a prompt that is easy to draft for; else each by itself. Chances of
+    deeper levels err by the sums of their own level, or as those of the first level do if their sums are not known.
     """
     rows = rows[: tree.depth]  # no parent lies deeper
     value, gain = math.fsum(tree.path_probabilities(rows.tolist())), gains(tree, rows)
-    units = len(acceptance.prompt_sums)
-    if units > 1 and sum(acceptance.prompt_positions) > 0:
-        errors = ratio((np.array(acceptance.prompt_sums) @ gain)[:, None], acceptance.prompt_positions)[1]
-        assert errors is not None  # there are two prompts
-        error = float(errors[0])
+    units, levels = len(acceptance.prompt_sums), acceptance.levels
+    if units > 1 and levels:
+        weights = gain if acceptance.deeper else gain.sum(0, keepdims=True)
+        # a row behind the last level holds chances of 0, which are exact: nothing is proposed there
+        parts = [level.effects(own) for level, own in zip(levels, weights, strict=False) if own.any()]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        error = error_of(np.sum(known, axis=0))
     elif acceptance.standard_error:
-        error, units = math.hypot(*(gain * np.array(acceptance.standard_error))), acceptance.prompts
+        error, units = math.hypot(*(gain.sum(0) * np.array(acceptance.standard_error))), acceptance.prompts
     else:
         return None
     low, high = of_mean(value, error, units)
@@ -144,17 +149,20 @@ def _tokens_per_step(tree: SpeculationTree, acceptance: AcceptanceProfile, rows:
 
 
 def gains(tree: SpeculationTree, rows: Rows) -> NDArray[np.float64]:
-    """Return the derivatives of the expected tokens per step by the chance of each rank, [ranks]; rows of several depths move together.
+    """Return the derivatives of the expected tokens per step by the chance of each rank in each of the `rows`, [depths, ranks].
 
     A node's chance counts in all paths through it: the chance to get to its parent times the tokens from there on.
 
     >>> gains(SpeculationTree.chain(2), np.array([[0.5, 0.1]])).tolist()
-    [2.0, 0.0]
+    [[2.0, 0.0]]
+    >>> gains(SpeculationTree.chain(2), np.array([[0.5, 0.1], [0.4, 0.2]])).tolist()
+    [[1.4, 0.0], [0.5, 0.0]]
     """
     chances = tree.path_probabilities(rows.tolist())
-    worth, gain = [1.0] * tree.size, np.zeros(rows.shape[1])
+    worth, gain = [1.0] * tree.size, np.zeros(rows.shape)
     for node in range(tree.size - 1, 0, -1):  # children come behind their parents
         parent, rank = tree.parents[node], tree.ranks[node]
-        gain[rank] += chances[parent] * worth[node]
-        worth[parent] += rows[min(tree.depths[parent], len(rows) - 1), rank] * worth[node]
+        row = min(tree.depths[parent], len(rows) - 1)
+        gain[row, rank] += chances[parent] * worth[node]
+        worth[parent] += rows[row, rank] * worth[node]
     return gain

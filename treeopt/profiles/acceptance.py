@@ -10,6 +10,7 @@ from treeopt.profiles.acceptance_vector import read_vector
 from treeopt.profiles.categories import by_category
 from treeopt.profiles.drawing import acceptance
 from treeopt.profiles.dynamic import DynamicAcceptance, dynamic_acceptance_of
+from treeopt.profiles.level_sums import LevelSums, levels_of, require_levels
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.rules import RULES, Sampling
 from treespec.errors import ProfileError, counted
@@ -32,7 +33,7 @@ DRAFTINGS = (*RULES, "unknown")
 _SUM_SLACK = 1e-3
 
 
-_RAW = ("schema", "version", "by_depth", "prompt_sums", "prompt_positions", "prompt_categories", "pair_sha256", "provenance")
+_RAW = ("schema", "version", "by_depth", "deeper", "prompt_sums", "prompt_positions", "prompt_categories", "pair_sha256", "provenance")
 """Keys of the file that its summary does without."""
 
 
@@ -72,6 +73,8 @@ class AcceptanceProfile(Drawn):
     """The steps of dynamic trees on the same texts, if they were counted."""
     prompt_categories: tuple[str, ...] = ()
     """The kind of task of each prompt, "" for none; empty if the data set names none."""
+    deeper: tuple[LevelSums, ...] = ()
+    """The sums of each prompt at the levels of a head below the first, to which rows 1, 2, .. of `by_depth` belong; empty if they are not known."""
 
     def __post_init__(self) -> None:
         ranks = len(self.rank_probability)
@@ -120,6 +123,7 @@ class AcceptanceProfile(Drawn):
         for i, sums in enumerate(self.prompt_sums):
             if len(sums) != ranks or not all(map(math.isfinite, sums)):
                 raise ProfileError(f"prompt_sums[{i}] must hold one finite sum for each of {counted(ranks, 'rank')}")
+        require_levels(self.deeper, self.by_depth, len(self.prompt_sums))
 
     def step_settings(self, verifier: str | None = None) -> tuple[Sampling, Drafting] | None:
         """Return the settings of the steps that were profiled, which a `verifier` verifies (None: the default one); None if they are unknown.
@@ -150,6 +154,7 @@ class AcceptanceProfile(Drawn):
             "method": self.method,
             "draws": self.draws,
             "by_depth": None if self.by_depth is None else [list(row) for row in self.by_depth],
+            "deeper": [level.to_json() for level in self.deeper],
             "prompt_sums": [list(row) for row in self.prompt_sums],
             "prompt_positions": list(self.prompt_positions),
             "prompt_categories": list(self.prompt_categories),
@@ -167,6 +172,11 @@ class AcceptanceProfile(Drawn):
         grown = {} if self.dynamic is None else {"dynamic": asdict(self.dynamic.grid)}
         categories = {} if not self.prompt_categories else {"by_category": self.by_category}
         return {key: value for key, value in self.to_json().items() if key not in _RAW} | grown | categories
+
+    @property
+    def levels(self) -> tuple[LevelSums, ...]:
+        """The sums of each prompt at the first level and at those of `deeper`; empty if the profile has none."""
+        return (LevelSums(self.prompt_sums, self.prompt_positions), *self.deeper) if any(self.prompt_positions) else ()
 
     @property
     def by_category(self) -> list[dict[str, Any]]:
@@ -211,6 +221,7 @@ def read_acceptance(path: StrPath) -> AcceptanceProfile:
             draft_temperature=data.optional("draft_temperature", number),
             draws=data.optional("draws", count),
             by_depth=data.optional("by_depth", rows),
+            deeper=data.get("deeper", levels_of, []),
             prompt_sums=data.get("prompt_sums", rows, []),
             prompt_positions=data.get("prompt_positions", counts, []),
             prompt_categories=data.get("prompt_categories", lambda value: tuple(map(text, listed(value))), []),

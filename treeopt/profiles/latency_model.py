@@ -95,13 +95,9 @@ class LatencyModel:
         """Return target seconds by size, [largest + 1]; they are infinite at 0 and beyond the measured sizes."""
         return _table(largest, self.target)
 
-    def draft_table(self, largest: int) -> NDArray[np.float64]:
-        """Return the `draft_seconds` by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
-        return _table(largest, self.draft)
-
     def level_table(self, largest: int) -> NDArray[np.float64]:
         """Return the `level_seconds` by width, [largest + 1]; they are infinite at 0 and beyond the measured widths."""
-        table = self.draft_table(largest)
+        table = _table(largest, self.draft)
         if self.below is not None:
             table[1:2] = self.below
         return table

@@ -54,9 +54,19 @@ def ratio_difference(sums: ArrayLike, counts: Sequence[int], other_sums: ArrayLi
     All are [prompts]. What a prompt adds to the one mean is held against what it adds to the other, as `ratio` linearises them, so what
     makes a prompt easy or hard for both does not count.
     """
-    effects = []
-    for own, weights in ((sums, counts), (other_sums, other_counts)):
-        column, positions = np.asarray(own, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-        effects.append((column - positions * (column.sum() / positions.sum())) / positions.sum())
-    apart, units = effects[0] - effects[1], len(effects[0])
-    return float(np.sqrt(units / (units - 1) * (apart**2).sum()))
+    return error_of(effects(sums, counts) - effects(other_sums, other_counts))
+
+
+def effects(sums: ArrayLike, counts: Sequence[int]) -> NDArray[np.float64]:
+    """Return what each prompt adds to the error of a mean per position, [prompts], from its sum and its count in every prompt.
+
+    That is its part of the linearised ratio (see `ratio`). Those of several means on the same prompts may be added up, each times a weight.
+    """
+    column, positions = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    parts: NDArray[np.float64] = (column - positions * (column.sum() / positions.sum())) / positions.sum()
+    return parts
+
+
+def error_of(parts: NDArray[np.float64]) -> float:
+    """Return the standard error of a figure from what each of two or more prompts adds to its error, [prompts]."""
+    return float(np.sqrt(len(parts) / (len(parts) - 1) * (parts**2).sum()))

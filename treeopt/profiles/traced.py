@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.level_sums import LevelSums
 from treeopt.profiles.ratio import ratio
 from treeopt.profiles.trace import Trace
 from treespec.errors import ProfileError
@@ -25,17 +26,19 @@ def acceptance_of(trace: Trace, ranks: int | None = None) -> AcceptanceProfile:
     counts = trace.rank_counts(ranks)
     sums = counts[0].astype(np.float64)
     mean, error = ratio(sums, drafted)
+    first, deeper = tuple(mean[:-1].tolist()), _deeper(counts)
     return AcceptanceProfile(
         drafting=trace.drafting,
         temperature=trace.temperature,
         top_p=trace.top_p,
-        rank_probability=tuple(mean[:-1].tolist()),
+        rank_probability=first,
         none_accepted=float(mean[-1]),
         standard_error=() if error is None else tuple(error[:-1].tolist()),
         positions=trace.positions,
         prompts=len(trace.texts),
         method=trace.method,
-        by_depth=None if trace.levels is None else _by_depth(counts.sum(1)),
+        by_depth=None if trace.levels is None else (first, *(level.chances for level in deeper)),
+        deeper=deeper,
         prompt_sums=tuple(map(tuple, sums[:, :-1].tolist())),
         prompt_positions=tuple(drafted),
         provenance=trace.provenance or None,
@@ -44,7 +47,10 @@ def acceptance_of(trace: Trace, ranks: int | None = None) -> AcceptanceProfile:
     )
 
 
-def _by_depth(counts: NDArray[np.int64]) -> tuple[tuple[float, ...], ...]:
-    """Return the chance of each rank at each level of a head, as far as the texts have any, from counts [levels, ranks + 1]."""
-    seen = counts[counts.any(axis=1)]
-    return tuple(map(tuple, (seen[:, :-1] / seen.sum(axis=1, keepdims=True)).tolist()))
+def _deeper(counts: NDArray[np.int64]) -> tuple[LevelSums, ...]:
+    """Return the sums of each text at the levels of a head below the first, as far as the texts have any, from counts [levels, texts, ranks + 1]."""
+    return tuple(
+        LevelSums(tuple(map(tuple, level[:, :-1].astype(float).tolist())), tuple(level.sum(1).tolist()))
+        for level in counts[1:]
+        if level.any()
+    )

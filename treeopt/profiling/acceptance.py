@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.dynamic import DynamicAcceptance
+from treeopt.profiles.level_sums import LevelSums
 from treeopt.profiles.ratio import ratio
 from treeopt.profiles.trace import Trace
 from treeopt.profiling.chances import draft_levels, rank_chances, target_chances
@@ -195,6 +196,7 @@ def _profile(
     probability, errors = ratio(np.array([row.sums for row in rows]), counts)
     if errors is None:
         errors = np.zeros_like(probability)
+    deeper = _deeper(rows, len(probability))
     return AcceptanceProfile(
         drafting=settings.drafting.rule,
         temperature=settings.sampling.temperature,
@@ -207,7 +209,8 @@ def _profile(
         positions=positions,
         prompts=len(rows),
         method=settings.method,
-        by_depth=_by_depth(pair.draft, rows, probability.tolist()),
+        by_depth=_by_depth(pair.draft, tuple(probability.tolist()), deeper),
+        deeper=deeper,
         prompt_sums=tuple(tuple(row.sums) for row in rows),
         prompt_positions=tuple(counts),
         prompt_categories=categories if any(categories := tuple(prompt.category for prompt in prompts)) else (),
@@ -223,7 +226,19 @@ def _profile(
     )
 
 
-def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) -> tuple[tuple[float, ...], ...] | None:
+def _deeper(rows: Sequence[MeasuredText], ranks: int) -> tuple[LevelSums, ...]:
+    """Return the sums of each prompt at the levels of a head below the first, as far as a text is long enough for them; none for other drafts."""
+    nothing = ([0.0] * ranks, 0)
+    found = []
+    for depth in range(max(len(row.deeper) for row in rows)):
+        sums, positions = zip(*(row.deeper[depth] if len(row.deeper) > depth else nothing for row in rows), strict=True)
+        if not any(positions):
+            break
+        found.append(LevelSums(tuple(map(tuple, sums)), positions))
+    return tuple(found)
+
+
+def _by_depth(draft: Draft, first: tuple[float, ...], deeper: Sequence[LevelSums]) -> tuple[tuple[float, ...], ...] | None:
     """Return the chances of the ranks at each level of a head, of which the first is known; None for a draft whose levels are alike.
 
     A head that proposes all levels at once has nothing behind the last, where every chance is 0; so it is taken behind the last level that a text
@@ -231,16 +246,8 @@ def _by_depth(draft: Draft, rows: Sequence[MeasuredText], first: list[float]) ->
     """
     if not isinstance(draft, BoundHead):
         return None
-    found = [tuple(first)]
-    for depth in range(max(len(row.deeper) for row in rows)):
-        there = [row.deeper[depth] for row in rows if len(row.deeper) > depth]
-        positions = sum(count for _, count in there)
-        if not positions:
-            break
-        found.append(tuple((np.sum([sums for sums, _ in there], axis=0) / positions).tolist()))
-    if draft.parallel_levels is not None:
-        found.append((0.0,) * len(first))
-    return tuple(found)
+    nothing = () if draft.parallel_levels is None else ((0.0,) * len(first),)
+    return (first, *(level.chances for level in deeper), *nothing)
 
 
 def _fingerprint(pair: Pair, prompts: PromptSet, settings: AcceptanceSettings, dynamic: BudgetGrid | None, *, tracing: bool) -> str:

@@ -45,8 +45,8 @@ def claimed(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def require_free(folder: Path, *, resume: bool) -> None:
-    """Raise OutputError if a folder cannot be written, TrainingError if it is taken.
+def require_free(folder: Path, *, resume: bool, kind: str | None = None) -> None:
+    """Raise OutputError if a folder cannot be written, TrainingError if it is taken, or holds a run of another `kind` of head (None: a model).
 
     A folder that holds a model or checkpoints without a record of training belongs to something else. One that holds a
     record needs `resume`; with it, an empty folder is as good as a new one. A record alone, of a run that ended before it had
@@ -57,12 +57,26 @@ def require_free(folder: Path, *, resume: bool) -> None:
     if begun and (any(next(folder.glob(pattern), None) for pattern in _MADE) or _read(folder).get("finished")):
         if not resume:
             raise TrainingError(f"{folder} holds a training run already; pass `resume` to go on with it, or another folder")
+        _require_kind(folder, kind)
         return
     foreign = sorted(path.name for pattern in ("config.json", "*.safetensors", "checkpoint-*") for path in folder.glob(pattern))
     if foreign:
         raise TrainingError(f"{folder} holds another model ({foreign[0]}), which training would overwrite; pass another folder")
     if begun:
         (folder / RECORD).unlink()
+
+
+def _require_kind(folder: Path, kind: str | None) -> None:
+    """Raise TrainingError if a run trains something of another kind. A record that does not say what it trained is judged later, by `open_run`."""
+    sources = _read(folder).get("sources")
+    if not isinstance(sources, dict) or sources.get("kind") == kind:
+        return
+    before = sources.get("kind")
+    was, now = (f"a head of the kind {one}" if one else "a model" for one in (before, kind))
+    remedy = f"`kind` {_short(before)}" if before else "`draft` or `config` in place of `kind`"
+    raise TrainingError(
+        f"{folder} holds a run that trains {was}, but {now} is asked for; resume with {remedy}, or train into another folder"
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,8 @@ def write_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToken
             tokenizer.save_pretrained(staging)
         for path in others:
             shutil.copyfile(path, staging / path.name)
+        for path in staging.glob("*.safetensors"):
+            shutil.copymode(staging / "config.json", path)  # safetensors has written them for their owner alone
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
         staging.rmdir()

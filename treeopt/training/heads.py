@@ -200,6 +200,7 @@ def write_head(folder: Path, new: NewHead, head: Trainable, dtype: torch.dtype =
     kept = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in new.stored(head).items()}
     save_file({name: tensor.contiguous().cpu() for name, tensor in kept.items()}, folder / new.file, metadata={"format": "pt"})
     write_json(folder / "config.json", {**new.config, "dtype": str(dtype).removeprefix("torch.")})
+    shutil.copymode(folder / "config.json", folder / new.file)  # safetensors has written it for its owner alone
 
 
 def frequent_tokens(texts: Texts, count: int, vocabulary: int) -> Tensor:

@@ -67,7 +67,7 @@ def train_draft(
         held.enter_context(without_bars())  # progress has one way to be shown
         if shares.rank == 0:
             held.enter_context(claimed(folder))
-            require_free(folder, resume=resume)
+            require_free(folder, resume=resume, kind=sources.kind)
         result = _train(
             sources, settings, folder, arguments, shares, started, progress, notice if shares.rank == 0 else lambda message: None
         )

@@ -135,8 +135,8 @@ _WRITERS = {
 _REMEDIES = {
     ("treeopt.growmap", "treeopt.acceptance"): "pass the profile from which it was grown",
     ("treeopt.trace", "treeopt.acceptance"): "pass the acceptance profile that was made with it",
-    ("treeopt.latency", "treeopt.acceptance"): "pass it as `latency`, and an acceptance profile here",
-    ("treeopt.acceptance", "treeopt.latency"): "pass it as `acceptance`, and a latency profile here",
+    ("treeopt.latency", "treeopt.acceptance"): "pass an acceptance profile here; a latency profile goes where `latency` is asked for",
+    ("treeopt.acceptance", "treeopt.latency"): "pass a latency profile here; an acceptance profile goes where `acceptance` is asked for",
 }
 
 

@@ -5,7 +5,8 @@ Reading order for newcomers; docs/kernels.md has a table of all kernels, and say
 1. `dependent_launch`: why a kernel starts while the one before it runs, and what it may read then. Every kernel calls `wait_for_inputs`.
 2. `product`: the loop over streamed weights, and split-K; the operands that the products of a layer share. `product_tiles` cuts each
    product into tiles: tables of measured choices, of which the first that applies is used.
-3. `linear`: the products of a layer, with norms, biases, gates and residuals in their epilogues. A pass begins with its `start`.
+3. `linear`: the products of a layer, with norms, biases, gates and residuals in their epilogues. A pass begins with its `start`, or with that of
+   `beside` where each token has a feature beside its embedding.
 4. `qkv`: the product of queries, keys and values, whose epilogue rotates and stores them. `rotary` does that in a launch of its own.
 5. `attention`: what tree attention computes, and how it is launched. `attention_kernel` has the kernels, `attention_tiles` the choices, and
    `ancestors` the bits that say which node sees which.

@@ -46,7 +46,7 @@ _TIMED_LAYERS, _TIMED_ROUNDS = 8, 5
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """One matrix, stacked from one or more linear layers."""
 
     weight: Tensor
@@ -58,12 +58,12 @@ class _Layer:
     """The parts of one decoder layer."""
 
     before: Norm
-    qkv: _Product
+    qkv: Product
     heads: tuple[Norm, Norm] | None
-    out: _Product
+    out: Product
     after: Norm
-    gate_up: _Product
-    down: _Product
+    gate_up: Product
+    down: Product
     scale: float
     window: int | None
 
@@ -100,7 +100,7 @@ class FusedDecoder:
         self.embedding: Tensor = model.embed_tokens.weight
         self.layers = [_layer(layer) for layer in model.layers]
         self.final = _norm(model.norm)
-        self.head = _Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
+        self.head = Product(module.lm_head.weight.detach(), None if module.lm_head.bias is None else module.lm_head.bias.detach())
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
         self._row_counts = RowCounts(self._product_seconds)
@@ -205,7 +205,7 @@ class FusedDecoder:
             logits = self._shard.team.joined(logits, self._shard.vocabulary)
         return logits[:count] if keep is None else logits
 
-    def _times(self, x: Tensor, product: _Product) -> Tensor:
+    def _times(self, x: Tensor, product: Product) -> Tensor:
         """Return x W^T + bias [rows, columns], x [rows, inner]: by our own kernel for the few rows of a part of a model, else by cuBLAS."""
         if self._shard is not None and x.shape[0] <= LARGEST:
             return lin.linear(x, product.weight, self.workspace, bias=product.bias)
@@ -272,7 +272,7 @@ def _places(module: nn.Module) -> Iterator[tuple[str, tuple[int, torch.Size, tor
         yield name, (parameter.data_ptr(), parameter.shape, parameter.dtype)
 
 
-def _summands(x: Tensor, product: _Product) -> Tensor:
+def _summands(x: Tensor, product: Product) -> Tensor:
     """Return the product [rows, columns], or its two halves of the inner dimension, [2, rows, columns], if it makes only few tiles."""
     (rows, inner), columns = x.shape, product.weight.shape[0]
     tiles = -(-rows // _TILE) * -(-columns // _TILE)
@@ -287,12 +287,12 @@ def _layer(layer: Any) -> _Layer:
     normed = hasattr(attention, "q_norm")
     return _Layer(
         before=_norm(layer.input_layernorm),
-        qkv=_stack([attention.q_proj, attention.k_proj, attention.v_proj]),
+        qkv=stacked([attention.q_proj, attention.k_proj, attention.v_proj]),
         heads=(_norm(attention.q_norm), _norm(attention.k_norm)) if normed else None,
-        out=_stack([attention.o_proj]),
+        out=stacked([attention.o_proj]),
         after=_norm(layer.post_attention_layernorm),
-        gate_up=_stack([mlp.gate_proj, mlp.up_proj]),
-        down=_stack([mlp.down_proj]),
+        gate_up=stacked([mlp.gate_proj, mlp.up_proj]),
+        down=stacked([mlp.down_proj]),
         scale=float(attention.scaling),
         window=_window(attention),
     )
@@ -309,11 +309,11 @@ def _norm(norm: Any) -> Norm:
     return Norm(norm.weight.detach(), float(norm.variance_epsilon))
 
 
-def _stack(layers: list[Any]) -> _Product:
-    """Stack the weights of linear layers in one matrix, and make the layers' parameters views of it."""
+def stacked(layers: list[Any]) -> Product:
+    """Return the weights of linear layers as one matrix, and make the layers' parameters views of it."""
     weight = _joined([layer.weight for layer in layers])
     bias = None if layers[0].bias is None else _joined([layer.bias for layer in layers])
-    return _Product(weight, bias)
+    return Product(weight, bias)
 
 
 def _joined(parameters: list[Any]) -> Tensor:

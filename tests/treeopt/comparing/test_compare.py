@@ -13,6 +13,7 @@ from treeopt.comparing.fields import FIELDS
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import difference, of_mean
 from treeopt.profiles.latency import LatencyProfile
+from treeopt.profiles.level_sums import LevelSums
 from treeopt.profiles.ratio import ratio, ratio_difference
 from treeopt.profiles.samples import LatencySample
 from treespec.decoding.chosen import ChosenBudget
@@ -180,6 +181,26 @@ def test_the_same_prompts_give_narrower_intervals() -> None:
         low, high = figure(found, "rank_probability", rank=0)["difference_intervals_95"][0]
         assert (high - low < 0.01) == (seeds[0] == seeds[1])
         assert low < 0.05 < high + 0.005
+
+
+def test_levels_of_heads_are_compared_by_their_first_choice() -> None:
+    """The second head is right a fifth more often at the second level of every prompt, which differ much; the last level of both proposes nothing."""
+    ease = np.random.default_rng(2).uniform(0.2, 1.0, 30)
+
+    def head(factor: float, sha256: str, *, old: bool = False) -> AcceptanceProfile:
+        second = LevelSums(tuple((20 * factor * own, 1.0) for own in ease), (49,) * 30)
+        plain = profile(prompt_set={**ROWS, "sha256": sha256})
+        rows = (plain.rank_probability, second.chances, (0.0, 0.0))
+        return replace(plain, by_depth=rows, deeper=() if old else (second,))
+
+    one, *others = head(1.0, "ab" * 32), head(1.2, "ab" * 32), head(1.2, "cd" * 32), head(1.2, "ab" * 32, old=True)
+    paired, unpaired, unknown = (figure(treeopt.compare(one, other), "by_depth", level=2) for other in others)
+    assert paired["differences"] == unpaired["differences"] == unknown["differences"] == [pytest.approx(0.2 * 20 * ease.mean() / 49)]
+    assert paired["difference_intervals_95"][0][0] > 0 > unpaired["difference_intervals_95"][0][0]
+    assert unknown["difference_intervals_95"] == [None]
+    levels = [found["level"] for found in treeopt.compare(*others[:1], one).summary()["figures"] if found["figure"] == "by_depth"]
+    assert levels == [2]
+    assert not [found for found in treeopt.compare(one, profile(prompt_set=ROWS)).summary()["figures"] if found["figure"] == "by_depth"]
 
 
 @pytest.mark.parametrize("paired", [True, False])

@@ -86,6 +86,9 @@ def test_the_chances_of_every_level_are_those_of_the_trace() -> None:
     assert profile.by_depth is not None
     np.testing.assert_allclose(profile.by_depth, ROWS, atol=0.02)
     assert profile.rank_probability == profile.by_depth[0]
+    counts = trace.rank_counts(3)
+    np.testing.assert_array_equal([level.sums for level in profile.deeper], counts[1:, :, :-1])
+    np.testing.assert_array_equal([level.positions for level in profile.deeper], counts[1:].sum(2))
 
 
 def test_few_visits_shrink_to_the_chances_of_their_level() -> None:
@@ -107,7 +110,7 @@ def test_every_model_finds_trees_within_the_levels() -> None:
     found = fits(trace, search())
     assert {fit.tree.depth for fit in found.values()} <= {2, 3}
     assert found[BY_RANK].tree == optimize(acceptance_of(trace, 3), size=10, depth=LEVELS).tree
-    flat = replace(acceptance_of(trace, 3), by_depth=None)
+    flat = replace(acceptance_of(trace, 3), by_depth=None, deeper=())
     assert found[BY_RANK].tree != optimize(flat, size=10, depth=LEVELS).tree, "the first level's chances would lead to another tree"
     assert found[BY_DEPTH].profile.by_depth is not None
     chosen = select(trace, search(), timed=False)

@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from treeopt.growmap_making import Limits, generate
 from treeopt.optimizer.frontier import expected_tokens
-from treeopt.optimizer.notes import telling_apart, tellings
+from treeopt.optimizer.notes import levels_unknown, telling_apart, tellings
 from treeopt.optimizer.search import acceptance_rows, optimize
 from treeopt.optimizer.uncertainty import Certainty, Lead, certainty, gains
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import Uncertain
 from treeopt.profiles.latency import LatencyProfile, LatencySample
+from treeopt.profiles.level_sums import LevelSums
 from treeopt.profiles.ratio import ratio
 from treespec.trees.tree import SpeculationTree
 
@@ -63,9 +65,9 @@ def test_gains_are_what_a_little_more_chance_brings(by_depth: bool) -> None:
     for size in (2, 5, 12, 30):
         tree = SpeculationTree.from_parents([-1, *(int(random.integers(0, node)) for node in range(1, size))])
         rows = random.dirichlet(np.ones(tree.max_branch + 1), 3 if by_depth else 1)[:, :-1]
-        step = np.eye(rows.shape[1]) * 1e-6
+        step = np.eye(rows.size).reshape(-1, *rows.shape) * 1e-6
         expected = [(expected_tokens(tree, rows + more) - expected_tokens(tree, rows - more)) / 2e-6 for more in step]
-        np.testing.assert_allclose(gains(tree, rows), expected, rtol=1e-6)
+        np.testing.assert_allclose(gains(tree, rows).ravel(), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_tokens_per_step_hold_the_truth_as_often_as_they_say() -> None:
@@ -81,6 +83,98 @@ def test_tokens_per_step_hold_the_truth_as_often_as_they_say() -> None:
         apart += alone.low <= truth <= alone.high
     assert 0.92 <= held / 300 <= 0.98
     assert apart / 300 >= 0.85, "chances of ranks go up and down together, which their own errors do not say"
+
+
+LEVELS = np.array([[0.6, 0.15], [0.5, 0.1], [0.4, 0.1]])
+DEEP = SpeculationTree.from_paths([(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 0, 1)])
+
+
+def profiled_head(seed: int, prompts: int = 40, positions: int = 200) -> AcceptanceProfile:
+    """A profile of a head whose levels have chances of their own, and whose prompts differ the more the deeper the level."""
+    random = np.random.default_rng(seed)
+    levels = []
+    for depth, row in enumerate(LEVELS):
+        roots, ease = positions - depth, random.uniform(1 - 0.4 * depth, 1 + 0.4 * depth, (prompts, 1))
+        drawn = [random.multinomial(roots, [*(row * e), 1 - (row * e).sum()])[:2].astype(float).tolist() for (e,) in ease]
+        levels.append(LevelSums(tuple(map(tuple, drawn)), (roots,) * prompts))
+    first, *deeper = levels
+    mean, error = ratio(np.array(first.sums), first.positions)
+    assert error is not None
+    return AcceptanceProfile(
+        "topk",
+        0.0,
+        1.0,
+        tuple(mean.tolist()),
+        1 - mean.sum(),
+        tuple(error.tolist()),
+        positions * prompts,
+        prompts,
+        by_depth=tuple(level.chances for level in levels),
+        prompt_sums=first.sums,
+        prompt_positions=first.positions,
+        deeper=tuple(deeper),
+    )
+
+
+def test_levels_of_a_head_hold_the_truth_as_often_as_they_say() -> None:
+    """Each of 400 profiles holds it with the chance 0.95, but for how far Student's t is off, so four standard deviations are 4.4 of 100."""
+    truth, held, by_first, repetitions = expected_tokens(DEEP, LEVELS), 0, 0, 400
+    for seed in range(repetitions):
+        found = profiled_head(seed)
+        told, old = (certainty(DEEP, one, acceptance_rows(one)).tokens_per_step for one in (found, replace(found, deeper=())))
+        assert told is not None
+        assert old is not None
+        assert told.value == old.value
+        held += told.low <= truth <= told.high
+        by_first += old.low <= truth <= old.high
+    tolerance = 4 * math.sqrt(0.95 * 0.05 / repetitions)
+    assert abs(held / repetitions - 0.95) <= tolerance
+    assert by_first / repetitions < 0.95 - tolerance, "the first level alone does not tell how far deeper ones are off"
+
+
+def test_levels_behind_the_last_are_exact_and_those_that_one_prompt_reaches_are_unknown() -> None:
+    found = profiled_head(0)
+    assert found.by_depth is not None
+    ended = replace(found, by_depth=(*found.by_depth, (0.0, 0.0)))
+    deeper_tree = SpeculationTree.chain(4)
+    told, cut = (certainty(tree, ended, acceptance_rows(ended)).tokens_per_step for tree in (deeper_tree, SpeculationTree.chain(3)))
+    assert told == cut, "a level without a chance adds nothing"
+    sums, positions = found.deeper[-1].sums, found.deeper[-1].positions
+    lonely = LevelSums((sums[0], *((0.0, 0.0),) * 39), (positions[0], *(0,) * 39))
+    few = replace(found, by_depth=(*found.by_depth[:2], lonely.chances), deeper=(found.deeper[0], lonely))
+    assert certainty(DEEP, few, acceptance_rows(few)).tokens_per_step is None
+    assert certainty(SpeculationTree.chain(2), few, acceptance_rows(few)).tokens_per_step is not None
+
+
+def test_a_profile_without_the_sums_of_deeper_levels_says_so() -> None:
+    found = profiled_head(1)
+    old = replace(found, deeper=())
+    assert list(levels_unknown(optimize(found, size=6, depth=3), found)) == []
+    (said,) = levels_unknown(optimize(old, size=6, depth=3), old)
+    assert said.startswith(
+        "the acceptance profile has chances at 3 levels, but the sums of prompts of the first alone: the intervals take "
+    )
+    assert list(levels_unknown(optimize(old, size=3, depth=1), old)) == []
+    assert said in generate(old, limits=Limits(size=6, depth=3)).notes
+    assert said not in generate(found, limits=Limits(size=6, depth=3)).notes
+
+
+def test_as_many_prompts_as_deeper_levels_need_would_tell() -> None:
+    """Twice as uncertain deeper levels need more prompts than the first level alone makes believe."""
+    found = profiled_head(2)
+    leads = [Lead(_relative(one), Uncertain(1.0, 1.0, 1.0)) for one in (found, replace(found, deeper=()))]
+    needed, believed = (lead.prompts_needed(found.prompts) for lead in leads)
+    assert needed is not None
+    assert believed is not None
+    assert needed > 1.5 * believed
+
+
+def _relative(profile: AcceptanceProfile) -> Uncertain:
+    """The tokens per step of the deep tree over a figure that is 1 % below them."""
+    told = certainty(DEEP, profile, acceptance_rows(profile)).tokens_per_step
+    assert told is not None
+    by = 0.99 * told.value
+    return Uncertain(told.value / by, told.low / by, told.high / by)
 
 
 def test_vectors_have_no_errors_and_the_root_alone_needs_none() -> None:

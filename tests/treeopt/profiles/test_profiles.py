@@ -10,6 +10,7 @@ import torch
 
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.latency import LatencyProfile, LatencySample, read_latency
+from treeopt.profiles.level_sums import LevelSums
 from treespec.errors import OutputError, ProfileError
 
 ACCEPTANCE: dict[str, Any] = {
@@ -57,6 +58,12 @@ def test_acceptance_round_trip(tmp_path: Path) -> None:
     profile.write(tmp_path / "acceptance.json")
     assert read_acceptance(tmp_path / "acceptance.json") == profile
     assert profile.to_json()["prompt_sums"] == [[7.0, 1.0], [14.0, 2.0]]
+    deeper = (LevelSums(((6.0, 1.0), (0.0, 0.0)), (9, 0)),)
+    for rows in (((0.7, 0.1), deeper[0].chances), ((0.7, 0.1), deeper[0].chances, (0.0, 0.0))):
+        head = replace(profile, by_depth=rows, deeper=deeper)
+        head.write(tmp_path / "head.json")
+        assert read_acceptance(tmp_path / "head.json") == head
+        assert "deeper" not in head.summary()
 
 
 def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
@@ -68,7 +75,10 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "treeopt.latency"}, "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
+        (
+            {"schema": "treeopt.latency"},
+            "is a latency profile, but an acceptance profile is needed; pass an acceptance profile here; a latency",
+        ),
         ({"version": 2}, "version 2"),
         ({"rank_probability": None}, "has no 'rank_probability'"),
         ({"rank_probability": []}, "rank_probability is empty"),
@@ -91,6 +101,19 @@ def test_acceptance_of_the_contract_is_enough(tmp_path: Path) -> None:
         ({"by_depth": []}, "by_depth has no row"),
         ({"prompt_sums": [[1.0, 1.0]]}, "prompt_sums has 1 row, prompt_positions 0"),
         ({"prompt_sums": [[1.0]], "prompt_positions": [4]}, r"prompt_sums\[0\]"),
+        ({"deeper": [{"sums": [[1.0, 1.0]], "positions": [4]}]}, "deeper has 1 level, but by_depth 0 rows below the first; give one"),
+        ({"deeper": [{"sums": [[1.0, 1.0]], "positions": [0]}]}, r"positions of a level are \(0,\), but they must be 0 or more"),
+        ({"deeper": [{"sums": [[1.0], [1.0, 2.0]], "positions": [4, 4]}]}, "must hold one finite sum of each rank for each prompt"),
+        ({"deeper": [{"sums": [[1.0]]}]}, "positions"),
+        ({"deeper": [4]}, "4 is no object"),
+        (
+            {"by_depth": [[0.5, 0.1]] * 2, "deeper": [{"sums": [[1.0, 1.0]], "positions": [4]}]},
+            r"deeper\[0\] must hold one sum for each of 2 ranks and 0 prompts",
+        ),
+        (
+            {"by_depth": [[0.5, 0.1]] * 3, "deeper": [{"sums": [[1.0, 1.0]], "positions": [4]}]},
+            "deeper has 1 level, but by_depth 2 rows below the first",
+        ),
         ({"drafting": 3}, "3 is no text"),
         ({"drafting": "beam"}, "drafting is 'beam', but it must be one of topk, swor, swr, unknown"),
         ({"provenance": []}, r"\[\] is no object"),
@@ -223,7 +246,7 @@ def test_prediction_takes_the_next_larger_measured(tmp_path: Path) -> None:
     assert model.overhead_seconds == 0.2
     assert (model.largest_size, model.largest_width) == (8, 2)
     np.testing.assert_allclose(model.target_table(9), [np.inf, 0.02, 0.08, 0.08, 0.08, 0.16, 0.16, 0.16, 0.16, np.inf])
-    np.testing.assert_allclose(model.draft_table(3), [np.inf, 0.001, 0.002, np.inf])
+    np.testing.assert_allclose(model.level_table(3), [np.inf, 0.001, 0.002, np.inf])
     with pytest.raises(ProfileError, match="tree size 9 is beyond 8"):
         model.target_seconds(9)
     with pytest.raises(ProfileError, match="draft level width 3 is beyond 2"):

@@ -56,6 +56,9 @@ def test_chances_by_depth_are_those_of_the_slow_implementation(kind: str, tmp_pa
     np.testing.assert_allclose(profile.by_depth[:levels], wanted, atol=1e-12)
     np.testing.assert_allclose(profile.rank_probability, wanted[0], atol=1e-12)
     assert profile.positions == positions[0]
+    np.testing.assert_allclose([np.sum(level.sums, axis=0) for level in profile.deeper], counts[1:], atol=1e-9)
+    assert [sum(level.positions) for level in profile.deeper] == positions[1:].tolist()
+    assert all(len(level.positions) == profile.prompts for level in profile.deeper)
     assert profile.by_depth[levels:] == (((0.0,) * RANKS,) if kind in PARALLEL else ())
 
 
@@ -73,6 +76,7 @@ def test_a_profile_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         profile_acceptance(pair, prompt_set(3), settings, journal=tmp_path / "journal", progress=stop)
     again = profile_acceptance(pair, prompt_set(3), settings, journal=tmp_path / "journal")
     assert again.by_depth == whole.by_depth
+    assert again.deeper == whole.deeper != ()
     assert again.prompt_sums == whole.prompt_sums
 
 

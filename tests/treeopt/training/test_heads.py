@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,32 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert (resumed.before, resumed.after) == (whole.before, whole.after)
     with pytest.raises(TrainingError, match="was trained with `levels` "):
         train_draft(replace(chosen, levels=1), QUICK, tmp_path, resume=True)
+
+
+def test_a_run_of_another_kind_is_refused_before_anything_is_loaded(
+    whole: TrainResult, sources: TrainSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, folder = kind_of(whole), shutil.copytree(whole.folder, tmp_path / "run")
+    other = "medusa" if kind != "medusa" else "dflash"
+    monkeypatch.setattr("treeopt.training.train.Target", lambda *a: pytest.fail("the target was looked at"))
+    said = rf"run holds a run that trains a head of the kind {kind}, but {{}} is asked for; resume with `kind` \"{kind}\", or train into another"
+    with pytest.raises(TrainingError, match=said.format(f"a head of the kind {other}")):
+        train_draft(replace(sources, **HEADS[other]), QUICK, folder, resume=True)
+    with pytest.raises(TrainingError, match=said.format("a model")):
+        train_draft(replace(sources, kind=None, levels=None, config="llama-68m"), QUICK, folder, resume=True)
+
+
+def test_weights_have_the_mode_of_other_files(whole: TrainResult) -> None:
+    for folder in (whole.folder, *whole.folder.glob("checkpoint-*")):
+        (weights,), config = folder.glob("*.safetensors"), folder / "config.json"
+        assert weights.stat().st_mode == config.stat().st_mode
+        assert oct(config.stat().st_mode & 0o777) == oct(0o666 & ~umask())
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 def test_a_run_killed_after_its_last_step_is_saved_without_another(

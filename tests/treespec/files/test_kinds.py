@@ -84,7 +84,11 @@ def profile(schema):
         (read_acceptance, profile("treeopt.journal") + b"\n{}\n", "is the journal of unfinished work, but an acceptance profile is needed"),
         (read_sequoia_config, profile("treeopt.acceptance"), "but a Sequoia configuration is needed; pass it as `acceptance`"),
         (read_growmap, profile("treeopt.evaluation"), "is a report of an evaluation, but a growmap is needed; pass the .pt file"),
-        (read_acceptance, profile("treeopt.latency"), "is a latency profile, but an acceptance profile is needed; pass it as `latency`"),
+        (
+            read_acceptance,
+            profile("treeopt.latency"),
+            "is a latency profile, but an acceptance profile is needed; pass an acceptance profile here; a latency",
+        ),
         (read_growmap, profile("treeopt.trace"), "is a trace, but a growmap is needed; pass the .pt file"),
         (
             read_acceptance,
@@ -100,7 +104,11 @@ def profile(schema):
         (read_acceptance, profile("treeopt.growmap"), "needed; pass the profile from which it was grown"),
         (read_acceptance, profile("treeopt.evaluation"), "needed; `treeopt profile acceptance` writes one"),
         (read_acceptance, torch_bytes(sequoia(TREE)), "is a growmap, but an acceptance profile is needed; pass the profile from which"),
-        (read_latency, profile("treeopt.acceptance"), "is an acceptance profile, but a latency profile is needed; pass it as `acceptance`"),
+        (
+            read_latency,
+            profile("treeopt.acceptance"),
+            "is an acceptance profile, but a latency profile is needed; pass a latency profile here; an acceptance",
+        ),
         (read_latency, torch_bytes(sequoia(TREE)), "is a file of torch.save, but a latency profile is needed"),
         (read_growmap, torch_bytes(torch.zeros(3)), "`treeopt grow` makes one of an acceptance vector"),
     ],

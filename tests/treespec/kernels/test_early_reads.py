@@ -24,6 +24,7 @@ EARLY: dict[str, dict[str, str]] = {
     "ancestors._pack_kernel": {},
     "attention_kernel.attention_kernel": {"load length": LENGTH, "prefetch keys": COMMITTED, "prefetch values": COMMITTED},
     "attention_kernel.combine_kernel": {"load length": LENGTH},
+    "beside._beside_kernel": {"load feature_norm": WEIGHTS, "load token_norm": WEIGHTS},
     "distribution._nucleus_kernel": {},
     "distribution._softmax_kernel": {},
     "distribution._sums_kernel": {},

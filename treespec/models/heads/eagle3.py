@@ -15,6 +15,7 @@ Not read, because published files are wrong in them: `architectures`, `num_hidde
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ from treespec.models.heads.levels import LayeredHead
 from treespec.models.heads.settings import Settings
 from treespec.models.heads.target import HeadTarget
 from treespec.models.heads.vocabulary import target_ids, vocabulary_shapes
+from treespec.trees.placement import Placement
+
+if TYPE_CHECKING:
+    from treespec.models.heads.fused import FusedEagle3
 
 KIND = "an EAGLE-3 head"
 FEWEST_LAYERS = 7
@@ -160,6 +165,7 @@ class Eagle3Head(LayeredHead):
             self.norm = Norm(sizes.hidden, epsilon)
             self.lm_head = nn.Linear(sizes.hidden, plan.rows, bias=False) if plan.own_head else None
         self.attentions = self.stack[0].self_attn, *(layer.self_attn for layer in self.stack[1])
+        self._fused: FusedEagle3 | None = None
 
     @classmethod
     def load(cls, files: HeadFiles, target: HeadTarget, embedding: Embedding | None = None) -> "Eagle3Head":
@@ -174,6 +180,22 @@ class Eagle3Head(LayeredHead):
         own = weights.pop("embed_tokens.weight", None)
         used = target.embedding if own is None else chosen_embedding(files, own, target, embedding)
         return cls(files.name, plan, Borrowed(used, target.lm_head, target.lm_head_bias), ids).filled(weights)
+
+    def allocate(self, capacity: int) -> None:
+        """See `LevelHead.allocate`."""
+        super().allocate(capacity)
+        self._fused = None
+
+    def forward(self, tokens: Tensor, features: Tensor, place: Placement, keep: Tensor | None = None) -> HeadLevel:
+        """See `LevelHead.forward`. Where only the device knows the place of a few tokens, as in captured steps, kernels compute the level."""
+        if place.prefix.known is None:
+            from treespec.models.heads import fused
+
+            if tokens.shape[0] <= fused.MOST_ROWS and fused.takes(self):
+                if self._fused is None:
+                    self._fused = fused.FusedEagle3(self)
+                return self._fused.forward(tokens, features, place, keep)
+        return super().forward(tokens, features, place, keep)
 
     def features(self, states: Tensor) -> Tensor:
         """See `LevelHead.features`; states may be [.., state layers, Ht]."""

@@ -38,6 +38,8 @@ BESIDE_MODEL = Priors(_NEVER, (*(_NEVER,) * 3, *(128.0,) * (LONGEST - 3)), (_NEV
 """The weights where a model stands below all contexts. After short ones it knows better what follows: after one token in the text, and after up to three in
 a corpus, where occurrences are many. benchmarks/log/drafts.md has what was tried."""
 
+WINDOW = 4096
+"""The tokens of a text that are looked at, the newest ones."""
 _NEW = 64
 """An occurrence at the beginning of the text counts half as much as one at its end; this is the difference, in whole numbers."""
 _SCALE = 2.0**60
@@ -52,9 +54,10 @@ class NgramDraft:
     """A draft that reads tokens and keeps them in its slots; it has no keys and values.
 
     The last 1, 2, .. LONGEST tokens before a place are its contexts. What followed a context earlier in the text is counted; the ancestors of a node
-    belong to its text, as they do for every model, so that its logits do not depend on the tree that it stands in. What followed a context in
-    the corpus is counted too. Each context refines what the weaker ones say, as in a hierarchical Dirichlet model (MacKay and Peto, "A hierarchical
-    Dirichlet language model", 1995): with N occurrences, c(t) of them before token t,
+    belong to its text, as they do for every model, so that its logits do not depend on the tree that it stands in. Tokens before the newest WINDOW ones
+    do not count as text. So the work of a pass is bounded; below that bound, it follows the length of the text, and in captured steps, whose launches
+    cannot follow it, the number of slots. What followed a context in the corpus is counted too. Each context refines what the weaker ones say, as in
+    a hierarchical Dirichlet model (MacKay and Peto, "A hierarchical Dirichlet language model", 1995): with N occurrences, c(t) of them before token t,
 
         P(t) = (c(t) + prior * P(t by the weaker contexts)) / (N + prior)
 
@@ -149,7 +152,8 @@ class NgramDraft:
         self._slots.index_copy_(1, place.slots, torch.stack([tokens, positions]))
         if keep is not None:
             positions, visible = positions.index_select(0, keep), visible.index_select(0, keep)
-        return self._logits(self._texts(place.prefix, visible), positions, below)
+        texts, first = self._texts(place.prefix, visible)
+        return self._logits(texts, positions - first, below)
 
     @torch.inference_mode()
     def move(self, prefix: Prefix, offsets: Tensor, first: int) -> None:
@@ -176,22 +180,31 @@ class NgramDraft:
         if slots > self.capacity:
             raise CapacityError(f"{self.name}: the pass needs {counted(slots, 'slot')}, but there are {self.capacity}; allocate more first")
 
-    def _texts(self, prefix: Prefix, visible: Tensor) -> Tensor:
-        """Return the text that each of q tokens ends, int64 [q, any]: the prefix, and behind it what it sees of the slots `visible` [q, m]."""
+    def _texts(self, prefix: Prefix, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the text that each of q tokens ends, int64 [q, any], and the position int64 [1] at which all of them begin.
+
+        That is the newest part of the prefix, and behind it what each token sees of the slots `visible` [q, m]. The number of columns goes by the slots
+        where only the device knows how many of them hold something, because launches depend on shapes alone.
+        """
         rows, behind = visible.shape
-        before = self.capacity if prefix.known is None else prefix.known
+        before = min(WINDOW, self.capacity if prefix.known is None else prefix.known)
+        first = (prefix.length - before).clamp_min(0)
+        newest = self._slots[0].index_select(0, first + torch.arange(before, device=visible.device))
         tokens, positions = self._slots.index_select(1, prefix.length + torch.arange(behind, device=visible.device))
         found = tokens.new_zeros(rows, before + behind + 1)  # the last column takes what is not seen
-        found[:, :before] = self._slots[0, :before]
-        found.scatter_(1, positions.masked_fill(~visible, before + behind), tokens.expand(rows, -1))
-        texts: Tensor = found[:, :-1]
-        return texts
+        found[:, :before] = newest
+        found.scatter_(1, (positions - first).masked_fill(~visible, before + behind), tokens.expand(rows, -1))
+        return found[:, :-1], first
 
     def _logits(self, texts: Tensor, positions: Tensor, below: Tensor | None) -> Tensor:
         """Return logits [q, vocabulary] after the tokens at `positions` int64 [q] of texts int64 [q, any]; what follows them is not looked at.
 
-        `below` is what a model says, logits [q, vocabulary] or [vocabulary].
+        `below` is what a model says, logits [q, vocabulary] or [vocabulary]. Of longer texts, the `WINDOW` tokens that end with each place are the text.
         """
+        if texts.shape[1] > WINDOW:
+            start = (positions - (WINDOW - 1)).clamp_min(0)
+            texts = texts.gather(1, start[:, None] + torch.arange(WINDOW, device=texts.device))
+            positions = positions - start
         contexts = positions[:, None] - torch.arange(LONGEST, device=texts.device)
         contexts = texts.gather(1, contexts.clamp_min(0)).masked_fill(contexts < 0, -1)  # the newest token first
         shared, weights = _occurrences(texts, positions, contexts)

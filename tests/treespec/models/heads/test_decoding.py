@@ -19,6 +19,7 @@ from treespec.decoding.readers import Drafted
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import prompt_generator
 from treespec.errors import ModelError
+from treespec.models.heads.eagle3 import Eagle3Head
 from treespec.trees.placement import Placement, Prefix
 from treespec.trees.tree import SpeculationTree
 
@@ -135,16 +136,21 @@ class Twice:
     ("kind", "plan", "prompt"),
     [
         ("eagle3 official", "static", [7]),
+        ("eagle3 eagle-3.1", "dynamic", PROMPT),
+        ("eagle3 speculators", "static", PROMPT),
+        ("eagle3 speculators-two-layers", "dynamic", [7]),
         ("eagle two-layers", "dynamic", PROMPT),
         ("dflash official", "static", PROMPT),
         ("dflash official", "dynamic", [7]),
     ],
 )
 def test_a_length_that_only_the_device_knows_changes_nothing(kind: str, plan: str, prompt: list[int], make: Make, device: str) -> None:
-    """The head's levels by tree attention: in Triton's interpreter, and on a GPU."""
+    """The head's levels by tree attention, and all of an EAGLE-3 head by kernels: in Triton's interpreter, and on a GPU."""
     pytest.importorskip("triton")
     pair = make(kind, device=device)
+    head = pair.draft.head
     assert len(seen_steps(pair, PLANS[plan], prompt, 2, through=Twice)) == 2
+    assert not isinstance(head, Eagle3Head) or head._fused is not None, "kernels were to compute its levels"
 
 
 @pytest.mark.parametrize("kind", ["medusa", "dflash official"])
@@ -173,6 +179,24 @@ def test_captured_steps_are_eager_steps(kind: str, plan: Plan, family: str, make
         assert found == generated(pair, list(prompt), gen_len)
         assert found == tokens_of(list(decode_speculative(pair.target, pair.draft, plan, request)))
     assert pair.draft.generation >= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@torch.inference_mode()
+def test_captured_steps_in_float16_are_eager_steps(kind: str, plan: Plan, make: Make) -> None:
+    """Text for text, greedily, with a draft that is right now and then. Logits differ by rounding, so the accepted tokens of a step may."""
+    pair = make(kind, device="cuda", kernels=True, dtype=torch.float16)
+    engine, accepted = Engine(pair.target, pair.draft), set()
+    for prompt in ((5, 9, 2, 7), (7,), (3,) * 30):
+        request = Request(prompt, 24)
+        found = list(decode_speculative(pair.target, pair.draft, plan, request, engine=engine))
+        assert engine.eager() is None
+        assert tokens_of(found) == tokens_of(list(decode_speculative(pair.target, pair.draft, plan, request)))
+        assert tokens_of(found) == tokens_of(list(decode_autoregressive(pair.target, request)))
+        accepted |= {len(record.accepted or ()) for record in found}
+    assert len(accepted) > 1, "a head that is never right tests nothing"
 
 
 @pytest.mark.gpu

@@ -32,6 +32,7 @@ from treespec.models.ngram.draft import NgramDraft
 from treespec.models.ngram.table import NgramTable
 from treespec.models.tree_model import TreeModel
 from treespec.trees.placement import Placement, Prefix
+from treespec.trees.tensors import StaticTensors
 from treespec.trees.tree import SpeculationTree
 
 VOCABULARY = 9
@@ -105,6 +106,33 @@ def test_every_node_of_every_step_has_the_logits_of_counting(plan: str, corpus: 
     accepted = [len(record.accepted) for record in records if record.accepted is not None]
     assert len(set(accepted)) > 2, "steps are of several kinds"
     assert draft.compared > 3 * len(records)
+
+
+@pytest.mark.parametrize("corpus", [None, CORPUS], ids=["text", "corpus"])
+def test_the_newest_tokens_are_the_text(corpus: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of texts that end before the window does, in it and far behind it: scored, and read in a tree whose place the host or only the device knows."""
+    monkeypatch.setattr("treespec.models.ngram.draft.WINDOW", 12)
+    ids = torch.randint(0, 4, (60,), generator=torch.Generator().manual_seed(5)).tolist()
+    draft, tree = draft_of(corpus), SpeculationTree.from_paths([(0,), (1,), (0, 0), (1, 0), (1, 0, 0)])
+    tensors = StaticTensors.on(tree, "cpu")
+
+    def wanted(text: list[int]) -> Tensor:
+        return torch.tensor(log_chances(text[-12:], VOCABULARY, corpus or ()))
+
+    scores = draft.score(torch.tensor([ids]))[0]
+    for place in (0, 5, 11, 12, 13, 40, 59):
+        torch.testing.assert_close(scores[place], wanted(ids[: place + 1]), atol=2e-4, rtol=0)
+    apart = torch.tensor(log_chances(ids, VOCABULARY, corpus or ())) - scores[59]
+    assert float(apart.abs().max()) > 0.1, "a window that loses nothing tests nothing"
+    for length in (3, 9, 12, 13, 30):
+        for known in (length, None):
+            draft.allocate(80)
+            draft.prefill(torch.tensor(ids[:length]))
+            place = tensors.layout().behind(Prefix(torch.tensor([length]), known))
+            found = draft.forward(torch.tensor(ids[length : length + tree.size]), place)
+            for node, logits in enumerate(found):
+                path = [other for other in range(tree.size) if tree.ancestor_mask[node][other]]
+                torch.testing.assert_close(logits, wanted(ids[:length] + [ids[length + other] for other in path]), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("corpus", [None, CORPUS], ids=["text", "corpus"])

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import PreTrainedModel
 
 from tests.reference.contract import TREE, ScoringContract, SlotModelContract, Subject
 from tests.reference.enumeration import Tables, outcomes_of_every_rule, target_distribution, total_variation
+from tests.reference.head_pairs import seen_steps
 from tests.reference.ngram import mixed_log_chances
 from tests.reference.pairs import VOCABULARY, prompt_set, tiny_pair
 from tests.reference.tabular import TabularModel
@@ -20,7 +23,9 @@ from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiling.acceptance import profile_acceptance, trace_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
 from treespec.decoding.drafting import Drafting
+from treespec.decoding.engine import Engine
 from treespec.decoding.loop import Request, decode_autoregressive, decode_speculative
+from treespec.decoding.plans import Plan
 from treespec.decoding.rules import Sampling
 from treespec.decoding.sampling import distribution
 from treespec.errors import ModelError
@@ -205,6 +210,56 @@ def test_all_outcomes_together_have_the_targets_distribution(tree: SpeculationTr
         assert outcome.accepted > 0.1
 
 
+REPEATED = [3 * place % 11 for place in range(40)]
+
+
+def habitual(corpus: list[list[int]] | None) -> Any:
+    """A target whose texts repeat themselves, and the model with n-grams beside it."""
+    return SimpleNamespace(
+        target=TabularModel(VOCABULARY, with_habits(VOCABULARY)), draft=MixedDraft(tiny_model(), VOCABULARY, table=table_of(corpus))
+    )
+
+
+@pytest.mark.parametrize("rule", ["swor", "swr"])
+@CORPORA
+def test_sampled_children_come_with_the_distributions_of_the_mixture(rule: str, corpus: list[list[int]] | None) -> None:
+    """Row by row, those of the reference, and those of the draft's own logits over the same text; not those of the model alone."""
+    pair, tree, apart = habitual(corpus), SpeculationTree.from_branches([[3], [2, 1, 0], [1, 0, 1]]), 0
+    model = pair.draft.model
+    for step in seen_steps(pair, tree, REPEATED, 5, Drafting(rule, 0.7), Sampling(1.0)):
+        q = step.proposal.q
+        assert q is not None
+        assert q.shape == (tree.levels[-1].start, VOCABULARY)
+        for node, (row, (path, logits)) in enumerate(zip(q, step.nodes, strict=True)):
+            text = (*step.text, *path)
+            own = pair.draft.score(torch.tensor([text]), len(text) - 1)[0, -1]
+            torch.testing.assert_close(row, (logits / 0.7).softmax(-1), atol=1e-5, rtol=0)
+            torch.testing.assert_close(row, (own / 0.7).softmax(-1), atol=1e-4, rtol=0)
+            torch.testing.assert_close(row, (torch.tensor(wanted_of(model.module, text, corpus)) / 0.7).softmax(-1), atol=1e-3, rtol=0)
+            alone = (model.score(torch.tensor([text]), len(text) - 1)[0, -1] / 0.7).softmax(-1)
+            apart += total_variation(row, alone) > 0.1
+            assert bool((row[step.proposal.tokens[[*tree.children[node]]]] > 0).all())
+    assert apart > 5, "where the n-grams say nothing, nothing is tested"
+
+
+def test_children_are_drawn_from_the_distribution_that_comes_with_them() -> None:
+    """Of 1,600 children below one root, as many are each token as its chance says, by Pearson's test; the model's own chances do not pass it."""
+    pair, tree, drawn = habitual(None), SpeculationTree.from_branches([[16]]), torch.zeros(VOCABULARY)
+    for seed in range(100):
+        (step,) = seen_steps(pair, tree, REPEATED, 1, Drafting("swr", 0.7), Sampling(1.0), seed=seed)
+        assert step.proposal.q is not None
+        q = step.proposal.q[0]
+        drawn += step.proposal.tokens[1:].bincount(minlength=VOCABULARY)
+    alone = (pair.draft.model.score(torch.tensor([step.text]), len(step.text) - 1)[0, -1] / 0.7).softmax(-1)
+    misses = []
+    for chances in (q, alone):
+        often = chances * drawn.sum() >= 5
+        kinds = int(often.sum())
+        seen, said = (torch.cat([rows[often], rows[~often].sum()[None]]) for rows in (drawn, chances * drawn.sum()))
+        misses.append((float(((seen - said) ** 2 / said).sum()) - kinds) / (2 * kinds) ** 0.5)
+    assert abs(misses[0]) < 5 < misses[1], "in standard deviations of its distribution"
+
+
 SETTINGS = AcceptanceSettings(gen_len=40, max_branch=5, batch_size=3)
 
 
@@ -260,3 +315,22 @@ def test_modules_have_ngrams_beside_them_where_they_are_asked_for(tiny_module: C
         pair_of(target, "ngram", ngrams=True)  # type: ignore[call-overload]
     with pytest.raises(ModelError, match=r"`corpus` is counted for n-grams; pass `ngrams` True"):
         pair_of(target, draft, corpus=["answers.txt"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@CORPORA
+@torch.inference_mode()
+def test_captured_steps_are_eager_steps(corpus: list[list[int]] | None, plan: Plan) -> None:
+    """Greedily, token for token and step for step, from prompt to prompt and beyond what was captured first."""
+    pair = tiny_pair(device="cuda")
+    assert isinstance(pair.draft, TreeModel)
+    draft = MixedDraft(pair.draft, VOCABULARY, table=table_of(corpus))
+    engine = Engine(pair.target, draft)
+    for prompt, gen_len in (((5, 9, 2, 7), 40), ((1, 2), 25), ((3,) * 30, 60), ((5, 9, 2, 7), 40)):
+        request = Request(prompt, gen_len)
+        wanted = list(decode_speculative(pair.target, draft, plan, request))
+        found = list(decode_speculative(pair.target, draft, plan, request, engine=engine))
+        assert engine.eager() is None
+        assert [record.tokens for record in found] == [record.tokens for record in wanted]
+        assert [record.accepted for record in found] == [record.accepted for record in wanted]
