@@ -18,13 +18,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests.reference.interpreter import patch_once_per_launch
+from tests.reference.interpreter import quicken
 from treespec.files import load
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be chosen before kernels are imported
     if importlib.util.find_spec("triton"):
-        patch_once_per_launch()
+        quicken()
 
 gc.set_threshold(50_000, 20, 100)  # as in `treeopt.cli.process`: what is imported and collected stays
 
