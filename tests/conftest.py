@@ -4,6 +4,7 @@ Also says which tests are slow, and why, and gives those that are not a budget o
 """
 
 import gc
+import importlib.util
 import os
 import signal
 from collections.abc import Generator
@@ -17,10 +18,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.reference.interpreter import quicken
 from treespec.files import load
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # has to be chosen before kernels are imported
+    if importlib.util.find_spec("triton"):
+        quicken()
 
 gc.set_threshold(50_000, 20, 100)  # as in `treeopt.cli.process`: what is imported and collected stays
 

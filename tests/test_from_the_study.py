@@ -25,7 +25,7 @@ pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 PAGE = Path(__file__).parents[1] / "docs" / "from-the-study.md"
-ROWS = 3
+ROWS = 2
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).parents[2]
 FIVE_LINES = """
 import treeopt
 pair = treeopt.load_pair("embedded-target", "embedded-draft", device="cpu")
@@ -31,29 +34,74 @@ found = run_demo(Path("treeopt-demo"), settings=toy); print(found.report.lossles
 Run = Callable[..., str]
 
 
+def needed(package: Distribution) -> list[Distribution]:
+    """The distributions of this environment that a package asks for, and that those ask for in turn."""
+    found: dict[tuple[str, frozenset[str]], Distribution] = {}
+
+    def follow(asking: Distribution, extras: frozenset[str]) -> None:
+        for need in map(Requirement, asking.requires or ()):
+            key = canonicalize_name(need.name), frozenset(need.extras)
+            wanted = need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+            if wanted and key not in found:
+                found[key] = distribution(need.name)
+                follow(found[key], key[1])
+
+    follow(package, frozenset())
+    return list({name: part for (name, _), part in found.items()}.values())
+
+
+def link(part: Distribution, site: Path) -> None:
+    """Link every file that a distribution of this environment has in its site-packages, each by itself: packages share folders."""
+    assert part.files, f"{part.name} does not say which files it has; install it from a wheel"
+    for file in part.files:
+        if ".." not in file.parts:
+            (site / file).parent.mkdir(parents=True, exist_ok=True)
+            (site / file).symlink_to(os.path.abspath(str(part.locate_file(file))))
+
+
 @pytest.fixture(scope="module")
-def run(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run a program of an environment that holds the wheel, and return what it prints. Versions are those of the development environment."""
-    folder = tmp_path_factory.mktemp("empty")
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PIP_NO_INDEX")}
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "--constraint", ROOT / "requirements-dev.txt", wheel], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment into which pip has put the wheel, and beside it, as links, what it and its dependencies declare, and nothing else."""
+    folder = tmp_path_factory.mktemp("empty") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    pip(folder, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
+    (package,) = Distribution.discover(name="treeopt", path=[str(site)])
+    for part in needed(package):
+        link(part, site)
+    return folder
+
+
+def pip(folder: Path, *arguments: str) -> str:
+    """What this environment's pip says, working on another environment."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin" / "python", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(empty: Path) -> Run:
+    """Run a program of the environment that holds the wheel, and return what it prints."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
 
     def program(name: str, *arguments: str) -> str:
-        offline = environment | {"HF_HUB_OFFLINE": "1"}
-        ran = subprocess.run([folder / "venv" / "bin" / name, *arguments], capture_output=True, text=True, cwd=folder, env=offline)
+        ran = subprocess.run([empty / "bin" / name, *arguments], capture_output=True, text=True, cwd=empty.parent, env=environment)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
     return program
 
 
-def test_nothing_of_development_is_installed(run: Run) -> None:
-    listed = {row["name"].lower() for row in json.loads(run("python", "-m", "pip", "list", "--format", "json"))}
+def test_nothing_of_development_is_installed(empty: Path) -> None:
+    rows: list[dict[str, Any]] = json.loads(pip(empty, "list", "--format", "json"))
+    listed = {row["name"].lower() for row in rows}
     assert {"treeopt", "torch", "transformers", "sentencepiece", "gguf"} <= listed
     assert not listed & {"pytest", "mypy", "ruff", "hypothesis", "import-linter"}
+
+
+def test_every_requirement_is_met(empty: Path) -> None:
+    assert "No broken requirements" in pip(empty, "check")
 
 
 def test_the_version_is_said(run: Run) -> None:

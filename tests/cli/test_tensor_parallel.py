@@ -92,22 +92,6 @@ def test_whichever_fails_first_says_why(pair: tuple[Path, Path], torchrun: Torch
     assert [each.partition(";")[0] for each in err] == ["error: --tensor-parallel is 4, but 2 processes were started"]
 
 
-def test_an_evaluation_is_that_of_one_process(pair: tuple[Path, Path], rows: Path, run: Run, torchrun: Torchrun, tmp_path: Path) -> None:
-    words = ["evaluate", "--target", pair[0], "--draft", pair[1], "--dataset", rows, "--num-prompts", 3, "--prompt-len", 16, *TREE]
-    words += ["--gen-len", 24, "--temperature", "0.7", "--save-tokens", "--device", "cpu", "--format", "json"]
-    alone = run(*words, "-o", "alone.json").json
-    code, out, _ = ended(torchrun(*words, "-o", "both.json", "--tensor-parallel", 2))
-    both = json.loads(out)
-    assert code == 0
-    for name in ("tokens", "steps", "observed_acceptance", "prompt_set"):
-        assert both[name] == alone[name], name
-    read = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("alone.json", "both.json")]
-    assert read[0]["outputs"] == read[1]["outputs"]
-    assert [both["provenance"][name] for name in ("tensor_parallel", "processes", "backend")] == [2, 2, "gloo"]
-    assert not any("processes shared the prompts" in note for note in both["notes"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.json", "both.json"]
-
-
 def test_a_tuning_run_takes_the_decisions_of_the_first_process(
     pair: tuple[Path, Path], rows: Path, run: Run, torchrun: Torchrun, tmp_path: Path
 ) -> None:
@@ -150,13 +134,16 @@ def test_processes_of_other_arguments_end_with_one_line(pair: tuple[Path, Path],
     assert err[0].startswith("error: the processes of this run differ in the command line: process 0 has run --target ")
 
 
-def test_a_killed_process_ends_the_others_and_the_command_goes_on(
-    pair: tuple[Path, Path], rows: Path, torchrun: Torchrun, tmp_path: Path
+def test_an_evaluation_goes_on_after_a_kill_and_is_that_of_one_process(
+    pair: tuple[Path, Path], rows: Path, run: Run, torchrun: Torchrun, tmp_path: Path
 ) -> None:
+    """A killed process ends the others, the next run takes up what was finished, and the whole is what one process gives."""
     words = ["evaluate", "--target", pair[0], "--draft", pair[1], "--dataset", rows, "--num-prompts", 4, "--prompt-len", 16, *TREE]
-    words += ["--gen-len", 80, "--device", "cpu", "--quiet", "--tensor-parallel", 2, "-o", "report.json"]
+    words += ["--gen-len", 80, "--temperature", "0.7", "--save-tokens", "--device", "cpu", "--format", "json", "--quiet"]
+    alone = run(*words, "-o", "alone.json").json
+    words += ["--tensor-parallel", 2, "-o", "both.json"]
     started = torchrun(*words)
-    journal, until = tmp_path / "report.json.journal", time.monotonic() + 200
+    journal, until = tmp_path / "both.json.journal", time.monotonic() + 200
     while not (journal.is_file() and journal.stat().st_size):
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < until
@@ -168,12 +155,18 @@ def test_a_killed_process_ends_the_others_and_the_command_goes_on(
     assert out == ""
     assert [line for line in err if line.startswith(("error: another process of this run has ended", "interrupted"))] == err
     assert len(err) == 1
-    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "both.json").exists()
     assert not any(Path(f"/proc/{process}").exists() for process in found.values())
     kept = journal.read_bytes()
-    code, _, err = ended(torchrun(*words))
+    code, out, err = ended(torchrun(*words))
     assert (code, err) == (0, [])
+    both = json.loads(out)
+    for name in ("tokens", "steps", "observed_acceptance", "prompt_set"):
+        assert both[name] == alone[name], name
+    read = [json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("alone.json", "both.json")]
+    assert read[0]["outputs"] == read[1]["outputs"]
+    assert [both["provenance"][name] for name in ("tensor_parallel", "processes", "backend")] == [2, 2, "gloo"]
+    assert not any("processes shared the prompts" in note for note in both["notes"])
     first = json.loads(kept.splitlines()[1])["value"]
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["results"][0]["seconds"] == first["seconds"]  # it went on, and did not begin anew
-    assert not journal.exists()
+    assert read[1]["results"][0]["seconds"] == first["seconds"]  # it went on, and did not begin anew
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.json", "both.json"]

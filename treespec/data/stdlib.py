@@ -6,8 +6,9 @@ modules only. The data set `stdlib` serves held-out ones only, `stdlib-train` th
 """
 
 import hashlib
+import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,7 @@ def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
     same everywhere; `train` takes all that is there. `root` stands in for the standard library's folder in tests.
     """
     folder = root or Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(folder.rglob("*.py")):
+    for path in _sources(folder, _THIRD_PARTY if split == "train" else (*_THIRD_PARTY, *_NOT_EVERYWHERE)):
         parts = path.relative_to(folder).with_suffix("").parts
         if parts[0] in _GENERATED_TABLES or any(p in _THIRD_PARTY or p.startswith("config-") for p in parts):
             continue
@@ -60,6 +61,15 @@ def modules(split: Split, root: Path | None = None) -> Iterator[Module]:
             yield module
         if split == "held-out" and module.held_out and not any(p in _NOT_EVERYWHERE for p in parts):
             yield module
+
+
+def _sources(folder: Path, without: Collection[str]) -> list[Path]:
+    """Return the Python files below a folder, sorted, without a look into folders of these names: what is installed there may be vast."""
+    found: list[Path] = []
+    for inside, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in without]
+        found += (Path(inside, name) for name in files if name.endswith(".py"))
+    return sorted(found)
 
 
 def pieces(lines: Iterable[str], characters: int = PIECE_CHARACTERS) -> Iterator[str]:

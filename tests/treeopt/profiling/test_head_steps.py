@@ -106,7 +106,7 @@ def test_the_steps_of_every_budget_are_those_of_an_evaluation(
     found = profile.dynamic
     assert found is not None
     assert found.grid.max_depth == (LEVELS if kind in PARALLEL else 5), "no tree is deeper than the levels that a head proposes at once"
-    for budget in list(found.budgets())[:: 8 if positions is None else 12]:
+    for budget in list(found.budgets())[KINDS.index(kind) :: 12 if positions is None else 18]:
         report = evaluate(pair, budget, prompts, EVALUATION)
         assert found.steps_of(budget).tolist() == [result.steps for result in report.results], budget
         assert found.tokens == tuple(result.tokens - 1 for result in report.results)

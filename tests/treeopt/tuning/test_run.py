@@ -16,6 +16,7 @@ import pytest
 import treeopt
 from treeopt.profiling.acceptance import profile_acceptance
 from treeopt.profiling.settings import AcceptanceSettings
+from treeopt.tuning import run
 from treeopt.tuning.folder import FILES, Folder
 from treeopt.tuning.prompts import divided
 from treeopt.tuning.settings import TuneSettings
@@ -31,6 +32,13 @@ def finished(pair: Any, prompts: Any, toy: Any, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("finished") / "out"
     treeopt.tune(pair, prompts, out, **toy)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _one_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the pictures of a page in whole runs alone: they take as long as all else in a toy run."""
+    if request.function is not test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint:
+        monkeypatch.setattr(run, "page", lambda **shown: f"a page of {', '.join(shown)}")
 
 
 def digests(out: Path) -> dict[str, str]:

@@ -76,27 +76,27 @@ def ends(verifier: Sequential | Traversal, chance: Tensor, tree: StaticTensors) 
 def test_a_step_is_the_verifier_s(shape: str, heat: str, replacement: bool, verifier: Sequential | Traversal, device: str) -> None:
     """The nodes end a step as often, and leave the same rest, to rounding; with the same numbers, the same node is last and the same token follows."""
     tree, leaves_first = StaticTensors.on(TREES[shape], device), verifier.order == "leaves first"
+    turn = list(HEATS).index(heat) + 4 * replacement + 8 * leaves_first
     for number, (vocabulary, shared) in enumerate(((60, 60), (60, 50), (2100, 2100))):
         tokens, p, q = (part.to(device) for part in step(TREES[shape], vocabulary, shared, HEATS[heat], replacement, number))
         verdict = verifier.weigh(tokens, p, torch.nn.functional.pad(q, (0, vocabulary - shared)), tree, replacement=replacement)
-        for draw_number in range(3 if vocabulary < 100 else 1):
-            seed = 1 + 77 * draw_number
-            on_device, overwritten = torch.tensor([seed], device=device), p.clone()
-            chains = run_chains(overwritten, q, tokens, tree, on_device, replacement=replacement, leaves_first=leaves_first)
-            if len(q):
-                wanted = ends(verifier, verdict.chance, tree)
-                torch.testing.assert_close(ends(verifier, chains.chance, tree), wanted, rtol=0, atol=1e-5)
-                likely = wanted[: len(q)] > 1e-3  # where a rest is drawn from
-                torch.testing.assert_close(chains.cut[likely], verdict.cut[: len(q)][likely], rtol=1e-3, atol=1e-4)
-            largest, drafted = torch.randn(tree.size, device=device), torch.randn(len(q), device=device)
-            length = torch.tensor([41], device=device)
-            found = settle_sampled(tokens, overwritten, q, chains, tree, on_device, largest, drafted, length, leaves_first=leaves_first)
-            uniforms = (reference_bits(seed, 0, torch.arange(tree.size) * 4).double() * 2.0**-32).to(device)
-            last = verifier.last(verdict, uniforms)
-            clocks = reference_exponential(reference_bits(seed, 1, torch.arange(vocabulary))).to(device)
-            expected = settle(tokens, last, (verdict.rest(last) / clocks).argmax(), tree, largest, drafted, length)
-            for one, other in ((found.path, expected.path), (found.report, expected.report), (found.state, expected.state)):
-                assert one.tolist() == other.tolist()
+        seed = 1 + 77 * (number + 3 * turn)  # other draws in every case
+        on_device, overwritten = torch.tensor([seed], device=device), p.clone()
+        chains = run_chains(overwritten, q, tokens, tree, on_device, replacement=replacement, leaves_first=leaves_first)
+        if len(q):
+            wanted = ends(verifier, verdict.chance, tree)
+            torch.testing.assert_close(ends(verifier, chains.chance, tree), wanted, rtol=0, atol=1e-5)
+            likely = wanted[: len(q)] > 1e-3  # where a rest is drawn from
+            torch.testing.assert_close(chains.cut[likely], verdict.cut[: len(q)][likely], rtol=1e-3, atol=1e-4)
+        largest, drafted = torch.randn(tree.size, device=device), torch.randn(len(q), device=device)
+        length = torch.tensor([41], device=device)
+        found = settle_sampled(tokens, overwritten, q, chains, tree, on_device, largest, drafted, length, leaves_first=leaves_first)
+        uniforms = (reference_bits(seed, 0, torch.arange(tree.size) * 4).double() * 2.0**-32).to(device)
+        last = verifier.last(verdict, uniforms)
+        clocks = reference_exponential(reference_bits(seed, 1, torch.arange(vocabulary))).to(device)
+        expected = settle(tokens, last, (verdict.rest(last) / clocks).argmax(), tree, largest, drafted, length)
+        for one, other in ((found.path, expected.path), (found.report, expected.report), (found.state, expected.state)):
+            assert one.tolist() == other.tolist()
 
 
 def test_damaged_logits_end_in_a_report_that_says_so(device: str) -> None:
