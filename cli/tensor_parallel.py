@@ -1,4 +1,4 @@
-"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone prints and writes."""
+"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone writes (`joining.py` has who speaks)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from treeopt.cli import output
-from treespec.files.processes import Place
 from treespec.models.parallel.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treeopt.cli.options import DraftsOptions, ModelOptions
+    from treespec.files.joined import Joined
     from treespec.models.parallel.team import Team
 
 T = TypeVar("T")
@@ -28,7 +27,7 @@ class _Together:
 
     def __init__(self) -> None:
         self.team: Team | None = None
-        self.line, self.first = "", True
+        self.line = ""
         self.kept: TemporaryDirectory[str] | None = None
         self.files = 0
 
@@ -36,15 +35,14 @@ class _Together:
 _TOGETHER = _Together()
 
 
-def take_part(processes: int, line: str, *, errors: bool) -> None:
-    """Note that this process runs a command together with others, by what line, and have it keep still if it is not the first.
+def take_part(processes: int, line: str) -> None:
+    """Note that this process runs a command together with others, and by what line.
 
-    Without `errors` its notes stay, as for whoever debugs. Raises SettingsError unless it is one of so many processes of a launcher.
+    Raises SettingsError unless it is one of so many processes of a launcher.
     """
-    _TOGETHER.line, _TOGETHER.first = line, Place.of().first
+    _TOGETHER.line = line
     if not launched(processes, line).first:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
-        output.keep_still(errors=errors)
 
 
 def own_place(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -79,20 +77,11 @@ def of_first(find: Callable[[], T]) -> T:
     return find() if team is None else team.first(find)
 
 
-def takes_part() -> bool:
-    """Return whether this process was started to run the command together with others."""
-    return bool(_TOGETHER.line)
-
-
 def are_several() -> bool:
     """Return whether this process runs the command together with others."""
     return _TOGETHER.team is not None
 
 
-def complain(line: str) -> None:
-    """Print a line about a failure on stderr, unless another process of the run has said why it failed."""
-    if _TOGETHER.team is None:
-        if _TOGETHER.first:  # they were all given the same, and fail alike
-            output.say(line, err=True)
-    elif _TOGETHER.team.fails_first():
-        output.say(line, err=True, whoever=True)
+def joined_processes() -> Joined | None:
+    """Return the processes that this one has joined; None before that."""
+    return None if _TOGETHER.team is None else _TOGETHER.team.processes

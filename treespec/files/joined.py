@@ -6,7 +6,6 @@ torch.distributed carries what they exchange: its store the small things, gloo t
 import _thread
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,10 +39,10 @@ _AGAIN = "what is finished is kept: run the same command again to go on"
 class Joined(Processes):
     """Several processes. A thread looks after the others: when one ends, `lost` says which, and the main thread is interrupted."""
 
-    def __init__(self, place: Place, store: Any, interrupt: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Take a store that all processes have. `interrupt` disturbs the main thread, and `say` tells people why this process ends at once."""
+    def __init__(self, place: Place, store: Any, interrupt: Callable[[], None]) -> None:
+        """Take a store that all processes have. `interrupt` disturbs the main thread."""
         super().__init__()
-        self.place, self._store, self._interrupt, self._say = place, store, interrupt, say
+        self.place, self._store, self._interrupt = place, store, interrupt
         self.lost: str | None = None
         self._claimed: bool | None = None
         self._names: list[str] = []
@@ -87,10 +86,8 @@ class Joined(Processes):
         except RuntimeError as e:
             raise ProcessesError(self.lost or self._store_lost()) from e
 
-    def exchange(self, value: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-        """See `Processes.exchange`. Values travel pickled, between processes of one run only."""
-        from torch import distributed
-
+    def meet(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until all processes have called this, however long that takes. Raises ProcessesError if another one ends first."""
         self._rounds += 1
         name = f"round {self._rounds}"
         self.add(name, 1)
@@ -100,12 +97,17 @@ class Joined(Processes):
             meanwhile()
             time.sleep(waited)
             waited = min(2 * waited, _LOOK_SECONDS)
+
+    def exchange(self, value: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+        """See `Processes.exchange`. Values travel pickled, between processes of one run only."""
+        from torch import distributed
+
+        self.meet(meanwhile)
         found: list[Any] = [None] * self.place.size
         try:
             distributed.all_gather_object(found, value)
         except RuntimeError as e:
-            self._over.wait(2 * BEAT_SECONDS)  # the watch knows by then who it was
-            raise ProcessesError(self.lost or f"another process ended while results were exchanged: {str(e).splitlines()[0]}") from e
+            raise ProcessesError(self.who() or f"another process ended while results were exchanged: {str(e).splitlines()[0]}") from e
         meanwhile()
         return found
 
@@ -117,6 +119,16 @@ class Joined(Processes):
             reason = self._failed()
             if reason is not None:
                 raise ProcessesError(reason)
+
+    @property
+    def over(self) -> bool:
+        """Whether this process has told the others of its end."""
+        return self._over.is_set()
+
+    def who(self) -> str | None:
+        """Return which other process has ended before its time, in words, once the watch has had the time to see it; None if none has."""
+        self._over.wait(2 * BEAT_SECONDS)
+        return self.lost
 
     def ended(self) -> str | None:
         """Return which other process has ended before its time, in words; None if none has, as far as can be told at once."""
@@ -137,12 +149,22 @@ class Joined(Processes):
     def leave(self) -> None:
         """End together: wait until all processes are done. Raises ProcessesError if one has ended before."""
         self.exchange(None)
+        self.depart()
+
+    def depart(self) -> None:
+        """End, and wait for nobody: the others need this process no more."""
         self._stop(LEFT)
 
     def fail(self) -> None:
         """Have the others end too, because this one does, and claim to say why."""
         self.claims()
         self._stop(FAILED)
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Have the others end too, because of an error here. Return the error to raise: another one for an interruption that is due to their end."""
+        lost = self.ended() if isinstance(error, KeyboardInterrupt) else None
+        self.fail()
+        return error if lost is None else ProcessesError(lost)
 
     def _stop(self, state: bytes) -> None:
         """Tell the others how this process ends. The one that may hold their store stays until they know."""
@@ -189,8 +211,8 @@ class Joined(Processes):
                 continue
             self._interrupt()
             if not self._over.wait(GRACE_SECONDS):
-                if self.claims():
-                    self._say(self.lost)
+                if self.claims():  # to stderr itself: something else may be in the place of `sys.stderr`
+                    os.write(2, f"error: {self.lost}\n".encode())
                 with suppress(RuntimeError):
                     self._store.set(f"state/{self.place.rank}", FAILED)
                 os._exit(1)
@@ -214,50 +236,59 @@ class Joined(Processes):
         return f"{whose}, which holds what the processes share, is gone, and so they end; {_AGAIN}"
 
 
-@contextmanager
-def joined(
-    place: Place,
-    *,
-    interrupt: Callable[[], None] = _thread.interrupt_main,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-) -> Iterator[Joined]:
-    """Join the processes that a launcher started, and leave them at the end of the block, or end them if it raises.
+def join(
+    place: Place, backends: str = "gloo", seconds: float = JOIN_SECONDS, interrupt: Callable[[], None] = _thread.interrupt_main
+) -> Joined:
+    """Join the processes that a launcher started, and look after them from then on.
 
-    It makes the process group of torch.distributed, with gloo, which listens on the loopback interface alone if all are on one host; torch has no
-    group afterwards. Raises ProcessesError if not all come within JOIN_SECONDS, or one ends; also in place of an interruption that is due to that.
+    It makes the process group of torch.distributed with these `backends`, whose longest wait is `seconds`; where all processes are on one host, it
+    listens on the loopback interface alone. Raises ProcessesError if not all come within JOIN_SECONDS, or one ends.
     """
     from torch import distributed
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     stay_local(place)
     store = connect(place)
-    processes = Joined(place, store, interrupt, say)
-    lost: str | None = None
+    processes = Joined(place, store, interrupt)
     try:
         processes.gather()
         distributed.init_process_group(
-            "gloo",
+            backends,
             store=PrefixStore("gloo", store),
             rank=place.rank,
             world_size=place.size,
-            timeout=timedelta(seconds=JOIN_SECONDS),
+            timeout=timedelta(seconds=seconds),
         )
-        try:
-            processes.start()
-            yield processes
-            processes.leave()
-        finally:
+        processes.start()
+    except BaseException as error:
+        found = processes.failed(error)
+        if distributed.is_initialized():
             distributed.destroy_process_group()
-    except KeyboardInterrupt:
-        lost = processes.ended()
-        processes.fail()
-        if lost is None:
+        if found is error:
             raise
-    except BaseException:
-        processes.fail()
-        raise
-    if lost is not None:
-        raise ProcessesError(lost)
+        raise found from error
+    return processes
+
+
+@contextmanager
+def joined(place: Place, *, interrupt: Callable[[], None] = _thread.interrupt_main) -> Iterator[Joined]:
+    """Join the processes that a launcher started, and leave them at the end of the block, or end them if it raises. Torch has no group afterwards.
+
+    Raises ProcessesError as `join` does, if a process ends before its time, and in place of an interruption that is due to that.
+    """
+    from torch import distributed
+
+    processes = join(place, interrupt=interrupt)
+    try:
+        yield processes
+        processes.leave()
+    except BaseException as error:
+        found = processes.failed(error)
+        if found is error:
+            raise
+        raise found from error
+    finally:
+        distributed.destroy_process_group()
 
 
 def failed_alone(place: Place) -> bool:
@@ -266,7 +297,7 @@ def failed_alone(place: Place) -> bool:
         store = connect(place, FAIL_SECONDS)
     except ProcessesError:
         return True
-    processes = Joined(place, store, lambda: None, lambda text: None)
+    processes = Joined(place, store, lambda: None)
     processes.fail()
     return processes.claims()
 

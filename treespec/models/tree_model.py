@@ -138,6 +138,11 @@ class TreeModel:
             self.loaded.shard.team.committed(tokens, last=last)
 
     @property
+    def divided(self) -> bool:
+        """See `WatchfulModel.divided`."""
+        return self.loaded.shard is not None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Return what people should know of how it was loaded, in sentences."""
         return self.loaded.notes
