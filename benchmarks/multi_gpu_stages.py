@@ -92,7 +92,7 @@ FULL = Scale(
     context=192,
     prompts=8,
     gen_len=128,
-    profiled=256,
+    profiled=192,
     batch=16,
     turns=9,
     repetitions=12,
@@ -397,7 +397,7 @@ _STAGES: dict[str, Callable[[Team, Kept, Scale], None]] = {
 @torch.inference_mode()
 def take_part(stages: list[str], out: Path, *, small: bool) -> None:
     """Run stages in this process, alone or as one of those that torchrun has started."""
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     scale, place = SMALL if small else FULL, Place.of()
     team = join(place.size, scale.device, "benchmarks.multi_gpu") if place.size > 1 else None
     for stage in stages:

@@ -39,7 +39,14 @@ def test_the_least_is_taken_and_a_person_may_take_longer_than_a_collective() -> 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-def test_a_process_that_nothing_can_interrupt_ends_with_one_line_when_its_partner_is_killed() -> None:
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        (signal.SIGKILL, "error: rank 1 of 2 was ended from outside (process "),
+        (signal.SIGINT, None),  # the process that was interrupted says so itself
+    ],
+)
+def test_a_process_that_nothing_can_interrupt_ends_when_its_partner_does(number: signal.Signals, wanted: str | None) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,15 +71,16 @@ def test_a_process_that_nothing_can_interrupt_ends_with_one_line_when_its_partne
         for one in both:
             assert one.stdout is not None
             assert one.stdout.readline() == "joined\n"
-        both[1].send_signal(signal.SIGKILL)
+        both[1].send_signal(number)
         _, said = both[0].communicate(timeout=60)
     finally:
         for one in both:
             one.kill()
             one.communicate()
     assert both[0].returncode == 1
-    (line,) = said.splitlines()
-    assert line.startswith("error: rank 1 of 2 was ended from outside (process ")
+    lines = said.splitlines()
+    assert len(lines) == (wanted is not None)
+    assert all(line.startswith(str(wanted)) for line in lines)
 
 
 class Growing(TabularModel):
