@@ -14,10 +14,9 @@ from datetime import timedelta
 from typing import Any
 
 from treespec.errors import ProcessesError, counted
+from treespec.files.meeting import JOIN_SECONDS, connect, stay_local, store_is_the_launchers
 from treespec.files.processes import Place, Processes
 
-JOIN_SECONDS = 300.0
-"""Longest wait for all processes to be there. Nothing is loaded before."""
 FAIL_SECONDS = 30.0
 """Longest wait of a process that ends before it has joined the others, to find out whether another one says why."""
 BEAT_SECONDS = 0.5
@@ -174,7 +173,7 @@ class Joined(Processes):
         with suppress(RuntimeError):  # then the store is gone, and whoever held it
             self._store.set(f"state/{self.place.rank}", state)
             until = time.monotonic() + GRACE_SECONDS
-            while self.place.first and not _store_is_the_launchers() and HERE in self._states() and time.monotonic() < until:
+            while self.place.first and not store_is_the_launchers() and HERE in self._states() and time.monotonic() < until:
                 time.sleep(0.02)
 
     def _states(self) -> list[bytes]:
@@ -232,7 +231,7 @@ class Joined(Processes):
         return None
 
     def _store_lost(self) -> str:
-        whose = "the launcher" if _store_is_the_launchers() else f"rank 0 of {self.place.size}"
+        whose = "the launcher" if store_is_the_launchers() else f"rank 0 of {self.place.size}"
         return f"{whose}, which holds what the processes share, is gone, and so they end; {_AGAIN}"
 
 
@@ -300,39 +299,6 @@ def failed_alone(place: Place) -> bool:
     processes = Joined(place, store, lambda: None)
     processes.fail()
     return processes.claims()
-
-
-def connect(place: Place, seconds: float = JOIN_SECONDS) -> Any:
-    """Return the store of torch.distributed that the processes share. Raises ProcessesError if it cannot be reached within so many seconds."""
-    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
-
-    try:
-        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=seconds)))
-    except RuntimeError as e:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ProcessesError(
-            f"{counted(place.size, 'process', 'processes')} were to meet at {where}, but not all did within {seconds:.0f} s ({str(e).splitlines()[0][:120]}); "
-            "see to it that all were started, and that this address can be reached from every host"
-        ) from e
-    return PrefixStore("treeopt", store)
-
-
-def stay_local(place: Place) -> None:
-    """Have gloo and NCCL listen on the loopback interface alone if all processes are on this host. A choice that was made before is kept."""
-    if place.on_one_host and (loopback := _loopback()) is not None:
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, loopback)
-
-
-def _store_is_the_launchers() -> bool:
-    """Return whether the store is torchrun's, and does not end with a process of the group."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _loopback() -> str | None:
-    """Return the name of the loopback interface; None where interfaces have other names."""
-    names = [name for _, name in socket.if_nameindex()]
-    return next((name for name in ("lo", "lo0") if name in names), None)
 
 
 def _host() -> str:

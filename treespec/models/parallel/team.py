@@ -51,7 +51,7 @@ _END_SECONDS = 10
 _ours: list[Joined] = []
 """The processes of this run, if `join` has made their group: a process joins one group at most."""
 _broken: list[str] = []
-"""Why collectives of this process have failed: it waits for nobody at its end."""
+"""The reasons why collectives of this process have failed: it waits for nobody at its end."""
 
 
 class Team:
