@@ -1,4 +1,4 @@
-"""Where the processes of a run meet: the store of torch.distributed, and the interface of the network on which they listen."""
+"""The place where the processes of a run meet: the store of torch.distributed, and the interface of the network on which they listen."""
 
 import os
 import socket
