@@ -73,7 +73,7 @@ def test_the_part_of_a_single_process_takes_the_plain_path() -> None:
 
 def test_all_stages_run_on_tiny_shapes_and_are_shown(tmp_path: Path) -> None:
     out = tmp_path / "small.json"
-    words = [sys.executable, "-m", "benchmarks.multi_gpu", "--small", "--limit", "900", "--out", str(out)]
+    words = [sys.executable, "-m", "benchmarks.multi_gpu", "--small", "--out", str(out)]
     done = subprocess.run(words, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
@@ -115,13 +115,15 @@ def test_a_stage_that_fails_or_has_too_few_gpus_leaves_the_others(
 
     assert run(1) == 0
     assert started == [["one"]]
-    assert "7b needs 2 GPUs, and there are 1: it is left out" in capsys.readouterr().err
+    assert "7b: 2 GPUs are needed, and there are 1: left out" in capsys.readouterr().err
     assert run(2, "7b", "13b", "70b") == 1
     assert started == [["7b"], ["13b"], ["70b"]]
     assert multi_gpu.read(out)["failed"] == {"13b": "it ended with exit code 1"}
     assert run(2, "7b", "13b") == 1
     assert started == [["13b"]], "what was finished runs again"
     assert run(2, "7b", "--again") == 0
+    assert run(2, "--together", "--again") == 0
+    assert started == [["one"], ["parity", "7b", "13b", "70b", "acceptance"]]
     assert run(2, "8b") == 2
     assert "there is no stage 8b; the stages are parity, one, 7b" in capsys.readouterr().err
 
