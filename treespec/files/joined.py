@@ -22,7 +22,7 @@ FAIL_SECONDS = 30.0
 BEAT_SECONDS = 0.5
 """Time between two looks of each process at the others."""
 SILENT_SECONDS = 20.0
-"""A process that was not heard of for so long counts as ended: its host may be gone."""
+"""A process of another host that was not heard of for so long counts as ended: its host may be gone."""
 GRACE_SECONDS = 5.0
 """Time in which a process ends by itself when another has ended, before it is ended at once."""
 
@@ -218,11 +218,11 @@ class Joined(Processes):
             return
 
     def _silent(self, heard: dict[int, tuple[int, float]], states: list[bytes]) -> str | None:
-        """Return which process was not heard of for long, in words."""
-        now = time.monotonic()
+        """Return which process of another host was not heard of for long, in words. Of one on this host it is known whether it is there (`_gone`)."""
+        now, here = time.monotonic(), self._processes[self.place.rank][0]
         beats = self._store.multi_get([f"beat/{rank}" for rank in range(self.place.size)])
         for rank, beat in enumerate(map(int, beats)):
-            if rank == self.place.rank or states[rank] != HERE:
+            if self._processes[rank][0] == here or states[rank] != HERE:
                 continue
             if heard.get(rank, (-1, 0.0))[0] != beat:
                 heard[rank] = beat, now

@@ -254,7 +254,8 @@ def leave() -> None:
     failed = bool(_broken) or processes.over or getattr(sys, "last_value", None) is not None
     if not failed:
         processes.depart()
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         return
     processes.fail()
     if torch.cuda.is_available():
