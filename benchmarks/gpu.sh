@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one command, on a machine without network: tests, then the whole loop on the embedded pair
 # grown to the shapes of Llama-2-7B and llama-68m. A stage that fails does not stop those that need nothing of it.
 # Usage: benchmarks/gpu.sh RESULTS_FOLDER [STAGE ...]   (all stages by default: half an hour on an H200)
-# Stages: tests loop decoding engine calls sampling rules predictions audit budgets drafts training vision offload
+# Stages: tests loop decoding engine calls sampling rules predictions audit budgets drafts training vision offload multi
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: benchmarks/gpu.sh RESULTS_FOLDER [STAGE ...]}
@@ -76,8 +76,12 @@ offload() {
     python3 -m benchmarks.offload --out "$out/offload-gpu.json"
 }
 
+multi() { # on one GPU only what one can measure; it says what is left out
+    python3 -m benchmarks.multi_gpu --out "$out/multi-gpu.json"
+}
+
 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation -e .
-for stage in ${@:-tests loop decoding engine calls sampling rules predictions audit budgets drafts training vision offload}; do
+for stage in ${@:-tests loop decoding engine calls sampling rules predictions audit budgets drafts training vision offload multi}; do
     echo "== $stage"
     SECONDS=0
     "$stage" || failed="$failed $stage"

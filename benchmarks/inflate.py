@@ -61,24 +61,36 @@ def inflate(small: LlamaForCausalLM, big: LlamaForCausalLM, seed: int = 0) -> Ll
     At most one parameter at a time exists in fp32 beside the models. Raises ModelError for pairs that cannot match:
     `big_config` makes a configuration that can.
     """
-    _require_compatible(small.config, big.config)
-    weights = dict(small.state_dict())
-    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    scale = math.sqrt(small.config.hidden_size / big.config.hidden_size)
-    generators = {device: torch.Generator(device).manual_seed(seed) for device in {p.device for p in big.parameters()}}
+    weights = {device: Inflated(small, big.config, device, seed) for device in {p.device for p in big.parameters()}}
     with torch.no_grad():
         for name, parameter in big.named_parameters():
-            if "norm" in name:
-                new = torch.ones(parameter.shape, device=parameter.device)
-            elif any(part in name for part in _WRITES_TO_RESIDUAL):
-                new = torch.zeros(parameter.shape, device=parameter.device)
-            else:
-                new = torch.randn(parameter.shape, device=parameter.device, generator=generators[parameter.device]) * _NOISE
-            if name in weights:
-                old = weights[name].to(parameter.device, torch.float32)
-                new[tuple(slice(length) for length in old.shape)] = old * scale if "norm" in name else old
-            parameter.copy_(new)
+            parameter.copy_(weights[parameter.device].weight(name, tuple(parameter.shape)))
     return big
+
+
+class Inflated:
+    """The weights of a large model that computes the same as a small one, one after another. Ask for them in the order of the model's parameters."""
+
+    def __init__(self, small: LlamaForCausalLM, big: LlamaConfig, device: torch.device | str, seed: int = 0) -> None:
+        """Take the small model and the configuration of the large one. Raises ModelError for pairs that cannot match."""
+        _require_compatible(small.config, big)
+        self._small = dict(small.state_dict())
+        self._small.setdefault("lm_head.weight", self._small["model.embed_tokens.weight"])
+        self._scale = math.sqrt(small.config.hidden_size / big.hidden_size)
+        self._device, self._generator = device, torch.Generator(device).manual_seed(seed)
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return the next weight, by its name and shape, in fp32."""
+        if "norm" in name:
+            new = torch.ones(shape, device=self._device)
+        elif any(part in name for part in _WRITES_TO_RESIDUAL):
+            new = torch.zeros(shape, device=self._device)
+        else:
+            new = torch.randn(shape, device=self._device, generator=self._generator) * _NOISE
+        if name in self._small:
+            old = self._small[name].to(self._device, torch.float32)
+            new[tuple(slice(length) for length in old.shape)] = old * self._scale if "norm" in name else old
+        return new
 
 
 def big_config(small: LlamaConfig, shape: Shape) -> LlamaConfig:

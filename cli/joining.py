@@ -43,19 +43,24 @@ def together(ctx: click.Context, way: str) -> Iterator[None]:
     """Run a command in this block with the others that a launcher started. All but the first are silent, unless --debug is given.
 
     Raises a usage error for a command that is not `SHARED`, and for a device that they cannot share; ProcessesError for another command line in
-    one of them.
+    one of them, and in place of an interruption that is due to the end of one.
     """
     place = Place.of()
-    if place.size == 1 or way == OWN or ctx.params.get("tensor_parallel", 1) > 1:
+    if place.size == 1 or way == OWN:
         yield
         return
-    if way == ALONE_ONLY:
+    together = ctx.params.get("tensor_parallel", 1) > 1
+    if way == ALONE_ONLY and not together:
         raise click.UsageError(f"{ctx.command_path} runs in one process, but a launcher started {place.size}; run it without the launcher.")
-    _take_device(place, ctx.params.get("device", "cpu"))
     with ExitStack() as held:
         if not place.first and not ctx.find_root().params.get("debug"):
             held.enter_context(silent())
-        several = held.enter_context(joined(place, interrupt=lambda: _thread.interrupt_main(signal.SIGTERM), say=_say_at_once))
+        if together:  # they join when the target is loaded
+            held.enter_context(_ending_together())
+            yield
+            return
+        _take_device(place, ctx.params.get("device", "cpu"))
+        several = held.enter_context(joined(place, interrupt=lambda: _thread.interrupt_main(signal.SIGTERM)))
         _joined[:] = [several]
         _require_same(ctx, several)
         _require_device(place, ctx.params.get("device", "cpu"))
@@ -66,16 +71,27 @@ def together(ctx: click.Context, way: str) -> Iterator[None]:
             del ctx.meta[__name__]
 
 
+@contextmanager
+def _ending_together() -> Iterator[None]:
+    """Have the processes that hold a target together end when this one does with an error, as `joined` does."""
+    try:
+        yield
+    except BaseException as error:
+        several = tensor_parallel.joined_processes()
+        found = error if several is None else several.failed(error)
+        if found is error:
+            raise
+        raise found from error
+
+
 def complain(message: str, *, own: bool = True) -> None:
     """Say why the command ends on stderr, if this is the process to say it. If it is the process's `own` reason, it says which one it is."""
-    if tensor_parallel.takes_part():
-        tensor_parallel.complain(message)
-        return
     try:
         place = Place.of()
     except SettingsError:
         place = Place()
-    known = next((one for one in _joined if one.place == place), None)
+    held = tensor_parallel.joined_processes()
+    known = held or next((one for one in _joined if one.place == place), None)
     if place.size > 1 and not (failed_alone(place) if known is None else known.claims()):
         return
     name = f"rank {place.rank} of {place.size}" if known is None else known.name
@@ -146,8 +162,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(_shown, value)) or "none"
     return "none" if value is None else str(value)
-
-
-def _say_at_once(message: str) -> None:
-    """Write a line to the stderr of the process, from another thread than the one that has put something in its place."""
-    os.write(2, f"error: {message}\n".encode())

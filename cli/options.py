@@ -166,12 +166,12 @@ def folder_option(default: str, told: str) -> Callable[[Command], Command]:
 
 
 def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
-    """Raise a usage error unless this is one of so many processes that a launcher has started; have others than the first keep still."""
+    """Raise a usage error unless this is one of so many processes that a launcher has started."""
     if value == 1 or ctx.resilient_parsing:
         return value
     line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
     try:
-        take_part(value, line, errors=not ctx.find_root().params.get("debug"))
+        take_part(value, line)
     except SettingsError as error:
         raise click.UsageError(with_flags(str(error), ctx.command)) from error
     return value

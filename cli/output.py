@@ -29,28 +29,8 @@ REPLIES = "replies"
 """The part of a command's work that writes the target's replies in conversations."""
 
 
-class _Still:
-    """The stderr of a process that keeps still; None for others."""
-
-    stream: Any = None
-
-
-def keep_still(*, errors: bool) -> None:
-    """Have this process print nothing any more, as it is not the first of those that run the command together; no `errors` and notes either."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
-    if errors:
-        _Still.stream, sys.stderr = sys.stderr, sys.stdout
-
-
-def say(text: str, *, err: bool = False, whoever: bool = False) -> None:
-    """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe.
-
-    A process that keeps still prints nothing, but with `whoever` on its own stderr.
-    """
-    if _Still.stream is not None:
-        if whoever:
-            click.echo(printable(text), file=_Still.stream)
-        return
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line on stdout, or with `err` on stderr. Raises OutputError if stdout takes no more, but for a closed pipe."""
     if err:
         click.echo(printable(text), err=True)
         return

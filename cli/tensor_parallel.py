@@ -1,4 +1,4 @@
-"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone prints and writes."""
+"""A command that several processes run together, as `--tensor-parallel` has it: the first of them alone writes (`joining.py` has who speaks)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from treeopt.cli import output
-from treespec.files.joined import failed_alone
-from treespec.files.processes import Place
 from treespec.models.parallel.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from treeopt.cli.options import DraftsOptions, ModelOptions
+    from treespec.files.joined import Joined
     from treespec.models.parallel.team import Team
 
 T = TypeVar("T")
@@ -37,17 +35,14 @@ class _Together:
 _TOGETHER = _Together()
 
 
-def take_part(processes: int, line: str, *, errors: bool) -> None:
-    """Note that this process runs a command together with others, by what line, and have it keep still if it is not the first.
+def take_part(processes: int, line: str) -> None:
+    """Note that this process runs a command together with others, and by what line.
 
-    Without `errors` its notes stay, as for whoever debugs. Raises SettingsError unless it is one of so many processes of a launcher.
+    Raises SettingsError unless it is one of so many processes of a launcher.
     """
-    place = Place.of()
     _TOGETHER.line = line
-    launched(processes, line)
-    if not place.first:
+    if not launched(processes, line).first:
         _TOGETHER.kept = TemporaryDirectory(prefix="treeopt-")
-        output.keep_still(errors=errors)
 
 
 def own_place(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -82,21 +77,11 @@ def of_first(find: Callable[[], T]) -> T:
     return find() if team is None else team.first(find)
 
 
-def takes_part() -> bool:
-    """Return whether this process was started to run the command together with others."""
-    return bool(_TOGETHER.line)
-
-
 def are_several() -> bool:
     """Return whether this process runs the command together with others."""
     return _TOGETHER.team is not None
 
 
-def complain(line: str) -> None:
-    """Print a line about a failure on stderr, unless another process of the run has said why it failed.
-
-    Whichever fails first says it: a launcher ends the others as soon as one has ended, and the first process may not have come that far.
-    """
-    team, place = _TOGETHER.team, Place.of()
-    if place.size == 1 or (failed_alone(place) if team is None else team.fails_first()):
-        output.say(line, err=True, whoever=True)
+def joined_processes() -> Joined | None:
+    """Return the processes that this one has joined; None before that."""
+    return None if _TOGETHER.team is None else _TOGETHER.team.processes

@@ -42,11 +42,11 @@ def torchrun(tmp_path: Path) -> Torchrun:
 
 
 def ended(started: "subprocess.Popen[str]") -> tuple[int, str, list[str]]:
-    """The exit code, stdout, and the lines of treeopt on stderr."""
+    """The exit code, stdout, and the lines of treeopt on stderr: all before the report of torch, and how it ended, which may be said beside that."""
     out, err = started.communicate(timeout=300)
     lines = err.splitlines()
-    ours = lines[: next((at for at, line in enumerate(lines) if "torch/distributed" in line or "torch.distributed" in line), len(lines))]
-    return started.returncode, out, ours
+    cut = next((at for at, line in enumerate(lines) if "torch/distributed" in line or "torch.distributed" in line), len(lines))
+    return started.returncode, out, lines[:cut] + [line for line in lines[cut:] if line.startswith(("error: ", "interrupted"))]
 
 
 def workers(started: "subprocess.Popen[str]") -> dict[int, int]:
@@ -59,6 +59,7 @@ def workers(started: "subprocess.Popen[str]") -> dict[int, int]:
 
 
 def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treespec.files.joined.FAIL_SECONDS", 0.5)  # here nobody else comes
     monkeypatch.delenv("RANK", raising=False)
     words = ["--target", pair[0], "--draft", pair[1], "--prompt", "w1 w2", "--tensor-parallel", "2"]
     done = run("run", *words)
@@ -153,8 +154,8 @@ def test_an_evaluation_goes_on_after_a_kill_and_is_that_of_one_process(
     code, out, err = ended(started)
     assert code != 0
     assert out == ""
-    assert [line for line in err if line.startswith(("error: another process of this run has ended", "interrupted"))] == err
     assert len(err) == 1
+    assert "another process of this run has ended" in err[0] or "rank 1 of 2 was ended from outside" in err[0] or "interrupted" in err[0]
     assert not (tmp_path / "both.json").exists()
     assert not any(Path(f"/proc/{process}").exists() for process in found.values())
     kept = journal.read_bytes()

@@ -58,6 +58,9 @@ def _rank(rank: int, count: int, port: int, end: Connection, work: Callable[...,
         found = None, traceback.format_exc()
     end.send(found)
     end.close()
+    from treespec.models.parallel.team import leave
+
+    leave()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     os._exit(0)

@@ -113,7 +113,7 @@ class TextSource:
         if self._forest is None:
             wanted = max(slots_of(other, self.gen_len) for other in self.batches)
             largest = max(len(prompt.ids) for other in self.batches for _, prompt in other) + self.gen_len
-            slots = max(largest, min(wanted, self.target.agreed(most_slots(self.target.target))))
+            slots = max(largest, min(wanted, self.target.least(most_slots(self.target.target))))
             self._forest = Forest(self.target.target, slots, self.gen_len, self.sampling, self.target.eos_token_ids)
         parts = parts_of(batch, self.gen_len, self._forest.slots)
         prompts = [prompt.ids for _, prompt in batch]

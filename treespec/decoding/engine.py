@@ -14,7 +14,7 @@ from torch import Tensor
 from treespec.decoding.capture import capturing, is_refused_capture
 from treespec.decoding.heads import Draft
 from treespec.decoding.plans import Plan
-from treespec.decoding.protocol import CapturableModel, SlotModel
+from treespec.decoding.protocol import CapturableModel, SlotModel, WatchfulModel
 from treespec.decoding.step import Step, StepSpec, checked
 from treespec.decoding.step_rule import StepRule
 from treespec.decoding.timing import CapturedTimer, Timer
@@ -31,6 +31,8 @@ _MOST_KEPT = 16
 """An engine keeps at most this many captured steps; with more, it drops the one whose last use is the oldest."""
 _WARM_UPS = 2
 _AMPLE = 1 << 30
+_BLOCK = 256
+"""The caches of several processes grow to a multiple of so many slots."""
 
 
 class Stepper(Protocol):
@@ -111,16 +113,23 @@ class CacheBudget:
         that counts.
         """
         slots = self.slots + (2 * (self.depth + 1) + self.size if captured else 0)
-        _allocate(target, slots, captured=captured)
+        divided = isinstance(target, WatchfulModel) and target.divided
+        _allocate(target, slots, captured=captured, divided=divided)
         if draft is not None and self.drafted:
-            _allocate(draft, slots + self.drafted, captured=captured)
+            _allocate(draft, slots + self.drafted, captured=captured, divided=divided)
 
 
-def _allocate(model: Draft, slots: int, *, captured: bool) -> None:
-    """Allocate a cache; where captured steps have a smaller one, twice as many slots, because a larger cache has all steps captured anew."""
+def _allocate(model: Draft, slots: int, *, captured: bool, divided: bool) -> None:
+    """Allocate a cache; where captured steps have a smaller one, twice as many slots, because a larger cache has all steps captured anew.
+
+    Beside a target that is `divided`, the caches of all processes must have as many slots, whatever memory each has left: then some more.
+    """
     if captured and isinstance(model, CapturableModel) and 0 < model.capacity < slots:
-        with suppress(CapacityError):  # there may be memory for what is needed
-            model.allocate(2 * slots)
+        if divided:
+            slots = -(-slots // _BLOCK) * _BLOCK
+        else:
+            with suppress(CapacityError):  # there may be memory for what is needed
+                model.allocate(2 * slots)
     model.allocate(slots)
 
 

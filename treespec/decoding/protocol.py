@@ -72,6 +72,10 @@ class WatchfulModel(Protocol):
     def committed(self, tokens: Sequence[int], *, last: bool = False) -> None:
         """Take note of a prompt and its first token, or of the tokens of a step, which may be the `last` one. Raises ModelError to end the decoding."""
 
+    @property
+    def divided(self) -> bool:
+        """Return whether other processes hold parts of it. Then nothing may rest on what this process alone knows, such as its free memory."""
+
 
 FINAL_STATE = -1
 """The target's last hidden state, after its final norm, in `Head.state_layers`."""

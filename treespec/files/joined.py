@@ -6,7 +6,6 @@ torch.distributed carries what they exchange: its store the small things, gloo t
 import _thread
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +14,15 @@ from datetime import timedelta
 from typing import Any
 
 from treespec.errors import ProcessesError, counted
+from treespec.files.meeting import JOIN_SECONDS, connect, stay_local, store_is_the_launchers
 from treespec.files.processes import Place, Processes
 
-JOIN_SECONDS = 300.0
-"""Longest wait for all processes to be there. Nothing is loaded before."""
 FAIL_SECONDS = 30.0
 """Longest wait of a process that ends before it has joined the others, to find out whether another one says why."""
 BEAT_SECONDS = 0.5
 """Time between two looks of each process at the others."""
 SILENT_SECONDS = 20.0
-"""A process that was not heard of for so long counts as ended: its host may be gone."""
+"""A process of another host that was not heard of for so long counts as ended: its host may be gone."""
 GRACE_SECONDS = 5.0
 """Time in which a process ends by itself when another has ended, before it is ended at once."""
 
@@ -40,10 +38,10 @@ _AGAIN = "what is finished is kept: run the same command again to go on"
 class Joined(Processes):
     """Several processes. A thread looks after the others: when one ends, `lost` says which, and the main thread is interrupted."""
 
-    def __init__(self, place: Place, store: Any, interrupt: Callable[[], None], say: Callable[[str], None]) -> None:
-        """Take a store that all processes have. `interrupt` disturbs the main thread, and `say` tells people why this process ends at once."""
+    def __init__(self, place: Place, store: Any, interrupt: Callable[[], None]) -> None:
+        """Take a store that all processes have. `interrupt` disturbs the main thread."""
         super().__init__()
-        self.place, self._store, self._interrupt, self._say = place, store, interrupt, say
+        self.place, self._store, self._interrupt = place, store, interrupt
         self.lost: str | None = None
         self._claimed: bool | None = None
         self._names: list[str] = []
@@ -87,10 +85,8 @@ class Joined(Processes):
         except RuntimeError as e:
             raise ProcessesError(self.lost or self._store_lost()) from e
 
-    def exchange(self, value: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-        """See `Processes.exchange`. Values travel pickled, between processes of one run only."""
-        from torch import distributed
-
+    def meet(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until all processes have called this, however long that takes. Raises ProcessesError if another one ends first."""
         self._rounds += 1
         name = f"round {self._rounds}"
         self.add(name, 1)
@@ -100,12 +96,17 @@ class Joined(Processes):
             meanwhile()
             time.sleep(waited)
             waited = min(2 * waited, _LOOK_SECONDS)
+
+    def exchange(self, value: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+        """See `Processes.exchange`. Values travel pickled, between processes of one run only."""
+        from torch import distributed
+
+        self.meet(meanwhile)
         found: list[Any] = [None] * self.place.size
         try:
             distributed.all_gather_object(found, value)
         except RuntimeError as e:
-            self._over.wait(2 * BEAT_SECONDS)  # the watch knows by then who it was
-            raise ProcessesError(self.lost or f"another process ended while results were exchanged: {str(e).splitlines()[0]}") from e
+            raise ProcessesError(self.who() or f"another process ended while results were exchanged: {str(e).splitlines()[0]}") from e
         meanwhile()
         return found
 
@@ -117,6 +118,16 @@ class Joined(Processes):
             reason = self._failed()
             if reason is not None:
                 raise ProcessesError(reason)
+
+    @property
+    def over(self) -> bool:
+        """Whether this process has told the others of its end."""
+        return self._over.is_set()
+
+    def who(self) -> str | None:
+        """Return which other process has ended before its time, in words, once the watch has had the time to see it; None if none has."""
+        self._over.wait(2 * BEAT_SECONDS)
+        return self.lost
 
     def ended(self) -> str | None:
         """Return which other process has ended before its time, in words; None if none has, as far as can be told at once."""
@@ -137,12 +148,22 @@ class Joined(Processes):
     def leave(self) -> None:
         """End together: wait until all processes are done. Raises ProcessesError if one has ended before."""
         self.exchange(None)
+        self.depart()
+
+    def depart(self) -> None:
+        """End, and wait for nobody: the others need this process no more."""
         self._stop(LEFT)
 
     def fail(self) -> None:
         """Have the others end too, because this one does, and claim to say why."""
         self.claims()
         self._stop(FAILED)
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Have the others end too, because of an error here. Return the error to raise: another one for an interruption that is due to their end."""
+        lost = self.ended() if isinstance(error, KeyboardInterrupt) else None
+        self.fail()
+        return error if lost is None else ProcessesError(lost)
 
     def _stop(self, state: bytes) -> None:
         """Tell the others how this process ends. The one that may hold their store stays until they know."""
@@ -152,7 +173,7 @@ class Joined(Processes):
         with suppress(RuntimeError):  # then the store is gone, and whoever held it
             self._store.set(f"state/{self.place.rank}", state)
             until = time.monotonic() + GRACE_SECONDS
-            while self.place.first and not _store_is_the_launchers() and HERE in self._states() and time.monotonic() < until:
+            while self.place.first and not store_is_the_launchers() and HERE in self._states() and time.monotonic() < until:
                 time.sleep(0.02)
 
     def _states(self) -> list[bytes]:
@@ -189,19 +210,19 @@ class Joined(Processes):
                 continue
             self._interrupt()
             if not self._over.wait(GRACE_SECONDS):
-                if self.claims():
-                    self._say(self.lost)
+                if self.claims():  # to stderr itself: something else may be in the place of `sys.stderr`
+                    os.write(2, f"error: {self.lost}\n".encode())
                 with suppress(RuntimeError):
                     self._store.set(f"state/{self.place.rank}", FAILED)
                 os._exit(1)
             return
 
     def _silent(self, heard: dict[int, tuple[int, float]], states: list[bytes]) -> str | None:
-        """Return which process was not heard of for long, in words."""
-        now = time.monotonic()
+        """Return which process of another host was not heard of for long, in words. Of one on this host it is known whether it is there (`_gone`)."""
+        now, here = time.monotonic(), self._processes[self.place.rank][0]
         beats = self._store.multi_get([f"beat/{rank}" for rank in range(self.place.size)])
         for rank, beat in enumerate(map(int, beats)):
-            if rank == self.place.rank or states[rank] != HERE:
+            if self._processes[rank][0] == here or states[rank] != HERE:
                 continue
             if heard.get(rank, (-1, 0.0))[0] != beat:
                 heard[rank] = beat, now
@@ -210,54 +231,63 @@ class Joined(Processes):
         return None
 
     def _store_lost(self) -> str:
-        whose = "the launcher" if _store_is_the_launchers() else f"rank 0 of {self.place.size}"
+        whose = "the launcher" if store_is_the_launchers() else f"rank 0 of {self.place.size}"
         return f"{whose}, which holds what the processes share, is gone, and so they end; {_AGAIN}"
 
 
-@contextmanager
-def joined(
-    place: Place,
-    *,
-    interrupt: Callable[[], None] = _thread.interrupt_main,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-) -> Iterator[Joined]:
-    """Join the processes that a launcher started, and leave them at the end of the block, or end them if it raises.
+def join(
+    place: Place, backends: str = "gloo", seconds: float = JOIN_SECONDS, interrupt: Callable[[], None] = _thread.interrupt_main
+) -> Joined:
+    """Join the processes that a launcher started, and look after them from then on.
 
-    It makes the process group of torch.distributed, with gloo, which listens on the loopback interface alone if all are on one host; torch has no
-    group afterwards. Raises ProcessesError if not all come within JOIN_SECONDS, or one ends; also in place of an interruption that is due to that.
+    It makes the process group of torch.distributed with these `backends`, whose longest wait is `seconds`; where all processes are on one host, it
+    listens on the loopback interface alone. Raises ProcessesError if not all come within JOIN_SECONDS, or one ends.
     """
     from torch import distributed
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     stay_local(place)
     store = connect(place)
-    processes = Joined(place, store, interrupt, say)
-    lost: str | None = None
+    processes = Joined(place, store, interrupt)
     try:
         processes.gather()
         distributed.init_process_group(
-            "gloo",
+            backends,
             store=PrefixStore("gloo", store),
             rank=place.rank,
             world_size=place.size,
-            timeout=timedelta(seconds=JOIN_SECONDS),
+            timeout=timedelta(seconds=seconds),
         )
-        try:
-            processes.start()
-            yield processes
-            processes.leave()
-        finally:
+        processes.start()
+    except BaseException as error:
+        found = processes.failed(error)
+        if distributed.is_initialized():
             distributed.destroy_process_group()
-    except KeyboardInterrupt:
-        lost = processes.ended()
-        processes.fail()
-        if lost is None:
+        if found is error:
             raise
-    except BaseException:
-        processes.fail()
-        raise
-    if lost is not None:
-        raise ProcessesError(lost)
+        raise found from error
+    return processes
+
+
+@contextmanager
+def joined(place: Place, *, interrupt: Callable[[], None] = _thread.interrupt_main) -> Iterator[Joined]:
+    """Join the processes that a launcher started, and leave them at the end of the block, or end them if it raises. Torch has no group afterwards.
+
+    Raises ProcessesError as `join` does, if a process ends before its time, and in place of an interruption that is due to that.
+    """
+    from torch import distributed
+
+    processes = join(place, interrupt=interrupt)
+    try:
+        yield processes
+        processes.leave()
+    except BaseException as error:
+        found = processes.failed(error)
+        if found is error:
+            raise
+        raise found from error
+    finally:
+        distributed.destroy_process_group()
 
 
 def failed_alone(place: Place) -> bool:
@@ -266,42 +296,9 @@ def failed_alone(place: Place) -> bool:
         store = connect(place, FAIL_SECONDS)
     except ProcessesError:
         return True
-    processes = Joined(place, store, lambda: None, lambda text: None)
+    processes = Joined(place, store, lambda: None)
     processes.fail()
     return processes.claims()
-
-
-def connect(place: Place, seconds: float = JOIN_SECONDS) -> Any:
-    """Return the store of torch.distributed that the processes share. Raises ProcessesError if it cannot be reached within so many seconds."""
-    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
-
-    try:
-        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timedelta(seconds=seconds)))
-    except RuntimeError as e:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ProcessesError(
-            f"{counted(place.size, 'process', 'processes')} were to meet at {where}, but not all did within {seconds:.0f} s ({str(e).splitlines()[0][:120]}); "
-            "see to it that all were started, and that this address can be reached from every host"
-        ) from e
-    return PrefixStore("treeopt", store)
-
-
-def stay_local(place: Place) -> None:
-    """Have gloo and NCCL listen on the loopback interface alone if all processes are on this host. A choice that was made before is kept."""
-    if place.on_one_host and (loopback := _loopback()) is not None:
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, loopback)
-
-
-def _store_is_the_launchers() -> bool:
-    """Return whether the store is torchrun's, and does not end with a process of the group."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _loopback() -> str | None:
-    """Return the name of the loopback interface; None where interfaces have other names."""
-    names = [name for _, name in socket.if_nameindex()]
-    return next((name for name in ("lo", "lo0") if name in names), None)
 
 
 def _host() -> str:

@@ -93,9 +93,9 @@ class FusedDecoder:
     stacked: ClassVar[bool] = True
 
     def __init__(self, module: Any, shard: Shard | None = None) -> None:
-        """Take a module. `shard` says what part of a model it is; None if it is whole."""
+        """Take a module. `shard` says what part of a model it is; None if it is whole. The part of a single process is whole too."""
         model = module.model
-        self._shard = shard
+        shard = self._shard = None if shard is None or shard.team.size == 1 else shard
         self.workspace = Workspace(module.device)
         self.embedding: Tensor = model.embed_tokens.weight
         self.layers = [_layer(layer) for layer in model.layers]
@@ -194,7 +194,7 @@ class FusedDecoder:
             query = rotate_and_store(qkv[:count], *self._where(place, keys, values), layer.heads)
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge, room)
             x, normed = add_norm(x, layer.after, self._added(self._times(seen, layer.out)))
-            inner = gate(self._times(normed, layer.gate_up))
+            inner = self._gated(normed, layer.gate_up)
             delta = _summands(inner, layer.down) if self._shard is None else self._added(self._times(inner, layer.down))
         if kept is not None:
             self._keep_last(kept, x, delta)
@@ -210,6 +210,12 @@ class FusedDecoder:
         if self._shard is not None and x.shape[0] <= LARGEST:
             return lin.linear(x, product.weight, self.workspace, bias=product.bias)
         return F.linear(x, product.weight, product.bias)
+
+    def _gated(self, x: Tensor, product: _Product) -> Tensor:
+        """Return silu(gates) up [rows, columns / 2] of the product with stacked gates and up: for the few rows of a part of a model in one launch."""
+        if self._shard is not None and x.shape[0] <= LARGEST:
+            return lin.linear(x, product.weight, self.workspace, bias=product.bias, gated=True)
+        return gate(self._times(x, product))
 
     def _added(self, delta: Tensor) -> Tensor:
         """Return what all processes have computed, added up, in place of this one's part of it."""

@@ -61,6 +61,10 @@ class Target:
         """Return a value that rests on times, and that all processes must have alike: that of the first one. Alone, it is the value itself."""
         return value if self.team is None else self.team.agreed(value)
 
+    def least(self, value: int) -> int:
+        """Return the least of the values of all processes, such as what fits into the memory of each. Alone, it is the value itself."""
+        return value if self.team is None else self.team.least(value)
+
     def own(self, path: Path | None, work: str = "") -> Path | None:
         """Return where this process keeps a file or a folder of its work: at `path`, or in a copy beside the first process (`Team.own`).
 

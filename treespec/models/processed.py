@@ -87,6 +87,11 @@ class ProcessedModel:
         if isinstance(self.model, WatchfulModel):
             self.model.committed(tokens, last=last)
 
+    @property
+    def divided(self) -> bool:
+        """See `WatchfulModel.divided`."""
+        return isinstance(self.model, WatchfulModel) and self.model.divided
+
     def allocate(self, capacity: int) -> None:
         """See `SlotModel.allocate`."""
         self.model.allocate(capacity)

@@ -83,6 +83,7 @@ class TreeModel:
                 f'{self.name} uses attention "{attention}", which takes no tree masks; load it with attn_implementation="sdpa"'
             )
         shard = self.loaded.shard
+        self.divided = shard is not None
         self.vocabulary_rows = _logit_rows(module) if shard is None else shard.vocabulary
         self.vocabulary_size = min(vocabulary or self.vocabulary_rows, self.vocabulary_rows)
         self.device: torch.device = module.device

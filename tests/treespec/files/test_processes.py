@@ -53,3 +53,28 @@ def test_a_process_that_has_ended_is_not_there_even_if_nobody_looked_after_it() 
         assert not joined._is_there(ended.pid)
         ended.wait()
         assert not joined._is_there(ended.pid)
+
+
+class Store:
+    """A store in which nothing changes any more."""
+
+    def set(self, key: str, value: bytes) -> None:
+        pass
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [b"7" for _ in keys]
+
+
+def test_silence_counts_between_hosts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is busy for long is silent too; on one host it is seen to be there."""
+    monkeypatch.setattr(joined, "SILENT_SECONDS", 0.0)
+    one = joined.Joined(Place(0, 3, 0, 2), Store(), lambda: None)
+    one._processes, one._names = [("here", 1), ("here", 2), ("there", 3)], ["rank 0", "rank 1", "rank 2 on there"]
+    heard: dict[int, tuple[int, float]] = {}
+    states = [joined.HERE] * 3
+    assert one._silent(heard, states) is None
+    time.sleep(0.01)
+    found = one._silent(heard, states)
+    assert found is not None
+    assert found.startswith("rank 2 on there was not heard of for 0 s")
+    assert one._silent(heard, [*states[:2], joined.LEFT]) is None

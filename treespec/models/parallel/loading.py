@@ -108,12 +108,7 @@ def load_slices(
     raises.
     """
     vocabulary = int(config.vocab_size)
-    with torch.device("meta"):
-        auto: Any = AutoModelForCausalLM
-        module: Any = auto.from_config(config_of_part(config, team.size), dtype=dtype)
-        head = module.lm_head
-        module.lm_head = nn.Linear(head.in_features, rows_of_head(vocabulary, team.size), bias=head.bias is not None, dtype=dtype)
-    module.model.rotary_emb = type(module.model.rotary_emb)(module.config)  # its tables are computed, and no file holds them
+    module = empty_part(config, team.size, dtype)
     report: dict[str, Any] = {"missing_keys": [], "mismatched_keys": []}
     parameters = 0
     with ExitStack() as opened:
@@ -129,12 +124,12 @@ def load_slices(
             unread.discard(key)
             stored = held[key].get_slice(key)
             shape = tuple(stored.get_shape())
-            expected = _whole(weight, parameter, vocabulary, team.size)
+            expected = whole_shape(weight, parameter, vocabulary, team.size)
             if shape != expected:
                 report["mismatched_keys"].append((weight, shape, expected))
                 continue
             parameters += math.prod(shape)
-            _put(module, weight, _read(stored, part_of(weight, shape, team.rank, team.size)).to(device=where, dtype=dtype))
+            put(module, weight, own_part(stored, part_of(weight, shape, team.rank, team.size)).to(device=where, dtype=dtype))
     report["unexpected_keys"] = sorted(unread - ({f"{HEAD}.weight"} if config.tie_word_embeddings else set()))
     if not report["missing_keys"] and not report["mismatched_keys"]:
         if config.tie_word_embeddings:
@@ -145,13 +140,24 @@ def load_slices(
     return module, report, Shard(team, vocabulary, parameters)
 
 
+def empty_part(config: PreTrainedConfig, processes: int, dtype: torch.dtype) -> Any:
+    """Return the module of one part of a Llama-like model, whose weights have shapes and take no memory until `put` gives them content."""
+    with torch.device("meta"):
+        auto: Any = AutoModelForCausalLM
+        module: Any = auto.from_config(config_of_part(config, processes), dtype=dtype)
+        head, rows = module.lm_head, rows_of_head(int(config.vocab_size), processes)
+        module.lm_head = nn.Linear(head.in_features, rows, bias=head.bias is not None, dtype=dtype)
+    module.model.rotary_emb = type(module.model.rotary_emb)(module.config)  # its tables are computed, and no file holds them
+    return module
+
+
 def _keys(weight: str, base: str) -> Iterator[str]:
     """Yield the names that a weight may have in the files: files that were saved without the head have no name of the model in front."""
     yield weight
     yield weight.removeprefix(f"{base}.")
 
 
-def _whole(weight: str, parameter: Tensor, vocabulary: int, processes: int) -> tuple[int, ...]:
+def whole_shape(weight: str, parameter: Tensor, vocabulary: int, processes: int) -> tuple[int, ...]:
     """Return the shape of the whole weight of which a parameter is a part."""
     shape = tuple(parameter.shape)
     if weight.startswith(f"{HEAD}."):
@@ -162,8 +168,8 @@ def _whole(weight: str, parameter: Tensor, vocabulary: int, processes: int) -> t
     return tuple(size * processes if dim == part.dim else size for dim, size in enumerate(shape))
 
 
-def _read(stored: Any, part: Part | None) -> Tensor:
-    """Return a weight, or the part of it that is this process's, from a slice of safetensors."""
+def own_part(stored: Any, part: Part | None) -> Tensor:
+    """Return a weight, or the part of it that is this process's, from a slice of safetensors or from a tensor."""
     if part is None:
         found: Tensor = stored[:]
         return found
@@ -180,7 +186,8 @@ def _filled(found: Tensor, dim: int, size: int) -> Tensor:
     return filled
 
 
-def _put(module: nn.Module, weight: str, value: Tensor) -> None:
+def put(module: nn.Module, weight: str, value: Tensor) -> None:
+    """Make a tensor the weight of this name."""
     layer, _, kind = weight.rpartition(".")
     setattr(module.get_submodule(layer), kind, nn.Parameter(value, requires_grad=False))
 
@@ -190,7 +197,7 @@ def _tie(module: Any, team: Team) -> None:
     embedding: Tensor = module.model.embed_tokens.weight.detach()
     part = part_of(f"{HEAD}.weight", tuple(embedding.shape), team.rank, team.size)
     assert part is not None
-    _put(module, f"{HEAD}.weight", _filled(embedding[part.start : part.stop], 0, part.size))
+    put(module, f"{HEAD}.weight", _filled(embedding[part.start : part.stop], 0, part.size))
 
 
 def load_planned(loader: Any, path: str, vocabulary: int, team: Team, options: Mapping[str, Any]) -> Loaded:

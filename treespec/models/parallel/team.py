@@ -1,11 +1,28 @@
-"""Team: the processes that hold a target together, and all that they say to one another."""
+"""Team: the processes that hold a target together, and all that they say to one another.
+
+What is relied on for the collectives inside captured steps, by the documentation of NCCL ("Using NCCL with CUDA Graphs") and of torch
+(`torch.cuda.graph`, `init_process_group`, ProcessGroupNCCL.hpp):
+
+- All processes capture the same operations in the same order, and a replay is itself a collective: every process launches the same graphs in the same
+  order. Steps are captured and launched alike in all of them, for the plans and the sizes of caches are the same.
+- torch makes the communicator of a device at its first collective, and NCCL connects the ranks for an algorithm when a message first needs it.
+  Neither may happen while a graph is captured. So `join` adds up one number, and whoever captures runs the same passes before, eagerly
+  (`CapturedSteps`), after which it waits for the device.
+- A collective that torch captures is not watched by the thread of its own that looks for errors and for time limits: if a partner ends, the replay
+  waits on the device for ever. So a thread of ours looks after the others (`Joined`), and ends the process. Torch's thread asks CUDA about
+  earlier, eager collectives now and then, which a capture in the mode "global" does not survive; beside a process group it is "thread_local".
+- NCCL waits for the end of graphs that hold its work when a communicator is destroyed, so they go first (`treespec.decoding.capture`).
+- What NCCL reads in the environment, such as NCCL_NVLS_ENABLE, is the caller's: nothing here sets it but the name of a network interface,
+  where none is given (`stay_local`).
+"""
 
 import atexit
 import platform
+import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -13,10 +30,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from torch.distributed.rendezvous import rendezvous
 
-from treespec.errors import ModelError, SettingsError, counted
-from treespec.files.joined import stay_local
+from treespec.errors import ModelError, ProcessesError, SettingsError, counted
+from treespec.files import joined
+from treespec.files.joined import Joined
 from treespec.files.processes import Place
 from treespec.models.parallel.launch import launched
 
@@ -27,27 +44,28 @@ _gather: Callable[[Tensor, Tensor], Any] = getattr(distributed, "all_gather_sing
 
 CHECK_EVERY = 16
 """The processes compare their tokens after so many steps."""
-_PATIENCE = timedelta(minutes=30)
-"""The longest time that a process waits for the others."""
-_MEETING = timedelta(minutes=10)
-"""The longest time that a process waits for the others to start."""
-_lost: list[str] = []
-"""The reasons why processes of this run are lost, as far as this one knows: it waits for none of them at its end."""
-_FAILED = "treeopt/failed"
-"""The key under which the processes count those that fail."""
+_PATIENCE_SECONDS = 1800.0
+"""The longest time that a process waits in a collective for the others, if it is none that a graph holds."""
+_END_SECONDS = 10
+"""The time that a process has for its end when others may be lost, before the system ends it."""
+_ours: list[Joined] = []
+"""The processes of this run, if `join` has made their group: a process joins one group at most."""
+_broken: list[str] = []
+"""The reasons why collectives of this process have failed: it waits for nobody at its end."""
 
 
 class Team:
     """All processes of a run, of which this is one. Rule: every one of them calls the same methods in the same order.
 
-    Each method raises ModelError if another process has ended or does not answer.
+    Each method raises ProcessesError or ModelError if another process has ended or does not answer. `processes` look after one another; None where the caller
+    made their group, whose limits of time then hold.
     """
 
     _kept: TemporaryDirectory[str] | None
 
-    def __init__(self, rank: int, size: int, device: str, backend: str, hosts: int = 1, store: Any = None) -> None:
+    def __init__(self, rank: int, size: int, device: str, backend: str, hosts: int = 1, processes: Joined | None = None) -> None:
         self.rank, self.size, self.device, self.backend, self.hosts = rank, size, device, backend, hosts
-        self._store, self._kept, self._files = store, None, 0
+        self.processes, self._kept, self._files = processes, None, 0
         self._host = torch.device("cpu") if "gloo" in distributed.get_backend_config() else torch.device(device)
         self._tokens, self._steps = 0, 0
 
@@ -71,9 +89,22 @@ class Team:
             distributed.broadcast_object_list(box, src=0, device=self._host)
         return box[0]
 
+    def least(self, value: int) -> int:
+        """Return the least of the values that the processes pass, such as what fits into the memory of each."""
+        known = torch.tensor([value], device=self._host)
+        with _together():
+            distributed.all_reduce(known, op=distributed.ReduceOp.MIN)
+        return int(known)
+
     def first(self, find: Callable[[], T]) -> T | None:
-        """Return what `find` returns in the first process; it is not called in the others."""
-        return self.agreed(find() if self.rank == 0 else None)
+        """Return what `find` returns in the first process, however long it takes: it may wait for a person. It is not called in the others.
+
+        Raises ProcessesError if a process ends meanwhile.
+        """
+        found = find() if self.rank == 0 else None
+        if self.processes is not None:
+            self.processes.meet()  # a collective has a limit of time
+        return self.agreed(found)
 
     def own(self, path: Path | None) -> Path | None:
         """Return where this process keeps a file, or a folder of files, that the first one keeps at `path`: a copy, which ends with the process.
@@ -92,15 +123,6 @@ class Team:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
         return place
-
-    def fails_first(self) -> bool:
-        """Return whether this is the first process to ask: of processes that all fail, one says why. It does not wait for the others."""
-        if self._store is None:
-            return self.rank == 0
-        try:
-            return int(self._store.add(_FAILED, 1)) == 1
-        except RuntimeError:  # whoever kept the store is gone, and may not have said anything
-            return True
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Raise SettingsError, in all processes, if one of these facts is another one in another process."""
@@ -137,16 +159,27 @@ class Team:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Turn the error of a process whose partner is gone into a ModelError. Errors of memory and of capturing stay as they are."""
+    """Have this process end if its partner is gone, after an error of torch or an interruption due to that. Other errors stay as they are.
+
+    Raises ProcessesError where it is known who has ended, else ModelError.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+    except (RuntimeError, KeyboardInterrupt) as error:
+        torn = isinstance(error, distributed.DistError) or "gloo" in str(error)
+        if not torn and not isinstance(error, KeyboardInterrupt):  # errors of memory, or of capturing
             raise
-        _lost.append(" ".join(str(error).split())[:160])
+        lost = _ours[-1].ended() if _ours else None
+        if lost is None and torn and _ours:
+            lost = _ours[-1].who()
+        if lost is None and not torn:
+            raise
+        _broken.append(lost or str(error))
+        if lost is not None:
+            raise ProcessesError(lost) from error
         raise ModelError(
             "another process of this run has ended, or does not answer, and each holds a part of the target; its own message says why, "
-            f"or the launcher's report ({_lost[-1]}); run the same command again"
+            f"or the launcher's report ({' '.join(str(error).split())[:160]}); run the same command again"
         ) from error
 
 
@@ -154,8 +187,8 @@ def join(processes: int, device: str, line: str = "SCRIPT.py") -> Team:
     """Return the team of so many processes on a kind of device: "cpu", or "cuda", where each process takes the GPU of its own number.
 
     A process group that the caller has made is taken; else one is made, which lasts as long as the process. `line` is what torchrun is to
-    start, for the message. Raises SettingsError for another number of processes, for a device that is not there, and ModelError if the
-    processes do not find one another.
+    start, for the message. Raises SettingsError for another number of processes, for a device that is not there, and ProcessesError if the
+    processes do not find one another, or one of them ends.
     """
     made = distributed.is_available() and distributed.is_initialized()
     if made and distributed.get_world_size() != processes:
@@ -164,18 +197,18 @@ def join(processes: int, device: str, line: str = "SCRIPT.py") -> Team:
             "pass that number"
         )
     launch = None if made else launched(processes, line)
-    own, store = _own_device(device, launch), None
+    own = _own_device(device, launch)
     if launch is not None:
-        stay_local(launch)
-        with _meeting():
-            store, rank, size = next(rendezvous("env://", launch.rank, launch.size, timeout=_MEETING))
-            kinds = "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl"
-            distributed.init_process_group(kinds, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-        atexit.register(_leave)
+        _ours.append(joined.join(launch, "gloo" if own == "cpu" else "cpu:gloo,cuda:nccl", _PATIENCE_SECONDS))
+        atexit.register(leave)
     names: list[Any] = [None] * processes
     with _together():
         distributed.all_gather_object(names, platform.node())
-    return Team(distributed.get_rank(), processes, own, "gloo" if own == "cpu" else "nccl", len(set(names)), store)
+        if own != "cpu":
+            distributed.all_reduce(torch.zeros(1, device=own))  # makes the communicator, before anything is captured
+            torch.cuda.synchronize(own)
+    backend = "gloo" if own == "cpu" else "nccl"
+    return Team(distributed.get_rank(), processes, own, backend, len(set(names)), _ours[-1] if _ours else None)
 
 
 def _content(path: Path) -> dict[str, bytes]:
@@ -210,17 +243,21 @@ def _own_device(device: str, launch: Place | None) -> str:
     return f"cuda:{launch.local_rank}"
 
 
-@contextmanager
-def _meeting() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"the processes of this run do not find one another ({' '.join(str(error).split())[:160]}); start them with torchrun"
-        ) from error
+def leave() -> None:
+    """Leave the process group that `join` has made, so that nothing listens any more. It waits for no other process.
 
-
-def _leave() -> None:
-    """Leave the process group, so that nothing listens any more. If others are lost, the end of the process does the same, and waits for none."""
-    if distributed.is_initialized() and not _lost:
-        distributed.destroy_process_group()
+    After an error the others are told of the end, and the system ends this process if the device still waits for one of them.
+    """
+    if not _ours:
+        return
+    processes = _ours.pop()
+    failed = bool(_broken) or processes.over or getattr(sys, "last_value", None) is not None
+    if not failed:
+        processes.depart()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        return
+    processes.fail()
+    if torch.cuda.is_available():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_END_SECONDS)
