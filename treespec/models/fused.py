@@ -211,7 +211,7 @@ class FusedDecoder:
             return lin.linear(x, product.weight, self.workspace, bias=product.bias)
         return F.linear(x, product.weight, product.bias)
 
-    def _gated(self, x: Tensor, product: _Product) -> Tensor:
+    def _gated(self, x: Tensor, product: Product) -> Tensor:
         """Return silu(gates) up [rows, columns / 2] of the product with stacked gates and up: for the few rows of a part of a model in one launch."""
         if self._shard is not None and x.shape[0] <= LARGEST:
             return lin.linear(x, product.weight, self.workspace, bias=product.bias, gated=True)
