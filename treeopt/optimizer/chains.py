@@ -24,8 +24,8 @@ class BestChain:
     """Whether the tokens per step are those of a replay, and not expected from chances."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
+        """Return it as plain data, which says that the tokens are those of a replay only where they are."""
+        return {name: value for name, value in asdict(self).items() if name != "replayed" or value}
 
 
 def best_chain(rows: Rows, model: LatencyModel, deepest: int, objective: Objective = seconds_per_token) -> BestChain | None:
