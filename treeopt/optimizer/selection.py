@@ -126,9 +126,11 @@ class Selection:
         return f"{start} its trees were {_figure(chosen.lead_over(plainest), 4)} x as fast as those of {plainest.model}"
 
     @property
-    def promise(self) -> str:
-        """The grounds of the promise, beside what the chances alone expect."""
+    def promise(self) -> str | None:
+        """The grounds of the promise, beside what the chances alone expect; None for the root alone, of which nothing is promised."""
         fit = self.chosen.fit
+        if fit.tree.size == 1:
+            return None
         return (
             f"promised are the tokens per step that trees of {self.chosen.model} gave when replayed on prompts held out; of its tree for all prompts, "
             f"the chances alone expect {expected_tokens(fit.tree, acceptance_rows(fit.profile)):.3f}"
