@@ -1,7 +1,7 @@
 # Needs git, make and python3 >= 3.11 with venv; everything else is installed into .venv.
 #   make demo     the whole loop on the embedded pair, into treeopt-demo/
 #   make quick    the inner loop: ruff, and the tests that are not slow; about a minute on two cores
-#   make test     all checks: ruff, mypy, import contracts, tests; about 16 minutes on two cores
+#   make test     all checks: ruff, mypy, import contracts, tests; 20 to 30 minutes on two cores
 #   make kernels  the tests of the Triton kernels, in Triton's interpreter where there is no GPU
 #   make lint     the checks without the tests
 #   make format   rewrite the sources in the project's style
