@@ -29,6 +29,8 @@ AMPLE = 1 << 30
 
 BEYOND = (1 + _IN_A_ROW) * (DEEPEST + 1)
 """Positions that steps of typical trees take behind the context, at most."""
+_PROMPT = 128
+"""Most tokens of the prompt pass before a burst of whole steps."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Bench:
     def _captured(self, steps: CapturedSteps, cell: Cell) -> list[Sample]:
         """Do the same with captured steps. In decoding the host runs ahead of them, so whole steps are timed on the device, in a row."""
         if cell.whole:
+            # As decoding begins. Behind bursts of wide passes, the same steps of small models take up to 7 % longer (benchmarks/log/sampling.md).
+            steps.step.begin(self.text[: min(cell.context, _PROMPT)], None)
             wholes = []
             for _ in range(BURST):
                 self._begin(steps, cell)
