@@ -36,8 +36,8 @@ WORTH_WHILE = 1.2
 class DemoSettings:
     """Sizes that keep the demo within a minute on two idle CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
 
-    profile_prompts: int = 64
-    evaluate_prompts: int = 8
+    profile_prompts: int = 48
+    evaluate_prompts: int = 6
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16
@@ -89,7 +89,7 @@ def run_demo(
         )
     note_crowding(device, notice)
     with _timed("profile acceptance", seconds):
-        measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=64)
+        measure = AcceptanceSettings(gen_len=settings.gen_len, max_branch=settings.max_branch, batch_size=settings.profile_prompts)
         acceptance = profile_acceptance(pair, profiled, measure, journal=None, progress=progress)
         for name in FILES[1:]:  # of an earlier demo: they would describe other profiles
             (out / name).unlink(missing_ok=True)
