@@ -5,7 +5,7 @@ residual; norm, gate and up in one product with the activation; the down product
 products are those of `kernels.linear` and `kernels.qkv`; for more rows, cuBLAS multiplies, and single launches in between do the rest; captured
 passes are padded to numbers of rows for which cuBLAS is fast (`row_counts`). Stacked weights replace the originals, which become views of them.
 Of a model that is divided over processes, each computes its heads and its part of the MLP, and the results of the output and down products are
-added up over all of them: such passes have single launches between the products, whatever their rows.
+added up over all of them (`kernels.peers`, or a collective): such passes have single launches between the products, whatever their rows.
 """
 
 import statistics
@@ -24,6 +24,7 @@ from treespec.kernels import linear as lin
 from treespec.kernels.ancestors import Ancestors, ancestors_of, pack
 from treespec.kernels.attention import tree_attention
 from treespec.kernels.device import gpu_of
+from treespec.kernels.peers import add_norm_of_peers
 from treespec.kernels.pointwise import add_norm, gate, move_rows
 from treespec.kernels.product import LARGEST, SMALL, Norm, Workspace
 from treespec.kernels.qkv import project
@@ -104,6 +105,7 @@ class FusedDecoder:
         if module.device.type == "cuda":
             torch.cuda.empty_cache()  # the originals are gone, but their memory is kept in pieces that are too small for what comes
         self._row_counts = RowCounts(self._product_seconds)
+        self._peers = None if shard is None else shard.team.peers(self.embedding.dtype)
         self.padded = shard is None and module.device.type == "cuda" and self.layers[0].weight_bytes >= _PADDED_BYTES
         self._module, self._places = module, dict(_places(module))
         self._rotary = model.rotary_emb
@@ -186,21 +188,21 @@ class FusedDecoder:
         room = None if rows == count else x.new_zeros(rows, self.layers[0].out.weight.shape[1])
         delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x, normed = add_norm(x, layer.before, delta)
+            x, normed = self._normed(x, layer.before, delta)
             if kept is not None:
                 kept.put(index, x[:count])
             keys, values = cache.rows(index)
             qkv = self._times(normed, layer.qkv)
             query = rotate_and_store(qkv[:count], *self._where(place, keys, values), layer.heads)
             seen = self._attend(query, keys, values, layer, place, tree if layer.window is None or edge is None else edge, room)
-            x, normed = add_norm(x, layer.after, self._added(self._times(seen, layer.out)))
+            x, normed = self._normed(x, layer.after, self._times(seen, layer.out))
             inner = self._gated(normed, layer.gate_up)
-            delta = _summands(inner, layer.down) if self._shard is None else self._added(self._times(inner, layer.down))
+            delta = _summands(inner, layer.down) if self._shard is None else self._times(inner, layer.down)
         if kept is not None:
-            self._keep_last(kept, x, delta)
-        if keep is not None and delta is not None:
-            x, delta = x.index_select(0, keep), delta.index_select(-2, keep)
-        logits = self._times(add_norm(x, self.final, delta)[1], self.head)
+            x, delta = self._keep_last(kept, x, delta)
+        if keep is not None:
+            x, delta = x.index_select(0, keep), None if delta is None else delta.index_select(-2, keep)
+        logits = self._times(self._normed(x, self.final, delta)[1], self.head)
         if self._shard is not None:
             logits = self._shard.team.joined(logits, self._shard.vocabulary)
         return logits[:count] if keep is None else logits
@@ -217,16 +219,22 @@ class FusedDecoder:
             return lin.linear(x, product.weight, self.workspace, bias=product.bias, gated=True)
         return gate(self._times(x, product))
 
-    def _added(self, delta: Tensor) -> Tensor:
-        """Return what all processes have computed, added up, in place of this one's part of it."""
-        return delta if self._shard is None else self._shard.team.sum(delta)
+    def _normed(self, x: Tensor, norm: Norm, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return x + delta and its norm, as `add_norm` does. In a part of a model, delta is what this process has computed of it, and is used up."""
+        if self._shard is None or delta is None:
+            return add_norm(x, norm, delta)
+        if self._peers is not None and self._peers.fit(delta):
+            return add_norm_of_peers(x, norm, delta, self._peers)
+        return add_norm(x, norm, self._shard.team.sum(delta))
 
-    def _keep_last(self, kept: KeptPass, x: Tensor, delta: Tensor | None) -> None:
-        """Keep what leaves the last layer, x + delta [count or more, hidden], and the same after the final norm."""
-        if kept.wants(len(self.layers), FINAL_STATE):
-            last, normed = add_norm(x, self.final, delta)
-            kept.put(len(self.layers), last[: kept.count])
-            kept.put(FINAL_STATE, normed[: kept.count])
+    def _keep_last(self, kept: KeptPass, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Keep what leaves the last layer, x + delta [count or more, hidden], and the same after the final norm. Return x and delta, added up or not."""
+        if not kept.wants(len(self.layers), FINAL_STATE):
+            return x, delta
+        last, normed = self._normed(x, self.final, delta)
+        kept.put(len(self.layers), last[: kept.count])
+        kept.put(FINAL_STATE, normed[: kept.count])
+        return last, None
 
     def _where(self, place: Placement, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return (length, depths, offsets, cos, sin, keys, values): the positions of the nodes and the places for their keys and values."""

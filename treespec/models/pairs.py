@@ -77,8 +77,8 @@ class Target:
 
     @property
     def place(self) -> str:
-        """Return the device for records, which is the same in all processes."""
-        return str(self.target.device) if self.team is None else self.target.device.type
+        """Return the kind of device for records, which is the same in all processes: each may have a GPU of its own."""
+        return self.target.device.type
 
     @property
     def vocabulary_size(self) -> int:

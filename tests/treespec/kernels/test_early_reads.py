@@ -34,6 +34,7 @@ EARLY: dict[str, dict[str, str]] = {
     "inverse._inverse_kernel": {"load children": TREE, "load first": TREE},
     "linear._linear_kernel": {"load bias": WEIGHTS, "load norm": WEIGHTS, "prefetch weight": WEIGHTS},
     "linear._start_kernel": {"load norm": WEIGHTS},
+    "peers._peers_kernel": {"load weight": WEIGHTS},
     "pointwise._add_norm_kernel": {"load weight": WEIGHTS},
     "pointwise._gate_kernel": {},
     "pointwise._move_kernel": {"load length": LENGTH},

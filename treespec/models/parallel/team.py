@@ -11,6 +11,7 @@ What is relied on for the collectives inside captured steps, by the documentatio
 - A collective that torch captures is not watched by the thread of its own that looks for errors and for time limits: if a partner ends, the replay
   waits on the device for ever. So a thread of ours looks after the others (`Joined`), and ends the process. Torch's thread asks CUDA about
   earlier, eager collectives now and then, which a capture in the mode "global" does not survive; beside a process group it is "thread_local".
+- Rows of few tokens are exchanged through memory that all GPUs of a host see (`symmetric`), in which a graph launches nothing but our own kernel.
 - NCCL waits for the end of graphs that hold its work when a communicator is destroyed, so they go first (`treespec.decoding.capture`).
 - What NCCL reads in the environment, such as NCCL_NVLS_ENABLE, is the caller's: nothing here sets it but the name of a network interface,
   where none is given (`stay_local`).
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ from treespec.files import joined
 from treespec.files.joined import Joined
 from treespec.files.processes import Place
 from treespec.models.parallel.launch import launched
+
+if TYPE_CHECKING:
+    from treespec.kernels.peers import Peers
 
 T = TypeVar("T")
 
@@ -68,6 +72,21 @@ class Team:
         self.processes, self._kept, self._files = processes, None, 0
         self._host = torch.device("cpu") if "gloo" in distributed.get_backend_config() else torch.device(device)
         self._tokens, self._steps = 0, 0
+        self._peers: dict[torch.dtype, Peers | None] = {}
+
+    def peers(self, dtype: torch.dtype) -> "Peers | None":
+        """Return the memory through which GPUs of one host exchange rows of this type, made once; None where collectives add up.
+
+        That is on CPUs, over several hosts, and for GPUs that cannot read one another's memory.
+        """
+        if self.backend != "nccl":
+            return None
+        if dtype not in self._peers:
+            from treespec.models.parallel.symmetric import peers_of
+
+            with _together():
+                self._peers[dtype] = peers_of(torch.device(self.device), dtype, self.rank, self.hosts)
+        return self._peers[dtype]
 
     def sum(self, x: Tensor) -> Tensor:
         """Add up the x of all processes, in place, and return it. No host synchronisation on CUDA."""
