@@ -219,6 +219,12 @@ def shape_stage(name: str, team: Team, kept: Kept, scale: Scale) -> None:
     found, _, same = figures_of(pair, scale, speed, prompts)
     identical = [sum(a == b for a, b in zip(mine, theirs, strict=True)) for mine, theirs in zip(same, texts, strict=False)]
     kept.add(pair, divided=found, identical=identical, predicted=predicted(latency, one["floor_ms"] / 1e3, pair, team, scale))
+    decoder: Any = pair.target.decoder
+    if getattr(decoder, "_peers", None) is not None:  # the same with collectives alone
+        decoder._peers = None
+        size, depth = scale.tree
+        steps = step_seconds({"": pair}, {ALONE: StepSpec(None), "tree": StepSpec(exact_tree(size, depth))}, scale)[""]
+        kept.add(collectives_steps_ms={name: 1e3 * seconds for name, seconds in steps.items()})
 
 
 def predicted(latency: LatencyProfile, floor: float, pair: Pair, team: Team, scale: Scale) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""Make docs/results.md, and the table in the README, from benchmarks/results/*.json: `python -m benchmarks.report`.
+"""Make docs/results.md, and the tables in the README and in docs/scaling.md, from benchmarks/results/*.json: `python -m benchmarks.report`.
 
-Needs no GPU and a fraction of a second. `--check` writes nothing, and exits with 1 where either is not what the files give.
+Needs no GPU and a fraction of a second. `--check` writes nothing, and exits with 1 where any is not what the files give.
 """
 
 import argparse
@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.reporting import multi_gpu, readme
 from benchmarks.reporting.page import page
-from benchmarks.reporting.readme import with_table
+from benchmarks.reporting.tables import with_table
 from treespec.files.writing import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +24,15 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--scaling", type=Path, default=ROOT / "docs" / "scaling.md")
     arguments = parser.parse_args(words)
     files = {path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))}
-    wanted = {arguments.page: page(files), arguments.readme: with_table(arguments.readme.read_text(), files)}
+    tables = {
+        arguments.readme: (readme.HEAD, readme.rows_of(files)),
+        arguments.scaling: (multi_gpu.SHORT, multi_gpu.short_rows(files["multi-gpu-h200.json"])),
+    }
+    made = {path: with_table(path.read_text(), *table, path.name) for path, table in tables.items()}
+    wanted = {arguments.page: page(files), **made}
     wrong = {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
     if not arguments.check:
         for path, text in wrong.items():

@@ -96,8 +96,10 @@ def origin(provenance: dict[str, Any], command: str, file: str) -> str:
 
 
 def device(provenance: dict[str, Any]) -> str:
-    """Return what measured, as a title says it: one GPU by name, or a CPU where there was none."""
-    return f"one {provenance['gpu']}" if provenance["gpu"] else "a CPU"
+    """Return what measured, as a title says it: one GPU or several by name, or a CPU where there was none."""
+    processes = provenance.get("processes") or 1
+    several = f"{processes} x {provenance['gpu']}" if processes > 1 else f"one {provenance['gpu']}"
+    return several if provenance["gpu"] else "a CPU"
 
 
 def details(provenance: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.reporting.markdown import counted, details, origin, paragraph, parts, table
+from benchmarks.reporting.markdown import counted, device, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.verdicts import Check, Goal, verdict
 
@@ -15,6 +15,8 @@ SHARED = Goal(1.8, "x", at_most=False)
 """The goal for a profile of two processes, over one."""
 SAME_PATH = Goal(1.02, "x")
 """The goal for a step of the part of a single process, over a step of the plain path."""
+SHORT = ("shape", "what", "one GPU", "two GPUs", "x one")
+"""The head of the table of docs/scaling.md."""
 PARTS = {"token": "token", "tree": "step with a tree", "tuned": "step with the tuned tree"}
 
 
@@ -81,12 +83,16 @@ def _shape(data: Data, name: str) -> str:
         )
     return parts(
         f"#### {SHAPES[name]}",
+        paragraph(
+            f"{SHAPES[name]} shape: the columns give the milliseconds on one GPU, those on {stage['processes']}, how many times as long that is, and what the",
+            "cost model said of passes.",
+        ),
         table(("what", "one GPU, ms", f"{stage['processes']} GPUs, ms", "x one", "predicted, ms", "goal"), rows),
-        _rates(stage),
+        _rates(name, stage),
     )
 
 
-def _rates(stage: dict[str, Any]) -> str:
+def _rates(name: str, stage: dict[str, Any]) -> str:
     """Return the sentences about texts that were decoded, and about floors."""
     said = []
     for label, held in (("one GPU", stage["one"]), (f"{stage['processes']} GPUs", stage["divided"])):
@@ -97,8 +103,40 @@ def _rates(stage: dict[str, Any]) -> str:
             said[-1] += f", and {tuned['tokens_per_second']:.0f} with the tuned tree ({tuned['tokens_per_step']:.2f} per step)"
         said[-1] += f"; reading the weights that one GPU holds takes {held['floor_ms']:.3f} ms."
     counts = dict(zip(("without a tree", "with the tuned tree"), stage["identical"], strict=False))
+    if steps := stage.get("collectives_steps_ms"):
+        took = " and ".join(f"{ms:.3f} ms for a {PARTS[step]}" for step, ms in steps.items())
+        said.append(f"With all-reduces of NCCL in place of the rows that GPUs read from one another, they take {took}.")
     same = " and ".join(f"{count} of {stage['prompts']} {label}" for label, count in counts.items())
-    return paragraph(*said, f"Texts that equal those of one GPU, in half precision: {same}.")
+    return paragraph(*said, f"Texts of the {SHAPES[name]} shape that equal those of one GPU, in half precision: {same}.")
+
+
+def short_rows(data: Data) -> list[list[str]]:
+    """Return the table of docs/scaling.md: for each shape, a token, a step with a tree, a pass, and texts on one GPU and on several."""
+    rows = []
+    for name, label in SHAPES.items():
+        if not (stage := _stage(data, name)):
+            continue
+        one, divided = stage["one"], stage["divided"]
+        pairs = [(PARTS["token"] + ", ms", one["steps_ms"]["token"], divided["steps_ms"]["token"])]
+        pairs += [(f"pass of {size} nodes, ms", one["passes_ms"][size], divided["passes_ms"][size]) for size in (PASS, "256")]
+        pairs.append(
+            (f"{PARTS['tree']} ({', '.join(map(str, one['trees']['tree']))}), ms", one["steps_ms"]["tree"], divided["steps_ms"]["tree"])
+        )
+        rows += [[label, what, f"{ms:.3f}", f"{other:.3f}", f"{other / ms:.2f}"] for what, ms, other in pairs]
+        rate, other = (held["decoded"]["tuned"]["tokens_per_second"] for held in (one, divided))
+        rows.append([label, "tokens/s, each with its tuned tree", f"{rate:.0f}", f"{other:.0f}", f"{other / rate:.2f}"])
+    if stage := _stage(data, "70b"):
+        held = stage["divided"]
+        tree = ", ".join(map(str, held["trees"]["tree"]))
+        rows += [
+            ["Llama-2-70B", "token, ms", "", f"{held['steps_ms']['token']:.2f}", ""],
+            ["Llama-2-70B", f"{PARTS['tree']} ({tree}), ms", "", f"{held['steps_ms']['tree']:.2f}", ""],
+        ]
+    if stage := _stage(data, "acceptance"):
+        one_seconds, seconds = stage["one_seconds"], stage["shared_seconds"]
+        what = f"profile of {stage['prompts']} prompts, s"
+        rows.append([SHAPES["7b"], what, f"{one_seconds:.2f}", f"{seconds:.2f}", f"{seconds / one_seconds:.2f}"])
+    return rows
 
 
 def _large(data: Data) -> str:
@@ -118,7 +156,7 @@ def _large(data: Data) -> str:
         paragraph(
             f"No process held the whole of {stage['parameters'] / 1e9:.1f} billion weights: each had {stage['bytes_held'] / 1e9:.1f} GB of them,",
             f"made in {stage['making_seconds']:.0f} s. Reading those that a pass multiplies takes {floor:.2f} ms at the",
-            f"{stage['bandwidth'] / 1e12:.2f} TB/s that were measured in this run.",
+            f"{stage['bandwidth'] / 1e12:.2f} TB/s that were measured in this run. The columns give the milliseconds, and over that reading.",
         ),
         table(("what", f"{stage['processes']} GPUs, ms", "x reading"), [[what, f"{ms:.3f}", f"{ms / floor:.2f}"] for what, ms in rows]),
     )
@@ -139,7 +177,8 @@ def _one(data: Data) -> str:
         "#### One process",
         paragraph(
             "On one GPU, in turn: the plain path; the part that a single process holds of a divided target, which has nothing to join and takes the same",
-            "path; and that part with the single launches that several processes need, without what they tell one another.",
+            "path; and that part with the single launches that several processes need, without what they tell one another. The columns give the milliseconds",
+            "of a step, and over those of the plain path.",
         ),
         table(("way", "what", "ms", "x plain", "goal"), rows, left=2),
     )
@@ -163,13 +202,6 @@ def _shared(data: Data) -> str:
     return paragraph(*said) if said else ""
 
 
-def _machine(data: Data) -> str:
-    known = data["provenance"]
-    processes = max(stage.get("processes", 1) for stage in data["stages"].values())
-    what = known["gpu"] or "CPU"
-    return f"one {what}" if processes == 1 else f"{processes} x {what}" if known["gpu"] else "a CPU"
-
-
 def _body(run: Run) -> str:
     data = run.data
     if not data["stages"]:
@@ -179,11 +211,11 @@ def _body(run: Run) -> str:
     return parts(
         origin(data["provenance"], run.command, run.file),
         paragraph(
-            f"All stages ran on {_machine(data)} ({details(data['provenance'])}) of one host.",
+            "The GPUs are those of one host." if (data["provenance"].get("processes") or 1) > 1 else "",
             f"NCCL was given {settings}." if settings else "",
             f"These stages failed: {missed}." if missed else "",
-            "Targets of 7B and 13B are the embedded pair with the cost of these shapes. Passes and steps are captured; `predicted` is what the model of",
-            "`benchmarks/tensor_parallel.py` gives for the passes, from those of one GPU in this run.",
+            "Targets of 7B and 13B are the embedded pair with the cost of these shapes. Passes and steps are captured. The cost model is that of",
+            "`benchmarks/tensor_parallel.py`, with the passes of one GPU in this run.",
         ),
         *(_shape(data, name) for name in SHAPES),
         _large(data),
@@ -207,7 +239,7 @@ def _headlines(data: Data) -> list[str]:
 
 
 MULTI_GPU = Kind(
-    title=lambda data: f"A target held by several GPUs, on {_machine(data)}",
+    title=lambda data: f"A target held by several GPUs, on {device(data['provenance'])}",
     body=_body,
     headlines=_headlines,
     checks=checks_of,

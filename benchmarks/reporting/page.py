@@ -14,6 +14,7 @@ from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.growth import GROWTH
 from benchmarks.reporting.loop import LOOP
 from benchmarks.reporting.markdown import link, paragraph
+from benchmarks.reporting.multi_gpu import MULTI_GPU
 from benchmarks.reporting.offload import OFFLOAD
 from benchmarks.reporting.optimizer import OPTIMIZER
 from benchmarks.reporting.predictions import PREDICTIONS
@@ -61,6 +62,7 @@ PAGE = (
     Source("audit-h200.json", AUDIT, "python -m benchmarks.audit --inflate"),
     Source("budgets-h200.json", BUDGETS, "python -m benchmarks.budgets --inflate"),
     Source("levels-h200.json", LEVELS, "python -m benchmarks.drafts --levels"),
+    Source("multi-gpu-h200.json", MULTI_GPU, "python -m benchmarks.multi_gpu"),
     Source("calls-gpu.json", CALLS, "python -m benchmarks.calls --inflate"),
     Source("offload-gpu.json", OFFLOAD, "python -m benchmarks.offload"),
     Source("sampling-gpu.json", SAMPLING, "python -m benchmarks.sampling --inflate --prompts 8 --no-budgets --temperatures 0 1"),

@@ -11,27 +11,15 @@ from benchmarks.reporting.side_by_side import ASSISTED, GENERATE
 
 COLUMNS = ("system", "tokens/s", "x transformers `generate`", "x autoregressive", "tokens per step")
 PREDICTED = ("x autoregressive", "tokens per step")
-START = f"| {COLUMNS[0]} | {COLUMNS[1]} |"
 TEMPERATURE = 0.6
 
 
-def with_table(readme: str, files: Mapping[str, Data]) -> str:
-    """Return the README with its table made anew. Raises ValueError where it has none."""
-    lines = readme.split("\n")
-    starts = [number for number, line in enumerate(lines) if line.startswith(START)]
-    if len(starts) != 1:
-        raise ValueError(f"the README has {len(starts)} tables that begin with `{START}`, but one is to be made anew")
-    end = starts[0]
-    while end < len(lines) and lines[end].startswith("|"):
-        end += 1
-    return "\n".join([*lines[: starts[0]], *table_lines(files), *lines[end:]])
+HEAD = (*COLUMNS, *(f"predicted by the profiles: {column}" for column in PREDICTED))
 
 
-def table_lines(files: Mapping[str, Data]) -> list[str]:
-    """Return the table from the files of results, by name."""
-    head = (*COLUMNS, *(f"predicted by the profiles: {column}" for column in PREDICTED))
-    rows = [*_greedy(files["engine.json"]), _sampled(files), _offloaded(files["offload-gpu.json"])]
-    return [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+def rows_of(files: Mapping[str, Data]) -> list[list[str]]:
+    """Return the rows of the table from the files of results, by name."""
+    return [*_greedy(files["engine.json"]), _sampled(files), _offloaded(files["offload-gpu.json"])]
 
 
 def _greedy(data: Data) -> list[list[str]]:

@@ -32,6 +32,7 @@ ORIGIN = {
     "transformers": "5.17.0",
     "dtype": "float16",
     "dataset": None,
+    "processes": 2,
     "models": {"target, 7b": "inflated-llama-2-7b"},
     "git_commit": "0123456789abcdef",
 }

@@ -111,7 +111,8 @@ def test_every_section_says_where_when_and_how(source: Any) -> None:
     assert f"`benchmarks/results/{source.file}`" in text
     if "provenance" in data:
         provenance = data["provenance"]
-        assert f"Measured on {'one ' + provenance['gpu'] if provenance['gpu'] else 'a CPU'}" in text
+        count = "one" if (provenance.get("processes") or 1) == 1 else f"{provenance['processes']} x"
+        assert f"Measured on {count + ' ' + provenance['gpu'] if provenance['gpu'] else 'a CPU'}" in text
         assert f"on {provenance['utc'][:10]} by" in text
         assert f"torch {provenance['torch']}" in text
     else:
