@@ -26,7 +26,7 @@ class Alone(Team):
 
     def __init__(self, device: str) -> None:
         self.rank, self.size, self.device, self.backend, self.hosts = 0, 1, device, "none", 1
-        self.processes = None
+        self.processes, self.note = None, ""
 
     def sum(self, x: Tensor) -> Tensor:
         """See `Team.sum`."""

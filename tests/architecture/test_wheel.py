@@ -1,13 +1,15 @@
 """What a stranger gets: the wheel in an empty environment, with the declared dependencies and nothing else."""
 
+import csv
 import io
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import Distribution, distribution
-from pathlib import Path
+from importlib.metadata import Distribution, distribution, distributions
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -50,13 +52,21 @@ def needed(package: Distribution) -> list[Distribution]:
     return list({name: part for (name, _), part in found.items()}.values())
 
 
-def link(part: Distribution, site: Path) -> None:
-    """Link every file that a distribution of this environment has in its site-packages, each by itself: packages share folders."""
-    assert part.files, f"{part.name} does not say which files it has; install it from a wheel"
-    for file in part.files:
-        if ".." not in file.parts:
-            (site / file).parent.mkdir(parents=True, exist_ok=True)
-            (site / file).symlink_to(os.path.abspath(str(part.locate_file(file))))
+def files_of(part: Distribution) -> list[PurePosixPath]:
+    """The files that a distribution of this environment has in its site-packages."""
+    rows = csv.reader((part.read_text("RECORD") or "").splitlines())
+    return [path for path in (PurePosixPath(row[0]) for row in rows) if ".." not in path.parts]
+
+
+def link(parts: list[Distribution], site: Path) -> None:
+    """Link what distributions of this environment have: a folder as a whole where no other distribution has files in it, else file by file."""
+    owners = Counter(top for part in distributions() for top in {file.parts[0] for file in files_of(part)})
+    for part in parts:
+        files = files_of(part)
+        assert files, f"{part.name} does not say which files it has; install it from a wheel"
+        for place in dict.fromkeys(file if owners[file.parts[0]] > 1 else PurePosixPath(file.parts[0]) for file in files):
+            (site / place).parent.mkdir(parents=True, exist_ok=True)
+            (site / place).symlink_to(os.path.abspath(str(part.locate_file(place))))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +77,7 @@ def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = folder.glob("lib/python*/site-packages")
     pip(folder, "install", "--quiet", "--no-deps", "--no-index", str(wheel))
     (package,) = Distribution.discover(name="treeopt", path=[str(site)])
-    for part in needed(package):
-        link(part, site)
+    link(needed(package), site)
     return folder
 
 

@@ -26,14 +26,15 @@ _ONE = 1, 0
 _MOST_MEMBERS = 20_000
 
 
-def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError]) -> Any:
+def load_pt(path: StrPath, *, limit: int, error: type[TreeoptError], remedy: str = "pass one") -> Any:
     """Return the content of a file of `torch.save`: plain containers, numbers, strings and dense tensors, which arrive on the CPU.
 
     The file may have at most `limit` bytes, packed and unpacked. Its pickle is looked through before torch sees it, and
-    torch then loads it with `weights_only=True`: nothing in a file is ever run. Raises `error` for anything else.
+    torch then loads it with `weights_only=True`: nothing in a file is ever run. Raises `error` for anything else; `remedy` is what to do about a file of
+    another kind.
     """
     data = read_bytes(path, limit=limit, error=error)
-    found = other_kind(path, data, "a .pt file of torch.save", "pass one", json=True)
+    found = other_kind(path, data, "a .pt file of torch.save", remedy, json=True)
     if found is not None and not data.startswith(b"PK"):
         raise error(found)
     refuse_code(path, _pickle_of(path, data, limit, error), error)

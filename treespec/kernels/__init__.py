@@ -10,7 +10,8 @@ Reading order for newcomers; docs/kernels.md has a table of all kernels, and say
 4. `qkv`: the product of queries, keys and values, whose epilogue rotates and stores them. `rotary` does that in a launch of its own.
 5. `attention`: what tree attention computes, and how it is launched. `attention_kernel` has the kernels, `attention_tiles` the choices, and
    `ancestors` the bits that say which node sees which.
-6. `pointwise`: what is left of a layer where cuBLAS multiplies, for more than 64 rows. It also moves accepted K/V rows.
+6. `pointwise`: what is left of a layer where cuBLAS multiplies, for more than 64 rows. It also moves accepted K/V rows. `peers` is its norm of a sum
+   for a layer that GPUs of one host hold together: it reads the summands from their memory.
 7. `vocabulary`: the largest logits of whole rows, and with them the children of a static tree. It sorts `keys` in registers. `growing`
    goes on from there to dynamic trees: the best candidates of each level, and in the end the best nodes of all.
 8. `noise`, `distribution`, `racing`, `inverse`: random numbers, probabilities, and tokens drawn without and with replacement. They are what

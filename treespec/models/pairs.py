@@ -104,7 +104,8 @@ class Target:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what people should know of how the models were loaded, in sentences."""
-        return tuple(note for model in self.models.values() for note in model.notes)
+        of_team = () if self.team is None or not self.team.note else (self.team.note,)
+        return (*(note for model in self.models.values() for note in model.notes), *of_team)
 
     def release(self) -> None:
         """Undo what was changed in the modules: their weights get memory of their own again. Decoding with them needs a new pair."""

@@ -168,7 +168,7 @@ def read_growmap(path: StrPath) -> GrowMap:
     _refuse_other_kind(path)
     if (found := read_tree(path)) is not None:
         return GrowMap(found)
-    content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError)
+    content = load_pt(path, limit=MAX_FILE_BYTES, error=GrowMapError, remedy=_REMEDY)
     tree = tree_of(path, content)
     sidecar = PipeablePath(sidecar_path(path))
     if os.path.exists(sidecar) and not is_special(sidecar) and Path(sidecar) != Path(path) and _is_sidecar(sidecar):
@@ -226,6 +226,10 @@ _REMEDIES = {
     "treeopt.budget": "`treeopt evaluate` with `budget` and `treeopt run` with `budget` take it; here pass the .pt file that `treeopt grow` wrote",
 }
 """Remedies for files that are no growmap, by schema."""
+
+
+_REMEDY = "pass one, or a tree as JSON of treeopt or UMbreLLa, a list of choices, or vLLM's string"
+"""What to do about a file that holds no tree in any format."""
 
 
 def _refuse_other_kind(path: PipeablePath) -> None:

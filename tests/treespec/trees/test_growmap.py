@@ -289,6 +289,13 @@ def test_files_of_other_kinds(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["nothing of a tree\n", "tree: é\n" * 1000], ids=["short", "long"])
+def test_text_that_is_no_tree_is_told_what_can_be_passed(tmp_path, content):
+    (tmp_path / "note.txt").write_text(content)
+    with pytest.raises(GrowMapError, match="note.txt is a text, but a .pt file .* or a tree as JSON .* or vLLM's string"):
+        read_growmap(tmp_path / "note.txt")
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(GrowMapError, match="there is no file"):
         read_growmap(tmp_path / "t.pt")

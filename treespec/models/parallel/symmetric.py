@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, distributed
 
+from treespec.errors import reason_of
 from treespec.kernels.peers import Peers
 
 ROWS = 1024
@@ -11,23 +12,37 @@ _BUFFER_BYTES = 4 << 20
 """Most bytes of a part: 256 rows of 8,192 numbers of two bytes. Every process reads those of all others, so more is left to NCCL."""
 
 
-def peers_of(device: torch.device, dtype: torch.dtype, rank: int, hosts: int) -> Peers | None:
-    """Return what the processes of the default group exchange rows through; None if they are on several hosts, or their GPUs do not reach one another.
+def peers_of(device: torch.device, dtype: torch.dtype, rank: int, hosts: int) -> tuple[Peers | None, str]:
+    """Return what the processes of the default group exchange rows through; or None, and why there is nothing of the kind.
 
     Every process calls this, on a GPU of its own, and all get peers or none does.
     """
-    size = distributed.get_world_size()
-    here = torch.tensor([_reaches_all(device, hosts)], dtype=torch.int32, device=device)
-    distributed.all_reduce(here, op=distributed.ReduceOp.MIN)
-    if not int(here):
-        return None
-    elements = _BUFFER_BYTES // dtype.itemsize
+    why = _obstacle(device, hosts)
+    if not _all(not why, device):
+        return None, why or "another process cannot read the memory of this one's GPU"
+    found: Peers | None = None
+    try:
+        found = _made(device, dtype, rank)
+    except RuntimeError as e:  # torch refuses the driver, or the system, in many words
+        why = f"torch cannot share memory between these GPUs ({reason_of(e)})"
+    if not _all(found is not None, device):
+        return None, why or "torch cannot share memory between these GPUs"
+    return found, ""
+
+
+def _made(device: torch.device, dtype: torch.dtype, rank: int) -> Peers:
+    size, elements = distributed.get_world_size(), _BUFFER_BYTES // dtype.itemsize
     buffers, flags = _shared(2 * elements, dtype, device), _shared(ROWS * size, torch.int32, device)
     calls = torch.zeros(ROWS, dtype=torch.int32, device=device)
-    torch.cuda.synchronize(device)
-    distributed.barrier(device_ids=[device.index])  # no flag is set before all are zero
-    torch.cuda.synchronize(device)
+    torch.cuda.synchronize(device)  # the next collective comes before the first call: no flag is set before all are zero
     return Peers(rank, buffers, flags, calls, elements, dtype)
+
+
+def _all(here: bool, device: torch.device) -> bool:
+    """Return whether something is so in all processes."""
+    told = torch.tensor([here], dtype=torch.int32, device=device)
+    distributed.all_reduce(told, op=distributed.ReduceOp.MIN)
+    return bool(told)
 
 
 _kept: list[Tensor] = []
@@ -47,9 +62,13 @@ def _shared(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(seen, dtype=torch.int64, device=device)
 
 
-def _reaches_all(device: torch.device, hosts: int) -> bool:
-    """Return whether this device reads the memory of all GPUs of the host, and their processes are on it."""
-    if hosts > 1 or torch.version.hip is not None:
-        return False
+def _obstacle(device: torch.device, hosts: int) -> str:
+    """Return why this GPU does not read the memory of all others; the empty string if it does."""
+    if hosts > 1:
+        return "the processes are on several hosts"
+    if torch.version.hip is not None:
+        return "these are GPUs of AMD"
     others = (index for index in range(torch.cuda.device_count()) if index != device.index)
-    return all(torch.cuda.can_device_access_peer(device.index, other) for other in others)
+    if all(torch.cuda.can_device_access_peer(device.index, other) for other in others):
+        return ""
+    return "the GPUs of this machine do not read one another's memory"

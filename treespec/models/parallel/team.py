@@ -73,6 +73,8 @@ class Team:
         self._host = torch.device("cpu") if "gloo" in distributed.get_backend_config() else torch.device(device)
         self._tokens, self._steps = 0, 0
         self._peers: dict[torch.dtype, Peers | None] = {}
+        self.note = ""
+        """What people should know of how sums are added up, as a sentence; empty if nothing."""
 
     def peers(self, dtype: torch.dtype) -> "Peers | None":
         """Return the memory through which GPUs of one host exchange rows of this type, made once; None where collectives add up.
@@ -85,7 +87,9 @@ class Team:
             from treespec.models.parallel.symmetric import peers_of
 
             with _together():
-                self._peers[dtype] = peers_of(torch.device(self.device), dtype, self.rank, self.hosts)
+                self._peers[dtype], why = peers_of(torch.device(self.device), dtype, self.rank, self.hosts)
+            if why:
+                self.note = f"NCCL adds up what the processes compute, which takes longer than reading one another's memory: {why}"
         return self._peers[dtype]
 
     def sum(self, x: Tensor) -> Tensor:
