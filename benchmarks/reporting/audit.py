@@ -1,7 +1,9 @@
 """Results of `benchmarks.audit`: trees end to end, beside replay and predictions from other prompts, and the tree that the profiles picked."""
 
+import math
+
 from benchmarks.reporting.beside import Row, by_speed, decoded, headline, judged, lead, over_picked
-from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
+from benchmarks.reporting.markdown import counted, device, interval, link, origin, paragraph, parts, table
 from benchmarks.reporting.run import Data, Kind, Run
 from benchmarks.reporting.verdicts import Check, Goal
 
@@ -12,6 +14,28 @@ SECONDS = Goal(5, "%")
 """Largest error of predicted seconds per token."""
 CHOICE = Goal(2, "%")
 """Most that a tree may be faster than the picked one."""
+GOALS, PREDICTED, CHOSEN = "An audit's goals", "Predictions in an audit", "The choice in an audit"
+HOW_TO_READ = {
+    GOALS: paragraph(
+        "[predicting.md](predicting.md#the-audit) explains what is held against what. The columns give the figures that have a goal, and whether they met it.",
+        "Halves are random ones of all prompts: one predicts what the other gives.",
+    ),
+    PREDICTED: paragraph(
+        "The columns give, for each tree (size, depth), the measured tokens per step with their interval, the error of replay",
+        "on the same prompts, what the other prompts predict, and whether that interval holds the measured figure; then, of the",
+        "halves, the share in which the prediction agrees with what is replayed on the",
+        "other half within the interval of their difference, the share in which the predicted interval alone holds it (83 % where nothing but",
+        "chance is wrong), and the mean error of the prediction; the share and the error again where not the chances of ranks but a replay on",
+        "one half predicts, as `grow --trace` and `tune` do; at last the measured milliseconds per token, the error of those predicted, which has",
+        "in it that the prompts are other ones, and the error of the predicted milliseconds per step, which has not. The interval of a difference has",
+        "both chances in it, that of the prompts that were profiled and that of those that were decoded.",
+    ),
+    CHOSEN: paragraph(
+        "The columns give the speed of all trees, the fastest first, how fast each was beside the picked one, and its tokens per step. Speeds are",
+        "compared with the picked tree in the same group of runs. The largest of many quotients is too large by chance.",
+    ),
+}
+"""How to read the tables that only these files have."""
 GRID = ("picked", "best", "grid")
 """Kinds that are best trees of a size, or of a size and a depth."""
 
@@ -38,6 +62,13 @@ def share(rows: list[Row], what: str) -> float:
     """Return the share of the halves of all trees together that have something in common, in percent."""
     halves = [row["splits"] for row in rows]
     return float(100 * sum(split[what] for split in halves) / sum(split["splits"] for split in halves))
+
+
+def agrees(row: Row) -> bool:
+    """Return whether predicted and measured tokens per step differ by no more than chance: by the interval of their difference."""
+    told, found = row["predicted"], row["measured"]
+    wide = [0.5 * (high - low) for low, high in (told["tokens_interval_95"], found["tokens_per_step_interval_95"] or (0.0, 0.0))]
+    return bool(abs(told["tokens_per_step"] - found["tokens_per_step"]) <= math.hypot(*wide))
 
 
 def step_error(row: Row) -> float | None:
@@ -94,32 +125,23 @@ def _body(run: Run) -> str:
     data, settings = run.data, run.data["settings"]
     checks, rows = checks_of(data), audited(data)
     best = len([row for row in data["rows"] if row["kind"] in GRID])
-    inside = sum(bool(row["inside"]) for row in rows)
+    inside, agree = (sum(map(bool, held)) for held in ((row["inside"] for row in rows), map(agrees, rows)))
     drift = data["picked_seconds_per_token"]
     return parts(
         origin(data["provenance"], run.command, run.file),
         paragraph(
-            f"{counted(settings['profiled'], 'prompt')} were profiled, and {settings['prompts']} others decoded, {settings['gen_len']} tokens each, in",
-            f"{counted(settings['rounds'], 'round')}. [predicting.md](predicting.md#the-audit) explains what is held against what. The columns give the",
-            f"figures that have a goal; there were {settings['splits']} halves for each tree.",
+            f"{link(GOALS)}: {counted(settings['profiled'], 'prompt')} were profiled and {settings['prompts']} others decoded,",
+            f"{settings['gen_len']} tokens each, in {counted(settings['rounds'], 'round')}; {settings['splits']} halves for each tree.",
             f"The latency profile said: {data['unstable']}." if data["unstable"] else "",
         ),
         judged(checks),
         paragraph(
-            "Predictions: the columns give, for each tree (size, depth), the measured tokens per step with their interval, the error of replay",
-            "on the same prompts, what the other prompts predict, and whether that interval holds the measured figure",
-            f"({inside} of {len(rows)}); then of random halves of all prompts the share in which the prediction agrees with what is replayed on the",
-            "other half within the interval of their difference, the share in which the predicted interval alone holds it (83 % where nothing but",
-            "chance is wrong), and the mean error of the prediction; the share and the error again where not the chances of ranks but a replay on",
-            "one half predicts, as `grow --trace` and `tune` do; at last the measured milliseconds per token, the error of those predicted, which has",
-            "in it that the prompts are other ones, and the error of the predicted milliseconds per step, which has not.",
+            f"{link(PREDICTED)}. Predicted intervals hold {inside} of {len(rows)} measured figures, and intervals of differences {agree}.",
         ),
         _predictions(data),
         paragraph(
-            "The choice: the columns give the speed of all trees, the fastest first, how fast each was beside the picked one, and its tokens per",
-            f"step; {best} are best trees of a size and a depth. Speeds are compared with the picked tree in the same group of runs, where it took",
-            f"{1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token. The largest of many quotients is",
-            "too large by chance.",
+            f"{link(CHOSEN)}: {best} are best trees of a size and a depth. The picked tree took",
+            f"{1e3 * min(drift):.3f} to {1e3 * max(drift):.3f} ms per token in these groups.",
         ),
         _choice(data),
     )

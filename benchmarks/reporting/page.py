@@ -73,6 +73,7 @@ PAGE = (
     Source("decoding-cpu.json", DECODING, "python -m benchmarks.decoding"),
     Source("sampling-cpu.json", SAMPLING, "python -m benchmarks.sampling"),
     Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
+    Source("audit-cpu.json", AUDIT, "python -m benchmarks.audit --small"),
     Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
     Source("growth.json", GROWTH, "python -m benchmarks.growth"),
     Source("replay.json", REPLAY, "python -m benchmarks.replay"),

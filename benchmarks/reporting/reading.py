@@ -1,6 +1,6 @@
 """How to read docs/results.md: what is explained once for the whole page, and the tables that stand in more than one section."""
 
-from benchmarks.reporting import engine, loop, predictions, rules, sampling, side_by_side
+from benchmarks.reporting import audit, engine, loop, predictions, rules, sampling, side_by_side
 from benchmarks.reporting.markdown import bullets, parts
 from benchmarks.reporting.verdicts import MARK
 
@@ -31,6 +31,7 @@ TABLES = {
     **predictions.HOW_TO_READ,
     **sampling.HOW_TO_READ,
     **loop.HOW_TO_READ,
+    **audit.HOW_TO_READ,
 }
 """What the columns of a table are, by the title of the table; each is explained here and nowhere else."""
 

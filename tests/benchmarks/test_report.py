@@ -133,6 +133,7 @@ def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
             "growth.json",
             "replay.json",
             "acceptance-models.json",
+            "audit-cpu.json",
             "tensor-parallel.json",
         ):
             assert command.replace("python -m", "python3 -m") + " --out" in COMMANDS
@@ -240,12 +241,13 @@ def missed_by_hand(known: dict[str, Any]) -> list[str]:
     commands = known["loop-h200.json"]["runs"]["filled cache"]
     limits = {"profile acceptance": 25, "profile latency": 40, "evaluate": 18, "in one process": 75, "tune": 90}
     found += [command for command, limit in limits.items() if command in commands and commands[command]["seconds"] > limit]
-    trees = [row for row in known["audit-h200.json"]["rows"] if row["audited"]]
-    for words, what in (("chances of ranks", "agreed"), ("replay", "agreed_by_replay")):
-        if sum(row["splits"][what] for row in trees) < 0.9 * sum(row["splits"]["splits"] for row in trees):
-            found.append(f"predictions that agree with the tokens per step of other prompts, by {words}")
-    if max(abs(row["seconds_per_token_error"]) for row in trees) > 0.05:
-        found.append("largest error of predicted seconds per token")
+    for file in ("audit-h200.json", "audit-cpu.json"):
+        trees = [row for row in known[file]["rows"] if row["audited"]]
+        for words, what in (("chances of ranks", "agreed"), ("replay", "agreed_by_replay")):
+            if sum(row["splits"][what] for row in trees) < 0.9 * sum(row["splits"]["splits"] for row in trees):
+                found.append(f"predictions that agree with the tokens per step of other prompts, by {words}")
+        if max(abs(row["seconds_per_token_error"]) for row in trees) > 0.05:
+            found.append("largest error of predicted seconds per token")
     budgets = known["budgets-h200.json"]["rows"]
     if max(row["measured"]["over_picked"] for row in budgets) > 1.03:
         found.append("lead of the fastest budget over the chosen one")
