@@ -74,10 +74,15 @@ def ends(verifier: Sequential | Traversal, chance: Tensor, tree: StaticTensors) 
 @REPLACEMENT
 @pytest.mark.parametrize(("shape", "heat"), list(product(TREES, HEATS)))
 def test_a_step_is_the_verifier_s(shape: str, heat: str, replacement: bool, verifier: Sequential | Traversal, device: str) -> None:
-    """The nodes end a step as often, and leave the same rest, to rounding; with the same numbers, the same node is last and the same token follows."""
+    """The nodes end a step as often, and leave the same rest, to rounding; with the same numbers, the same node is last and the same token follows.
+
+    Cases in the interpreter, which is slow, take the vocabularies in turn.
+    """
     tree, leaves_first = StaticTensors.on(TREES[shape], device), verifier.order == "leaves first"
     turn = list(HEATS).index(heat) + 4 * replacement + 8 * leaves_first
     for number, (vocabulary, shared) in enumerate(((60, 60), (60, 50), (2100, 2100))):
+        if device == "cpu" and number != (turn + list(TREES).index(shape)) % 3:
+            continue
         tokens, p, q = (part.to(device) for part in step(TREES[shape], vocabulary, shared, HEATS[heat], replacement, number))
         verdict = verifier.weigh(tokens, p, torch.nn.functional.pad(q, (0, vocabulary - shared)), tree, replacement=replacement)
         seed = 1 + 77 * (number + 3 * turn)  # other draws in every case

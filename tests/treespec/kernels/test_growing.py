@@ -168,7 +168,7 @@ def test_ties_between_siblings_and_between_cousins(seed: int, device: str) -> No
 @UNSOUND
 @DTYPES
 def test_a_row_without_a_finite_largest_logit_has_children_of_probability_0(dtype: torch.dtype, device: str) -> None:
-    """The tree stays a tree, and `largest` says which logits were not finite."""
+    """The tree stays a tree, and `largest` says which logits were not finite. Whole rows of a value take turns in the interpreter, which is slow."""
     turn = [torch.float16, torch.bfloat16, torch.float32].index(dtype)
     for number, planted in enumerate((INF, NAN, -torch.tensor(NAN))):
         rows = [0] if (number + turn) % 2 else [1, 2]
@@ -184,7 +184,7 @@ def test_a_row_without_a_finite_largest_logit_has_children_of_probability_0(dtyp
         found = check(3, 3, (4, 7, 10), damaged, device)
         unsound = [row for start, count in ((0, 1), (1, 3), (4, 3)) for row in range(start, start + count) if row - start in rows]
         assert (~found.largest.isfinite()).nonzero().flatten().tolist() == unsound
-    for value in (-INF, INF, NAN):
+    for value in (-INF, INF, NAN) if device == "cuda" else ((-INF, INF, NAN)[turn],):
         found = check(2, 4, (3, 9), alike(torch.full((40,), value, dtype=dtype, device=device)), device)
         assert not found.largest.isfinite().any()
 
