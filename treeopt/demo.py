@@ -34,13 +34,18 @@ WORTH_WHILE = 1.2
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes that keep the demo within a minute on two idle CPU cores. Lengths are in tokens per prompt, repetitions are per cell."""
+    """Sizes that keep the demo within a minute on two idle CPU cores. Lengths are in tokens per prompt, repetitions are per cell.
+
+    `sizes` and `widths` are those of `LatencySettings`.
+    """
 
     profile_prompts: int = 48
     evaluate_prompts: int = 6
     prompt_len: int = 128
     gen_len: int = 128
     max_branch: int = 16
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+    widths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     repetitions: int = LatencySettings.repetitions
 
 
@@ -95,7 +100,8 @@ def run_demo(
             (out / name).unlink(missing_ok=True)
         acceptance.write(out / "acceptance.json")
     with _timed("profile latency", seconds):
-        cells = LatencySettings(contexts=(settings.prompt_len + settings.gen_len // 2,), repetitions=settings.repetitions)
+        context = settings.prompt_len + settings.gen_len // 2
+        cells = LatencySettings(settings.sizes, settings.widths, contexts=(context,), repetitions=settings.repetitions)
         latency = profile_latency(pair, cells, journal=None, progress=progress)
         latency.write(out / "latency.json")
     with _timed("generate", seconds):
