@@ -169,9 +169,7 @@ def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) 
     """Raise a usage error unless this is one of so many processes that a launcher has started."""
     if value == 1 or ctx.resilient_parsing:
         return value
-    line = shlex.join(
-        ["-m", "--", *ctx.command_path.split(), *words_of(ctx)]
-    )  # without `--`, torchrun takes --start for a part of its own option
+    line = shlex.join(["-m", "--", *ctx.command_path.split(), *words_of(ctx)])  # `--`: torchrun would take --start for its own
     try:
         take_part(value, line)
     except SettingsError as error:
