@@ -8,14 +8,14 @@ from treeopt.cli.help import TreeoptCommand, example, under
 from treeopt.cli.options import format_option
 from treeopt.cli.output import emit, is_there, note, note_written
 from treeopt.cli.settings import wrong_usage
-from treeopt.cli.values import GROWMAP_FILE
+from treeopt.cli.values import GROWMAP_FILE, OUTPUT_FILE
 
 NAMES = ["sequoia", "json", "umbrella", "medusa", "eagle", "vllm"]
 
 
 @click.command(cls=TreeoptCommand, epilog=example("treeopt convert tree.pt choices.json --to medusa"))
 @click.argument("tree", type=GROWMAP_FILE, metavar="IN")
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT")
+@click.argument("output", type=OUTPUT_FILE, metavar="OUT")
 @under(
     "Output",
     click.option(

@@ -7,7 +7,7 @@ import click
 
 from treeopt.cli.errors import refuse_empty
 from treeopt.cli.joining import ALONE_ONLY, together
-from treeopt.cli.settings_file import settings_option
+from treeopt.cli.settings_file import settings_option, with_file
 
 Command = Callable[..., Any]
 """A function that becomes a command."""
@@ -41,7 +41,10 @@ class TreeoptCommand(click.Command):
         """Read the words of the command. Raises a usage error for an empty one."""
         refuse_empty(ctx, args)
         ctx.meta[_WORDS] = tuple(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            raise with_file(error) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each heading, in the order of the options."""

@@ -14,7 +14,7 @@ from treeopt.cli.flags import with_flags
 from treeopt.cli.help import Command, under, words_of
 from treeopt.cli.settings import bundle
 from treeopt.cli.tensor_parallel import own_place, take_part
-from treeopt.cli.values import NATURAL, POSITIVE, device_name, dtype_name, named_value
+from treeopt.cli.values import NATURAL, OUTPUT_FILE, POSITIVE, device_name, dtype_name, named_value
 from treespec.data.slices import PROMPT_LEN, WHOLE_PROMPT_LEN, ChatOptions, DatasetSlice
 from treespec.errors import SettingsError
 from treespec.models.ngram import reads_corpus
@@ -154,7 +154,7 @@ threads_option = click.option(
 
 def output_option(default: str | None) -> Callable[[Command], Command]:
     """Return the option `-o FILE`. Without a default, nothing is written unless it is given."""
-    kind = click.Path(dir_okay=False, path_type=Path)
+    kind = OUTPUT_FILE
     whole = "File to write, whole or not at all." + ("" if default else " [default: none]")
     return under("Output", click.option("-o", "--output", type=kind, default=default, show_default=True, callback=own_place, help=whole))
 
@@ -169,7 +169,7 @@ def _begin_together(ctx: click.Context, parameter: click.Parameter, value: int) 
     """Raise a usage error unless this is one of so many processes that a launcher has started."""
     if value == 1 or ctx.resilient_parsing:
         return value
-    line = shlex.join(["-m", *ctx.command_path.split(), *words_of(ctx)])
+    line = shlex.join(["-m", "--", *ctx.command_path.split(), *words_of(ctx)])  # `--`: torchrun would take --start for its own
     try:
         take_part(value, line)
     except SettingsError as error:

@@ -25,7 +25,7 @@ from treeopt.cli.settings import (
 )
 from treeopt.cli.tensor_parallel import own_place
 from treeopt.cli.unused import note_unused
-from treeopt.cli.values import POSITIVE, int_list
+from treeopt.cli.values import OUTPUT_FILE, POSITIVE, int_list
 from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.samples import BURST
 from treeopt.profiling.settings import AcceptanceSettings, LatencySettings
@@ -78,7 +78,7 @@ def profile() -> None:
     "Output",
     click.option(
         "--trace",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=OUTPUT_FILE,
         callback=own_place,
         help="File for the trace as well: what the draft said of every token that the target chose, for `treeopt replay`. [default: none]",
     ),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from treeopt.cli.flags import flag_of
 from treeopt.cli.values import INPUT_FILE, named_value
@@ -13,6 +14,9 @@ from treespec.errors import SettingsError
 
 _NOT_RECORDED = {"settings", "quiet", "output_format", "dry_run"}
 """Options that are of one call, and are not written with the settings of a run."""
+
+_FILE = "treeopt.settings"
+"""Key of a context's meta: the file that gave options."""
 
 
 def settings_option() -> click.Option:
@@ -41,6 +45,14 @@ def recorded_settings(ctx: click.Context) -> dict[str, Any]:
     return found
 
 
+def with_file(error: click.BadParameter) -> click.UsageError:
+    """Return the error of a value, with the settings file in front if the value stands there."""
+    ctx, name = error.ctx, error.param.name if error.param is not None else None
+    if ctx is None or name is None or ctx.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP:
+        return error
+    return click.UsageError(f"{ctx.meta[_FILE]}: {error.format_message()}", ctx)
+
+
 def _take(ctx: click.Context, parameter: click.Parameter, path: Any) -> None:
     """Make the defaults of the running command those of a file. Raises a usage error for what is no option of it, or no value of one."""
     if path is None:
@@ -56,12 +68,13 @@ def _take(ctx: click.Context, parameter: click.Parameter, path: Any) -> None:
     for key, value in given.items():
         option = known.get(key.replace("-", "_"))
         if option is None:
-            raise click.UsageError(f"{path}: {key} is no option of {ctx.command_path}; {_nearest(key, known, ctx)}.", ctx)
+            raise click.UsageError(f"{path}: {key} is no option of {ctx.command_path}; {_nearest(key, known)}", ctx)
         assert option.name is not None
         if option.name in found:
             raise click.UsageError(f"{path}: {key} is given twice, under two names of one option; drop one.", ctx)
         found[option.name] = _value(f"{path}: {key}", option, value, ctx)
     ctx.default_map = found
+    ctx.meta[_FILE] = path
 
 
 def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> Any:
@@ -79,9 +92,9 @@ def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> A
     return [str(part) for part in parts] if option.multiple else ",".join(map(str, parts))
 
 
-def _nearest(key: str, known: Mapping[str, click.Option], ctx: click.Context) -> str:
+def _nearest(key: str, known: Mapping[str, click.Option]) -> str:
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-    return f"did you mean {near[0]}" if near else f"{ctx.command_path} --help lists them"
+    return f"did you mean {near[0]}?" if near else "drop it."
 
 
 def _options(command: click.Command) -> Iterator[click.Option]:

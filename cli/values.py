@@ -14,8 +14,6 @@ from treespec.errors import GrowMapError, SettingsError
 
 POSITIVE = click.IntRange(min=1)
 NATURAL = click.IntRange(min=0)
-INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -33,11 +31,25 @@ class Finite(click.FloatRange):
         return number
 
 
-class GrowmapFile(click.Path):
-    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file. If there are both, the file is taken."""
+class File(click.Path):
+    """A file and no folder: one that exists, or with `exists` False one to write."""
 
-    def __init__(self) -> None:
-        super().__init__(exists=True, dir_okay=False, readable=True, path_type=Path)
+    def __init__(self, *, exists: bool = True) -> None:
+        super().__init__(exists=exists, dir_okay=False, readable=exists, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raises a usage error for a folder, and for a file that is missing or cannot be read."""
+        if os.path.isdir(value):
+            self.fail(f"{os.fspath(value)} is a folder, but a file is needed; name one in it.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+INPUT_FILE = File()
+OUTPUT_FILE = File(exists=False)
+
+
+class GrowmapFile(File):
+    """An existing file, or the name of a growmap that comes with treeopt, which becomes its file. If there are both, the file is taken."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the file. Raises a usage error, with the names that are near, if there is none."""

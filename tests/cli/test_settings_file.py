@@ -50,10 +50,10 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tempratur = 0.6", "tempratur is no option of treeopt evaluate; did you mean temperature"),
-        ("gen-len = 'x'", "'x' is not a whole number"),
+        ("tempratur = 0.6", "tempratur is no option of treeopt evaluate; did you mean temperature? ("),
+        ("gen-len = 'x'", "s.toml: Invalid value for '--gen-len': 'x' is not a whole number"),
         ("chat = 1", "chat is 1, but it is a flag; write true or false"),
-        ("[evaluate]\ngen_len = 2", "evaluate is no option"),
+        ("[evaluate]\ngen_len = 2", "evaluate is no option of treeopt evaluate; drop it. ("),
         ("[target]\na = 2", "target is a table, but options have no tables"),
         ("gen_len = true", "has the value True, but it takes texts or numbers"),
         ("gen_len = 2\ngen-len = 3", "gen-len is given twice"),
@@ -65,6 +65,12 @@ def test_what_is_wrong_is_one_line(run: Any, text: str, said: str) -> None:
     assert outcome.code == 2
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_value_of_the_line_is_not_blamed_on_the_file(run: Any) -> None:
+    outcome = run("evaluate", "--target", "t", "--settings", write("num_prompts = 2\n"), "--gen-len", "x")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: Invalid value for '--gen-len': 'x' is not a whole number")
 
 
 def test_recorded_settings_give_the_same_options_again(run: Any, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_one_process_alone_is_shown_the_command(pair: tuple[Path, Path], run: Ru
     done = run("run", *words)
     assert done.code == 2
     assert (
-        "--tensor-parallel 2 takes 2 processes, and this one stands alone; start it with: torchrun --nproc-per-node 2 -m treeopt run "
+        "--tensor-parallel 2 takes 2 processes, and this one stands alone; start it with: torchrun --nproc-per-node 2 -m -- treeopt run "
         in done.err
     )
     assert f"--target {pair[0]} --draft {pair[1]} --prompt 'w1 w2' --tensor-parallel 2" in done.err

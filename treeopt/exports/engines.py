@@ -151,13 +151,15 @@ def _vllm_option(words: Mapping[str, object]) -> str:
 
 def _llama_cpp(told: Told) -> list[Paste]:
     found = []
+    is_file = told.draft.lower().endswith(".gguf")
+    draft = shlex.quote(told.draft) if is_file else "draft.gguf"
+    title = "options of llama-server" if is_file else f"options of llama-server, where draft.gguf is {told.draft} as a GGUF file"
     for setting in told.settings:
         if setting.speculates:
-            draft = shlex.quote(told.draft)
             text = f"--model-draft {draft} --draft-max {setting.depth} --draft-min {setting.depth} --draft-p-min 0"
         else:
             text = "# speculation does not pay: leave --model-draft out"
-        found.append((_batch("options of llama-server", told, setting), text))
+        found.append((_batch(title, told, setting), text))
     return found
 
 

@@ -49,6 +49,8 @@ def profile_of(
 
 
 def _samples(passes: Passes, batch: int, role: str) -> tuple[LatencySample, ...]:
+    if not passes:
+        raise ProfileError(f"{role}: the benchmark's output holds no pass; run the benchmark again, or pass the file that it wrote")
     found = tuple(
         LatencySample(tokens // batch, context, tuple(took)) for (tokens, context), took in sorted(passes.items()) if tokens % batch == 0
     )

@@ -151,6 +151,14 @@ def test_llama_cpp_takes_the_length_of_a_chain():
     assert found.settings[0].speedup == pytest.approx(best.predicted_speedup)
 
 
+@pytest.mark.parametrize(("draft", "file"), [("folder/draft", "draft.gguf"), ("files/a draft.GGUF", "files/a draft.GGUF")])
+def test_llama_cpp_is_given_a_gguf_file(draft, file):
+    named = replace(ACCEPTANCE, provenance={"models": {"draft": draft, "target": "big"}})
+    ((title, text),) = export("llama.cpp", named, times("llama.cpp", names={"draft": draft, "target": "big"})).pastes
+    assert options("llama.cpp", text)["model-draft"] == file
+    assert ("where draft.gguf is folder/draft as a GGUF file" in title) == (file != draft)
+
+
 def test_transformers_takes_python_that_holds_the_best_tree():
     found = export("transformers", ACCEPTANCE, times("treeopt"))
     code = found.pastes[0][1]
