@@ -222,9 +222,8 @@ def shape_stage(name: str, team: Team, kept: Kept, scale: Scale) -> None:
     decoder: Any = pair.target.decoder
     if getattr(decoder, "_peers", None) is not None:  # the same with collectives alone
         decoder._peers = None
-        size, depth = scale.tree
-        steps = step_seconds({"": pair}, {ALONE: StepSpec(None), "tree": StepSpec(exact_tree(size, depth))}, scale)[""]
-        kept.add(collectives_steps_ms={name: 1e3 * seconds for name, seconds in steps.items()})
+        specs = {ALONE: StepSpec(None), "tree": StepSpec(exact_tree(*scale.tree))}
+        kept.add(collectives_steps_ms={name: 1e3 * seconds for name, seconds in step_seconds({"": pair}, specs, scale)[""].items()})
 
 
 def predicted(latency: LatencyProfile, floor: float, pair: Pair, team: Team, scale: Scale) -> dict[str, float]:
@@ -318,8 +317,7 @@ def one_stage(kept: Kept, scale: Scale) -> None:
             decoder: Any = part.decoder
             decoder._shard, decoder.padded = part.loaded.shard, False
         pairs[name] = Pair(part, pair.tokenizer, pair.eos_token_ids, draft=TreeModel(pair.draft.module, name=pair.draft.name))
-    size, depth = scale.tree
-    found = step_seconds(pairs, {ALONE: StepSpec(None), "tree": StepSpec(exact_tree(size, depth))}, scale)
+    found = step_seconds(pairs, {ALONE: StepSpec(None), "tree": StepSpec(exact_tree(*scale.tree))}, scale)
     kept.add(
         pair, steps_ms={name: {step: 1e3 * seconds for step, seconds in steps.items()} for name, steps in found.items()}, tree=scale.tree
     )

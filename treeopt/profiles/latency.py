@@ -223,6 +223,10 @@ def read_latency(path: StrPath) -> LatencyProfile:
     """Read a `treeopt.latency` file. Raises ProfileError."""
     data = Fields(path, read_json(path, schema=LATENCY_SCHEMA, version=VERSION, error=ProfileError))
 
+    data.require_spelling(
+        *("target", "draft", "overhead_seconds", "autoregressive_overhead_seconds", "rules", "engine", "batch", "provenance")
+    )
+
     def samples(unit: str) -> Callable[[Any], tuple[LatencySample, ...]]:
         return lambda value: tuple(sample_of(item, unit) for item in listed(value))
 

@@ -1,5 +1,6 @@
 """Typed reading of JSON fields, in files or in metadata that anyone may have written."""
 
+import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -39,6 +40,13 @@ class Fields:
     def text(self, key: str, default: str | None = None) -> str:
         """Return the text under `key`."""
         return self.get(key, text, default)
+
+    def require_spelling(self, *known: str) -> None:
+        """Raise `error` for a key that is none of the `known` ones, but nearly one that is absent. Other unknown keys are passed over."""
+        for key in self._data:
+            near = difflib.get_close_matches(key, [name for name in known if name not in self._data], 1)
+            if near and key not in known:
+                self._refuse(f"has the key {key!r:.40}, of which nothing is known; write {near[0]!r} if that is meant, or drop it")
 
     def build(self, make: Callable[[], T]) -> T:
         """Return what `make` returns, and put the name of the file into the errors that it raises."""

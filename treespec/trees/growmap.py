@@ -229,7 +229,7 @@ _REMEDIES = {
 
 
 _REMEDY = "pass one, or a tree as JSON of treeopt or UMbreLLa, a list of choices, or vLLM's string"
-"""What to do about a file that holds no tree in any format."""
+"""The remedy for a file that holds no tree in any format."""
 
 
 def _refuse_other_kind(path: PipeablePath) -> None:

@@ -327,11 +327,19 @@ def test_context_is_exact_or_the_next_larger(tmp_path: Path) -> None:
         ({"draft": [{"width": 1, "context": 4, "seconds": [5e-324]}]}, "has a sample of 5e-324 seconds, but it takes 1e-12 to"),
         ({"autoregressive_overhead_seconds": [1e308]}, "autoregressive_overhead_seconds has a sample of"),
         ({"provenance": {"gpu": 5}}, "'provenance' that cannot be: gpu: 5 is no text"),
+        ({"batc": 16}, "has the key 'batc', of which nothing is known; write 'batch' if that is meant, or drop it"),
+        ({"engin": "sglang"}, "has the key 'engin', .* write 'engine'"),
     ],
 )
 def test_latency_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         read_latency(write(tmp_path / "l.json", LATENCY | changes))
+
+
+def test_what_people_add_to_a_latency_file_is_passed_over(tmp_path: Path) -> None:
+    assert read_latency(write(tmp_path / "l.json", LATENCY | {"note": "measured at night"})) == read_latency(
+        write(tmp_path / "m.json", LATENCY)
+    )
 
 
 def test_profiles_hold_no_more_than_trees_have_nodes(tmp_path: Path) -> None:
