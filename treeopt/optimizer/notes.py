@@ -38,7 +38,8 @@ def notes(result: OptimizationResult, model: LatencyModel, rule: StepRule) -> It
     if result.tree.size == 1 and result.table.max_size > 1 and told:
         yield f"speculation with this draft does not pay on this hardware: no tree is faster than autoregressive decoding ({rule.name})"
     elif result.tree.size == 1:
-        yield "the tree is the root alone, as it was asked for: nothing is drafted"
+        why = ", because no larger size was considered" if result.table.max_size == 1 else ""
+        yield f"the tree is the root alone{why}: nothing is drafted"
 
 
 def other_context(times: LatencyProfile, context: int | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from treeopt.profiles.drawing import latency
@@ -84,7 +85,7 @@ class LatencyProfile(Drawn):
         """The rules whose times the profile holds."""
         return tuple(entry.rule for entry in self.rules) or (GREEDY,)
 
-    @property
+    @cached_property
     def contexts(self) -> tuple[int, ...]:
         """The contexts at which the target was measured, ascending."""
         return tuple(sorted({s.context for s in self.target}))

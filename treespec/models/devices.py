@@ -33,8 +33,8 @@ def require_name(device: str) -> None:
         raise SettingsError(f"`device` {device!r:.60} is not a name that torch knows; pass {_OTHER_WORDS[device]}")
     if re.search(r"[,+;]|\d-\d", device):
         raise SettingsError(
-            f"`device` {device!r:.60} names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target that "
-            "does not fit there"
+            f"`device` {device!r:.60} names several devices, but a process uses one: pass one of them; a target that does not fit there can be "
+            "divided among several GPUs (`treeopt evaluate` with `tensor_parallel`) or offloaded (`treeopt evaluate` with `offload`)"
         )
     raise SettingsError(f"`device` {device!r:.60} is not one of {_KINDS}")
 

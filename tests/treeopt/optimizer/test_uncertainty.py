@@ -8,7 +8,7 @@ import pytest
 
 from treeopt.growmap_making import Limits, generate
 from treeopt.optimizer.frontier import expected_tokens
-from treeopt.optimizer.notes import levels_unknown, telling_apart, tellings
+from treeopt.optimizer.notes import levels_unknown, notes, telling_apart, tellings
 from treeopt.optimizer.search import acceptance_rows, optimize
 from treeopt.optimizer.uncertainty import Certainty, Lead, certainty, gains
 from treeopt.profiles.acceptance import AcceptanceProfile
@@ -16,6 +16,7 @@ from treeopt.profiles.intervals import Uncertain
 from treeopt.profiles.latency import LatencyProfile, LatencySample
 from treeopt.profiles.level_sums import LevelSums
 from treeopt.profiles.ratio import ratio
+from treespec.decoding.step_rule import GREEDY
 from treespec.trees.tree import SpeculationTree
 
 TREE = SpeculationTree.from_branches([[2], [2, 1], [1, 0, 0]])
@@ -228,6 +229,18 @@ def test_where_nothing_is_drafted_it_is_told_whether_a_tree_may_be_faster() -> N
         in said
     )
     assert optimize(found, latency=timed(0.3, draft=0.9), size=1).rival is None
+
+
+def test_a_root_alone_says_whether_a_larger_tree_was_considered() -> None:
+    found = profiled(4, prompts=100)
+    for size, said in (
+        (None, "the tree is the root alone: nothing"),
+        (1, "the tree is the root alone, because no larger size was considered"),
+    ):
+        times = timed(0.3, draft=0.9)
+        result = optimize(found, latency=times, size=size)
+        assert result.tree.size == 1
+        assert [note for note in notes(result, times.at_context(), GREEDY) if note.startswith(said)]
 
 
 @pytest.mark.parametrize("value", [1.05, 0.95])

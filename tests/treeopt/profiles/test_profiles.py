@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,14 @@ def test_profiles_hold_no_more_than_trees_have_nodes(tmp_path: Path) -> None:
     torch.save(torch.zeros(most + 3), tmp_path / "v.pt")
     with pytest.raises(ProfileError, match="has 65,539 numbers, but an acceptance vector has at most 65,536 ranks"):
         read_acceptance(tmp_path / "v.pt")
+
+
+def test_a_profile_of_very_many_sizes_is_shown_within_seconds() -> None:
+    """Its contexts are found once, and not for the name of every size: that would take a minute."""
+    many = tuple(LatencySample(n + 1, 8, (0.1,)) for n in range(30_000))
+    started = time.process_time()
+    assert len(LatencyProfile(many, many, (0.1,)).points) == 60_000
+    assert time.process_time() - started < 10
 
 
 def test_the_search_stays_within_what_a_growmap_may_have(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ def test_names_of_devices(name: str) -> None:
     [
         ("0", "is a number without its kind; pass cuda:0"),
         ("3", "pass cuda:3"),
-        ("cuda:0,1", "names several devices, but a run uses one: pass one of them; evaluate and profile can offload a target"),
+        (
+            "cuda:0,1",
+            "names several devices, but a process uses one: pass one of them; a target .* divided among several GPUs .*`tensor_parallel`",
+        ),
         ("0,1", "names several devices"),
         ("cuda:0,cuda:1", "names several devices"),
         ("cuda:0-3", "names several devices"),
