@@ -1,5 +1,6 @@
 """The command that measures the rules that a latency profile lacks, together with all that it holds."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from treeopt.cli.values import DTYPES
 from treeopt.profiling.settings import LatencySettings, default_sizes, default_widths
+from treeopt.tuning.folder import MANIFEST, TUNING_SCHEMA
 from treespec.decoding.drafting import Drafting
 from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.rules import RULES, TOPK, Sampling
@@ -15,6 +17,7 @@ from treespec.decoding.step_rule import GREEDY, StepRule
 from treespec.decoding.verifiers import VERIFIERS
 from treespec.embedded import EMBEDDED
 from treespec.errors import SettingsError
+from treespec.files.reading import is_json_of
 from treespec.models.ngram import BESIDE, NGRAM, in_records
 from treespec.trees.tree import SpeculationTree
 
@@ -37,14 +40,15 @@ def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping
 
     `models` are names by role, for a profile that does not say its own. Of folders, records have the last part of the path alone: their
     places begin with `path/to/`. Rules that one command cannot time together are left to the missing ones
-    alone, which then go into a file beside it.
+    alone, which then go into a file beside it. A file in a folder of `treeopt tune` stays as it is, as that command refuses one that was changed:
+    the new one goes beside the folder.
     """
     settings = [_settings(one) for one in missing]
     mode = DynamicBudget.drafter if any("dynamic" in one for one in missing) else SpeculationTree.drafter
     wanted = {StepRule.of(*one, mode) for one in settings}
-    rules, output = _rules({*held.held, *wanted}, settings), file
+    rules, output = _rules({*held.held, *wanted}, settings), _outside_tuning(file)
     if rules is None:
-        output = str(Path(file).with_stem(f"{Path(file).stem}-more"))
+        output = str(Path(output).with_stem(f"{Path(output).stem}-more"))
         rules = _rules(wanted, settings) or _rules({StepRule.of(*settings[0], mode)}, settings[:1]) or []
     known = held.provenance or {}
     words = ["profile", "latency", *_models({**models, **(known.get("models") or {})}), *rules]
@@ -56,6 +60,16 @@ def latency_command(held: "LatencyProfile", file: str, missing: Sequence[Mapping
     if known.get("tensor_parallel"):
         words += ["--tensor-parallel", str(known["tensor_parallel"])]
     return shlex.join([*words, "-o", output])
+
+
+def _outside_tuning(file: str) -> str:
+    """Return a file for new times: the given one or, if that lies in a folder of `treeopt tune`, one beside the folder and named after it."""
+    path = Path(os.path.abspath(file))
+    folder = next((parent for parent in path.parents[:-1] if is_json_of(parent / MANIFEST, TUNING_SCHEMA)), None)
+    if folder is None:
+        return file
+    beside = folder.with_name("-".join((folder.name, *path.relative_to(folder).parts)))
+    return str(beside) if os.path.isabs(file) else os.path.relpath(beside)
 
 
 def _settings(options: Mapping[str, str]) -> tuple[Sampling, Drafting]:

@@ -126,6 +126,14 @@ def test_what_was_not_measured_is_refused_with_the_way_to_measure_it(
     outcome = run("grow", "--dynamic", "--acceptance", counted, "--latency", profiles[1])
     refused(outcome, "the latency profile has no times of (dynamic trees, temperature 0); run: treeopt profile latency ")
     assert " --dynamic " in outcome.err
+    assert outcome.err.endswith(f" -o {profiles[1]}\n")
+    folder = Path("tuned")
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"schema": "treeopt.tuning", "version": 1}))
+    (folder / "latency.json").write_bytes(profiles[1].read_bytes())
+    tuned = run("grow", "--dynamic", "--acceptance", counted, "--latency", "tuned/latency.json")
+    refused(tuned, "tuned/latency.json: the latency profile has no times of (dynamic trees, temperature 0); run: treeopt profile latency ")
+    assert tuned.err.endswith(" -o tuned-latency.json\n"), "the folder of a tuning run stays as it is"
     refused(
         run("grow", "--dynamic", "--acceptance", counted, "--latency", timed, "--max-size", 1),
         "no dynamic budget is left to compare: measured",

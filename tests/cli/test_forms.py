@@ -10,6 +10,8 @@ import pytest
 
 from treeopt.cli.forms import as_csv, as_markdown, sentences
 from treespec.tables import Table, figures, milliseconds, number
+from treespec.trees.growmap import GrowMap
+from treespec.trees.tree import SpeculationTree
 
 NASTY = ('a|b, "c"', "back\\slash", "two\nlines", "*bold* _it_ `code` <b> [x](y)", "=1+1", "")
 
@@ -92,6 +94,18 @@ def test_every_kind_of_result_has_these_forms(form: str, run: Any, profiles: tup
             tables = [[cells(line) for line in block.splitlines()] for block in blocks if block.startswith("|")]
             assert all({len(row) for row in rows} == {len(rows[0])} for rows in tables)
         assert tables
+
+
+@pytest.mark.parametrize("parents", [[-1], [-1, 0, 0, 1]])
+def test_csv_of_a_growmap_has_nothing_of_its_picture(parents: list[int], run: Any) -> None:
+    GrowMap(SpeculationTree(tuple(parents))).write("t.pt")
+    outcome = run("inspect", "t.pt", "--max-nodes", 1, "--format", "csv")
+    assert (outcome.code, outcome.err) == (0, ""), "neither the picture nor what explains it"
+    heads, *rows = read(outcome.out)
+    assert heads == ["table", "name", "value"]
+    assert {len(row) for row in rows} == {3}
+    assert ["growmap", "size (root included)", str(len(parents))] in rows
+    assert "each line: rank among its siblings" in run("inspect", "t.pt", "--format", "markdown").out
 
 
 def test_csv_of_a_profile_has_its_numbers_whole(run: Any, profiles: tuple[Path, Path]) -> None:

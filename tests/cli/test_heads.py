@@ -19,7 +19,7 @@ Pair = tuple[Path, Path]
 
 WRONG = {
     "medusa": ({"medusa_num_heads": 5}, "the files hold no more heads"),
-    "dflash": ({"num_target_layers": 9}, "num_target_layers in config.json is 9, but target"),
+    "dflash": ({"num_target_layers": 9}, "num_target_layers in config.json is 9, but a DFlash draft for target"),
 }
 """What is wrong in config.json of each kind, and what is said of it."""
 

@@ -133,6 +133,7 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(run: Run, tmp_path
         path.name for path in tmp_path.iterdir() if path.name.startswith(("shared", ".treeopt-shared")) and not path.name.endswith(".lock")
     )
     assert left == [journals[0].name, journals[1].name], "nothing is half-written"
+    assert [path.name for path in tmp_path.glob(".treeopt-*.lock")] == [f".treeopt-{journals[1].name}.lock"], "that of the killed process"
     finished = sum(len(journal.read_text().splitlines()) - 1 for journal in journals[:2])
     with Launched(tmp_path, line, line, line) as launched:
         said = launched.ended()
@@ -144,7 +145,7 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(run: Run, tmp_path
     assert content(tmp_path / "shared.json") == content(tmp_path / "alone.json")
     assert json.loads((tmp_path / "shared.json").read_text())["provenance"]["processes"] == 3
     assert finished > 0
-    assert not [path for path in tmp_path.iterdir() if "journal" in path.name and not path.name.endswith(".lock")]
+    assert not [path for path in tmp_path.iterdir() if "journal" in path.name], "the lock of the killed process was taken and removed"
 
 
 def test_torchrun_ends_all_with_one_line_for_an_error_of_one(tmp_path: Path) -> None:

@@ -252,6 +252,40 @@ def test_rules_that_one_command_cannot_time_go_into_a_file_beside(run: Any, prof
     assert outcome.err.endswith(f"-o {profiles[1].with_name('l-more.json')}\n")
 
 
+@pytest.mark.parametrize(
+    ("schema", "folder", "file", "proposed"),
+    [
+        ("treeopt.tuning", ".", "tuned/latency.json", "tuned-latency.json"),
+        ("treeopt.tuning", ".", "./tuned/../tuned/candidates/2/latency.json", "tuned-candidates-2-latency.json"),
+        ("treeopt.tuning", "tuned", "latency.json", "../tuned-latency.json"),
+        ("treeopt.tuning", "tuned/candidates", "2/latency.json", "../../tuned-candidates-2-latency.json"),
+        ("another", ".", "tuned/latency.json", "tuned/latency.json"),
+    ],
+)
+def test_times_for_a_profile_of_a_tuning_run_go_beside_its_folder(
+    schema: str,
+    folder: str,
+    file: str,
+    proposed: str,
+    run: Any,
+    profiles: tuple[Path, Path],
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    warm = made("warm.json", drafting="swor", temperature=0.6)
+    (tmp_path / "tuned" / "candidates" / "2").mkdir(parents=True)
+    (tmp_path / "tuned" / "manifest.json").write_text(json.dumps({"schema": schema, "version": 1}))
+    monkeypatch.chdir(tmp_path / folder)
+    Path(file).write_bytes(profiles[1].read_bytes())
+    for given, wanted in ((file, proposed), (tmp_path / folder / file, tmp_path / folder / proposed)):
+        outcome = run("grow", "--acceptance", warm, "--latency", given)
+        assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+        output = outcome.err.rpartition(" -o ")[2].rstrip("\n")
+        assert Path(output).is_absolute() == Path(given).is_absolute()
+        assert Path(output).resolve() == Path(wanted).resolve()
+
+
 def test_profiles_of_different_models_are_refused(run: Any, profiles: tuple[Path, Path], made: Made) -> None:
     latency = made("a2.json", provenance={"models": {"target": "hub/big@abc", "draft": "small"}})
     times = json.loads(profiles[1].read_text())

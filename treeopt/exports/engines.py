@@ -20,6 +20,8 @@ MODEL = "model"
 DFLASH = "dflash"
 """The kind of a draft whose blocks engines verify as chains."""
 MEDUSA = "medusa"
+SCHEDULE = "draft_len_schedule"
+"""TensorRT-LLM's setting of a chain's length for each batch size."""
 
 Paste = tuple[str, str]
 """A title, and text that is ready to paste."""
@@ -111,7 +113,7 @@ def _tensorrt_llm(told: Told) -> list[Paste]:
 def _yaml(words: Mapping[str, object], schedule: Mapping[int, int] | None = None) -> str:
     lines = ["speculative_config:", *(f"  {key}: {json.dumps(value)}" for key, value in words.items())]
     if schedule is not None:
-        lines += ["  draft_len_schedule:", *(f"    {batch}: {length}" for batch, length in schedule.items())]
+        lines += [f"  {SCHEDULE}:", *(f"    {batch}: {length}" for batch, length in schedule.items())]
     return "\n".join(lines)
 
 
@@ -193,6 +195,11 @@ BLOCKS = (
     "block of that length, and the chances are those of whole blocks: where the two differ, it may accept more or less"
 )
 """The loss where an engine that grows trees runs a DFlash draft."""
+SCHEDULED = (
+    "in draft_len_schedule a batch size is the largest that its length is for (TensorRT-LLM 1.4; before, it was the smallest), "
+    "and beyond the last one nothing is drafted"
+)
+"""The loss where a chain's length goes by the batch size."""
 _CHAIN = "the best fixed tree is not used: the engine drafts chains, which accept fewer tokens in a step"
 
 ENGINES: Mapping[str, Engine] = {
@@ -212,8 +219,6 @@ ENGINES: Mapping[str, Engine] = {
             (
                 "it grows trees with EAGLE-3 heads only: the tree's numbers are for a head that is accepted as often as the profiled draft; "
                 "a whole draft model runs as a chain",
-                "in draft_len_schedule a batch size is the largest that its length is for (TensorRT-LLM 1.4; before, it was the smallest), "
-                "and beyond the last one nothing is drafted",
             ),
             _TENSORRT_LLM,
         ),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
-from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, Engine, Paste, Told
+from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, SCHEDULE, SCHEDULED, Engine, Paste, Told
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
 from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
@@ -132,11 +132,11 @@ def export(
         raise SettingsError("the numbers come from profiles; pass `acceptance` and `latency`, or a `budget`")
     profile = acceptance if isinstance(acceptance, AcceptanceProfile) else read_acceptance(acceptance)
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
-    times = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
+    times, named = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
     draft, kind = _draft_of(profile.provenance, engine)
     for size in wanted:
-        _require_usable(times[size], context)
+        _require_usable(times[size], named[size], context)
         if kind in (DFLASH, MEDUSA):
             times[size] = _in_one_pass(times[size])
     made = "chain" if kind == DFLASH and engine.kind == _GROWING else engine.kind
@@ -144,7 +144,7 @@ def export(
     chains = [chain(profile, times[size], context) for size in wanted]
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
     said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
-    lossy = _lossy(engine, kind, counted=profile.dynamic is not None)
+    lossy = _lossy(engine, kind, pastes, counted=profile.dynamic is not None)
     return Export(engine.name, made, tuple(settings), tuple(pastes), lossy, said)
 
 
@@ -171,13 +171,14 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
     setting = promised(budget)
     pastes = engine.words(Told([setting], [], draft, np.empty((0, 0)), kind))
     said = (*_notes(engine, str(budget.metadata.get("drafting", TOPK.name)), [OWN_ENGINE], draft), *_untold([setting]))
-    return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, kind, counted=True), said)
+    return Export(engine.name, engine.kind, (setting,), tuple(pastes), _lossy(engine, kind, pastes, counted=True), said)
 
 
-def _lossy(engine: Engine, kind: str, *, counted: bool) -> tuple[str, ...]:
-    """Return the sentences on what is lost, with what the expected tokens of dynamic trees are."""
+def _lossy(engine: Engine, kind: str, pastes: Sequence[Paste], *, counted: bool) -> tuple[str, ...]:
+    """Return the sentences on what is lost, with what the expected tokens of dynamic trees are and, where there is a schedule, how it is read."""
     grown = [] if engine.kind != _GROWING else [BLOCKS] if kind == DFLASH else [COUNTED if counted else GUESSED]
-    return (*grown, *engine.lossy)
+    scheduled = [SCHEDULED] if any(SCHEDULE in text for _, text in pastes) else []
+    return (*grown, *engine.lossy, *scheduled)
 
 
 def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> tuple[str, str]:
@@ -198,9 +199,12 @@ def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> tuple[str
     return name, kind
 
 
-def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]) -> dict[int, LatencyProfile]:
-    """Return the profiles by batch size, ascending. Raises ProfileError, SettingsError."""
+def _by_batch(
+    engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]
+) -> tuple[dict[int, LatencyProfile], dict[int, str]]:
+    """Return the profiles by batch size, ascending, and what messages call each: its file, if it was given as one. Raises ProfileError, SettingsError."""
     found: dict[int, LatencyProfile] = {}
+    names: dict[int, str] = {}
     for source in given:
         named = "the latency profile" if isinstance(source, LatencyProfile) else str(source)
         times = source if isinstance(source, LatencyProfile) else read_latency(source)
@@ -214,10 +218,10 @@ def _by_batch(engine: Engine, acceptance: AcceptanceProfile, given: Sequence[Str
         if len({times.engine, *(other.engine for other in found.values())}) > 1:
             raise ProfileError(f"{named} was measured in {times.engine}, another one was not; pass times of one engine")
         require_same_models(acceptance, times)
-        found[times.batch] = times
+        found[times.batch], names[times.batch] = times, named
     if not found:
         raise SettingsError("`latency` names no profile; pass one or more")
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), names
 
 
 def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None) -> list[int]:
@@ -240,7 +244,7 @@ def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None
     return wanted
 
 
-def _require_usable(times: LatencyProfile, context: int | None) -> None:
+def _require_usable(times: LatencyProfile, named: str, context: int | None) -> None:
     """Refuse times that do not reach the context, and those without a step of one token, beside which speed-ups stand. Raises ProfileError."""
     if context is not None and context > times.contexts[-1] and not times.extrapolates:
         measured = listed_in_short([str(known) for known in times.contexts])
@@ -252,7 +256,7 @@ def _require_usable(times: LatencyProfile, context: int | None) -> None:
     for what, nodes in (("target size", model.target[0][0]), ("draft width", model.draft[0][0] if times.engine != OWN_ENGINE else 1)):
         if nodes > 1:
             raise ProfileError(
-                f"the latency profile of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
+                f"{named} of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
                 f"but {what} 1 must be there; measure it too"
             )
 

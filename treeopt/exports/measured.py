@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.samples import LatencySample
@@ -22,6 +22,7 @@ from treespec.errors import ProfileError, TreeoptError, counted
 from treespec.files.fields import listed, mapping, natural, seconds
 from treespec.files.reading import StrPath, read_bytes
 from treespec.files.writing import check_writable
+from treespec.printable import printable
 
 MAX_BYTES = 64 << 20
 """Largest output of a benchmark that is read."""
@@ -140,22 +141,49 @@ def _field(path: StrPath, row: Mapping[str, Any], key: str, read: Callable[[Any]
         raise ProfileError(f"{path} has a {key} that cannot be: {e}; run the benchmark again") from e
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with what is wrong, and where the usage stands."""
+        self.exit(2, f"error: {' '.join(printable(message).splitlines())} ({self.prog} --help says more)\n")
+
+
+def _engine(text: str) -> str:
+    if text not in READERS:
+        raise argparse.ArgumentTypeError(f"it is {text!r:.40}, but it must be one of {', '.join(READERS)}")
+    return text
+
+
+def _sequences(text: str) -> int:
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r:.40}, but it counts sequences: pass a whole number of 1 or more")
+    return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(float(text))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"it is {text!r:.40}, but it must be a number of seconds, such as 0.001") from e
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the latency profile that the command line asks for. Whatever is wrong is told in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m treeopt.exports.measured", description="A latency profile from an engine's own benchmark."
-    )
-    parser.add_argument("engine", choices=list(READERS))
+    parser = _Parser(prog="python -m treeopt.exports.measured", description="A latency profile from an engine's own benchmark.")
+    parser.add_argument("engine", type=_engine, metavar="ENGINE", help=f"engine that was measured: {', '.join(READERS)}")
     for role in ("target", "draft"):
         parser.add_argument(f"--{role}", nargs="+", required=True, metavar="FILE", help=f"outputs of the benchmark of the {role}")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences per pass (default: 1)")
-    parser.add_argument("--overhead", type=float, default=0.0, metavar="SECONDS", help="time of a step beside its passes (default: 0)")
+    parser.add_argument("--batch", type=_sequences, default=1, metavar="N", help="sequences per pass (default: 1)")
+    parser.add_argument("--overhead", type=_seconds, default=0.0, metavar="SECONDS", help="time of a step beside its passes (default: 0)")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="latency profile to write")
     asked = parser.parse_args(arguments)
     try:
         check_writable(asked.output, "treeopt.latency")
-        if asked.batch < 1:
-            raise ProfileError(f"batch is {asked.batch}, but it counts sequences: 1 or more")
         profile_of(asked.engine, asked.target, asked.draft, batch=asked.batch, overhead=asked.overhead).write(asked.output)
     except TreeoptError as e:
         sys.exit(f"error: {e}")

@@ -54,8 +54,8 @@ class Quantised:
     """The type that they were turned into on loading; None if the module computes with them as they are."""
 
     def __str__(self) -> str:
-        """Return the method, the type, and what was done to it."""
-        return f"{self.method}, {self.weights}" + (f", turned into {self.turned_into}" if self.turned_into else "")
+        """Return the method, the type unless the method is named after it, and what was done to it."""
+        return ", ".join(dict.fromkeys((self.method, self.weights))) + (f", turned into {self.turned_into}" if self.turned_into else "")
 
     def of_module(self, module: nn.Module) -> "Quantised":
         """Return the same for a loaded module, in which the weights may be plain ones now."""
@@ -98,7 +98,7 @@ def require_packages(config: PreTrainedConfig, contents: Contents, name: str) ->
             f"{name}: its weights are quantised, and its quantization_config {told}, which transformers does not know; use the plain weights, "
             "or a checkpoint of awq, gptq, bitsandbytes, compressed-tensors, fp8, mxfp4, quanto, hqq or torchao"
         )
-    what = f"{name} is quantised ({method}, {_precision(str(method), settings)})"
+    what = Quantised(method, _precision(method, settings)).note(name)
     lost = [package for module, package in _PACKAGES.get(str(method), {}).items() if not is_installed(module, package)]
     if lost:
         raise ModelError(f"{what}, which needs {' and '.join(lost)}: pip install {' '.join(lost)}; or use the plain weights")

@@ -31,14 +31,11 @@ def growmap(data: Mapping[str, Any], max_nodes: int = MAX_NODES) -> Parts:
     likeliest = sorted(range(data["size"] - 1), key=lambda node: (-chances[node] if chances else 0.0, node))[: max(0, max_nodes - 1)]
     paths = [tuple(data["paths"][node]) for node in likeliest]  # a parent is never less likely than its child and comes before it
     labels = {path: f"  {chances[node]:.4f}" if chances else "" for path, node in zip(paths, likeliest, strict=True)}
-    drawing: list[Table | str] = [
-        _figures(data),
-        "\n".join(_lines(labels)),
-        "each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""),
-    ]
+    picture = _lines(labels)
+    picture.append("each line: rank among its siblings" + (", chance that the accepted path goes through it" if chances else ""))
     if hidden := data["size"] - 1 - len(paths):
-        drawing.append(f"{counted(hidden, 'more node is', 'more nodes are')} not drawn; `max_nodes` {data['size']} draws all")
-    return drawing
+        picture.append(f"{counted(hidden, 'more node is', 'more nodes are')} not drawn; `max_nodes` {data['size']} draws all")
+    return [_figures(data), "\n".join(picture)]
 
 
 def _figures(data: Mapping[str, Any]) -> Table:

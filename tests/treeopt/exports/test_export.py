@@ -17,7 +17,7 @@ from tests.reference.pairs import tiny_pair
 from treeopt.budget_making import make_budget
 from treeopt.exports.budgets import seconds
 from treeopt.exports.choosing import chain, dynamic, fixed
-from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, ranges
+from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, SCHEDULED, ranges
 from treeopt.exports.export import HEAD, export
 from treeopt.growmap_making import generate
 from treeopt.optimizer.search import optimize
@@ -115,6 +115,10 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
     assert config["decoding_type"] == "DraftTarget"
     assert config["draft_len_schedule"] == lengths
     assert config["max_draft_len"] == max(lengths.values())
+    assert found.lossy[-1] == SCHEDULED
+    one = export("tensorrt-llm", ACCEPTANCE, [times("tensorrt-llm")])
+    assert "draft_len_schedule" not in one.text
+    assert one.lossy == found.lossy[:-1], "there is no schedule to speak of"
 
 
 def test_vllm_takes_json_with_a_schedule_and_rates():
@@ -269,7 +273,7 @@ def test_a_context_is_a_whole_number_wherever_times_are_taken(context):
             take()
 
 
-def test_times_must_reach_the_context_and_hold_a_step_without_speculation():
+def test_times_must_reach_the_context_and_hold_a_step_without_speculation(tmp_path):
     with pytest.raises(ProfileError) as caught:
         export("vllm", ACCEPTANCE, times("vllm"), context=4096)
     beyond = "the target was not measured at context 4096 or beyond, only at 256; profile it there, or ask for at most 256"
@@ -278,6 +282,10 @@ def test_times_must_reach_the_context_and_hold_a_step_without_speculation():
         lacking = replace(times("vllm", 16), **{field: getattr(times("vllm", 16), field)[1:]})
         with pytest.raises(ProfileError, match=f"of batch size 16 begins at {what} at context 256, but .* 1 must be there; measure it too"):
             export("vllm", ACCEPTANCE, lacking)
+        lacking.write(tmp_path / "l16.json")
+        with pytest.raises(ProfileError) as caught:
+            export("vllm", ACCEPTANCE, [times("vllm"), tmp_path / "l16.json"])
+        assert str(caught.value).startswith(f"{tmp_path / 'l16.json'} of batch size 16 begins at {what} at context 256")
 
 
 def test_a_busy_machine_and_what_cannot_be_told_are_said():

@@ -116,6 +116,32 @@ def test_one_length_is_not_enough(tmp_path):
         profile_of("vllm", [tmp_path / "1-8-16.json"], [])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("foo", "argument ENGINE: it is 'foo', but it must be one of sglang, vllm, llama.cpp"),
+        ("", "the following arguments are required: ENGINE, --target, --draft, -o/--output"),
+        ("vllm --target", "argument --target: expected at least one argument"),
+        ("vllm --target t --draft d", "the following arguments are required: -o/--output"),
+        *(
+            (f"vllm --batch {batch}", f"argument --batch: it is '{batch}', but it counts sequences: pass a whole number of 1 or more")
+            for batch in ("0", "-1", "2.5", "q")
+        ),
+        *(
+            (f"vllm --overhead={time}", f"argument --overhead: it is '{time}', but it must be a number of seconds, such as 0.001")
+            for time in ("-1", "nan", "inf", "q")
+        ),
+        ("vllm --target t --draft d -o o --odd=\x1b", r"unrecognized arguments: --odd=\x1b"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words.split(" ") if words else [])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {said} (python -m treeopt.exports.measured --help says more)\n")
+
+
 @pytest.mark.parametrize("batch", [0, -1, 1.0])
 def test_a_batch_size_counts_sequences(tmp_path, batch):
     with pytest.raises(SettingsError, match=f"`batch` is {batch!r}, but it must be "):

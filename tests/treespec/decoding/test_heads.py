@@ -178,7 +178,7 @@ def test_a_plan_with_more_siblings_than_draft_tokens_is_refused() -> None:
 
 def test_a_head_with_tokens_that_its_target_lacks_is_refused() -> None:
     target = StateTabular(V, RULE)
-    with pytest.raises(ModelError, match=r"the-head proposes the token 11, but its target has the tokens 0 to 10"):
+    with pytest.raises(ModelError, match=r"the-head \(kind tabular\) proposes the token 11, but its target has the tokens 0 to 10"):
         HeadDraft(TabularHead(target, SAID, torch.tensor([1, 11])), target)
 
 

@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "hqq": ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, "hqq, int4", "hqq"),
     "torchao": ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}, "torchao, int8", "torchao"),
     "aqlm": ({"quant_method": "aqlm"}, "aqlm, of unknown precision", "aqlm"),
-    "fp8": ({"quant_method": "fp8"}, "fp8, fp8", None),
+    "fp8": ({"quant_method": "fp8"}, "fp8", None),
     "mxfp4": ({"quant_method": "mxfp4"}, "mxfp4, fp4 (mxfp4)", None),
 }
 
@@ -135,8 +135,8 @@ def fp8(tmp_path: Path, tiny_module: Build, tokenizer_into: Callable[..., None])
 def test_a_quantised_checkpoint_runs_and_says_so(fp8: str, tmp_path: Path, tiny_module: Build) -> None:
     pair = load_pair(fp8, fp8)
     record = pair.describe()["target"]
-    assert record["quantization"] == "fp8, fp8, turned into float32"
-    assert pair.notes[0] == f"{fp8} is quantised (fp8, fp8, turned into float32)"
+    assert record["quantization"] == "fp8, turned into float32"
+    assert pair.notes[0] == f"{fp8} is quantised (fp8, turned into float32)"
     assert pair.provenance()["quantization"] == {"target": record["quantization"], "draft": record["quantization"]}
     ids = torch.arange(9)[None]
     wanted = tiny_module("llama")(ids).logits
@@ -151,10 +151,8 @@ def _plain(root: Path, build: Build) -> str:
 
 def test_only_plain_weights_are_streamed_and_adapted(fp8: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_device", lambda device, offload=False: torch.device("cpu"))
-    with pytest.raises(
-        ModelError, match=r"is quantised \(fp8, fp8\), and only plain weights are streamed from host memory; drop `offload`"
-    ):
+    with pytest.raises(ModelError, match=r"is quantised \(fp8\), and only plain weights are streamed from host memory; drop `offload`"):
         load_model(fp8, offload=True)
     for load in (load_model, require_model):
-        with pytest.raises(ModelError, match=r"is quantised \(fp8, fp8\), and `adapter` is merged into plain weights only"):
+        with pytest.raises(ModelError, match=r"is quantised \(fp8\), and `adapter` is merged into plain weights only"):
             load(fp8, adapter=str(tmp_path))

@@ -51,7 +51,8 @@ def chosen_embedding(files: HeadFiles, own: Tensor, target: HeadTarget, embeddin
     if own.shape != target.embedding.shape:
         if embedding == "target":
             raise ModelError(
-                f"{files.name} is {own.shape[1]} wide, but the embedding of target {target.name} {target.hidden_size}; leave out `embedding`"
+                f"{files.name} is an EAGLE-3 head whose embedding is {own.shape[1]} wide, but that of target {target.name} "
+                f"{target.hidden_size}; leave out `embedding`"
             )
         return own
     if embedding == "target" or _is_copy(own, target.embedding):

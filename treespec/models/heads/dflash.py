@@ -85,13 +85,13 @@ class DFlashPlan:
         files.require(("layers.0.self_attn.k_proj.weight", "layers.0.mlp.gate_proj.weight"), KIND)
         hidden, read = files.matrix("fc.weight")
         require_lendable(files, hidden, target)
-        config.require_agreement("vocab_size", target.vocabulary_size, f"target {target.name}")
+        config.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
         for settings in (config, nested):
-            settings.require_agreement("num_target_layers", target.layers, f"target {target.name}")
+            settings.require_agreement("num_target_layers", target.layers, f"{KIND} for target {target.name}")
         states = _state_layers(config, nested, target)
         if read != len(states) * hidden:
             raise ModelError(
-                f"{files.name}: fc.weight reads {read} numbers, but {counted(len(states), 'state')} of target {target.name} "
+                f"{files.name} is {KIND} whose fc.weight reads {read} numbers, but {counted(len(states), 'state')} of target {target.name} "
                 f"{'has' if len(states) == 1 else 'have'} {len(states) * hidden} ({len(states)} times {hidden}); use a head made for it"
             )
         biases = held_biases(files)
@@ -314,8 +314,8 @@ def _state_layers(config: Settings, nested: Settings, target: HeadTarget) -> tup
         where.refuse(key, "a list of the target's layers")
     if found[-1] >= target.layers:
         raise ModelError(
-            f"{config.name} reads the state that leaves layer {found[-1]} ({key}), but target {target.name} has the layers 0 to "
-            f"{target.layers - 1}; use a head made for it"
+            f"{config.name} is {KIND} that reads the state that leaves layer {found[-1]} ({key}), but target {target.name} has the layers "
+            f"0 to {target.layers - 1}; use a head made for it"
         )
     return tuple(FINAL_STATE if layer == target.layers - 1 else layer + 1 for layer in found)
 

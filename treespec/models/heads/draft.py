@@ -25,8 +25,8 @@ class HeadDraft:
         ids = head.target_ids
         if ids is not None and int(ids.max()) >= target.vocabulary_size:
             raise ModelError(
-                f"{head.name} proposes the token {int(ids.max())}, but its target has the tokens 0 to {target.vocabulary_size - 1}; "
-                "use a head made for it"
+                f"{head.name} (kind {head.kind}) proposes the token {int(ids.max())}, but its target has the tokens 0 to "
+                f"{target.vocabulary_size - 1}; use a head made for it"
             )
         self.vocabulary_size = target.vocabulary_size if ids is not None else head.vocabulary_size
         target.keep_states(head.state_layers)

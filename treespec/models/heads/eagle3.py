@@ -77,12 +77,12 @@ class Eagle3Plan:
         inside = config.inside("transformer_layer_config") if "speculators_model_type" in files.config else config
         ids = _state_layers(config, nested, target)
         hidden = _fused(files, len(ids), target)
-        config.require_agreement("target_hidden_size", target.hidden_size, f"target {target.name}")
-        inside.require_agreement("vocab_size", target.vocabulary_size, f"target {target.name}")
+        config.require_agreement("target_hidden_size", target.hidden_size, f"{KIND} for target {target.name}")
+        inside.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
         own_head = files.has("lm_head.weight")
         rows = files.rows("lm_head.weight") if own_head else target.vocabulary_size
         config.require_agreement(
-            "draft_vocab_size", rows, "lm_head.weight" if own_head else f"target {target.name}, whose lm_head is used,"
+            "draft_vocab_size", rows, "lm_head.weight" if own_head else f"{KIND} for target {target.name}, whose lm_head is used,"
         )
         require_lendable(files, hidden, target)
         biases = held_biases(files)
@@ -230,13 +230,13 @@ def _state_layers(config: Settings, nested: Settings, target: HeadTarget) -> tup
     if found is None:
         if target.layers < FEWEST_LAYERS:
             raise ModelError(
-                f"{config.name} names no layers ({key}), and those that are read then exist in targets of {FEWEST_LAYERS} layers or more, "
-                f"but target {target.name} has {target.layers}; use a head made for it"
+                f"{config.name} is {KIND} that names no layers ({key}), and those that are read then exist in targets of "
+                f"{FEWEST_LAYERS} layers or more, but target {target.name} has {target.layers}; use a head made for it"
             )
         return 2, target.layers // 2, target.layers - 3
     if found[-1] > target.layers:
         raise ModelError(
-            f"{config.name} reads the state {'that enters' if left is None or told is not None else 'that leaves'} layer "
+            f"{config.name} is {KIND} that reads the state {'that enters' if left is None or told is not None else 'that leaves'} layer "
             f"{(told or left or found)[-1]} ({key}), but target {target.name} has {target.layers} layers; use a head made for it"
         )
     return found
@@ -254,10 +254,10 @@ def _fused(files: HeadFiles, states: int, target: HeadTarget) -> int:
         return hidden
     if read % states == 0 and read % target.hidden_size:
         raise ModelError(
-            f"{files.name} is a head for a target of hidden size {read // states} (fc.weight), but target {target.name} has "
+            f"{files.name} is {KIND} for a target of hidden size {read // states} (fc.weight), but target {target.name} has "
             f"{target.hidden_size}; use a head made for it"
         )
     raise ModelError(
-        f"{files.name}: fc.weight reads {read} numbers, but {states} states of target {target.name} have {states * target.hidden_size} "
-        f"({states} times {target.hidden_size}); use a head made for it"
+        f"{files.name} is {KIND} whose fc.weight reads {read} numbers, but {states} states of target {target.name} have "
+        f"{states * target.hidden_size} ({states} times {target.hidden_size}); use a head made for it"
     )

@@ -63,13 +63,13 @@ class MedusaPlan:
         width = files.matrix(first)[1]
         if width != target.hidden_size:
             raise ModelError(
-                f"{files.name} is a head for a target of hidden size {width} ({first}), but target {target.name} has {target.hidden_size}; "
+                f"{files.name} is {KIND} for a target of hidden size {width} ({first}), but target {target.name} has {target.hidden_size}; "
                 "use a head made for it"
             )
         rows = files.rows(f"0.{layers}.weight") if own_head else target.vocabulary_size
         if rows != target.vocabulary_size:
             raise ModelError(
-                f"{files.name} is a head for a target of {rows} tokens (0.{layers}.weight), but target {target.name} has "
+                f"{files.name} is {KIND} for a target of {rows} tokens (0.{layers}.weight), but target {target.name} has "
                 f"{target.vocabulary_size}; use a head made for it"
             )
         plan = cls(heads, layers, own_head, width, rows, notes)

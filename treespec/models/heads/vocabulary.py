@@ -24,7 +24,7 @@ def target_ids(files: HeadFiles, weights: dict[str, Tensor], target: HeadTarget)
     outside = ids[(ids < 0) | (ids >= target.vocabulary_size)]
     if outside.numel():
         raise ModelError(
-            f"{files.name}: d2t leads to the token {int(outside[0])}, but target {target.name} has the tokens 0 to "
+            f"{files.name} is an EAGLE-3 head whose d2t leads to the token {int(outside[0])}, but target {target.name} has the tokens 0 to "
             f"{target.vocabulary_size - 1}; {_REMEDY}"
         )
     order = ids.sort().values
@@ -43,13 +43,13 @@ def vocabulary_shapes(files: HeadFiles, rows: int, target: HeadTarget) -> dict[s
     """Return the shapes that `d2t` and `t2d` must have beside logits of so many draft tokens. Raises ModelError if `d2t` is needed and missing."""
     if rows != target.vocabulary_size and not files.has("d2t"):
         raise ModelError(
-            f"{files.name} has {rows} draft tokens and no d2t that says which of the {target.vocabulary_size} tokens of target "
-            f"{target.name} they are; {_REMEDY}"
+            f"{files.name} is an EAGLE-3 head of {rows} draft tokens without a d2t that says which of the {target.vocabulary_size} "
+            f"tokens of target {target.name} they are; {_REMEDY}"
         )
     if files.has("t2d") and files.shapes["t2d"] != (target.vocabulary_size,):
         raise ModelError(
-            f"{files.name} is a head for a target of {files.shapes['t2d'][0] if files.shapes['t2d'] else 0} tokens (t2d), but target "
-            f"{target.name} has {target.vocabulary_size}; {_REMEDY}"
+            f"{files.name} is an EAGLE-3 head for a target of {files.shapes['t2d'][0] if files.shapes['t2d'] else 0} tokens (t2d), "
+            f"but target {target.name} has {target.vocabulary_size}; {_REMEDY}"
         )
     known = {"d2t": (rows,), "t2d": (target.vocabulary_size,)}
     return {name: shape for name, shape in known.items() if files.has(name)}

@@ -154,7 +154,7 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "two layers for three states": (
         lambda c, w: c["dflash_config"].update(target_layer_ids=[5, 8]),
-        rf": fc.weight reads {3 * HT} numbers, but 2 states of target the-target have {2 * HT} \(2 times {HT}\); ",
+        rf" is a DFlash draft whose fc.weight reads {3 * HT} numbers, but 2 states of target the-target have {2 * HT} \(2 times {HT}\); ",
     ),
     "an object that is none": (lambda c, w: c.update(dflash_config=3), ": dflash_config in config.json is 3, but it must be an object; "),
     "layers that see a part": (
@@ -208,11 +208,14 @@ def test_a_draft_for_another_target_is_refused_by_name(tmp_path: Path) -> None:
         f" lacks embed_tokens.weight, and that of target the-target is {HT + 8} wide, but the head {HT}; use a head made for it" in message
     )
     message = refused(tmp_path / "layers", lambda c, w: None, layers=LAYERS - 1)
-    assert f": num_target_layers in config.json is {LAYERS}, but target the-target has {LAYERS - 1}; " in message
+    assert f": num_target_layers in config.json is {LAYERS}, but a DFlash draft for target the-target has {LAYERS - 1}; " in message
     message = refused(tmp_path / "few", lambda c, w: c.pop("num_target_layers"), layers=8)
-    assert " reads the state that leaves layer 8 (target_layer_ids), but target the-target has the layers 0 to 7; " in message
+    assert (
+        " is a DFlash draft that reads the state that leaves layer 8 (target_layer_ids), but target the-target has the layers 0 to 7; "
+        in message
+    )
     message = refused(tmp_path / "tokens", lambda c, w: c.update(vocab_size=V + 4))
-    assert f": vocab_size in config.json is {V + 4}, but target the-target has {V}; " in message
+    assert f": vocab_size in config.json is {V + 4}, but a DFlash draft for target the-target has {V}; " in message
 
 
 def test_a_draft_has_no_embedding_to_choose(tmp_path: Path) -> None:

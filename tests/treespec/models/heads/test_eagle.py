@@ -55,7 +55,10 @@ BAD: dict[str, tuple[Change, str]] = {
         lambda c, w: w.update({"embed_tokens.weight": torch.ones(V + 1, HT)}),
         rf" holds embed_tokens.weight of the shape \[{V + 1}, {HT}\], but .* ask for \[{V}, {HT}\]; ",
     ),
-    "is for other tokens": (lambda c, w: c.update(vocab_size=9), f": vocab_size in config.json is 9, but target the-target has {V}; "),
+    "is for other tokens": (
+        lambda c, w: c.update(vocab_size=9),
+        f": vocab_size in config.json is 9, but an EAGLE head for target the-target has {V}; ",
+    ),
     "has another width": (lambda c, w: c.update(head_dim=8), ": num_attention_heads in config.json is 4, but it must be that of self_attn"),
 }
 
@@ -70,6 +73,6 @@ def test_a_head_that_contradicts_itself_is_refused(bad: str, tmp_path: Path) -> 
 
 def test_a_head_for_another_target_is_refused_by_name(tmp_path: Path) -> None:
     EAGLE["official"].write(tmp_path)
-    said = rf"is a head for a target of hidden size {HT} .*, but target the-target has {HT + 8} and needs .*; use a head made for it"
+    said = rf"is an EAGLE head for a target of hidden size {HT} .*, but target the-target has {HT + 8} and needs .*; use a head made for it"
     with pytest.raises(ModelError, match=said):
         load_head(str(tmp_path), target(HT + 8))

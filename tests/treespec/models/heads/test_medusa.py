@@ -96,12 +96,14 @@ def test_heads_that_contradict_themselves_are_refused(bad: str, tmp_path: Path) 
 def test_heads_for_another_target_are_refused_by_name(tmp_path: Path) -> None:
     name = write(tmp_path / "width", MEDUSA_CONFIG, tensors(medusa_shapes(2, 1)))
     with pytest.raises(
-        ModelError, match=rf"target of hidden size {HT} \(0.0.linear.weight\), but target the-target has {HT + 2}; use a head made"
+        ModelError,
+        match=rf"is a set of Medusa heads for a target of hidden size {HT} \(0.0.linear.weight\), but target the-target has {HT + 2}; use a head made",
     ):
         load_head(name, target(HT + 2))
     shapes = {name: (V + 3, HT) if name.endswith(".1.weight") else shape for name, shape in medusa_shapes(2, 1).items()}
     with pytest.raises(
-        ModelError, match=rf"is a head for a target of {V + 3} tokens \(0.1.weight\), but target the-target has {V}; use a head"
+        ModelError,
+        match=rf"is a set of Medusa heads for a target of {V + 3} tokens \(0.1.weight\), but target the-target has {V}; use a head",
     ):
         load_head(write(tmp_path / "tokens", MEDUSA_CONFIG, tensors(shapes)), target())
 

@@ -141,14 +141,18 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "no table of draft tokens": (
         "official",
         lambda c, w: [w.pop("d2t"), w.pop("t2d")],
-        f" has {VD} draft tokens and no d2t that says which of the {V} tokens of target the-target they are; ",
+        f" is an EAGLE-3 head of {VD} draft tokens without a d2t that says which of the {V} tokens of target the-target they are; ",
     ),
     "a draft token outside": (
         "official",
         lambda c, w: w["d2t"].__setitem__(VD - 1, V),
-        f": d2t leads to the token {V + VD - 1}, but target the-target has the tokens 0 to {V - 1}; ",
+        f" is an EAGLE-3 head whose d2t leads to the token {V + VD - 1}, but target the-target has the tokens 0 to {V - 1}; ",
     ),
-    "a draft token below": ("official", lambda c, w: w["d2t"].__setitem__(0, -1), ": d2t leads to the token -1, but target"),
+    "a draft token below": (
+        "official",
+        lambda c, w: w["d2t"].__setitem__(0, -1),
+        " is an EAGLE-3 head whose d2t leads to the token -1, but target",
+    ),
     "two draft tokens of one": (
         "official",
         lambda c, w: w["d2t"].__setitem__(1, int(w["d2t"][0]) - 1),
@@ -177,7 +181,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "two layers for three states": (
         "speculators",
         lambda c, w: c.update(eagle_aux_hidden_state_layer_ids=[2, 6]),
-        f": fc.weight reads {3 * HT} numbers, but 2 states of target the-target have {2 * HT} ",
+        f" is an EAGLE-3 head whose fc.weight reads {3 * HT} numbers, but 2 states of target the-target have {2 * HT} ",
     ),
 }
 
@@ -197,23 +201,32 @@ def unchanged(config: dict[str, Any], weights: dict[str, Tensor]) -> None:
 
 def test_a_head_for_another_target_is_refused_by_name(tmp_path: Path) -> None:
     message = refused(tmp_path / "width", "official", unchanged, width=HT + 8)
-    assert f" is a head for a target of hidden size {HT} (fc.weight), but target the-target has {HT + 8}; use a head made for it" in message
+    assert (
+        f" is an EAGLE-3 head for a target of hidden size {HT} (fc.weight), but target the-target has {HT + 8}; use a head made for it"
+        in message
+    )
     message = refused(tmp_path / "layers", "speculators", unchanged, layers=8)
-    assert " reads the state that enters layer 9 (eagle_aux_hidden_state_layer_ids), but target the-target has 8 layers; " in message
+    assert (
+        " is an EAGLE-3 head that reads the state that enters layer 9 (eagle_aux_hidden_state_layer_ids), but target the-target has 8 layers; "
+        in message
+    )
     message = refused(tmp_path / "left", "specforge", unchanged, layers=8)
-    assert " reads the state that leaves layer 8 (eagle_aux_hidden_state_layer_ids), but target the-target has 8 layers; " in message
+    assert (
+        " is an EAGLE-3 head that reads the state that leaves layer 8 (eagle_aux_hidden_state_layer_ids), but target the-target has 8 layers; "
+        in message
+    )
     message = refused(tmp_path / "few", "official", unchanged, layers=6)
-    assert " names no layers (eagle_aux_hidden_state_layer_ids), " in message
+    assert " is an EAGLE-3 head that names no layers (eagle_aux_hidden_state_layer_ids), " in message
     assert " exist in targets of 7 layers or more, but target the-target has 6; " in message
     message = refused(tmp_path / "target", "narrower-than-its-target", lambda c, w: c.update(target_hidden_size=9))
-    assert f": target_hidden_size in config.json is 9, but target the-target has {HT}; " in message
+    assert f": target_hidden_size in config.json is 9, but an EAGLE-3 head for target the-target has {HT}; " in message
 
 
 def test_a_head_for_another_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
     message = refused(tmp_path / "config", "official", lambda c, w: c.update(vocab_size=V + 4))
-    assert f": vocab_size in config.json is {V + 4}, but target the-target has {V}; " in message
+    assert f": vocab_size in config.json is {V + 4}, but an EAGLE-3 head for target the-target has {V}; " in message
     message = refused(tmp_path / "table", "official", lambda c, w: w.update(t2d=torch.ones(V + 4, dtype=torch.bool)))
-    assert f" is a head for a target of {V + 4} tokens (t2d), but target the-target has {V}; " in message
+    assert f" is an EAGLE-3 head for a target of {V + 4} tokens (t2d), but target the-target has {V}; " in message
     message = refused(tmp_path / "embedding", "narrower-than-its-target", lambda c, w: w.pop("embed_tokens.weight"))
     assert f" lacks embed_tokens.weight, and that of target the-target is {HT} wide, but the head 16; " in message
 
@@ -237,7 +250,9 @@ def test_an_embedding_that_is_not_the_targets_must_be_chosen(tmp_path: Path) -> 
         assert same.borrowed.embedding is of.embedding, "not copied"
     narrow = EAGLE3["narrower-than-its-target"]
     narrow.write(tmp_path / "narrow")
-    with pytest.raises(ModelError, match=f"is 16 wide, but the embedding of target the-target {HT}; leave out `embedding`"):
+    with pytest.raises(
+        ModelError, match=f"is an EAGLE-3 head whose embedding is 16 wide, but that of target the-target {HT}; leave out `embedding`"
+    ):
         load_head(str(tmp_path / "narrow"), target(), embedding="target")
 
 
