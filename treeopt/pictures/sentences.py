@@ -33,7 +33,8 @@ def in_words(text: str) -> str:
     """
 
     def shown(found: re.Match[str]) -> str:
-        name, value = found.groups()
+        name: str = found[1]
+        value: str | None = found[2]
         plain = name.replace("_", " ")
         valued, alone = _WORDS.get(name, (f"{plain} {{}}", plain))
         return alone if value is None else valued.format(value)
@@ -74,9 +75,10 @@ def prediction(
     said = ["Predicted figures come from the profiles, measured ones from decoding other prompts."]
     if source is not None:
         said.append(f"The predicted tokens per step and speed-up are those that the growmap promises: they come from {source}.")
-    if any(pair.predicted_interval or pair.measured_interval for pair in pairs):
-        said.append("Brackets hold 95 % intervals, those of measured figures over the prompts.")
-    if not any(pair.measured_interval for pair in pairs):
+    measured = any(pair.measured_interval for pair in pairs)
+    if measured or any(pair.predicted_interval for pair in pairs):
+        said.append("Brackets hold 95 % intervals" + (", those of measured figures over the prompts." if measured else "."))
+    if not measured:
         said.append("One prompt is too few for 95 % intervals of what was measured.")
     why: dict[str, list[str]] = {}
     for pair in pairs:
