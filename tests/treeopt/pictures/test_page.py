@@ -104,6 +104,9 @@ def test_the_page_says_what_the_results_say(found: dict[str, Any], text: str) ->
     assert f"{report.speedup:.2f} x [{low:.2f}, {high:.2f}] over autoregressive decoding: faster" in words
     assert "2.100 [2.000, 2.200]" in words
     assert "Lossless: all 3 outputs equal those of autoregressive decoding, token for token." in words
+    assert "A speed-up of 1.80 x was promised, from the chances of the ranks in the acceptance profile." in words
+    assert "those that the growmap promises: they come from the chances of the ranks" in words
+    assert f"What the growmap promises, {found['growmap'].promise.speedup:.2f} x, comes from the same chances." in words
 
 
 @pytest.mark.parametrize("given", ["acceptance", "latency", "growmap", "report"])

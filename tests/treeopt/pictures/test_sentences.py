@@ -69,7 +69,7 @@ def test_the_star_is_spoken_of_where_there_is_one() -> None:
 def test_predictions_without_an_interval_say_why(found: dict[str, Any]) -> None:
     report, acceptance, latency = found["report"], found["acceptance"], found["latency"]
     whole = " ".join(sentences.prediction(evaluations.pairs(report), None, acceptance, latency))
-    assert "Brackets hold 95 % intervals, those of measured figures over the prompts. " in whole
+    assert "Brackets hold 95 % intervals, those of measured figures over the prompts." in whole
     alone = " ".join(sentences.prediction(evaluations.pairs(replace(report, results=report.results[:1])), None, acceptance, latency))
     assert "Brackets hold 95 % intervals. One prompt is too few" in alone
     assert "no 95 % interval" not in whole
