@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+TOKENS_PER_STEP = "tokens per step"
+
+
 @dataclass(frozen=True)
 class Pair:
     """A figure as it was predicted and as it was measured, with its 95 % intervals as far as they are known."""
@@ -22,12 +25,17 @@ class Pair:
     predicted_interval: Sequence[float] | None = None
     measured_interval: Sequence[float] | None = None
 
+    @property
+    def timed(self) -> bool:
+        """Whether its prediction needs times."""
+        return self.name != TOKENS_PER_STEP
+
 
 def pairs(report: EvaluationReport) -> list[Pair]:
     """Return the figures that were both predicted and measured: tokens per step, milliseconds per step and the speed-up."""
     promised, spans = report.predicted, report.intervals
     rows = (
-        ("tokens per step", promised.tokens_per_step, report.tokens_per_step, promised.tokens_per_step_interval, "tokens_per_step", 1.0),
+        (TOKENS_PER_STEP, promised.tokens_per_step, report.tokens_per_step, promised.tokens_per_step_interval, "tokens_per_step", 1.0),
         ("ms per step", promised.seconds_per_step, report.seconds_per_step, promised.seconds_per_step_interval, "seconds_per_step", 1e3),
         ("speed-up, x", promised.speedup, report.speedup, promised.speedup_interval, "speedup", 1.0),
     )
@@ -82,7 +90,10 @@ def prediction(found: Sequence[Pair]) -> Canvas:
             axes.set_title(pair.name)
         return titles
 
-    return Canvas(5.8, 1.7, draw, "Predicted beside measured figures with their 95 % intervals")
+    around = any(pair.predicted_interval or pair.measured_interval for pair in found)
+    return Canvas(
+        5.8, 1.7, draw, "Predicted beside measured figures" + (" with their 95 % intervals, where there are some" if around else "")
+    )
 
 
 @dataclass(frozen=True)

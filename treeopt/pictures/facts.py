@@ -1,8 +1,10 @@
 """The words of the page: its title and headline, how the figures were measured, and what is in doubt."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from treeopt.pictures.sentences import grounds, promised
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import of_chance
 from treeopt.profiles.latency import LatencyProfile
@@ -16,6 +18,8 @@ from treespec.trees.growmap import GrowMap
 
 Found = AcceptanceProfile | LatencyProfile | GrowMap | EvaluationReport | Trace | None
 """A result that a page may show."""
+_SOLVERS = {"dp": "dynamic programming"}
+"""Solvers whose names are not their words."""
 
 
 def title(*results: Found) -> str:
@@ -38,17 +42,18 @@ def headline(report: EvaluationReport | None, grown: GrowMap | None, acceptance:
     if report is not None:
         spans = report.intervals
         seconds = milliseconds(report.seconds_per_step, spans["seconds_per_step"])
-        brackets = "" if spans["tokens_per_step"] is None else "; brackets hold 95 % intervals over prompts"
-        per_step = f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step{brackets}."
-        return *_speedup(report), [*_with_prompts(report), per_step, verdict(report.to_json()), *tree]
+        alone = spans["tokens_per_step"] is None
+        brackets = "one prompt is too few for 95 % intervals" if alone else "brackets hold 95 % intervals over prompts"
+        per_step = f"{number(report.tokens_per_step, 2, spans['tokens_per_step'])} tokens per step, {seconds} ms per step; {brackets}."
+        return *_speedup(report), [*_with_prompts(report), per_step, *promised(report, grown), verdict(report.to_json()), *tree]
     if grown is not None:
-        speedup = grown.promise.speedup
+        speedup, source = grown.promise.speedup, grounds(grown)
         figure = (
             ("A tree", "without a predicted speed-up")
             if speedup is None
             else (f"{speedup:.2f} x", "predicted over autoregressive decoding")
         )
-        return *figure, [*tree, "It was not run: these figures are predictions."]
+        return *figure, [*tree, f"It was not run: these figures are predictions{f', from {source}' if source else ''}."]
     if acceptance is not None:
         profiled = f"Profiled at {counted(acceptance.positions, 'position', form=',')} of {counted(acceptance.prompts, 'prompt')}."
         return f"{acceptance.rank_probability[0]:.3f}", "first-choice acceptance", [profiled]
@@ -117,14 +122,14 @@ def facts(
             ("drafting, verification", None if report.mode == "baseline" else f"{settings.get('drafting')}, {report.verifier}"),
             (
                 "evaluated on",
-                f"{main.get('dataset') or 'prompts'}: {counted(len(report.results), 'prompt')}, at most {settings.get('gen_len')} tokens each",
+                f"{_rows(main.get('dataset')) or 'prompts'}: {counted(len(report.results), 'prompt')}, at most {settings.get('gen_len')} tokens each",
             ),
             ("decoding steps", None if settings.get("engine") is None else str(settings["engine"])),
         ]
     elif acceptance is not None and acceptance.temperature is not None:
         rows += [("sampling", _sampling(acceptance.temperature, acceptance.top_p)), ("drafting", acceptance.drafting)]
     if acceptance is not None:
-        data = record(acceptance).get("dataset")
+        data = _rows(record(acceptance).get("dataset"))
         where = f" of {data}" if data else ""
         rows.append(
             (
@@ -139,7 +144,7 @@ def facts(
     if trace is not None:
         rows.append(("trace of", f"{counted(trace.positions, 'position', form=',')} of {counted(len(trace.texts), 'prompt')}"))
     if grown is not None and "solver" in grown.metadata:
-        rows.append(("tree found by", f"{grown.metadata['solver']}, smoothing {grown.metadata.get('smoothing', 'none')}"))
+        rows.append(("tree found by", _search(grown.metadata)))
     versions = (("treeopt", "treeopt"), ("torch", "torch"), ("transformers", "transformers"), ("Python", "python"))
     rows += [
         ("versions", ", ".join(f"{name} {main[key]}" for name, key in versions if main.get(key)) or None),
@@ -199,6 +204,18 @@ def _date(data: Mapping[str, Any]) -> str | None:
     """Return when a result was measured, to the minute."""
     utc = data.get("utc")
     return f"{utc[:16].replace('T', ' ')} UTC" if isinstance(utc, str) and utc.endswith("+00:00") else utc
+
+
+def _rows(dataset: str | None) -> str | None:
+    """Return the name of a data set in words: `stdlib[4:12]`, as records have it, are rows 4 to 11 of stdlib."""
+    found = re.fullmatch(r"(.+)\[(\d+):(\d+)\]", dataset or "")
+    return dataset if found is None else f"{found[1]}, rows {found[2]} to {int(found[3]) - 1}"
+
+
+def _search(metadata: Mapping[str, Any]) -> str:
+    """Return by which solver and smoothing a tree was found."""
+    solver, smoothing = metadata["solver"], metadata.get("smoothing", "none")
+    return f"{_SOLVERS.get(solver, solver)}, {'without' if smoothing == 'none' else smoothing} smoothing"
 
 
 def _sampling(temperature: float, top_p: float | None) -> str:

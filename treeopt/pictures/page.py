@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from treeopt.pictures import evaluations, facts, profiles, trees
+from treeopt.pictures import evaluations, facts, profiles, sentences, trees
 from treeopt.pictures.canvas import dark_style
 from treeopt.pictures.writing import GENERATOR
 from treeopt.profiles.acceptance import AcceptanceProfile
@@ -16,7 +16,7 @@ from treespec.evaluation.drawing import speeds
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
 from treespec.printable import printable
-from treespec.tables import number
+from treespec.tables import Table, number
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
@@ -30,13 +30,16 @@ def page(
     growmap: GrowMap | None = None,
     report: EvaluationReport | None = None,
     trace: Trace | None = None,
+    candidates: Table | None = None,
+    candidate_notes: Sequence[str] = (),
     commands: Sequence[str] = (),
     command_notes: Sequence[str] = (),
     missing: Sequence[str] = (),
 ) -> str:
     """Return the page of whatever is given, as HTML. A section whose results are missing is left out.
 
-    `commands` are the lines by which all of it is made again, with `command_notes` below them; `missing` are sentences about what is left out.
+    `candidates` is a table of those that were compared, the chosen one first, with `candidate_notes` below it. `commands` are the lines by which
+    all of it is made again, with `command_notes` below them; `missing` are sentences about what is left out.
     The speed-up over size and depth needs both profiles, the sample texts a report that holds some (`sample_texts` of its settings).
     """
     import jinja2
@@ -44,12 +47,15 @@ def page(
 
     drawn, said = _pictures(acceptance, latency, growmap, report, trace)
     figure, rest, lines = facts.headline(report, growmap, acceptance)
+    speed = None if report is None or not report.steps else speeds(report.summary())
+    pairs = [] if report is None else evaluations.pairs(report)
+    kinds, shown = facts.categories(acceptance, report), _tree(growmap, report)
     results = [] if report is None or report.mode == "baseline" else [result for result in report.results if result.steps]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["printable"] = lambda text: printable(str(text))
     environment.filters["figure"] = lambda text: text.replace(", ", ",\u00a0")  # lines end before intervals and not in them
     environment.filters["sentence"] = lambda text: Markup(
-        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(facts.sentence(text)))))
+        re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(facts.sentence(sentences.in_words(text))))))
     )
     environment.globals["number"] = number
     template = environment.from_string(files("treeopt.pictures").joinpath("page.html").read_text(encoding="utf-8"))
@@ -60,16 +66,23 @@ def page(
         headline={"figure": figure, "rest": rest, "lines": lines},
         warnings=facts.warnings(report, latency),
         facts=facts.facts(acceptance, latency, growmap, report, trace),
-        speeds=None if report is None or not report.steps else speeds(report.summary()),
-        errors=acceptance is not None and bool(acceptance.standard_error),
-        observed=report is not None and bool(report.observed),
-        of_all=report is not None and any(row.offered is None for row in report.observed),
-        pairs=[] if report is None else evaluations.pairs(report),
+        speeds=speed,
+        candidates=candidates,
+        candidate_notes=candidate_notes,
+        pairs=pairs,
         pictures={name: Markup(element) for name, element in drawn.items()},
-        tree_size=0 if (shown := _tree(growmap, report)) is None else shown.tree.size,
+        tree_size=0 if shown is None else shown.tree.size,
         bars=_bars(results[:_MOST_PROMPTS]),
         bars_left_out=_left_out(len(results) - _MOST_PROMPTS),
-        categories=facts.categories(acceptance, report),
+        categories=kinds,
+        notes={
+            "speeds": "" if speed is None else sentences.speeds(speed),
+            "prediction": sentences.prediction(pairs, growmap, acceptance, latency),
+            "acceptance": sentences.acceptance(acceptance, report),
+            "latency": "" if latency is None else sentences.latency(latency, starred=shown is not None),
+            "speedup": sentences.speedups(growmap),
+            "categories": "" if kinds is None else sentences.categories(kinds),
+        },
         samples=[_sample(result) for result in results if result.pieces],
         commands=commands,
         command_notes=command_notes,

@@ -9,6 +9,7 @@ from treeopt.profiles.intervals import of_chance
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.samples import LatencySample
 from treeopt.profiles.trace import Trace
+from treespec.errors import counted
 from treespec.evaluation.observed import DepthAcceptance
 from treespec.tables import number
 
@@ -150,7 +151,7 @@ def _stairs(axes: "Axes", samples: Sequence[LatencySample], name: str, color: st
             axes.vlines(sample.nodes, 1e3 * span[0], 1e3 * span[1], color=color, linewidth=1.2, zorder=2)
         _spot(axes, sample.nodes, median, f"{part}-{sample.nodes}")
         around = "" if span is None else f", 95 % interval {1e3 * span[0]:.3f} to {1e3 * span[1]:.3f}"
-        titles[f"{part}-{sample.nodes}"] = f"{name}: {sample.nodes} nodes, {median:.3f} ms{around}"
+        titles[f"{part}-{sample.nodes}"] = f"{name}: {counted(sample.nodes, 'node')}, {median:.3f} ms{around}"
 
 
 def _spot(axes: "Axes", x: float, y: float, part: str) -> None:

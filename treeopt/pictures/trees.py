@@ -206,4 +206,9 @@ def speedups(found: Grid) -> Canvas:
     size, depth = found.chosen or (0, 0)
     height = 0.28 * len(found.depths) + 0.8
     width = max(4.0, 0.41 * len(found.sizes) + 0.8)
-    return Canvas(width, height, draw, f"Predicted speed-up by tree size and depth; the chosen tree has size {size} and depth {depth}")
+    return Canvas(
+        width,
+        height,
+        draw,
+        f"Speed-up by tree size and depth, as the chances of the ranks predict it; the chosen tree has size {size} and depth {depth}",
+    )

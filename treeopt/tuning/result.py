@@ -12,6 +12,7 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import quotient
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.tuning.settings import Candidate
+from treespec.errors import counted
 from treespec.evaluation.report import EvaluationReport
 from treespec.tables import Drawing, Drawn, Table, milliseconds, number
 from treespec.trees.growmap import GrowMap
@@ -134,9 +135,31 @@ def candidates_table(scores: Sequence[Score]) -> Table:
         )
         for score in scores
     ]
-    title = "chosen" if len(scores) == 1 else "candidates, with 95 % intervals, the chosen one first"
+    title = "chosen" if len(scores) == 1 else f"candidates{_intervals(scores)}, the chosen one first"
     heads = ("candidate", "size", "depth", "tokens per step", "ms per step", "expected tokens/s", "predicted speed-up")
     return Table(title, heads, rows, left=("candidate",))
+
+
+def _intervals(scores: Sequence[Score]) -> str:
+    """Return which of the candidates have an interval, in words; none of trees that are the root alone, of which nothing is uncertain."""
+    known = [score.interval is not None for score in scores if score.generated.result.tree.size > 1]
+    if not any(known):
+        return ", with too few samples for 95 % intervals" if known else ""
+    return ", with 95 % intervals" + ("" if all(known) else " where there are samples enough")
+
+
+def basis(scores: Sequence[Score]) -> str:
+    """Return what the figures of several candidates come from, and why the promised speed-ups may tell another order."""
+    compared = max(score.compared_on for score in scores)
+    if not compared:
+        return "the candidates were not compared on prompts of their own: tokens per step and tokens/s are those that each one's growmap promises"
+    left = sum(not score.compared_on for score in scores)
+    slower = f"; {counted(left, 'candidate was', 'candidates were')} certainly slower after the pilot and got no more than that"
+    return (
+        f"the candidates were compared by expected tokens/s: the tokens per step that the chances of the ranks on {counted(compared, 'prompt')}, from which "
+        "no tree was grown, give each tree, over the predicted time of a step. The predicted speed-up is what each growmap promises from the prompts "
+        f"that its tree was grown from, so the two may order the candidates differently{slower if left else ''}"
+    )
 
 
 def doubt(scores: Sequence[Score]) -> str | None:

@@ -14,7 +14,7 @@ from treeopt.profiling.grid import Grid
 from treeopt.profiling.latency import require_fit as require_latency_fit
 from treeopt.tuning.folder import FILES, PAGE, Folder, claimed, versions
 from treeopt.tuning.prompts import Parts, longest_of
-from treeopt.tuning.result import Score, Tuning, doubt
+from treeopt.tuning.result import Score, Tuning, basis, candidates_table, doubt
 from treeopt.tuning.settings import TuneSettings
 from treeopt.tuning.sharing import Crew
 from treeopt.tuning.stages import Progress, Stages
@@ -23,7 +23,6 @@ from treespec.evaluation.report import read_report
 from treespec.files.load import note_crowding, threads
 from treespec.files.processes import ALONE, Processes
 from treespec.models.pairs import Pair, PairInfo
-from treespec.trees.growmap import GrowMap
 
 _PARTS = ("choose", "profile", "evaluate")
 _STAGES = {
@@ -94,7 +93,7 @@ def require_fit_of(info: Pair | PairInfo, parts: Parts, settings: TuneSettings) 
 def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float, commands: Sequence[str]) -> Tuning:
     """Write the page of the whole result, record that all is done, and return the result."""
     out, best = run.folder.out, scores[0]
-    _write_page(run.folder, report, best.generated.growmap, commands)
+    _write_page(run.folder, report, scores, commands)
     seconds: dict[str, float] = {"load": loading} if loading else {}
     for file, took in run.folder.data["seconds"].items():
         stage = _STAGES.get(file.rpartition("/")[2], "grow")
@@ -122,18 +121,22 @@ def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float,
     return result
 
 
-def _write_page(folder: Folder, report: str, growmap: GrowMap, commands: Sequence[str]) -> None:
-    """Write the page of the result as a stage of its own, made of the files that it shows."""
-    out = folder.out
-    shown = [name for name in ("acceptance.json", "latency.json", "trace.json", "tree.pt", report) if name in folder.data["files"]]
+def _write_page(folder: Folder, report: str, scores: Sequence[Score], commands: Sequence[str]) -> None:
+    """Write the page of the result as a stage of its own, made of the files that it shows; the figures of candidates come from all of theirs."""
+    out, several = folder.out, len(scores) > 1
+    own = ("acceptance.json", "latency.json", "trace.json", "tree.pt", report)
+    shown = [name for name in folder.data["files"] if name in own or (several and "candidates/" in name)]
+    notes = [basis(scores), doubt(scores), _temperatures(scores)] if several else []
 
     def make(journal: Path) -> None:
         found = page(
             acceptance=read_acceptance(out / "acceptance.json"),
             latency=read_latency(out / "latency.json"),
-            growmap=growmap,
+            growmap=scores[0].generated.growmap,
             report=read_report(out / report),
             trace=read_trace(out / "trace.json") if "trace.json" in shown else None,
+            candidates=candidates_table(scores) if several else None,
+            candidate_notes=[sentence for sentence in notes if sentence is not None],
             commands=commands,
         )
         write(out / PAGE, found)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from treeopt.pictures.writing import check_replaceable, write
 from treespec.errors import OutputError
 from treespec.evaluation.drawing import speeds
 from treespec.printable import printable
+from treespec.tables import Table, number
 from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
@@ -102,6 +104,9 @@ def test_the_page_says_what_the_results_say(found: dict[str, Any], text: str) ->
     assert f"{report.speedup:.2f} x [{low:.2f}, {high:.2f}] over autoregressive decoding: faster" in words
     assert "2.100 [2.000, 2.200]" in words
     assert "Lossless: all 3 outputs equal those of autoregressive decoding, token for token." in words
+    assert "A speed-up of 1.80 x was promised, from the chances of the ranks in the acceptance profile." in words
+    assert "those that the growmap promises: they come from the chances of the ranks" in words
+    assert f"What the growmap promises, {found['growmap'].promise.speedup:.2f} x, comes from the same chances." in words
 
 
 @pytest.mark.parametrize("given", ["acceptance", "latency", "growmap", "report"])
@@ -121,11 +126,39 @@ def test_runs_without_a_step_or_a_tree_have_a_page(found: dict[str, Any]) -> Non
 
 def test_speeds_are_those_of_the_terminal_and_words_of_the_library_are_marked(found: dict[str, Any]) -> None:
     report = found["report"]
-    text = page(report=report, missing=["left out for `gen_len` and `<b>`"])
+    text = page(report=report, missing=["left out for `max_length` and `<b>`"])
     assert [cell in text for row in speeds(report.summary()).rows for cell in row if "[" not in cell] == [True] * 6
     low, high = report.intervals["tokens_per_step"]
     assert f"{report.tokens_per_step:.3f} [{low:.3f},\N{NO-BREAK SPACE}{high:.3f}]" in text
-    assert "Left out for <code>gen_len</code> and <code>&lt;b&gt;</code>." in text
+    assert "Left out for max length and <code>&lt;b&gt;</code>." in text
+
+
+def test_candidates_that_lost_are_shown_and_the_chosen_one_is_marked(found: dict[str, Any], text: str) -> None:
+    rows = [("fast", "16", number(150.0, 1, (140.0, 160.0))), (HOSTILE, "4", number(92.0, 1)), ("slow", "2", number(51.0, 1))]
+    table = Table("candidates, the chosen one first", ("candidate", "size", "expected tokens/s"), rows, left=("candidate",))
+    shown = page(report=found["report"], candidates=table, candidate_notes=["compared on 4 prompts"])
+    section = shown.partition('<section id="candidates">')[2].partition("</section>")[0]
+    cells = [re.findall("<td.*?>(.*?)</td>", row) for row in section.split("<tr")[2:]]
+    assert cells == [
+        ['fast <span class="mark">chosen</span>', "16", "150.0 [140.0,\N{NO-BREAK SPACE}160.0]"],
+        [escape(printable(HOSTILE), quote=False).replace("'", "&#39;").replace('"', "&#34;"), "4", "92.0"],
+        ["slow", "2", "51.0"],
+    ]
+    assert section.count('<tr class="chosen"><td>fast ') == section.count("chosen</span>") == 1
+    assert '<p class="note">Candidates, the chosen one first.</p>' in section
+    assert "Compared on 4 prompts." in section
+    assert 'id="candidates"' not in text
+
+
+def test_no_name_of_a_parameter_is_shown(found: dict[str, Any]) -> None:
+    latency = replace(found["latency"], target=tuple(replace(one, seconds=one.seconds[:4]) for one in found["latency"].target))
+    results = tuple(replace(result, tokens=6, pieces=()) for result in found["report"].results)
+    report = replace(found["report"], results=results, settings={**found["report"].settings, "gen_len": 6})
+    words = " ".join(Reader(page(**{**found, "report": report, "latency": latency})).text.split())
+    assert "3 of 3 texts ended at the limit of 6 tokens" in words
+    assert "take 24 repetitions or more" in words
+    assert "with 95 % intervals where a point has 24 samples or more: fewer are too few" in words
+    assert not re.findall(r"[a-z]{2,}_[a-z]\w*", words)
 
 
 def test_several_categories_have_a_table_and_one_has_none(found: dict[str, Any]) -> None:

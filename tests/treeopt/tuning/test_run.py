@@ -19,6 +19,7 @@ from treeopt.profiling.settings import AcceptanceSettings
 from treeopt.tuning import run
 from treeopt.tuning.folder import FILES, Folder
 from treeopt.tuning.prompts import divided
+from treeopt.tuning.result import basis, candidates_table
 from treeopt.tuning.settings import TuneSettings
 from treespec.decoding.rules import Sampling
 from treespec.errors import OutputError, SettingsError
@@ -48,6 +49,7 @@ def digests(out: Path) -> dict[str, str]:
 def test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint(pair: Any, prompts: Any, toy: Any, tmp_path: Path) -> None:
     result = treeopt.tune(pair, prompts, tmp_path / "out", **toy)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert 'id="candidates"' not in (tmp_path / "out" / "page.html").read_text(), "there is one"
     assert result.report.lossless == "match"
     assert result.growmap.tree.size <= 4
     assert "expected tokens/s" in str(result)
@@ -72,7 +74,16 @@ def test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint(pair: Any, pr
     assert again.summary() == result.summary()
 
 
-def test_the_best_of_several_drafts_rules_and_temperatures_is_chosen(pair: Any, prompts: Any, toy: Any, tmp_path: Path) -> None:
+def test_the_best_of_several_drafts_rules_and_temperatures_is_chosen(
+    pair: Any, prompts: Any, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+
+    def page(**given: Any) -> str:
+        shown.update(given)
+        return "a page"
+
+    monkeypatch.setattr(run, "page", page)
     worse = load_drafts(pair, [fitting(ModelInfo.of("embedded-target"), ModelInfo.of("embedded-target"))])[0]
     slow = Pair(pair.target, pair.tokenizer, pair.eos_token_ids, pair.pictures, draft=worse)
     result = treeopt.tune([slow, pair], prompts, tmp_path, temperature=[0, 0.6], drafting=["topk", "swor"], **toy)
@@ -88,6 +99,12 @@ def test_the_best_of_several_drafts_rules_and_temperatures_is_chosen(pair: Any, 
     rows = json.loads((tmp_path / "manifest.json").read_text())["prompts"]
     spans = sorted((rows[what]["start"], rows[what]["end"]) for what in ("choose", "profile", "evaluate"))
     assert all(before[1] <= after[0] for before, after in pairwise(spans)), "no row is in two of them"
+    assert shown["candidates"] == candidates_table(result.scores), "the page has the rows of the terminal, those that lost among them"
+    assert shown["candidate_notes"][0] == basis(result.scores)
+    assert set(shown["candidate_notes"][1:]) <= set(result.notes)
+    assert any("differ in temperature" in sentence for sentence in shown["candidate_notes"])
+    sources = json.loads((tmp_path / "manifest.json").read_text())["files"]["page.html"]["made_of"]
+    assert {name.split("/")[1] for name in sources if name.endswith("choice.json")} == {"1", "2"}
 
 
 def test_the_draft_that_is_the_target_has_every_token_accepted(pair: Any, prompts: Any, toy: Any, tmp_path: Path) -> None:
