@@ -85,6 +85,8 @@ def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> A
         if not isinstance(value, bool):
             raise click.UsageError(f"{what} is {value!r}, but it is a flag; write true or false.", ctx)
         return value
+    if isinstance(value, list) and not option.multiple and not (option.metavar or "").endswith(",..."):
+        raise click.UsageError(f"{what} is a list, but {option.opts[-1]} takes one value; write one.", ctx)
     parts = value if isinstance(value, list) else [value]
     wrong = next((part for part in parts if not isinstance(part, str | int | float) or isinstance(part, bool)), None)
     if wrong is not None:

@@ -369,7 +369,7 @@ def test_noise_in_which_nothing_can_be_told_is_said(run: Any, profiles: tuple[Pa
     with_samples(profiles[1], 0.6)
     outcome = run("grow", "--acceptance", profiles[0], "--latency", profiles[1])
     assert outcome.code == 0
-    assert "cannot tell whether this tree is faster than plain decoding: its speed-up is" in outcome.err
+    assert "cannot tell whether this tree is faster than plain decoding: its predicted speed-up is" in outcome.err
     assert (
         "the latency profile was taken while the machine did other work, or changed its speed: the median of 14 of 14 points" in outcome.err
     )

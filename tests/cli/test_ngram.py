@@ -149,6 +149,9 @@ def test_a_corpus_is_read_or_refused_in_one_line(run: Any, where: list[object], 
         "error: the --corpus is of one token, after which nothing follows; name a longer text, or leave --corpus out\n"
     )
     done(run(*command, "--corpus", corpus, "--corpus", corpus))
+    beside = ["--draft", pair[1], "--corpus", "none.txt", "--gen-len", 8]
+    one_line(run("tune", *where, *beside, "--dry-run"), "error: there is no file none.txt; check the path")
+    one_line(run("potential", *where, *beside), "error: there is no file none.txt; check the path")
     bare = tmp_path / "bare"
     bare.mkdir()
     for file in ("config.json", "model.safetensors"):

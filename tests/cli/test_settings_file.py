@@ -57,6 +57,7 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
         ("[target]\na = 2", "target is a table, but options have no tables"),
         ("gen_len = true", "has the value True, but it takes texts or numbers"),
         ("gen_len = 2\ngen-len = 3", "gen-len is given twice"),
+        ('output = ["a.json", "b.json"]', "output is a list, but --output takes one value; write one. ("),
         ("gen_len = ", "is no TOML: "),
     ],
 )

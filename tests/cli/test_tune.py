@@ -146,6 +146,7 @@ def test_settings_given_back_say_nothing_of_defaults_and_name_the_rows_of_a_budg
         (["-o", "s.toml"], 2, "is a file"),
         (["--prompt-len", "300"], 1, "no row of rows.jsonl is long enough"),
         (["--max-size", "999"], 1, "--max-size is 999, but the largest tree that is timed here has "),
+        (["--device", "cuda:99"], 1, "device cuda:99 was asked for, but"),
         (["--threads", "99999999999"], 2, "99999999999 is not in the range 1<=x<=4096"),
     ],
 )

@@ -71,7 +71,7 @@ def tellings(result: OptimizationResult, acceptance: AcceptanceProfile) -> Itera
     """Yield what cannot be told: whether the tree is faster than plain decoding, or plain decoding than the best tree."""
     chosen, rival = result.certainty.lead, result.rival
     if chosen is not None and not chosen.told:
-        yield f"cannot tell whether this tree is faster than plain decoding: {_beyond(chosen, acceptance.prompts, 'its speed-up')}"
+        yield f"cannot tell whether this tree is faster than plain decoding: {_beyond(chosen, acceptance.prompts, 'its predicted speed-up')}"
     if rival is not None and rival.certainty.lead is not None and not rival.certainty.lead.told:
         what = f"the speed-up of the best tree, of {rival.tree.size} nodes and depth {rival.tree.depth},"
         yield f"cannot tell whether plain decoding is faster than every tree: {_beyond(rival.certainty.lead, acceptance.prompts, what)}"

@@ -12,6 +12,7 @@ from treeopt.profiling.grid import Grid
 from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettings, names
 from treespec.data.prompts import PromptSet
 from treespec.errors import SettingsError, counted
+from treespec.models.devices import find
 from treespec.models.drafts import DraftInfo
 from treespec.models.heads.info import HeadInfo
 from treespec.models.info import MixedInfo, ModelInfo
@@ -73,7 +74,8 @@ class Speed:
 
     @classmethod
     def of(cls, device: str) -> "Speed":
-        """Measure a copy and a product of matrices, which takes some milliseconds."""
+        """Measure a copy and a product of matrices, which takes some milliseconds. Raises ModelError for a device that is not there."""
+        find(device)
         number = torch.float32 if device == "cpu" else torch.float16
         side = 1024 if device == "cpu" else 4096
         numbers = torch.zeros(1 << 24, dtype=number, device=device)

@@ -98,7 +98,8 @@ def _finish(run: Stages, scores: tuple[Score, ...], report: str, loading: float,
     for file, took in run.folder.data["seconds"].items():
         stage = _STAGES.get(file.rpartition("/")[2], "grow")
         seconds[stage] = seconds.get(stage, 0.0) + took
-    said = [*best.generated.notes, *best.generated.doubts, doubt(scores), _temperatures(scores), _spent(run, loading)]
+    compared = basis(scores) if len(scores) > 1 else None
+    said = [*best.generated.notes, *best.generated.doubts, compared, doubt(scores), _temperatures(scores), _spent(run, loading)]
     result = Tuning(
         out,
         scores,

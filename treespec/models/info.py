@@ -19,7 +19,7 @@ from treespec.models.loaded import LoadedModel
 from treespec.models.loading import ModelFiles, load_model, load_picture_reader, require_model, tokenizer_or_none
 from treespec.models.making import draft_model
 from treespec.models.ngram import BESIDE, NGRAM, model_beside, reads_corpus
-from treespec.models.ngram.corpus import draft_name
+from treespec.models.ngram.corpus import Corpus, draft_name
 from treespec.models.ngram.info import NgramInfo
 from treespec.models.ngram.mixed import MixedDraft
 from treespec.models.parallel.team import Team
@@ -205,8 +205,10 @@ def head_of(target: ModelInfo, name: str, kind: HeadKind, contents: Contents, re
 def drafts_of(target: ModelInfo, drafts: Sequence[str], corpus: Sequence[StrPath] = ()) -> tuple[tuple[DraftInfo, ...], dict[str, str]]:
     """Return the facts about those drafts that fit the target, and why each of the others cannot be used, by name.
 
-    The `corpus` is for those that count n-grams. Raises ModelError if there is none that fits.
+    The `corpus` is for those that count n-grams. Raises ModelError if there is none that fits, or if the corpus cannot be read.
     """
+    if any(map(reads_corpus, drafts)):
+        Corpus.read(corpus)  # what is wrong with it is wrong with every draft that counts it: no reason to go on with the others
     fit: list[DraftInfo] = []
     left_out: dict[str, str] = {}
     for name in drafts:

@@ -49,8 +49,17 @@ def _figures(data: Mapping[str, Any]) -> Table:
     ]
     if chain := metadata.get("best_chain"):
         others.append(("best chain", f"depth {chain.get('depth')}"))
-    known = {**metadata, "expected_tokens_per_step": data["expected_tokens_per_step"]}
-    return figures("growmap", [*shape, ("level widths", " ".join(map(str, data["level_widths"]))), *promised(known), *others])
+    return figures("growmap", [*shape, ("level widths", " ".join(map(str, data["level_widths"]))), *_expected(data), *others])
+
+
+def _expected(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is promised, then the tokens per step that the chances in the picture expect where these are others: no interval is theirs."""
+    metadata, chances = data["metadata"], data["expected_tokens_per_step"]
+    key = "expected_tokens_per_step"
+    if chances is None or metadata.get(key) is None:
+        return promised({**metadata, key: chances})
+    apart = number(chances, 4) != number(metadata[key], 4)
+    return [*promised(metadata), *([("tokens per step by the chances alone", number(chances, 4))] if apart else [])]
 
 
 def _lines(labels: Mapping[tuple[int, ...], str]) -> list[str]:

@@ -207,7 +207,7 @@ def test_calm_times_tell_and_restless_ones_do_not() -> None:
     assert list(tellings(calm, found)) == []
     (said,) = tellings(restless, found)
     assert said.startswith(
-        "cannot tell whether this tree is faster than plain decoding: its speed-up is 2.02 x, and the 95 % interval from 0.7"
+        "cannot tell whether this tree is faster than plain decoding: its predicted speed-up is 2.02 x, and the 95 % interval from 0.7"
     )
     assert said.endswith("the times alone leave it open; close other programs and profile the latency again, with more `repetitions`")
 

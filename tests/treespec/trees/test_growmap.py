@@ -507,3 +507,15 @@ def test_a_failed_write_leaves_the_old_growmap(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert read_growmap(tmp_path / "t.pt") == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.json", "t.pt"]
+
+
+def test_the_promise_is_shown_with_its_own_interval_and_never_with_that_of_other_chances():
+    metadata = {"expected_tokens_per_step": 1.5, "intervals_95": {"expected_tokens_per_step": [1.25, 1.75]}, "rank_probability": [[0.75]]}
+    shown = str(GrowMap(SpeculationTree((-1, 0)), metadata).drawing())
+    assert "1.5000 [1.2500, 1.7500]" in shown
+    assert "1.7500 [" not in shown
+    assert any("tokens per step by the chances alone" in line and "1.7500" in line for line in shown.splitlines())
+    same = str(GrowMap(SpeculationTree((-1, 0)), metadata | {"expected_tokens_per_step": 1.75}).drawing())
+    assert "by the chances alone" not in same
+    bare = str(GrowMap(SpeculationTree((-1, 0)), {"rank_probability": [[0.75]]}).drawing())
+    assert "1.7500" in bare
