@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from treeopt.profiles.samples import BURST
+from treeopt.profiling.bench import Cell, cells_of
 from treeopt.profiling.grid import Grid
 from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettings, names
 from treespec.data.prompts import PromptSet
@@ -20,9 +22,15 @@ from treespec.tables import Drawing, Drawn, Table, figures
 
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
-_LAYER_SECONDS = {"cpu": 2.5e-4}
-_CAPTURED_LAYER_SECONDS = 2e-5
-"""Time of a layer beside its weights: on a CPU core, and captured on an H200, where a token of 32 layers takes 3.58 ms and reading them 2.92."""
+_CAPTURED_LAYER_SECONDS, _CAPTURE_SECONDS = 2e-5, 0.3
+"""Time of a captured layer beside its weights, and time to capture a step with compiled kernels: on an H200, where a token of 32 layers takes 3.58 ms,
+reading them 2.92, and the latency profile of 40 steps 21 s, of which bursts take some 9."""
+
+_WARM_UP, _CAPTURED_BEYOND = 1, 5
+"""Steps of a burst that are run beside those of its samples, and how many there are where steps are captured."""
+
+_CHOSEN = 0.5
+"""Share of the sizes and widths that have to be timed where they are found by bisection."""
 
 _START_SECONDS = 6.0
 _READ_BYTES = 5e8
@@ -66,24 +74,28 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed of a device: bytes and operations per second, and the seconds of a layer beside its weights."""
+    """The speed of a device: bytes and operations per second, the seconds of a layer beside its weights, and those to capture a step (0: none is)."""
 
     bytes_per_second: float
     flops: float
     layer_seconds: float
+    capture_seconds: float = 0.0
 
     @classmethod
     def of(cls, device: str) -> "Speed":
-        """Measure a copy and a product of matrices, which takes some milliseconds. Raises ModelError for a device that is not there."""
+        """Measure a copy and a product of matrices and, on a CPU, a small layer. It takes some tenths of a second.
+
+        Raises ModelError for a device that is not there.
+        """
         find(device)
         number = torch.float32 if device == "cpu" else torch.float16
-        side = 1024 if device == "cpu" else 4096
+        side, rows = (1024, 64) if device == "cpu" else (4096, 4096)  # a CPU multiplies fewer rows at a lower rate
         numbers = torch.zeros(1 << 24, dtype=number, device=device)
-        square = torch.zeros(side, side, dtype=number, device=device)
+        left, square = (torch.zeros(count, side, dtype=number, device=device) for count in (rows, side))
         copied = _fastest(device, lambda: numbers.clone())
-        product = _fastest(device, lambda: square @ square)
-        layer = _LAYER_SECONDS.get(device.partition(":")[0], _CAPTURED_LAYER_SECONDS)
-        return cls(2 * numbers.nbytes / copied, 2 * side**3 / product, layer)
+        product = _fastest(device, lambda: left @ square)
+        known = (_small_layer_seconds(), 0.0) if device == "cpu" else (_CAPTURED_LAYER_SECONDS, _CAPTURE_SECONDS)
+        return cls(2 * numbers.nbytes / copied, 2 * rows * side**2 / product, *known)
 
     def seconds(self, size: ModelSize, width: int, tokens: int) -> float:
         """Return the time of a pass of so many tokens; `width` is the number of bytes of a weight."""
@@ -198,11 +210,12 @@ def plan_of(
     if whole is None or len(known) < len(small):
         return plan
     width = _BYTES.get(dtype, 4 if device == "cpu" else 2)
-    estimate = _Estimate(plan, whole, known, width, Speed.of(device), settings, len(latency.rules))
+    cells = cells_of(latency, grid, vocabulary)
+    estimate = _Estimate(plan, whole, known, width, Speed.of(device), settings, cells)
     fewest = replace(
         plan, profile_prompts=min(PILOT_PROMPTS, len(profile)), choose_prompts=0, evaluate_prompts=1, repetitions=PILOT_REPETITIONS
     )
-    needed = sum(_Estimate(fewest, whole, known, width, estimate.speed, settings, len(latency.rules)).stages().values())
+    needed = sum(_Estimate(fewest, whole, known, width, estimate.speed, settings, cells).stages().values())
     return replace(plan, seconds=estimate.stages(), memory_bytes=estimate.memory(), needed_seconds=needed)
 
 
@@ -214,7 +227,7 @@ class _Estimate:
     width: int
     speed: Speed
     settings: TuneSettings
-    rules: int
+    cells: Sequence[Cell]
 
     def stages(self) -> dict[str, float]:
         """Return the seconds of each stage."""
@@ -253,10 +266,22 @@ class _Estimate:
         return one
 
     def _latency(self) -> float:
-        """Return the seconds of the latencies: of most grids about half has to be timed."""
-        plan = self.plan
-        points = (len(plan.sizes) + len(plan.widths)) / 2 + 9 * (self.rules - 1)
-        return sum(points * (plan.repetitions + 2) * self._step(draft, 1) for draft in self.drafts)
+        """Return the seconds of the latencies: of most grids about half has to be timed, and all whole steps."""
+        captured = self.speed.capture_seconds
+        steps = math.ceil(self.plan.repetitions / BURST) * (BURST + (_CAPTURED_BEYOND if captured else _WARM_UP))
+        found = 0.0
+        for cell in self.cells:
+            given = cell.whole or (self.settings.sizes is not None and self.settings.widths is not None)
+            for draft in self.drafts:
+                found += (1.0 if given else _CHOSEN) * (captured + steps * self._step_of(cell, draft))
+        return found
+
+    def _step_of(self, cell: Cell, draft: ModelSize) -> float:
+        """Return the seconds of the passes of a cell's step."""
+        plan = cell.spec.plan
+        if plan is None:
+            return self._pass(self.target, 1)
+        return self._pass(self.target, plan.size) + plan.depth * self._pass(draft, plan.candidates // plan.depth)
 
     def _evaluation(self) -> float:
         """Return the seconds of decoding the prompts both ways, with one more as a warm-up."""
@@ -269,6 +294,18 @@ class _Estimate:
 
     def _pass(self, size: ModelSize, tokens: int) -> float:
         return self.speed.seconds(size, self.width, tokens)
+
+
+def _small_layer_seconds() -> float:
+    """Return the seconds of a layer whose weights are next to nothing, which differ between CPUs by several times."""
+    from transformers import LlamaConfig, LlamaModel  # slow to import
+
+    layers = 4
+    tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = LlamaConfig(vocab_size=2, hidden_size=64, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=1, **tokens)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        model, token = LlamaModel(config), torch.zeros(1, 1, dtype=torch.long)
+        return _fastest("cpu", lambda: model(input_ids=token, use_cache=False)) / layers
 
 
 def _fastest(device: str, work: Any) -> float:
