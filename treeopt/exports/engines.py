@@ -59,6 +59,8 @@ def _batch(title: str, told: Told, setting: Setting) -> str:
     return f"{title}, batch {setting.batch}" if len(told.settings) > 1 else title
 
 
+OWN_HEAD = "HEAD"
+"""What stands for an EAGLE-3 head where another draft was profiled."""
 _SGLANG = {MODEL: "STANDALONE", "eagle": "EAGLE", "eagle3": "EAGLE3", DFLASH: "DFLASH"}
 _TENSORRT_LLM = {MODEL: "DraftTarget", "eagle3": "Eagle3", DFLASH: "DFlash"}
 _VLLM = {MODEL: "draft_model", "eagle": "eagle", "eagle3": "eagle3", MEDUSA: "medusa", DFLASH: "dflash"}
@@ -97,7 +99,7 @@ def _tensorrt_llm(told: Told) -> list[Paste]:
         words = {
             "decoding_type": "Eagle3",
             "max_draft_len": setting.depth,
-            "speculative_model": told.draft,
+            "speculative_model": told.draft if told.kind == "eagle3" else OWN_HEAD,
             **(tree if setting.width > 1 else {}),
         }
         found.append((_batch("YAML for an EAGLE-3 head", told, setting), _yaml(words)))

@@ -105,7 +105,7 @@ def test_tensorrt_llm_takes_yaml_within_its_limits():
         assert read.keys() == {"speculative_config"}
         config = read["speculative_config"]
         assert config["decoding_type"] == "Eagle3"
-        assert config["speculative_model"] == "DRAFT"
+        assert config["speculative_model"] == "HEAD"
         assert config["use_dynamic_tree"] is True
         deep, total, topk = (config[key] for key in ("max_draft_len", "max_total_draft_tokens", "dynamic_tree_max_topK"))
         assert deep <= total <= topk * deep
@@ -203,7 +203,7 @@ def test_a_budget_of_width_1_is_a_chain(engine):
         assert read["speculative-num-draft-tokens"] == read["speculative-num-steps"] + 1 == setting.size
     else:
         config = yaml.safe_load(found.pastes[0][1])["speculative_config"]
-        assert config == {"decoding_type": "Eagle3", "max_draft_len": setting.depth, "speculative_model": "DRAFT"}
+        assert config == {"decoding_type": "Eagle3", "max_draft_len": setting.depth, "speculative_model": "HEAD"}
 
 
 @pytest.mark.parametrize("to", ENGINES)
@@ -491,7 +491,9 @@ def test_tensorrt_llm_is_told_the_kind_of_the_draft(kind, decoding):
     found = export("tensorrt-llm", of_draft(kind), [times("tensorrt-llm")])
     configs = [yaml.safe_load(text)["speculative_config"] for _, text in found.pastes]
     assert [config["decoding_type"] for config in configs] == decoding
-    assert all(config["speculative_model"] == "me/head" for config in configs)
+    assert [config["speculative_model"] for config in configs] == [
+        "HEAD" if kind == "model" and what == "Eagle3" else "me/head" for what in decoding
+    ], "a whole model is no head"
     assert configs[-1]["max_draft_len"] == found.settings[0].depth or kind is None
 
 
