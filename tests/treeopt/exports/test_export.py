@@ -492,7 +492,7 @@ def test_tensorrt_llm_is_told_the_kind_of_the_draft(kind, decoding):
     configs = [yaml.safe_load(text)["speculative_config"] for _, text in found.pastes]
     assert [config["decoding_type"] for config in configs] == decoding
     assert [config["speculative_model"] for config in configs] == [
-        "HEAD" if kind == "model" and what == "Eagle3" else "me/head" for what in decoding
+        "HEAD" if kind is None and what == "Eagle3" else "me/head" for what in decoding
     ], "a whole model is no head"
     assert configs[-1]["max_draft_len"] == found.settings[0].depth or kind is None
 
