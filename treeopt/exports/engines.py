@@ -60,7 +60,7 @@ def _batch(title: str, told: Told, setting: Setting) -> str:
 
 
 OWN_HEAD = "HEAD"
-"""What stands for an EAGLE-3 head where another draft was profiled."""
+"""The name that stands for an EAGLE-3 head where another draft was profiled."""
 _SGLANG = {MODEL: "STANDALONE", "eagle": "EAGLE", "eagle3": "EAGLE3", DFLASH: "DFLASH"}
 _TENSORRT_LLM = {MODEL: "DraftTarget", "eagle3": "Eagle3", DFLASH: "DFlash"}
 _VLLM = {MODEL: "draft_model", "eagle": "eagle", "eagle3": "eagle3", MEDUSA: "medusa", DFLASH: "dflash"}
