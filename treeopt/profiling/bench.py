@@ -46,6 +46,11 @@ class Cell:
     """Whether whole steps are timed without their parts, as they run in decoding."""
 
 
+def steps_of_burst(device: str) -> int:
+    """Return how many steps a burst takes on a type of device: those that warm up, those of its samples and, captured, those in a row."""
+    return _WARM_UP.get(device, 2) + BURST + (_IN_A_ROW if device == "cuda" else 0)
+
+
 def size_cell(context: int, size: int) -> Cell:
     """Return the cell that measures the target pass of a size. It takes the same time under all rules."""
     return Cell(context, StepSpec(star(size) if size > 1 else None), GREEDY)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from treeopt.profiles.samples import BURST
-from treeopt.profiling.bench import Cell, cells_of
+from treeopt.profiling.bench import Cell, cells_of, steps_of_burst
 from treeopt.profiling.grid import Grid
 from treeopt.tuning.settings import PILOT_PROMPTS, PILOT_REPETITIONS, TuneSettings, names
 from treespec.data.prompts import PromptSet
@@ -23,11 +23,8 @@ from treespec.tables import Drawing, Drawn, Table, figures
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 _CAPTURED_LAYER_SECONDS, _CAPTURE_SECONDS = 2e-5, 0.3
-"""Time of a captured layer beside its weights, and time to capture a step with compiled kernels: on an H200, where a token of 32 layers takes 3.58 ms,
-reading them 2.92, and the latency profile of 40 steps 21 s, of which bursts take some 9."""
-
-_WARM_UP, _CAPTURED_BEYOND = 1, 5
-"""Steps of a burst that are run beside those of its samples, and how many there are where steps are captured."""
+"""Time of a captured layer beside its weights: on an H200, where a token of 32 layers takes 3.58 ms and reading them 2.92. Time to capture a step whose
+kernels are compiled: a guess, as a latency profile of the same models took 21 s there, which is more than its steps take."""
 
 _CHOSEN = 0.5
 """Share of the sizes and widths that have to be timed where they are found by bisection."""
@@ -83,7 +80,7 @@ class Speed:
 
     @classmethod
     def of(cls, device: str) -> "Speed":
-        """Measure a copy and a product of matrices and, on a CPU, a small layer. It takes some tenths of a second.
+        """Measure a copy and a product of matrices and, where steps are not captured, a small layer. It takes some tenths of a second.
 
         Raises ModelError for a device that is not there.
         """
@@ -94,7 +91,8 @@ class Speed:
         left, square = (torch.zeros(count, side, dtype=number, device=device) for count in (rows, side))
         copied = _fastest(device, lambda: numbers.clone())
         product = _fastest(device, lambda: left @ square)
-        known = (_small_layer_seconds(), 0.0) if device == "cpu" else (_CAPTURED_LAYER_SECONDS, _CAPTURE_SECONDS)
+        captured = device.startswith("cuda")
+        known = (_CAPTURED_LAYER_SECONDS, _CAPTURE_SECONDS) if captured else (_small_layer_seconds(device), 0.0)
         return cls(2 * numbers.nbytes / copied, 2 * rows * side**2 / product, *known)
 
     def seconds(self, size: ModelSize, width: int, tokens: int) -> float:
@@ -187,7 +185,8 @@ def plan_of(
     longest = max(len(prompt.ids) for some in parts if some is not None for prompt in some)
     latency = settings.latency(longest)
     vocabulary = min(model.vocabulary_size for model in (target, *drafts))
-    grid = Grid.of(latency, device.partition(":")[0], vocabulary)
+    kind = device.partition(":")[0]
+    grid = Grid.of(latency, kind, vocabulary)
     candidates = settings.candidates(len(drafts))
     plan = Plan(
         tuple(names(candidates, [draft.name for draft in drafts])),
@@ -211,11 +210,11 @@ def plan_of(
         return plan
     width = _BYTES.get(dtype, 4 if device == "cpu" else 2)
     cells = cells_of(latency, grid, vocabulary)
-    estimate = _Estimate(plan, whole, known, width, Speed.of(device), settings, cells)
+    estimate = _Estimate(plan, whole, known, width, Speed.of(device), settings, cells, kind)
     fewest = replace(
         plan, profile_prompts=min(PILOT_PROMPTS, len(profile)), choose_prompts=0, evaluate_prompts=1, repetitions=PILOT_REPETITIONS
     )
-    needed = sum(_Estimate(fewest, whole, known, width, estimate.speed, settings, cells).stages().values())
+    needed = sum(_Estimate(fewest, whole, known, width, estimate.speed, settings, cells, kind).stages().values())
     return replace(plan, seconds=estimate.stages(), memory_bytes=estimate.memory(), needed_seconds=needed)
 
 
@@ -228,6 +227,8 @@ class _Estimate:
     speed: Speed
     settings: TuneSettings
     cells: Sequence[Cell]
+    device: str
+    """The type of the device."""
 
     def stages(self) -> dict[str, float]:
         """Return the seconds of each stage."""
@@ -268,7 +269,7 @@ class _Estimate:
     def _latency(self) -> float:
         """Return the seconds of the latencies: of most grids about half has to be timed, and all whole steps."""
         captured = self.speed.capture_seconds
-        steps = math.ceil(self.plan.repetitions / BURST) * (BURST + (_CAPTURED_BEYOND if captured else _WARM_UP))
+        steps = math.ceil(self.plan.repetitions / BURST) * steps_of_burst(self.device)
         found = 0.0
         for cell in self.cells:
             given = cell.whole or (self.settings.sizes is not None and self.settings.widths is not None)
@@ -296,16 +297,16 @@ class _Estimate:
         return self.speed.seconds(size, self.width, tokens)
 
 
-def _small_layer_seconds() -> float:
-    """Return the seconds of a layer whose weights are next to nothing, which differ between CPUs by several times."""
+def _small_layer_seconds(device: str) -> float:
+    """Return the seconds of a layer whose weights are next to nothing, which differ between machines by several times."""
     from transformers import LlamaConfig, LlamaModel  # slow to import
 
     layers = 4
     tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = LlamaConfig(vocab_size=2, hidden_size=64, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=1, **tokens)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        model, token = LlamaModel(config), torch.zeros(1, 1, dtype=torch.long)
-        return _fastest("cpu", lambda: model(input_ids=token, use_cache=False)) / layers
+        model, token = LlamaModel(config).to(device), torch.zeros(1, 1, dtype=torch.long, device=device)  # type: ignore[arg-type]
+        return _fastest(device, lambda: model(input_ids=token, use_cache=False)) / layers
 
 
 def _fastest(device: str, work: Any) -> float:

@@ -23,7 +23,7 @@ def latency_seconds(target: int, draft: int, speed: Speed, settings: TuneSetting
     known = settings.latency(8)
     cells = cells_of(known, Grid.of(known, "cpu", VOCABULARY), VOCABULARY)
     sizes = ModelSize(0, target, 0), [ModelSize(0, draft, 0)]
-    return _Estimate(PLAN, *sizes, 4, speed, settings, cells).stages()["profile latency"]
+    return _Estimate(PLAN, *sizes, 4, speed, settings, cells, "cpu").stages()["profile latency"]
 
 
 def test_the_passes_of_the_latencies_are_those_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
