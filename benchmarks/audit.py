@@ -77,7 +77,7 @@ def audit(pair: Pair, prompts: PromptSet, options: argparse.Namespace) -> dict[s
     plans = {one.name: one.tree for one in known}
     with Journal(None if out is None else out.with_suffix(".journal"), key) as journal:
         ran = run_all(pair, plans, held_out, options.gen_len, options.rounds, journal)
-    rows = [row_of(one, acceptance, latency, context, second, ran.figures[one.name]) for one in known]
+    rows = [row_of(one, acceptance, latency, context, first, second, ran.figures[one.name]) for one in known]
     audited = [one for one in known if one.audited]
     found = splits([one.tree for one in audited], joined(first, second), len(acceptance.rank_probability), options.splits)
     for one, split in zip(audited, found, strict=True):

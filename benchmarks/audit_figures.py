@@ -198,16 +198,19 @@ def row_of(
     acceptance: AcceptanceProfile,
     latency: LatencyProfile,
     context: int,
-    trace: Trace,
+    profiled: Trace,
+    decoded: Trace,
     figures_of_tree: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return everything that is known of a tree. `trace` is of the prompts that were decoded."""
+    """Return everything that is known of a tree, by the traces of the prompts that were profiled and of those that were decoded."""
     tree, told = one.tree, predictions(one.tree, acceptance, latency, context)
-    replayed = replay(tree, trace).tokens_per_step
+    replayed, elsewhere = replay(tree, decoded).tokens_per_step, replay(tree, profiled).tokens_per_step
     assert replayed is not None
+    assert elsewhere is not None
     found = figures_of_tree["tokens_per_step"]
     inside = None if told["tokens_interval_95"] is None else told["tokens_interval_95"][0] <= found <= told["tokens_interval_95"][1]
-    per_token = told["seconds_per_token"]
+    per_token, per_step = told["seconds_per_token"], told["seconds_per_step"]
+    measured = figures_of_tree["seconds_per_token"]
     return {
         "name": one.name,
         "kind": one.kind,
@@ -220,5 +223,6 @@ def row_of(
         "measured": dict(figures_of_tree),
         "replay_error": replayed.mean / found - 1,
         "inside": inside,
-        "seconds_per_token_error": None if per_token is None else per_token / figures_of_tree["seconds_per_token"] - 1,
+        "seconds_per_token_error": None if per_token is None else per_token / measured - 1,
+        "seconds_per_token_error_by_replay": None if per_step is None else per_step / elsewhere.mean / measured - 1,
     }

@@ -26,8 +26,9 @@ HOW_TO_READ = {
         "halves, the share in which the prediction agrees with what is replayed on the",
         "other half within the interval of their difference, the share in which the predicted interval alone holds it (83 % where nothing but",
         "chance is wrong), and the mean error of the prediction; the share and the error again where not the chances of ranks but a replay on",
-        "one half predicts, as `grow --trace` and `tune` do; at last the measured milliseconds per token, the error of those predicted, which has",
-        "in it that the prompts are other ones, and the error of the predicted milliseconds per step, which has not. The interval of a difference has",
+        "one half predicts, as `grow --trace` and `tune` do; at last the measured milliseconds per token, the error of those predicted by chances of",
+        "ranks and by a replay of the profiled prompts, which have in them that the prompts are other ones, and the error of the predicted milliseconds",
+        "per step, which has not. The interval of a difference has",
         "both chances in it, that of the prompts that were profiled and that of those that were decoded.",
     ),
     CHOSEN: paragraph(
@@ -48,12 +49,19 @@ def audited(data: Data) -> list[Row]:
 def checks_of(data: Data) -> list[Check]:
     """Return all figures that have a goal. The halves are those of all audited trees together."""
     rows = audited(data)
-    seconds = [abs(row["seconds_per_token_error"]) for row in rows if row["seconds_per_token_error"] is not None]
+    seconds = {
+        how: [abs(error) for error in (row.get(figure) for row in rows) if error is not None]
+        for how, figure in (("chances of ranks", "seconds_per_token_error"), ("replay", "seconds_per_token_error_by_replay"))
+    }
     return [
         Check("largest error of replayed tokens per step", 100 * max(abs(row["replay_error"]) for row in rows), REPLAY),
         Check("predictions that agree with the tokens per step of other prompts, by chances of ranks", share(rows, "agreed"), AGREED, 1),
         Check("predictions that agree with the tokens per step of other prompts, by replay", share(rows, "agreed_by_replay"), AGREED, 1),
-        Check("largest error of predicted seconds per token", 100 * max(seconds), SECONDS, 1),
+        *(
+            Check(f"largest error of predicted seconds per token, by {how}", 100 * max(errors), SECONDS, 1)
+            for how, errors in seconds.items()
+            if errors  # files of before 2026-12 have none by replay
+        ),
         Check("lead of the fastest tree over the picked one", max(lead(row) for row in data["rows"]), CHOICE, 1),
     ]
 
@@ -99,11 +107,12 @@ def _predictions(data: Data) -> str:
                 f"{100 * split['bias_by_replay']:+.1f} %",
                 f"{1e3 * found['seconds_per_token']:.3f}",
                 _percent(row["seconds_per_token_error"]),
+                _percent(row.get("seconds_per_token_error_by_replay")),
                 _percent(step_error(row)),
             ]
         )
     columns = ("tree", "tokens per step", "replay", "predicted", "inside", "agreed", "held", "bias", "agreed by replay", "its bias")
-    return table((*columns, "ms per token", "predicted", "ms per step"), cells)
+    return table((*columns, "ms per token", "predicted", "by replay", "ms per step"), cells)
 
 
 def _choice(data: Data) -> str:

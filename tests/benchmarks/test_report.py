@@ -246,8 +246,9 @@ def missed_by_hand(known: dict[str, Any]) -> list[str]:
         for words, what in (("chances of ranks", "agreed"), ("replay", "agreed_by_replay")):
             if sum(row["splits"][what] for row in trees) < 0.9 * sum(row["splits"]["splits"] for row in trees):
                 found.append(f"predictions that agree with the tokens per step of other prompts, by {words}")
-        if max(abs(row["seconds_per_token_error"]) for row in trees) > 0.05:
-            found.append("largest error of predicted seconds per token")
+        for words, what in (("chances of ranks", "seconds_per_token_error"), ("replay", "seconds_per_token_error_by_replay")):
+            if max(abs(row.get(what, 0)) for row in trees) > 0.05:
+                found.append(f"largest error of predicted seconds per token, by {words}")
     budgets = known["budgets-h200.json"]["rows"]
     if max(row["measured"]["over_picked"] for row in budgets) > 1.03:
         found.append("lead of the fastest budget over the chosen one")

@@ -88,7 +88,7 @@ class Stage(Schedule):
 
 TARGET = Stage(hidden=256, layers=12, head_dim=128, intermediate=256, steps=1500, learning_rate=2e-3)
 DRAFT = Stage(hidden=128, layers=1, head_dim=64, intermediate=384, steps=6000, learning_rate=3e-3)
-HEAD = Schedule(steps=6000, learning_rate=1e-3)
+HEAD = Schedule(steps=4500, learning_rate=1e-3)
 HEAD_LEVELS = DEFAULT_LEVELS["eagle3"]
 
 

@@ -1,4 +1,4 @@
-"""The embedded pair: a tiny Llama target and draft, trained on the standard library's sources and shipped with treespec."""
+"""The embedded pair: a tiny Llama target and draft, and an EAGLE-3 head, trained on the standard library's sources and shipped with treespec."""
 
 from pathlib import Path
 
@@ -10,5 +10,8 @@ TARGET_FOLDER = _FOLDER / "target"
 DRAFT_FOLDER = _FOLDER / "draft"
 """1 layer x 128, head_dim 64, distilled from the target, with the same tokenizer."""
 
-EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER}
+HEAD_FOLDER = _FOLDER / "eagle3"
+"""An EAGLE-3 head for the target, in the layout of its authors: one layer x 256, with all tokens of the target, whose `lm_head` it borrows."""
+
+EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER, "embedded-eagle3": HEAD_FOLDER}
 """The names by which they are loaded."""

@@ -79,7 +79,7 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
         )
     if not name:
         raise ModelError(
-            "the name of a model is empty; give a folder, a hub id (owner/name), a GGUF file, embedded-target or embedded-draft"
+            "the name of a model is empty; give a folder, a hub id (owner/name), a GGUF file, embedded-target, embedded-draft or embedded-eagle3"
         )
     path = folder_of(name)
     if path.is_dir():
