@@ -1,9 +1,9 @@
 """Compare kinds of drafts for one target: a model, an EAGLE-3 head and n-grams, each with the tree that its own profiles pick.
 
-`python -m benchmarks.drafts --head DIR --out FILE` takes the embedded target and draft on the CPU, and the EAGLE-3 head in DIR, which was trained
-for that target (`python -m treeopt.training.embedded_pair`); without `--head`, there is no head. `--inflate` grows target, draft and head to the
-shapes, and so the cost, of Llama-2-7B and llama-68m (fp16, a GPU is needed). Every draft is profiled at every temperature, with `topk` and, when
-sampling, with `swor` too; the fastest tree by these profiles then decodes held-out prompts, in turn with autoregressive decoding.
+`python -m benchmarks.drafts --out FILE` takes the embedded target, draft and EAGLE-3 head on the CPU; `--head` names another head for that target.
+`--inflate` grows target, draft and head to the shapes, and so the cost, of Llama-2-7B and llama-68m (fp16, a GPU is needed). Every draft is profiled at
+every temperature, with `topk` and, when sampling, with `swor` too; the fastest tree by these profiles then decodes held-out prompts, in turn with
+autoregressive decoding. What is done is kept beside FILE, and the same command goes on from there.
 
 `--levels` measures the passes of an EAGLE-3 head of random weights instead, for a target of 7B width (4096) with 32,000 tokens and 8 layers, of which
 it needs no more: what a level costs does not depend on what it proposes.
@@ -30,7 +30,9 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling.settings import LatencySettings
 from treeopt.training.heads import write_head
-from treespec.embedded import TARGET_FOLDER
+from treespec.embedded import HEAD_FOLDER, TARGET_FOLDER
+from treespec.files.fingerprint import fingerprint
+from treespec.files.journal import Journal
 from treespec.files.writing import write_json
 from treespec.models.drafts import Draft
 from treespec.models.heads.bound import BoundHead
@@ -73,15 +75,34 @@ def pairs_for(arguments: argparse.Namespace, folder: Path) -> dict[str, Pair]:
     """Return the pairs of one target with each draft, by the kind of the draft."""
     pair = pair_for(arguments)
     target = pair.target
-    drafts: dict[str, Draft] = {"model": pair.draft}
-    if arguments.head is not None:
-        place = Path(arguments.head)
-        if arguments.inflate:
-            small = LlamaConfig.from_pretrained(TARGET_FOLDER)
-            place = inflate_head(place, small, SHAPES["llama-2-7b"], folder / "eagle3", target.dtype, target.device)
-        drafts["EAGLE-3 head"] = BoundHead(load_head(str(place), HeadTarget.of(target.module, target.name)), target)
+    place = Path(arguments.head)
+    if arguments.inflate:
+        small = LlamaConfig.from_pretrained(TARGET_FOLDER)
+        place = inflate_head(place, small, SHAPES["llama-2-7b"], folder / "eagle3", target.dtype, target.device)
+    head = BoundHead(load_head(str(place), HeadTarget.of(target.module, target.name)), target)
+    drafts: dict[str, Draft] = {"model": pair.draft, "EAGLE-3 head": head}
     drafts["n-grams"] = NgramInfo(target.vocabulary_size, pair.tokenizer).load_draft(target, device=str(target.device))
     return {kind: Pair(target, pair.tokenizer, pair.eos_token_ids, draft=draft) for kind, draft in drafts.items()}
+
+
+def compare(pairs: dict[str, Pair], arguments: argparse.Namespace, journal: Journal) -> list[dict[str, Any]]:
+    """Return the figures of every draft at every temperature. Those that the journal has are taken from there."""
+    rows: list[dict[str, Any]] = []
+    for temperature in arguments.temperatures:
+        for kind, pair in pairs.items():
+            prompts = treeopt.load_prompts("stdlib", pair, num_prompts=arguments.prompts + arguments.evaluated, prompt_len=PROMPT_LEN)
+
+            def measured(
+                kind: str = kind, pair: Pair = pair, prompts: treeopt.PromptSet = prompts, temperature: float = temperature
+            ) -> Any:
+                profiled, held_out = prompts.split(arguments.prompts)
+                found = tuned(kind, pair, profiled, temperature, arguments.gen_len, arguments.repetitions)
+                return row_of(found, treeopt.evaluate(pair, found.growmap, held_out, gen_len=arguments.gen_len))
+
+            started = time.perf_counter()
+            rows.append(journal.piece(f"{kind}, temperature {temperature:g}", measured))
+            print(f"{kind}, temperature {temperature:g}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    return rows
 
 
 def tuned(kind: str, pair: Pair, prompts: Any, temperature: float, gen_len: int, repetitions: int) -> Tuned:
@@ -187,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inflate", action="store_true")
     parser.add_argument("--levels", action="store_true", help="measure the passes of a large EAGLE-3 head of random weights alone")
-    parser.add_argument("--head", help="folder of an EAGLE-3 head for the embedded target")
+    parser.add_argument("--head", default=str(HEAD_FOLDER), help="folder of another EAGLE-3 head for the embedded target")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--prompts", type=int, default=64, help="prompts that are profiled")
     parser.add_argument("--evaluated", type=int, default=8, help="prompts that are decoded, after those")
@@ -198,24 +219,18 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    started = time.perf_counter()
     dtype = torch.float32 if arguments.device == "cpu" else torch.float16
     if arguments.levels:
         figures = level_seconds(arguments.device, dtype)
         Console(width=150).print({width: f"{1e3 * seconds:.3f} ms" for width, seconds in figures["draft_seconds"].items()})
     else:
-        rows: list[dict[str, Any]] = []
+        out: Path | None = arguments.out
         with tempfile.TemporaryDirectory() as folder:
             pairs = pairs_for(arguments, Path(folder))
-            for temperature in arguments.temperatures:
-                for kind, pair in pairs.items():
-                    prompts = treeopt.load_prompts(
-                        "stdlib", pair, num_prompts=arguments.prompts + arguments.evaluated, prompt_len=PROMPT_LEN
-                    )
-                    profiled, held_out = prompts.split(arguments.prompts)
-                    found = tuned(kind, pair, profiled, temperature, arguments.gen_len, arguments.repetitions)
-                    rows.append(row_of(found, treeopt.evaluate(pair, found.growmap, held_out, gen_len=arguments.gen_len)))
-                    print(f"{kind}, temperature {temperature:g}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+            settings = [getattr(arguments, name) for name in ("prompts", "evaluated", "gen_len", "repetitions")]
+            key = fingerprint(*settings, {kind: pair.sha256 for kind, pair in pairs.items()}, arguments.device)
+            with Journal(None if out is None else out.with_suffix(".journal"), key) as journal:
+                rows = compare(pairs, arguments, journal)
         any_pair = next(iter(pairs.values()))
         Console(width=150).print(table_of(rows, f"{any_pair.target.name}, {any_pair.target.device}, {any_pair.target.dtype}"))
         figures = {
@@ -228,6 +243,7 @@ def main() -> None:
         }
     if arguments.out is not None:
         write_json(arguments.out, {"schema": "treeopt.benchmarks.drafts", **figures})
+        arguments.out.with_suffix(".journal").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,46 @@
 """The drafts that are compared belong to one target, and the large head reads as much as it should."""
 
 import argparse
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
+import treeopt
 from benchmarks import drafts
-from treeopt.training.heads import write_head
-from treespec.embedded import TARGET_FOLDER
+from treespec.embedded import HEAD_FOLDER
+from treespec.files.journal import Journal
 from treespec.models.heads.making import NewEagle3
-from treespec.models.heads.target import HeadTarget
+from treespec.models.pairs import Pair
 
 
-def test_every_draft_is_of_the_same_target(tmp_path: Path) -> None:
-    pair = drafts.pair_for(argparse.Namespace(inflate=False, device="cpu"))
-    new = NewEagle3.of("embedded-target", LlamaConfig.from_pretrained(TARGET_FOLDER), None)
-    write_head(tmp_path / "head", new, new.made(HeadTarget.of(pair.target.module, "embedded-target"), None, 0))
-    found = drafts.pairs_for(argparse.Namespace(inflate=False, device="cpu", head=str(tmp_path / "head")), tmp_path)
-    assert list(found) == ["model", "EAGLE-3 head", "n-grams"]
-    assert len({id(pair.target) for pair in found.values()}) == 1
-    assert len({pair.sha256 for pair in found.values()}) == 3
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    return drafts.pairs_for(argparse.Namespace(inflate=False, device="cpu", head=str(HEAD_FOLDER)), tmp_path_factory.mktemp("drafts"))
+
+
+def test_every_draft_is_of_the_same_target(pairs: dict[str, Pair]) -> None:
+    assert list(pairs) == ["model", "EAGLE-3 head", "n-grams"]
+    assert len({id(pair.target) for pair in pairs.values()}) == 1
+    assert len({pair.sha256 for pair in pairs.values()}) == 3
+
+
+def test_a_comparison_goes_on_where_it_stopped(pairs: dict[str, Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = argparse.Namespace(prompts=2, evaluated=1, gen_len=8, repetitions=2, temperatures=[0.0])
+    sizes = {"sizes": (1, 2, 4), "widths": (1, 2)}
+    monkeypatch.setattr(treeopt, "profile_latency", partial(treeopt.profile_latency, **sizes))
+    wanted = {kind: pairs[kind] for kind in ("model", "n-grams")}
+    with Journal(tmp_path / "a.journal", "key") as journal:
+        first = drafts.compare({"model": wanted["model"]}, arguments, journal)
+        both = drafts.compare(wanted, arguments, journal)
+        assert json.loads(json.dumps(both[0])) == json.loads(json.dumps(first[0])), "measured once"
+        monkeypatch.setattr(drafts, "tuned", lambda *_: pytest.fail("all is known"))
+        again = drafts.compare(wanted, arguments, journal)
+    assert [row["draft"] for row in again] == ["model", "n-grams"]
+    assert all(row["tokens_per_step"] >= 1 for row in again)
 
 
 def test_a_level_reads_the_weights_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
