@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from treeopt.exports.choosing import KINDS, Setting, chain, promised
+from treeopt.exports.beside import other_candidates, replayed_growmaps
+from treeopt.exports.choosing import KINDS, Setting, chain, promised, replayed
 from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, SCHEDULE, SCHEDULED, Engine, Paste, Told
+from treeopt.optimizer.given import Given
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
-from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.optimizer.selection import replay_grounds
+from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
 from treeopt.profiles.rule_latency import RuleLatency
@@ -21,7 +24,7 @@ from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
 from treespec.decoding.step_rule import GREEDY
 from treespec.errors import ProfileError, SettingsError, listed_in_short
-from treespec.files.reading import StrPath
+from treespec.files.reading import PipeablePath, StrPath
 from treespec.models.ngram import in_records
 from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
 
@@ -110,12 +113,16 @@ def export(
     Each is a profile or its file. `batch` are the batch sizes that are wanted, of those measured (None: all of them), and `context` picks
     the latencies (see `LatencyProfile.at_context`). Times of treeopt itself are taken too, and said to be none of the engine's.
 
+    Where a growmap in the folder of the acceptance profile was made of these very files, has the same tree, and promises what replay gave, its
+    promise takes the place of what chances expect, and the notes say so.
+
     For an engine that grows dynamic trees, an acceptance profile that has counted their steps gives the best budget of those counted. A
     `budget` that was chosen before, or its file, can take the place of both profiles.
 
     Raises SettingsError for an unknown engine and for batch sizes that were not measured, ProfileError for times of another engine, two
     profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does, GrowMapError for a
-    file that is no budget. ProfileError too for times without size 1, a step without speculation.
+    file that is no budget, and for a growmap beside the acceptance profile that cannot be read. ProfileError too for times without size 1, a
+    step without speculation.
     """
     if to not in ENGINES:
         raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
@@ -130,22 +137,50 @@ def export(
         return _of_budget(engine, budget if isinstance(budget, ChosenBudget) else read_budget(budget), batch)
     if acceptance is None:
         raise SettingsError("the numbers come from profiles; pass `acceptance` and `latency`, or a `budget`")
-    profile = acceptance if isinstance(acceptance, AcceptanceProfile) else read_acceptance(acceptance)
+    given = Given.of(acceptance)
+    profile = given.profile
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
-    times, named = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
+    times, files = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
-    draft, kind = _draft_of(profile.provenance, engine)
+    draft, kind = _draft_of(profile.provenance, engine, given.source)
     for size in wanted:
-        _require_usable(times[size], named[size], context)
+        _require_usable(times[size], files[size], context)
         if kind in (DFLASH, MEDUSA):
             times[size] = _in_one_pass(times[size])
     made = "chain" if kind == DFLASH and engine.kind == _GROWING else engine.kind
-    settings = [KINDS[made](profile, times[size], context) for size in wanted]
+    chosen = [KINDS[made](profile, times[size], context) for size in wanted]
+    settings, promises = (chosen, []) if made == _GROWING else _promised(chosen, given, times, files, context)
     chains = [chain(profile, times[size], context) for size in wanted]
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
-    said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
+    said = (
+        *promises,
+        *_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft),
+        *_in_doubt(settings, times, context),
+    )
     lossy = _lossy(engine, kind, pastes, counted=profile.dynamic is not None)
     return Export(engine.name, made, tuple(settings), tuple(pastes), lossy, said)
+
+
+def _promised(
+    chosen: Sequence[Setting],
+    given: Given,
+    times: Mapping[int, LatencyProfile],
+    files: Mapping[int, PipeablePath | None],
+    context: int | None,
+) -> tuple[list[Setting], list[str]]:
+    """Return settings of fixed trees with what growmaps beside the profiles promise of these trees by replay, and sentences on these promises."""
+    settings, said = [], []
+    for setting in chosen:
+        file = files[setting.batch]
+        if given.source is not None and file is not None and setting.speculates:
+            for path, grown in replayed_growmaps(given.source, given.digest, file.sha256):
+                if grown.tree == setting.tree and grown.metadata.get("context") == times[setting.batch].at_context(context).context:
+                    of = str(grown.metadata["acceptance_model"].get("chosen"))
+                    said.append(f"{path} was made of these profiles and has this tree: {replay_grounds(of, setting.tokens_per_step)}")
+                    setting = replayed(setting, grown)
+                    break
+        settings.append(setting)
+    return settings, said
 
 
 def _in_one_pass(times: LatencyProfile) -> LatencyProfile:
@@ -181,33 +216,55 @@ def _lossy(engine: Engine, kind: str, pastes: Sequence[Paste], *, counted: bool)
     return (*grown, *engine.lossy, *scheduled)
 
 
-def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> tuple[str, str]:
-    """Return the name of the draft without its revision, and its kind. Raises ProfileError for a draft that the engine does not have."""
+def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine, source: StrPath | None = None) -> tuple[str, str]:
+    """Return the name of the draft without its revision, and its kind.
+
+    Raises ProfileError for a draft that the engine does not have, with the profiles of other drafts that a tuning run left beside the profile `source`.
+    """
     known = provenance or {}
     named = (known.get("models") or {}).get("draft")
     name = _UNNAMED if named is None else str(named).partition("@")[0]
-    if in_records(name)[1]:
-        raise ProfileError(
-            f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
-        )
     kind = known.get("draft_kind") or MODEL
+    lacking = _lacking(engine, name, kind)
+    if lacking is None:
+        return name, kind
+    others = []
+    for acceptance, latency, profile in [] if source is None else other_candidates(source):
+        theirs = profile.provenance or {}
+        other = str((theirs.get("models") or {}).get("draft") or _UNNAMED).partition("@")[0]
+        if _lacking(engine, other, theirs.get("draft_kind") or MODEL) is None:
+            others.append(f"{acceptance} with {latency} (of {other})")
+    raise ProfileError(lacking + (f", such as {listed_in_short(others)}" if others else ""))
+
+
+def _lacking(engine: Engine, name: str, kind: str) -> str | None:
+    """Return what an engine lacks of a draft, with the profile to pass in the place of its own; None for a draft that it has."""
+    _, ngrams, corpus = in_records(name)
+    if ngrams and engine.ngrams and not corpus:
+        return None
+    if ngrams and engine.ngrams:
+        return (
+            f"the profile is of n-grams that were counted in a corpus too ({name}), but `tree_generate` counts them in the text alone; pass a profile "
+            "without `corpus`, or one of a draft model"
+        )
+    if ngrams:
+        return f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
     if kind not in engine.drafts:
         have = listed_in_short([_SHOWN.get(one, one) for one in engine.drafts])
-        raise ProfileError(
-            f"the profile is of {_SHOWN.get(kind, kind)} ({name}), but exports to {engine.name} are for {have}; pass a profile of such a draft"
-        )
-    return name, kind
+        return f"the profile is of {_SHOWN.get(kind, kind)} ({name}), but exports to {engine.name} are for {have}; pass a profile of such a draft"
+    return None
 
 
 def _by_batch(
     engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]
-) -> tuple[dict[int, LatencyProfile], dict[int, str]]:
-    """Return the profiles by batch size, ascending, and what messages call each: its file, if it was given as one. Raises ProfileError, SettingsError."""
+) -> tuple[dict[int, LatencyProfile], dict[int, PipeablePath | None]]:
+    """Return the profiles by batch size, ascending, and the file of each, None of an object. Raises ProfileError, SettingsError."""
     found: dict[int, LatencyProfile] = {}
-    names: dict[int, str] = {}
+    files: dict[int, PipeablePath | None] = {}
     for source in given:
-        named = "the latency profile" if isinstance(source, LatencyProfile) else str(source)
-        times = source if isinstance(source, LatencyProfile) else read_latency(source)
+        file = None if isinstance(source, LatencyProfile) else PipeablePath(source)
+        named = _named(file)
+        times = source if isinstance(source, LatencyProfile) else read_latency(source if file is None else file)
         if times.engine not in (engine.name, OWN_ENGINE):
             right = OWN_ENGINE if engine.own_times else engine.name
             raise ProfileError(f"{named} was measured in {times.engine}, but the numbers are for {engine.name}; pass times of {right}")
@@ -218,10 +275,15 @@ def _by_batch(
         if len({times.engine, *(other.engine for other in found.values())}) > 1:
             raise ProfileError(f"{named} was measured in {times.engine}, another one was not; pass times of one engine")
         require_same_models(acceptance, times)
-        found[times.batch], names[times.batch] = times, named
+        found[times.batch], files[times.batch] = times, file
     if not found:
         raise SettingsError("`latency` names no profile; pass one or more")
-    return dict(sorted(found.items())), names
+    return dict(sorted(found.items())), files
+
+
+def _named(file: PipeablePath | None) -> str:
+    """Return what messages call a latency profile: its file, if it was given as one."""
+    return "the latency profile" if file is None else str(file)
 
 
 def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None) -> list[int]:
@@ -244,19 +306,19 @@ def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None
     return wanted
 
 
-def _require_usable(times: LatencyProfile, named: str, context: int | None) -> None:
+def _require_usable(times: LatencyProfile, file: PipeablePath | None, context: int | None) -> None:
     """Refuse times that do not reach the context, and those without a step of one token, beside which speed-ups stand. Raises ProfileError."""
     if context is not None and context > times.contexts[-1] and not times.extrapolates:
         measured = listed_in_short([str(known) for known in times.contexts])
         raise ProfileError(
-            f"the target was not measured at context {context} or beyond, only at {measured}; "
+            f"in {_named(file)} the target was not measured at context {context} or beyond, only at {measured}; "
             f"profile it there, or ask for at most {times.contexts[-1]}"
         )
     model = times.at_context(context)
     for what, nodes in (("target size", model.target[0][0]), ("draft width", model.draft[0][0] if times.engine != OWN_ENGINE else 1)):
         if nodes > 1:
             raise ProfileError(
-                f"{named} of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
+                f"{_named(file)} of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
                 f"but {what} 1 must be there; measure it too"
             )
 
