@@ -1,6 +1,5 @@
 """The option `--settings FILE` of every command: options from a TOML file, which those on the command line overrule."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from click.core import ParameterSource
 
 from treeopt.cli.flags import flag_of
 from treeopt.cli.values import INPUT_FILE, named_value
-from treespec.errors import SettingsError
+from treespec.errors import SettingsError, nearest
 
 _NOT_RECORDED = {"settings", "quiet", "output_format", "dry_run"}
 """Options that are of one call, and are not written with the settings of a run."""
@@ -68,7 +67,8 @@ def _take(ctx: click.Context, parameter: click.Parameter, path: Any) -> None:
     for key, value in given.items():
         option = known.get(key.replace("-", "_"))
         if option is None:
-            raise click.UsageError(f"{path}: {key} is no option of {ctx.command_path}; {_nearest(key, known)}", ctx)
+            of = "that a file of options may hold" if key == "settings" else f"of {ctx.command_path}"
+            raise click.UsageError(f"{path}: {key} is no option {of}; {_nearest(key, known)}", ctx)
         assert option.name is not None
         if option.name in found:
             raise click.UsageError(f"{path}: {key} is given twice, under two names of one option; drop one.", ctx)
@@ -95,7 +95,7 @@ def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> A
 
 
 def _nearest(key: str, known: Mapping[str, click.Option]) -> str:
-    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    near = nearest(key.replace("-", "_"), known)
     return f"did you mean {near[0]}?" if near else "drop it."
 
 
