@@ -67,8 +67,7 @@ def _take(ctx: click.Context, parameter: click.Parameter, path: Any) -> None:
     for key, value in given.items():
         option = known.get(key.replace("-", "_"))
         if option is None:
-            of = "that a file of options may hold" if key == "settings" else f"of {ctx.command_path}"
-            raise click.UsageError(f"{path}: {key} is no option {of}; {_nearest(key, known)}", ctx)
+            raise click.UsageError(f"{path}: {key} is no option of {ctx.command_path}; {_nearest(key, known)}", ctx)
         assert option.name is not None
         if option.name in found:
             raise click.UsageError(f"{path}: {key} is given twice, under two names of one option; drop one.", ctx)

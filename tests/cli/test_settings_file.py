@@ -50,7 +50,7 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("settings = 'other.toml'", "settings is no option that a file of options may hold; drop it. ("),
+        ("settings = 'other.toml'", "settings is no option of treeopt evaluate; drop it. ("),
         ("setings = 1", "setings is no option of treeopt evaluate; drop it. ("),
         ("tempratur = 0.6", "tempratur is no option of treeopt evaluate; did you mean temperature? ("),
         ("gen-len = 'x'", "s.toml: Invalid value for '--gen-len': 'x' is not a whole number"),

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from treeopt.exports.beside import other_candidates, replayed_growmaps
-from treeopt.exports.choosing import KINDS, Setting, chain, promised, replayed
-from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, SCHEDULE, SCHEDULED, Engine, Paste, Told
+from treeopt.exports.beside import replayed_settings
+from treeopt.exports.choosing import KINDS, Setting, chain, promised
+from treeopt.exports.drafts import UNNAMED, draft_of
+from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, SCHEDULE, SCHEDULED, Engine, Paste, Told
 from treeopt.optimizer.given import Given
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
-from treeopt.optimizer.selection import replay_grounds
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
@@ -25,21 +25,10 @@ from treespec.decoding.rules import TOPK
 from treespec.decoding.step_rule import GREEDY
 from treespec.errors import ProfileError, SettingsError, listed_in_short
 from treespec.files.reading import PipeablePath, StrPath
-from treespec.models.ngram import in_records
 from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
 
 HEAD = "# treeopt export to "
 """The beginning of an export in a file."""
-_UNNAMED = "DRAFT"
-"""The word that stands for the draft's name where the profile does not say it."""
-_SHOWN = {
-    MODEL: "a model of its own",
-    "eagle": "an EAGLE head",
-    "eagle3": "an EAGLE-3 head",
-    MEDUSA: "Medusa heads",
-    DFLASH: "a DFlash draft",
-}
-"""The kinds of drafts as people read them."""
 _NO_TIME = 1e-12
 """Seconds of what takes none: no clock shows less than nothing."""
 _GROWING = "dynamic tree"
@@ -142,14 +131,14 @@ def export(
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
     times, files = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
-    draft, kind = _draft_of(profile.provenance, engine, given.source)
+    draft, kind = draft_of(profile.provenance, engine, given.source)
     for size in wanted:
         _require_usable(times[size], files[size], context)
         if kind in (DFLASH, MEDUSA):
             times[size] = _in_one_pass(times[size])
     made = "chain" if kind == DFLASH and engine.kind == _GROWING else engine.kind
     chosen = [KINDS[made](profile, times[size], context) for size in wanted]
-    settings, promises = (chosen, []) if made == _GROWING else _promised(chosen, given, times, files, context)
+    settings, promises = (chosen, []) if made == _GROWING else replayed_settings(chosen, given, times, files, context)
     chains = [chain(profile, times[size], context) for size in wanted]
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
     said = (
@@ -159,28 +148,6 @@ def export(
     )
     lossy = _lossy(engine, kind, pastes, counted=profile.dynamic is not None)
     return Export(engine.name, made, tuple(settings), tuple(pastes), lossy, said)
-
-
-def _promised(
-    chosen: Sequence[Setting],
-    given: Given,
-    times: Mapping[int, LatencyProfile],
-    files: Mapping[int, PipeablePath | None],
-    context: int | None,
-) -> tuple[list[Setting], list[str]]:
-    """Return settings of fixed trees with what growmaps beside the profiles promise of these trees by replay, and sentences on these promises."""
-    settings, said = [], []
-    for setting in chosen:
-        file = files[setting.batch]
-        if given.source is not None and file is not None and setting.speculates:
-            for path, grown in replayed_growmaps(given.source, given.digest, file.sha256):
-                if grown.tree == setting.tree and grown.metadata.get("context") == times[setting.batch].at_context(context).context:
-                    of = str(grown.metadata["acceptance_model"].get("chosen"))
-                    said.append(f"{path} was made of these profiles and has this tree: {replay_grounds(of, setting.tokens_per_step)}")
-                    setting = replayed(setting, grown)
-                    break
-        settings.append(setting)
-    return settings, said
 
 
 def _in_one_pass(times: LatencyProfile) -> LatencyProfile:
@@ -200,7 +167,7 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
             f"`budget` is of dynamic trees, but {engine.name} takes a {engine.kind}; pass `acceptance` and `latency`, or `to` {growing}"
         )
     _wanted(engine, [1], batch)
-    draft, kind = _draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
+    draft, kind = draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
     if kind == DFLASH:
         raise ProfileError(f"`budget` is of a DFlash draft, whose blocks {engine.name} verifies as chains; pass `acceptance` and `latency`")
     setting = promised(budget)
@@ -214,45 +181,6 @@ def _lossy(engine: Engine, kind: str, pastes: Sequence[Paste], *, counted: bool)
     grown = [] if engine.kind != _GROWING else [BLOCKS] if kind == DFLASH else [COUNTED if counted else GUESSED]
     scheduled = [SCHEDULED] if any(SCHEDULE in text for _, text in pastes) else []
     return (*grown, *engine.lossy, *scheduled)
-
-
-def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine, source: StrPath | None = None) -> tuple[str, str]:
-    """Return the name of the draft without its revision, and its kind.
-
-    Raises ProfileError for a draft that the engine does not have, with the profiles of other drafts that a tuning run left beside the profile `source`.
-    """
-    known = provenance or {}
-    named = (known.get("models") or {}).get("draft")
-    name = _UNNAMED if named is None else str(named).partition("@")[0]
-    kind = known.get("draft_kind") or MODEL
-    lacking = _lacking(engine, name, kind)
-    if lacking is None:
-        return name, kind
-    others = []
-    for acceptance, latency, profile in [] if source is None else other_candidates(source):
-        theirs = profile.provenance or {}
-        other = str((theirs.get("models") or {}).get("draft") or _UNNAMED).partition("@")[0]
-        if _lacking(engine, other, theirs.get("draft_kind") or MODEL) is None:
-            others.append(f"{acceptance} with {latency} (of {other})")
-    raise ProfileError(lacking + (f", such as {listed_in_short(others)}" if others else ""))
-
-
-def _lacking(engine: Engine, name: str, kind: str) -> str | None:
-    """Return what an engine lacks of a draft, with the profile to pass in the place of its own; None for a draft that it has."""
-    _, ngrams, corpus = in_records(name)
-    if ngrams and engine.ngrams and not corpus:
-        return None
-    if ngrams and engine.ngrams:
-        return (
-            f"the profile is of n-grams that were counted in a corpus too ({name}), but `tree_generate` counts them in the text alone; pass a profile "
-            "without `corpus`, or one of a draft model"
-        )
-    if ngrams:
-        return f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
-    if kind not in engine.drafts:
-        have = listed_in_short([_SHOWN.get(one, one) for one in engine.drafts])
-        return f"the profile is of {_SHOWN.get(kind, kind)} ({name}), but exports to {engine.name} are for {have}; pass a profile of such a draft"
-    return None
 
 
 def _by_batch(
@@ -353,6 +281,6 @@ def _notes(engine: Engine, drafting: str, timed_in: Sequence[str], draft: str) -
         )
     if drafting not in (TOPK.name, "unknown") and not engine.own_times:
         said.append(f"the acceptance profile is of {drafting}: it holds where {engine.name} draws its drafts at random too")
-    if draft == _UNNAMED and engine.kind != "fixed tree":
-        said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {_UNNAMED}")
+    if draft == UNNAMED and engine.kind != "fixed tree":
+        said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {UNNAMED}")
     return tuple(said)

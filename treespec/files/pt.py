@@ -23,8 +23,7 @@ _MOST_DEPTH = 1_000
 """Most lists or tuples of a pickle that may lie in one another."""
 _MOST_USES = 100_000
 """Most uses of lists, tuples and dicts of a pickle beside their first ones. Those that share nothing have none, and torch takes seconds for a million."""
-_AGAIN = "holds lists that are used again and again, "
-_VAST = f"{_AGAIN}as more than {_MOST_ITEMS:,} items"
+_VAST = f"holds lists that are used again and again, as more than {_MOST_ITEMS:,} items"
 _ATOM, _EMPTY = (1, -1), (1, 0)
 """The number of items in what holds no others and in an empty list, and how deep lists lie in one another there."""
 _MOST_MEMBERS = 20_000
@@ -150,7 +149,7 @@ class _Unfolded:
                 self._marks.append(len(stack))
             elif opcode.stack_after:
                 stack.append(self._kept_as(argument) if "GET" in opcode.name else _EMPTY if "EMPTY" in opcode.name else _ATOM)
-            return None if self._uses <= _MOST_USES else f"{_AGAIN}more than {_MOST_USES:,} times"
+            return None if self._uses <= _MOST_USES else f"holds lists that are used again and again, more than {_MOST_USES:,} times"
         is_marked = pickletools.markobject in takes
         start = self._marks.pop() - takes.index(pickletools.markobject) if is_marked else len(stack) - len(takes)
         if start < 0:
