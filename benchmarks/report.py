@@ -27,11 +27,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--scaling", type=Path, default=ROOT / "docs" / "scaling.md")
     arguments = parser.parse_args(words)
     files = {path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))}
+    several = files["multi-gpu-h200.json"]
     tables = {
-        arguments.readme: (readme.HEAD, readme.rows_of(files)),
-        arguments.scaling: (multi_gpu.SHORT, multi_gpu.short_rows(files["multi-gpu-h200.json"])),
+        arguments.readme: (readme.HEAD, readme.rows_of(files), None),
+        arguments.scaling: (multi_gpu.SHORT, multi_gpu.short_rows(several), multi_gpu.below(several)),
     }
-    made = {path: with_table(path.read_text(), *table, path.name) for path, table in tables.items()}
+    made = {path: with_table(path.read_text(), head, rows, path.name, said) for path, (head, rows, said) in tables.items()}
     wanted = {arguments.page: page(files), **made}
     wrong = {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
     if not arguments.check:

@@ -1,6 +1,5 @@
 """The option `--settings FILE` of every command: options from a TOML file, which those on the command line overrule."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from click.core import ParameterSource
 
 from treeopt.cli.flags import flag_of
 from treeopt.cli.values import INPUT_FILE, named_value
-from treespec.errors import SettingsError
+from treespec.errors import SettingsError, nearest
 
 _NOT_RECORDED = {"settings", "quiet", "output_format", "dry_run"}
 """Options that are of one call, and are not written with the settings of a run."""
@@ -95,7 +94,7 @@ def _value(what: str, option: click.Option, value: Any, ctx: click.Context) -> A
 
 
 def _nearest(key: str, known: Mapping[str, click.Option]) -> str:
-    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    near = nearest(key.replace("-", "_"), known)
     return f"did you mean {near[0]}?" if near else "drop it."
 
 

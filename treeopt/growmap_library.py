@@ -5,7 +5,6 @@
 """
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from treeopt.growmap_making import Limits, generate
 from treeopt.profiles.acceptance import read_acceptance
 from treeopt.profiles.latency import read_latency
 from treespec.decoding.step_rule import GREEDY
-from treespec.errors import GrowMapError, TreeoptError
+from treespec.errors import GrowMapError, TreeoptError, nearest
 from treespec.files.provenance import Provenance
 from treespec.files.reading import StrPath
 from treespec.files.writing import make_folder, write_bytes
@@ -90,7 +89,7 @@ def folder() -> Path:
 def find(name: str) -> Path:
     """Return the file of a growmap by its name. Raises GrowMapError for a name that is not in the catalogue."""
     if name not in CATALOGUE:
-        near = difflib.get_close_matches(name.removesuffix(".pt"), CATALOGUE, n=3)
+        near = nearest(name.removesuffix(".pt"), CATALOGUE, 3)
         remedy = f"did you mean {' or '.join(near)}? " if near else "check the path; "
         raise GrowMapError(
             f"there is no file {name}, and no growmap of that name comes with treeopt; {remedy}`treeopt inspect --list` lists them"

@@ -6,7 +6,7 @@ alone and exits with 1, or with 2 if its options make no sense. Any other except
 
 import errno
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
 
 
@@ -47,6 +47,21 @@ def listed_in_short(words: Sequence[str], most: int = 4) -> str:
     ('a, b and 2 more', 'a and b')
     """
     return listed(words) if len(words) <= most else f"{', '.join(words[:most])} and {len(words) - most} more"
+
+
+_NEAR = 0.7
+"""Least likeness of a name to be suggested in the place of another, by `difflib`. Words that share an ending alone have less."""
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the known names that one may have meant, the nearest first; none where no name is near.
+
+    >>> nearest("tempratur", ["temperature", "top_p"]), nearest("settings", ["repetitions"])
+    (['temperature'], [])
+    """
+    from difflib import get_close_matches  # here, since only errors need it
+
+    return get_close_matches(name, list(known), most, _NEAR)
 
 
 _FULL = re.compile(r"can(no|')t allocate memory|not enough memory|failed to map segment|bad_alloc|can't start new thread", re.IGNORECASE)

@@ -139,6 +139,18 @@ def short_rows(data: Data) -> list[list[str]]:
     return rows
 
 
+def below(data: Data) -> str:
+    """Return the paragraph below that table: what its last column is, and why cells are empty."""
+    said = ["`x one` is the figure of several GPUs over that of one."]
+    if stage := _stage(data, "70b"):
+        held = stage["bytes_held"] / 1e9
+        said.append(
+            f"Llama-2-70B has no figures of one GPU, since it ran on no single one: each of the {stage['processes']} GPUs held {held:.0f} GB of its "
+            f"weights, {held * stage['processes']:.0f} GB in all."
+        )
+    return " ".join(said)
+
+
 def _large(data: Data) -> str:
     """Return the section of the shape that no process holds whole."""
     stage = _stage(data, "70b")

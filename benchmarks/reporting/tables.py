@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 
-def with_table(text: str, head: Sequence[str], rows: Sequence[Sequence[str]], page: str) -> str:
-    """Return a page with the table of this head made anew. Raises ValueError where it has none, or several."""
+def with_table(text: str, head: Sequence[str], rows: Sequence[Sequence[str]], page: str, below: str | None = None) -> str:
+    """Return a page with the table of this head made anew, and with the paragraph `below` in the place of that which follows it (None: it stays).
+
+    Raises ValueError where the page has no such table, or several.
+    """
     start = f"| {' | '.join(head)} |"
     lines = text.split("\n")
     starts = [number for number, line in enumerate(lines) if line == start]
@@ -14,4 +17,9 @@ def with_table(text: str, head: Sequence[str], rows: Sequence[Sequence[str]], pa
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
     table = [start, "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    if below is not None:
+        table += ["", below]
+        end += 1
+        while end < len(lines) and lines[end]:
+            end += 1
     return "\n".join([*lines[: starts[0]], *table, *lines[end:]])

@@ -15,8 +15,9 @@ from torch import Tensor
 from benchmarks import multi_gpu
 from benchmarks.divided import Alone, inflated_target
 from benchmarks.inflate import Shape, inflated
-from benchmarks.reporting.multi_gpu import MULTI_GPU, checks_of
+from benchmarks.reporting.multi_gpu import MULTI_GPU, below, checks_of, short_rows
 from benchmarks.reporting.run import Run
+from benchmarks.reporting.tables import with_table
 from benchmarks.reporting.verdicts import MARK
 from treespec.embedded import TARGET_FOLDER
 from treespec.files.writing import write_json
@@ -217,3 +218,20 @@ def test_stages_that_were_not_finished_are_left_out() -> None:
     assert checks_of(known) == []
     assert MULTI_GPU.headlines(known) == ["no target was held by several GPUs"]
     assert "####" not in MULTI_GPU.body(Run("multi-gpu.json", "python -m benchmarks.multi_gpu", known))
+
+
+def test_empty_cells_of_the_short_table_are_explained_below_it() -> None:
+    data = json.loads(Path(multi_gpu.__file__).with_name("results").joinpath("multi-gpu-h200.json").read_text())
+    empty = {shape for shape, *cells in short_rows(data) if "" in cells}
+    assert empty == {"Llama-2-70B"}
+    assert "Llama-2-70B has no figures of one GPU" in below(data)
+    assert "each of the 2 GPUs held 69 GB of its weights, 138 GB in all." in below(data)
+    del data["stages"]["70b"]
+    assert not [cells for _, *cells in short_rows(data) if "" in cells]
+    assert "70B" not in below(data)
+
+
+def test_the_paragraph_below_a_table_is_made_anew_with_it() -> None:
+    text = "before\n\n| a |\n|---|\n| 1 |\n\nold words\non two lines\n\nafter\n"
+    assert with_table(text, ["a"], [["2"]], "x.md", "new words") == "before\n\n| a |\n|---|\n| 2 |\n\nnew words\n\nafter\n"
+    assert with_table(text, ["a"], [["2"]], "x.md") == text.replace("1", "2")

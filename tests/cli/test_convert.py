@@ -71,6 +71,17 @@ def test_the_root_alone_is_one_node(tmp_path, run):
     ("arguments", "code", "words"),
     [
         (("tree.pt", "out"), 2, "the name out does not say the format to write; pass --to sequoia or json"),
+        (
+            ("tree.pt", "out.pt", "--to", "vllm"),
+            2,
+            "--to vllm writes text, but the name out.pt ends in .pt; name the file out.txt, or pass --to s",
+        ),
+        (
+            ("tree.pt", "out.PT", "--to", "json"),
+            2,
+            "--to json writes text, but the name out.PT ends in .pt; name the file out.json, or pass --to s",
+        ),
+        (("tree.pt", "a/out.pt"), 1, "error: cannot write a/out.pt: its folder does not exist; create it first"),
         (("gap.json", "out.pt"), 1, "gap.json: path [1, 0] has no parent: [1] is missing; add it"),
         (("young.json", "out.pt"), 1, "young.json: path [0, 1] has no elder sibling: [0, 0] is missing; add it, or lower the rank"),
         (("config.json", "out.pt"), 1, "config.json is JSON, but"),
@@ -85,6 +96,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, run, arguments, code, wo
     assert done.code == code
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1 or code == 2
+    assert not [path for path in tmp_path.iterdir() if path.stem in ("out", "a")]
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ def test_inspect_shows_what_generate_wrote(run: Any, profiles: tuple[Path, Path]
         assert sum(data["level_widths"]) == 6
         assert data["paths"] == sorted(data["paths"], key=lambda path: (len(path), path))
         assert len(data["paths"]) == 5
-        assert data["expected_tokens_per_step"] == pytest.approx(made["expected_tokens_per_step"])
+        assert data["metadata"]["expected_tokens_per_step"] == pytest.approx(made["expected_tokens_per_step"])
+        assert data["tokens_per_step_by_chances"] == pytest.approx(made["expected_tokens_per_step"])
+        assert "expected_tokens_per_step" not in data, "what is promised and what chances expect have names of their own"
         assert data["path_probability"][0] == pytest.approx(0.6)
 
 

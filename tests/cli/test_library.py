@@ -47,7 +47,7 @@ def test_inspect_shows_a_name_as_it_shows_its_file(run: Any) -> None:
     assert by_name.code == 0, by_name.err
     assert by_name.json == run("inspect", find("68m_7b-T0.6-64"), "--format", "json").json
     assert by_name.json["size"] == 64
-    assert by_name.json["expected_tokens_per_step"] == pytest.approx(by_name.json["metadata"]["expected_tokens_per_step"], rel=1e-12)
+    assert by_name.json["tokens_per_step_by_chances"] == pytest.approx(by_name.json["metadata"]["expected_tokens_per_step"], rel=1e-12)
     assert "rank among its siblings" in run("inspect", "68m_7b-T0.6-64").out
 
 

@@ -82,3 +82,24 @@ def test_a_profile_from_a_pipe_is_recorded_by_what_was_read(run: Any, profiles: 
     metadata = json.loads((tmp_path / "tree.json").read_text())["metadata"]
     digests = [metadata[f"{name}_sha256"] for name in ("acceptance", "latency")]
     assert digests == [hashlib.sha256(profile.read_bytes()).hexdigest() for profile in profiles]
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [
+        (("convert", "68m_7b-16"), "a/o.pt"),
+        (("convert", "--to", "vllm", "68m_7b-16"), "a/o.txt"),
+        (("inspect", "68m_7b-16", "--svg"), "a/o.svg"),
+        (("grow", "--acceptance", "a.json", "--size", 3, "--depth", 2, "-o"), "a/o.pt"),
+        (("export", "--to", "vllm", "--acceptance", "a.json", "--latency", "l.json", "-o"), "a/o.txt"),
+        (("evaluate", "--mode", "baseline", "--target", "embedded-target", "--dataset", "stdlib", "-o"), "a/o.json"),
+        (("evaluate", "--mode", "baseline", "--target", "embedded-target", "--dataset", "stdlib", "--html"), "a/o.html"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given[0],
+)
+def test_the_folder_of_an_output_file_must_be_there(
+    run: Any, profiles: tuple[Path, Path], tmp_path: Path, words: tuple[object, ...], output: str
+) -> None:
+    outcome = run(*words, output)
+    assert (outcome.code, outcome.err) == (1, f"error: cannot write {output}: its folder does not exist; create it first\n")
+    assert not (tmp_path / "a").exists()

@@ -50,6 +50,8 @@ def test_lists_numbers_and_several_values(run: Any, profiles: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("settings = 'other.toml'", "settings is no option of treeopt evaluate; drop it. ("),
+        ("setings = 1", "setings is no option of treeopt evaluate; drop it. ("),
         ("tempratur = 0.6", "tempratur is no option of treeopt evaluate; did you mean temperature? ("),
         ("gen-len = 'x'", "s.toml: Invalid value for '--gen-len': 'x' is not a whole number"),
         ("chat = 1", "chat is 1, but it is a flag; write true or false"),

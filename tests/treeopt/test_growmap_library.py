@@ -168,7 +168,7 @@ def test_a_depth_without_times_is_that_of_the_longest_published_pass(pair: str, 
 def test_a_name_that_is_not_in_the_catalogue_is_refused(name: str, near: str) -> None:
     with pytest.raises(GrowMapError, match=f"there is no file {name}, and no growmap of that name comes with treeopt") as refused:
         find(name)
-    assert (f"did you mean {near} or" if near else "check the path") in str(refused.value)
+    assert (f"did you mean {near}" if near else "check the path") in str(refused.value)
     assert "treeopt inspect --list" in str(refused.value)
 
 

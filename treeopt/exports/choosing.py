@@ -1,7 +1,7 @@
 """The numbers for one batch size: the best chain, dynamic budget or fixed tree, by the prediction of its seconds per token."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from treeopt.exports import budgets
@@ -16,6 +16,7 @@ from treespec.decoding.plans import DynamicBudget
 from treespec.decoding.step_rule import StepRule
 from treespec.errors import ProfileError
 from treespec.trees.formats.sequoia import MAX_GROWMAP_SIZE
+from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
 
@@ -125,6 +126,19 @@ def promised(budget: ChosenBudget) -> Setting:
     if speedup <= 1:
         return _none(1, speedup * seconds / tokens)
     return Setting(1, *_limits(budget.plan), None, tokens, seconds, speedup, given, counted=True)
+
+
+def replayed(setting: Setting, grown: GrowMap) -> Setting:
+    """Return the setting of a fixed tree with what a growmap of the same tree promises by replay, in place of what chances expect.
+
+    Raises ProfileError for a growmap that lacks its tokens and seconds per step or its speed-up.
+    """
+    promise = grown.promise
+    tokens, seconds, speedup = promise.tokens_per_step, promise.seconds_per_step, promise.speedup
+    if not tokens or not seconds or not speedup:
+        raise ProfileError("the growmap does not say its tokens and seconds per step and its speed-up; make it again from two profiles")
+    intervals = grown.metadata.get("intervals_95") or {}
+    return replace(setting, tokens_per_step=tokens, seconds_per_step=seconds, speedup=speedup, intervals=intervals)
 
 
 def _limits(budget: DynamicBudget) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from treeopt.exports.choosing import Setting
 from treeopt.optimizer.frontier import Rows
+from treespec.models.ngram import NGRAM, in_records
 from treespec.trees.tree import SpeculationTree
 
 MODEL = "model"
@@ -53,6 +54,8 @@ class Engine:
     drafts: Mapping[str, str]
     """The engine's own words for each kind of draft."""
     own_times: bool = False
+    ngrams: bool = False
+    """Whether it has treeopt's n-grams of the text so far, alone and beside a model."""
 
 
 def _batch(title: str, told: Told, setting: Setting) -> str:
@@ -172,14 +175,17 @@ def _transformers(told: Told) -> list[Paste]:
     if not setting.speculates:
         return [("Python", "# speculation does not pay: call model.generate as it is")]
     assert setting.tree is not None  # it is a fixed one
+    model, ngrams, _ = in_records(told.draft)
+    draft = "draft=draft" if model else f'draft="{NGRAM}"'
     lines = [
         "from treespec import GrowMap, SpeculationTree",
         "from treespec.integrations.transformers import tree_generate",
         "",
         f"growmap = GrowMap(SpeculationTree({setting.tree.parents}))",
-        "output = model.generate(**inputs, custom_generate=tree_generate, draft=draft, growmap=growmap)",
+        f"output = model.generate(**inputs, custom_generate=tree_generate, {draft}{', ngrams=True' if model and ngrams else ''}, growmap=growmap)",
     ]
-    return [("Python, where model and draft are modules that you have loaded", "\n".join(lines))]
+    loaded = "model and draft are modules" if model else "model is a module"
+    return [(f"Python, where {loaded} that you have loaded", "\n".join(lines))]
 
 
 GUESSED = (
@@ -238,7 +244,7 @@ ENGINES: Mapping[str, Engine] = {
             (_CHAIN, "--draft-p-min 0 keeps it from stopping early where the draft is unsure, which no profile predicts"),
             {MODEL: "--model-draft"},
         ),
-        Engine("transformers", "fixed tree", _transformers, (), {MODEL: "draft"}, own_times=True),
+        Engine("transformers", "fixed tree", _transformers, (), {MODEL: "draft"}, own_times=True, ngrams=True),
     )
 }
 """The engines by name."""

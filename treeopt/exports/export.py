@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from treeopt.exports.beside import replayed_settings
 from treeopt.exports.choosing import KINDS, Setting, chain, promised
-from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, MODEL, SCHEDULE, SCHEDULED, Engine, Paste, Told
+from treeopt.exports.drafts import UNNAMED, draft_of
+from treeopt.exports.engines import BLOCKS, COUNTED, DFLASH, ENGINES, GUESSED, MEDUSA, SCHEDULE, SCHEDULED, Engine, Paste, Told
+from treeopt.optimizer.given import Given
 from treeopt.optimizer.notes import noise, other_context
 from treeopt.optimizer.search import acceptance_rows
-from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
+from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.agreement import require_same_models
 from treeopt.profiles.latency import OWN_ENGINE, LatencyProfile, read_latency
 from treeopt.profiles.rule_latency import RuleLatency
@@ -21,22 +24,11 @@ from treespec.decoding.chosen import ChosenBudget, read_budget
 from treespec.decoding.rules import TOPK
 from treespec.decoding.step_rule import GREEDY
 from treespec.errors import ProfileError, SettingsError, listed_in_short
-from treespec.files.reading import StrPath
-from treespec.models.ngram import in_records
+from treespec.files.reading import PipeablePath, StrPath
 from treespec.tables import Drawing, Drawn, Table, in_short, milliseconds, number
 
 HEAD = "# treeopt export to "
 """The beginning of an export in a file."""
-_UNNAMED = "DRAFT"
-"""The word that stands for the draft's name where the profile does not say it."""
-_SHOWN = {
-    MODEL: "a model of its own",
-    "eagle": "an EAGLE head",
-    "eagle3": "an EAGLE-3 head",
-    MEDUSA: "Medusa heads",
-    DFLASH: "a DFlash draft",
-}
-"""The kinds of drafts as people read them."""
 _NO_TIME = 1e-12
 """Seconds of what takes none: no clock shows less than nothing."""
 _GROWING = "dynamic tree"
@@ -110,12 +102,16 @@ def export(
     Each is a profile or its file. `batch` are the batch sizes that are wanted, of those measured (None: all of them), and `context` picks
     the latencies (see `LatencyProfile.at_context`). Times of treeopt itself are taken too, and said to be none of the engine's.
 
+    Where a growmap in the folder of the acceptance profile was made of these very files, has the same tree, and promises what replay gave, its
+    promise takes the place of what chances expect, and the notes say so.
+
     For an engine that grows dynamic trees, an acceptance profile that has counted their steps gives the best budget of those counted. A
     `budget` that was chosen before, or its file, can take the place of both profiles.
 
     Raises SettingsError for an unknown engine and for batch sizes that were not measured, ProfileError for times of another engine, two
     profiles of one batch size, or profiles of different models, MissingRuleError and OptimizerError as `grow` does, GrowMapError for a
-    file that is no budget. ProfileError too for times without size 1, a step without speculation.
+    file that is no budget, and for a growmap beside the acceptance profile that cannot be read. ProfileError too for times without size 1, a
+    step without speculation.
     """
     if to not in ENGINES:
         raise SettingsError(f"`to` is {to!r:.40}, but it must be one of {', '.join(ENGINES)}")
@@ -130,20 +126,26 @@ def export(
         return _of_budget(engine, budget if isinstance(budget, ChosenBudget) else read_budget(budget), batch)
     if acceptance is None:
         raise SettingsError("the numbers come from profiles; pass `acceptance` and `latency`, or a `budget`")
-    profile = acceptance if isinstance(acceptance, AcceptanceProfile) else read_acceptance(acceptance)
+    given = Given.of(acceptance)
+    profile = given.profile
     one = isinstance(latency, str | os.PathLike | LatencyProfile)
-    times, named = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
+    times, files = _by_batch(engine, profile, [latency] if one else latency)  # type: ignore[list-item, arg-type]
     wanted = _wanted(engine, list(times), batch)
-    draft, kind = _draft_of(profile.provenance, engine)
+    draft, kind = draft_of(profile.provenance, engine, given.source)
     for size in wanted:
-        _require_usable(times[size], named[size], context)
+        _require_usable(times[size], files[size], context)
         if kind in (DFLASH, MEDUSA):
             times[size] = _in_one_pass(times[size])
     made = "chain" if kind == DFLASH and engine.kind == _GROWING else engine.kind
-    settings = [KINDS[made](profile, times[size], context) for size in wanted]
+    chosen = [KINDS[made](profile, times[size], context) for size in wanted]
+    settings, promises = (chosen, []) if made == _GROWING else replayed_settings(chosen, given, times, files, context)
     chains = [chain(profile, times[size], context) for size in wanted]
     pastes = engine.words(Told(settings, chains, draft, acceptance_rows(profile), kind))
-    said = (*_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft), *_in_doubt(settings, times, context))
+    said = (
+        *promises,
+        *_notes(engine, profile.drafting, [times[size].engine for size in wanted], draft),
+        *_in_doubt(settings, times, context),
+    )
     lossy = _lossy(engine, kind, pastes, counted=profile.dynamic is not None)
     return Export(engine.name, made, tuple(settings), tuple(pastes), lossy, said)
 
@@ -165,7 +167,7 @@ def _of_budget(engine: Engine, budget: ChosenBudget, batch: Sequence[int] | None
             f"`budget` is of dynamic trees, but {engine.name} takes a {engine.kind}; pass `acceptance` and `latency`, or `to` {growing}"
         )
     _wanted(engine, [1], batch)
-    draft, kind = _draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
+    draft, kind = draft_of(None if budget.provenance is None else budget.provenance.to_json(), engine)
     if kind == DFLASH:
         raise ProfileError(f"`budget` is of a DFlash draft, whose blocks {engine.name} verifies as chains; pass `acceptance` and `latency`")
     setting = promised(budget)
@@ -181,33 +183,16 @@ def _lossy(engine: Engine, kind: str, pastes: Sequence[Paste], *, counted: bool)
     return (*grown, *engine.lossy, *scheduled)
 
 
-def _draft_of(provenance: Mapping[str, Any] | None, engine: Engine) -> tuple[str, str]:
-    """Return the name of the draft without its revision, and its kind. Raises ProfileError for a draft that the engine does not have."""
-    known = provenance or {}
-    named = (known.get("models") or {}).get("draft")
-    name = _UNNAMED if named is None else str(named).partition("@")[0]
-    if in_records(name)[1]:
-        raise ProfileError(
-            f"the profile is of treeopt's own n-grams ({name}), which {engine.name} does not have; pass one of a draft model"
-        )
-    kind = known.get("draft_kind") or MODEL
-    if kind not in engine.drafts:
-        have = listed_in_short([_SHOWN.get(one, one) for one in engine.drafts])
-        raise ProfileError(
-            f"the profile is of {_SHOWN.get(kind, kind)} ({name}), but exports to {engine.name} are for {have}; pass a profile of such a draft"
-        )
-    return name, kind
-
-
 def _by_batch(
     engine: Engine, acceptance: AcceptanceProfile, given: Sequence[StrPath | LatencyProfile]
-) -> tuple[dict[int, LatencyProfile], dict[int, str]]:
-    """Return the profiles by batch size, ascending, and what messages call each: its file, if it was given as one. Raises ProfileError, SettingsError."""
+) -> tuple[dict[int, LatencyProfile], dict[int, PipeablePath | None]]:
+    """Return the profiles by batch size, ascending, and the file of each, None of an object. Raises ProfileError, SettingsError."""
     found: dict[int, LatencyProfile] = {}
-    names: dict[int, str] = {}
+    files: dict[int, PipeablePath | None] = {}
     for source in given:
-        named = "the latency profile" if isinstance(source, LatencyProfile) else str(source)
-        times = source if isinstance(source, LatencyProfile) else read_latency(source)
+        file = None if isinstance(source, LatencyProfile) else PipeablePath(source)
+        named = _named(file)
+        times = source if isinstance(source, LatencyProfile) else read_latency(source if file is None else file)
         if times.engine not in (engine.name, OWN_ENGINE):
             right = OWN_ENGINE if engine.own_times else engine.name
             raise ProfileError(f"{named} was measured in {times.engine}, but the numbers are for {engine.name}; pass times of {right}")
@@ -218,10 +203,15 @@ def _by_batch(
         if len({times.engine, *(other.engine for other in found.values())}) > 1:
             raise ProfileError(f"{named} was measured in {times.engine}, another one was not; pass times of one engine")
         require_same_models(acceptance, times)
-        found[times.batch], names[times.batch] = times, named
+        found[times.batch], files[times.batch] = times, file
     if not found:
         raise SettingsError("`latency` names no profile; pass one or more")
-    return dict(sorted(found.items())), names
+    return dict(sorted(found.items())), files
+
+
+def _named(file: PipeablePath | None) -> str:
+    """Return what messages call a latency profile: its file, if it was given as one."""
+    return "the latency profile" if file is None else str(file)
 
 
 def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None) -> list[int]:
@@ -244,19 +234,19 @@ def _wanted(engine: Engine, measured: Sequence[int], batch: Sequence[int] | None
     return wanted
 
 
-def _require_usable(times: LatencyProfile, named: str, context: int | None) -> None:
+def _require_usable(times: LatencyProfile, file: PipeablePath | None, context: int | None) -> None:
     """Refuse times that do not reach the context, and those without a step of one token, beside which speed-ups stand. Raises ProfileError."""
     if context is not None and context > times.contexts[-1] and not times.extrapolates:
         measured = listed_in_short([str(known) for known in times.contexts])
         raise ProfileError(
-            f"the target was not measured at context {context} or beyond, only at {measured}; "
+            f"in {_named(file)} the target was not measured at context {context} or beyond, only at {measured}; "
             f"profile it there, or ask for at most {times.contexts[-1]}"
         )
     model = times.at_context(context)
     for what, nodes in (("target size", model.target[0][0]), ("draft width", model.draft[0][0] if times.engine != OWN_ENGINE else 1)):
         if nodes > 1:
             raise ProfileError(
-                f"{named} of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
+                f"{_named(file)} of batch size {times.batch} begins at {what} {nodes} at context {model.context}, "
                 f"but {what} 1 must be there; measure it too"
             )
 
@@ -291,6 +281,6 @@ def _notes(engine: Engine, drafting: str, timed_in: Sequence[str], draft: str) -
         )
     if drafting not in (TOPK.name, "unknown") and not engine.own_times:
         said.append(f"the acceptance profile is of {drafting}: it holds where {engine.name} draws its drafts at random too")
-    if draft == _UNNAMED and engine.kind != "fixed tree":
-        said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {_UNNAMED}")
+    if draft == UNNAMED and engine.kind != "fixed tree":
+        said.append(f"the acceptance profile does not name its draft: put its name or path in the place of {UNNAMED}")
     return tuple(said)

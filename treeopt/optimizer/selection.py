@@ -129,12 +129,15 @@ class Selection:
     def promise(self) -> str | None:
         """The grounds of the promise, beside what the chances alone expect; None for the root alone, of which nothing is promised."""
         fit = self.chosen.fit
-        if fit.tree.size == 1:
-            return None
-        return (
-            f"promised are the tokens per step that trees of {self.chosen.model} gave when replayed on prompts held out; of its tree for all prompts, "
-            f"the chances alone expect {expected_tokens(fit.tree, acceptance_rows(fit.profile)):.3f}"
-        )
+        return None if fit.tree.size == 1 else replay_grounds(self.chosen.model, expected_tokens(fit.tree, acceptance_rows(fit.profile)))
+
+
+def replay_grounds(model: str, expected: float) -> str:
+    """Return the grounds of what was replayed with trees of an acceptance model, beside the tokens per step that the chances alone expect."""
+    return (
+        f"promised are the tokens per step that trees of {model} gave when replayed on prompts held out; of its tree for all prompts, "
+        f"the chances alone expect {expected:.3f}"
+    )
 
 
 def _figure(found: Estimate, digits: int) -> str:

@@ -1,13 +1,12 @@
 """Typed reading of JSON fields, in files or in metadata that anyone may have written."""
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn, TypeVar
 
-from treespec.errors import ProfileError, TreeoptError, counted
+from treespec.errors import ProfileError, TreeoptError, counted, nearest
 
 T = TypeVar("T")
 Reader = Callable[[Any], Any]
@@ -44,7 +43,7 @@ class Fields:
     def require_spelling(self, *known: str) -> None:
         """Raise `error` for a key that is none of the `known` ones, but nearly one that is absent. Other unknown keys are passed over."""
         for key in self._data:
-            near = difflib.get_close_matches(key, [name for name in known if name not in self._data], 1)
+            near = nearest(key, [name for name in known if name not in self._data])
             if near and key not in known:
                 self._refuse(f"has the key {key!r:.40}, of which nothing is known; write {near[0]!r} if that is meant, or drop it")
 

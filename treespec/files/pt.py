@@ -21,8 +21,11 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """The number at the beginning of files of torch before 1.6, which are no zip archives."""
 _MOST_DEPTH = 1_000
 """Most lists or tuples of a pickle that may lie in one another."""
+_MOST_USES = 100_000
+"""Most uses of lists, tuples and dicts of a pickle beside their first ones. Those that share nothing have none, and torch takes seconds for a million."""
 _VAST = f"holds lists that are used again and again, as more than {_MOST_ITEMS:,} items"
-_ONE = 1, 0
+_ATOM, _EMPTY = (1, -1), (1, 0)
+"""The number of items in what holds no others and in an empty list, and how deep lists lie in one another there."""
 _MOST_MEMBERS = 20_000
 
 
@@ -99,13 +102,13 @@ def refuse_code(
 
     `allowed`: the names that it may have. `building`: the opcodes that it may have although they build objects.
     """
-    unfolded = _Unfolded()
+    unfolded, refused = _Unfolded(), _OPCODES_THAT_BUILD - building
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
             if count > _MOST_ITEMS:
                 raise error(f"{path} holds more than {_MOST_ITEMS:,} items; refused: save less in one file")
-            if unfolded.is_vast_after(opcode, argument):
-                raise error(f"{path} {_VAST}, or more than {_MOST_DEPTH:,} within one another; refused: save less")
+            if (vast := unfolded.vast_after(opcode, argument)) is not None:
+                raise error(f"{path} {vast}; refused: save less")
             if isinstance(argument, int) and argument.bit_length() > _MOST_BITS and argument != MAGIC:
                 raise error(f"{path} holds a whole number of {argument.bit_length()} bits, but {_MOST_BITS} are the limit; make it again")
             if opcode.name == "GLOBAL" and allowed.fullmatch(str(argument)):
@@ -114,7 +117,7 @@ def refuse_code(
                 raise error(
                     f"{path} asks to run {str(argument).replace(' ', '.')} when loaded; refused: save plain tensors and containers instead"
                 )
-            if opcode.name in _OPCODES_THAT_BUILD - building:
+            if opcode.name in refused:
                 raise error(
                     f"{path} asks to build Python objects when loaded ({opcode.name}); refused: save plain tensors and containers instead"
                 )
@@ -127,16 +130,17 @@ class _Unfolded:
 
     Tuples must be counted before they are loaded: hashing one, as a key of a dict, never ends if it shares others 60 times, and ends the
     process if it is nested very deep. What is put into a list or a dict after that was kept for later does not count here, so these are
-    counted again in what was loaded (`_refuse_vast`).
+    counted again in what was loaded (`_refuse_vast`). How often anything that was kept is used does count here: torch takes long for many uses.
     """
 
     def __init__(self) -> None:
         self._stack: list[tuple[int, int]] = []
         self._marks: list[int] = []
         self._kept: dict[Any, tuple[int, int]] = {}
+        self._uses = 0
 
-    def is_vast_after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> bool:
-        """Return whether the next operation makes something vast. Raises IndexError for one that takes what is not there."""
+    def vast_after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> str | None:
+        """Return what is vast after the next operation, if something is. Raises IndexError for one that takes what is not there."""
         stack, takes = self._stack, opcode.stack_before
         if not takes:
             if "PUT" in opcode.name:
@@ -144,21 +148,29 @@ class _Unfolded:
             elif opcode.name == "MARK":
                 self._marks.append(len(stack))
             elif opcode.stack_after:
-                stack.append(self._kept.get(argument, _ONE) if "GET" in opcode.name else _ONE)
-            return False
+                stack.append(self._kept_as(argument) if "GET" in opcode.name else _EMPTY if "EMPTY" in opcode.name else _ATOM)
+            return None if self._uses <= _MOST_USES else f"holds lists that are used again and again, more than {_MOST_USES:,} times"
         is_marked = pickletools.markobject in takes
         start = self._marks.pop() - takes.index(pickletools.markobject) if is_marked else len(stack) - len(takes)
         if start < 0:
             raise IndexError("it takes what is not there")
         inside = stack[start:]
         if opcode.name.rstrip("123") in ("TUPLE", "LIST", "DICT"):
-            inside.insert(0, _ONE)
+            inside.insert(0, _EMPTY)
         del stack[start:]
         if not inside or not opcode.stack_after:
-            return False
+            return None
         found = sum(items for items, _ in inside), max(inside[0][1], *(1 + depth for _, depth in inside[1:]), 0)
         stack.extend(found for _ in opcode.stack_after)
-        return found[0] > _MOST_ITEMS or found[1] > _MOST_DEPTH
+        if found[0] > _MOST_ITEMS:
+            return _VAST
+        return None if found[1] <= _MOST_DEPTH else f"holds lists that lie more than {_MOST_DEPTH:,} within one another"
+
+    def _kept_as(self, place: Any) -> tuple[int, int]:
+        """Return what was kept in a place, and count its use if it can hold others."""
+        found = self._kept.get(place, _ATOM)
+        self._uses += found != _ATOM
+        return found
 
 
 def _refuse_vast(path: StrPath, content: Any, error: type[TreeoptError]) -> None:

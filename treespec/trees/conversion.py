@@ -19,18 +19,26 @@ FORMATS: Mapping[str, str] = {
     "vllm": "vLLM's string",
 }
 """The formats by name, in words."""
+_ENDINGS = {"vllm": ".txt"}
+"""The endings to name where a file of text would end in .pt; .json of all others."""
 
 
 def format_for(path: StrPath, wanted: str | None = None) -> str:
     """Return the name of the format to write to `path`: the wanted one, or Sequoia's for a name that ends in .pt.
 
-    Raises SettingsError for an unknown name, and for a path that leaves it open.
+    Raises SettingsError for an unknown name, for a path that leaves it open, and for a text in a file that ends in .pt.
     """
-    if wanted in FORMATS:
-        return str(wanted)
-    if wanted is not None:
+    if wanted is not None and wanted not in FORMATS:
         raise SettingsError(f"`to` is {wanted!r:.40}, but it must be one of {', '.join(FORMATS)}")
-    if Path(path).suffix == ".pt":
+    binary = Path(path).suffix.lower() == ".pt"
+    if wanted is not None and wanted != SEQUOIA and binary:
+        named = Path(path).with_suffix(_ENDINGS.get(wanted, ".json")).name
+        raise SettingsError(
+            f"`to` {wanted} writes text, but the name {Path(path).name} ends in .pt; name the file {named}, or pass `to` {SEQUOIA}"
+        )
+    if wanted is not None:
+        return wanted
+    if binary:
         return SEQUOIA
     raise SettingsError(f"the name {Path(path).name} does not say the format to write; pass `to` {' or '.join(FORMATS)}")
 

@@ -54,7 +54,7 @@ def _figures(data: Mapping[str, Any]) -> Table:
 
 def _expected(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what is promised, then the tokens per step that the chances in the picture expect where these are others: no interval is theirs."""
-    metadata, chances = data["metadata"], data["expected_tokens_per_step"]
+    metadata, chances = data["metadata"], data["tokens_per_step_by_chances"]
     key = "expected_tokens_per_step"
     if chances is None or metadata.get(key) is None:
         return promised({**metadata, key: chances})

@@ -114,7 +114,7 @@ class GrowMap(Drawn):
             "level_widths": list(tree.level_widths),
             "paths": [list(path) for path in tree.paths],
             "path_probability": None if chances is None else chances[1:],
-            "expected_tokens_per_step": None if chances is None else math.fsum(chances),
+            "tokens_per_step_by_chances": None if chances is None else math.fsum(chances),
             "metadata": dict(self.metadata),
         }
 

@@ -1,12 +1,11 @@
 """The growmaps that come along, by name: the files of the package `treeopt.growmaps`, which holds data and no code."""
 
-import difflib
 import os
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from treespec.errors import GrowMapError
+from treespec.errors import GrowMapError, nearest
 from treespec.files.reading import StrPath
 from treespec.trees.growmap import GrowMap, read_growmap
 
@@ -39,7 +38,7 @@ def find_growmap(name: StrPath) -> Path:
     known, home = names(), folder()
     if home is not None and str(name) in known:
         return home / f"{name}.pt"
-    near = difflib.get_close_matches(str(name).removesuffix(".pt"), known, n=3)
+    near = nearest(str(name).removesuffix(".pt"), known, 3)
     remedy = f"did you mean {' or '.join(near)}?" if near else "check the path"
     raise GrowMapError(f"there is no file {name}, and no growmap of that name comes along; {remedy}")
 

@@ -21,7 +21,7 @@ from treeopt.exports.engines import COUNTED, ENGINES, GUESSED, SCHEDULED, ranges
 from treeopt.exports.export import HEAD, export
 from treeopt.growmap_making import generate
 from treeopt.optimizer.search import optimize
-from treeopt.profiles.acceptance import AcceptanceProfile
+from treeopt.profiles.acceptance import AcceptanceProfile, read_acceptance
 from treeopt.profiles.budget_grid import BudgetGrid
 from treeopt.profiles.dynamic import DynamicAcceptance
 from treeopt.profiles.latency import LatencyProfile, read_latency
@@ -263,6 +263,72 @@ def test_what_does_not_go_together_is_one_line(to, latencies, batch, error, word
     assert "\n" not in str(caught.value)
 
 
+def tuned(folder, draft, kind=None):
+    """The profiles of a draft as files, and the growmap that was made of them, which promises less by replay than the chances expect."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {"target": "t", "draft": draft}
+    replace(ACCEPTANCE, provenance=Provenance(models=models, draft_kind=kind).to_json()).write(folder / "acceptance.json")
+    times("treeopt", names=models).write(folder / "latency.json")
+    grown = generate(folder / "acceptance.json", latency=folder / "latency.json").growmap
+    ends = {"expected_tokens_per_step": [1.8, 2.2]}
+    promise = {"expected_tokens_per_step": 2.0, "predicted_speedup": 1.25, "intervals_95": ends, "acceptance_model": {"chosen": "by-rank"}}
+    replace(grown, metadata={**grown.metadata, **promise}).write(folder / "tree.pt")
+    return folder / "acceptance.json", folder / "latency.json"
+
+
+def test_a_growmap_of_the_same_tree_beside_the_profiles_gives_its_promise_by_replay(tmp_path):
+    acceptance, latency = tuned(tmp_path, "me/small")
+    (alone,) = export("transformers", read_acceptance(acceptance), latency).settings
+    found = export("transformers", acceptance, latency)
+    (setting,) = found.settings
+    assert (setting.tree, setting.seconds_per_step) == (alone.tree, alone.seconds_per_step)
+    assert (setting.tokens_per_step, setting.speedup, setting.intervals) == (2.0, 1.25, {"expected_tokens_per_step": [1.8, 2.2]})
+    assert alone.tokens_per_step > 2.1
+    said = (
+        f"{tmp_path / 'tree.json'} was made of these profiles and has this tree: promised are the tokens per step that trees of by-rank gave when "
+        f"replayed on prompts held out; of its tree for all prompts, the chances alone expect {alone.tokens_per_step:.3f}"
+    )
+    assert found.notes[0] == said
+    assert export("vllm", acceptance, latency).settings[0].tokens_per_step == chain(ACCEPTANCE, times("treeopt"), None).tokens_per_step
+    latency.write_text(latency.read_text() + "\n")
+    assert export("transformers", acceptance, latency).settings[0] == alone, "the growmap is of another file"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("draft", "given"), [("ngram", {}), ("me/small+ngram", {"draft": True})])
+def test_ngrams_run_in_transformers(tmp_path, draft, given):
+    pair = tiny_pair()
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]]), "max_new_tokens": 9}
+    scope = {"model": pair.target.module, "inputs": inputs} | ({"draft": pair.draft.module} if given else {})
+    ((_, code),) = export("transformers", *tuned(tmp_path, draft, "ngram")).pastes
+    assert ("ngrams=True" in code) == bool(given)
+    exec(code, scope)
+    assert scope["output"].tolist() == scope["model"].generate(**inputs).tolist()
+
+
+def test_a_draft_that_an_engine_lacks_is_refused_with_the_profiles_of_a_tuning_runs_other_drafts(tmp_path):
+    acceptance, latency = tuned(tmp_path, "ngram", "ngram")
+    refused = "the profile is of treeopt's own n-grams (ngram), which vllm does not have; pass one of a draft model"
+    with pytest.raises(ProfileError) as caught:
+        export("vllm", acceptance, latency)
+    assert str(caught.value) == refused
+    for number, draft, kind in ((1, "ngram", "ngram"), (2, "me/small", None), (3, "me/head", "eagle3")):
+        own = tmp_path / f"candidates/{number}/topk-t0"
+        _, times_of = tuned(own, draft, kind)
+        times_of.rename(own.parent / "latency.json")
+    where = tmp_path / "candidates"
+    one, other = (f"{where / n / 'topk-t0/acceptance.json'} with {where / n / 'latency.json'}" for n in "23")
+    for engine, named in (("vllm", f"{one} (of me/small) and {other} (of me/head)"), ("llama.cpp", f"{one} (of me/small)")):
+        with pytest.raises(ProfileError) as caught:
+            export(engine, acceptance, latency)
+        assert str(caught.value) == f"{refused.replace('vllm', engine)}, such as {named}"
+    corpus, same = tuned(tmp_path, "ngram+3f21c0a97be4", "ngram")
+    with pytest.raises(
+        ProfileError, match="counted in a corpus too .* but `tree_generate` counts them in the text alone; pass a profile without"
+    ):
+        export("transformers", corpus, same)
+
+
 @pytest.mark.parametrize("context", [-1, 64.0, "64", True])
 def test_a_context_is_a_whole_number_wherever_times_are_taken(context):
     for take in (
@@ -276,8 +342,11 @@ def test_a_context_is_a_whole_number_wherever_times_are_taken(context):
 def test_times_must_reach_the_context_and_hold_a_step_without_speculation(tmp_path):
     with pytest.raises(ProfileError) as caught:
         export("vllm", ACCEPTANCE, times("vllm"), context=4096)
-    beyond = "the target was not measured at context 4096 or beyond, only at 256; profile it there, or ask for at most 256"
+    beyond = "in the latency profile the target was not measured at context 4096 or beyond, only at 256; profile it there, or ask for at most 256"
     assert str(caught.value) == beyond, "an export cannot extrapolate"
+    times("vllm").write(tmp_path / "l1.json")
+    with pytest.raises(ProfileError, match=f"^in {tmp_path / 'l1.json'} the target was not measured at context 4096"):
+        export("vllm", ACCEPTANCE, tmp_path / "l1.json", context=4096)
     for what, field in (("target size 2", "target"), ("draft width 4", "draft")):
         lacking = replace(times("vllm", 16), **{field: getattr(times("vllm", 16), field)[1:]})
         with pytest.raises(ProfileError, match=f"of batch size 16 begins at {what} at context 256, but .* 1 must be there; measure it too"):

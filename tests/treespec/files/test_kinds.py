@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
+from time import process_time
 
 import pytest
 import torch
@@ -166,6 +167,15 @@ VAST = {
     "a key of nested tuples": (pickled_key(b"\x85", b"", 300_000), "more than 1,000 within one another"),
     "a nested list": (b"\x80\x02" + b"]" * 2000 + b"a" * 1999 + b".", "more than 1,000 within one another"),
     "shared children": (pickle.dumps({"Successors": [list(range(1000))] * 2000}, protocol=2), "lists that are used again and again"),
+    "a list of one item": (
+        pickle.dumps({"Successors": [[1]] * 1_000_000}, protocol=2),
+        "lists that are used again and again, more than 100,000 times",
+    ),
+    "an empty list": (
+        pickle.dumps({"Successors": [[]] * 1_000_000}, protocol=2),
+        "lists that are used again and again, more than 100,000 times",
+    ),
+    "an empty tuple": (b"\x80\x02)q\0]" + b"h\0a" * 700_000 + b".", "lists that are used again and again, more than 100,000 times"),
     "a list in itself": (pickle.dumps(holding_itself(), protocol=2), "holds a list that is in itself"),
     "many items": (b"\x80\x02" + b"]0" * 800_000 + b"N.", "holds more than 1,500,000 items"),
     "a long number": (pickle.dumps({"size": 1 << 900}, protocol=2), "holds a whole number of 901 bits"),
@@ -178,6 +188,21 @@ def test_vast_pickles_are_refused(tmp_path, content, words):
     with pytest.raises(GrowMapError, match=words) as caught:
         read_growmap(tmp_path / "x.pt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_that_is_used_a_million_times_is_refused_within_two_seconds_and_before_torch_sees_it(tmp_path, monkeypatch):
+    with_pickle(tmp_path / "x.pt", VAST["a list of one item"][0])
+    monkeypatch.setattr(torch, "load", lambda *given, **how: pytest.fail("torch was asked"))
+    started = process_time()
+    with pytest.raises(GrowMapError, match="more than 100,000 times; refused: save less"):
+        read_growmap(tmp_path / "x.pt")
+    assert process_time() - started < 2
+
+
+def test_texts_and_numbers_may_be_used_as_often_as_there_are_items(tmp_path):
+    content = sequoia(GrowMap(TREE).tree) | {"treeopt": {"words": ["a long word"] * 200_000}}
+    (tmp_path / "x.pt").write_bytes(torch_bytes(content))
+    assert len(read_growmap(tmp_path / "x.pt").metadata["words"]) == 200_000
 
 
 def test_rows_that_are_shared_a_little_are_fine(tmp_path):

@@ -187,7 +187,13 @@ def test_nothing_but_a_tree_in_the_format_is_replaced(tmp_path):
 
 def test_the_format_is_named_or_seen():
     assert format_for("x.pt") == "sequoia"
-    assert format_for("x.pt", "vllm") == "vllm"
+    assert format_for("x.txt", "vllm") == "vllm"
+    assert format_for("x.txt", "sequoia") == format_for("x.pt", "sequoia") == "sequoia"
+    for form, name in (("vllm", "x.txt"), ("umbrella", "x.json"), ("json", "x.json")):
+        with pytest.raises(
+            SettingsError, match=f"`to` {form} writes text, but the name x.pt ends in .pt; name the file {name}, or pass `to` seq"
+        ):
+            format_for("a/x.pt", form)
     with pytest.raises(SettingsError, match=r"the name x\.json does not say the format"):
         format_for("x.json")
     with pytest.raises(SettingsError, match="`to` is 'yaml'"):

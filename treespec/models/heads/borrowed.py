@@ -36,12 +36,12 @@ class Borrowed:
         return F.linear(x, self.lm_head, self.lm_head_bias)
 
 
-def require_lendable(files: HeadFiles, hidden: int, target: HeadTarget) -> None:
-    """Raise ModelError if a head of hidden size `hidden` lacks a matrix that its target cannot lend, as its own is of another width."""
+def require_lendable(files: HeadFiles, kind: str, hidden: int, target: HeadTarget) -> None:
+    """Raise ModelError if a head of this kind and of hidden size `hidden` lacks a matrix that its target cannot lend, as its own is of another width."""
     for name in ("embed_tokens.weight", "lm_head.weight"):
         if not files.has(name) and hidden != target.hidden_size:
             raise ModelError(
-                f"{files.name} lacks {name}, and that of target {target.name} is {target.hidden_size} wide, but the head {hidden}; "
+                f"{files.name} is {kind} and lacks {name}, and that of target {target.name} is {target.hidden_size} wide, but the head {hidden}; "
                 "use a head made for it"
             )
 

@@ -84,7 +84,7 @@ class DFlashPlan:
         files.require(("fc.weight", "hidden_norm.weight", "norm.weight", "layers.0.self_attn.q_proj.weight"), KIND)
         files.require(("layers.0.self_attn.k_proj.weight", "layers.0.mlp.gate_proj.weight"), KIND)
         hidden, read = files.matrix("fc.weight")
-        require_lendable(files, hidden, target)
+        require_lendable(files, KIND, hidden, target)
         config.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
         for settings in (config, nested):
             settings.require_agreement("num_target_layers", target.layers, f"{KIND} for target {target.name}")

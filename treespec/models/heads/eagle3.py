@@ -84,7 +84,7 @@ class Eagle3Plan:
         config.require_agreement(
             "draft_vocab_size", rows, "lm_head.weight" if own_head else f"{KIND} for target {target.name}, whose lm_head is used,"
         )
-        require_lendable(files, hidden, target)
+        require_lendable(files, KIND, hidden, target)
         biases = held_biases(files)
         inside.require_flag("attention_bias", bool(biases), "biases of self_attn")
         state_norms, joint_norm = files.has("fc_norm.0.weight"), files.has("input_norm.weight")

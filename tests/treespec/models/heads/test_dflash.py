@@ -205,7 +205,8 @@ def test_a_draft_that_contradicts_itself_or_is_not_run_is_refused(bad: str, tmp_
 def test_a_draft_for_another_target_is_refused_by_name(tmp_path: Path) -> None:
     message = refused(tmp_path / "width", lambda c, w: None, width=HT + 8)
     assert (
-        f" lacks embed_tokens.weight, and that of target the-target is {HT + 8} wide, but the head {HT}; use a head made for it" in message
+        f" is a DFlash draft and lacks embed_tokens.weight, and that of target the-target is {HT + 8} wide, but the head {HT}; use a head made for it"
+        in message
     )
     message = refused(tmp_path / "layers", lambda c, w: None, layers=LAYERS - 1)
     assert f": num_target_layers in config.json is {LAYERS}, but a DFlash draft for target the-target has {LAYERS - 1}; " in message

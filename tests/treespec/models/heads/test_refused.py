@@ -228,7 +228,7 @@ def test_a_head_for_another_vocabulary_is_refused_by_name(tmp_path: Path) -> Non
     message = refused(tmp_path / "table", "official", lambda c, w: w.update(t2d=torch.ones(V + 4, dtype=torch.bool)))
     assert f" is an EAGLE-3 head for a target of {V + 4} tokens (t2d), but target the-target has {V}; " in message
     message = refused(tmp_path / "embedding", "narrower-than-its-target", lambda c, w: w.pop("embed_tokens.weight"))
-    assert f" lacks embed_tokens.weight, and that of target the-target is {HT} wide, but the head 16; " in message
+    assert f" is an EAGLE-3 head and lacks embed_tokens.weight, and that of target the-target is {HT} wide, but the head 16; " in message
 
 
 def test_an_embedding_that_is_not_the_targets_must_be_chosen(tmp_path: Path) -> None:
