@@ -57,6 +57,7 @@ def test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint(pair: Any, pr
     assert result.report.lossless == "match"
     assert result.growmap.tree.size <= 4
     assert "expected tokens/s" in str(result)
+    assert f"{sum(result.seconds.values()):.0f} s, not counting interrupted work (profile acceptance " in str(result)
     profiled, evaluated = result.acceptance.prompt_set, result.report.prompts
     assert profiled is not None
     assert (profiled["prompts"], evaluated["prompts"]) == (8, 2)
@@ -124,6 +125,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing after it runs, but for what ends with the process."""
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("stage", ["profiling acceptance", "profiling latency", "evaluating"])
 def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, prompts: Any, toy: Any, tmp_path: Path, stage: str) -> None:
     seen: list[str] = []
@@ -143,6 +145,8 @@ def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, promp
     assert any(path.name.endswith(".journal") for path in (tmp_path / "out").rglob("*.journal")), "the batch before is kept"
     result = treeopt.tune(pair, prompts, tmp_path / "out", **several)
     after = digests(tmp_path / "out")
+    seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["seconds"]
+    assert set(seconds.values()) == {4.0}, "every stage has the time of the run that finished it"
     assert before.items() <= after.items(), "what was finished stays"
     assert not list((tmp_path / "out").rglob("*.journal"))
     np.testing.assert_allclose(
@@ -279,10 +283,15 @@ def test_a_file_that_was_changed_is_refused_and_one_that_was_removed_is_made_aga
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is always equally fast: every stage takes 4 seconds by its clock, and every pass that is timed takes what it took before."""
-    clock = itertools.count(step=4.0)
-    monkeypatch.setattr(folder, "perf_counter", lambda: next(clock))
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of stages by which each takes 4 seconds, on every machine."""
+    ticks = itertools.count(step=4.0)
+    monkeypatch.setattr(folder, "perf_counter", lambda: next(ticks))
+
+
+@pytest.fixture
+def machine(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is always equally fast, by its clock and in every pass that is timed."""
 
     def timed(*given: Any, **more: Any) -> LatencyProfile:
         found = profile_latency(*given, **more)
