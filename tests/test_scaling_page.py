@@ -7,6 +7,9 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port that the launchers may listen on, but that nobody else is given: as long as this socket is bound to it, the system does not hand it out."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 def check(hosts: list[Path]) -> None:
     """The first host has the result, made by two processes, and nothing else is left."""
     found = json.loads((hosts[0] / "acceptance.json").read_text())
@@ -66,9 +78,6 @@ def test_every_command_is_understood() -> None:
 def test_the_slurm_job_runs_with_two_launchers(tmp_path: Path) -> None:
     """`srun` and `scontrol` are scripts here: the first starts the launcher once per host, in a folder of the host's own."""
     subprocess.run(["bash", "-n"], input=slurm(), text=True, check=True)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     hosts = [tmp_path / "host0", tmp_path / "host1"]
     tools = tmp_path / "tools"
     for folder in (*hosts, tools):
@@ -81,9 +90,10 @@ def test_the_slurm_job_runs_with_two_launchers(tmp_path: Path) -> None:
     for name, text in scripts.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (tools / name).chmod(0o755)
-    job = small(slurm()).replace(":29500", f":{port}")
     given = {"SLURM_JOB_NODELIST": "vm[0-1]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "PATH": f"{tools}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash"], input=job, text=True, env=environment(**given), capture_output=True, timeout=WITHIN)
+    with held_port() as port:
+        job = small(slurm()).replace(":29500", f":{port}")
+        done = subprocess.run(["bash"], input=job, text=True, env=environment(**given), capture_output=True, timeout=WITHIN)
     assert done.returncode == 0, done.stderr
     check(hosts)
 
@@ -102,30 +112,27 @@ def test_the_kubernetes_job_runs_with_two_launchers(tmp_path: Path) -> None:
     assert container["command"] == ["torchrun"]
     words = container["args"]
     understood(words[words.index("treeopt") + 1 :])
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    started = []
-    for index in range(2):
-        host = tmp_path / f"host{index}"
-        host.mkdir()
-        put_in = {
-            "$(JOB_COMPLETION_INDEX)": str(index),
-            "treeopt-0.treeopt": "127.0.0.1",
-            "29500": str(port),
-            "--draft=DRAFT": "--draft DRAFT",
-        }
-        line = shlex.join(words)
-        for old, new in put_in.items():
-            line = line.replace(shlex.quote(f"--node-rank={old}") if "$" in old else old, f"--node-rank={new}" if "$" in old else new)
-        command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(small(line))]
-        started.append(subprocess.Popen(command, cwd=host, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in started:
-            _, said = process.communicate(timeout=WITHIN)
-            assert process.returncode == 0, said
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+    with held_port() as port, ExitStack() as opened:
+        started = []
+        for index in range(2):
+            host = tmp_path / f"host{index}"
+            host.mkdir()
+            put_in = {
+                "$(JOB_COMPLETION_INDEX)": str(index),
+                "treeopt-0.treeopt": "127.0.0.1",
+                "29500": str(port),
+                "--draft=DRAFT": "--draft DRAFT",
+            }
+            line = shlex.join(words)
+            for old, new in put_in.items():
+                line = line.replace(shlex.quote(f"--node-rank={old}") if "$" in old else old, f"--node-rank={new}" if "$" in old else new)
+            command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(small(line))]
+            said = opened.enter_context((tmp_path / f"said{index}").open("w"))
+            started.append(opened.enter_context(subprocess.Popen(command, cwd=host, env=environment(), stdout=said, stderr=said)))
+            opened.callback(started[-1].kill)
+        until = time.monotonic() + WITHIN
+        while any(process.poll() is None for process in started) and time.monotonic() < until:
+            time.sleep(0.1)
+        ended = [process.poll() for process in started]
+    assert ended == [0, 0], "\n".join((tmp_path / f"said{index}").read_text() for index in range(2))
     check([tmp_path / "host0", tmp_path / "host1"])

@@ -37,6 +37,11 @@ DARK = {
 }
 """The colour that takes the place of each on a dark page."""
 
+WIDTH = 4.8
+"""Inches across a picture that is to be read on the screen of a phone too."""
+LEGEND_LINE = 0.2
+"""Inches of height that a line of a legend takes."""
+
 Titles = Mapping[str, str]
 """The words that a reader sees who points at a part of a picture, by the part's id (`set_gid`)."""
 
@@ -76,6 +81,11 @@ class Canvas:
 
     def __init__(self, width: float, height: float, draw: "Callable[[Figure], Titles | None]", alt: str) -> None:
         self._size, self._draw, self.alt = (width, height), draw, alt
+
+    @property
+    def width(self) -> float:
+        """Return the inches across."""
+        return self._size[0]
 
     def svg(self) -> bytes:
         """Return a file of SVG, which takes dark colours where its reader prefers them. Raises TreeoptError without matplotlib."""
@@ -118,6 +128,11 @@ class Canvas:
 
         figure = Figure(figsize=self._size, layout="constrained")
         return figure, self._draw(figure)
+
+
+def legend(figure: "Figure") -> None:
+    """Add a legend above the axes of a figure, a line for each of what they show: among the figures it would lie over some of them."""
+    figure.legend(loc="outside upper left", frameon=False, borderaxespad=0.0, borderpad=0.0, labelspacing=0.25)
 
 
 def dark_style() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treeopt.pictures.canvas import BLUE, ORANGE, PAPER, Canvas, Titles
+from treeopt.pictures.canvas import BLUE, ORANGE, PAPER, WIDTH, Canvas, Titles
 from treespec.evaluation.report import EvaluationReport
 from treespec.evaluation.results import PromptResult
 
@@ -87,12 +87,12 @@ def prediction(found: Sequence[Pair]) -> Canvas:
             axes.set_ylim(1.6, -0.6)
             axes.set_yticks([0, 1], ["predicted", "measured"] if place == 0 else ["", ""])
             axes.locator_params(axis="x", nbins=3)
-            axes.set_title(pair.name)
+            axes.set_title(pair.name, fontsize=10)
         return titles
 
     around = any(pair.predicted_interval or pair.measured_interval for pair in found)
     return Canvas(
-        5.8, 1.7, draw, "Predicted beside measured figures" + (" with their 95 % intervals, where there are some" if around else "")
+        WIDTH, 1.7, draw, "Predicted beside measured figures" + (" with their 95 % intervals, where there are some" if around else "")
     )
 
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from treeopt.pictures import evaluations, facts, profiles, sentences, trees
-from treeopt.pictures.canvas import dark_style
+from treeopt.pictures.canvas import Canvas, dark_style
 from treeopt.pictures.writing import GENERATOR
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
@@ -21,6 +21,11 @@ from treespec.trees.growmap import GrowMap
 from treespec.trees.tree import SpeculationTree
 
 _MOST_PROMPTS = 256
+_PICTURES = ("prediction", "acceptance", "latency", "speedup", "tree")
+_SMALLEST, _LARGEST = 0.75, 1.2
+"""The sizes that a page may give a picture, beside its own: its words stay readable, and no larger than those of the page."""
+_REM_PER_INCH = 6
+"""A page has 96 pixels to the inch, and 16 to the rem."""
 
 
 def page(
@@ -70,8 +75,8 @@ def page(
         candidates=candidates,
         candidate_notes=candidate_notes,
         pairs=pairs,
-        pictures={name: Markup(element) for name, element in drawn.items()},
-        tree_size=0 if shown is None else shown.tree.size,
+        pictures={name: Markup(drawn[name].inline(name)) if name in drawn else "" for name in _PICTURES},
+        spans={name: _span(canvas) for name, canvas in drawn.items()},
         bars=_bars(results[:_MOST_PROMPTS]),
         bars_left_out=_left_out(len(results) - _MOST_PROMPTS),
         categories=kinds,
@@ -96,31 +101,36 @@ def _pictures(
     growmap: GrowMap | None,
     report: EvaluationReport | None,
     trace: Trace | None,
-) -> tuple[dict[str, str], list[str]]:
-    """Return the pictures of a page by the names of its template, "" where there is none, and sentences on those that could not be drawn."""
+) -> tuple[dict[str, Canvas], list[str]]:
+    """Return the pictures of a page by the names of its template (`_PICTURES`), and sentences on those that could not be drawn."""
     said: list[str] = []
-    drawn = dict.fromkeys(("prediction", "acceptance", "latency", "speedup", "tree"), "")
+    drawn: dict[str, Canvas] = {}
     if report is not None and (found := evaluations.pairs(report)):
-        drawn["prediction"] = evaluations.prediction(found).inline("prediction")
+        drawn["prediction"] = evaluations.prediction(found)
     rows = [] if acceptance is None else profiles.acceptance_rows(acceptance)
     if acceptance is None and growmap is not None and growmap.promise.rank_probability:
         rows = [("profile, as the growmap has it", growmap.promise.rank_probability[0], None)]
     rows += [] if trace is None or acceptance is not None else [profiles.trace_row(trace)]
     rows += [] if report is None else profiles.observed_rows(report.observed)
     if rows:
-        drawn["acceptance"] = profiles.acceptance_of(rows).inline("acceptance")
+        drawn["acceptance"] = profiles.acceptance_of(rows)
     tree = _tree(growmap, report)
     if latency is not None:
         size, context = (None if tree is None else tree.tree.size), (None if tree is None else tree.metadata.get("context"))
-        drawn["latency"] = profiles.latency(latency, size=size, context=context).inline("latency")
+        drawn["latency"] = profiles.latency(latency, size=size, context=context)
     if acceptance is not None and latency is not None:
         try:
-            drawn["speedup"] = trees.speedups(trees.grid(acceptance, latency, growmap)).inline("speedup")
+            drawn["speedup"] = trees.speedups(trees.grid(acceptance, latency, growmap))
         except TreeoptError as error:
             said.append(f"The speed-up over size and depth is left out: {error}.")
     if tree is not None:
-        drawn["tree"] = trees.growmap(tree).inline("tree")
+        drawn["tree"] = trees.growmap(tree)
     return drawn, said
+
+
+def _span(canvas: Canvas) -> tuple[float, float]:
+    """Return the least and the largest width of a picture on the page, in rem."""
+    return round(_REM_PER_INCH * _SMALLEST * canvas.width, 2), round(_REM_PER_INCH * _LARGEST * canvas.width, 2)
 
 
 def _tree(growmap: GrowMap | None, report: EvaluationReport | None) -> GrowMap | None:

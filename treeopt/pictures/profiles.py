@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from treeopt.pictures.canvas import BLUE, INK, LINES, MARKERS, MUTED, ORANGE, PAPER, SERIES, Canvas, Titles
+from treeopt.pictures.canvas import BLUE, INK, LEGEND_LINE, LINES, MARKERS, MUTED, ORANGE, PAPER, SERIES, WIDTH, Canvas, Titles, legend
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.intervals import of_chance
 from treeopt.profiles.latency import LatencyProfile
@@ -96,11 +96,13 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
         axes.set(xlabel="rank among siblings (0: the draft's first choice)", ylabel="chance of being accepted")
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="x", integer=True)
-        axes.legend(frameon=False)
+        legend(figure)
         return titles
 
     first = number(rows[0][1][0], 3)
-    return Canvas(5.8, 3.5, draw, f"Acceptance by rank: the draft's first choice is accepted with a chance of {first}")
+    return Canvas(
+        WIDTH, 2.8 + LEGEND_LINE * len(rows), draw, f"Acceptance by rank: the draft's first choice is accepted with a chance of {first}"
+    )
 
 
 def latency(profile: LatencyProfile, *, size: int | None = None, context: int | None = None) -> Canvas:
@@ -133,11 +135,13 @@ def latency(profile: LatencyProfile, *, size: int | None = None, context: int | 
         axes.set(xlabel="nodes in the pass (powers of two)", ylabel="median ms of a pass")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.legend(frameon=False)
+        legend(figure)
         return titles
 
     least = min(s.median_seconds for s in profile.target)
-    return Canvas(5.8, 3.5, draw, f"Latency of passes by their number of nodes; the fastest target pass takes {1e3 * least:.3f} ms")
+    lines = 2 * len(contexts) + (size is not None)
+    alt = f"Latency of passes by their number of nodes; the fastest target pass takes {1e3 * least:.3f} ms"
+    return Canvas(WIDTH, 2.8 + LEGEND_LINE * lines, draw, alt)
 
 
 def _stairs(axes: "Axes", samples: Sequence[LatencySample], name: str, color: str, place: int, titles: dict[str, str], part: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from treeopt.optimizer.frontier import Frontier
 from treeopt.optimizer.search import optimize, rule_for
-from treeopt.pictures.canvas import BLUE, INK, MUTED, ORANGE, PAPER, Canvas, Titles
+from treeopt.pictures.canvas import BLUE, INK, MUTED, ORANGE, PAPER, WIDTH, Canvas, Titles
 from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiles.latency_model import LatencyModel
@@ -43,7 +43,7 @@ def growmap(grown: GrowMap, probability: Sequence[Sequence[float]] | None = None
     kept = sorted(order[: max(1, max_nodes)])
     columns = _columns(tree, kept)
     wide = max(columns.values()) + 1
-    width = min(14.0, max(5.0, 0.32 * wide + 0.8))
+    width = min(14.0, max(WIDTH, 0.32 * wide + 0.8))
     depth = max(tree.depths[node] for node in kept)
     height = min(16.0, 0.95 * (depth + 1) + 0.75)
 
@@ -187,7 +187,7 @@ def speedups(found: Grid) -> Canvas:
                 titles[part] = f"size {size}, depth at most {depth}: no such tree, or no known time"
             else:
                 cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colours(share), edgecolor="none")
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="#000000" if share > 0.55 else "#fffffe")
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="#000000" if share > 0.55 else "#fffffe")
                 titles[part] = f"size {size}, depth at most {depth}: {value:.3f} x"
             cell.set_gid(part)
             axes.add_patch(cell)

@@ -15,7 +15,6 @@ MOST_REACH = 0.2
 """Furthest that an end of the interval of a stable median lies from it, as a share of it."""
 MOST_UNSTABLE = 0.25
 """Largest share of unstable points of a profile whose times are not called those of a busy machine."""
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ class Point:
 
     def __str__(self) -> str:
         low, high = interval_of(self.seconds) or (min(self.seconds), max(self.seconds))
-        figures = statistics.median(self.seconds), low, high, min(self.seconds), max(self.seconds)
-        middle, low_ms, high_ms, least, most = map(_ms, figures)
-        return f"{self.name}: {middle} [{low_ms}, {high_ms}] ms (samples of {least} to {most})"
+        return f"{self.name}: {_ms(statistics.median(self.seconds))} [{_ms(low)}, {_ms(high)}] ms"
 
 
 def _ms(seconds: float) -> str:
@@ -55,12 +52,13 @@ def is_busy(points: Sequence[Point]) -> bool:
 
 
 def instability(points: Sequence[Point]) -> str | None:
-    """Return which points are unstable, in words that go on a sentence: how many, and the worst of them with their medians; None without any."""
+    """Return that points are unstable, in words that go on a sentence: how many, and the worst of them with its median; None without any."""
     found = unstable(points)
     if not found:
         return None
-    worst = ", ".join(map(str, found[:_NAMED]))
-    return f"the median of {len(found)} of {len(points)} points is uncertain by more than {100 * MOST_REACH:.0f} %, most of all of {worst}"
+    return (
+        f"the median of {len(found)} of {len(points)} points is uncertain by more than {100 * MOST_REACH:.0f} %, most of all of {found[0]}"
+    )
 
 
 def too_few(points: Sequence[Point]) -> int | None:

@@ -78,7 +78,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Tuning(Drawn):
-    """The result of a run: the `scores` of all candidates, the fastest first, its growmap and its report. `seconds` are by stage."""
+    """The result of a run: the `scores` of all candidates, the fastest first, its growmap and its report.
+
+    `seconds` are by stage. They are those of the runs that finished it: what a run that was interrupted in it took is not known.
+    """
 
     out: Path
     scores: tuple[Score, ...]
@@ -110,12 +113,13 @@ class Tuning(Drawn):
     def drawing(self) -> Drawing:
         """Return the tables of the candidates and of the evaluation."""
         whole = sum(self.seconds.values())
+        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
         return Drawing(
             [
                 candidates_table(self.scores),
                 *self.notes,
                 *self.report.drawing(),
-                f"{whole:.0f} s in all ({', '.join(f'{stage} {seconds:.0f} s' for stage, seconds in self.seconds.items())})",
+                f"{whole:.0f} s, not counting interrupted work ({stages})",
                 f"{self.out}: {' '.join(self.files)}",
             ]
         )

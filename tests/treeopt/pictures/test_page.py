@@ -226,11 +226,16 @@ def test_a_page_replaces_a_page_and_no_other_file(found: dict[str, Any], tmp_pat
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium to open the page (Debian: apt-get install chromium)")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_opens_the_page_and_nothing_sticks_out(text: str, tmp_path: Path, width: int) -> None:
-    """A frame of that width is put around the page and measured by a script of the test's own; scripts of the page do not run."""
+@pytest.mark.parametrize(("width", "wider"), [(400, ["tree"]), (1400, [])])
+def test_a_browser_opens_the_page_and_nothing_sticks_out(found: dict[str, Any], tmp_path: Path, width: int, wider: list[str]) -> None:
+    """A frame of that width is put around the page and measured by a script of the test's own; scripts of the page do not run.
+
+    Of its pictures a large tree alone is wider than a narrow page, and the page says so there and nowhere else.
+    """
     from PIL import Image
 
+    chances = {"rank_probability": found["growmap"].promise.rank_probability}
+    text = page(**{**found, "growmap": GrowMap(SpeculationTree.k_ary(3, 3), chances)})
     (tmp_path / "page.html").write_text(text)
     assert BROWSER is not None
     common = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -241,7 +246,9 @@ def test_a_browser_opens_the_page_and_nothing_sticks_out(text: str, tmp_path: Pa
     measuring = text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'").replace(
         "</body>",
         f"<script>document.body.style.width='{width}px';document.title=[...document.querySelectorAll('header,section')]"
-        ".map(e=>e.getBoundingClientRect()).filter(r=>r.right>" + str(width) + "+1||r.height<20).length+' stick out'</script></body>",
+        ".map(e=>e.getBoundingClientRect()).filter(r=>r.right>" + str(width) + "+1||r.height<20).length+' stick out';"
+        "const of=(kind,is)=>[...document.querySelectorAll(kind)].filter(is).map(e=>e.closest('section').id).join();"
+        "document.title+='; wider: '+of('.picture',e=>e.scrollWidth>e.clientWidth)+'; said of: '+of('.hint',e=>e.offsetHeight>0)</script></body>",
     )
     (tmp_path / "measured.html").write_text(measuring)
     done = subprocess.run(
@@ -250,4 +257,5 @@ def test_a_browser_opens_the_page_and_nothing_sticks_out(text: str, tmp_path: Pa
         text=True,
         timeout=240,
     )
-    assert "<title>0 stick out</title>" in done.stdout, re.findall("<title>.*?</title>", done.stdout)[:1]
+    names = ",".join(wider)
+    assert f"<title>0 stick out; wider: {names}; said of: {names}</title>" in done.stdout, re.findall("<title>.*?</title>", done.stdout)[:1]

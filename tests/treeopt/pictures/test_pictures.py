@@ -4,9 +4,11 @@ import io
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from treeopt.optimizer import optimize
@@ -143,6 +145,24 @@ def test_acceptance_and_latency_say_their_figures_with_intervals(found: dict[str
     said = titles(profiles.latency(found["latency"], size=3))
     assert any(line.startswith("target pass by tree size: 16 nodes, 16.5") and "interval" in line for line in said)
     assert any(line.startswith("the chosen size 3: 11.715 ms") for line in said), "the time of 3 nodes is that of 4"
+
+
+def test_legends_lie_over_no_figure_and_have_room(found: dict[str, Any]) -> None:
+    several = tuple(replace(one, context=at) for at in (64, 512, 1024, 2048) for one in found["latency"].target)
+    contexts = replace(found["latency"], target=several, draft=found["latency"].draft)
+    for canvas in (
+        profiles.acceptance(found["acceptance"]),
+        profiles.latency(found["latency"], size=3),
+        profiles.latency(contexts, size=3),
+    ):
+        figure, _ = canvas._figure()
+        FigureCanvasAgg(figure).draw()
+        (legend,), (axes,) = figure.legends, figure.axes
+        under, over = axes.get_window_extent(), legend.get_window_extent()
+        assert under.y1 <= over.y0
+        assert over.y1 <= figure.bbox.y1
+        assert over.x1 <= figure.bbox.x1
+        assert under.height > 0.5 * 2.8 * figure.dpi
 
 
 def test_profiles_without_errors_depths_or_acceptance_are_drawn() -> None:

@@ -1,11 +1,13 @@
 """`treeopt.tune`: a whole run, the best of several candidates, going on after a kill at any moment, and folders that are refused."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 
 import treeopt
+from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling.acceptance import profile_acceptance
+from treeopt.profiling.latency import profile_latency
 from treeopt.profiling.settings import AcceptanceSettings
-from treeopt.tuning import run
+from treeopt.tuning import folder, run, stages
 from treeopt.tuning.folder import FILES, Folder
 from treeopt.tuning.prompts import divided
 from treeopt.tuning.result import basis, candidates_table
-from treeopt.tuning.settings import TuneSettings
+from treeopt.tuning.settings import PILOT_REPETITIONS, TuneSettings
 from treespec.decoding.rules import Sampling
 from treespec.errors import OutputError, SettingsError
 from treespec.models.info import ModelInfo, fitting
@@ -53,6 +57,7 @@ def test_a_whole_run_leaves_its_files_and_its_prompts_are_disjoint(pair: Any, pr
     assert result.report.lossless == "match"
     assert result.growmap.tree.size <= 4
     assert "expected tokens/s" in str(result)
+    assert f"{sum(result.seconds.values()):.0f} s, not counting interrupted work (profile acceptance " in str(result)
     profiled, evaluated = result.acceptance.prompt_set, result.report.prompts
     assert profiled is not None
     assert (profiled["prompts"], evaluated["prompts"]) == (8, 2)
@@ -120,6 +125,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing after it runs, but for what ends with the process."""
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("stage", ["profiling acceptance", "profiling latency", "evaluating"])
 def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, prompts: Any, toy: Any, tmp_path: Path, stage: str) -> None:
     seen: list[str] = []
@@ -139,6 +145,8 @@ def test_a_run_that_is_interrupted_goes_on_and_chooses_the_same(pair: Any, promp
     assert any(path.name.endswith(".journal") for path in (tmp_path / "out").rglob("*.journal")), "the batch before is kept"
     result = treeopt.tune(pair, prompts, tmp_path / "out", **several)
     after = digests(tmp_path / "out")
+    seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["seconds"]
+    assert set(seconds.values()) == {4.0}, "every stage has the time of the run that finished it"
     assert before.items() <= after.items(), "what was finished stays"
     assert not list((tmp_path / "out").rglob("*.journal"))
     np.testing.assert_allclose(
@@ -274,11 +282,36 @@ def test_a_file_that_was_changed_is_refused_and_one_that_was_removed_is_made_aga
     assert before["latency.json"] == after["latency.json"]
 
 
-def test_minutes_are_spent_and_what_was_decided_is_kept(pair: Any, prompts: Any, toy: Any, tmp_path: Path) -> None:
-    many = treeopt.load_prompts("stdlib", pair, num_prompts=26, prompt_len=16)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of stages by which each takes 4 seconds, on every machine."""
+    ticks = itertools.count(step=4.0)
+    monkeypatch.setattr(folder, "perf_counter", lambda: next(ticks))
+
+
+@pytest.fixture
+def machine(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is always equally fast, by its clock and in every pass that is timed."""
+
+    def timed(*given: Any, **more: Any) -> LatencyProfile:
+        found = profile_latency(*given, **more)
+        target = tuple(replace(one, seconds=(0.010 + 0.001 * one.nodes,) * len(one.seconds)) for one in found.target)
+        draft = tuple(replace(one, seconds=(0.001,) * len(one.seconds)) for one in found.draft)
+        return LatencyProfile(target, draft, (0.0005,) * len(found.overhead_seconds), found.provenance)
+
+    monkeypatch.setattr(stages, "profile_latency", timed)
+
+
+@pytest.mark.usefixtures("machine")
+def test_minutes_are_spent_and_what_was_decided_is_kept(pair: Any, toy: Any, tmp_path: Path) -> None:
+    """Of the 24 s, 12 were spent on the pilot's three stages, and some 0.5 s are left aside for decoding; a prompt takes 4 s / 8."""
+    many = treeopt.load_prompts("stdlib", pair, num_prompts=42, prompt_len=16)
     result = treeopt.tune(pair, many, tmp_path / "out", **{**toy, "minutes": 0.4})
     decided = json.loads((tmp_path / "out" / "manifest.json").read_text())["notes"]["allotment"]
     assert decided["prompts"] > 8, "there was time for more than the pilot"
+    assert decided == {"racing": [0], "prompts": 23, "repetitions": PILOT_REPETITIONS}, (
+        "passes that always take the same need no more samples"
+    )
     assert result.acceptance.prompts == decided["prompts"]
     assert any("the budget of 0.4 min was spent on" in sentence for sentence in result.notes)
     treeopt.tune(pair, many, tmp_path / "out", **{**toy, "minutes": 0.4})
