@@ -3,8 +3,8 @@
 `python -m benchmarks.loop --folder DIR --out FILE` takes the pair in DIR/target and DIR/draft; where there is none, the embedded pair, inflated to
 Llama-2-7B and llama-68m in fp16, is written there first (a GPU is needed). `--small` takes the embedded pair itself, on the CPU. Times are those of a clock
 on the wall from the start of a process to its end, so they hold imports, loading and writing. Python's cache of bytecode is filled beforehand. On a GPU
-everything runs twice: with Triton's cache empty, and with what the first time left in it. `--profile` adds where the seconds of each command go, by
-module, from a run of its own.
+everything runs twice: with Triton's cache empty, and with what the first time left in it; every command has a cache of its own. `--profile` adds
+where the seconds of each command go, by module, from a run of its own.
 """
 
 import argparse
@@ -174,13 +174,15 @@ def measure(options: argparse.Namespace, work: Path) -> None:
             "--dtype",
             "float16",
         ]
-    cache, out = work / "triton", work / "files"
+    out = work / "files"
     out.mkdir()
+    caches = {command: work / f"triton {command}" for command in options.commands}
     imported = "import treeopt.profiling.acceptance, treespec.evaluation.runner"
-    subprocess.run([sys.executable, "-c", imported], cwd=ROOT, env=surroundings(cache), check=True)
+    subprocess.run([sys.executable, "-c", imported], cwd=ROOT, env=surroundings(work / "triton"), check=True)
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     profiles: dict[str, list[dict[str, Any]]] = {}
-    figures = {"prompts": PROFILED, "gen_len": GEN_LEN, "context": CONTEXT, "evaluated": EVALUATED, "prompts_in_one_process": IN_ONE}
+    figures: dict[str, Any] = {"prompts": PROFILED, "gen_len": GEN_LEN, "context": CONTEXT, "evaluated": EVALUATED}
+    figures |= {"prompts_in_one_process": IN_ONE, "own_caches": True}
     for state in ("alone",) if options.small else ("empty cache", "filled cache"):
         runs[state] = {}
         for command in options.commands:
@@ -188,7 +190,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
                 written.unlink()  # commands go on with what is there
             if command == "tune":
                 shutil.rmtree(out / "tuned", ignore_errors=True)
-            runs[state][command] = timed(command, pair, out, cache)
+            runs[state][command] = timed(command, pair, out, caches[command])
             print(f"{state}: {command} {runs[state][command]['seconds']:.1f} s", file=sys.stderr, flush=True)
             if options.out:
                 names = ("embedded-{}" if options.small else "inflated-{}").format
@@ -198,7 +200,7 @@ def measure(options: argparse.Namespace, work: Path) -> None:
                 provenance = Provenance.collect(models=models, dtype=dtype).to_json()
                 write_json(options.out, figures | {"runs": runs, "profiles": profiles, "provenance": provenance})
     for command in options.commands if options.profile else ():
-        profiles[command] = where(command, pair, out, cache)
+        profiles[command] = where(command, pair, out, caches[command])
     if options.out and profiles:
         write_json(options.out, json.loads(options.out.read_text()) | {"profiles": profiles})
     Console(width=100).print(table_of(runs))

@@ -16,12 +16,13 @@ GOALS = {
 }
 """The goals that were set for the pair with the cost of Llama-2-7B and llama-68m on an H200, where Triton's cache is filled."""
 FILLED = "filled cache"
+SHARED = "The cache was empty before the first command alone, so each of the others found what those above it had left."
 TITLE = "Seconds of whole commands"
 HOW_TO_READ = {
     TITLE: paragraph(
         "Each row is a command as a process of its own, from its start to its end: imports, loading and writing are in it. The last command is the whole loop",
         "in one process, of fewer prompts, and the rows below it are its stages. The columns give the seconds, on a GPU once with an empty cache of compiled",
-        "kernels and once with what the first time left in it, and the goal that was set for the latter. Python's cache of bytecode is filled in both.",
+        "kernels and once with what that left in it, and the goal that was set for the latter. Python's cache of bytecode is filled in both.",
     ),
 }
 """How to read the table that only these files have."""
@@ -52,6 +53,7 @@ def _body(run: Run) -> str:
         paragraph(
             f"{link(TITLE)}: acceptance of {data['prompts']} prompts, latency behind {data['context']} tokens, {data['evaluated']} prompts decoded, with",
             f"{data['gen_len']} tokens each; in one process, acceptance of {data['prompts_in_one_process']} prompts.",
+            SHARED if FILLED in states and not data.get("own_caches") else "",
         ),
         table(("command", *names, "goal"), rows),
     )

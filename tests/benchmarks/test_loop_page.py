@@ -52,6 +52,13 @@ def test_no_goal_holds_elsewhere(state: str) -> None:
     assert LOOP.headlines(data) == ["the whole loop in one process: 43 s"]
 
 
+def test_a_cache_that_the_commands_shared_is_said() -> None:
+    data = loop_file(("empty cache", "filled cache"))
+    said = "found what those above it had left"
+    assert said in " ".join(body(data).split())
+    assert said not in " ".join(body(data | {"own_caches": True}).split())
+
+
 def test_commands_that_were_not_run_are_left_out() -> None:
     data = loop_file(("empty cache", "filled cache"))
     for command in ("in one process", "evaluate", "tune"):
