@@ -48,7 +48,8 @@ predictions() {
 }
 
 audit() {
-    python3 -m benchmarks.audit --inflate --out "$out/audit-gpu.json"
+    python3 -m benchmarks.audit --inflate --out "$out/audit-gpu.json" &&
+        python3 -m benchmarks.audit --inflate --prompts 40 --choices 0 --out "$out/audit-40-gpu.json"
 }
 
 budgets() {

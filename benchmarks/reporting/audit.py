@@ -142,6 +142,7 @@ def _body(run: Run) -> str:
             f"{link(GOALS)}: {counted(settings['profiled'], 'prompt')} were profiled and {settings['prompts']} others decoded,",
             f"{settings['gen_len']} tokens each, in {counted(settings['rounds'], 'round')}; {settings['splits']} halves for each tree.",
             f"The latency profile said: {data['unstable']}." if data["unstable"] else "",
+            f"The run was stopped before {counted(data['not_run'], 'more tree')} had been decoded." if data.get("not_run") else "",
         ),
         judged(checks),
         paragraph(
@@ -167,7 +168,7 @@ def _headlines(data: Data) -> list[str]:
 
 
 def _title(data: Data) -> str:
-    return f"Audit of predictions and of the choice, on {device(data['provenance'])}"
+    return f"Audit of predictions and of the choice among {counted(len(data['rows']), 'tree')}, on {device(data['provenance'])}"
 
 
 AUDIT = Kind(title=_title, body=_body, headlines=_headlines, checks=checks_of, prompts=decoded)

@@ -60,6 +60,7 @@ PAGE = (
     Source("predictions-small-h200.json", PREDICTIONS, "python -m benchmarks.predictions --small"),
     Source("loop-h200.json", LOOP, 'python -m benchmarks.loop --folder "$work"'),
     Source("audit-h200.json", AUDIT, "python -m benchmarks.audit --inflate"),
+    Source("audit-40-h200.json", AUDIT, "python -m benchmarks.audit --inflate --prompts 40 --choices 0"),
     Source("budgets-h200.json", BUDGETS, "python -m benchmarks.budgets --inflate"),
     Source("levels-h200.json", LEVELS, "python -m benchmarks.drafts --levels"),
     Source("multi-gpu-h200.json", MULTI_GPU, "python -m benchmarks.multi_gpu"),

@@ -241,7 +241,7 @@ def missed_by_hand(known: dict[str, Any]) -> list[str]:
     commands = known["loop-h200.json"]["runs"]["filled cache"]
     limits = {"profile acceptance": 25, "profile latency": 40, "evaluate": 18, "in one process": 75, "tune": 90}
     found += [command for command, limit in limits.items() if command in commands and commands[command]["seconds"] > limit]
-    for file in ("audit-h200.json", "audit-cpu.json"):
+    for file in ("audit-h200.json", "audit-40-h200.json", "audit-cpu.json"):
         trees = [row for row in known[file]["rows"] if row["audited"]]
         for words, what in (("chances of ranks", "agreed"), ("replay", "agreed_by_replay")):
             if sum(row["splits"][what] for row in trees) < 0.9 * sum(row["splits"]["splits"] for row in trees):
