@@ -1,4 +1,4 @@
-"""Make docs/results.md, and the tables in the README and in docs/scaling.md, from benchmarks/results/*.json: `python -m benchmarks.report`.
+"""Make docs/results.md, and the tables in the README, docs/drafts.md and docs/scaling.md, from benchmarks/results/*.json: `python -m benchmarks.report`.
 
 Needs no GPU and a fraction of a second. `--check` writes nothing, and exits with 1 where any is not what the files give.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.reporting import multi_gpu, readme
+from benchmarks.reporting import drafts, multi_gpu, readme
 from benchmarks.reporting.page import page
 from benchmarks.reporting.tables import with_table
 from treespec.files.writing import write_bytes
@@ -24,12 +24,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--drafts", type=Path, default=ROOT / "docs" / "drafts.md")
     parser.add_argument("--scaling", type=Path, default=ROOT / "docs" / "scaling.md")
     arguments = parser.parse_args(words)
     files = {path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))}
     several = files["multi-gpu-h200.json"]
     tables = {
         arguments.readme: (readme.HEAD, readme.rows_of(files), None),
+        arguments.drafts: (drafts.SHORT, drafts.short_rows(files), None),
         arguments.scaling: (multi_gpu.SHORT, multi_gpu.short_rows(several), multi_gpu.below(several)),
     }
     made = {path: with_table(path.read_text(), head, rows, path.name, said) for path, (head, rows, said) in tables.items()}

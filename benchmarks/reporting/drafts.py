@@ -1,5 +1,6 @@
 """Results of `benchmarks.drafts`: kinds of drafts for one target, and the levels of a large EAGLE-3 head."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.reporting.markdown import counted, device, interval, origin, paragraph, parts, table
@@ -10,6 +11,18 @@ from treespec.errors import counted as plain_counted
 GOAL = Goal(0.25, "ms")
 """What the slowest of the measured levels may take. Reading the weights takes 0.175 ms on an H200."""
 HEAD = "an EAGLE-3 head with random weights"
+SHORT = (
+    "on",
+    "draft",
+    "temperature",
+    "first choice",
+    "tree, rule",
+    "tokens per step",
+    "ms per level",
+    "tokens/s",
+    "x autoregressive decoding",
+)
+"""The head of the table of docs/drafts.md."""
 
 
 def _level_milliseconds(data: Data) -> dict[int, float]:
@@ -113,6 +126,26 @@ def _drafts(run: Run) -> str:
         table(columns, rows, left=4),
         told(_slower(data)),
     )
+
+
+def short_rows(files: Mapping[str, Data]) -> list[list[str]]:
+    """Return the table of docs/drafts.md: every draft at every temperature, from the files by name."""
+    return [
+        [
+            device(files[file]["provenance"]),
+            row["draft"],
+            f"{row['temperature']:g}",
+            f"{row['first_choice']:.3f}",
+            f"({row['size']}, {row['depth']}), `{row['rule']}`",
+            interval(row["tokens_per_step"], row["intervals_95"]["tokens_per_step"]),
+            f"{1e3 * min(row['draft_seconds'].values()):.2f}",
+            f"{row['tokens_per_second']:.0f}",
+            interval(row["speedup"], row["intervals_95"]["speedup"]),
+        ]
+        for file in ("drafts-h200.json", "drafts-cpu.json")
+        if file in files
+        for row in files[file]["rows"]
+    ]
 
 
 def _headlines(data: Data) -> list[str]:

@@ -9,7 +9,7 @@ from benchmarks.reporting.audit import AUDIT
 from benchmarks.reporting.budgets import BUDGETS
 from benchmarks.reporting.calls import CALLS
 from benchmarks.reporting.decoding import DECODING
-from benchmarks.reporting.drafts import LEVELS
+from benchmarks.reporting.drafts import DRAFTS, LEVELS
 from benchmarks.reporting.engine import ENGINE
 from benchmarks.reporting.growth import GROWTH
 from benchmarks.reporting.loop import LOOP
@@ -74,6 +74,7 @@ PAGE = (
     Source("decoding-cpu.json", DECODING, "python -m benchmarks.decoding"),
     Source("sampling-cpu.json", SAMPLING, "python -m benchmarks.sampling"),
     Source("same-tree-cpu.json", SAME_TREE, "python -m benchmarks.same_tree"),
+    Source("drafts-cpu.json", DRAFTS, "python -m benchmarks.drafts --prompts 48"),
     Source("audit-cpu.json", AUDIT, "python -m benchmarks.audit --small"),
     Source("optimizer.json", OPTIMIZER, "python -m benchmarks.optimizer"),
     Source("growth.json", GROWTH, "python -m benchmarks.growth"),

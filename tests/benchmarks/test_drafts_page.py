@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reporting.drafts import DRAFTS, LEVELS
+from benchmarks.reporting.drafts import DRAFTS, LEVELS, SHORT, short_rows
 from benchmarks.reporting.run import Run
 from benchmarks.reporting.verdicts import MARK
 from treespec.files.provenance import Provenance
@@ -80,3 +80,6 @@ def test_drafts_stand_side_by_side_and_what_lost_is_said() -> None:
         "temperature 0.6: model, 0.97 x autoregressive decoding",
     ]
     assert (DRAFTS.prompts(data), DRAFTS.checks(data)) == (8, ())
+    cells = short_rows({"drafts-cpu.json": data})
+    assert [len(row) for row in cells] == [len(SHORT)] * 4
+    assert cells[0][1:] == ["model", "0", "0.701", "(32, 6), `topk`", "3.30 [3.00, 3.60]", "0.34", "412", "2.10 [2.00, 2.20]"]

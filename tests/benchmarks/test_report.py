@@ -134,6 +134,7 @@ def test_commands_on_a_gpu_are_those_of_gpu_sh() -> None:
             "replay.json",
             "acceptance-models.json",
             "audit-cpu.json",
+            "drafts-cpu.json",
             "tensor-parallel.json",
         ):
             assert command.replace("python -m", "python3 -m") + " --out" in COMMANDS
