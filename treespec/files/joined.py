@@ -192,7 +192,9 @@ class Joined(Processes):
         """Return which process of this host is there no more, in words, although it did not say that it ends."""
         here = self._processes[self.place.rank][0]
         for rank, (host, process) in enumerate(self._processes):
-            if host == here and rank != self.place.rank and states[rank] == HERE and not _is_there(process):
+            if host != here or rank == self.place.rank or states[rank] != HERE or _is_there(process):
+                continue
+            if self._states()[rank] == HERE:  # asked again: it may have said so and ended since `states` were read
                 return f"{self._names[rank]} was ended from outside (process {process} is gone), and so the others end; {_AGAIN}"
         return None
 

@@ -78,3 +78,14 @@ def test_silence_counts_between_hosts_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert found is not None
     assert found.startswith("rank 2 on there was not heard of for 0 s")
     assert one._silent(heard, [*states[:2], joined.LEFT]) is None
+
+
+def test_a_process_that_said_its_end_after_the_states_were_read_was_not_ended_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = joined.Joined(Place(0, 2, 0, 2), Store(), lambda: None)
+    one._processes, one._names = [("a", 1), ("a", 2)], ["rank 0 of 2", "rank 1 of 2"]
+    monkeypatch.setattr(joined, "_is_there", lambda process: False)
+    before = [joined.HERE] * 2
+    monkeypatch.setattr(one, "_states", lambda: [joined.HERE, joined.LEFT])
+    assert one._gone(before) is None
+    monkeypatch.setattr(one, "_states", lambda: before)
+    assert "rank 1 of 2 was ended from outside (process 2 is gone)" in str(one._gone(before))
