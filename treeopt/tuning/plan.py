@@ -285,9 +285,9 @@ class _Estimate:
         return self._pass(self.target, plan.size) + plan.depth * self._pass(draft, plan.candidates // plan.depth)
 
     def _evaluation(self) -> float:
-        """Return the seconds of decoding the prompts both ways, with one more as a warm-up."""
+        """Return the seconds of decoding the prompts both ways."""
         plan, draft = self.plan, max(self.drafts, key=lambda size: size.weights)
-        tokens = (plan.evaluate_prompts + 1) * plan.gen_len
+        tokens = plan.evaluate_prompts * plan.gen_len
         return tokens * (self._pass(self.target, 1) + self._step(draft, _STEP_DEPTH) / _STEP_TOKENS)
 
     def _step(self, draft: ModelSize, depth: int) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ from treespec.trees.tree import SpeculationTree
 Progress = Callable[[str, int, int], None]
 """A function that is told the progress: (name of the work, done, total)."""
 
+Way = Callable[[], Iterator[StepRecord]]
+"""A function that begins to decode a prompt."""
+
+_WARM_UP = 8
+"""Steps that each way takes before the first prompt is timed."""
+
 _SAMPLE_TOKENS = 512
 """Most tokens of a sample text that a report keeps."""
 
@@ -64,7 +71,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Decode every prompt with the planned tree, with the chains `against` it, and autoregressively, interleaved. Plan None: autoregressively only.
 
-    Which of them comes first changes from prompt to prompt. One prompt is decoded beforehand as a warm-up. With `journal`,
+    Which of them comes first changes from prompt to prompt. Each takes a few steps beforehand, as a warm-up. With `journal`,
     finished prompts survive an interruption and are not decoded again; the caller discards it when the report is saved. On
     CUDA, steps of both are captured; `notice` is called once if they cannot be, or if the target's generation config asks for logits
     processors, with which both run eagerly. It is also called if torch has more threads on a CPU than there are idle cores.
@@ -171,19 +178,27 @@ class _Run:
     def prompt(self, prompt: Prompt, index: int) -> PromptResult:
         """Decode one prompt in all ways: the tree comes first at index 0, and the way before it at each next one.
 
-        The very first prompt is decoded once more, as a warm-up.
+        Before the very first prompt, each way takes some steps of it as a warm-up: its step is captured, and its kernels compiled, before the
+        first of them.
         """
+        request, target = self.request(prompt), self._target(prompt)
+        ways = self._ways(target, request, index)
         if not self._warm:
             self._warm = True
-            self._decode_all(prompt, index)
-        return self._decode_all(prompt, index)
+            for way in (*ways[1:], ways[0]):  # trees first, which make the caches as large as they will be
+                list(islice(way(), 1 + _WARM_UP))
+        return self._decode_all(prompt, index, request, target, ways)
 
-    def _decode_all(self, prompt: Prompt, index: int) -> PromptResult:
-        request, target = self.request(prompt), self._target(prompt)
-        ways: list[Callable[[], Iterator[StepRecord]]] = [lambda: self._baseline(target, request, index)]
+    def _ways(self, target: SlotModel, request: Request, index: int) -> list[Way]:
+        """Return the ways to decode a prompt: autoregressively, with the plan, and with the chains."""
+        ways: list[Way] = [lambda: self._baseline(target, request, index)]
         if (plan := self.plan) is not None:
             ways.append(lambda: self._tree(target, request, index, plan, self._timer()))
-        ways += [partial(self._tree, target, request, index, chain) for chain in self.against]
+        return [*ways, *(partial(self._tree, target, request, index, chain) for chain in self.against)]
+
+    def _decode_all(
+        self, prompt: Prompt, index: int, request: Request, target: TreeModel | ProcessedModel, ways: Sequence[Way]
+    ) -> PromptResult:
         done = {}
         for turn in range(len(ways)):
             way = (turn + 1 - index) % len(ways)

@@ -338,11 +338,37 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch
         evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal, progress=stop)
     decoded: list[int] = []
     both = runner._Run._decode_all
-    monkeypatch.setattr(runner._Run, "_decode_all", lambda run, prompt, index: (decoded.append(index), both(run, prompt, index))[1])
+    monkeypatch.setattr(
+        runner._Run, "_decode_all", lambda run, prompt, index, *more: (decoded.append(index), both(run, prompt, index, *more))[1]
+    )
     report = evaluate(tiny_pair(), TREE, prompts, SETTINGS, journal=journal)
-    assert decoded == [3, 3], "once to warm up"
+    assert decoded == [3]
     assert [r.output for r in report.results] == expected(prompts, 12)
     assert journal.exists(), "kept until the caller has saved the result"
+
+
+def test_every_way_takes_a_few_steps_before_the_first_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, int]] = []
+
+    def counting(name: str, decode: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            steps = 0
+            try:
+                for record in decode(*arguments):
+                    steps += 1
+                    yield record
+            finally:
+                taken.append((name, steps))
+
+        return counted
+
+    monkeypatch.setattr(runner, "decode_autoregressive", counting("plain", runner.decode_autoregressive))
+    monkeypatch.setattr(runner, "decode_speculative", counting("tree", runner.decode_speculative))
+    monkeypatch.setattr(runner, "_WARM_UP", 2)
+    prompts = prompt_set()
+    evaluate(tiny_pair(), TREE, prompts, SETTINGS)
+    assert taken[:2] == [("tree", 3), ("plain", 3)], "the first token and two steps each, trees first"
+    assert [steps for name, steps in taken[2:] if name == "plain"] == [SETTINGS.gen_len] * len(prompts)
 
 
 def test_half_precision_reports_the_logit_gap_of_each_divergence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
