@@ -33,8 +33,8 @@ def check_hub(models: "ModelOptions", dataset: str | None = None) -> None:
 def is_hub_name(name: str) -> bool:
     """Return whether a model's name can only lead to the hub. Raises ModelError for the home folder of an unknown user."""
     from treespec import hub
-    from treespec.embedded import EMBEDDED
+    from treespec.embedded import is_named_as_embedded
     from treespec.files.reading import user_path
     from treespec.models.ngram import NGRAM
 
-    return name not in (*EMBEDDED, NGRAM) and not user_path(name, ModelError).exists() and hub.is_repository_id(name)
+    return name != NGRAM and not is_named_as_embedded(name) and not user_path(name, ModelError).exists() and hub.is_repository_id(name)

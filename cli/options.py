@@ -234,8 +234,9 @@ def model_options(*, draft_required: bool = True) -> Callable[[Command], Command
             "--draft",
             required=draft_required,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of the draft, or a head's folder; embedded-draft comes with treeopt; ngram needs no "
-            "model, and MODEL+ngram has n-grams beside one." + ("" if draft_required else " [required for a tree]"),
+            help="Folder, GGUF file or hub id of the draft, or a head's folder; embedded-draft and embedded-eagle3, a head, come "
+            "with treeopt; ngram needs no model, and MODEL+ngram has n-grams beside one."
+            + ("" if draft_required else " [required for a tree]"),
         ),
         _corpus,
         revision_option,
@@ -263,7 +264,8 @@ def drafts_options() -> Callable[[Command], Command]:
             required=True,
             multiple=True,
             metavar="MODEL",
-            help="Folder, GGUF file or hub id of a draft, embedded-draft, ngram, or MODEL+ngram; may be given several times.",
+            help="Folder, GGUF file or hub id of a draft, a head's folder, embedded-draft, embedded-eagle3, ngram, or MODEL+ngram; may be "
+            "given several times.",
         ),
         _corpus,
         revision_option,

@@ -228,6 +228,13 @@ def test_wrong_usage_is_exit_2_and_leaves_stdout_alone(run: Any, arguments: list
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_misspelt_name_of_an_embedded_model_is_not_looked_for_on_the_hub() -> None:
+    from treeopt.cli.hub import is_hub_name
+
+    assert not is_hub_name("embedded-eagel3")
+    assert is_hub_name("embedded-owner/model")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -95,7 +95,8 @@ def acceptance_of(rows: Sequence[Row]) -> Canvas:
                 titles[part] = f"rank {rank}, {name}: {value:.4f}{span}"
         axes.set(xlabel="rank among siblings (0: the draft's first choice)", ylabel="chance of being accepted")
         axes.set_ylim(bottom=0)
-        axes.locator_params(axis="x", integer=True)
+        axes.set_xlim(-0.5, shown - 0.5)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         legend(figure)
         return titles
 

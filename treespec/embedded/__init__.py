@@ -15,3 +15,8 @@ HEAD_FOLDER = _FOLDER / "eagle3"
 
 EMBEDDED = {"embedded-target": TARGET_FOLDER, "embedded-draft": DRAFT_FOLDER, "embedded-eagle3": HEAD_FOLDER}
 """The names by which they are loaded."""
+
+
+def is_named_as_embedded(name: str) -> bool:
+    """Return whether a name is one of `EMBEDDED`, or can only be one misspelt: it begins like them and has no owner."""
+    return name.startswith("embedded-") and "/" not in name

@@ -19,8 +19,8 @@ from huggingface_hub.errors import (
 from transformers.utils.hub import cached_file
 
 from treespec import hub
-from treespec.embedded import EMBEDDED
-from treespec.errors import ModelError, TreeoptError, is_memory_full, is_panic, reason_of
+from treespec.embedded import EMBEDDED, is_named_as_embedded
+from treespec.errors import ModelError, TreeoptError, is_memory_full, is_panic, listed, reason_of
 from treespec.files.kinds import HEAD, kind_of
 from treespec.files.reading import user_path
 from treespec.models import weights
@@ -97,6 +97,10 @@ def locate(name: str, revision: str | None = None, *, with_weights: bool = False
         return Place(str(path.parent), local=True, gguf=path.name)
     if path.exists():
         raise ModelError(f"{name} is a file; give the folder that holds config.json and the weights, or a .gguf file")
+    if is_named_as_embedded(str(name)):
+        raise ModelError(
+            f"there is no model {name}; those that come with treeopt are {listed(tuple(EMBEDDED))}; check the name, or give a folder by its whole path"
+        )
     if not hub.is_repository_id(name):
         what = "file" if path.suffix.lower() == ".gguf" else "folder"
         raise ModelError(f"there is no {what} {name}, and it is no hub id (owner/name) either; check the path")

@@ -172,6 +172,18 @@ def test_profiles_without_errors_depths_or_acceptance_are_drawn() -> None:
     assert titles(profiles.acceptance(AcceptanceProfile("topk", 0.0, 1.0, (0.0, 0.0), 1.0, (), 5, 1)))
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 5, 40])
+def test_ranks_are_whole_numbers_on_the_axis(ranks: int) -> None:
+    """A chain has one rank or two: the first child, and the second where the profile saw it accepted."""
+    chances = tuple(0.5 / ranks for _ in range(ranks))
+    rows = [("profile", chances, None), *[(f"observed, children at depth {depth}", chances[:1], None) for depth in range(1, 5)]]
+    figure, _ = profiles.acceptance_of(rows)._figure()
+    left, right = figure.axes[0].get_xlim()
+    ticks = [tick for tick in figure.axes[0].get_xticks() if left <= tick <= right]
+    assert 0 in ticks
+    assert all(tick == round(tick) for tick in ticks)
+
+
 def test_words_tell_who_wrote_each_token(found: dict[str, Any]) -> None:
     kinds = [word.kind for word in evaluations.words(found["report"].results[0])]
     assert kinds == ["prompt", "first", "first", "target", "target", "later", "target"]

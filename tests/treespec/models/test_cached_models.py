@@ -116,6 +116,11 @@ def test_a_part_of_a_model_in_the_cache(lacks: str, message: str, cached: Cache)
             r"there is no folder models/T, the hub \(http://127.0.0.1:9\) cannot be reached, and models/T is not in the local cache",
         ),
         ("T", r"there is no folder T, the hub \(.*\) cannot be reached, and T is not in the local cache; check the path"),
+        (
+            "embedded-eagel3",
+            "there is no model embedded-eagel3; those that come with treeopt are embedded-target, embedded-draft and embedded-eagle3",
+        ),
+        ("embedded-owner/T", "embedded-owner/T is not in the local cache"),
         ("models/T/", "there is no folder models/T/, and it is no hub id"),
         ("./T", "there is no folder ./T, and it is no hub id"),
         ("models/T.gguf", "there is no file models/T.gguf, and it is no hub id"),

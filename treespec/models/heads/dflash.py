@@ -85,7 +85,7 @@ class DFlashPlan:
         files.require(("layers.0.self_attn.k_proj.weight", "layers.0.mlp.gate_proj.weight"), KIND)
         hidden, read = files.matrix("fc.weight")
         require_lendable(files, KIND, hidden, target)
-        config.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
+        config.require_vocabulary(KIND, target.name, target.vocabulary_size)
         for settings in (config, nested):
             settings.require_agreement("num_target_layers", target.layers, f"{KIND} for target {target.name}")
         states = _state_layers(config, nested, target)

@@ -53,7 +53,7 @@ class EaglePlan:
                 f"{files.name} is {KIND} for a target of hidden size {hidden} (fc.weight is [{hidden}, {read}]), but target {target.name} "
                 f"has {target.hidden_size} and needs [{target.hidden_size}, {2 * target.hidden_size}]; use a head made for it"
             )
-        config.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
+        config.require_vocabulary(KIND, target.name, target.vocabulary_size)
         biases, fc_bias = held_biases(files), files.has("fc.bias")
         config.require_flag("qkv_bias", bool(biases), "biases of self_attn")
         config.require_flag("bias", fc_bias, "fc.bias")

@@ -78,7 +78,7 @@ class Eagle3Plan:
         ids = _state_layers(config, nested, target)
         hidden = _fused(files, len(ids), target)
         config.require_agreement("target_hidden_size", target.hidden_size, f"{KIND} for target {target.name}")
-        inside.require_agreement("vocab_size", target.vocabulary_size, f"{KIND} for target {target.name}")
+        inside.require_vocabulary(KIND, target.name, target.vocabulary_size)
         own_head = files.has("lm_head.weight")
         rows = files.rows("lm_head.weight") if own_head else target.vocabulary_size
         config.require_agreement(

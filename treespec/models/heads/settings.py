@@ -84,6 +84,15 @@ class Settings:
         if told is not None and told != held:
             raise ModelError(f"{self.name}: {key} in config.json is {told!r:.40}, but {where} has {held}; {_CORRECT}")
 
+    def require_vocabulary(self, kind: str, target: str, held: int) -> None:
+        """Raise ModelError if a vocabulary is told, as `vocab_size`, and is not that of the target."""
+        told = self.values.get("vocab_size")
+        if told is not None and told != held:
+            raise ModelError(
+                f"{self.name}: vocab_size in config.json is {told!r:.40}, but {kind} for target {target} has {held}; use a head made for this "
+                f"target, or {_CORRECT}"
+            )
+
     def require_flag(self, key: str, held: bool, tensors: str) -> None:
         """Raise ModelError if config.json says of tensors that they are there and they are not, or that they are not and they are."""
         told = self.flag(key)

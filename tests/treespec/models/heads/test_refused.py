@@ -224,7 +224,10 @@ def test_a_head_for_another_target_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_head_for_another_vocabulary_is_refused_by_name(tmp_path: Path) -> None:
     message = refused(tmp_path / "config", "official", lambda c, w: c.update(vocab_size=V + 4))
-    assert f": vocab_size in config.json is {V + 4}, but an EAGLE-3 head for target the-target has {V}; " in message
+    assert (
+        f": vocab_size in config.json is {V + 4}, but an EAGLE-3 head for target the-target has {V}; use a head made for this target, "
+        in message
+    )
     message = refused(tmp_path / "table", "official", lambda c, w: w.update(t2d=torch.ones(V + 4, dtype=torch.bool)))
     assert f" is an EAGLE-3 head for a target of {V + 4} tokens (t2d), but target the-target has {V}; " in message
     message = refused(tmp_path / "embedding", "narrower-than-its-target", lambda c, w: w.pop("embed_tokens.weight"))
