@@ -112,7 +112,7 @@ def _measured(
         read=read,
         keep=lambda rows: [row.to_json() for row in rows],
         processes=processes,
-        units=settings.gen_len,
+        units=settings.gen_len * (1 if dynamic is None else 2),  # to write the texts, and as much again to grow trees along them
         progress=partial(progress, "profiling acceptance"),
     )
     for key, rows in done.items():
@@ -151,7 +151,7 @@ def _measure(
     generators = [prompt_generator(settings.seed, index, pair.target.device) for index, _ in batch]
     pixels = pair.pixels(*(prompt for _, prompt in batch))
     streams = [prompt_generator(settings.seed, index, pair.target.device, "children") for index, _ in batch]
-    found = [MeasuredText([], 0)] * len(batch)
+    found, done = [MeasuredText([], 0)] * len(batch), 0
     for texts in source.texts(batch, generators, partial(readable, pair.draft), on_token=on_token, pixels=pixels):
         for part in chunks(texts.tokens, pair.target.vocabulary_size):
             rows, valid, tokens = texts.rows[part], texts.valid[part], texts.tokens[part]
@@ -182,6 +182,8 @@ def _measure(
                     seen = None if pixels is None else pixels[row]
                     steps = dynamic_steps(pair.draft, pair.vocabulary_size, prompt.ids, text, known, settings.gen_len, dynamic, seen)
                     grown = length - 1, steps
+                    done += 1
+                    on_token(settings.gen_len + settings.gen_len * done // len(batch))
                 found[row] = MeasuredText(sums, count, said, grown, tuple((level[place], counts[place]) for level, counts in below))
     return found
 

@@ -57,6 +57,15 @@ def test_a_draft_of_fewer_tokens_proposes_none_beyond_them() -> None:
         assert found.steps_of(budget).tolist() == [result.steps for result in report.results]
 
 
+def test_progress_goes_on_while_trees_are_grown() -> None:
+    seen: list[tuple[int, int]] = []
+    profile_acceptance(tiny_pair(), prompt_set(3), SETTINGS, dynamic=GRID, progress=lambda what, done, total: seen.append((done, total)))
+    assert {total for _, total in seen} == {24}
+    counts = [done for done, _ in seen]
+    assert counts == sorted(counts)
+    assert {16, 20, 24} <= set(counts), "one step for each text"
+
+
 def test_where_values_tie_trees_are_those_that_decode() -> None:
     """Logits are multiples of 1/2, as they could be in half precision, so that many tie."""
     pair, prompts = tiny_pair(), prompt_set(5)
@@ -89,7 +98,7 @@ def test_an_interrupted_measurement_is_the_same_in_the_end(tmp_path: Path) -> No
     settings = replace(SETTINGS, batch_size=2)
 
     def stop(what: str, done: int, total: int) -> None:
-        if done > settings.gen_len:
+        if done > 2 * settings.gen_len:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -99,7 +108,7 @@ def test_an_interrupted_measurement_is_the_same_in_the_end(tmp_path: Path) -> No
         pair, prompts, settings, dynamic=GRID, journal=journal, progress=lambda what, done, total: measured.append(done)
     )
     whole = profile_acceptance(pair, prompts, settings, dynamic=GRID)
-    assert min(measured) >= settings.gen_len, "the first batch is not measured again"
+    assert min(measured) >= 2 * settings.gen_len, "the first batch is not measured again"
     assert found.dynamic is not None
     assert whole.dynamic is not None
     np.testing.assert_array_equal(found.dynamic.steps, whole.dynamic.steps)
