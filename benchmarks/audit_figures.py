@@ -209,6 +209,7 @@ def row_of(
     assert elsewhere is not None
     found = figures_of_tree["tokens_per_step"]
     inside = None if told["tokens_interval_95"] is None else told["tokens_interval_95"][0] <= found <= told["tokens_interval_95"][1]
+    ends = elsewhere.interval_95
     per_token, per_step = told["seconds_per_token"], told["seconds_per_step"]
     measured = figures_of_tree["seconds_per_token"]
     return {
@@ -223,6 +224,7 @@ def row_of(
         "measured": dict(figures_of_tree),
         "replay_error": replayed.mean / found - 1,
         "inside": inside,
+        "inside_by_replay": None if ends is None else ends[0] <= found <= ends[1],
         "seconds_per_token_error": None if per_token is None else per_token / measured - 1,
         "seconds_per_token_error_by_replay": None if per_step is None else per_step / elsewhere.mean / measured - 1,
     }

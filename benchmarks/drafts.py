@@ -30,7 +30,7 @@ from treeopt.profiles.acceptance import AcceptanceProfile
 from treeopt.profiles.latency import LatencyProfile
 from treeopt.profiling.settings import LatencySettings
 from treeopt.training.heads import write_head
-from treespec.embedded import HEAD_FOLDER, TARGET_FOLDER
+from treespec.embedded import TARGET_FOLDER
 from treespec.files.fingerprint import fingerprint
 from treespec.files.journal import Journal
 from treespec.files.writing import write_json
@@ -39,6 +39,7 @@ from treespec.models.heads.bound import BoundHead
 from treespec.models.heads.loading import load_head
 from treespec.models.heads.making import NewEagle3
 from treespec.models.heads.target import HeadTarget
+from treespec.models.locating import folder_of
 from treespec.models.ngram.info import NgramInfo
 from treespec.models.pairs import Pair
 from treespec.models.tree_model import TreeModel
@@ -75,11 +76,11 @@ def pairs_for(arguments: argparse.Namespace, folder: Path) -> dict[str, Pair]:
     """Return the pairs of one target with each draft, by the kind of the draft."""
     pair = pair_for(arguments)
     target = pair.target
-    place = Path(arguments.head)
+    name = arguments.head
     if arguments.inflate:
         small = LlamaConfig.from_pretrained(TARGET_FOLDER)
-        place = inflate_head(place, small, SHAPES["llama-2-7b"], folder / "eagle3", target.dtype, target.device)
-    head = BoundHead(load_head(str(place), HeadTarget.of(target.module, target.name)), target)
+        name = str(inflate_head(folder_of(name), small, SHAPES["llama-2-7b"], folder / "eagle3", target.dtype, target.device))
+    head = BoundHead(load_head(name, HeadTarget.of(target.module, target.name)), target)
     drafts: dict[str, Draft] = {"model": pair.draft, "EAGLE-3 head": head}
     drafts["n-grams"] = NgramInfo(target.vocabulary_size, pair.tokenizer).load_draft(target, device=str(target.device))
     return {kind: Pair(target, pair.tokenizer, pair.eos_token_ids, draft=draft) for kind, draft in drafts.items()}
@@ -208,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inflate", action="store_true")
     parser.add_argument("--levels", action="store_true", help="measure the passes of a large EAGLE-3 head of random weights alone")
-    parser.add_argument("--head", default=str(HEAD_FOLDER), help="folder of another EAGLE-3 head for the embedded target")
+    parser.add_argument("--head", default="embedded-eagle3", help="folder of another EAGLE-3 head for the embedded target")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--prompts", type=int, default=64, help="prompts that are profiled")
     parser.add_argument("--evaluated", type=int, default=8, help="prompts that are decoded, after those")

@@ -135,6 +135,7 @@ def _body(run: Run) -> str:
     checks, rows = checks_of(data), audited(data)
     best = len([row for row in data["rows"] if row["kind"] in GRID])
     inside, agree = (sum(map(bool, held)) for held in ((row["inside"] for row in rows), map(agrees, rows)))
+    by_replay = [row["inside_by_replay"] for row in rows if row.get("inside_by_replay") is not None]
     drift = data["picked_seconds_per_token"]
     return parts(
         origin(data["provenance"], run.command, run.file),
@@ -147,6 +148,7 @@ def _body(run: Run) -> str:
         judged(checks),
         paragraph(
             f"{link(PREDICTED)}. Predicted intervals hold {inside} of {len(rows)} measured figures, and intervals of differences {agree}.",
+            f"Those of a replay of the profiled prompts hold {sum(by_replay)} of {len(by_replay)}." if by_replay else "",
         ),
         _predictions(data),
         paragraph(

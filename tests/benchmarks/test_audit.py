@@ -164,6 +164,7 @@ def row(name: str, over: float, *, audited: bool = True, replay: float = 0.0, se
         "measured": found,
         "replay_error": replay,
         "inside": True,
+        "inside_by_replay": True,
         "seconds_per_token_error": seconds,
         "seconds_per_token_error_by_replay": seconds / 2,
         **(
@@ -201,6 +202,7 @@ def test_the_page_judges_each_goal() -> None:
     bad = data(row(PICKED, 1.0, replay=-0.02), row("best of 8", 1.03, seconds=-0.06, held=80))
     assert [check.met for check in checks_of(bad)] == [False, False, False, False, True, False]
     text = AUDIT.body(Run("audit.json", "python -m benchmarks.audit --inflate", bad))
+    assert "Those of a replay of the profiled prompts hold 2 of 2." in " ".join(text.split())
     assert "| largest error of replayed tokens per step | ✗ 2.00 % | missed: 2.00 against at most 1 % |" in text
     assert "| largest error of predicted seconds per token, by replay | 3.0 % | met: at most 5 % |" in text
     assert text.count("missed: 87.5 against at least 90 % of halves") == 2, "by chances of ranks, and by replay"

@@ -11,7 +11,6 @@ from transformers import LlamaConfig
 
 import treeopt
 from benchmarks import drafts
-from treespec.embedded import HEAD_FOLDER
 from treespec.files.journal import Journal
 from treespec.models.heads.making import NewEagle3
 from treespec.models.pairs import Pair
@@ -19,11 +18,12 @@ from treespec.models.pairs import Pair
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    return drafts.pairs_for(argparse.Namespace(inflate=False, device="cpu", head=str(HEAD_FOLDER)), tmp_path_factory.mktemp("drafts"))
+    return drafts.pairs_for(argparse.Namespace(inflate=False, device="cpu", head="embedded-eagle3"), tmp_path_factory.mktemp("drafts"))
 
 
 def test_every_draft_is_of_the_same_target(pairs: dict[str, Pair]) -> None:
     assert list(pairs) == ["model", "EAGLE-3 head", "n-grams"]
+    assert pairs["EAGLE-3 head"].draft.describe()["name"] == "embedded-eagle3", "the name, and not the folder of this machine"
     assert len({id(pair.target) for pair in pairs.values()}) == 1
     assert len({pair.sha256 for pair in pairs.values()}) == 3
 

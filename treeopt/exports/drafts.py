@@ -27,20 +27,23 @@ def draft_of(provenance: Mapping[str, Any] | None, engine: Engine, source: StrPa
 
     Raises ProfileError for a draft that the engine does not have, with the profiles of other drafts that a tuning run left beside the profile `source`.
     """
-    known = provenance or {}
-    named = (known.get("models") or {}).get("draft")
-    name = UNNAMED if named is None else str(named).partition("@")[0]
-    kind = known.get("draft_kind") or MODEL
+    name, kind = _told(provenance)
     lacking = _lacking(engine, name, kind)
     if lacking is None:
         return name, kind
     others = []
     for acceptance, latency, profile in [] if source is None else _other_candidates(source):
-        theirs = profile.provenance or {}
-        other = str((theirs.get("models") or {}).get("draft") or UNNAMED).partition("@")[0]
-        if _lacking(engine, other, theirs.get("draft_kind") or MODEL) is None:
-            others.append(f"{acceptance} with {latency} (of {other})")
+        other = _told(profile.provenance)
+        if _lacking(engine, *other) is None:
+            others.append(f"{acceptance} with {latency} (of {other[0]})")
     raise ProfileError(lacking + (f", such as {listed_in_short(others)}" if others else ""))
+
+
+def _told(provenance: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return what records say of the draft: its name without its revision, and its kind."""
+    known = provenance or {}
+    named = (known.get("models") or {}).get("draft")
+    return UNNAMED if named is None else str(named).partition("@")[0], known.get("draft_kind") or MODEL
 
 
 def _lacking(engine: Engine, name: str, kind: str) -> str | None:
